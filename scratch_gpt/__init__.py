@@ -1,0 +1,58 @@
+"""scratch_gpt: language models built by hand, readable from the first line to the last, that are Hugging Face models.
+
+Importing the package registers its classes, after which `AutoModelForCausalLM.from_pretrained` opens its checkpoints.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WANTED = ((5, 17), (6, 0))
+_installed = version("transformers")
+if not _WANTED[0] <= tuple(int(part) for part in _installed.split(".")[:2]) < _WANTED[1]:
+    raise ImportError(
+        f"scratch_gpt needs transformers>=5.17,<6 and found {_installed}: pip install 'transformers>=5.17,<6'"
+    )
+
+# Public names and the modules they live in; a module is imported when its name is first used.
+_LAZY = {
+    "ScratchGPTConfig": "models.configuration_scratch_gpt",
+    "ScratchGPTModel": "models.modeling_scratch_gpt",
+    "ScratchGPTForCausalLM": "models.modeling_scratch_gpt",
+    "ScratchGPTForSequenceClassification": "models.modeling_scratch_gpt",
+    "ScratchBigramConfig": "models.configuration_scratch_bigram",
+    "ScratchBigramForCausalLM": "models.modeling_scratch_bigram",
+    "import_native": "hub.twins",
+    "export_native": "hub.twins",
+    "train_tokenizer": "tokenization.training",
+}
+__all__ = ["__version__", *sorted(_LAZY)]
+
+if TYPE_CHECKING:
+    from .hub.twins import export_native, import_native
+    from .models.configuration_scratch_bigram import ScratchBigramConfig
+    from .models.configuration_scratch_gpt import ScratchGPTConfig
+    from .models.modeling_scratch_bigram import ScratchBigramForCausalLM
+    from .models.modeling_scratch_gpt import (
+        ScratchGPTForCausalLM,
+        ScratchGPTForSequenceClassification,
+        ScratchGPTModel,
+    )
+    from .tokenization.training import train_tokenizer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+from .auto import register  # noqa: E402  (after the version check, which it would otherwise outrun)
+
+register()

@@ -1,0 +1,27 @@
+"""The one place that registers our classes with transformers.
+
+Each config class carries `AUTO_MAP`, the table of what a checkpoint's `AutoModel…` names stand for. Registration
+follows the same table, so that a model opens alike with the package and, through its own code, without it.
+"""
+
+import importlib
+
+import transformers
+
+FAMILIES = ("scratch_gpt", "scratch_bigram")
+
+
+def register() -> None:
+    """Make `AutoConfig` and `AutoModel…` know our classes, and make `save_pretrained` copy their code."""
+    for family in FAMILIES:
+        config_module = importlib.import_module(f"scratch_gpt.models.configuration_{family}")
+        classes = {}
+        for auto_name, reference in config_module.AUTO_MAP.items():
+            module_name, class_name = reference.split(".")
+            classes[auto_name] = getattr(importlib.import_module(f"scratch_gpt.models.{module_name}"), class_name)
+        config_class = classes.pop("AutoConfig")
+        config_class.register_for_auto_class()
+        transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        for auto_name, model_class in classes.items():
+            model_class.register_for_auto_class(auto_name)
+            getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)

@@ -1,0 +1,41 @@
+"""The settings of the bigram table."""
+
+from dataclasses import field
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_scratch_bigram.ScratchBigramConfig",
+    "AutoModelForCausalLM": "modeling_scratch_bigram.ScratchBigramForCausalLM",
+}
+
+
+@strict
+class ScratchBigramConfig(PreTrainedConfig):
+    """Settings of `ScratchBigramForCausalLM`.
+
+    Args:
+        vocab_size: number of tokens, at least the tokenizer's length.
+        initializer_range: standard deviation of fresh weights.
+        max_position_embeddings: length of the windows it is trained on; the table itself knows no positions.
+    """
+
+    model_type = "scratch_bigram"
+
+    vocab_size: int = 256
+    initializer_range: float = 0.02
+    max_position_embeddings: int = 1024
+    use_cache: bool = False
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
+
+    def validate_architecture(self):
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size is {self.vocab_size}, want at least 1")
+
+
+__all__ = ["AUTO_MAP", "ScratchBigramConfig"]

@@ -1,0 +1,37 @@
+"""The feed-forward network of a block: each token on its own, out to a wider space and back."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def gelu_new(x: torch.Tensor) -> torch.Tensor:
+    """GELU in its tanh form, as GPT-2 uses it (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def relu2(x: torch.Tensor) -> torch.Tensor:
+    """The square of ReLU (So et al. 2021, Primer, arXiv:2109.08668)."""
+    return F.relu(x).square()
+
+
+ACTIVATIONS = {"relu": F.relu, "relu2": relu2, "gelu": F.gelu, "gelu_new": gelu_new, "silu": F.silu}
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))), or gated, down(act(gate(x)) * up(x)), which with SiLU is SwiGLU (Shazeer 2020,
+    arXiv:2002.05202)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = (
+            nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias) if config.mlp_gated else None
+        )
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(self.up_proj(hidden_states)))
+        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))

@@ -1,0 +1,308 @@
+"""The GPT: a stack of causal transformer blocks that predicts the next token.
+
+Unusual here: one set of modules serves three styles (GPT-2, Llama, nanochat), chosen by independent fields of the
+config and proven equal, weight for weight, to transformers' own three classes. Read in this order: normalization.py,
+positions.py, attention.py, feed_forward.py, block.py, this file.
+
+Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention import ScratchAttention
+from .block import TransformerBlock
+from .configuration_scratch_gpt import ScratchGPTConfig
+from .feed_forward import FeedForward
+from .normalization import build_norm
+from .positions import RotaryEmbedding, SinusoidalPositions
+
+
+class ScratchGPTPreTrainedModel(PreTrainedModel):
+    """What trunk and heads share: initialisation, and what transformers may do with them."""
+
+    config_class = ScratchGPTConfig
+    config: ScratchGPTConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TransformerBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights, zero biases, norms at one (the base class), then the last matrix of each branch."""
+        super()._init_weights(module)
+        if not isinstance(module, (ScratchAttention, FeedForward)):
+            return
+        weight = module.o_proj.weight if isinstance(module, ScratchAttention) else module.down_proj.weight
+        if self.config.output_projection_init == "zero":
+            init.zeros_(weight)
+        elif self.config.output_projection_init == "scaled":
+            init.normal_(weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5)
+
+
+class ScratchGPTModel(ScratchGPTPreTrainedModel):
+    """The trunk: token ids to hidden states."""
+
+    def __init__(self, config: ScratchGPTConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_positions: nn.Module | None = None
+        if config.position_type == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        elif config.position_type == "sinusoidal":
+            self.embed_positions = SinusoidalPositions(config.hidden_size)
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList([TransformerBlock(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Run the stack.
+
+        Args:
+            input_ids: token ids (B, T). Either these or `inputs_embeds` (B, T, C).
+            attention_mask: 1 for tokens and 0 for padding (B, tokens seen + T), on either side. Without one, rows
+                may hold several documents, each with positions that start again at 0; they do not see each other.
+            position_ids: position of each token in its document (B, T). By default counted from the cache and, under
+                padding, from the first real token.
+            past_key_values: keys and values of the tokens seen so far.
+            use_cache: return `past_key_values`.
+
+        Returns:
+            `last_hidden_state` (B, T, C), `past_key_values`, and `hidden_states` and `attentions` if asked for.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, or learned positions beyond the table.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        if position_ids is None:
+            position_ids = self._count_positions(inputs_embeds, attention_mask, past_key_values)
+
+        hidden_states = inputs_embeds
+        if self.embed_positions is not None:
+            hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
+        if self.embedding_norm is not None:
+            hidden_states = self.embedding_norm(hidden_states)
+        hidden_states = self.dropout(hidden_states)
+        rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=causal_mask,
+                position_embeddings=rotary,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    @staticmethod
+    def _count_positions(
+        inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None
+    ) -> torch.LongTensor:
+        """Positions (B or 1, T): from the padding mask if there is one, else from the number of tokens seen."""
+        length = inputs_embeds.shape[1]
+        if attention_mask is not None and attention_mask.ndim == 2:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
+
+
+class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
+    """The trunk with a linear head: the score of every token to come next."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: ScratchGPTConfig):
+        super().__init__(config)
+        self.model = ScratchGPTModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token; the inputs are those of `ScratchGPTModel`.
+
+        Args:
+            labels: token ids (B, T), shifted here by one; -100 is not scored. Ready-shifted ones go into
+                `shift_labels`.
+            logits_to_keep: score only the last so many positions, or those with these indices; 0 scores all.
+            num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
+
+        Returns:
+            `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        if self.config.final_logit_softcapping is not None:
+            cap = self.config.final_logit_softcapping
+            logits = cap * torch.tanh(logits / cap)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
+    """The trunk with a linear head on the last real token, which alone has seen the whole text."""
+
+    def __init__(self, config: ScratchGPTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ScratchGPTModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutputWithPast:
+        """Classify each row; the inputs are those of `ScratchGPTModel`.
+
+        Args:
+            labels: class ids (B,), or targets (B, K) for regression and for several labels at once, as
+                `config.problem_type` says.
+
+        Returns:
+            `loss` (a scalar, if labels are given), `logits` (B, K), and what the trunk returns.
+
+        Raises:
+            ValueError: several rows, and neither an attention mask nor a padding token to find their ends by.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        last = self._last_tokens(hidden_states, input_ids, attention_mask)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        logits = self.score(hidden_states[rows, last])  # (B, K)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _last_tokens(
+        self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Index of the last real token of each row (B,), by the mask or, without one, by the padding id."""
+        batch_size, length = hidden_states.shape[:2]
+        if attention_mask is not None and attention_mask.ndim == 2:
+            real = attention_mask[:, -length:].bool()
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            real = input_ids != self.config.pad_token_id
+        elif batch_size == 1 or input_ids is None:
+            real = torch.ones(batch_size, length, dtype=torch.bool, device=hidden_states.device)
+        else:
+            raise ValueError(
+                f"cannot find the end of {batch_size} rows: give an attention_mask, or set config.pad_token_id"
+            )
+        positions = torch.arange(length, device=hidden_states.device)
+        return (positions * real).argmax(-1)
+
+
+__all__ = [
+    "ScratchGPTForCausalLM",
+    "ScratchGPTForSequenceClassification",
+    "ScratchGPTModel",
+    "ScratchGPTPreTrainedModel",
+]

@@ -1,0 +1,69 @@
+"""Positions: attention is blind to order, so order is written into what it sees.
+
+Learned positions (a plain `nn.Embedding`) and sinusoidal ones are added to the token embeddings; rotary positions turn
+the queries and keys, so that their product depends on the distance between two tokens only.
+
+Dimension letters: B batch, T tokens, H heads, D head size, C hidden size.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed waves of growing length, sines on even features and cosines on odd ones (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5). Computed when asked, so there is no table to store or to outgrow."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """Position ids (B, T) to float32 vectors (B, T, C)."""
+        even = torch.arange(0, self.hidden_size, 2, device=position_ids.device, dtype=torch.float32)
+        angles = position_ids[..., None].float() * 10000.0 ** (-even / self.hidden_size)  # (B, T, C/2)
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # (B, T, C)
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): cosines and sines of position times frequency.
+
+    The frequencies are a buffer that is never stored; `PreTrainedModel._init_weights` refills it after a load, which
+    is why `rope_type`, `original_inv_freq` and `compute_default_rope_parameters` have the names they have. Scaled
+    variants (linear, llama3, yarn) come from transformers' table of frequency formulas.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        compute = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = compute(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config, **kwargs) -> tuple[torch.Tensor, float]:
+        """Frequencies theta^(-2i/D) for i = 0 … D/2 - 1, and the factor on cosines and sines, which is 1."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Position ids (B, T) to cosines and sines, each (B, T, D) in the dtype of `hidden_states`."""
+        angles = position_ids[..., None].float() * self.inv_freq.float()  # (B, T, D/2)
+        angles = torch.cat((angles, angles), dim=-1)  # (B, T, D)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """Turn each pair (x_i, x_{i+D/2}) by a right angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn queries or keys (B, H, T, D) by the angles of their positions; cos and sin are (B, T, D)."""
+    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)

@@ -36,8 +36,9 @@ def eager_attention_forward(
     Returns:
         The attended values (B, T, H, D) and the weights (B, H, T, S).
     """
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)  # (B, H, S, D)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    groups = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(groups, dim=1)  # (B, H, S, D)
+    value = value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * scaling  # (B, H, T, S)
     if attention_mask is not None:
         scores = scores + attention_mask

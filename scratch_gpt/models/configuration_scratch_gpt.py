@@ -49,6 +49,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change from call to call
+
 # What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
@@ -93,7 +95,7 @@ class ScratchGPTConfig(PreTrainedConfig):
         use_cache: keep keys and values while generating.
 
     Raises:
-        StrictDataclassClassValidationError: a ValueError that lists every violated rule with what was seen.
+        StrictDataclassError: a field of the wrong type, or rules violated, all of them listed with what was seen.
     """
 
     model_type = "scratch_gpt"
@@ -155,7 +157,7 @@ class ScratchGPTConfig(PreTrainedConfig):
         """The style called `name` ("gpt2", "llama" or "nanochat"), with any field set by keyword.
 
         Raises:
-            ValueError: there is no such preset, or the fields break a rule.
+            ValueError: there is no such preset.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
@@ -167,17 +169,21 @@ class ScratchGPTConfig(PreTrainedConfig):
         if self.head_dim is None and self.num_attention_heads > 0:
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.intermediate_size is None:
-            self.intermediate_size = (
-                -(-8 * self.hidden_size // 96) * 32 if self.mlp_gated else 4 * self.hidden_size
-            )
+            self.intermediate_size = -(-8 * self.hidden_size // 96) * 32 if self.mlp_gated else 4 * self.hidden_size
         if self.position_type == "rotary" and self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Every rule between fields; all violations are reported at once."""
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        heads, groups, head_dim = self.num_attention_heads, self.num_key_value_heads or 0, self.head_dim or 0
+        sizes: tuple[str, ...] = (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        )
         sizes += ("num_key_value_heads", "head_dim", "max_position_embeddings")
         dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
         wrong = [f"{n} is {getattr(self, n)}, want at least 1" for n in sizes if (getattr(self, n) or 0) < 1]
@@ -186,7 +192,7 @@ class ScratchGPTConfig(PreTrainedConfig):
             for n in dropouts
             if not 0 <= getattr(self, n) < 1
         ]
-        if heads >= 1 and self.head_dim == self.hidden_size // heads and self.hidden_size % heads:
+        if heads >= 1 and head_dim == self.hidden_size // heads and self.hidden_size % heads:
             wrong.append(
                 f"num_attention_heads is {heads} and hidden_size {self.hidden_size}, want a head count that divides "
                 f"the hidden size (or set head_dim)"
@@ -195,10 +201,10 @@ class ScratchGPTConfig(PreTrainedConfig):
             wrong.append(f"num_key_value_heads is {groups}, want a divisor of num_attention_heads, which is {heads}")
         if self.position_type == "rotary":
             rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-            if rope_type not in ("default", "linear", "llama3", "yarn"):
-                wrong.append(f"rope_type is {rope_type!r}, want default, linear, llama3 or yarn")
-            if self.head_dim % 2:
-                wrong.append(f"head_dim is {self.head_dim}, want an even number for rotary positions")
+            if rope_type not in ROPE_TYPES:
+                wrong.append(f"rope_type is {rope_type!r}, want one of {', '.join(ROPE_TYPES)}")
+            if head_dim % 2:
+                wrong.append(f"head_dim is {head_dim}, want an even number for rotary positions")
         if self.position_type == "sinusoidal" and self.hidden_size % 2:
             wrong.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
         if self.norm_eps <= 0:
@@ -209,4 +215,4 @@ class ScratchGPTConfig(PreTrainedConfig):
             raise ValueError("; ".join(wrong))
 
 
-__all__ = ["AUTO_MAP", "PRESETS", "ScratchGPTConfig"]
+__all__ = ["AUTO_MAP", "PRESETS", "ROPE_TYPES", "ScratchGPTConfig"]

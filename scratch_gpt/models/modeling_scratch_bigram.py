@@ -1,6 +1,6 @@
 """The smallest language model: a table with one row of scores for each token, which depend on that token alone.
 
-Trained by gradient descent it arrives at the counts of neighbouring tokens: softmax(row of a)[b] = count(a b) / count(a).
+Trained by gradient descent it arrives at the counts of neighbours: softmax(row of a)[b] = count(a b) / count(a).
 
 Dimension letters: B batch, T tokens, V vocabulary.
 """

@@ -34,6 +34,8 @@ class RotaryEmbedding(nn.Module):
     variants (linear, llama3, yarn) come from transformers' table of frequency formulas.
     """
 
+    inv_freq: torch.Tensor
+
     def __init__(self, config):
         super().__init__()
         self.config = config

@@ -1,0 +1,219 @@
+"""One way to name a text: a file, a folder, a table with a column, a Hub dataset, or the built-in stories.
+
+A source is read as pieces, so that a file larger than memory passes through; the last piece of a document says so.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ScratchError
+from . import stories
+
+TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+PIECE_CHARACTERS = 1 << 16
+
+
+class Piece(NamedTuple):
+    """A stretch of text; documents are cut at white space only."""
+
+    text: str
+    ends_document: bool
+
+
+class Source(ABC):
+    """Texts, in an order that never changes."""
+
+    name: str
+
+    @abstractmethod
+    def pieces(self) -> Iterator[Piece]:
+        """The texts from the beginning, piece by piece."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes whenever the texts do."""
+
+    def documents(self) -> Iterator[str]:
+        """The texts, cut where a document is too long to be held comfortably: what a tokenizer is trained on."""
+        return (piece.text for piece in self.pieces() if piece.text)
+
+
+class StorySource(Source):
+    """The built-in stories, a document each."""
+
+    def __init__(self, count: int, seed: int):
+        if count < 1:
+            raise ScratchError(f"num_stories is {count}: ask for at least 10")
+        self.name, self.count, self.seed = "stories", count, seed
+
+    def pieces(self) -> Iterator[Piece]:
+        return (Piece(text, True) for text in stories.stories(self.seed, self.count))
+
+    def documents(self) -> Iterator[str]:
+        return stories.stories(self.seed, min(self.count, 5_000))  # more of them teach a tokenizer nothing
+
+    def fingerprint(self) -> str:
+        return f"stories-{self.count}-{self.seed}-{stories.entropy_per_story()}"
+
+
+class FileSource(Source):
+    """Text files, plain or gzipped, a document each."""
+
+    def __init__(self, paths: list[Path], name: str):
+        self.paths, self.name = paths, name
+
+    def pieces(self) -> Iterator[Piece]:
+        for path in self.paths:
+            yield from _read_pieces(path)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+class TableSource(Source):
+    """A column of a table: JSONL, JSON, CSV, TSV or Parquet files, or a dataset of the Hub; a document each row."""
+
+    def __init__(self, dataset, column: str | None, name: str, fingerprint: str):
+        self.dataset, self.name, self._fingerprint = dataset, name, fingerprint
+        self.column = _pick_column(dataset, column, name)
+
+    def pieces(self) -> Iterator[Piece]:
+        for number, row in enumerate(self.dataset):
+            text = row[self.column]
+            if not isinstance(text, str):
+                raise ScratchError(
+                    f"{self.name}: row {number} of column {self.column!r} holds {type(text).__name__}, want text: "
+                    "choose another --text_column or clean the row"
+                )
+            yield Piece(text, True)
+
+    def fingerprint(self) -> str:
+        return f"{self._fingerprint}-{self.column}"
+
+
+def open_source(
+    dataset: str,
+    *,
+    text_column: str | None = None,
+    config: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    num_stories: int = 50_000,
+    seed: int = 0,
+) -> Source:
+    """Open what `dataset` names.
+
+    Args:
+        dataset: "stories"; a text file (also .gz); a folder of .txt files or of tables; a .jsonl, .json, .csv, .tsv
+            or .parquet file; or the id of a dataset on the Hub.
+        text_column: the column of a table that holds the text; by default "text", or the only one with text.
+        config, split, streaming: of a Hub dataset. A streamed one is read as it comes, and never stored.
+        num_stories, seed: of the built-in stories.
+
+    Raises:
+        ScratchError: nothing of that name, nothing in it, or no such column.
+    """
+    if dataset == "stories":
+        return StorySource(num_stories, seed)
+    path = Path(dataset)
+    if path.is_dir():
+        return _open_folder(path, text_column)
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise ScratchError(f"{path} is empty: give a file with text in it")
+        return _open_table([path], text_column) if path.suffix in TABLES else FileSource([path], path.name)
+    if path.suffix or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
+        raise ScratchError(f"no such file or folder: {dataset}")
+    return _open_hub(dataset, config, split, text_column, streaming)
+
+
+def _open_folder(folder: Path, text_column: str | None) -> Source:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    texts = [p for p in files if p.name.endswith((".txt", ".txt.gz")) and p.stat().st_size]
+    if texts:
+        return FileSource(texts, folder.name)
+    for suffix in TABLES:
+        tables = [p for p in files if p.suffix == suffix and p.stat().st_size]
+        if tables:
+            return _open_table(tables, text_column)
+    raise ScratchError(f"{folder} holds no .txt, .txt.gz, {', '.join(TABLES)} file with text in it")
+
+
+def _open_table(paths: list[Path], text_column: str | None) -> Source:
+    import datasets
+
+    options = {"delimiter": "\t"} if paths[0].suffix == ".tsv" else {}
+    try:
+        dataset = datasets.load_dataset(
+            TABLES[paths[0].suffix], data_files=[str(p) for p in paths], split="train", streaming=True, **options
+        )
+        next(iter(dataset), None)  # a malformed file fails here, not in the middle
+    except Exception as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ScratchError(f"{paths[0]} can't be read as {paths[0].suffix[1:]}: {reason}") from error
+    return TableSource(dataset, text_column, paths[0].name, FileSource(paths, "").fingerprint())
+
+
+def _open_hub(name: str, config: str | None, split: str, text_column: str | None, streaming: bool) -> Source:
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(name, config, split=split, streaming=streaming)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ScratchError(
+            f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {reason}"
+        ) from error
+    identity = json.dumps([name, config, split, str(getattr(dataset.info, "version", ""))])
+    return TableSource(dataset, text_column, name, identity if streaming else dataset._fingerprint)
+
+
+def _pick_column(dataset, column: str | None, name: str) -> str:
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ScratchError(f"{name} holds no rows")
+    if column is not None:
+        if column not in first:
+            raise ScratchError(f"{name} has no column {column!r}: it has {', '.join(map(repr, first))}")
+        return column
+    texts = [key for key, value in first.items() if isinstance(value, str)]
+    if "text" in texts:
+        return "text"
+    if len(texts) == 1:
+        return texts[0]
+    raise ScratchError(f"{name} has the columns {', '.join(map(repr, first))}: choose one with --text_column")
+
+
+def _read_pieces(path: Path) -> Iterator[Piece]:
+    """A file in stretches that end before white space, the last one marked."""
+    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+    carried = ""
+    try:
+        with opened as file:
+            while block := file.read(PIECE_CHARACTERS):
+                carried += block
+                cut = max(carried.rfind(" "), carried.rfind("\n"))
+                if cut > 0:
+                    yield Piece(carried[:cut], False)
+                    carried = carried[cut:]
+    except UnicodeDecodeError as error:
+        raise ScratchError(
+            f"{path} is not UTF-8 text: {error.reason} (byte {error.object[error.start]:#x}); convert it first, for "
+            "example with iconv"
+        ) from error
+    except (OSError, EOFError) as error:
+        raise ScratchError(f"{path} can't be read: {error}") from error
+    yield Piece(carried, True)

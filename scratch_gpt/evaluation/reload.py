@@ -1,0 +1,42 @@
+"""Open a finished directory as its user will, and show what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
+
+from ..data.shards import Shard
+from .stories import judge_stories
+
+STORIES = 40
+TEXTS = 2
+
+
+def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool) -> None:
+    """Load `folder` through the Auto classes, write with it through the pipeline, and print the result.
+
+    Stories are judged by the parser: how many sentences belong to the language, and how many are new.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    write = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    set_seed(0)
+    start = tokenizer.bos_token or tokenizer.eos_token
+    count = STORIES if is_stories else TEXTS
+    # The prompt is <bos> itself, so that the tokenizer's template must not add it once more.
+    results = write([start] * count, batch_size=count, add_special_tokens=False, return_full_text=False)
+    texts = [result[0]["generated_text"].strip() for result in results]
+
+    console = Console()
+    console.print(f"\nReloaded from {folder} and asked to write:\n", highlight=False)
+    for text in texts[:TEXTS]:
+        console.print(f"  {text}\n", style="italic", highlight=False, markup=False)
+    if is_stories:
+        verdict = judge_stories(texts, tokenizer.decode(shards["train"].tokens))
+        table = Table("of the sentences in", f"{count} stories", title=None)
+        table.add_row("belong to the language", f"{verdict.parsed:.1%}")
+        table.add_row("are not in the training text", f"{verdict.new:.1%}")
+        console.print(table)

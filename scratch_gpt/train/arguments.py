@@ -1,0 +1,162 @@
+"""What a training run can be told. One field is one command-line argument, with its sentence of help."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import ScratchError
+
+
+def argument(default: Any, help: str) -> Any:
+    """A dataclass field that explains itself."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    dataset: str = argument(
+        "stories",
+        "The text: 'stories' (built in), a text file, a folder, a .jsonl, .csv, .tsv or .parquet file, or a Hub dataset.",
+    )
+    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
+    dataset_split: str = argument("train", "Split of the Hub dataset.")
+    text_column: str | None = argument(None, "Column that holds the text. Default: 'text', or the only one with text.")
+    streaming: bool = argument(False, "Read the Hub dataset as it comes, without storing it first.")
+    num_stories: int = argument(30_000, "How many built-in stories to write.")
+    validation_fraction: float = argument(0.1, "Share held out: the end of one text, or every so-many-th document.")
+    validation_dataset: str | None = argument(None, "A text of its own to validate on, named like --dataset.")
+    tokenizer: str | None = argument(
+        None,
+        "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer. "
+        "Default: that of --init_from, else bpe.",
+    )
+    vocab_size: int | None = argument(None, "Tokens of a tokenizer trained here. Default: up to 4096 for bpe, unigram.")
+
+
+@dataclass
+class ModelArguments:
+    """What to train."""
+
+    preset: str = argument("nanochat", "Style: 'gpt2', 'llama' or 'nanochat'; or 'bigram', a table without layers.")
+    init_from: str | None = argument(
+        None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
+    )
+    trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
+    context_length: int | None = argument(
+        None, "Longest text the model sees at once, in tokens. Default: 256, or less if the --init_from model has less."
+    )
+    hidden_size: int = argument(128, "Features of a token.")
+    num_hidden_layers: int = argument(4, "Number of transformer blocks.")
+    num_attention_heads: int = argument(2, "Heads of each attention; must divide the hidden size.")
+    num_key_value_heads: int | None = argument(None, "Key-value heads (grouped-query attention). Default: as many.")
+    intermediate_size: int | None = argument(
+        None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
+    )
+    dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the preset.")
+    tie_word_embeddings: bool | None = argument(None, "Share embedding and head. Default: as the preset does.")
+
+
+@dataclass
+class TrainingArguments:
+    """How to train."""
+
+    output_dir: str = argument("runs/gpt", "Folder for the model, its checkpoints and the record of the run.")
+    resume: bool = argument(False, "Go on with the run in output_dir from its newest checkpoint.")
+    max_steps: int | None = argument(None, "Optimizer steps. Default: as many as --epochs gives.")
+    epochs: float = argument(1.0, "Passes over the training text, where max_steps is not given.")
+    batch_size: int = argument(16, "Rows (of context_length tokens) a process takes at a time.")
+    gradient_accumulation_steps: int = argument(1, "Batches whose gradients are added before each step.")
+    optimizer: Literal["adamw", "muon"] = argument("muon", "'adamw', or 'muon' for matrices with AdamW for the rest.")
+    learning_rate: float = argument(3e-3, "Peak learning rate of AdamW.")
+    muon_learning_rate: float = argument(1e-2, "Peak learning rate of Muon, in AdamW's units.")
+    weight_decay: float = argument(0.1, "Weight decay of matrices; embeddings, norms and biases have none.")
+    adam_beta1: float = argument(0.9, "AdamW's memory of the gradient.")
+    adam_beta2: float = argument(0.95, "AdamW's memory of the squared gradient.")
+    schedule: Literal["cosine", "wsd", "constant"] = argument(
+        "cosine", "After the warm-up: 'cosine' down, 'wsd' (stable, then straight down) or 'constant'."
+    )
+    warmup_steps: int = argument(20, "Steps in which the learning rate rises from 0.")
+    decay_fraction: float = argument(0.4, "Last share of the steps, in which 'wsd' falls.")
+    min_learning_rate_ratio: float = argument(0.0, "Last learning rate as a share of the peak.")
+    max_grad_norm: float = argument(1.0, "Gradients longer than this are shortened to it; 0 leaves them.")
+    precision: Literal["auto", "fp32", "bf16"] = argument("auto", "'auto' is bf16 where the processor does it well.")
+    gradient_checkpointing: bool = argument(
+        False, "Recompute activations instead of keeping them: less memory, slower."
+    )
+    log_every: int = argument(10, "Steps between rows of metrics.jsonl.")
+    eval_every: int = argument(250, "Steps between evaluations on the whole validation split; 0: only at the end.")
+    save_every: int | None = argument(None, "Steps between checkpoints. Default: eval_every; 0: only at the end.")
+    keep_last: int = argument(2, "Checkpoints kept; older ones are removed.")
+    early_stopping_patience: int | None = argument(None, "Stop after so many evaluations without a better one.")
+    seed: int = argument(0, "Seed of weights, order, dropout and built-in stories.")
+    num_threads: int | None = argument(None, "Processor threads of each process. Default: all cores, shared out.")
+    tracker: str | None = argument(
+        None, "Also report to 'tensorboard', 'wandb' or 'trackio' (install the extra first)."
+    )
+
+
+def parse_arguments(types: tuple[type, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
+    """Read the command line and, under it, the YAML file that `--config` names: flags override the file.
+
+    Args:
+        types: dataclasses whose fields are the arguments.
+        description: what the command does, for `--help`.
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        An instance of each type. An unknown or unfit argument exits with code 2 and one line.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser(types, description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
+    chosen = parser.parse_known_args([a for a in argv if a.startswith("--config=")] or _config_of(argv))[0].config
+    if chosen is not None:
+        parser.set_defaults(**_read_config(Path(chosen), types, parser))
+    *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return tuple(parsed)
+
+
+def _config_of(argv: list[str]) -> list[str]:
+    return argv[argv.index("--config") :][:2] if "--config" in argv else []
+
+
+def _read_config(path: Path, types: tuple[type, ...], parser: HfArgumentParser) -> dict[str, Any]:
+    known = {f.name for t in types for f in dataclasses.fields(t)}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}")
+    if not isinstance(values, dict):
+        parser.error(f"--config {path} holds {type(values).__name__}, want 'name: value' lines")
+    unknown = sorted(set(values) - known)
+    if unknown:
+        parser.error(f"--config {path} has unknown settings: {', '.join(map(str, unknown))} (see --help)")
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
+        if value is not None:
+            values[name] = parser._get_value(actions[name], str(value))
+            if actions[name].choices and values[name] not in actions[name].choices:
+                parser.error(f"--config {path}: {name} is {value!r}, want one of {', '.join(actions[name].choices)}")
+    return values
+
+
+def check_training(args: TrainingArguments) -> None:
+    """Raise ScratchError for numbers that no training can run with, all of them at once."""
+    positive = ("batch_size", "gradient_accumulation_steps", "log_every", "keep_last", "learning_rate")
+    positive += ("muon_learning_rate", "epochs")
+    wrong = [f"{name} is {getattr(args, name)}, want more than 0" for name in positive if not getattr(args, name) > 0]
+    at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "max_steps")
+    wrong += [f"{n} is {getattr(args, n)}, want 0 or more" for n in at_least_zero if (getattr(args, n) or 0) < 0]
+    if not 0 < args.decay_fraction <= 1:
+        wrong.append(f"decay_fraction is {args.decay_fraction}, want more than 0 and at most 1")
+    if wrong:
+        raise ScratchError("; ".join(wrong))

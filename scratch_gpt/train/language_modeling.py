@@ -1,0 +1,109 @@
+"""The task of language modelling: predict each token from those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from ..data.rows import Rows
+from ..data.shards import Shard
+from .task import Batch, DataState
+
+
+class LanguageModeling:
+    """Rows of text; the loss is the cross-entropy of every token.
+
+    Args:
+        accelerator: knows the processes and the device.
+        shards: "train" and "validation".
+        tokenizer: gives `<bos>` and padding, and writes samples.
+        row_length, batch_size: tokens of a row, and rows that a process takes at a time.
+        seed: of the order of the rows.
+        entropy_floor: nats a token of the best possible model, where that is known.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        shards: dict[str, Shard],
+        tokenizer: PreTrainedTokenizerBase,
+        row_length: int,
+        batch_size: int,
+        seed: int,
+        entropy_floor: float | None = None,
+    ):
+        self.accelerator, self.shards, self.tokenizer = accelerator, shards, tokenizer
+        self.batch_size, self.entropy_floor = batch_size, entropy_floor
+        bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.rows = Rows(shards["train"], row_length, bos, pad, seed=seed)
+        self.validation_rows = Rows(shards["validation"], row_length, bos, pad)
+
+    def rows_in(self, epochs: float) -> int:
+        """Rows of so many epochs, which differ a little since packing does."""
+        whole, part = int(epochs), epochs - int(epochs)
+        rows = sum(len(self.rows.plan(epoch)) for epoch in range(whole))
+        return rows + math.ceil(part * len(self.rows.plan(whole)) if part else 0)
+
+    def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
+        """Rows in the order of the stream of all epochs, dealt out in turn to the processes."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        epoch, row = state.epoch, state.row
+        while True:
+            dealt = []
+            while len(dealt) < self.batch_size * processes:
+                plan = self.rows.plan(epoch)
+                take = min(len(plan) - row, self.batch_size * processes - len(dealt))
+                dealt += [(plan, row + i) for i in range(take)]
+                row += take
+                if row == len(plan):
+                    epoch, row = epoch + 1, 0
+            mine = dealt[process * self.batch_size : (process + 1) * self.batch_size]
+            yield self.rows.batch(mine), DataState(epoch, row)
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"] != -100).sum())
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        labels = batch["labels"]
+        return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
+
+    @torch.no_grad()
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss of every token of the validation split, each scored once, and the same in bits a byte."""
+        device = self.accelerator.device
+        totals = torch.zeros(2, dtype=torch.float64, device=device)
+        rows, processes = self.validation_rows, self.accelerator.num_processes
+        for batch in rows.ordered_batches(self.batch_size, self.accelerator.process_index, processes):
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            totals += torch.tensor([self.loss(model, batch).double(), self.count(batch)], device=device)
+        total, count = self.accelerator.reduce(totals, "sum").tolist()
+        shard = self.shards["validation"]
+        figures = {
+            "val_loss": total / count,
+            "val_perplexity": math.exp(min(total / count, 700)),
+            "val_bits_per_byte": total / math.log(2) / shard.utf8_bytes,
+            "val_loss_per_character": total / shard.characters,
+        }
+        if self.entropy_floor is not None:
+            figures["entropy_floor"] = self.entropy_floor
+        return figures
+
+    def sample(self, model: torch.nn.Module) -> str | None:
+        """One text from nothing but `<bos>`, at most 60 tokens long."""
+        start = torch.tensor([[self.rows.bos_token_id]], device=self.accelerator.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=60, do_sample=True)
+        return self.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

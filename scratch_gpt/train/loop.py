@@ -1,0 +1,220 @@
+"""The one training loop: steps, accumulation, precision, clipping, evaluation, saving, stopping and reporting.
+
+It knows no task; see task.py for what it asks of one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..hub.model_directory import ModelDirectory
+from .arguments import TrainingArguments
+from .checkpoint import Optimizers, load_training_state, publish_into, save_checkpoint, unwrapped
+from .optimization import learning_rate_factor
+from .reporting import Reporter, plot_losses, read_metrics
+from .task import DataState, Task
+
+
+class TrainingError(RuntimeError):
+    """The run can't go on: a loss or gradient is not finite."""
+
+
+@dataclass
+class Progress:
+    """What the loop counts; a checkpoint holds it."""
+
+    step: int = 0
+    tokens: int = 0
+    data: DataState = field(default_factory=DataState)
+    best_val_loss: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+
+
+class Trainer:
+    """Runs a task.
+
+    Args:
+        accelerator: processes, device and precision.
+        model: an unprepared model in float32.
+        optimizers: over the parameters of `model`, each group with its "peak_lr".
+        task: batches and losses.
+        args: how to train.
+        total_steps: optimizer steps of the whole run.
+        directory: writes model directories.
+        resume_from: a checkpoint whose weights `model` already has.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        optimizers: Optimizers,
+        task: Task,
+        args: TrainingArguments,
+        total_steps: int,
+        directory: ModelDirectory,
+        resume_from: Path | None = None,
+    ):
+        self.accelerator, self.task, self.args, self.total_steps = accelerator, task, args, total_steps
+        self.directory, self.folder = directory, Path(args.output_dir)
+        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        self.progress = Progress()
+        if resume_from is not None:
+            numbers = load_training_state(resume_from, accelerator, self.model, self.optimizers)
+            self.task.load_state_dict(numbers.pop("task"))
+            loop = numbers.pop("loop")
+            self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
+
+    def run(self) -> Progress:
+        """Train to the end; afterwards the run's directory holds the best model.
+
+        Raises:
+            TrainingError: a loss or gradient that is not finite, before the step that it would have spoilt.
+        """
+        args, progress = self.args, self.progress
+        save_every = args.eval_every if args.save_every is None else args.save_every
+        batches = self.task.batches(progress.data)
+        meter = _Meter()
+        main = self.accelerator.is_main_process
+        with Reporter(self.folder, self.total_steps, progress.step, main) as reporter:
+            while progress.step < self.total_steps and not progress.stopped_early:
+                row = meter.add(*self._step(batches))
+                last = progress.step == self.total_steps
+                if progress.step % args.log_every == 0 or last:
+                    reporter.live(progress.step, row)
+                evaluate = last or (args.eval_every and progress.step % args.eval_every == 0)
+                if evaluate:
+                    row |= self._evaluate(reporter)
+                if evaluate or progress.step % args.log_every == 0:
+                    reporter.record({"step": progress.step, "tokens": progress.tokens, **row})
+                    self._track(row)
+                    meter = _Meter()
+                if last or progress.stopped_early or (save_every and progress.step % save_every == 0):
+                    self._save()
+        self._draw()
+        return progress
+
+    def _step(self, batches: Any) -> tuple[float, int, dict[str, float]]:
+        """One optimizer step: the sum of losses, the count of scored tokens, and figures of the step itself."""
+        started = time.perf_counter()
+        self.model.train()
+        micro_batches, data = [], self.progress.data
+        for _ in range(self.args.gradient_accumulation_steps):
+            batch, data = next(batches)
+            micro_batches.append(batch)
+        device, processes = self.accelerator.device, self.accelerator.num_processes
+        count = self._sum(sum(self.task.count(batch) for batch in micro_batches))
+        total = 0.0
+        for i, batch in enumerate(micro_batches):
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            syncs = i + 1 == len(micro_batches)
+            with nullcontext() if syncs else self.accelerator.no_sync(self.model):
+                loss = self.task.loss(self.model, batch)
+                # Gradients are averaged over processes, so that this divides by the count of scored tokens of all.
+                self.accelerator.backward(loss * (processes / count))
+            total += loss.item()
+        total = self._sum(total)
+        grad_norm = float(
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
+        )
+        if not (math.isfinite(total) and math.isfinite(grad_norm)):
+            raise TrainingError(
+                f"step {self.progress.step + 1}: loss {total / count:.4g}, gradient norm {grad_norm:.4g}; the weights "
+                "were left as they stood: lower the learning rate, or go on from a checkpoint"
+            )
+        factor = learning_rate_factor(self.progress.step, self.total_steps, self.args)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        self.progress.step += 1
+        self.progress.tokens += int(count)
+        self.progress.data = data
+        figures = {"learning_rate": self.args.learning_rate * factor, "grad_norm": grad_norm}
+        return total, int(count), {**figures, "seconds": time.perf_counter() - started}
+
+    def _sum(self, number: float) -> float:
+        """The sum over all processes."""
+        if self.accelerator.num_processes == 1:
+            return number
+        return self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum").item()
+
+    def _evaluate(self, reporter: Reporter) -> dict[str, float]:
+        """Figures on the validation split; the best model so far is published."""
+        self.model.eval()
+        figures = self.task.evaluate(self.model)
+        progress = self.progress
+        if progress.best_val_loss is None or figures["val_loss"] < progress.best_val_loss:
+            progress.best_val_loss, progress.best_step = figures["val_loss"], progress.step
+            progress.evaluations_since_best = 0
+            self._publish()
+        else:
+            progress.evaluations_since_best += 1
+            patience = self.args.early_stopping_patience
+            progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
+        if self.accelerator.is_main_process:
+            sample = self.task.sample(unwrapped(self.accelerator, self.model))
+            if sample:
+                reporter.say(f"    {sample}", style="italic")
+                with (self.folder / "samples.txt").open("a") as file:
+                    file.write(f"step {progress.step}: {sample}\n")
+        return figures
+
+    def _publish(self) -> None:
+        """The run's directory becomes a model directory with the present weights."""
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            beside = self.folder / ".best.partial"
+            beside.mkdir(exist_ok=True)
+            self.directory.write(beside, unwrapped(self.accelerator, self.model), weights)
+            publish_into(beside, self.folder)
+
+    def _save(self) -> None:
+        numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
+        model = unwrapped(self.accelerator, self.model)
+        save_checkpoint(
+            self.folder,
+            self.progress.step,
+            self.accelerator,
+            self.model,
+            self.optimizers,
+            numbers,
+            lambda folder, weights: self.directory.write(folder, model, weights),
+            self.args.keep_last,
+        )
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.accelerator.is_main_process and (rows := read_metrics(self.folder)):
+            plot_losses(rows, self.folder / "loss.png", self.directory.title)
+
+    def _track(self, row: dict[str, float]) -> None:
+        if self.args.tracker:
+            self.accelerator.log({"tokens": self.progress.tokens, **row}, step=self.progress.step)
+
+
+class _Meter:
+    """Means since the last row: losses by token, speed by time spent in steps."""
+
+    def __init__(self) -> None:
+        self.total, self.count, self.seconds = 0.0, 0, 0.0
+
+    def add(self, total: float, count: int, figures: dict[str, float]) -> dict[str, float]:
+        self.total, self.count = self.total + total, self.count + count
+        self.seconds += figures.pop("seconds")
+        return {
+            "train_loss": self.total / self.count,
+            **figures,
+            "tokens_per_second": self.count / self.seconds,
+        }

@@ -1,0 +1,68 @@
+"""Which parameter is updated by which rule, and how fast at which step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .arguments import TrainingArguments
+
+
+def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
+    """Parameters by kind: "matrices" of the blocks, "embeddings" (with the head), "vectors" (norms and biases).
+
+    Every trainable parameter is in exactly one group.
+    """
+    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    head = model.get_output_embeddings()
+    tables |= {id(p) for p in head.parameters()} if head is not None else set()
+    groups: dict[str, list[nn.Parameter]] = {"matrices": [], "embeddings": [], "vectors": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            kind = "embeddings" if id(parameter) in tables else "matrices" if parameter.ndim == 2 else "vectors"
+            groups[kind].append(parameter)
+    assert sum(map(len, groups.values())) == len({id(p) for p in model.parameters() if p.requires_grad})
+    return groups
+
+
+def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon (Jordan 2024, kellerjordan.github.io/posts/muon) for the matrices of the blocks.
+
+    Weight decay applies to matrices only. Muon's steps are scaled to the size of AdamW's (Liu et al. 2025,
+    arXiv:2502.16982).
+    """
+    groups = parameter_groups(model)
+    plain = groups["embeddings"] + groups["vectors"]
+    decayed = {"params": groups["matrices"], "weight_decay": args.weight_decay}
+    optimizers: list[torch.optim.Optimizer] = []
+    adam_groups = [{"params": plain, "weight_decay": 0.0}]
+    if args.optimizer == "muon" and groups["matrices"]:
+        optimizers.append(
+            torch.optim.Muon([decayed], lr=args.muon_learning_rate, adjust_lr_fn="match_rms_adamw")  # type: ignore[list-item]
+        )
+    elif groups["matrices"]:
+        adam_groups.append(decayed)
+    betas = (args.adam_beta1, args.adam_beta2)
+    optimizers.append(torch.optim.AdamW(adam_groups, lr=args.learning_rate, betas=betas, fused=True))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def learning_rate_factor(step: int, total_steps: int, args: TrainingArguments) -> float:
+    """Share of the peak learning rate at `step`, counted from 0: a pure function, so that a resume needs no state."""
+    if step < args.warmup_steps:
+        return (step + 1) / args.warmup_steps
+    lowest = args.min_learning_rate_ratio
+    progress = (step - args.warmup_steps) / max(total_steps - args.warmup_steps, 1)
+    if args.schedule == "cosine":
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if args.schedule == "wsd":
+        return lowest + (1 - lowest) * min(
+            1.0, max(0.0, total_steps - step) / max(args.decay_fraction * total_steps, 1)
+        )
+    return 1.0

@@ -1,0 +1,132 @@
+"""What a run tells while it runs and leaves behind: a live line, `metrics.jsonl`, `loss.png`, `run.yaml`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+METRICS = "metrics.jsonl"
+
+
+class Reporter:
+    """Rows of figures to the screen and to `metrics.jsonl`. On other processes than the first it does nothing."""
+
+    def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool):
+        self.folder, self.enabled = folder, enabled
+        self.console = Console(quiet=not enabled)
+        self.progress = Progress(
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not enabled,
+        )
+        self.line = self.progress.add_task("warming up", total=total_steps, completed=step)
+        if enabled:
+            forget_after(folder, step)
+
+    def __enter__(self) -> Reporter:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def live(self, step: int, row: dict[str, float]) -> None:
+        """Refresh the progress line."""
+        text = f"loss {row['train_loss']:.4f}  lr {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f} tokens/s"
+        self.progress.update(self.line, completed=step, description=text)
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Append a row to `metrics.jsonl`; print it where it holds an evaluation."""
+        if not self.enabled:
+            return
+        with (self.folder / METRICS).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if "val_loss" in row:
+            floor = f"  floor {row['entropy_floor']:.4f}" if "entropy_floor" in row else ""
+            self.progress.print(
+                f"step {row['step']:>6,}  tokens {row['tokens']:>12,}  train {row['train_loss']:.4f}  "
+                f"validation {row['val_loss']:.4f}{floor}  bits/byte {row['val_bits_per_byte']:.4f}",
+                highlight=False,
+            )
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.progress.print(text, style=style, highlight=False, markup=False)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run."""
+    path = folder / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Drop the rows behind `step`, which a resumed run writes again."""
+    rows = read_metrics(folder)
+    if any(row["step"] > step for row in rows):
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+        (folder / METRICS).write_text("".join(kept))
+
+
+def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any]) -> None:
+    """`run.yaml`: every argument, versions, machine, and facts such as sizes of model and data."""
+    packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
+    content = {
+        "arguments": arguments,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "device": _device()},
+        "facts": facts,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
+
+
+def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
+    """Train and validation loss over tokens, with the entropy floor where it is known, as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    trained = [(row["tokens"], row["train_loss"]) for row in rows if "train_loss" in row]
+    validated = [(row["tokens"], row["val_loss"]) for row in rows if "val_loss" in row]
+    if trained:
+        axes.plot(*zip(*trained, strict=True), color="#8fb3d9", linewidth=1.2, label="train")
+    if validated:
+        axes.plot(*zip(*validated, strict=True), color="#1f4e79", marker="o", markersize=4, label="validation")
+    floors = [row["entropy_floor"] for row in rows if "entropy_floor" in row]
+    lowest = min(loss for _, loss in trained + validated)
+    if floors:
+        axes.axhline(floors[-1], color="#c0504d", linestyle="--", linewidth=1.2, label="entropy: no model gets below")
+        lowest = min(lowest, floors[-1])
+    highest = trained[len(trained) // 20][1] if trained else max(loss for _, loss in validated)
+    axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest) + 1e-6)
+    axes.set_xlabel("tokens seen")
+    axes.set_ylabel("loss in nats a token")
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
+    figure.savefig(path, dpi=150)

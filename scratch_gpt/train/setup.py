@@ -1,0 +1,204 @@
+"""What every training command does before the loop: check, open, prepare, build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+from huggingface_hub.errors import StrictDataclassError
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from ..data.shards import Progress, Shard, cache_directory, prepare
+from ..data.sources import Source, open_source
+from ..errors import ScratchError
+from ..models.configuration_scratch_bigram import ScratchBigramConfig
+from ..models.configuration_scratch_gpt import ScratchGPTConfig
+from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
+from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ..tokenization.training import BUILDERS, train_tokenizer
+from .arguments import DataArguments, ModelArguments, TrainingArguments
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command; what the user can mend becomes one line on the error stream and exit code 2."""
+    try:
+        main()
+    except ScratchError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_output_dir(args: TrainingArguments) -> None:
+    """Refuse a folder that holds another run.
+
+    Raises:
+        ScratchError: it does, and this is not a resume.
+    """
+    folder = Path(args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ScratchError(f"output_dir {folder} is a file: name a folder")
+    held = [name for name in ("run.yaml", "config.json", "checkpoints") if (folder / name).exists()]
+    if held and not args.resume:
+        raise ScratchError(f"output_dir {folder} holds another run ({', '.join(held)}): name another, or --resume it")
+
+
+def start(args: TrainingArguments) -> Accelerator:
+    """Processes, precision, threads, trackers and seed."""
+    logging.disable_progress_bar()
+    accelerator = Accelerator(
+        mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
+        log_with=args.tracker,
+        project_dir=args.output_dir if args.tracker else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    torch.set_num_threads(args.num_threads or max(1, cores // here))
+    set_seed(args.seed, device_specific=True)
+    return accelerator
+
+
+def chooses_bf16(precision: str) -> bool:
+    """Whether to compute in bfloat16: where asked, or where the processor has matrix units for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()
+
+
+def open_sources(args: DataArguments, seed: int) -> tuple[Source, Source | None]:
+    """The texts to train on and, if they are given apart, those to validate on."""
+    if not 0 < args.validation_fraction < 1:
+        raise ScratchError(f"validation_fraction is {args.validation_fraction}, want a share between 0 and 1")
+    options: dict[str, Any] = {"text_column": args.text_column, "config": args.dataset_config}
+    options |= {"streaming": args.streaming, "num_stories": args.num_stories}
+    train = open_source(args.dataset, split=args.dataset_split, seed=seed, **options)
+    if args.validation_dataset is None:
+        return train, None
+    return train, open_source(args.validation_dataset, seed=seed + 1, **options)
+
+
+def build_tokenizer(name: str, vocab_size: int | None, source: Source, max_length: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of the kind `name` on `source`, or open the one of that name. Trained ones are cached."""
+    if name not in BUILDERS:
+        return open_tokenizer(name)
+    settings = json.dumps([name, vocab_size, source.fingerprint(), max_length])
+    entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
+    if not (entry / "tokenizer_config.json").exists():
+        tokenizer = train_tokenizer(source.documents(), name, vocab_size, model_max_length=max_length)  # type: ignore[arg-type]
+        tokenizer.save_pretrained(entry)
+    return AutoTokenizer.from_pretrained(entry)
+
+
+def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder or Hub id.
+
+    Raises:
+        ScratchError: there is none, it is a slow one, or it has no token for the end of a text.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        kinds = ", ".join(BUILDERS)
+        raise ScratchError(
+            f"tokenizer {name!r} is none of {kinds}, and no folder or Hub id that opens: {error}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+        raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
+    return tokenizer
+
+
+def prepare_shards(
+    accelerator: Accelerator,
+    source: Source,
+    validation: Source | None,
+    tokenizer: PreTrainedTokenizerFast,
+    args: DataArguments,
+) -> dict[str, Shard]:
+    """Tokenise on the first process, with a progress line; the others find the result in the cache."""
+    with accelerator.main_process_first(), Console(quiet=not accelerator.is_main_process).status("") as status:
+        done = 0
+
+        def progress(what: str, characters: int) -> None:
+            nonlocal done
+            done += characters
+            status.update(f"{what} {source.name}: {done / 1e6:,.1f}M characters")
+
+        report: Progress = progress
+        return prepare(source, tokenizer, args.validation_fraction, validation, report)
+
+
+def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids: dict[str, int | None]) -> Any:
+    """The config of a fresh model.
+
+    Raises:
+        ScratchError: an unknown preset, or settings that break its rules.
+    """
+    try:
+        if args.preset == "bigram":
+            return ScratchBigramConfig(vocab_size=vocab_size, max_position_embeddings=context_length, **ids)
+        dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
+        chosen = {
+            **{name: getattr(args, name) for name in ("num_key_value_heads", "intermediate_size")},
+            **dict.fromkeys(dropouts, args.dropout),
+            "tie_word_embeddings": args.tie_word_embeddings,
+        }
+        return ScratchGPTConfig.from_preset(
+            args.preset,
+            vocab_size=vocab_size,
+            max_position_embeddings=context_length,
+            hidden_size=args.hidden_size,
+            num_hidden_layers=args.num_hidden_layers,
+            num_attention_heads=args.num_attention_heads,
+            **ids,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    except (ValueError, StrictDataclassError) as error:
+        reason = str(error).split("ValueError: ")[-1]
+        raise ScratchError(reason.replace("choose one of gpt2", "choose one of bigram, gpt2")) from error
+
+
+def build_model(config: Any) -> PreTrainedModel:
+    """A fresh model in float32."""
+    return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
+
+
+def load_model(name: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model from a checkpoint, in float32 whatever it was saved in.
+
+    Raises:
+        ScratchError: it can't be opened.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ScratchError(f"no causal language model can be opened from {str(name)!r}: {error}") from error
+
+
+def check_sizes(tokenizer: PreTrainedTokenizerFast, config: Any, shards: dict[str, Shard], context_length: int) -> None:
+    """Raise ScratchError where tokenizer, model and text do not fit together."""
+    if len(tokenizer) > config.vocab_size:
+        raise ScratchError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {config.vocab_size}: use the "
+            "model's own tokenizer"
+        )
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and context_length > most:
+        raise ScratchError(f"context_length is {context_length}, the model takes at most {most} tokens")
+    for split, shard in shards.items():
+        if len(shard.tokens) < context_length and (split == "train" or len(shard.tokens) == 0):
+            raise ScratchError(
+                f"the {split} text has {len(shard.tokens)} tokens, shorter than context_length {context_length}: give "
+                "more text or a smaller context_length"
+            )

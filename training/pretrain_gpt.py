@@ -1,0 +1,104 @@
+"""Train a GPT from text to a directory that anyone can load.
+
+    accelerate launch training/pretrain_gpt.py                            # built-in stories, minutes on two cores
+    accelerate launch training/pretrain_gpt.py --dataset my_text.txt --output_dir runs/mine
+    accelerate launch training/pretrain_gpt.py --config training/configs/tinyshakespeare_char.yaml --dataset FILE
+
+The folder that it leaves holds weights, config, tokenizer, model code, card and loss curve:
+
+    pipeline("text-generation", "runs/mine", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from scratch_gpt.data import stories
+from scratch_gpt.data.shards import shard_sizes
+from scratch_gpt.evaluation.reload import report_reloaded
+from scratch_gpt.hub.card import render_card
+from scratch_gpt.hub.model_directory import ModelDirectory, set_generation_defaults
+from scratch_gpt.train import setup
+from scratch_gpt.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    TrainingArguments,
+    check_training,
+    parse_arguments,
+)
+from scratch_gpt.train.checkpoint import newest_checkpoint
+from scratch_gpt.train.language_modeling import LanguageModeling
+from scratch_gpt.train.loop import Trainer
+from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.reporting import read_metrics, write_run
+
+DEFAULT_CONTEXT_LENGTH = 256
+
+
+def main() -> None:
+    data, model_args, args = parse_arguments((DataArguments, ModelArguments, TrainingArguments), __doc__ or "")
+
+    # Whatever can be refused is refused before anything is written.
+    check_training(args)
+    setup.check_output_dir(args)
+    resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
+    origin = resume_from or model_args.init_from
+    context_length = model_args.context_length or DEFAULT_CONTEXT_LENGTH
+    if origin is None:
+        setup.build_config(model_args, vocab_size=1, context_length=context_length, ids={})
+    source, validation = setup.open_sources(data, args.seed)
+
+    accelerator = setup.start(args)
+    with accelerator.main_process_first():
+        if origin is not None:
+            model = setup.load_model(origin, model_args.trust_remote_code or resume_from is not None)
+            longest = getattr(model.config, "max_position_embeddings", context_length)
+            context_length = model_args.context_length or min(context_length, longest)
+            tokenizer = setup.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
+        else:
+            tokenizer = setup.build_tokenizer(data.tokenizer or "bpe", data.vocab_size, source, context_length)
+            names = ("bos_token_id", "eos_token_id", "pad_token_id")
+            ids = {name: getattr(tokenizer, name) for name in names}
+            model = setup.build_model(setup.build_config(model_args, len(tokenizer), context_length, ids))
+            set_generation_defaults(model, tokenizer)
+    shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
+    setup.check_sizes(tokenizer, model.config, shards, context_length)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+
+    floor = None
+    if data.dataset == "stories":
+        held_out = shards["validation"]
+        floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens)
+    task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)
+    rows_a_step = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    total_steps = args.max_steps if args.max_steps is not None else -(-task.rows_in(args.epochs) // rows_a_step)
+
+    arguments = asdict(data) | asdict(model_args) | asdict(args)
+    facts = {
+        "title": f"{model_args.preset} on {source.name}",
+        "dataset": source.name,
+        "prompt": tokenizer.decode(shards["validation"].tokens[:3]),
+        "parameters": model.num_parameters(),
+        "total_steps": total_steps,
+        **{split: shard_sizes(shard) for split, shard in shards.items()},
+    }
+    folder = Path(args.output_dir)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run(folder, arguments, facts)
+    accelerator.wait_for_everyone()
+    if args.tracker:
+        accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
+
+    directory = ModelDirectory(tokenizer, facts["title"], lambda: render_card(arguments, facts, read_metrics(folder)))
+    optimizers = build_optimizers(model, args)
+    Trainer(accelerator, model, optimizers, task, args, total_steps, directory, resume_from).run()
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        report_reloaded(folder, shards, data.dataset == "stories")
+
+
+if __name__ == "__main__":
+    setup.run_command(main)

@@ -87,8 +87,12 @@ class Rows:
         return starts, stops - starts
 
     def batch(self, rows: list[tuple[RowPlan, int]]) -> Batch:
-        """Rows, each named by its plan and number, as tensors (B, T): `input_ids`, `labels` (ready-shifted, -100 where nothing is predicted) and, if a row
-        holds several pieces, `position_ids` that start again at each."""
+        """Rows, each named by its plan and number, as tensors (B, T).
+
+        Returns:
+            `input_ids`, `labels` (ready-shifted, -100 where nothing is predicted) and, if a row holds several pieces,
+            `position_ids` that start again at each.
+        """
         B, T = len(rows), self.row_length
         input_ids = np.full((B, T), self.pad_token_id, dtype=np.int64)
         labels = np.full((B, T), -100, dtype=np.int64)

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
@@ -60,7 +60,7 @@ def is_validation(index: int, fraction: float) -> bool:
 
 def prepare(
     source: Source,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     validation_fraction: float = 0.1,
     validation_source: Source | None = None,
     progress: Progress | None = None,
@@ -141,7 +141,7 @@ def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tupl
 def _write(
     folder: Path,
     source: Source,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     validation_fraction: float,
     validation_source: Source | None,
     progress: Progress,

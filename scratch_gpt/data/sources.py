@@ -199,10 +199,9 @@ def _pick_column(dataset, column: str | None, name: str) -> str:
 
 def _read_pieces(path: Path) -> Iterator[Piece]:
     """A file in stretches that end before white space, the last one marked."""
-    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
     carried = ""
     try:
-        with opened as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
             while block := file.read(PIECE_CHARACTERS):
                 carried += block
                 cut = max(carried.rfind(" "), carried.rfind("\n"))

@@ -35,7 +35,7 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool) ->
     for text in texts[:TEXTS]:
         console.print(f"  {text}\n", style="italic", highlight=False, markup=False)
     if is_stories:
-        verdict = judge_stories(texts, tokenizer.decode(shards["train"].tokens))
+        verdict = judge_stories(texts, str(tokenizer.decode(shards["train"].tokens)))
         table = Table("of the sentences in", f"{count} stories", title=None)
         table.add_row("belong to the language", f"{verdict.parsed:.1%}")
         table.add_row("are not in the training text", f"{verdict.new:.1%}")

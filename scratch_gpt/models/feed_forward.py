@@ -1,5 +1,7 @@
 """The feed-forward network of a block: each token on its own, out to a wider space and back."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +17,18 @@ def relu2(x: torch.Tensor) -> torch.Tensor:
     return F.relu(x).square()
 
 
-ACTIVATIONS = {"relu": F.relu, "relu2": relu2, "gelu": F.gelu, "gelu_new": gelu_new, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu,
+    "relu2": relu2,
+    "gelu": F.gelu,
+    "gelu_new": gelu_new,
+    "silu": F.silu,
+}
+
+
+class OutputProjection(nn.Linear):
+    """The last matrix of a residual branch: a linear layer that is initialised in its own way, as
+    `config.output_projection_init` says."""
 
 
 class FeedForward(nn.Module):
@@ -28,7 +41,7 @@ class FeedForward(nn.Module):
             nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias) if config.mlp_gated else None
         )
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.down_proj = OutputProjection(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import ScratchAttention
 from .block import TransformerBlock
 from .configuration_scratch_gpt import ScratchGPTConfig
-from .feed_forward import FeedForward
+from .feed_forward import OutputProjection
 from .normalization import build_norm
 from .positions import RotaryEmbedding, SinusoidalPositions
 
@@ -51,13 +51,12 @@ class ScratchGPTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights, zero biases, norms at one (the base class), then the last matrix of each branch."""
         super()._init_weights(module)
-        if not isinstance(module, (ScratchAttention, FeedForward)):
+        if not isinstance(module, OutputProjection):
             return
-        weight = module.o_proj.weight if isinstance(module, ScratchAttention) else module.down_proj.weight
         if self.config.output_projection_init == "zero":
-            init.zeros_(weight)
+            init.zeros_(module.weight)
         elif self.config.output_projection_init == "scaled":
-            init.normal_(weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5)
+            init.normal_(module.weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5)
 
 
 class ScratchGPTModel(ScratchGPTPreTrainedModel):
@@ -112,16 +111,15 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-
-        causal_mask = create_causal_mask(
+        causal_mask = create_causal_mask(  # before a fresh cache, beside which it would not look for packed documents
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = self._count_positions(inputs_embeds, attention_mask, past_key_values)
 

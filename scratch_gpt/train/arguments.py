@@ -25,7 +25,7 @@ class DataArguments:
 
     dataset: str = argument(
         "stories",
-        "The text: 'stories' (built in), a text file, a folder, a .jsonl, .csv, .tsv or .parquet file, or a Hub dataset.",
+        "The text: 'stories' (built in), a text file, a folder, a .jsonl, .csv, .tsv, .parquet file, or a Hub dataset.",
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the Hub dataset.")
@@ -116,7 +116,7 @@ def parse_arguments(types: tuple[type, ...], description: str, argv: list[str] |
         An instance of each type. An unknown or unfit argument exits with code 2 and one line.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(types, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(list(types), description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
     chosen = parser.parse_known_args([a for a in argv if a.startswith("--config=")] or _config_of(argv))[0].config
     if chosen is not None:
@@ -144,14 +144,15 @@ def _read_config(path: Path, types: tuple[type, ...], parser: HfArgumentParser) 
     for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
         if value is not None:
             values[name] = parser._get_value(actions[name], str(value))
-            if actions[name].choices and values[name] not in actions[name].choices:
-                parser.error(f"--config {path}: {name} is {value!r}, want one of {', '.join(actions[name].choices)}")
+            choices = list(actions[name].choices or [values[name]])
+            if values[name] not in choices:
+                parser.error(f"--config {path}: {name} is {value!r}, want one of {', '.join(choices)}")
     return values
 
 
 def check_training(args: TrainingArguments) -> None:
     """Raise ScratchError for numbers that no training can run with, all of them at once."""
-    positive = ("batch_size", "gradient_accumulation_steps", "log_every", "keep_last", "learning_rate")
+    positive: tuple[str, ...] = ("batch_size", "gradient_accumulation_steps", "log_every", "keep_last", "learning_rate")
     positive += ("muon_learning_rate", "epochs")
     wrong = [f"{name} is {getattr(args, name)}, want more than 0" for name in positive if not getattr(args, name) > 0]
     at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "max_steps")

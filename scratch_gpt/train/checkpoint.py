@@ -149,8 +149,8 @@ def _bare(optimizers: Optimizers) -> Optimizers:
 def _optimizer_state(model: torch.nn.Module, optimizers: Optimizers) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Full optimizer state by parameter name, as tensors and as numbers."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-    state = get_optimizer_state_dict(model, _bare(optimizers), options=options)
-    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    state: dict[str, Any] = dict(get_optimizer_state_dict(model, _bare(optimizers), options=options))
+    tensors = {n: value.contiguous() for n, value in state.items() if isinstance(value, torch.Tensor)}
     return tensors, {name: value for name, value in state.items() if name not in tensors}
 
 

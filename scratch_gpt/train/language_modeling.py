@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from ..data.rows import Rows
+from ..data.rows import RowPlan, Rows
 from ..data.shards import Shard
 from .task import Batch, DataState
 
@@ -55,7 +55,7 @@ class LanguageModeling:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         epoch, row = state.epoch, state.row
         while True:
-            dealt = []
+            dealt: list[tuple[RowPlan, int]] = []
             while len(dealt) < self.batch_size * processes:
                 plan = self.rows.plan(epoch)
                 take = min(len(plan) - row, self.batch_size * processes - len(dealt))
@@ -100,8 +100,8 @@ class LanguageModeling:
         start = torch.tensor([[self.rows.bos_token_id]], device=self.accelerator.device)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=60, do_sample=True)
-        return self.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+            tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=60, do_sample=True)  # type: ignore[operator]
+        return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
 
     def state_dict(self) -> dict[str, Any]:
         return {}

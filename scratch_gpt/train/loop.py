@@ -92,13 +92,17 @@ class Trainer:
                 last = progress.step == self.total_steps
                 if progress.step % args.log_every == 0 or last:
                     reporter.live(progress.step, row)
-                evaluate = last or (args.eval_every and progress.step % args.eval_every == 0)
+                evaluate = last or (args.eval_every > 0 and progress.step % args.eval_every == 0)
                 if evaluate:
-                    row |= self._evaluate(reporter)
+                    self.model.eval()
+                    row |= self.task.evaluate(self.model)
                 if evaluate or progress.step % args.log_every == 0:
                     reporter.record({"step": progress.step, "tokens": progress.tokens, **row})
                     self._track(row)
                     meter = _Meter()
+                if evaluate:
+                    self._sample(reporter)
+                    self._judge(row["val_loss"])
                 if last or progress.stopped_early or (save_every and progress.step % save_every == 0):
                     self._save()
         self._draw()
@@ -150,26 +154,25 @@ class Trainer:
             return number
         return self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum").item()
 
-    def _evaluate(self, reporter: Reporter) -> dict[str, float]:
-        """Figures on the validation split; the best model so far is published."""
-        self.model.eval()
-        figures = self.task.evaluate(self.model)
-        progress = self.progress
-        if progress.best_val_loss is None or figures["val_loss"] < progress.best_val_loss:
-            progress.best_val_loss, progress.best_step = figures["val_loss"], progress.step
-            progress.evaluations_since_best = 0
-            self._publish()
-        else:
-            progress.evaluations_since_best += 1
-            patience = self.args.early_stopping_patience
-            progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
+    def _sample(self, reporter: Reporter) -> None:
+        """Show what the model writes by now, and keep it."""
         if self.accelerator.is_main_process:
             sample = self.task.sample(unwrapped(self.accelerator, self.model))
             if sample:
                 reporter.say(f"    {sample}", style="italic")
                 with (self.folder / "samples.txt").open("a") as file:
-                    file.write(f"step {progress.step}: {sample}\n")
-        return figures
+                    file.write(f"step {self.progress.step}: {sample}\n")
+
+    def _judge(self, val_loss: float) -> None:
+        """Publish the model if it is the best so far; stop if none has been for long."""
+        progress, patience = self.progress, self.args.early_stopping_patience
+        if progress.best_val_loss is None or val_loss < progress.best_val_loss:
+            progress.best_val_loss, progress.best_step = val_loss, progress.step
+            progress.evaluations_since_best = 0
+            self._publish()
+        else:
+            progress.evaluations_since_best += 1
+            progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
 
     def _publish(self) -> None:
         """The run's directory becomes a model directory with the present weights."""

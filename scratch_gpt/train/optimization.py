@@ -40,9 +40,7 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
     optimizers: list[torch.optim.Optimizer] = []
     adam_groups = [{"params": plain, "weight_decay": 0.0}]
     if args.optimizer == "muon" and groups["matrices"]:
-        optimizers.append(
-            torch.optim.Muon([decayed], lr=args.muon_learning_rate, adjust_lr_fn="match_rms_adamw")  # type: ignore[list-item]
-        )
+        optimizers.append(torch.optim.Muon([decayed], lr=args.muon_learning_rate, adjust_lr_fn="match_rms_adamw"))
     elif groups["matrices"]:
         adam_groups.append(decayed)
     betas = (args.adam_beta1, args.adam_beta2)

@@ -98,7 +98,7 @@ def build_tokenizer(name: str, vocab_size: int | None, source: Source, max_lengt
     if not (entry / "tokenizer_config.json").exists():
         tokenizer = train_tokenizer(source.documents(), name, vocab_size, model_max_length=max_length)  # type: ignore[arg-type]
         tokenizer.save_pretrained(entry)
-    return AutoTokenizer.from_pretrained(entry)
+    return open_tokenizer(str(entry))
 
 
 def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -145,9 +145,10 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
     Raises:
         ScratchError: an unknown preset, or settings that break its rules.
     """
+    shared: dict[str, Any] = {"vocab_size": vocab_size, "max_position_embeddings": context_length, **ids}
     try:
         if args.preset == "bigram":
-            return ScratchBigramConfig(vocab_size=vocab_size, max_position_embeddings=context_length, **ids)
+            return ScratchBigramConfig(**shared)
         dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
         chosen = {
             **{name: getattr(args, name) for name in ("num_key_value_heads", "intermediate_size")},
@@ -156,12 +157,10 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
         }
         return ScratchGPTConfig.from_preset(
             args.preset,
-            vocab_size=vocab_size,
-            max_position_embeddings=context_length,
+            **shared,
             hidden_size=args.hidden_size,
             num_hidden_layers=args.num_hidden_layers,
             num_attention_heads=args.num_attention_heads,
-            **ids,
             **{name: value for name, value in chosen.items() if value is not None},
         )
     except (ValueError, StrictDataclassError) as error:

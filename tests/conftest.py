@@ -1,0 +1,98 @@
+"""Shared by all tests: one thread, no network, a cache of their own, tiny configs and a tiny tokenizer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, train_tokenizer
+from scratch_gpt.data.stories import stories
+
+torch.set_num_threads(1)
+
+PROJECT = Path(__file__).parents[1]
+SHARED = PROJECT.parent / "shared" / "data"
+PRESETS = ("gpt2", "llama", "nanochat")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    os.environ["SCRATCH_GPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
+    fields = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return ScratchGPTConfig.from_preset(preset, **{**fields, **overrides})
+
+
+def tiny_model(preset: str, **overrides) -> ScratchGPTForCausalLM:
+    """A model in evaluation mode whose every weight, zero-initialised ones too, is random and matters."""
+    return randomise(ScratchGPTForCausalLM(tiny_config(preset, **overrides))).eval()
+
+
+def randomise(model, seed: int = 0, std: float = 0.2):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model
+
+
+@pytest.fixture(scope="session")
+def story_tokenizer():
+    return train_tokenizer(stories(seed=0, count=300), "bpe", 600)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(stories(seed=3, count=150)))
+    return path
+
+
+def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+    """Run this Python with `arguments` in `cwd`, one thread, and hand back what it printed."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", **environment}
+    result = subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    if check and result.returncode:
+        raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-6000:]}")
+    return result
+
+
+PRETRAIN = str(PROJECT / "training" / "pretrain_gpt.py")
+TINY_RUN = (
+    *("--preset", "llama", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2"),
+    *(
+        "--context_length",
+        "32",
+        "--batch_size",
+        "4",
+        "--num_threads",
+        "1",
+        "--precision",
+        "fp32",
+        "--tokenizer",
+        "char",
+    ),
+)

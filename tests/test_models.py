@@ -289,7 +289,7 @@ def test_bigram_generates_and_reloads(tmp_path):
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, ["num_key_value_heads is 3", "divisor"]),
         ({"attention_dropout": 1.0, "vocab_size": 0}, ["attention_dropout is 1.0", "vocab_size is 0"]),
         ({"position_type": "rotary", "head_dim": 5}, ["head_dim is 5", "even"]),
-        ({"position_type": "rotary", "rope_parameters": {"rope_type": "dynamic"}}, ["rope_type is 'dynamic'"]),
+        ({"position_type": "rotary", "rope_parameters": {"rope_type": "spiral"}}, ["rope_type is 'spiral'"]),
         ({"norm_type": "batch_norm"}, ["norm_type", "batch_norm"]),
         ({"num_attention_heads": 0}, ["num_attention_heads is 0"]),
     ],
@@ -299,6 +299,12 @@ def test_config_names_every_broken_rule(fields, words):
         ScratchGPTConfig(**fields)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_text_beyond_learned_positions_is_refused():
+    with pytest.raises(ValueError, match="65 tokens, this model has learned positions for 64"):
+        tiny_model("gpt2")(ids(1, 65))
+    assert tiny_model("llama")(ids(1, 65)).logits.shape == (1, 65, 99)
 
 
 def test_unknown_preset_is_named_with_the_known_ones():

@@ -47,6 +47,13 @@ NATIVES = {
     "llama-3-with-biases": lambda: LlamaForCausalLM(
         LlamaConfig(**SHAPE, intermediate_size=80, attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)
     ),
+    "llama-dynamic": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **{**SHAPE, "max_position_embeddings": 16},
+            intermediate_size=80,
+            rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        )
+    ),
     "nanochat": lambda: NanoChatForCausalLM(NanoChatConfig(**SHAPE, intermediate_size=80)),
     "nanochat-grouped-with-biases": lambda: NanoChatForCausalLM(
         NanoChatConfig(**SHAPE, intermediate_size=80, num_key_value_heads=2, attention_bias=True)
@@ -120,9 +127,8 @@ def test_what_a_twin_cannot_express_is_refused(preset, fields, reason):
 def test_import_refuses_what_ours_cannot_express():
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx is True"):
         import_native(GPT2LMHeadModel(GPT2Config(**SHAPE, scale_attn_by_inverse_layer_idx=True)))
-    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    with pytest.raises(ValueError, match="rope_type is 'dynamic'"):
-        import_native(LlamaForCausalLM(LlamaConfig(**SHAPE, intermediate_size=80, rope_parameters=dynamic)))
+    with pytest.raises(ValueError, match="activation is 'mish'"):
+        import_native(LlamaForCausalLM(LlamaConfig(**SHAPE, intermediate_size=80, hidden_act="mish")))
     bert = BertConfig(**{k: v for k, v in SHAPE.items() if k != "bos_token_id"}, intermediate_size=64, is_decoder=True)
     with pytest.raises(ValueError, match="cannot import a BertLMHeadModel"):
         import_native(BertLMHeadModel(bert))

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 # A style is a set of independent fields; the model never asks for its name..
 PRESETS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change from call to call
+ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 
 # What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
 AUTO_MAP = {
@@ -81,7 +82,7 @@ class ScratchGPTConfig(PreTrainedConfig):
         qk_norm: normalise queries and keys, head by head (Henry et al. 2020, arXiv:2010.04245).
         position_type: "learned", "sinusoidal" or "rotary".
         rope_parameters: for rotary positions, `{"rope_type": "default", "rope_theta": 10000.0}` or a scaled variant
-            ("linear", "llama3", "yarn") in transformers' form.
+            ("linear", "dynamic", "llama3", "yarn", "longrope") in transformers' form.
         hidden_act: "relu", "relu2", "gelu", "gelu_new" (tanh form) or "silu".
         mlp_gated: gate the feed-forward network (SwiGLU with "silu").
         attention_bias, mlp_bias: biases in the linear layers of attention and of the feed-forward network.
@@ -172,6 +173,9 @@ class ScratchGPTConfig(PreTrainedConfig):
             self.intermediate_size = -(-8 * self.hidden_size // 96) * 32 if self.mlp_gated else 4 * self.hidden_size
         if self.position_type == "rotary" and self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
+        if not self.mlp_gated:
+            plan = type(self).base_model_tp_plan
+            self.base_model_tp_plan = {name: how for name, how in plan.items() if "gate_proj" not in name}  # type: ignore[misc]
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

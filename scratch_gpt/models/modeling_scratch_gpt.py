@@ -105,12 +105,17 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             `last_hidden_state` (B, T, C), `past_key_values`, and `hidden_states` and `attentions` if asked for.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, or learned positions beyond the table.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, or more tokens than learned positions.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        length, longest = inputs_embeds.shape[1], self.config.max_position_embeddings
+        if length > longest and self.config.position_type == "learned":
+            raise ValueError(
+                f"the text has {length} tokens, this model has learned positions for {longest}: cut the text"
+            )
         causal_mask = create_causal_mask(  # before a fresh cache, beside which it would not look for packed documents
             config=self.config,
             inputs_embeds=inputs_embeds,

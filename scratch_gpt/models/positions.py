@@ -8,7 +8,7 @@ Dimension letters: B batch, T tokens, H heads, D head size, C hidden size.
 
 import torch
 from torch import nn
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 
 class SinusoidalPositions(nn.Module):
@@ -30,8 +30,8 @@ class RotaryEmbedding(nn.Module):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): cosines and sines of position times frequency.
 
     The frequencies are a buffer that is never stored; `PreTrainedModel._init_weights` refills it after a load, which
-    is why `rope_type`, `original_inv_freq` and `compute_default_rope_parameters` have the names they have. Scaled
-    variants (linear, llama3, yarn) come from transformers' table of frequency formulas.
+    is why attributes here have the names they have. Scaled variants (linear, dynamic, llama3, yarn, longrope) come from
+    transformers' table of frequency formulas; those that depend on the length are kept up to date by its decorator.
     """
 
     inv_freq: torch.Tensor
@@ -39,6 +39,7 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         compute = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = compute(config)
@@ -52,12 +53,13 @@ class RotaryEmbedding(nn.Module):
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     @torch.no_grad()
-    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position ids (B, T) to cosines and sines, each (B, T, D) in the dtype of `hidden_states`."""
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Position ids (B, T) to cosines and sines, each (B, T, D) in the dtype of `x`."""
         angles = position_ids[..., None].float() * self.inv_freq.float()  # (B, T, D/2)
         angles = torch.cat((angles, angles), dim=-1)  # (B, T, D)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+        return cos.to(x.dtype), sin.to(x.dtype)
 
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:

@@ -104,7 +104,7 @@ class TrainingArguments:
     )
 
 
-def parse_arguments(types: tuple[type, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
     """Read the command line and, under it, the YAML file that `--config` names: flags override the file.
 
     Args:
@@ -129,7 +129,7 @@ def _config_of(argv: list[str]) -> list[str]:
     return argv[argv.index("--config") :][:2] if "--config" in argv else []
 
 
-def _read_config(path: Path, types: tuple[type, ...], parser: HfArgumentParser) -> dict[str, Any]:
+def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
     known = {f.name for t in types for f in dataclasses.fields(t)}
     try:
         values = yaml.safe_load(path.read_text()) or {}

@@ -88,7 +88,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         with Reporter(self.folder, self.total_steps, progress.step, main) as reporter:
             while progress.step < self.total_steps and not progress.stopped_early:
-                row = meter.add(*self._step(batches))
+                row: dict[str, Any] = meter.add(*self._step(batches))
                 last = progress.step == self.total_steps
                 if progress.step % args.log_every == 0 or last:
                     reporter.live(progress.step, row)
@@ -96,12 +96,13 @@ class Trainer:
                 if evaluate:
                     self.model.eval()
                     row |= self.task.evaluate(self.model)
+                    if main and (sample := self.task.sample(unwrapped(self.accelerator, self.model))):
+                        row["sample"] = sample
                 if evaluate or progress.step % args.log_every == 0:
                     reporter.record({"step": progress.step, "tokens": progress.tokens, **row})
                     self._track(row)
                     meter = _Meter()
                 if evaluate:
-                    self._sample(reporter)
                     self._judge(row["val_loss"])
                 if last or progress.stopped_early or (save_every and progress.step % save_every == 0):
                     self._save()
@@ -154,15 +155,6 @@ class Trainer:
             return number
         return self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum").item()
 
-    def _sample(self, reporter: Reporter) -> None:
-        """Show what the model writes by now, and keep it."""
-        if self.accelerator.is_main_process:
-            sample = self.task.sample(unwrapped(self.accelerator, self.model))
-            if sample:
-                reporter.say(f"    {sample}", style="italic")
-                with (self.folder / "samples.txt").open("a") as file:
-                    file.write(f"step {self.progress.step}: {sample}\n")
-
     def _judge(self, val_loss: float) -> None:
         """Publish the model if it is the best so far; stop if none has been for long."""
         progress, patience = self.progress, self.args.early_stopping_patience
@@ -202,9 +194,10 @@ class Trainer:
         if self.accelerator.is_main_process and (rows := read_metrics(self.folder)):
             plot_losses(rows, self.folder / "loss.png", self.directory.title)
 
-    def _track(self, row: dict[str, float]) -> None:
+    def _track(self, row: dict[str, Any]) -> None:
         if self.args.tracker:
-            self.accelerator.log({"tokens": self.progress.tokens, **row}, step=self.progress.step)
+            figures = {name: value for name, value in row.items() if isinstance(value, float)}
+            self.accelerator.log({"tokens": self.progress.tokens, **figures}, step=self.progress.step)
 
 
 class _Meter:

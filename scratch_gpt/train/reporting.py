@@ -62,9 +62,8 @@ class Reporter:
                 f"validation {row['val_loss']:.4f}{floor}  bits/byte {row['val_bits_per_byte']:.4f}",
                 highlight=False,
             )
-
-    def say(self, text: str, style: str | None = None) -> None:
-        self.progress.print(text, style=style, highlight=False, markup=False)
+        if "sample" in row:
+            self.progress.print(f"    {row['sample']}", style="italic", highlight=False, markup=False)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

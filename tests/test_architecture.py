@@ -1,0 +1,91 @@
+"""The rules of the house, read from the source: which way imports point, and what may travel with a checkpoint."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, run_python
+
+PACKAGE = PROJECT / "scratch_gpt"
+HUB_ZONE = sorted((PACKAGE / "models").glob("*.py"))
+ALLOWED_IN_HUB_ZONE = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+# What each room may import of ours, beside itself and the errors.
+MAY_IMPORT = {
+    "models": set(),
+    "tokenization": set(),
+    "data": {"tokenization"},
+    "evaluation": {"data", "models", "tokenization"},
+    "hub": {"models", "tokenization", "data"},
+    "train": {"models", "tokenization", "data", "evaluation", "hub"},
+}
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Every import of a file as (level, dotted name)."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+@pytest.mark.parametrize("path", HUB_ZONE, ids=lambda path: path.name)
+def test_hub_zone_imports_only_what_travels(path):
+    siblings = {sibling.stem for sibling in HUB_ZONE}
+    for level, name in imports(path):
+        if level == 0:
+            assert name.split(".")[0] in ALLOWED_IN_HUB_ZONE - {"__future__"}, name
+        else:
+            assert level == 1, name
+            assert name in siblings, name
+    assert "\nclass " not in path.read_text() or path.name != "__init__.py"
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_one_way(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        for level, name in imports(path):
+            if level == 2:
+                target = name.split(".")[0]
+                assert target in MAY_IMPORT[room] | {"errors"}, f"{path.name} imports {name}"
+            assert not (level == 0 and name.startswith("scratch_gpt")), f"{path.name} imports {name}"
+
+
+def test_data_and_tokenization_know_no_model():
+    for room in ("data", "tokenization"):
+        for path in (PACKAGE / room).rglob("*.py"):
+            assert not [name for _, name in imports(path) if "models" in name.split(".") or "torch.nn" in name]
+
+
+def test_files_stay_readable():
+    for path in [*PACKAGE.rglob("*.py"), *(PROJECT / "training").rglob("*.py")]:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        assert ast.get_docstring(ast.parse(text)), f"{path} does not say what it is for"
+
+
+def test_import_registers_and_loads_nothing_heavy():
+    script = (
+        "import sys, scratch_gpt\n"
+        "from transformers import AutoConfig\n"
+        "assert AutoConfig.for_model('scratch_gpt').hidden_size == 768\n"
+        "heavy = {'datasets', 'matplotlib', 'accelerate.accelerator', 'scratch_gpt.train', 'scratch_gpt.data'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert run_python("-c", script, cwd=PROJECT).stdout.strip() == "[]"
+
+
+def test_an_unfit_transformers_is_refused_in_one_line():
+    script = (
+        "import importlib.metadata as m\n"
+        "true = m.version\n"
+        "m.version = lambda name: '4.57.1' if name == 'transformers' else true(name)\n"
+        "import scratch_gpt"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
+    assert result.returncode == 1
+    assert "needs transformers>=5.17,<6 and found 4.57.1: pip install" in result.stderr.strip().splitlines()[-1]

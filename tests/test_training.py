@@ -1,0 +1,329 @@
+"""The loop: exact resumes, equal curves on one process and two, honest figures, refusals before anything is written."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from conftest import PRETRAIN, PROJECT, TINY_RUN, run_python, tiny_config
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM, ScratchGPTForCausalLM
+from scratch_gpt.data.rows import Rows
+from scratch_gpt.data.shards import prepare
+from scratch_gpt.data.sources import open_source
+from scratch_gpt.train.arguments import TrainingArguments as OurTrainingArguments
+from scratch_gpt.train.arguments import parse_arguments
+from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
+
+
+def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):
+    options = ("--output_dir", str(folder), "--dataset", str(text), *TINY_RUN, *arguments)
+    return run_python(PRETRAIN, *options, cwd=PROJECT, check=check, **environment)
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_leaves_a_model_directory_and_its_record(text_file, tmp_path):
+    run = tmp_path / "run"
+    printed = pretrain(run, text_file, "--max_steps", "12", "--eval_every", "6", "--log_every", "2").stdout
+    assert "validation" in printed
+    assert "Reloaded from" in printed
+    names = {path.name for path in run.iterdir()}
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= names
+    assert {"loss.png", "metrics.jsonl", "run.yaml", "modeling_scratch_gpt.py", "block.py"} <= names
+    assert not {name for name in names if name.startswith(".") or name.endswith((".bin", ".pt", ".pkl"))}
+
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    evaluated = [row for row in rows if "val_loss" in row]
+    assert [row["step"] for row in evaluated] == [6, 12]
+    assert all(row["sample"] for row in evaluated)
+    assert all(
+        {"tokens", "train_loss", "learning_rate", "grad_norm", "tokens_per_second"} <= row.keys() for row in rows
+    )
+    assert rows[-1]["tokens"] == 12 * 4 * 32
+
+    record = yaml.safe_load((run / "run.yaml").read_text())
+    assert record["arguments"]["max_steps"] == 12
+    assert record["versions"]["torch"] == torch.__version__
+    assert f"{evaluated[-1]['val_loss']:.4f}" in (run / "README.md").read_text()
+    assert str(tmp_path) not in (run / "README.md").read_text()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-00000006", "step-00000012"]
+
+    # The recorded validation loss is that of the saved model over every held-out token.
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    shard = prepare(open_source(str(text_file)), tokenizer)["validation"]
+    total, count = 0.0, 0
+    for begin in range(0, len(shard.tokens), 32):
+        window = torch.from_numpy(shard.tokens[begin : begin + 32].astype("int64"))[None]
+        inputs = torch.cat([torch.tensor([[tokenizer.bos_token_id]]), window[:, :-1]], 1)
+        log_p = model(inputs).logits.log_softmax(-1).gather(-1, window[..., None])
+        total, count = total - log_p.sum().item(), count + window.numel()
+    assert evaluated[-1]["val_loss"] == pytest.approx(total / count, rel=1e-5)
+    bits = total / math.log(2) / shard.utf8_bytes
+    assert evaluated[-1]["val_bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
+    """With dropout, shuffling and accumulation, and killed between two checkpoints."""
+    options = ("--dropout", "0.2", "--gradient_accumulation_steps", "2", "--optimizer", optimizer)
+    options += ("--max_steps", "24", "--eval_every", "6", "--save_every", "4", "--keep_last", "9", "--log_every", "1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    pretrain(whole, text_file, *options)
+
+    command = [sys.executable, PRETRAIN, "--output_dir", str(killed), "--dataset", str(text_file), *TINY_RUN, *options]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        path = killed / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) >= 10:
+            break
+        time.sleep(0.005)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    newest = max((killed / "checkpoints").glob("step-*")).name
+    assert newest < "step-00000024"
+    # The best model of the killed run must not be what a resume starts from, nor later checkpoints of the other run.
+    pretrain(killed, text_file, *options, "--resume")
+
+    final = "checkpoints/step-00000024"
+    for name, expected in weights(whole / final).items():
+        assert torch.equal(weights(killed / final)[name], expected), name
+    state, expected_state = (load_file(run / final / "training_state.safetensors") for run in (killed, whole))
+    assert state.keys() == expected_state.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected_state.items())
+    timeless = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in metrics(run)] for run in (killed, whole)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_dropout_and_order_differ_without_the_saved_state(text_file, tmp_path):
+    """The test above can fail: another seed gives other weights."""
+    options = ("--dropout", "0.2", "--max_steps", "2")
+    pretrain(tmp_path / "a", text_file, *options)
+    pretrain(tmp_path / "b", text_file, *options, "--seed", "1")
+    assert not torch.equal(
+        weights(tmp_path / "a")["model.layers.0.mlp.up_proj.weight"],
+        weights(tmp_path / "b")["model.layers.0.mlp.up_proj.weight"],
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(text_file, tmp_path):
+    options = ("--max_steps", "12", "--eval_every", "6", "--log_every", "1", "--dropout", "0", "--epochs", "9")
+    pretrain(tmp_path / "one", text_file, *options, "--gradient_accumulation_steps", "2")
+    arguments = (PRETRAIN, "--output_dir", str(tmp_path / "two"), "--dataset", str(text_file), *TINY_RUN, *options)
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(29500 + os.getpid() % 500))
+    run_python(*launch, *arguments, cwd=PROJECT, ACCELERATE_USE_CPU="true")
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert len(one) == len(two) == 12
+    for alone, shared in zip(one, two, strict=True):
+        assert alone["tokens"] == shared["tokens"]
+        for figure in ("train_loss", "val_loss", "grad_norm"):
+            if figure in alone:
+                assert shared[figure] == pytest.approx(alone[figure], abs=1e-4), figure
+
+
+def test_going_on_from_a_checkpoint_of_any_kind(text_file, tmp_path):
+    """--init_from takes our own directory, and a plain transformers model with its tokenizer."""
+    from scratch_gpt import export_native
+
+    pretrain(tmp_path / "first", text_file, "--max_steps", "3")
+    before = metrics(tmp_path / "first")[-1]["val_loss"]
+    pretrain(tmp_path / "second", text_file, "--max_steps", "8", "--init_from", str(tmp_path / "first"))
+    assert metrics(tmp_path / "second")[-1]["val_loss"] < before
+    native = tmp_path / "native"
+    export_native(AutoModelForCausalLM.from_pretrained(tmp_path / "first")).save_pretrained(native)
+    AutoTokenizer.from_pretrained(tmp_path / "first").save_pretrained(native)
+    tokenizer = TINY_RUN.index("--tokenizer")
+    without = TINY_RUN[:tokenizer] + TINY_RUN[tokenizer + 2 :]
+    options = ("--output_dir", str(tmp_path / "third"), "--dataset", str(text_file), *without)
+    run_python(PRETRAIN, *options, "--max_steps", "8", "--init_from", str(native), cwd=PROJECT)
+    assert metrics(tmp_path / "third")[-1]["val_loss"] == pytest.approx(
+        metrics(tmp_path / "second")[-1]["val_loss"], abs=1e-4
+    )
+
+
+def test_early_stopping_keeps_the_best(text_file, tmp_path):
+    options = ("--max_steps", "60", "--eval_every", "2", "--early_stopping_patience", "2", "--schedule", "constant")
+    pretrain(tmp_path / "run", text_file, *options, "--learning_rate", "0.5", "--optimizer", "adamw")
+    evaluated = [row for row in metrics(tmp_path / "run") if "val_loss" in row]
+    assert evaluated[-1]["step"] < 60
+    best = min(evaluated, key=lambda row: row["val_loss"])
+    assert f"{best['val_loss']:.4f}" in (tmp_path / "run" / "README.md").read_text()
+    assert [row["val_loss"] > best["val_loss"] for row in evaluated[-2:]] == [True, True]
+
+
+def test_config_file_and_flags_that_override_it(text_file, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"dataset: {text_file}\nmax_steps: 2\nlearning_rate: 1e-3\nstreaming: false\nvocab_size:\n")
+    parsed = parse_arguments((OurTrainingArguments,), "", ["--max_steps", "3"])
+    assert parsed[0].max_steps == 3
+    from scratch_gpt.train.arguments import DataArguments
+
+    data, args = parse_arguments(
+        (DataArguments, OurTrainingArguments), "", ["--config", str(config), "--max_steps", "4"]
+    )
+    assert (data.dataset, args.max_steps, args.learning_rate, data.streaming) == (str(text_file), 4, 1e-3, False)
+
+
+BAD = {
+    "missing file": (["--dataset", "DIR/none.txt"], "no such file or folder"),
+    "empty file": (["--dataset", "DIR/empty.txt"], "is empty"),
+    "text shorter than the context": (["--dataset", "DIR/short.txt"], "shorter than context_length 32"),
+    "dataset without that column": (["--dataset", "DIR/t.jsonl", "--text_column", "body"], "no column 'body'"),
+    "heads that do not divide": (["--num_attention_heads", "5"], "num_attention_heads is 5"),
+    "tokenizer too large": (["--init_from", "DIR/model", "--tokenizer", "DIR/tokenizer"], "the model's vocabulary"),
+    "another run": (["--output_dir", "DIR/other"], "holds another run"),
+    "unknown preset": (["--preset", "gtp2"], "unknown preset 'gtp2': choose one of bigram, gpt2"),
+    "unknown flag": (["--learning_rat", "1"], "unrecognized arguments: --learning_rat"),
+    "nothing to resume": (["--resume"], "holds no checkpoint"),
+    "no such tokenizer": (["--tokenizer", "DIR/none"], "is none of char, word, bpe, unigram"),
+    "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
+    "batch of nothing": (["--batch_size", "0", "--learning_rate", "-1"], "batch_size is 0, want more than 0; learning"),
+    "wrong type": (["--max_steps", "many"], "invalid int value: 'many'"),
+    "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is no file or folder here"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(tmp_path_factory, story_tokenizer):
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty.txt").touch()
+    (folder / "short.txt").write_text("ten chars.")
+    (folder / "t.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    (folder / "good.txt").write_text("It is good to have some text here. " * 40)
+    (folder / "bad.yaml").write_text("max_step: 3\n")
+    (folder / "other").mkdir()
+    (folder / "other" / "run.yaml").touch()
+    ScratchGPTForCausalLM(tiny_config("llama")).save_pretrained(folder / "model")
+    story_tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_code_2(case, bad_inputs):
+    arguments, message = BAD[case]
+    out = bad_inputs / "out"
+    options = ["--output_dir", str(out), "--dataset", str(bad_inputs / "good.txt"), *TINY_RUN]
+    options += [argument.replace("DIR", str(bad_inputs)) for argument in arguments]
+    before = sorted(bad_inputs.rglob("*"))
+    result = run_python(PRETRAIN, *options, cwd=PROJECT, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert "error:" in last
+    assert message in last
+    assert sorted(bad_inputs.rglob("*")) == before
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def test_each_parameter_is_in_one_group():
+    for model in (
+        ScratchGPTForCausalLM(tiny_config("gpt2")),
+        ScratchGPTForCausalLM(tiny_config("llama")),
+        ScratchBigramForCausalLM(ScratchBigramConfig(vocab_size=9)),
+    ):
+        groups = parameter_groups(model)
+        names = {id(p): name for name, p in model.named_parameters()}
+        kinds = {kind: sorted(names[id(p)] for p in parameters) for kind, parameters in groups.items()}
+        assert sum(map(len, kinds.values())) == len(names)
+        assert all("layers" in name and name.endswith("weight") for name in kinds["matrices"])
+        assert not [name for name in kinds["vectors"] if "proj.weight" in name or "embed" in name]
+        muon, *rest = build_optimizers(model, OurTrainingArguments())
+        updated = [p for o in (muon, *rest) for g in o.param_groups for p in g["params"]]
+        assert len(updated) == len({id(p) for p in updated}) == len(names)
+
+
+def test_learning_rate_schedules():
+    args = OurTrainingArguments(warmup_steps=10, schedule="cosine", min_learning_rate_ratio=0.1)
+    assert learning_rate_factor(0, 110, args) == pytest.approx(0.1)
+    assert learning_rate_factor(9, 110, args) == 1
+    assert learning_rate_factor(60, 110, args) == pytest.approx(0.55)
+    assert learning_rate_factor(110, 110, args) == pytest.approx(0.1)
+    args = OurTrainingArguments(warmup_steps=0, schedule="wsd", decay_fraction=0.2)
+    assert [learning_rate_factor(step, 100, args) for step in (0, 79, 90, 100)] == pytest.approx([1, 1, 0.5, 0])
+    args = OurTrainingArguments(warmup_steps=0, schedule="constant")
+    assert learning_rate_factor(10**6, 100, args) == 1
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
+def test_hugging_face_trainer_trains_it_unchanged(preset, tmp_path):
+    """And eight rows at once equal two at a time accumulated four times, though rows differ in scored tokens."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(16):
+        tokens = torch.randint(3, 99, (12,), generator=generator)
+        labels = tokens.clone()
+        labels[: i % 9] = -100
+        rows.append({"input_ids": tokens, "labels": labels})
+    results = []
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        none = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+        model = ScratchGPTForCausalLM(tiny_config(preset, **none))
+        args = TrainingArguments(
+            output_dir=str(tmp_path / f"{batch_size}"),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=4,
+            learning_rate=1e-3,
+            logging_steps=1,
+            optim="sgd",
+            use_cpu=True,
+            report_to=[],
+            seed=0,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(model=model, args=args, train_dataset=rows)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        results.append((losses, model.state_dict()))
+    assert results[0][0] == pytest.approx(results[1][0], abs=2e-4)
+    for name, tensor in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], tensor, atol=1e-6, rtol=1e-4)
+    assert results[0][0][0] == pytest.approx(math.log(99), abs=0.5)
+
+
+def test_rows_of_a_run_are_dealt_out_without_loss_or_repeat(text_file):
+    """Over an epoch and a half, two processes together see exactly the rows that one sees."""
+    from types import SimpleNamespace
+
+    from scratch_gpt import train_tokenizer
+    from scratch_gpt.train.language_modeling import LanguageModeling
+    from scratch_gpt.train.task import DataState
+
+    tokenizer = train_tokenizer([text_file.read_text()], "char")
+    shards = prepare(open_source(str(text_file)), tokenizer)
+
+    def rows(process: int, processes: int, batch_size: int, steps: int, state: DataState) -> list[list[int]]:
+        accelerator = SimpleNamespace(process_index=process, num_processes=processes)
+        task = LanguageModeling(accelerator, shards, tokenizer, 64, batch_size, seed=0)  # type: ignore[arg-type]
+        batches = task.batches(state)
+        return [next(batches)[0]["labels"].tolist() for _ in range(steps)]
+
+    epoch = len(Rows(shards["train"], 64, 1, 0, seed=0).plan(0))
+    steps = epoch * 3 // 2 // 8
+    one = rows(0, 1, 8, steps, DataState())
+    first, second = rows(0, 2, 4, steps, DataState()), rows(1, 2, 4, steps, DataState())
+    assert [a + b for a, b in zip(first, second, strict=True)] == one
+    assert rows(0, 1, 8, steps - 5, DataState(0, 40)) == one[5:]

@@ -1,5 +1,13 @@
-"""The one exception that means: the user can mend this."""
+"""Errors that a user can mend: commands print them as one line and exit with their code."""
 
 
 class ScratchError(ValueError):
-    """Says in one line what was seen, what was wanted and what to do. Commands print it and exit with code 2."""
+    """Bad input: says what was seen, what was wanted and what to do."""
+
+    exit_code = 2
+
+
+class TrainingError(ScratchError):
+    """A run that can't go on: a loss or gradient is not finite."""
+
+    exit_code = 1

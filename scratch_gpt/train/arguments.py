@@ -157,6 +157,8 @@ def check_training(args: TrainingArguments) -> None:
     wrong = [f"{name} is {getattr(args, name)}, want more than 0" for name in positive if not getattr(args, name) > 0]
     at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "max_steps")
     wrong += [f"{n} is {getattr(args, n)}, want 0 or more" for n in at_least_zero if (getattr(args, n) or 0) < 0]
+    if args.max_steps == 0:
+        wrong.append("max_steps is 0, want more than 0")
     if not 0 < args.decay_fraction <= 1:
         wrong.append(f"decay_fraction is {args.decay_fraction}, want more than 0 and at most 1")
     if wrong:

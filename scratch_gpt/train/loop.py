@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ..errors import TrainingError
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
 from .checkpoint import Optimizers, load_training_state, publish_into, save_checkpoint, unwrapped
 from .optimization import learning_rate_factor
 from .reporting import Reporter, plot_losses, read_metrics
 from .task import DataState, Task
-
-
-class TrainingError(RuntimeError):
-    """The run can't go on: a loss or gradient is not finite."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
@@ -30,12 +30,12 @@ from .arguments import DataArguments, ModelArguments, TrainingArguments
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command; what the user can mend becomes one line on the error stream and exit code 2."""
+    """Run a command; what the user can mend becomes one line on the error stream and an exit code, 2 for bad input."""
     try:
         main()
     except ScratchError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 def check_output_dir(args: TrainingArguments) -> None:
@@ -61,6 +61,8 @@ def start(args: TrainingArguments) -> Accelerator:
         project_dir=args.output_dir if args.tracker else None,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
+        raise ScratchError("muon needs whole matrices, which FSDP cuts up: use --optimizer adamw, or data parallelism")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     torch.set_num_threads(args.num_threads or max(1, cores // here))

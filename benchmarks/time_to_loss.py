@@ -2,8 +2,9 @@
 
     NANOGPT=PATH_TO_CHECKOUT python benchmarks/time_to_loss.py PATH_TO_TINYSHAKESPEARE [--rounds 3]
 
-nanoGPT runs with the command of its README for a CPU (4 layers, width 128, context 64, batch 12, 2000 steps) and reports
-its own estimate over 20 random batches; ours reports every token of the last tenth of the text. Run it on an idle machine.
+nanoGPT runs with the command of its README for a CPU (4 layers, width 128, context 64, batch 12, 2000 steps) and
+reports its own estimate over 20 random batches; ours reports every token of the last tenth of the text. Run it on an
+idle machine.
 """
 
 from __future__ import annotations

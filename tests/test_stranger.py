@@ -20,7 +20,7 @@ folder, out, trunk = sys.argv[1], sys.argv[2], sys.argv[3] == "trunk"
 torch.set_num_threads(1)
 remote = {"trust_remote_code": True}
 config = AutoConfig.from_pretrained(folder, **remote)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, **remote)
 model = AutoModelForCausalLM.from_pretrained(folder, **remote)
 assert type(model).__module__.startswith("transformers_modules."), type(model)
 x = torch.arange(3, 43).view(2, 20) % model.config.vocab_size

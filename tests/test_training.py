@@ -149,15 +149,15 @@ def test_going_on_from_a_checkpoint_of_any_kind(text_file, tmp_path):
 
     pretrain(tmp_path / "first", text_file, "--max_steps", "3")
     before = metrics(tmp_path / "first")[-1]["val_loss"]
-    pretrain(tmp_path / "second", text_file, "--max_steps", "8", "--init_from", str(tmp_path / "first"))
-    assert metrics(tmp_path / "second")[-1]["val_loss"] < before
     native = tmp_path / "native"
     export_native(AutoModelForCausalLM.from_pretrained(tmp_path / "first")).save_pretrained(native)
     AutoTokenizer.from_pretrained(tmp_path / "first").save_pretrained(native)
     tokenizer = TINY_RUN.index("--tokenizer")
     without = TINY_RUN[:tokenizer] + TINY_RUN[tokenizer + 2 :]
-    options = ("--output_dir", str(tmp_path / "third"), "--dataset", str(text_file), *without)
-    run_python(PRETRAIN, *options, "--max_steps", "8", "--init_from", str(native), cwd=PROJECT)
+    for name, origin in (("second", tmp_path / "first"), ("third", native)):
+        options = ("--output_dir", str(tmp_path / name), "--dataset", str(text_file), *without, "--max_steps", "8")
+        run_python(PRETRAIN, *options, "--init_from", str(origin), cwd=PROJECT)
+    assert metrics(tmp_path / "second")[-1]["val_loss"] < before
     assert metrics(tmp_path / "third")[-1]["val_loss"] == pytest.approx(
         metrics(tmp_path / "second")[-1]["val_loss"], abs=1e-4
     )
@@ -199,6 +199,7 @@ BAD = {
     "nothing to resume": (["--resume"], "holds no checkpoint"),
     "no such tokenizer": (["--tokenizer", "DIR/none"], "is none of char, word, bpe, unigram"),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
+    "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),
     "batch of nothing": (["--batch_size", "0", "--learning_rate", "-1"], "batch_size is 0, want more than 0; learning"),
     "wrong type": (["--max_steps", "many"], "invalid int value: 'many'"),
     "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is no file or folder here"),

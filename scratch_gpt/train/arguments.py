@@ -121,7 +121,11 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
     chosen = parser.parse_known_args([a for a in argv if a.startswith("--config=")] or _config_of(argv))[0].config
     if chosen is not None:
         parser.set_defaults(**_read_config(Path(chosen), types, parser))
-    *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     return tuple(parsed)
 
 

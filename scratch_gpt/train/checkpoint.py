@@ -71,7 +71,7 @@ def save_checkpoint(
         keep_last: how many checkpoints are left standing.
     """
     weights = accelerator.get_state_dict(model)
-    optimizer_tensors, optimizer_numbers = _optimizer_state(model, optimizers)
+    optimizer = _optimizer_state(model, optimizers)
     random_states = gather_object([_random_state(accelerator)])
     folder = output_dir / "checkpoints" / f"step-{step:08d}"
     if accelerator.is_main_process:
@@ -79,14 +79,16 @@ def save_checkpoint(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         write_model(beside, weights)
-        tensors = {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors.items()}
-        states = []
-        for process, state in enumerate(random_states):
-            generators = state.pop("generators")
+        tensors = {
+            f"optimizer.{parameter}.{key}": tensor.contiguous()
+            for parameter, state in optimizer["state"].items()
+            for key, tensor in state.items()
+        }
+        for process, random_state in enumerate(random_states):
+            generators = random_state.pop("generators")
             tensors |= {f"random.{process}.{i}": generator for i, generator in enumerate(generators)}
-            states.append(state)
         save_file(tensors, beside / TENSORS)
-        content = {"step": step, **numbers, "optimizer": optimizer_numbers, "random": states}
+        content = {"step": step, **numbers, "param_groups": optimizer["param_groups"], "random": random_states}
         (beside / NUMBERS).write_text(json.dumps(content, indent=1))
         publish(beside, folder)
         for old in checkpoint_folders(output_dir)[:-keep_last]:
@@ -106,10 +108,12 @@ def load_training_state(
     numbers = json.loads((folder / NUMBERS).read_text())
     with safe_open(folder / TENSORS, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    state = {**numbers.pop("optimizer")}
-    state |= {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
-    options = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
-    set_optimizer_state_dict(model, _bare(optimizers), state, options=options)
+    state: dict[str, Any] = {"param_groups": numbers.pop("param_groups"), "state": {}}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            parameter, key = name.removeprefix("optimizer.").rsplit(".", 1)
+            state["state"].setdefault(parameter, {})[key] = tensor
+    set_optimizer_state_dict(model, _bare(optimizers), state, options=StateDictOptions(full_state_dict=True))
     states, process = numbers.pop("random"), accelerator.process_index
     if len(states) == accelerator.num_processes:  # else dropout goes on from the seed: the processes are others
         mine = sorted((n for n in tensors if n.startswith(f"random.{process}.")), key=lambda n: int(n.split(".")[-1]))
@@ -146,12 +150,10 @@ def _bare(optimizers: Optimizers) -> Optimizers:
     return [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
 
 
-def _optimizer_state(model: torch.nn.Module, optimizers: Optimizers) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Full optimizer state by parameter name, as tensors and as numbers."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-    state: dict[str, Any] = dict(get_optimizer_state_dict(model, _bare(optimizers), options=options))
-    tensors = {n: value.contiguous() for n, value in state.items() if isinstance(value, torch.Tensor)}
-    return tensors, {name: value for name, value in state.items() if name not in tensors}
+def _optimizer_state(model: torch.nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+    """Full optimizer state: "state", tensors by parameter name and key, and "param_groups", plain numbers."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(get_optimizer_state_dict(model, _bare(optimizers), options=options))
 
 
 def _random_state(accelerator: Accelerator) -> dict[str, Any]:

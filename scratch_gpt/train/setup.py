@@ -109,6 +109,8 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises:
         ScratchError: there is none, it is a slow one, or it has no token for the end of a text.
     """
+    if name in BUILDERS:
+        raise ScratchError(f"a {name} tokenizer would fit no trained model: leave --tokenizer out beside --init_from")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:

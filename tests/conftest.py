@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no network, a cache of their own, tiny configs and a tiny tokenizer."""
+"""Shared by all tests: one thread, no Hub, a cache of their own, tiny configs and a tiny tokenizer."""
 
 import os
 import subprocess
@@ -81,18 +81,6 @@ def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environme
 
 
 PRETRAIN = str(PROJECT / "training" / "pretrain_gpt.py")
-TINY_RUN = (
-    *("--preset", "llama", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2"),
-    *(
-        "--context_length",
-        "32",
-        "--batch_size",
-        "4",
-        "--num_threads",
-        "1",
-        "--precision",
-        "fp32",
-        "--tokenizer",
-        "char",
-    ),
-)
+TINY_LOOP = ("--context_length", "32", "--batch_size", "4", "--num_threads", "1", "--precision", "fp32")
+TINY_MODEL = ("--preset", "llama", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2")
+TINY_RUN = (*TINY_LOOP, *TINY_MODEL, "--tokenizer", "char")

@@ -68,8 +68,7 @@ def test_tables_have_a_text_column(tmp_path, suffix):
         text_of(open_source(str(path), text_column="label"))
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_dataset_repository_is_read_by_name(tmp_path, monkeypatch, streaming):
+def test_a_dataset_repository_is_read_by_name(tmp_path, monkeypatch):
     """A folder laid out as a dataset repository stands in for the Hub: the same loader, the same splits."""
     (tmp_path / "user").mkdir()
     repository = tmp_path / "user" / "corpus"
@@ -80,8 +79,8 @@ def test_a_dataset_repository_is_read_by_name(tmp_path, monkeypatch, streaming):
     from scratch_gpt.data import sources
 
     monkeypatch.chdir(tmp_path)
-    source = sources._open_hub("user/corpus", None, "test", None, streaming)
-    assert text_of(source) == ["test 0", "test 1", "test 2"]
+    assert text_of(sources._open_hub("user/corpus", None, "test", None, False, None)) == ["test 0", "test 1", "test 2"]
+    assert text_of(sources._open_hub("user/corpus", None, "train", None, False, 2)) == ["train 0", "train 1"]
 
 
 @pytest.mark.parametrize(

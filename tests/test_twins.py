@@ -106,6 +106,21 @@ def test_dtype_and_generation_settings_travel(preset, cls):
     assert import_native(native).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("preset", ["llama", "nanochat"])
+def test_half_precision_twins_agree_far_into_a_text(preset):
+    """Rotary frequencies stay in float32: rounded to bfloat16 they are a radian off after some hundred tokens."""
+    model = tiny_model(preset, max_position_embeddings=1024).to(torch.bfloat16)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    x = torch.randint(3, 99, (1, 900))
+    native = export_native(model)
+    assert native.model.rotary_emb.inv_freq.dtype == torch.float32
+    again = import_native(native)
+    assert again.model.rotary_emb.inv_freq.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(again(x).logits, model(x).logits, atol=0, rtol=0)
+        assert (native(x).logits - model(x).logits).abs().max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("preset", "fields", "reason"),
     [

@@ -42,9 +42,11 @@ def main() -> None:
     # Whatever can be refused is refused before anything is written.
     check_training(args)
     setup.check_output_dir(args)
+    if model_args.init_from is not None:
+        setup.check_init_from(data, model_args)
     resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
     origin = resume_from or model_args.init_from
-    context_length = model_args.context_length or DEFAULT_CONTEXT_LENGTH
+    context_length = DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
     if origin is None:
         setup.build_config(model_args, vocab_size=1, context_length=context_length, ids={})
     source, validation = setup.open_sources(data, args.seed)
@@ -52,52 +54,52 @@ def main() -> None:
     accelerator = setup.start(args)
     with accelerator.main_process_first():
         if origin is not None:
-            model = setup.load_model(origin, model_args.trust_remote_code or resume_from is not None)
+            model = setup.load_model(origin, model_args.trust_remote_code, model_args.dropout)
             longest = getattr(model.config, "max_position_embeddings", context_length)
-            context_length = model_args.context_length or min(context_length, longest)
+            if model_args.context_length is None:
+                context_length = min(context_length, longest)
             tokenizer = setup.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
         else:
             tokenizer = setup.build_tokenizer(data.tokenizer or "bpe", data.vocab_size, source, context_length)
-            names = ("bos_token_id", "eos_token_id", "pad_token_id")
-            ids = {name: getattr(tokenizer, name) for name in names}
+            ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
             model = setup.build_model(setup.build_config(model_args, len(tokenizer), context_length, ids))
             set_generation_defaults(model, tokenizer)
+    setup.check_vocabulary(tokenizer, model.config)
     shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
-    setup.check_sizes(tokenizer, model.config, shards, context_length)
+    setup.check_context(model.config, shards, context_length)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
 
-    floor = None
-    if data.dataset == "stories":
-        held_out = shards["validation"]
-        floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens)
+    held_out = shards["validation"]
+    is_stories = {source.name, (validation or source).name} == {"stories"}
+    floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if is_stories else None
     task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)
-    rows_a_step = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    total_steps = args.max_steps if args.max_steps is not None else -(-task.rows_in(args.epochs) // rows_a_step)
 
     arguments = asdict(data) | asdict(model_args) | asdict(args)
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    title = f"{style} on {source.name}"
     facts = {
-        "title": f"{model_args.preset} on {source.name}",
+        "title": title,
+        "style": style,
         "dataset": source.name,
-        "prompt": tokenizer.decode(shards["validation"].tokens[:3]),
+        "prompt": str(tokenizer.decode(held_out.tokens[:24]))[:20].strip(),
         "parameters": model.num_parameters(),
-        "total_steps": total_steps,
+        "context_length": context_length,
         **{split: shard_sizes(shard) for split, shard in shards.items()},
     }
-    folder = Path(args.output_dir)
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_run(folder, arguments, facts)
+        write_run(setup.make_output_dir(args), arguments, facts)
     accelerator.wait_for_everyone()
     if args.tracker:
         accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
 
-    directory = ModelDirectory(tokenizer, facts["title"], lambda: render_card(arguments, facts, read_metrics(folder)))
+    folder = Path(args.output_dir)
+    directory = ModelDirectory(model, tokenizer, title, lambda: render_card(arguments, facts, read_metrics(folder)))
     optimizers = build_optimizers(model, args)
-    Trainer(accelerator, model, optimizers, task, args, total_steps, directory, resume_from).run()
+    Trainer(accelerator, model, optimizers, task, args, directory, resume_from).run()
     accelerator.end_training()
     if accelerator.is_main_process:
-        report_reloaded(folder, shards, data.dataset == "stories")
+        report_reloaded(folder, shards, is_stories, model_args.trust_remote_code)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from .shards import Shard
 
@@ -57,19 +58,35 @@ class Rows:
         bounds = np.concatenate(([0], shard.ends))
         self.longest = int(np.diff(bounds).max(initial=0))
 
+    @classmethod
+    def for_tokenizer(
+        cls, shard: Shard, row_length: int, tokenizer: PreTrainedTokenizerBase, seed: int | None = None
+    ) -> Rows:
+        """Rows with the `<bos>` and padding of a tokenizer; one that lacks either uses its `<eos>`."""
+        eos = tokenizer.eos_token_id
+        bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+        return cls(shard, row_length, bos, pad, seed)
+
     def _plan(self, epoch: int) -> RowPlan:
         """Cut the documents into pieces, shuffle these and fill rows with them."""
         starts, lengths = self._pieces(epoch)
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(starts))
             starts, lengths = starts[order], lengths[order]
-        rows = _pack(lengths, self.row_length)
+        full = np.flatnonzero(lengths == self.row_length)
+        short = np.flatnonzero(lengths < self.row_length)
+        packed = _pack(lengths[short], self.row_length)
+        pieces = np.concatenate([full, short[np.fromiter((p for row in packed for p in row), np.int64, len(short))]])
+        sizes = np.concatenate([np.ones(len(full), np.int64), np.asarray([len(row) for row in packed], np.int64)])
+        offsets = np.concatenate(([0], np.cumsum(sizes)))
         if self.seed is not None:
-            shuffled = np.random.default_rng((self.seed, epoch, 1)).permutation(len(rows))
-            rows = [rows[i] for i in shuffled]
-        order = np.fromiter((piece for row in rows for piece in row), dtype=np.int64, count=len(starts))
-        offsets = np.concatenate(([0], np.cumsum([len(row) for row in rows])))
-        return RowPlan(starts[order], lengths[order], offsets)
+            shuffled = np.random.default_rng((self.seed, epoch, 1)).permutation(len(sizes))
+            begins, sizes = offsets[:-1][shuffled], sizes[shuffled]
+            offsets = np.concatenate(([0], np.cumsum(sizes)))
+            within = np.arange(len(pieces)) - np.repeat(offsets[:-1], sizes)
+            pieces = pieces[np.repeat(begins, sizes) + within]
+        return RowPlan(starts[pieces], lengths[pieces], offsets)
 
     def _pieces(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts and lengths of all pieces. The first of a document longer than a row is shortened at random."""

@@ -29,7 +29,7 @@ FORMAT = 1
 BATCH_PIECES = 2048
 BATCH_CHARACTERS = 1 << 23
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ class Shard:
         tokens: ids of all documents one after the other, each closed by `<eos>` where there are several.
         ends: index behind the last token of each document.
         characters, utf8_bytes: size of the text that the tokens stand for.
+        unknown: how many tokens are `<unk>`.
     """
 
     tokens: np.ndarray
     ends: np.ndarray
     characters: int
     utf8_bytes: int
+    unknown: int = 0
 
 
 def cache_directory() -> Path:
@@ -64,6 +66,7 @@ def prepare(
     validation_fraction: float = 0.1,
     validation_source: Source | None = None,
     progress: Progress | None = None,
+    splits: tuple[str, ...] = SPLITS,
 ) -> dict[str, Shard]:
     """Tokenise a source, or find it in the cache.
 
@@ -72,12 +75,13 @@ def prepare(
     Args:
         source: the texts.
         tokenizer: a fast tokenizer; its `<eos>` closes each document.
-        validation_fraction: share held out, if there is no source of its own for that.
+        validation_fraction: share held out, if there is no source of its own for that; 1 leaves nothing to train on.
         validation_source: texts to validate on; then all of `source` is trained on.
-        progress: called with what is done and how many characters it was for.
+        progress: called with the number of characters that have been tokenised since the last call.
+        splits: those that are wanted, and must hold text.
 
     Returns:
-        A shard for "train" and one for "validation".
+        A shard for each of `splits`.
 
     Raises:
         ScratchError: nothing to train on or nothing held out.
@@ -88,6 +92,8 @@ def prepare(
         "validation_source": validation_source.fingerprint() if validation_source else None,
         "validation_fraction": 0.0 if validation_source else validation_fraction,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "eos_token_id": tokenizer.eos_token_id,
+        "splits": splits,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     entry = cache_directory() / "shards" / key
@@ -95,16 +101,16 @@ def prepare(
         entry.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=entry.parent))
         try:
-            _write(
-                beside, source, tokenizer, validation_fraction, validation_source, progress or (lambda what, n: None)
-            )
+            texts = split_pieces(source, validation_fraction, validation_source)
+            _write(beside, texts, tokenizer, progress or (lambda characters: None))
+            _check_filled(beside, source, splits)
             beside.rename(entry)
         except OSError:
             if not (entry / "meta.json").exists():  # else another process was faster with the same
                 raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return {split: _open(entry, split) for split in SPLITS}
+    return {split: _open(entry, split) for split in splits}
 
 
 def split_pieces(
@@ -140,43 +146,48 @@ def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tupl
 
 def _write(
     folder: Path,
-    source: Source,
+    texts: Iterator[tuple[str, Piece]],
     tokenizer: PreTrainedTokenizerFast,
-    validation_fraction: float,
-    validation_source: Source | None,
     progress: Progress,
 ) -> None:
-    dtype = np.dtype("<u2") if len(tokenizer) <= 1 << 16 else np.dtype("<u4")
+    largest = max(tokenizer.get_vocab().values())
+    dtype = np.dtype("<u2") if largest < 1 << 16 else np.dtype("<u4")
     writers = {split: _Writer(folder / f"{split}.bin", dtype) for split in SPLITS}
     try:
-        for batch in _batches(split_pieces(source, validation_fraction, validation_source)):
+        for batch in _batches(texts):
             encoded = encode_batch(tokenizer, [piece.text for _, piece in batch])
             for (split, piece), ids in zip(batch, encoded, strict=True):
-                writers[split].add(ids, piece, tokenizer.eos_token_id)
-            progress("tokenising", sum(len(piece.text) for _, piece in batch))
+                writers[split].add(ids, piece, tokenizer.eos_token_id, tokenizer.unk_token_id)
+            progress(sum(len(piece.text) for _, piece in batch))
     finally:
         for writer in writers.values():
             writer.file.close()
     for split, writer in writers.items():
-        if not sum(writer.sizes.values()):
-            advice = "give more text" if split == "train" else "give more text or a larger validation_fraction"
-            raise ScratchError(f"{source.name} leaves no text for {split}: {advice}")
         writer.finish(folder / f"{split}.ends.npy")
     meta = {split: {"dtype": dtype.str, **writer.sizes} for split, writer in writers.items()}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
+def _check_filled(folder: Path, source: Source, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        if not (folder / f"{split}.bin").stat().st_size:
+            advice = "give more text" if split == "train" else "give more text or a larger validation_fraction"
+            raise ScratchError(f"{source.name} leaves no text for {split}: {advice}")
+
+
 class _Writer:
-    """Appends documents to a file of token ids. The `<eos>` of a lone document is taken back: it was cut, not ended."""
+    """Appends documents to a file of token ids, each closed by `<eos>`. A split of one document gets none: it may have
+    been cut from a longer one, and one `<eos>` teaches nothing."""
 
     def __init__(self, path: Path, dtype: np.dtype):
         self.path, self.dtype = path, dtype
         self.file = path.open("wb")
         self.count = 0
         self.ends: list[int] = []
-        self.sizes = {"characters": 0, "utf8_bytes": 0}
+        self.sizes = {"characters": 0, "utf8_bytes": 0, "unknown": 0}
 
-    def add(self, ids: list[int], piece: Piece, eos: int) -> None:
+    def add(self, ids: list[int], piece: Piece, eos: int, unk: int | None) -> None:
+        self.sizes["unknown"] += ids.count(unk) if unk is not None else 0
         if piece.ends_document:
             ids = [*ids, eos]
         self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())

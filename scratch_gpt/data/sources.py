@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,10 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """Changes whenever the texts do."""
 
+    def expected_characters(self) -> float | None:
+        """About how much text there is, for a progress bar; None where nobody knows before the end."""
+        return None
+
     def documents(self) -> Iterator[str]:
         """The texts, cut where a document is too long to be held comfortably: what a tokenizer is trained on."""
         return (piece.text for piece in self.pieces() if piece.text)
@@ -49,8 +53,8 @@ class StorySource(Source):
     """The built-in stories, a document each."""
 
     def __init__(self, count: int, seed: int):
-        if count < 1:
-            raise ScratchError(f"num_stories is {count}: ask for at least 10")
+        if count < 2:
+            raise ScratchError(f"num_stories is {count}: ask for at least 2")
         self.name, self.count, self.seed = "stories", count, seed
 
     def pieces(self) -> Iterator[Piece]:
@@ -61,6 +65,9 @@ class StorySource(Source):
 
     def fingerprint(self) -> str:
         return f"stories-{self.count}-{self.seed}-{stories.entropy_per_story()}"
+
+    def expected_characters(self) -> float | None:
+        return self.count * stories.characters_per_story()
 
 
 class FileSource(Source):
@@ -82,26 +89,38 @@ class FileSource(Source):
                     digest.update(block)
         return digest.hexdigest()
 
+    def expected_characters(self) -> float | None:
+        return float(sum(path.stat().st_size for path in self.paths if path.suffix != ".gz")) or None
+
 
 class TableSource(Source):
-    """A column of a table: JSONL, JSON, CSV, TSV or Parquet files, or a dataset of the Hub; a document each row."""
+    """A column of a table: JSONL, JSON, CSV, TSV or Parquet files, or a dataset of the Hub; a document each row.
+    Empty rows are passed over."""
 
-    def __init__(self, dataset, column: str | None, name: str, fingerprint: str):
-        self.dataset, self.name, self._fingerprint = dataset, name, fingerprint
+    def __init__(self, dataset, column: str | None, name: str, fingerprint: str, limit: int | None = None):
+        self.dataset, self.name, self._fingerprint, self.limit = dataset, name, fingerprint, limit
         self.column = _pick_column(dataset, column, name)
 
     def pieces(self) -> Iterator[Piece]:
-        for number, row in enumerate(self.dataset):
+        for number, row in enumerate(islice(self._rows(), self.limit)):
             text = row[self.column]
             if not isinstance(text, str):
                 raise ScratchError(
                     f"{self.name}: row {number} of column {self.column!r} holds {type(text).__name__}, want text: "
                     "choose another --text_column or clean the row"
                 )
-            yield Piece(text, True)
+            if text:
+                yield Piece(text, True)
+
+    def _rows(self) -> Iterator[dict]:
+        try:
+            yield from self.dataset
+        except Exception as error:  # datasets raises whatever its readers raise
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise ScratchError(f"{self.name} can't be read to the end: {reason}") from error
 
     def fingerprint(self) -> str:
-        return f"{self._fingerprint}-{self.column}"
+        return f"{self._fingerprint}-{self.column}-{self.limit}"
 
 
 def open_source(
@@ -111,7 +130,8 @@ def open_source(
     config: str | None = None,
     split: str = "train",
     streaming: bool = False,
-    num_stories: int = 50_000,
+    max_documents: int | None = None,
+    num_stories: int = 20_000,
     seed: int = 0,
 ) -> Source:
     """Open what `dataset` names.
@@ -121,6 +141,7 @@ def open_source(
             or .parquet file; or the id of a dataset on the Hub.
         text_column: the column of a table that holds the text; by default "text", or the only one with text.
         config, split, streaming: of a Hub dataset. A streamed one is read as it comes, and never stored.
+        max_documents: read only so many rows of a table or a Hub dataset.
         num_stories, seed: of the built-in stories.
 
     Raises:
@@ -130,55 +151,66 @@ def open_source(
         return StorySource(num_stories, seed)
     path = Path(dataset)
     if path.is_dir():
-        return _open_folder(path, text_column)
+        return _open_folder(path, text_column, max_documents)
     if path.is_file():
         if path.stat().st_size == 0:
             raise ScratchError(f"{path} is empty: give a file with text in it")
-        return _open_table([path], text_column) if path.suffix in TABLES else FileSource([path], path.name)
-    if path.suffix or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
+        if _kind(path) in TABLES:
+            return _open_table([path], text_column, max_documents)
+        return FileSource([path], path.name)
+    if _kind(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
         raise ScratchError(f"no such file or folder: {dataset}")
-    return _open_hub(dataset, config, split, text_column, streaming)
+    return _open_hub(dataset, config, split, text_column, streaming, max_documents)
 
 
-def _open_folder(folder: Path, text_column: str | None) -> Source:
+def _kind(path: Path) -> str:
+    """The suffix that tells what a file holds, compressed or not."""
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def _open_folder(folder: Path, text_column: str | None, limit: int | None) -> Source:
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     texts = [p for p in files if p.name.endswith((".txt", ".txt.gz")) and p.stat().st_size]
     if texts:
         return FileSource(texts, folder.name)
     for suffix in TABLES:
-        tables = [p for p in files if p.suffix == suffix and p.stat().st_size]
+        tables = [p for p in files if _kind(p) == suffix and p.stat().st_size]
         if tables:
-            return _open_table(tables, text_column)
+            return _open_table(tables, text_column, limit)
     raise ScratchError(f"{folder} holds no .txt, .txt.gz, {', '.join(TABLES)} file with text in it")
 
 
-def _open_table(paths: list[Path], text_column: str | None) -> Source:
+def _open_table(paths: list[Path], text_column: str | None, limit: int | None) -> Source:
     import datasets
 
-    options = {"delimiter": "\t"} if paths[0].suffix == ".tsv" else {}
+    kind = _kind(paths[0])
+    options = {"delimiter": "\t"} if kind == ".tsv" else {}
     try:
         dataset = datasets.load_dataset(
-            TABLES[paths[0].suffix], data_files=[str(p) for p in paths], split="train", streaming=True, **options
+            TABLES[kind], data_files=[str(p) for p in paths], split="train", streaming=True, **options
         )
         next(iter(dataset), None)  # a malformed file fails here, not in the middle
     except Exception as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ScratchError(f"{paths[0]} can't be read as {paths[0].suffix[1:]}: {reason}") from error
-    return TableSource(dataset, text_column, paths[0].name, FileSource(paths, "").fingerprint())
+        raise ScratchError(f"{paths[0]} can't be read as {kind[1:]}: {reason}") from error
+    return TableSource(dataset, text_column, paths[0].name, FileSource(paths, "").fingerprint(), limit)
 
 
-def _open_hub(name: str, config: str | None, split: str, text_column: str | None, streaming: bool) -> Source:
+def _open_hub(
+    name: str, config: str | None, split: str, text_column: str | None, streaming: bool, limit: int | None
+) -> Source:
     import datasets
+    from huggingface_hub import HfApi
 
     try:
         dataset = datasets.load_dataset(name, config, split=split, streaming=streaming)
+        revision = HfApi().dataset_info(name).sha if streaming else dataset._fingerprint
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ScratchError(
             f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {reason}"
         ) from error
-    identity = json.dumps([name, config, split, str(getattr(dataset.info, "version", ""))])
-    return TableSource(dataset, text_column, name, identity if streaming else dataset._fingerprint)
+    return TableSource(dataset, text_column, name, f"{name}-{config}-{split}-{revision}", limit)
 
 
 def _pick_column(dataset, column: str | None, name: str) -> str:

@@ -15,13 +15,14 @@ STORIES = 40
 TEXTS = 2
 
 
-def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool) -> None:
+def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, trust_remote_code: bool) -> None:
     """Load `folder` through the Auto classes, write with it through the pipeline, and print the result.
 
     Stories are judged by the parser: how many sentences belong to the language, and how many are new.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # batches need one
     write = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
     set_seed(0)
     start = tokenizer.bos_token or tokenizer.eos_token

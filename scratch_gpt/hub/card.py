@@ -33,7 +33,7 @@ def render_card(arguments: dict[str, Any], facts: dict[str, Any], rows: list[dic
         data,
         template_path=str(template_path()),
         title=facts["title"],
-        style=arguments["preset"],
+        style=facts["style"],
         parameters=f"{facts['parameters']:,}",
         dataset=facts["dataset"],
         train_characters=f"{facts['train']['characters']:,}",
@@ -42,7 +42,7 @@ def render_card(arguments: dict[str, Any], facts: dict[str, Any], rows: list[dic
         val_loss=_number(best.get("val_loss")),
         val_bits_per_byte=_number(best.get("val_bits_per_byte")),
         entropy_floor=_number(best["entropy_floor"]) if "entropy_floor" in best else "",
-        prompt=facts["prompt"],
+        prompt=repr(facts["prompt"]),
         settings=yaml.safe_dump(settings, sort_keys=False).strip(),
     )
     return str(card)

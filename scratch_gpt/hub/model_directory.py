@@ -13,24 +13,26 @@ class ModelDirectory:
     """Writes model directories for one run.
 
     Args:
+        model: the model before anything is wrapped around it. Only its class and settings are kept, as a skeleton
+            without memory: sharding changes the class of a live model, and with it what `save_pretrained` writes.
         tokenizer: saved beside the weights.
         title: what the model is called in its card and picture.
-        card: renders `README.md` from the state of the run, each time a directory is written.
+        card: renders `README.md` from the state of the run.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, title: str, card: Callable[[], str]):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str, card: Callable[[], str]):
         self.tokenizer, self.title, self.card = tokenizer, title, card
+        with torch.device("meta"):
+            self.skeleton = type(model)(model.config)
+        self.skeleton.generation_config = model.generation_config
 
-    def write(self, folder: Path, model: PreTrainedModel, weights: dict[str, torch.Tensor] | None = None) -> None:
-        """Write weights (safetensors), config, generation config, model code, tokenizer and card into `folder`.
-
-        Args:
-            model: the model, not wrapped by anything.
-            weights: its full weights, where `model` itself holds a shard of them only.
-        """
-        model.save_pretrained(folder, state_dict=weights)
+    def write(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""
+        self.skeleton.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(self.card())
+
+    def write_card(self, folder: Path) -> None:
+        (folder / "README.md").write_text(self.card(), encoding="utf-8")
 
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -267,7 +267,7 @@ def import_native(model: PreTrainedModel) -> ScratchGPTForCausalLM:
     return _filled(ScratchGPTForCausalLM(config), weights, model)
 
 
-def export_native(model: ScratchGPTForCausalLM) -> PreTrainedModel:
+def export_native(model: PreTrainedModel) -> PreTrainedModel:
     """The plain transformers model with the weights of ours: GPT-2, Llama or NanoChat, whichever can express it.
 
     Returns:
@@ -276,7 +276,7 @@ def export_native(model: ScratchGPTForCausalLM) -> PreTrainedModel:
     Raises:
         ValueError: no twin can express the model; the reasons are those of the nearest.
     """
-    config = model.config
+    config: Any = model.config
     if config.model_type != ScratchGPTConfig.model_type:
         raise ValueError(f"cannot export a {type(model).__name__}: only ScratchGPTForCausalLM has a twin")
     reasons, twin = min(((twin.why_not_export(config), twin) for twin in TWINS), key=lambda pair: len(pair[0]))
@@ -292,7 +292,8 @@ def _refuse(what: str, reasons: list[str]) -> None:
 
 def _filled(target: Any, weights: Weights, source: PreTrainedModel) -> Any:
     """`target` with copies of `weights`, and with the dtype and generation settings of `source`."""
-    target = target.to(source.dtype)
+    for parameter in target.parameters():  # not `target.to`, which would round the rotary frequencies too
+        parameter.data = parameter.data.to(source.dtype)
     target.load_state_dict({name: weight.detach().cpu() for name, weight in weights.items()}, strict=True)
     target.tie_weights()
     target.generation_config = copy.deepcopy(source.generation_config)

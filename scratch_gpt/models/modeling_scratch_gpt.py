@@ -64,7 +64,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions: nn.Module | None = None
         if config.position_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -95,7 +95,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         Args:
             input_ids: token ids (B, T). Either these or `inputs_embeds` (B, T, C).
             attention_mask: 1 for tokens and 0 for padding (B, tokens seen + T), on either side. Without one, rows
-                may hold several documents, each with positions that start again at 0; they do not see each other.
+                may hold several documents, each with positions that start again at 0; they do not see each other
+                (under flash attention, transformers does this for a batch of one row only).
             position_ids: position of each token in its document (B, T). By default counted from the cache and, under
                 padding, from the first real token.
             past_key_values: keys and values of the tokens seen so far.
@@ -111,11 +112,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        length, longest = inputs_embeds.shape[1], self.config.max_position_embeddings
-        if length > longest and self.config.position_type == "learned":
-            raise ValueError(
-                f"the text has {length} tokens, this model has learned positions for {longest}: cut the text"
-            )
+        self._check_length(inputs_embeds.shape[1], past_key_values)
         causal_mask = create_causal_mask(  # before a fresh cache, beside which it would not look for packed documents
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -147,6 +144,18 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def _check_length(self, length: int, past_key_values: Cache | None) -> None:
+        """Refuse what learned positions don't reach, in words and not as an index error."""
+        if self.config.position_type != "learned":
+            return
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        total = length + (seen if isinstance(seen, int) else 0)  # a compiled cache counts in a tensor
+        if total > self.config.max_position_embeddings:
+            raise ValueError(
+                f"the text has {total} tokens, this model has learned positions for "
+                f"{self.config.max_position_embeddings}: cut the text"
+            )
 
     @staticmethod
     def _count_positions(
@@ -227,6 +236,8 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
 
 class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
     """The trunk with a linear head on the last real token, which alone has seen the whole text."""
+
+    accepts_loss_kwargs = False  # the loss is a mean of rows: Trainer must divide it by the accumulation steps
 
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)

@@ -101,12 +101,18 @@ def train_tokenizer(
 def encode_batch(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without `<bos>` and `<eos>`; special tokens that stand in a text are plain text there."""
     backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
+    before = backend.encode_special_tokens, backend.truncation, backend.padding
     backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
     try:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     finally:
-        backend.encode_special_tokens = before
+        backend.encode_special_tokens = before[0]
+        if before[1]:
+            backend.enable_truncation(**before[1])
+        if before[2]:
+            backend.enable_padding(**before[2])
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from dataclasses import dataclass, field
@@ -31,9 +32,11 @@ class DataArguments:
     dataset_split: str = argument("train", "Split of the Hub dataset.")
     text_column: str | None = argument(None, "Column that holds the text. Default: 'text', or the only one with text.")
     streaming: bool = argument(False, "Read the Hub dataset as it comes, without storing it first.")
-    num_stories: int = argument(30_000, "How many built-in stories to write.")
+    num_stories: int = argument(20_000, "How many built-in stories to write.")
     validation_fraction: float = argument(0.1, "Share held out: the end of one text, or every so-many-th document.")
     validation_dataset: str | None = argument(None, "A text of its own to validate on, named like --dataset.")
+    validation_split: str = argument("validation", "Split of a Hub dataset named by --validation_dataset.")
+    max_documents: int | None = argument(None, "Read only so many rows of a table or Hub dataset. Default: all.")
     tokenizer: str | None = argument(
         None,
         "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer. "
@@ -46,7 +49,7 @@ class DataArguments:
 class ModelArguments:
     """What to train."""
 
-    preset: str = argument("nanochat", "Style: 'gpt2', 'llama' or 'nanochat'; or 'bigram', a table without layers.")
+    preset: str = argument("llama", "Style: 'gpt2', 'llama' or 'nanochat'; or 'bigram', a table without layers.")
     init_from: str | None = argument(
         None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
     )
@@ -73,11 +76,11 @@ class TrainingArguments:
     resume: bool = argument(False, "Go on with the run in output_dir from its newest checkpoint.")
     max_steps: int | None = argument(None, "Optimizer steps. Default: as many as --epochs gives.")
     epochs: float = argument(1.0, "Passes over the training text, where max_steps is not given.")
-    batch_size: int = argument(16, "Rows (of context_length tokens) a process takes at a time.")
+    batch_size: int = argument(8, "Rows (of context_length tokens) a process takes at a time.")
     gradient_accumulation_steps: int = argument(1, "Batches whose gradients are added before each step.")
     optimizer: Literal["adamw", "muon"] = argument("muon", "'adamw', or 'muon' for matrices with AdamW for the rest.")
-    learning_rate: float = argument(3e-3, "Peak learning rate of AdamW.")
-    muon_learning_rate: float = argument(1e-2, "Peak learning rate of Muon, in AdamW's units.")
+    learning_rate: float | None = argument(None, "Peak learning rate of AdamW. Default: 1e-2 beside Muon, 2e-3 alone.")
+    muon_learning_rate: float = argument(2e-2, "Peak learning rate of Muon, in AdamW's units.")
     weight_decay: float = argument(0.1, "Weight decay of matrices; embeddings, norms and biases have none.")
     adam_beta1: float = argument(0.9, "AdamW's memory of the gradient.")
     adam_beta2: float = argument(0.95, "AdamW's memory of the squared gradient.")
@@ -99,13 +102,21 @@ class TrainingArguments:
     early_stopping_patience: int | None = argument(None, "Stop after so many evaluations without a better one.")
     seed: int = argument(0, "Seed of weights, order, dropout and built-in stories.")
     num_threads: int | None = argument(None, "Processor threads of each process. Default: all cores, shared out.")
-    tracker: str | None = argument(
-        None, "Also report to 'tensorboard', 'wandb' or 'trackio' (install the extra first)."
+    tracker: Literal["tensorboard", "wandb", "trackio"] | None = argument(
+        None, "Also report to 'tensorboard', 'wandb' or 'trackio' (install the extra of that name first)."
     )
 
 
+# What a resumed run may be told anew. Everything else is part of what is being computed.
+RESUME_MAY_CHANGE = {
+    *("output_dir", "resume", "max_steps", "epochs", "batch_size", "gradient_accumulation_steps", "num_threads"),
+    *("log_every", "eval_every", "save_every", "keep_last", "early_stopping_patience", "tracker", "trust_remote_code"),
+}
+
+
 def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
-    """Read the command line and, under it, the YAML file that `--config` names: flags override the file.
+    """Read the command line; under it the YAML file that `--config` names, or the record of the run that `--resume`
+    goes on with.
 
     Args:
         types: dataclasses whose fields are the arguments.
@@ -116,21 +127,31 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
         An instance of each type. An unknown or unfit argument exits with code 2 and one line.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(list(types), description=description, allow_abbrev=False)
+    parser = HfArgumentParser(
+        list(types), description=description, allow_abbrev=False, usage="%(prog)s [--config FILE.yaml] [--NAME VALUE …]"
+    )
     parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
-    chosen = parser.parse_known_args([a for a in argv if a.startswith("--config=")] or _config_of(argv))[0].config
-    if chosen is not None:
-        parser.set_defaults(**_read_config(Path(chosen), types, parser))
+    first = parser.parse_known_args(argv)[0]
+    if first.config is not None:
+        parser.set_defaults(**_read_config(Path(first.config), types, parser))
+        first = parser.parse_known_args(argv)[0]
+    record: dict[str, Any] = {}
+    if getattr(first, "resume", False) and (path := Path(first.output_dir) / "run.yaml").exists():
+        record = {
+            n: v for n, v in yaml.safe_load(path.read_text())["arguments"].items() if n not in ("resume", "output_dir")
+        }
+        parser.set_defaults(**record)
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+    now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
+    changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
+    if changed:
+        listed = ", ".join(f"{n} {record[n]} to {now[n]}" for n in changed)
+        parser.error(f"a resumed run can't change {listed}: leave these out, or start another run with --init_from")
     return tuple(parsed)
-
-
-def _config_of(argv: list[str]) -> list[str]:
-    return argv[argv.index("--config") :][:2] if "--config" in argv else []
 
 
 def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
@@ -146,23 +167,31 @@ def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -
         parser.error(f"--config {path} has unknown settings: {', '.join(map(str, unknown))} (see --help)")
     actions = {action.dest: action for action in parser._actions}
     for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
-        if value is not None:
+        if value is None:
+            continue
+        try:
             values[name] = parser._get_value(actions[name], str(value))
-            choices = list(actions[name].choices or [values[name]])
-            if values[name] not in choices:
-                parser.error(f"--config {path}: {name} is {value!r}, want one of {', '.join(choices)}")
+            parser._check_value(actions[name], values[name])
+        except argparse.ArgumentError as error:
+            parser.error(f"--config {path}: {error}")
     return values
 
 
 def check_training(args: TrainingArguments) -> None:
     """Raise ScratchError for numbers that no training can run with, all of them at once."""
-    positive: tuple[str, ...] = ("batch_size", "gradient_accumulation_steps", "log_every", "keep_last", "learning_rate")
-    positive += ("muon_learning_rate", "epochs")
-    wrong = [f"{name} is {getattr(args, name)}, want more than 0" for name in positive if not getattr(args, name) > 0]
-    at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "max_steps")
-    wrong += [f"{n} is {getattr(args, n)}, want 0 or more" for n in at_least_zero if (getattr(args, n) or 0) < 0]
-    if args.max_steps == 0:
-        wrong.append("max_steps is 0, want more than 0")
+    positive: tuple[str, ...] = (
+        "batch_size",
+        "gradient_accumulation_steps",
+        "log_every",
+        "keep_last",
+        "epochs",
+        "max_steps",
+    )
+    positive += ("learning_rate", "muon_learning_rate", "num_threads")
+    at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
+    numbers = {name: getattr(args, name) for name in (*positive, *at_least_zero) if getattr(args, name) is not None}
+    wrong = [f"{n} is {numbers[n]}, want more than 0" for n in positive if n in numbers and not numbers[n] > 0]
+    wrong += [f"{n} is {numbers[n]}, want 0 or more" for n in at_least_zero if n in numbers and not numbers[n] >= 0]
     if not 0 < args.decay_fraction <= 1:
         wrong.append(f"decay_fraction is {args.decay_fraction}, want more than 0 and at most 1")
     if wrong:

@@ -40,16 +40,16 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
     return sorted(p for p in (output_dir / "checkpoints").glob("step-*") if (p / NUMBERS).exists())
 
 
-def newest_checkpoint(output_dir: Path) -> Path:
-    """The folder to resume from.
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The folder to resume from; None for a run that was stopped before its first checkpoint.
 
     Raises:
-        ScratchError: there is none.
+        ScratchError: there is no run.
     """
     folders = checkpoint_folders(output_dir)
-    if not folders:
-        raise ScratchError(f"nothing to resume: {output_dir} holds no checkpoint; start without --resume")
-    return folders[-1]
+    if not folders and not (output_dir / "run.yaml").exists():
+        raise ScratchError(f"nothing to resume: {output_dir} holds no run; start without --resume")
+    return folders[-1] if folders else None
 
 
 def save_checkpoint(

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.rows import RowPlan, Rows
 from ..data.shards import Shard
+from ..evaluation.language import language_figures, sum_of_losses
 from .task import Batch, DataState
 
 
@@ -39,16 +40,13 @@ class LanguageModeling:
     ):
         self.accelerator, self.shards, self.tokenizer = accelerator, shards, tokenizer
         self.batch_size, self.entropy_floor = batch_size, entropy_floor
-        bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self.rows = Rows(shards["train"], row_length, bos, pad, seed=seed)
-        self.validation_rows = Rows(shards["validation"], row_length, bos, pad)
+        self.rows = Rows.for_tokenizer(shards["train"], row_length, tokenizer, seed=seed)
+        self.validation_rows = Rows.for_tokenizer(shards["validation"], row_length, tokenizer)
 
-    def rows_in(self, epochs: float) -> int:
-        """Rows of so many epochs, which differ a little since packing does."""
+    def rows_left(self, state: DataState, epochs: float) -> int:
         whole, part = int(epochs), epochs - int(epochs)
-        rows = sum(len(self.rows.plan(epoch)) for epoch in range(whole))
-        return rows + math.ceil(part * len(self.rows.plan(whole)) if part else 0)
+        rows = sum(len(self.rows.plan(epoch)) for epoch in range(state.epoch, whole)) - state.row
+        return max(0, rows + (math.ceil(part * len(self.rows.plan(whole))) if part else 0))
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """Rows in the order of the stream of all epochs, dealt out in turn to the processes."""
@@ -70,37 +68,23 @@ class LanguageModeling:
         return int((batch["labels"] != -100).sum())
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        labels = batch["labels"]
-        return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
+        return sum_of_losses(model, batch)
 
-    @torch.no_grad()
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss of every token of the validation split, each scored once, and the same in bits a byte."""
-        device = self.accelerator.device
-        totals = torch.zeros(2, dtype=torch.float64, device=device)
-        rows, processes = self.validation_rows, self.accelerator.num_processes
-        for batch in rows.ordered_batches(self.batch_size, self.accelerator.process_index, processes):
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            totals += torch.tensor([self.loss(model, batch).double(), self.count(batch)], device=device)
-        total, count = self.accelerator.reduce(totals, "sum").tolist()
         shard = self.shards["validation"]
-        figures = {
-            "val_loss": total / count,
-            "val_perplexity": math.exp(min(total / count, 700)),
-            "val_bits_per_byte": total / math.log(2) / shard.utf8_bytes,
-            "val_loss_per_character": total / shard.characters,
-        }
+        figures = language_figures(self.accelerator, model, self.validation_rows, shard, self.batch_size)
         if self.entropy_floor is not None:
             figures["entropy_floor"] = self.entropy_floor
         return figures
 
     def sample(self, model: torch.nn.Module) -> str | None:
-        """One text from nothing but `<bos>`, at most 60 tokens long."""
+        """One text from nothing but `<bos>`, at most 60 tokens long; on every process, since shards work together."""
         start = torch.tensor([[self.rows.bos_token_id]], device=self.accelerator.device)
+        length = max(1, min(60, self.rows.row_length - 1))
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=60, do_sample=True)  # type: ignore[operator]
+            tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=length, do_sample=True)  # type: ignore[operator]
         return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,7 +46,6 @@ class Trainer:
         optimizers: over the parameters of `model`, each group with its "peak_lr".
         task: batches and losses.
         args: how to train.
-        total_steps: optimizer steps of the whole run.
         directory: writes model directories.
         resume_from: a checkpoint whose weights `model` already has.
     """
@@ -58,11 +57,10 @@ class Trainer:
         optimizers: Optimizers,
         task: Task,
         args: TrainingArguments,
-        total_steps: int,
         directory: ModelDirectory,
         resume_from: Path | None = None,
     ):
-        self.accelerator, self.task, self.args, self.total_steps = accelerator, task, args, total_steps
+        self.accelerator, self.task, self.args = accelerator, task, args
         self.directory, self.folder = directory, Path(args.output_dir)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         self.progress = Progress()
@@ -71,6 +69,9 @@ class Trainer:
             self.task.load_state_dict(numbers.pop("task"))
             loop = numbers.pop("loop")
             self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
+        rows_a_step = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+        rows_left = 0 if args.max_steps else task.rows_left(self.progress.data, args.epochs)
+        self.total_steps = args.max_steps or self.progress.step + math.ceil(rows_left / rows_a_step)
 
     def run(self) -> Progress:
         """Train to the end; afterwards the run's directory holds the best model.
@@ -93,7 +94,7 @@ class Trainer:
                 if evaluate:
                     self.model.eval()
                     row |= self.task.evaluate(self.model)
-                    if main and (sample := self.task.sample(unwrapped(self.accelerator, self.model))):
+                    if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
                         row["sample"] = sample
                 if evaluate or progress.step % args.log_every == 0:
                     reporter.record({"step": progress.step, "tokens": progress.tokens, **row})
@@ -143,7 +144,7 @@ class Trainer:
         self.progress.step += 1
         self.progress.tokens += int(count)
         self.progress.data = data
-        figures = {"learning_rate": self.args.learning_rate * factor, "grad_norm": grad_norm}
+        figures = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
         return total, int(count), {**figures, "seconds": time.perf_counter() - started}
 
     def _sum(self, number: float) -> float:
@@ -169,12 +170,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             beside = self.folder / ".best.partial"
             beside.mkdir(exist_ok=True)
-            self.directory.write(beside, unwrapped(self.accelerator, self.model), weights)
+            self.directory.write(beside, weights)
+            self.directory.write_card(beside)
             publish_into(beside, self.folder)
 
     def _save(self) -> None:
         numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
-        model = unwrapped(self.accelerator, self.model)
         save_checkpoint(
             self.folder,
             self.progress.step,
@@ -182,7 +183,7 @@ class Trainer:
             self.model,
             self.optimizers,
             numbers,
-            lambda folder, weights: self.directory.write(folder, model, weights),
+            self.directory.write,
             self.args.keep_last,
         )
         self._draw()

@@ -10,6 +10,9 @@ from transformers import PreTrainedModel
 
 from .arguments import TrainingArguments
 
+# Beside Muon, AdamW trains embeddings, head and norms only, which bear larger steps than matrices do.
+DEFAULT_LEARNING_RATES = {"muon": 1e-2, "adamw": 2e-3}
+
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
     """Parameters by kind: "matrices" of the blocks, "embeddings" (with the head), "vectors" (norms and biases).
@@ -43,8 +46,9 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
         optimizers.append(torch.optim.Muon([decayed], lr=args.muon_learning_rate, adjust_lr_fn="match_rms_adamw"))
     elif groups["matrices"]:
         adam_groups.append(decayed)
+    rate = DEFAULT_LEARNING_RATES[args.optimizer] if args.learning_rate is None else args.learning_rate
     betas = (args.adam_beta1, args.adam_beta2)
-    optimizers.append(torch.optim.AdamW(adam_groups, lr=args.learning_rate, betas=betas, fused=True))
+    optimizers.append(torch.optim.AdamW(adam_groups, lr=rate, betas=betas, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

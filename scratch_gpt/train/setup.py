@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
-from rich.console import Console
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ..data.shards import Progress, Shard, cache_directory, prepare
+from ..data.shards import Shard, cache_directory, prepare
 from ..data.sources import Source, open_source
 from ..errors import ScratchError
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
@@ -27,6 +32,8 @@ from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..tokenization.training import BUILDERS, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
+
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -55,12 +62,20 @@ def check_output_dir(args: TrainingArguments) -> None:
 def start(args: TrainingArguments) -> Accelerator:
     """Processes, precision, threads, trackers and seed."""
     logging.disable_progress_bar()
-    accelerator = Accelerator(
-        mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
-        log_with=args.tracker,
-        project_dir=args.output_dir if args.tracker else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    if args.tracker and args.tracker not in [tracker.value for tracker in get_available_trackers()]:
+        raise ScratchError(f"{args.tracker} is not installed: pip install 'scratch_gpt[{args.tracker}]'")
+    try:
+        accelerator = Accelerator(
+            mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
+            log_with=args.tracker,
+            project_dir=args.output_dir if args.tracker else None,
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(hours=6)),  # while the first process prepares the data
+            ],
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ScratchError(f"precision {args.precision} can't be had here: {error}") from error
     if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ScratchError("muon needs whole matrices, which FSDP cuts up: use --optimizer adamw, or data parallelism")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -68,6 +83,20 @@ def start(args: TrainingArguments) -> Accelerator:
     torch.set_num_threads(args.num_threads or max(1, cores // here))
     set_seed(args.seed, device_specific=True)
     return accelerator
+
+
+def make_output_dir(args: TrainingArguments) -> Path:
+    """The folder of the run.
+
+    Raises:
+        ScratchError: it can't be made.
+    """
+    folder = Path(args.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScratchError(f"output_dir {folder} can't be made: {error.strerror}") from error
+    return folder
 
 
 def chooses_bf16(precision: str) -> bool:
@@ -84,11 +113,11 @@ def open_sources(args: DataArguments, seed: int) -> tuple[Source, Source | None]
     if not 0 < args.validation_fraction < 1:
         raise ScratchError(f"validation_fraction is {args.validation_fraction}, want a share between 0 and 1")
     options: dict[str, Any] = {"text_column": args.text_column, "config": args.dataset_config}
-    options |= {"streaming": args.streaming, "num_stories": args.num_stories}
+    options |= {"streaming": args.streaming, "max_documents": args.max_documents, "num_stories": args.num_stories}
     train = open_source(args.dataset, split=args.dataset_split, seed=seed, **options)
     if args.validation_dataset is None:
         return train, None
-    return train, open_source(args.validation_dataset, seed=seed + 1, **options)
+    return train, open_source(args.validation_dataset, split=args.validation_split, seed=seed + 1, **options)
 
 
 def build_tokenizer(name: str, vocab_size: int | None, source: Source, max_length: int) -> PreTrainedTokenizerFast:
@@ -99,7 +128,12 @@ def build_tokenizer(name: str, vocab_size: int | None, source: Source, max_lengt
     entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
     if not (entry / "tokenizer_config.json").exists():
         tokenizer = train_tokenizer(source.documents(), name, vocab_size, model_max_length=max_length)  # type: ignore[arg-type]
-        tokenizer.save_pretrained(entry)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=entry.parent) as beside:
+            tokenizer.save_pretrained(beside)
+            shutil.rmtree(entry, ignore_errors=True)
+            shutil.copytree(beside, beside + ".whole")
+            os.replace(beside + ".whole", entry)
     return open_tokenizer(str(entry))
 
 
@@ -130,17 +164,17 @@ def prepare_shards(
     tokenizer: PreTrainedTokenizerFast,
     args: DataArguments,
 ) -> dict[str, Shard]:
-    """Tokenise on the first process, with a progress line; the others find the result in the cache."""
-    with accelerator.main_process_first(), Console(quiet=not accelerator.is_main_process).status("") as status:
-        done = 0
-
-        def progress(what: str, characters: int) -> None:
-            nonlocal done
-            done += characters
-            status.update(f"{what} {source.name}: {done / 1e6:,.1f}M characters")
-
-        report: Progress = progress
-        return prepare(source, tokenizer, args.validation_fraction, validation, report)
+    """Tokenise on the first process, with a progress bar; the others find the result in the cache."""
+    bar = tqdm(
+        total=source.expected_characters(),
+        desc=f"tokenising {source.name}",
+        unit=" characters",
+        unit_scale=True,
+        leave=False,
+        disable=not accelerator.is_main_process or None,
+    )
+    with accelerator.main_process_first(), bar:
+        return prepare(source, tokenizer, args.validation_fraction, validation, bar.update)
 
 
 def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids: dict[str, int | None]) -> Any:
@@ -153,10 +187,9 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
     try:
         if args.preset == "bigram":
             return ScratchBigramConfig(**shared)
-        dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
         chosen = {
             **{name: getattr(args, name) for name in ("num_key_value_heads", "intermediate_size")},
-            **dict.fromkeys(dropouts, args.dropout),
+            **dict.fromkeys(DROPOUTS, args.dropout),
             "tie_word_embeddings": args.tie_word_embeddings,
         }
         return ScratchGPTConfig.from_preset(
@@ -177,31 +210,50 @@ def build_model(config: Any) -> PreTrainedModel:
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
 
 
-def load_model(name: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(name: str | Path, trust_remote_code: bool = False, dropout: float | None = None) -> PreTrainedModel:
     """A causal language model from a checkpoint, in float32 whatever it was saved in.
 
     Raises:
-        ScratchError: it can't be opened.
+        ScratchError: it can't be opened, or has no dropouts of our names to set.
     """
+    dropouts: dict[str, Any] = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, trust_remote_code=trust_remote_code, **dropouts
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ScratchError(f"no causal language model can be opened from {str(name)!r}: {error}") from error
+    return model
 
 
-def check_sizes(tokenizer: PreTrainedTokenizerFast, config: Any, shards: dict[str, Shard], context_length: int) -> None:
-    """Raise ScratchError where tokenizer, model and text do not fit together."""
+def check_init_from(data: DataArguments, args: ModelArguments) -> None:
+    """Raise ScratchError where --init_from stands beside settings that the checkpoint has already decided."""
+    free = {"init_from", "trust_remote_code", "context_length", "dropout"}
+    given = [f.name for f in fields(args) if f.name not in free and getattr(args, f.name) != f.default]
+    given += ["vocab_size"] if data.vocab_size is not None else []
+    if given:
+        raise ScratchError(f"--init_from brings a model as it is: leave out {', '.join(f'--{name}' for name in given)}")
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+    """Raise ScratchError where the tokenizer knows more tokens than the model."""
     if len(tokenizer) > config.vocab_size:
         raise ScratchError(
             f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {config.vocab_size}: use the "
             "model's own tokenizer"
         )
+
+
+def check_context(config: Any, shards: dict[str, Shard], context_length: int) -> None:
+    """Raise ScratchError where context, model and text do not fit together."""
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and context_length > most:
         raise ScratchError(f"context_length is {context_length}, the model takes at most {most} tokens")
-    for split, shard in shards.items():
-        if len(shard.tokens) < context_length and (split == "train" or len(shard.tokens) == 0):
-            raise ScratchError(
-                f"the {split} text has {len(shard.tokens)} tokens, shorter than context_length {context_length}: give "
-                "more text or a smaller context_length"
-            )
+    if context_length < 1:
+        raise ScratchError(f"context_length is {context_length}, want at least 1")
+    tokens = len(shards["train"].tokens)
+    if tokens < context_length:
+        raise ScratchError(
+            f"the train text has {tokens} tokens, shorter than context_length {context_length}: give more text or a "
+            "smaller context_length"
+        )

@@ -25,6 +25,9 @@ class Task(Protocol):
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """This process's share of the batches from `state` on, without end, each with the state behind it."""
 
+    def rows_left(self, state: DataState, epochs: float) -> int:
+        """How many rows of all processes lie between `state` and the end of so many epochs."""
+
     def count(self, batch: Batch) -> int:
         """How many tokens the loss of this batch scores; the loop divides by the sum over the whole step."""
 

@@ -1,0 +1,66 @@
+"""Loss, perplexity and bits a byte of a causal language model on a text."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ..data.rows import Rows
+from ..data.shards import Shard, prepare
+from ..data.sources import Source
+
+DEFAULT_WINDOW = 256
+
+
+def language_figures(
+    accelerator: Accelerator, model: torch.nn.Module, rows: Rows, shard: Shard, batch_size: int
+) -> dict[str, float]:
+    """Every token of a shard scored once, weighted by tokens, shared out among the processes.
+
+    Returns:
+        "val_loss" in nats a token, "val_perplexity", "val_bits_per_byte" (comparable between tokenizers, as long as
+        they know every word), "val_loss_per_character" in nats, and "val_unk_share", the share of `<unk>` tokens.
+    """
+    device = accelerator.device
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in rows.ordered_batches(batch_size, accelerator.process_index, accelerator.num_processes):
+            count += int((batch["labels"] != -100).sum())
+            total += sum_of_losses(model, {name: tensor.to(device) for name, tensor in batch.items()}).item()
+    if accelerator.num_processes > 1:
+        sums = torch.tensor([total, count], dtype=torch.float64, device=device)
+        total, count = accelerator.reduce(sums, "sum").tolist()
+    return {
+        "val_loss": total / count,
+        "val_perplexity": math.exp(min(total / count, 700)),
+        "val_bits_per_byte": total / math.log(2) / shard.utf8_bytes,
+        "val_loss_per_character": total / shard.characters,
+        "val_unk_share": shard.unknown / len(shard.tokens),
+    }
+
+
+def sum_of_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of the cross-entropies of all scored tokens; labels are ready-shifted."""
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    labels = batch["labels"]
+    return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
+
+
+def evaluate_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: Source,
+    held_out: float = 1.0,
+    context_length: int | None = None,
+    batch_size: int = 16,
+) -> dict[str, float]:
+    """The figures of a model on (the last share of) a text, in windows of `context_length` tokens."""
+    shard = prepare(source, tokenizer, validation_fraction=held_out, splits=("validation",))["validation"]
+    window = context_length or min(DEFAULT_WINDOW, getattr(model.config, "max_position_embeddings", DEFAULT_WINDOW))
+    rows = Rows.for_tokenizer(shard, window, tokenizer)
+    figures = language_figures(Accelerator(cpu=model.device.type == "cpu"), model, rows, shard, batch_size)
+    scored = {name.removeprefix("val_"): value for name, value in figures.items()}
+    return {**scored, "tokens": len(shard.tokens), "characters": shard.characters}

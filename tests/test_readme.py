@@ -1,0 +1,54 @@
+"""Every command and Python example of the README runs as printed, shortened, in a folder of its own."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+BASH = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+COMMANDS = [line.split("&& ")[-1] for line in BASH if "training/" in line]
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+TINY = "--max_steps 4 --num_stories 300 --hidden_size 32 --num_hidden_layers 1 --context_length 32 --batch_size 2"
+
+
+def shortened(command: str, text: Path, table: Path) -> str:
+    command = command.replace("HUB_ID", str(table)).replace("PATH", str(text))
+    if "pretrain_gpt" not in command:
+        return command
+    size = "--max_steps 6 --num_stories 300" if "--resume" in command or "--init_from" in command else TINY
+    return f"{command} {size}"
+
+
+@pytest.mark.slow
+def test_commands_and_examples_run_as_printed(text_file, tmp_path):
+    (tmp_path / "training").symlink_to(PROJECT / "training")
+    table = tmp_path / "corpus"
+    table.mkdir()
+    lines = [json.dumps({"text": line, "id": i}) for i, line in enumerate(text_file.read_text().splitlines())]
+    (table / "rows.jsonl").write_text("\n".join(lines))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(command: list[str]) -> None:
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+
+    assert len(COMMANDS) >= 9
+    for command in COMMANDS:
+        run(shlex.split(shortened(command, text_file, table)))
+    assert len(EXAMPLES) == 2
+    for example in EXAMPLES:
+        run([sys.executable, "-c", example])
+
+
+def test_first_and_test_command_are_marked():
+    assert re.search(
+        r"<!-- run-command -->\n```bash\n.*accelerate launch training/pretrain_gpt.py\n```\n<!-- end -->", README
+    )
+    assert re.search(r"<!-- test-command -->\n```bash\n.*pytest.*\n```\n<!-- end -->", README)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
@@ -69,10 +69,8 @@ def start(args: TrainingArguments) -> Accelerator:
             mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
             log_with=args.tracker,
             project_dir=args.output_dir if args.tracker else None,
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(hours=6)),  # while the first process prepares the data
-            ],
+            # The others wait while the first process prepares the data.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
         )
     except (ValueError, RuntimeError) as error:
         raise ScratchError(f"precision {args.precision} can't be had here: {error}") from error

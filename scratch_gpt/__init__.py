@@ -4,7 +4,9 @@ Importing the package registers its classes, after which `AutoModelForCausalLM.f
 """
 
 import importlib
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -53,6 +55,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-from .auto import register  # noqa: E402  (after the version check, which it would otherwise outrun)
+# The console command registers when it first opens a model: its --help must not wait for torch.
+if Path(sys.argv[0] or "python").stem != "scratch-gpt":
+    from .auto import register
 
-register()
+    register()

@@ -12,6 +12,7 @@ The folder that it leaves holds weights, config, tokenizer, model code, card and
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from scratch_gpt.data import stories
@@ -31,9 +32,7 @@ from scratch_gpt.train.checkpoint import newest_checkpoint
 from scratch_gpt.train.language_modeling import LanguageModeling
 from scratch_gpt.train.loop import Trainer
 from scratch_gpt.train.optimization import build_optimizers
-from scratch_gpt.train.reporting import read_metrics, write_run
-
-DEFAULT_CONTEXT_LENGTH = 256
+from scratch_gpt.train.reporting import write_run
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
         setup.check_init_from(data, model_args)
     resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
     origin = resume_from or model_args.init_from
-    context_length = DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
+    context_length = setup.DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
     if origin is None:
         setup.build_config(model_args, vocab_size=1, context_length=context_length, ids={})
     source, validation = setup.open_sources(data, args.seed)
@@ -82,19 +81,20 @@ def main() -> None:
         "title": title,
         "style": style,
         "dataset": source.name,
+        "license": "apache-2.0" if is_stories else data.dataset_license,
         "prompt": str(tokenizer.decode(held_out.tokens[:24]))[:20].strip(),
         "parameters": model.num_parameters(),
         "context_length": context_length,
         **{split: shard_sizes(shard) for split, shard in shards.items()},
     }
     if accelerator.is_main_process:
-        write_run(setup.make_output_dir(args), arguments, facts)
+        write_run(setup.make_output_dir(args), arguments, facts, accelerator.num_processes)
     accelerator.wait_for_everyone()
     if args.tracker:
         accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
 
     folder = Path(args.output_dir)
-    directory = ModelDirectory(model, tokenizer, title, lambda: render_card(arguments, facts, read_metrics(folder)))
+    directory = ModelDirectory(model, tokenizer, title, partial(render_card, folder))
     optimizers = build_optimizers(model, args)
     Trainer(accelerator, model, optimizers, task, args, directory, resume_from).run()
     accelerator.end_training()

@@ -1,14 +1,17 @@
-"""The model card: rendered from what a run has measured, never typed."""
+"""The model card: rendered from the files that a run leaves, never typed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+# Arguments that may hold a path of the machine, or say nothing about the model.
 PRIVATE = ("output_dir", "dataset", "validation_dataset", "init_from", "tokenizer", "num_threads", "resume", "tracker")
+FIGURES = {"val_loss": "loss (nats a token)", "val_perplexity": "perplexity", "val_bits_per_byte": "bits a byte"}
 
 
 def template_path() -> Path:
@@ -17,36 +20,57 @@ def template_path() -> Path:
     return inside if inside.exists() else Path(__file__).parents[2] / "model_card.md"
 
 
-def render_card(arguments: dict[str, Any], facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The card of a run.
-
-    Args:
-        arguments: those of the run; such as may hold a path of the machine are left out.
-        facts: sizes of model and data, as in `run.yaml`.
-        rows: those of `metrics.jsonl`; the best evaluation is reported.
-    """
-    evaluated = [row for row in rows if "val_loss" in row]
-    best: dict[str, Any] = min(evaluated, key=lambda row: row["val_loss"], default={})
-    data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", tags=["scratch_gpt"])
+def render_card(folder: Path) -> str:
+    """The card of the run in `folder`, from its `run.yaml` and the best evaluation in its `metrics.jsonl`."""
+    run = yaml.safe_load((folder / "run.yaml").read_text())
+    arguments, facts = run["arguments"], run["facts"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best: dict[str, Any] = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
+    values = {name: _number(value) for name, value in best.items() if isinstance(value, int | float)}
+    values |= {f"{split}_{name}": _number(n) for split in ("train", "validation") for name, n in facts[split].items()}
     settings = {name: value for name, value in arguments.items() if name not in PRIVATE and value is not None}
     card = ModelCard.from_template(
-        data,
+        _metadata(facts, best),
         template_path=str(template_path()),
+        **{"entropy_floor": "", **values},
         title=facts["title"],
         style=facts["style"],
-        parameters=f"{facts['parameters']:,}",
+        parameters=_number(facts["parameters"]),
+        context_length=_number(facts["context_length"]),
         dataset=facts["dataset"],
-        train_characters=f"{facts['train']['characters']:,}",
-        train_tokens=f"{facts['train']['tokens']:,}",
-        tokens_seen=f"{best.get('tokens', 0):,}",
-        val_loss=_number(best.get("val_loss")),
-        val_bits_per_byte=_number(best.get("val_bits_per_byte")),
-        entropy_floor=_number(best["entropy_floor"]) if "entropy_floor" in best else "",
+        dataset_license=facts["license"] or "not stated",
+        device=run["machine"]["device"],
+        processes=run["machine"]["processes"],
+        threads=run["machine"]["threads"],
         prompt=repr(facts["prompt"]),
         settings=yaml.safe_dump(settings, sort_keys=False).strip(),
+        versions=", ".join(f"{name} {number}" for name, number in run["versions"].items()),
     )
     return str(card)
 
 
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4f}"
+def _metadata(facts: dict[str, Any], best: dict[str, Any]) -> ModelCardData:
+    """What the Hub reads: task, library, and the results as its model index wants them."""
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=facts["dataset"],
+            dataset_name=facts["dataset"],
+            dataset_split="held out",
+            metric_type=name.removeprefix("val_"),
+            metric_name=title,
+            metric_value=round(best[name], 4),
+        )
+        for name, title in FIGURES.items()
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["scratch_gpt"],
+        model_name=facts["title"],
+        eval_results=results,
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"

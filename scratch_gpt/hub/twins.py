@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..errors import ScratchError
 from ..models.configuration_scratch_gpt import PRESETS, ROPE_TYPES, ScratchGPTConfig
 from ..models.feed_forward import ACTIVATIONS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
@@ -255,12 +256,12 @@ def import_native(model: PreTrainedModel) -> ScratchGPTForCausalLM:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits agree within rounding.
 
     Raises:
-        ValueError: another class, or a setting that our model can't express.
+        ScratchError: another class, or a setting that our model can't express.
     """
     twin = next((twin for twin in TWINS if isinstance(model, twin.model_class)), None)
     if twin is None:
         known = ", ".join(twin.model_class.__name__ for twin in TWINS)
-        raise ValueError(f"cannot import a {type(model).__name__}: known are {known}")
+        raise ScratchError(f"cannot import a {type(model).__name__}: known are {known}")
     _refuse(f"cannot import this {type(model).__name__}", twin.why_not_import(model.config))
     config = twin.config_from_native(model.config)
     weights = twin.weights_from_native(dict(model.state_dict()), config)
@@ -274,11 +275,11 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits agree within rounding.
 
     Raises:
-        ValueError: no twin can express the model; the reasons are those of the nearest.
+        ScratchError: no twin can express the model; the reasons are those of the nearest.
     """
     config: Any = model.config
     if config.model_type != ScratchGPTConfig.model_type:
-        raise ValueError(f"cannot export a {type(model).__name__}: only ScratchGPTForCausalLM has a twin")
+        raise ScratchError(f"cannot export a {type(model).__name__}: only ScratchGPTForCausalLM has a twin")
     reasons, twin = min(((twin.why_not_export(config), twin) for twin in TWINS), key=lambda pair: len(pair[0]))
     _refuse("no model of transformers can express this one", reasons)
     weights = twin.weights_to_native(dict(model.state_dict()), config)
@@ -287,7 +288,7 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
 
 def _refuse(what: str, reasons: list[str]) -> None:
     if reasons:
-        raise ValueError(f"{what}: {'; '.join(reasons)}")
+        raise ScratchError(f"{what}: {'; '.join(reasons)}")
 
 
 def _filled(target: Any, weights: Weights, source: PreTrainedModel) -> Any:

@@ -36,6 +36,7 @@ class DataArguments:
     validation_fraction: float = argument(0.1, "Share held out: the end of one text, or every so-many-th document.")
     validation_dataset: str | None = argument(None, "A text of its own to validate on, named like --dataset.")
     validation_split: str = argument("validation", "Split of a Hub dataset named by --validation_dataset.")
+    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
     max_documents: int | None = argument(None, "Read only so many rows of a table or Hub dataset. Default: all.")
     tokenizer: str | None = argument(
         None,

@@ -30,6 +30,7 @@ class Progress:
 
     step: int = 0
     tokens: int = 0
+    seconds: float = 0.0  # spent in steps
     data: DataState = field(default_factory=DataState)
     best_val_loss: float | None = None
     best_step: int = 0
@@ -97,7 +98,8 @@ class Trainer:
                     if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
                         row["sample"] = sample
                 if evaluate or progress.step % args.log_every == 0:
-                    reporter.record({"step": progress.step, "tokens": progress.tokens, **row})
+                    counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
+                    reporter.record({**counted, **row})
                     self._track(row)
                     meter = _Meter()
                 if evaluate:
@@ -144,8 +146,9 @@ class Trainer:
         self.progress.step += 1
         self.progress.tokens += int(count)
         self.progress.data = data
+        self.progress.seconds += time.perf_counter() - started
         figures = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
-        return total, int(count), {**figures, "seconds": time.perf_counter() - started}
+        return total, int(count), {**figures, "step_seconds": time.perf_counter() - started}
 
     def _sum(self, number: float) -> float:
         """The sum over all processes."""
@@ -206,7 +209,7 @@ class _Meter:
 
     def add(self, total: float, count: int, figures: dict[str, float]) -> dict[str, float]:
         self.total, self.count = self.total + total, self.count + count
-        self.seconds += figures.pop("seconds")
+        self.seconds += figures.pop("step_seconds")
         return {
             "train_loss": self.total / self.count,
             **figures,

@@ -80,13 +80,13 @@ def forget_after(folder: Path, step: int) -> None:
         (folder / METRICS).write_text("".join(kept))
 
 
-def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any]) -> None:
+def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:
     """`run.yaml`: every argument, versions, machine, and facts such as sizes of model and data."""
     packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
     content = {
         "arguments": arguments,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "device": _device()},
+        "machine": {"threads": torch.get_num_threads(), "processes": processes, "device": _device()},
         "facts": facts,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -94,7 +94,7 @@ def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any]) ->
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()} processor"
 
 
 def _processor() -> str:

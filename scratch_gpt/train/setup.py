@@ -33,6 +33,7 @@ from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..tokenization.training import BUILDERS, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 
+DEFAULT_CONTEXT_LENGTH = 256
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
@@ -76,11 +77,15 @@ def start(args: TrainingArguments) -> Accelerator:
         raise ScratchError(f"precision {args.precision} can't be had here: {error}") from error
     if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ScratchError("muon needs whole matrices, which FSDP cuts up: use --optimizer adamw, or data parallelism")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    torch.set_num_threads(args.num_threads or max(1, cores // here))
+    use_all_cores(args.num_threads)
     set_seed(args.seed, device_specific=True)
     return accelerator
+
+
+def use_all_cores(num_threads: int | None = None) -> None:
+    """Let torch use so many threads or, by default, this process's share of the cores. Launchers often leave it one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(num_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def make_output_dir(args: TrainingArguments) -> Path:

@@ -1,0 +1,64 @@
+"""`scratch-gpt`: every everyday act as a command. Commands parse, call and print; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="scratch-gpt",
+    help="Language models built by hand that are Hugging Face models: use, examine, evaluate and share them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_settings = {"debug": False}
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    _settings["debug"] = debug
+
+
+def open_model(name: str, trust_remote_code: bool = False) -> Any:
+    """A causal language model and its tokenizer; the first use registers our classes, which `--help` did without."""
+    from transformers.utils import logging
+
+    from ..auto import register
+    from ..train.setup import load_model, open_tokenizer, use_all_cores
+
+    register()
+    logging.disable_progress_bar()
+    use_all_cores()
+    return load_model(name, trust_remote_code).eval(), open_tokenizer(name)
+
+
+def main() -> None:
+    """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
+    from ..errors import ScratchError
+    from . import models, planning, sharing, tokenizers  # noqa: F401  (each adds its commands to `app`)
+
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except Exception as error:
+        if _settings["debug"]:
+            raise
+        if isinstance(error, typer.Abort):
+            print("nothing was done", file=sys.stderr)
+            sys.exit(1)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        # A wrong option is typer's own error, which knows how to put itself; its class is private to typer.
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        code = getattr(error, "exit_code", 1)
+        if not isinstance(error, ScratchError) and code == 1:
+            text = f"{type(error).__name__}: {text} (run again as 'scratch-gpt --debug …' for the details)"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(code)

@@ -1,0 +1,159 @@
+"""`scratch-gpt generate`, `evaluate`, `info`, `import`, `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import app, open_model
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a causal language model.")]
+Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run the code that the model brings. Read it first.")]
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; may be given several times.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option("--prompt_file", help="File with a prompt on each line.")] = None,
+    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Texts for each prompt.")] = 1,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max_new_tokens", min=1, help="Most tokens to write. Default: the model's.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 is bolder, 0 always takes the likeliest.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top_k", min=0, help="Choose among so many tokens only; 0: among all.")] = 50,
+    top_p: Annotated[
+        float, typer.Option("--top_p", min=0.0, max=1.0, help="Choose among the likeliest that sum to this.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write text, as it comes.
+
+    Example: `scratch-gpt generate runs/gpt --prompt "One day, Anna" --num_samples 2 --temperature 0.8`
+    """
+    import torch
+    from transformers import TextStreamer
+
+    from ..errors import ScratchError
+
+    prompts = list(prompt or [])
+    if prompt_file is not None:
+        if not prompt_file.is_file():
+            raise ScratchError(f"no such prompt file: {prompt_file}")
+        prompts += [line for line in prompt_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    opened, tokenizer = open_model(model, trust_remote_code)
+    choice = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    how = choice if temperature > 0 else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+    for number, text in enumerate(prompts or [""]):
+        inputs = tokenizer(text, return_tensors="pt")
+        if inputs["input_ids"].shape[1] == 0:
+            inputs = tokenizer(tokenizer.eos_token, return_tensors="pt")
+        for sample in range(num_samples):
+            torch.manual_seed(seed + sample)
+            opened.generate(**inputs, streamer=streamer, **how, **length)
+            if number + 1 < len(prompts) or sample + 1 < num_samples:
+                print()
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    dataset: Annotated[str, typer.Option(help="'stories', a text file, a folder, a table, or a Hub dataset.")],
+    text_column: Annotated[
+        str | None, typer.Option("--text_column", help="Column of a table that holds the text.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "test",
+    held_out: Annotated[
+        float, typer.Option("--held_out", help="Score this last share only, as training held it out; 1: all.")
+    ] = 1.0,
+    context_length: Annotated[
+        int | None, typer.Option("--context_length", min=1, help="Window in tokens. Default: the model's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows scored at a time.")] = 16,
+    num_stories: Annotated[int, typer.Option("--num_stories", min=1, help="How many built-in stories.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the built-in stories.")] = 1_000_000,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Score every token of a text once: loss, perplexity, bits a byte.
+
+    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..data.sources import open_source
+    from ..evaluation.language import evaluate_text
+
+    source = open_source(dataset, text_column=text_column, split=split, num_stories=num_stories, seed=seed)
+    opened, tokenizer = open_model(model, trust_remote_code)
+    with Console(stderr=True).status("scoring"):
+        figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size)
+    table = Table(show_header=False)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    Console().print(table)
+
+
+@app.command()
+def info(model: Model, trust_remote_code: Trust = False) -> None:
+    """Show the architecture: each tensor, its shape, its parameters and their share.
+
+    Example: `scratch-gpt info runs/gpt`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    opened, _ = open_model(model, trust_remote_code)
+    total = opened.num_parameters()
+    table = Table("tensor", "shape", "parameters", "share", title=f"{type(opened).__name__}, {total:,} parameters")
+    for name, parameter in opened.named_parameters():
+        shape = " × ".join(map(str, parameter.shape))
+        table.add_row(name, shape, f"{parameter.numel():,}", f"{parameter.numel() / total:.1%}")
+    tied = sorted(getattr(opened, "all_tied_weights_keys", None) or {})
+    if tied:
+        table.caption = f"tied to the embedding: {', '.join(tied)}"
+    Console().print(table)
+
+
+@app.command("export")
+def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder for the twin.")]) -> None:
+    """Write the plain transformers model with the same weights, which needs no remote code.
+
+    Example: `scratch-gpt export runs/gpt runs/native`
+    """
+    from ..hub.twins import export_native
+
+    _check_empty(output_dir)
+    opened, tokenizer = open_model(model)
+    native = export_native(opened)
+    native.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    print(f"{type(native).__name__} in {output_dir}")
+
+
+@app.command("import")
+def import_command(model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder for our model.")]) -> None:
+    """Turn a GPT-2, Llama or NanoChat checkpoint of transformers into ours.
+
+    Example: `scratch-gpt import runs/native runs/imported`
+    """
+    from ..hub.twins import import_native
+
+    _check_empty(output_dir)
+    opened, tokenizer = open_model(model)
+    ours = import_native(opened)
+    ours.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    print(f"{type(ours).__name__} in {output_dir}")
+
+
+def _check_empty(folder: Path) -> None:
+    from ..errors import ScratchError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScratchError(f"{folder} is there already and not an empty folder: name another")

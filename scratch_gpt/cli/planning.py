@@ -1,0 +1,63 @@
+"""`scratch-gpt plan`: what a run will cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import app
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def plan(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Configuration of a run, as pretrain_gpt.py takes it.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens that the run will see.")] = 1_300_000,
+    vocab_size: Annotated[int, typer.Option("--vocab_size", min=1, help="Tokens of the vocabulary.")] = 4096,
+) -> None:
+    """Parameters, arithmetic, memory, speed on this machine, and what named GPUs would take.
+
+    Any setting of pretrain_gpt.py may follow, such as `--hidden_size 384`.
+
+    Example: `scratch-gpt plan --tokens 10000000 --hidden_size 256 --num_hidden_layers 6 --num_attention_heads 4`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..train.arguments import ModelArguments, TrainingArguments, check_training, parse_arguments
+    from ..train.plan import GPUS, UTILISATION, make_plan
+    from ..train.setup import DEFAULT_CONTEXT_LENGTH, build_config, use_all_cores
+
+    argv = [*context.args, *(["--config", str(config)] if config else [])]
+    from ..train.arguments import DataArguments
+
+    data, model_args, args = parse_arguments((DataArguments, ModelArguments, TrainingArguments), "", argv)
+    check_training(args)
+    use_all_cores(args.num_threads)
+    length = model_args.context_length or DEFAULT_CONTEXT_LENGTH
+    with Console(stderr=True).status("measuring a few steps"):
+        model_config = build_config(model_args, data.vocab_size or vocab_size, length, {})
+        planned = make_plan(model_config, args, length, tokens)
+
+    table = Table(title=f"{model_args.preset}, batches of {args.batch_size} × {length} tokens", show_header=False)
+    table.add_row("parameters", f"{planned.parameters:,}")
+    table.add_row("FLOPs a token", f"{planned.flops_per_token:,.0f}")
+    for part in ("weights", "gradients", "optimizer", "activations", "workspace", "total"):
+        table.add_row(f"memory: {part}", f"{getattr(planned.memory, part) / 1e6:,.1f} MB")
+    achieved = planned.tokens_per_second * planned.flops_per_token
+    table.add_row("here", f"{planned.tokens_per_second:,.0f} tokens/s ({achieved / 1e9:,.0f} GFLOP/s)")
+    table.add_row("time here", _duration(planned.seconds))
+    table.add_row("tokens a parameter", f"{planned.tokens_per_parameter:.1f}: {planned.remark()}")
+    for name, gpu in GPUS.items():
+        seconds = tokens * planned.flops_per_token / (gpu.flops * UTILISATION)
+        fits = "fits" if planned.memory.total < 0.9 * gpu.memory else "does not fit"
+        table.add_row(f"on one {name}", f"at least {_duration(seconds)} at {UTILISATION:.0%} of its peak; {fits}")
+    Console().print(table)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,227 @@
+"""`scratch-gpt`: each command's help, a success and three errors, run as a user runs them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PRETRAIN, PROJECT, TINY_RUN, run_python, tiny_model
+
+from scratch_gpt import export_native
+
+COMMAND = str(Path(sys.executable).with_name("scratch-gpt"))
+
+
+def scratch_gpt(*arguments: str, cwd, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "COLUMNS": "200", **environment}
+    result = subprocess.run([COMMAND, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    if check and result.returncode:
+        raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+    return result
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, story_tokenizer):
+    """A folder with a trained run, a native model, a tokenizer, a text, and things that are none of these."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "text.txt").write_text("One day, Anna has two old lamps near the mill. She likes them.\n" * 60)
+    options = ("--output_dir", str(folder / "run"), "--dataset", str(folder / "text.txt"), *TINY_RUN)
+    run_python(PRETRAIN, *options, "--max_steps", "3", cwd=PROJECT)
+    model = tiny_model("gpt2", vocab_size=len(story_tokenizer))
+    export_native(model).save_pretrained(folder / "native")
+    story_tokenizer.save_pretrained(folder / "native")
+    story_tokenizer.save_pretrained(folder / "tokenizer")
+    post = tiny_model("gpt2", vocab_size=len(story_tokenizer), norm_position="post")
+    post.save_pretrained(folder / "post")
+    story_tokenizer.save_pretrained(folder / "post")
+    (folder / "empty.txt").touch()
+    (folder / "prompts.txt").write_text("One day\n\nAnna likes\n")
+    (folder / "bad.yaml").write_text("hidden_sise: 3\n")
+    return folder
+
+
+HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
+HELP += ["generate", "evaluate", "info", "import", "export", "plan", "push"]
+
+WORKS = {
+    "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),
+    "tokenizer encode": ("tokenizer 'One day'", "tokens"),
+    "tokenizer decode": ("tokenizer 300 301", ""),
+    "tokenizer compare": ("text.txt tokenizer run", "exactly"),
+    "generate": ("run --prompt 'One day' --prompt_file prompts.txt --num_samples 2 --max_new_tokens 5", "Anna likes"),
+    "evaluate": ("run --dataset text.txt", "bits per byte"),
+    "info": ("run", "model.layers.1.mlp.down_proj.weight"),
+    "export": ("run exported", "LlamaForCausalLM in exported"),
+    "import": ("native imported", "ScratchGPTForCausalLM in imported"),
+    "plan": ("--hidden_size 32 --num_hidden_layers 1 --batch_size 2 --vocab_size 99", "FLOPs a token"),
+}
+
+FAILS = {
+    "tokenizer train": [
+        ("none.txt out", "no such file or folder: none.txt"),
+        ("empty.txt out", "empty.txt is empty"),
+        ("text.txt tokenizer", "holds a tokenizer already"),
+    ],
+    "tokenizer encode": [
+        ("none 'a'", "tokenizer 'none'"),
+        ("tokenizer", "Missing argument"),
+        ("tokenizer a b", "unexpected extra argument"),
+    ],
+    "tokenizer decode": [
+        ("tokenizer 99999", "no such tokens: 99999; this vocabulary ends at 599"),
+        ("tokenizer word", "Input should be a valid integer"),
+        ("none 1", "tokenizer 'none'"),
+    ],
+    "tokenizer compare": [
+        ("text.txt none", "tokenizer 'none'"),
+        ("text.txt", "Missing argument"),
+        ("text.txt tokenizer --kind bpe", "No such option"),
+    ],
+    "generate": [
+        ("none", "no causal language model can be opened from 'none'"),
+        ("run --prompt_file none.txt", "no such prompt file: none.txt"),
+        ("run --top_p 2", "Invalid value for '--top_p'"),
+    ],
+    "evaluate": [
+        ("run --dataset none.txt", "no such file or folder: none.txt"),
+        ("run --dataset empty.txt", "empty.txt is empty"),
+        ("run", "Missing option"),
+    ],
+    "info": [
+        ("none", "no causal language model can be opened from 'none'"),
+        ("tokenizer", "no causal language model can be opened from 'tokenizer'"),
+        ("run extra", "unexpected extra argument"),
+    ],
+    "export": [
+        ("run native", "native is there already and not an empty folder"),
+        ("none out", "no causal language model can be opened from 'none'"),
+        ("post out", "norm_position is 'post'"),
+    ],
+    "import": [
+        ("run out", "cannot import a ScratchGPTForCausalLM"),
+        ("native tokenizer", "tokenizer is there already"),
+        ("none out", "no causal language model can be opened from 'none'"),
+    ],
+    "plan": [
+        ("--num_attention_heads 5", "num_attention_heads is 5"),
+        ("--hidden_sise 4", "unrecognized arguments: --hidden_sise"),
+        ("--config bad.yaml", "unknown settings: hidden_sise"),
+    ],
+    "push": [
+        ("tokenizer user/name --yes", "tokenizer is no model directory"),
+        ("none user/name --yes", "none is no model directory"),
+        ("run", "Missing argument"),
+    ],
+}
+
+
+def words(command: str, arguments: str) -> list[str]:
+    import shlex
+
+    return [*command.split(), *shlex.split(arguments)]
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_teaches(command, tmp_path):
+    started = time.perf_counter()
+    printed = scratch_gpt(*command.split(), "--help", cwd=tmp_path).stdout
+    assert time.perf_counter() - started < 6
+    if command not in ("", "tokenizer"):
+        assert "Example:" in printed
+        assert f"scratch-gpt {command}" in printed
+
+
+@pytest.mark.parametrize("command", WORKS)
+def test_command_works(command, world):
+    arguments, expected = WORKS[command]
+    result = scratch_gpt(*words(command, arguments), cwd=world)
+    assert expected in result.stdout
+
+
+# All failures in one process: each would otherwise spend seconds on the same imports.
+DRIVER = """
+import contextlib, io, json, sys
+asked = json.load(sys.stdin)
+sys.argv = ["scratch-gpt"]
+from scratch_gpt.cli import main
+outcomes = []
+for arguments in asked:
+    sys.argv, errors = ["scratch-gpt", *arguments], io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    outcomes.append((code, errors.getvalue()))
+print("OUTCOMES" + json.dumps(outcomes))
+"""
+CASES = [(command, *case) for command, cases in FAILS.items() for case in cases]
+
+
+@pytest.fixture(scope="module")
+def outcomes(world) -> dict[tuple[str, str], tuple[int, str]]:
+    before = sorted(world.iterdir())
+    asked = json.dumps([words(command, arguments) for command, arguments, _ in CASES])
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-c", DRIVER]
+    result = subprocess.run(
+        command, input=asked, cwd=world, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert sorted(world.iterdir()) == before  # a refusal writes nothing
+    found = json.loads(result.stdout.split("OUTCOMES")[-1])
+    return {(c, a): tuple(outcome) for (c, a, _), outcome in zip(CASES, found, strict=True)}
+
+
+@pytest.mark.parametrize(("command", "arguments", "message"), CASES)
+def test_command_explains_errors_in_one_line(command, arguments, message, outcomes):
+    code, errors = outcomes[command, arguments]
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if "error:" in line]
+    assert len(lines) == 1, errors
+    assert message in lines[0]
+
+
+def test_every_command_has_its_errors_tested():
+    assert set(FAILS) == set(HELP) - {"", "tokenizer"}
+    assert all(len(cases) == 3 for cases in FAILS.values())
+
+
+def test_debug_shows_the_traceback(world):
+    result = scratch_gpt("--debug", "info", "none", cwd=world, check=False)
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_help_of_the_program_imports_nothing_heavy(tmp_path):
+    script = (
+        "import sys; sys.argv = ['scratch-gpt', '--help']\n"
+        "from scratch_gpt.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'matplotlib') if name in sys.modules])"
+    )
+    assert run_python("-c", script, cwd=tmp_path).stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_same_seed_writes_the_same_text(world):
+    first = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "3", cwd=world).stdout
+    again = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "3", cwd=world).stdout
+    other = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "4", cwd=world).stdout
+    assert first == again != other
+    assert first.startswith("One")
+
+
+def test_evaluate_agrees_with_training(world):
+    """Scoring the held-out end of the text gives the loss that the run recorded."""
+    printed = scratch_gpt("evaluate", "run", "--dataset", "text.txt", "--held_out", "0.1", cwd=world).stdout
+    row = json.loads((world / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    found = re.search(r"loss\s*│\s*([\d.]+)", printed)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(row["val_loss"], abs=2e-4)

@@ -1,0 +1,197 @@
+"""Push to and load from a Hub on this machine, over real HTTP, as a stranger with an empty cache; and the card."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import PRETRAIN, PROJECT, TINY_RUN, run_python
+from huggingface_hub import ModelCard, RepoCard
+from huggingface_hub.repocard_data import ModelCardData
+from loopback_hub import running_hub
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+COMMAND = str(Path(sys.executable).with_name("scratch-gpt"))
+X = "torch.arange(3, 43).view(2, 20) % model.config.vocab_size"
+
+STRANGER = f"""
+import sys
+sys.modules["scratch_gpt"] = None
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+name, out, revision = sys.argv[1:]
+remote = {{}} if revision == "native" else {{"trust_remote_code": True}}
+model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **remote)
+tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **remote)
+write = pipeline("text-generation", model=name, revision=revision, **remote)
+assert write("One day", max_new_tokens=4)[0]["generated_text"].startswith("One day")
+save_file({{"logits": model({X}).logits.detach().contiguous()}}, out)
+print(type(model).__module__.split(".")[0], tokenizer("One day").input_ids, model.generation_config.max_new_tokens)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "run"
+    text = folder.with_name("text.txt")
+    text.write_text("One day, Anna has two old lamps near the mill. She likes them.\n" * 60)
+    options = ("--output_dir", str(folder), "--dataset", str(text), *TINY_RUN, "--dataset_license", "cc0-1.0")
+    run_python(PRETRAIN, *options, "--max_steps", "4", "--eval_every", "2", cwd=PROJECT)
+    return folder
+
+
+def online(hub, home: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_TOKEN": "hf_" + "x" * 34,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def push(hub, home: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [COMMAND, "push", *arguments]
+    return subprocess.run(command, env=online(hub, home), capture_output=True, text=True, timeout=300, cwd=home.parent)
+
+
+def test_push_then_load_by_name(run, tmp_path):
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(run), "tester/stories", "--native", "--yes")
+        assert result.returncode == 0, result.stderr
+        repository = hub.repositories["tester/stories"]
+        sent = repository.revisions["main"]
+        names = {path.name for path in run.iterdir() if path.is_file()}
+        assert set(sent) - {".gitattributes"} == names - {"metrics.jsonl", "run.yaml"}
+        assert not [path for path in sent if path.startswith("checkpoints")]
+        assert all(sent[path] == (run / path).read_bytes() for path in sent if path != ".gitattributes")
+        assert repository.titles == ["initial commit", "Upload model", "branch native", "Upload LlamaForCausalLM twin"]
+        assert not [path for path in repository.revisions["native"] if path.endswith(".py")]
+
+        model = AutoModelForCausalLM.from_pretrained(run)
+        expected = model(eval(X, {"torch": torch, "model": model})).logits
+        for revision, module, tolerance in (("main", "transformers_modules", 0), ("native", "transformers", 1e-5)):
+            elsewhere = tmp_path / f"elsewhere_{revision}"
+            elsewhere.mkdir()
+            environment = online(hub, elsewhere / "home")
+            environment.pop("HF_TOKEN")
+            out = str(elsewhere / "logits.safetensors")
+            command = [sys.executable, "-I", "-c", STRANGER, "tester/stories", out, revision]
+            loaded = subprocess.run(
+                command, env=environment, cwd=elsewhere, capture_output=True, text=True, timeout=300
+            )
+            assert loaded.returncode == 0, loaded.stderr[-3000:]
+            assert loaded.stdout.split()[0] == module
+            assert loaded.stdout.strip().endswith(" 16")  # generation settings travel
+            torch.testing.assert_close(load_file(out)["logits"], expected, atol=tolerance, rtol=0)
+
+
+def test_push_to_hub_on_the_model_object(run, tmp_path):
+    script = (
+        "import sys, scratch_gpt\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "AutoModelForCausalLM.from_pretrained(sys.argv[1]).push_to_hub('tester/object')"
+    )
+    with running_hub() as hub:
+        environment = online(hub, tmp_path / "home")
+        subprocess.run([sys.executable, "-c", script, str(run)], env=environment, check=True, timeout=300)
+        sent = hub.repositories["tester/object"].revisions["main"]
+    assert {"model.safetensors", "modeling_scratch_gpt.py", "configuration_scratch_gpt.py", "block.py"} <= set(sent)
+    auto_map = json.loads(sent["config.json"])["auto_map"]
+    assert {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"} == set(auto_map)
+
+
+def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in run.iterdir():
+        if path.is_file() and path.name != "block.py":
+            (broken / path.name).write_bytes(path.read_bytes())
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(broken), "tester/broken", "--yes")
+        assert result.returncode == 2
+        assert "does not open without this package" in result.stderr
+        assert not hub.repositories
+
+
+def test_a_hub_that_refuses_is_explained(run, tmp_path):
+    with running_hub() as hub:
+        hub.endpoint_down = True
+        environment_name = "nobody-there"
+        result = subprocess.run(
+            [COMMAND, "push", str(run), f"tester/{environment_name}", "--yes"],
+            env={**online(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "the Hub refused tester/nobody-there" in result.stderr
+
+
+def numbers(text: str) -> set[str]:
+    return {number.replace(",", "") for number in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.])", text)}
+
+
+def test_each_number_of_the_card_is_in_the_runs_files(run):
+    card = (run / "README.md").read_text()
+    body = card.split("\n---\n", 1)[1].split("## Use")[0]
+    record = yaml.safe_load((run / "run.yaml").read_text())
+    known: set[str] = set()
+
+    def collect(value) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                collect(inner)
+        elif isinstance(value, bool) or value is None:
+            return
+        elif isinstance(value, int):
+            known.add(str(value))
+        elif isinstance(value, float):
+            known.update({f"{value:.4f}", str(value)})
+
+    collect(record)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
+    collect(best)
+    assert numbers(body) >= {f"{best['val_loss']:.4f}", f"{best['val_bits_per_byte']:.4f}"}
+    assert numbers(body) <= known
+    index = ModelCard(card).data.eval_results
+    assert index is not None
+    assert [result.metric_value for result in index] == [
+        round(best[name], 4) for name in ("val_loss", "val_perplexity", "val_bits_per_byte")
+    ]
+    assert "cc0-1.0" in card
+
+
+def test_the_card_is_valid_and_holds_no_path(run, tmp_path):
+    card = RepoCard.load(run / "README.md")
+    metadata = ModelCardData(**card.data.to_dict())
+    assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-generation")
+    text = str(card)
+    assert str(run.parent) not in text
+    assert "/tmp" not in text
+    with running_hub() as hub:
+        script = "import sys; from huggingface_hub import RepoCard; RepoCard.load(sys.argv[1]).validate()"
+        command = [sys.executable, "-c", script, str(run / "README.md")]
+        subprocess.run(command, env=online(hub, tmp_path / "home"), check=True, timeout=120)
+        assert "POST /api/validate-yaml" in hub.requests
+
+
+@pytest.mark.parametrize("example", [0, 1, 2])
+def test_the_cards_ways_to_load_work(run, tmp_path, example):
+    examples = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.S)
+    assert len(examples) == 3
+    script = examples[example].replace("PATH_OR_ID", str(run))
+    assert str(run) in script
+    run_python("-c", script, cwd=tmp_path)

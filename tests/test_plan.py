@@ -1,0 +1,98 @@
+"""The plan against reality: parameters, arithmetic, and the memory that a training process really takes."""
+
+import pytest
+import torch
+from conftest import run_python, tiny_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from scratch_gpt import ScratchGPTForCausalLM
+from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.plan import Plan, flops_per_token, make_plan, optimizer_bytes
+
+SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 8, 16384, 2, 512)]
+
+MEASURE = """
+import ctypes, json, resource, sys
+import torch
+from scratch_gpt import ScratchGPTConfig
+from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.plan import _forward, make_plan
+from scratch_gpt.train.setup import build_model
+width, layers, vocabulary, batch, length, what, optimizer = *map(int, sys.argv[1:6]), *sys.argv[6:]
+torch.set_num_threads(1)
+def config(w, l, v):
+    shape = dict(vocab_size=v, hidden_size=w, num_hidden_layers=l, num_attention_heads=4)
+    return ScratchGPTConfig.from_preset("llama", max_position_embeddings=length, **shape)
+args = TrainingArguments(batch_size=batch, precision="fp32", optimizer=optimizer, num_threads=1)
+if what == "plan":
+    print(json.dumps(make_plan(config(width, layers, vocabulary), args, length, 10**6, steps=1).memory.total))
+    sys.exit()
+def steps(model, batch, length):
+    optimizers = build_optimizers(model, args)
+    for _ in range(3):
+        _forward(model, batch, length, False).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+steps(build_model(config(16, 1, 32)).train(), 1, 8)  # libraries and thread pools, before the baseline
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+steps(build_model(config(width, layers, vocabulary)).train(), batch, length)
+print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "optimizer"), zip(SIZES, ("adamw", "muon", "adamw"), strict=True))
+def test_memory_is_right_within_15_percent(size, optimizer, tmp_path):
+    planned, measured = (
+        int(run_python("-c", MEASURE, *map(str, size), what, optimizer, cwd=tmp_path).stdout.split()[-1])
+        for what in ("plan", "measure")
+    )
+    print(f"{planned / 1e6:.0f} MB planned, {measured / 1e6:.0f} MB measured, ratio {planned / measured:.3f}")
+    assert planned == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
+def test_flops_are_those_that_torch_counts(preset):
+    """Against torch's own counter, which counts attention in full and not its causal half."""
+    model = ScratchGPTForCausalLM(tiny_config(preset, hidden_size=64, tie_word_embeddings=False)).train()
+    model.set_attn_implementation("eager")
+    x = torch.randint(3, 99, (2, 64))
+    with FlopCounterMode(display=False) as counter:
+        model(x, labels=x, use_cache=False).loss.backward()
+    attention = 6.0 * 2 * 64 * 64
+    expected = counter.get_total_flops() / x.numel()
+    assert flops_per_token(model, 64) + attention == pytest.approx(expected, rel=0.02)
+
+
+def test_optimizer_memory_is_what_the_optimizers_hold():
+    from scratch_gpt.train.optimization import build_optimizers
+
+    for optimizer in ("adamw", "muon"):
+        model = ScratchGPTForCausalLM(tiny_config("llama"))
+        optimizers = build_optimizers(model, TrainingArguments(optimizer=optimizer))
+        x = torch.randint(3, 99, (2, 16))
+        model(x, labels=x).loss.backward()
+        for o in optimizers:
+            o.step()
+        states = [t for o in optimizers for s in o.state.values() for t in s.values()]
+        held = sum(t.numel() * 4 for t in states if isinstance(t, torch.Tensor) and t.numel() > 1)
+        assert optimizer_bytes(model, optimizer) == held
+
+
+def test_a_plan_adds_up():
+    plan = make_plan(tiny_config("llama"), TrainingArguments(batch_size=2, precision="fp32"), 32, tokens=10_000)
+    assert plan.parameters == ScratchGPTForCausalLM(tiny_config("llama")).num_parameters()
+    assert plan.memory.weights == 4 * plan.parameters
+    assert plan.seconds == pytest.approx(10_000 / plan.tokens_per_second)
+    assert plan.tokens_per_parameter == pytest.approx(10_000 / plan.parameters)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"), [(1_000, "few tokens"), (20_000, "near the usual"), (900_000, "many tokens")]
+)
+def test_the_ratio_of_tokens_to_parameters_is_judged(tokens, words):
+    plan = make_plan(tiny_config("llama"), TrainingArguments(batch_size=1, precision="fp32"), 8, tokens=1, steps=1)
+    judged = Plan(1_000, plan.flops_per_token, plan.memory, plan.tokens_per_second, tokens)
+    assert words in judged.remark()

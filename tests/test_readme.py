@@ -28,12 +28,14 @@ def shortened(command: str, text: Path, table: Path) -> str:
 
 
 @pytest.mark.slow
-def test_commands_and_examples_run_as_printed(text_file, tmp_path):
+def test_commands_and_examples_run_as_printed(tmp_path):
+    text_file = tmp_path / "text.txt"
+    text_file.write_text("".join(path.read_text() for path in sorted((PROJECT / "scratch_gpt").rglob("*.py"))))
     (tmp_path / "training").symlink_to(PROJECT / "training")
     (tmp_path / "README.md").symlink_to(PROJECT / "README.md")
     table = tmp_path / "corpus"
     table.mkdir()
-    lines = [json.dumps({"text": line, "id": i}) for i, line in enumerate(text_file.read_text().splitlines())]
+    lines = [json.dumps({"text": line, "id": i}) for i, line in enumerate(README.splitlines())]
     (table / "rows.jsonl").write_text("\n".join(lines))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -127,9 +126,7 @@ def words(command: str, arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("command", HELP)
 def test_help_teaches(command, tmp_path):
-    started = time.perf_counter()
     printed = scratch_gpt(*command.split(), "--help", cwd=tmp_path).stdout
-    assert time.perf_counter() - started < 6
     if command not in ("", "tokenizer"):
         assert "Example:" in printed
         assert f"scratch-gpt {command}" in printed

@@ -12,7 +12,7 @@ from scratch_gpt.train.plan import Plan, flops_per_token, make_plan, optimizer_b
 SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 8, 16384, 2, 512)]
 
 MEASURE = """
-import ctypes, json, resource, sys
+import json, re, sys
 import torch
 from scratch_gpt import ScratchGPTConfig
 from scratch_gpt.train.arguments import TrainingArguments
@@ -28,6 +28,8 @@ args = TrainingArguments(batch_size=batch, precision="fp32", optimizer=optimizer
 if what == "plan":
     print(json.dumps(make_plan(config(width, layers, vocabulary), args, length, 10**6, steps=1).memory.total))
     sys.exit()
+def peak():  # not getrusage, whose peak a child inherits from the process that started it
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def steps(model, batch, length):
     optimizers = build_optimizers(model, args)
     for _ in range(3):
@@ -36,9 +38,9 @@ def steps(model, batch, length):
             optimizer.step()
             optimizer.zero_grad()
 steps(build_model(config(16, 1, 32)).train(), 1, 8)  # libraries and thread pools, before the baseline
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 steps(build_model(config(width, layers, vocabulary)).train(), batch, length)
-print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+print(json.dumps(peak() - before))
 """
 
 

@@ -125,10 +125,8 @@ def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):
 
 def test_a_hub_that_refuses_is_explained(run, tmp_path):
     with running_hub() as hub:
-        hub.endpoint_down = True
-        environment_name = "nobody-there"
         result = subprocess.run(
-            [COMMAND, "push", str(run), f"tester/{environment_name}", "--yes"],
+            [COMMAND, "push", str(run), "tester/nobody-there", "--yes"],
             env={**online(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"},
             capture_output=True,
             text=True,

@@ -45,6 +45,19 @@ SHARED_FIELDS = (
 )
 
 
+# Ours -> theirs, alike in Llama and NanoChat.
+ROTARY_FIELDS = {
+    "intermediate_size": "intermediate_size",
+    "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "hidden_act": "hidden_act",
+    "attention_bias": "attention_bias",
+    "attention_dropout": "attention_dropout",
+    "rope_parameters": "rope_parameters",
+}
+
+
 class Twin(ABC):
     """How one of our presets and one class of transformers translate into each other."""
 
@@ -104,17 +117,7 @@ class LlamaTwin(Twin):
 
     preset = "llama"
     config_class, model_class = LlamaConfig, LlamaForCausalLM
-    fields = {
-        "intermediate_size": "intermediate_size",
-        "num_key_value_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "norm_eps": "rms_norm_eps",
-        "hidden_act": "hidden_act",
-        "attention_bias": "attention_bias",
-        "mlp_bias": "mlp_bias",
-        "attention_dropout": "attention_dropout",
-        "rope_parameters": "rope_parameters",
-    }
+    fields = {**ROTARY_FIELDS, "mlp_bias": "mlp_bias"}
     names: dict[str, str] = {}
     free = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
 
@@ -139,17 +142,7 @@ class NanoChatTwin(Twin):
 
     preset = "nanochat"
     config_class, model_class = NanoChatConfig, NanoChatForCausalLM
-    fields = {
-        "intermediate_size": "intermediate_size",
-        "num_key_value_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "norm_eps": "rms_norm_eps",
-        "hidden_act": "hidden_act",
-        "attention_bias": "attention_bias",
-        "attention_dropout": "attention_dropout",
-        "rope_parameters": "rope_parameters",
-        "final_logit_softcapping": "final_logit_softcapping",
-    }
+    fields = {**ROTARY_FIELDS, "final_logit_softcapping": "final_logit_softcapping"}
     names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
     free = frozenset({"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"})
 

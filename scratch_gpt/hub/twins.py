@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from ..errors import ScratchError
-from ..models.configuration_scratch_gpt import PRESETS, ROPE_TYPES, ScratchGPTConfig
+from ..models.configuration_block import ROPE_TYPES
+from ..models.configuration_scratch_gpt import PRESETS, ScratchGPTConfig
 from ..models.feed_forward import ACTIVATIONS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 

@@ -4,10 +4,10 @@ from dataclasses import field
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-# A style is a set of independent fields; the model never asks for its name..
+from .configuration_block import TransformerBlockConfig
+
+# A style is a set of independent fields; the model never asks for its name.
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": {
         "norm_type": "layer_norm",
@@ -50,8 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
-
 # What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
@@ -62,54 +60,20 @@ AUTO_MAP = {
 
 
 @strict
-class ScratchGPTConfig(PreTrainedConfig):
-    """Settings of `ScratchGPTModel` and its heads. The defaults are GPT-2's architecture at 124M parameters.
+class ScratchGPTConfig(TransformerBlockConfig):
+    """Settings of `ScratchGPTModel` and its heads: those of `TransformerBlockConfig`, and three more. The defaults are
+    GPT-2's architecture at 124M parameters.
 
     Args:
-        vocab_size: number of tokens, at least the tokenizer's length.
-        hidden_size: features of a token (C).
-        intermediate_size: width of the feed-forward network; by default 4 C, or 8/3 C rounded up to a multiple of 32
-            when it is gated, which costs the same.
         num_hidden_layers: number of blocks.
-        num_attention_heads: query heads (H).
-        num_key_value_heads: key-value heads (G), a divisor of H; by default H.
-        head_dim: features of a head (D); by default C / H, which must then be whole.
-        max_position_embeddings: longest sequence in tokens. Rotary and sinusoidal models can be run beyond it.
-        norm_type: "layer_norm", "rms_norm" or "rms_norm_without_weight".
-        norm_position: "pre" (before each branch, with a last norm on top) or "post" (after each sum, as in GPT-1).
-        norm_eps: the small number under the norms' square root.
-        embedding_norm: normalise the embeddings before the first block.
-        qk_norm: normalise queries and keys, head by head (Henry et al. 2020, arXiv:2010.04245).
-        position_type: "learned", "sinusoidal" or "rotary".
-        rope_parameters: for rotary positions, `{"rope_type": "default", "rope_theta": 10000.0}` or a scaled variant
-            ("linear", "dynamic", "llama3", "yarn", "longrope") in transformers' form.
-        hidden_act: "relu", "relu2", "gelu", "gelu_new" (tanh form) or "silu".
-        mlp_gated: gate the feed-forward network (SwiGLU with "silu").
-        attention_bias, mlp_bias: biases in the linear layers of attention and of the feed-forward network.
-        embedding_dropout, attention_dropout, residual_dropout: share set to zero in training, of embeddings, of
-            attention weights and of each branch's result.
-        tie_word_embeddings: one matrix for the embedding and the head.
         final_logit_softcapping: c in logits = c tanh(logits / c) (Gemma 2, arXiv:2408.00118); None switches it off.
-        initializer_range: standard deviation of fresh weights.
-        output_projection_init: fresh weights of each branch's last matrix: "normal", "scaled" (divided by
-            sqrt(2 layers), GPT-2) or "zero" (every block starts as the identity).
         use_cache: keep keys and values while generating.
-
-    Raises:
-        StrictDataclassError: a field of the wrong type, or rules violated, all of them listed with what was seen.
     """
 
     model_type = "scratch_gpt"
     keys_to_ignore_at_inference = ["past_key_values"]
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
+    presets = PRESETS
+    layer_fields = ("num_hidden_layers",)
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -121,102 +85,22 @@ class ScratchGPTConfig(PreTrainedConfig):
         "norm": "keep_full_weight",
     }
 
-    vocab_size: int = 50257
-    hidden_size: int = 768
-    intermediate_size: int | None = None
     num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    max_position_embeddings: int = 1024
-    norm_type: Literal["layer_norm", "rms_norm", "rms_norm_without_weight"] = "layer_norm"
-    norm_position: Literal["pre", "post"] = "pre"
-    norm_eps: float = 1e-5
-    embedding_norm: bool = False
-    qk_norm: bool = False
-    position_type: Literal["learned", "sinusoidal", "rotary"] = "learned"
-    rope_parameters: dict | None = None
-    hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "gelu_new"
-    mlp_gated: bool = False
-    attention_bias: bool = True
-    mlp_bias: bool = True
-    embedding_dropout: float | int = 0.0
-    attention_dropout: float | int = 0.0
-    residual_dropout: float | int = 0.0
-    tie_word_embeddings: bool = True
     final_logit_softcapping: float | int | None = None
-    initializer_range: float = 0.02
     output_projection_init: Literal["normal", "scaled", "zero"] = "scaled"
     use_cache: bool = True
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "ScratchGPTConfig":
-        """The style called `name` ("gpt2", "llama" or "nanochat"), with any field set by keyword.
+    @property
+    def num_residual_branches(self) -> int:
+        """How many branches are added up on the way from the embedding to the head."""
+        return 2 * self.num_hidden_layers
 
-        Raises:
-            ValueError: there is no such preset.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **overrides})
-
-    def __post_init__(self, **kwargs):
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None and self.num_attention_heads > 0:
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        if self.intermediate_size is None:
-            self.intermediate_size = -(-8 * self.hidden_size // 96) * 32 if self.mlp_gated else 4 * self.hidden_size
-        if self.position_type == "rotary" and self.rope_parameters is None:
-            self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
-        if not self.mlp_gated:
-            plan = type(self).base_model_tp_plan
-            self.base_model_tp_plan = {name: how for name, how in plan.items() if "gate_proj" not in name}  # type: ignore[misc]
-        super().__post_init__(**kwargs)
-
-    def validate_architecture(self):
-        """Every rule between fields; all violations are reported at once."""
-        heads, groups, head_dim = self.num_attention_heads, self.num_key_value_heads or 0, self.head_dim or 0
-        sizes: tuple[str, ...] = (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-        )
-        sizes += ("num_key_value_heads", "head_dim", "max_position_embeddings")
-        dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
-        wrong = [f"{n} is {getattr(self, n)}, want at least 1" for n in sizes if (getattr(self, n) or 0) < 1]
-        wrong += [
-            f"{n} is {getattr(self, n)}, want a share from 0 up to, not including, 1"
-            for n in dropouts
-            if not 0 <= getattr(self, n) < 1
-        ]
-        if heads >= 1 and head_dim == self.hidden_size // heads and self.hidden_size % heads:
-            wrong.append(
-                f"num_attention_heads is {heads} and hidden_size {self.hidden_size}, want a head count that divides "
-                f"the hidden size (or set head_dim)"
-            )
-        if heads >= 1 and groups >= 1 and heads % groups:
-            wrong.append(f"num_key_value_heads is {groups}, want a divisor of num_attention_heads, which is {heads}")
-        if self.position_type == "rotary":
-            rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-            if rope_type not in ROPE_TYPES:
-                wrong.append(f"rope_type is {rope_type!r}, want one of {', '.join(ROPE_TYPES)}")
-            if head_dim % 2:
-                wrong.append(f"head_dim is {head_dim}, want an even number for rotary positions")
-        if self.position_type == "sinusoidal" and self.hidden_size % 2:
-            wrong.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
-        if self.norm_eps <= 0:
-            wrong.append(f"norm_eps is {self.norm_eps}, want more than 0")
+    def violations(self) -> list[str]:
+        wrong = super().violations()
         if self.final_logit_softcapping is not None and self.final_logit_softcapping <= 0:
             wrong.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        return wrong
 
 
-__all__ = ["AUTO_MAP", "PRESETS", "ROPE_TYPES", "ScratchGPTConfig"]
+__all__ = ["AUTO_MAP", "PRESETS", "ScratchGPTConfig"]

@@ -9,7 +9,6 @@ Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
@@ -18,45 +17,23 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
-from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import ScratchAttention
 from .block import TransformerBlock
 from .configuration_scratch_gpt import ScratchGPTConfig
-from .feed_forward import OutputProjection
 from .normalization import build_norm
-from .positions import RotaryEmbedding, SinusoidalPositions
+from .positions import RotaryEmbedding, build_positions, check_length, count_positions
+from .pretrained_model import ScratchPreTrainedModel
 
 
-class ScratchGPTPreTrainedModel(PreTrainedModel):
-    """What trunk and heads share: initialisation, and what transformers may do with them."""
+class ScratchGPTPreTrainedModel(ScratchPreTrainedModel):
+    """The base of trunk and heads."""
 
     config_class = ScratchGPTConfig
     config: ScratchGPTConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["TransformerBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights, zero biases, norms at one (the base class), then the last matrix of each branch."""
-        super()._init_weights(module)
-        if not isinstance(module, OutputProjection):
-            return
-        if self.config.output_projection_init == "zero":
-            init.zeros_(module.weight)
-        elif self.config.output_projection_init == "scaled":
-            init.normal_(module.weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5)
 
 
 class ScratchGPTModel(ScratchGPTPreTrainedModel):
@@ -65,11 +42,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embed_positions: nn.Module | None = None
-        if config.position_type == "learned":
-            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        elif config.position_type == "sinusoidal":
-            self.embed_positions = SinusoidalPositions(config.hidden_size)
+        self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([TransformerBlock(config, i) for i in range(config.num_hidden_layers)])
@@ -112,7 +85,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        self._check_length(inputs_embeds.shape[1], past_key_values)
+        check_length(self.config, inputs_embeds.shape[1], past_key_values)
         causal_mask = create_causal_mask(  # before a fresh cache, beside which it would not look for packed documents
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -123,7 +96,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = self._count_positions(inputs_embeds, attention_mask, past_key_values)
+            position_ids = count_positions(inputs_embeds, attention_mask, past_key_values)
 
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
@@ -144,29 +117,6 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
-
-    def _check_length(self, length: int, past_key_values: Cache | None) -> None:
-        """Refuse what learned positions don't reach, in words and not as an index error."""
-        if self.config.position_type != "learned":
-            return
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-        total = length + (seen if isinstance(seen, int) else 0)  # a compiled cache counts in a tensor
-        if total > self.config.max_position_embeddings:
-            raise ValueError(
-                f"the text has {total} tokens, this model has learned positions for "
-                f"{self.config.max_position_embeddings}: cut the text"
-            )
-
-    @staticmethod
-    def _count_positions(
-        inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None
-    ) -> torch.Tensor:
-        """Positions (B or 1, T): from the padding mask if there is one, else from the number of tokens seen."""
-        length = inputs_embeds.shape[1]
-        if attention_mask is not None and attention_mask.ndim == 2:
-            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-        return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
 
 
 class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):

@@ -8,6 +8,7 @@ Dimension letters: B batch, T tokens, H heads, D head size, C hidden size.
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 
@@ -71,3 +72,38 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn queries or keys (B, H, T, D) by the angles of their positions; cos and sin are (B, T, D)."""
     return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+
+
+def build_positions(config) -> nn.Module | None:
+    """What is added to the embeddings, as `config.position_type` says; None for rotary positions."""
+    if config.position_type == "learned":
+        return nn.Embedding(config.max_position_embeddings, config.hidden_size)
+    return SinusoidalPositions(config.hidden_size) if config.position_type == "sinusoidal" else None
+
+
+def count_positions(
+    inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None = None
+) -> torch.Tensor:
+    """Positions (B or 1, T): from the padding mask if there is one, else from the number of tokens seen."""
+    length = inputs_embeds.shape[1]
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
+
+
+def check_length(config, length: int, past_key_values: Cache | None = None) -> None:
+    """Refuse what learned positions don't reach, in words and not as an index error.
+
+    Raises:
+        ValueError: more tokens, with those in the cache, than learned positions.
+    """
+    if config.position_type != "learned":
+        return
+    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    total = length + (seen if isinstance(seen, int) else 0)  # a compiled cache counts in a tensor
+    if total > config.max_position_embeddings:
+        raise ValueError(
+            f"the text has {total} tokens, this model has learned positions for {config.max_position_embeddings}: "
+            "cut the text"
+        )

@@ -1,0 +1,147 @@
+"""The settings of a transformer block: what the GPT, the encoder-decoder and their presets are told apart by."""
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
+
+
+@strict
+class TransformerBlockConfig(PreTrainedConfig):
+    """Settings of `TransformerBlock` and of the embeddings below it. Each model's config adds its own.
+
+    Args:
+        vocab_size: number of tokens, at least the tokenizer's length.
+        hidden_size: features of a token (C).
+        intermediate_size: width of the feed-forward network; by default 4 C, or 8/3 C rounded up to a multiple of 32
+            when it is gated, which costs the same.
+        num_attention_heads: query heads (H).
+        num_key_value_heads: key-value heads (G), a divisor of H; by default H.
+        head_dim: features of a head (D); by default C / H, which must then be whole.
+        max_position_embeddings: longest sequence in tokens. Rotary and sinusoidal models can be run beyond it.
+        norm_type: "layer_norm", "rms_norm" or "rms_norm_without_weight".
+        norm_position: "pre" (before each branch, with a last norm on top) or "post" (after each sum, as in the
+            Transformer of 2017 and GPT-1).
+        norm_eps: the small number under the norms' square root.
+        embedding_norm: normalise the embeddings before the first block.
+        qk_norm: normalise queries and keys, head by head (Henry et al. 2020, arXiv:2010.04245).
+        position_type: "learned", "sinusoidal" or "rotary".
+        rope_parameters: for rotary positions, `{"rope_type": "default", "rope_theta": 10000.0}` or a scaled variant
+            ("linear", "dynamic", "llama3", "yarn", "longrope") in transformers' form.
+        hidden_act: "relu", "relu2", "gelu", "gelu_new" (tanh form) or "silu".
+        mlp_gated: gate the feed-forward network (SwiGLU with "silu").
+        attention_bias, mlp_bias: biases in the linear layers of attention and of the feed-forward network.
+        embedding_dropout, attention_dropout, residual_dropout: share set to zero in training, of embeddings, of
+            attention weights and of each branch's result.
+        tie_word_embeddings: one matrix for the embedding and the head.
+        initializer_range: standard deviation of fresh weights.
+        output_projection_init: fresh weights of each branch's last matrix: "normal", "scaled" (divided by the root of
+            the number of residual branches, GPT-2) or "zero" (every block starts as the identity).
+
+    Raises:
+        StrictDataclassError: a field of the wrong type, or rules violated, all of them listed with what was seen.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    layer_fields: ClassVar[tuple[str, ...]] = ()  # which fields count blocks
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    intermediate_size: int | None = None
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 1024
+    norm_type: Literal["layer_norm", "rms_norm", "rms_norm_without_weight"] = "layer_norm"
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-5
+    embedding_norm: bool = False
+    qk_norm: bool = False
+    position_type: Literal["learned", "sinusoidal", "rotary"] = "learned"
+    rope_parameters: dict | None = None
+    hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "gelu_new"
+    mlp_gated: bool = False
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    embedding_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    residual_dropout: float | int = 0.0
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    output_projection_init: Literal["normal", "scaled", "zero"] = "normal"
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any):
+        """The style called `name`, one of `cls.presets`, with any field set by keyword.
+
+        Raises:
+            ValueError: there is no such preset.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
+        return cls(**{**cls.presets[name], **overrides})
+
+    def __post_init__(self, **kwargs):
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            self.intermediate_size = -(-8 * self.hidden_size // 96) * 32 if self.mlp_gated else 4 * self.hidden_size
+        if self.position_type == "rotary" and self.rope_parameters is None:
+            self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
+        if not self.mlp_gated:
+            plan = type(self).base_model_tp_plan
+            self.base_model_tp_plan = {name: how for name, how in plan.items() if "gate_proj" not in name}  # type: ignore[misc]
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Every rule between fields; all violations are reported at once."""
+        if wrong := self.violations():
+            raise ValueError("; ".join(wrong))
+
+    def violations(self) -> list[str]:
+        """The rules that are broken, each with the value seen and the value wanted."""
+        heads, groups, head_dim = self.num_attention_heads, self.num_key_value_heads or 0, self.head_dim or 0
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", *self.layer_fields, "num_attention_heads")
+        sizes += ("num_key_value_heads", "head_dim", "max_position_embeddings")
+        dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
+        wrong = [f"{n} is {getattr(self, n)}, want at least 1" for n in sizes if (getattr(self, n) or 0) < 1]
+        wrong += [
+            f"{n} is {getattr(self, n)}, want a share from 0 up to, not including, 1"
+            for n in dropouts
+            if not 0 <= getattr(self, n) < 1
+        ]
+        if heads >= 1 and head_dim == self.hidden_size // heads and self.hidden_size % heads:
+            wrong.append(
+                f"num_attention_heads is {heads} and hidden_size {self.hidden_size}, want a head count that divides "
+                f"the hidden size (or set head_dim)"
+            )
+        if heads >= 1 and groups >= 1 and heads % groups:
+            wrong.append(f"num_key_value_heads is {groups}, want a divisor of num_attention_heads, which is {heads}")
+        if self.position_type == "rotary":
+            rope_type = (self.rope_parameters or {}).get("rope_type", "default")
+            if rope_type not in ROPE_TYPES:
+                wrong.append(f"rope_type is {rope_type!r}, want one of {', '.join(ROPE_TYPES)}")
+            if head_dim % 2:
+                wrong.append(f"head_dim is {head_dim}, want an even number for rotary positions")
+        if self.position_type == "sinusoidal" and self.hidden_size % 2:
+            wrong.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
+        if self.norm_eps <= 0:
+            wrong.append(f"norm_eps is {self.norm_eps}, want more than 0")
+        return wrong

@@ -24,6 +24,9 @@ _LAZY = {
     "ScratchGPTModel": "models.modeling_scratch_gpt",
     "ScratchGPTForCausalLM": "models.modeling_scratch_gpt",
     "ScratchGPTForSequenceClassification": "models.modeling_scratch_gpt",
+    "ScratchSeq2SeqConfig": "models.configuration_scratch_seq2seq",
+    "ScratchSeq2SeqModel": "models.modeling_scratch_seq2seq",
+    "ScratchSeq2SeqForConditionalGeneration": "models.modeling_scratch_seq2seq",
     "ScratchBigramConfig": "models.configuration_scratch_bigram",
     "ScratchBigramForCausalLM": "models.modeling_scratch_bigram",
     "import_native": "hub.twins",
@@ -36,12 +39,14 @@ if TYPE_CHECKING:
     from .hub.twins import export_native, import_native
     from .models.configuration_scratch_bigram import ScratchBigramConfig
     from .models.configuration_scratch_gpt import ScratchGPTConfig
+    from .models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
     from .models.modeling_scratch_bigram import ScratchBigramForCausalLM
     from .models.modeling_scratch_gpt import (
         ScratchGPTForCausalLM,
         ScratchGPTForSequenceClassification,
         ScratchGPTModel,
     )
+    from .models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration, ScratchSeq2SeqModel
     from .tokenization.training import train_tokenizer
 
 

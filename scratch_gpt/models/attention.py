@@ -9,7 +9,7 @@ Dimension letters: B batch, T query tokens, S key tokens, H query heads, G key-v
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .feed_forward import OutputProjection
@@ -49,7 +49,11 @@ def eager_attention_forward(
 
 
 class ScratchAttention(nn.Module):
-    """Multi-head attention with grouped key-value heads, optional rotary positions and optional query-key norm."""
+    """Multi-head attention with grouped key-value heads, optional rotary positions and optional query-key norm.
+
+    Queries come from the hidden states; keys and values from there too (self-attention) or from `key_value_states`
+    (cross-attention, where a decoder reads what the encoder made of the source).
+    """
 
     def __init__(self, config, layer_idx: int, is_causal: bool = True):
         super().__init__()
@@ -75,22 +79,23 @@ class ScratchAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        key_value_states: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states (B, T, C) to the attended ones (B, T, C), and the weights (B, H, T, S) where eager."""
         batch_and_tokens = hidden_states.shape[:-1]
-        per_head = (*batch_and_tokens, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, H, T, D)
-        key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, G, T, D)
-        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)  # (B, G, T, D)
-
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
+        query = self._split_heads(self.q_proj(hidden_states))  # (B, H, T, D)
+        if self.q_norm is not None:
+            query = self.q_norm(query)
         if position_embeddings is not None:
-            cos, sin = position_embeddings
-            query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, G, S, D)
+            query = apply_rotary(query, *position_embeddings)
+        if key_value_states is None:
+            key, value = self._keys_and_values(hidden_states, position_embeddings)  # (B, G, T, D)
+            if past_key_values is not None:
+                cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+                key, value = cache.update(key, value, self.layer_idx)  # (B, G, S, D)
+        else:
+            key, value = self._source_keys_and_values(key_value_states, past_key_values)  # (B, G, S, D)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attention(
@@ -105,3 +110,30 @@ class ScratchAttention(nn.Module):
         )
         attended = attended.reshape(*batch_and_tokens, -1).contiguous()  # (B, T, H * D)
         return self.o_proj(attended), weights
+
+    def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """(B, T, heads * D) to (B, heads, T, D)."""
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _keys_and_values(
+        self, states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States (B, S, C) to keys and values, each (B, G, S, D)."""
+        key, value = self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
+        if self.k_norm is not None:
+            key = self.k_norm(key)
+        if position_embeddings is not None:
+            key = apply_rotary(key, *position_embeddings)
+        return key, value
+
+    def _source_keys_and_values(
+        self, states: torch.Tensor, past_key_values: Cache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the source, which does not change while the target is written: computed once, then remembered."""
+        if not isinstance(past_key_values, EncoderDecoderCache):
+            return self._keys_and_values(states)
+        cache = past_key_values.cross_attention_cache
+        if past_key_values.is_updated.get(self.layer_idx):
+            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        past_key_values.is_updated[self.layer_idx] = True
+        return cache.update(*self._keys_and_values(states), self.layer_idx)

@@ -1,7 +1,8 @@
 """The transformer block: tokens talk to each other (attention), then each thinks alone (feed-forward).
 
-Each half is a residual branch: its result is added to its input, so that gradients have a straight way down. The norm
+Each part is a residual branch: its result is added to its input, so that gradients have a straight way down. The norm
 stands before each branch (pre-norm, GPT-2 and later) or after each sum (post-norm, the Transformer of 2017 and GPT-1).
+A decoder that translates has a branch more, between the two: attention to the source.
 """
 
 import torch
@@ -15,13 +16,16 @@ from .normalization import build_norm
 
 
 class TransformerBlock(GradientCheckpointingLayer):
-    """Self-attention and feed-forward with residuals, dropout and norms, as `config` says."""
+    """Self-attention, cross-attention if asked for, and feed-forward, with residuals, dropout and norms, as `config`
+    says."""
 
-    def __init__(self, config, layer_idx: int, is_causal: bool = True):
+    def __init__(self, config, layer_idx: int, is_causal: bool = True, cross_attention: bool = False):
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
         self.input_layernorm = build_norm(config)
         self.self_attn = ScratchAttention(config, layer_idx, is_causal)
+        self.cross_attn_layernorm = build_norm(config) if cross_attention else None
+        self.cross_attn = ScratchAttention(config, layer_idx, is_causal=False) if cross_attention else None
         self.post_attention_layernorm = build_norm(config)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.residual_dropout)
@@ -29,22 +33,46 @@ class TransformerBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Hidden states (B, T, C) in and out."""
-        attention_kwargs = dict(
+        """Hidden states (B, T, C) in and out; `encoder_hidden_states` (B, S, C) are the source, where there is one.
+
+        Gradient checkpointing follows positional arguments only: pass both kinds of states by position.
+        """
+        residual = hidden_states
+        attended, _ = self.self_attn(
+            self.before(self.input_layernorm, hidden_states),
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
             past_key_values=past_key_values,
             **kwargs,
         )
-        if self.pre_norm:
-            attended, _ = self.self_attn(self.input_layernorm(hidden_states), **attention_kwargs)
-            hidden_states = hidden_states + self.dropout(attended)
-            return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
-        attended, _ = self.self_attn(hidden_states, **attention_kwargs)
-        hidden_states = self.input_layernorm(hidden_states + self.dropout(attended))
-        return self.post_attention_layernorm(hidden_states + self.dropout(self.mlp(hidden_states)))
+        hidden_states = self.after(self.input_layernorm, residual + self.dropout(attended))
+
+        if self.cross_attn is not None and self.cross_attn_layernorm is not None:
+            residual = hidden_states
+            attended, _ = self.cross_attn(
+                self.before(self.cross_attn_layernorm, hidden_states),
+                key_value_states=encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            hidden_states = self.after(self.cross_attn_layernorm, residual + self.dropout(attended))
+
+        residual = hidden_states
+        thought = self.mlp(self.before(self.post_attention_layernorm, hidden_states))
+        return self.after(self.post_attention_layernorm, residual + self.dropout(thought))
+
+    def before(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What a branch reads."""
+        return norm(hidden_states) if self.pre_norm else hidden_states
+
+    def after(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What a sum becomes."""
+        return hidden_states if self.pre_norm else norm(hidden_states)

@@ -1,0 +1,362 @@
+"""The Transformer of 2017: an encoder reads the source, a decoder writes the target and looks back at the source
+(Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
+
+Unusual here: encoder and decoder are stacks of the same block as the GPT's, so that the style of 2017 and a modern one
+are two sets of settings. Weights of the former open, unchanged in meaning, as transformers' `MarianMTModel`.
+
+Dimension letters: B batch, S source tokens, T target tokens, C hidden size, V target vocabulary.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import ScratchAttention
+from .block import TransformerBlock
+from .configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+from .normalization import build_norm
+from .positions import RotaryEmbedding, build_positions, check_length, count_positions
+from .pretrained_model import ScratchPreTrainedModel
+
+
+def shift_right(labels: torch.Tensor, decoder_start_token_id: int, pad_token_id: int) -> torch.Tensor:
+    """What the decoder reads while it learns to write `labels` (B, T): the same, one step later."""
+    shifted = labels.roll(1, dims=-1)
+    shifted[:, 0] = decoder_start_token_id
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+class ScratchSeq2SeqPreTrainedModel(ScratchPreTrainedModel):
+    """The base of encoder, decoder, trunk and head."""
+
+    config_class = ScratchSeq2SeqConfig
+    config: ScratchSeq2SeqConfig
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
+        """Which weights are one. transformers ties nothing where `tie_word_embeddings` is off; here source and target
+        can be one without the head."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels=True)
+        return dict(self._tied_weights_keys or {})
+
+
+class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
+    """What encoder and decoder have in common: embeddings, positions, blocks, the last norm."""
+
+    def __init__(self, config: ScratchSeq2SeqConfig, vocab_size: int, num_layers: int, is_decoder: bool):
+        super().__init__(config)
+        self.embed_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
+        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_positions = build_positions(config)
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(
+            [TransformerBlock(config, i, is_causal=is_decoder, cross_attention=is_decoder) for i in range(num_layers)]
+        )
+        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.gradient_checkpointing = False
+
+    def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None) -> torch.Tensor:
+        """Token ids (B, T), or embeddings (B, T, C) as they are, to what the positions are added to."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input ids and embeddings, on the source's and on the target's side")
+        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def enter(
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """What the first block reads, and the rotation of every block."""
+        hidden_states = inputs_embeds * self.embed_scale
+        if self.embed_positions is not None:
+            hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
+        if self.embedding_norm is not None:
+            hidden_states = self.embedding_norm(hidden_states)
+        hidden_states = self.dropout(hidden_states)
+        return hidden_states, self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+
+
+class ScratchSeq2SeqEncoder(ScratchSeq2SeqStack):
+    """The source: every token sees every other."""
+
+    _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
+
+    def __init__(self, config: ScratchSeq2SeqConfig):
+        super().__init__(config, config.vocab_size, config.encoder_layers, is_decoder=False)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """Source ids (B, S) and their padding mask (B, S), on either side, to `last_hidden_state` (B, S, C)."""
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        check_length(self.config, inputs_embeds.shape[1])
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        hidden_states, rotary = self.enter(inputs_embeds, count_positions(inputs_embeds, attention_mask))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
+    """The target: every token sees those before it, and the whole source."""
+
+    _can_record_outputs = {
+        "hidden_states": TransformerBlock,
+        "attentions": OutputRecorder(ScratchAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(ScratchAttention, index=1, layer_name="cross_attn"),
+    }
+
+    def __init__(self, config: ScratchSeq2SeqConfig):
+        super().__init__(config, config.decoder_vocab_size, config.decoder_layers, is_decoder=True)  # type: ignore[arg-type]
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Target ids (B, T) and the encoder's states (B, S, C) to `last_hidden_state` (B, T, C).
+
+        Positions count from the cache: a decoder writes from the start token on, whatever pads the source.
+        """
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        own_past = getattr(past_key_values, "self_attention_cache", past_key_values)
+        check_length(self.config, inputs_embeds.shape[1], own_past)
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=own_past,
+        )
+        source_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+        )
+        hidden_states, rotary = self.enter(inputs_embeds, count_positions(inputs_embeds, None, own_past))
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                encoder_hidden_states,
+                attention_mask=causal_mask,
+                encoder_attention_mask=source_mask,
+                position_embeddings=rotary,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+
+class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
+    """The trunk: source and target ids to hidden states of the target."""
+
+    def __init__(self, config: ScratchSeq2SeqConfig):
+        super().__init__(config)
+        self.encoder = ScratchSeq2SeqEncoder(config)
+        self.decoder = ScratchSeq2SeqDecoder(config)
+        if config.share_encoder_decoder_embeddings:
+            self._tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.embed_tokens = value
+        if self.config.share_encoder_decoder_embeddings:
+            self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqModelOutput:
+        """Run encoder and decoder.
+
+        Args:
+            input_ids: source ids (B, S). Either these or `inputs_embeds` (B, S, C).
+            attention_mask: 1 for source tokens and 0 for padding (B, S), on either side.
+            decoder_input_ids: target ids (B, T), from `config.decoder_start_token_id` on. Either these or
+                `decoder_inputs_embeds` (B, T, C).
+            decoder_attention_mask: the same for the target (B, tokens seen + T). Padding on its right needs none.
+            encoder_outputs: what the encoder returned for this source; it is then not run again.
+            past_key_values: an `EncoderDecoderCache` of the target tokens seen so far, and of the source.
+            use_cache: return `past_key_values`.
+
+        Returns:
+            `last_hidden_state` (B, T, C), `past_key_values`, `encoder_last_hidden_state` (B, S, C), and the hidden
+            states and attentions of encoder, decoder and between them (`cross_attentions`, each (B, H, T, S)) if
+            asked for.
+
+        Raises:
+            ValueError: both or neither of ids and embeddings, or more tokens than learned positions.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, GenerationMixin):
+    """The trunk with a linear head: the score of every target token to come next."""
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: ScratchSeq2SeqConfig):
+        super().__init__(config)
+        self.model = ScratchSeq2SeqModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.decoder_vocab_size, bias=config.lm_head_bias)  # type: ignore[arg-type]
+        self.post_init()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
+        shared, tied = self.config.share_encoder_decoder_embeddings, self.config.tie_word_embeddings
+        side = "encoder" if shared else "decoder"
+        self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"} if tied else None
+        return super().get_expanded_tied_weights_keys(all_submodels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqLMOutput:
+        """Predict the target's next token; the other inputs are those of `ScratchSeq2SeqModel`.
+
+        Args:
+            labels: the target (B, T), its `<eos>` included, not shifted; -100 is not scored. Without decoder inputs,
+                the decoder reads the labels shifted right.
+            logits_to_keep: score only the last so many positions, or those with these indices; 0 scores all.
+            num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
+
+        Returns:
+            `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
+        """
+        if labels is not None:
+            use_cache = False if use_cache is None else use_cache
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )
+
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: int | torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Cross-entropy of logits (B, T, V) and labels (B, T), smoothed while training. transformers' own
+        `loss_function` would shift the labels once more, as a causal model's."""
+        labels = labels.to(logits.device)
+        smoothing = float(self.config.label_smoothing) if self.training else 0.0
+        total = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
+        )
+        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum().clamp(min=1))
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the decoder reads for these labels; transformers' collator asks for it under this name."""
+        return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)  # type: ignore[arg-type]
+
+
+__all__ = [
+    "ScratchSeq2SeqForConditionalGeneration",
+    "ScratchSeq2SeqModel",
+    "ScratchSeq2SeqPreTrainedModel",
+]

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import ScratchAttention
+from .dropout import Dropout
 from .feed_forward import FeedForward
 from .normalization import build_norm
 
@@ -28,7 +29,7 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.cross_attn = ScratchAttention(config, layer_idx, is_causal=False) if cross_attention else None
         self.post_attention_layernorm = build_norm(config)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dropout = Dropout(config.residual_dropout)
 
     def forward(
         self,

@@ -24,6 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .block import TransformerBlock
 from .configuration_scratch_gpt import ScratchGPTConfig
+from .dropout import Dropout
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
@@ -44,7 +45,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([TransformerBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None

@@ -1,0 +1,76 @@
+"""The loss of a model that predicts tokens: the cross-entropy of what it expected and what came."""
+
+import torch
+from torch.nn import functional as F
+
+ROWS = 512  # logits of so many positions exist at a time
+
+
+def linear_cross_entropy(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """`F.cross_entropy(hidden_states @ weight.T + bias, labels, reduction="sum", label_smoothing=…)`, without ever
+    holding all logits: they are made, scored and turned into gradients a few hundred positions at a time, while they
+    lie in the processor's cache (Wijmans et al. 2024, arXiv:2411.09009, and Hsu et al. 2024, arXiv:2410.10989).
+
+    Args:
+        hidden_states: (N, C).
+        weight, bias: of the head, (V, C) and (V,).
+        labels: (N,); positions with -100 are not scored.
+        label_smoothing: share of the target's probability that is spread over all tokens.
+
+    Returns:
+        The sum of the losses, a float32 scalar.
+    """
+    dtype = (
+        torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+    )
+    return _LinearCrossEntropy.apply(hidden_states, weight, bias, labels, label_smoothing, dtype)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """With p = softmax(z), the loss of a position is logsumexp(z) - (1 - s) z_y - s mean(z), and its gradient by z is
+    p - (1 - s) [y] - s / V. The parts with s are the same for every token, so they are added as a whole."""
+
+    @staticmethod
+    def forward(ctx, hidden_states, weight, bias, labels, smoothing, dtype):
+        states, head = hidden_states.to(dtype), weight.to(dtype)
+        head_bias = None if bias is None else bias.to(dtype)
+        scored = labels != -100
+        vocab_size, head_mean = weight.shape[0], head.float().mean(0)
+        bias_mean = 0.0 if bias is None else bias.float().mean()
+        grad_states = torch.empty_like(states)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=weight.device)
+        for start in range(0, len(labels), ROWS):
+            rows = slice(start, start + ROWS)
+            keep = scored[rows, None]
+            x, y = states[rows] * keep, labels[rows, None].clamp(min=0)
+            logits = F.linear(x, head, head_bias).float()  # (R, V)
+            highest, expected = logits.amax(-1, keepdim=True), logits.gather(1, y)
+            probabilities = torch.softmax(logits, -1, out=logits)
+            logsumexp = highest - probabilities.amax(-1, keepdim=True).log()  # that one is never rounded to 0
+            losses = logsumexp - (1 - smoothing) * expected
+            if smoothing:
+                losses -= smoothing * ((x.float() @ head_mean)[:, None] + bias_mean)
+            total += (losses * keep).sum()
+            probabilities.scatter_add_(1, y, torch.full_like(y, -(1 - smoothing), dtype=torch.float32))
+            grad_logits = probabilities.to(dtype)
+            grad_states[rows] = (grad_logits @ head - (smoothing * head_mean).to(dtype)) * keep
+            grad_weight += grad_logits.T @ x
+            if smoothing:
+                grad_weight -= x.float().sum(0) * (smoothing / vocab_size)
+            if grad_bias is not None:
+                grad_bias += (keep.float().T @ probabilities)[0] - keep.sum() * (smoothing / vocab_size)
+        ctx.save_for_backward(grad_states.to(hidden_states.dtype), grad_weight.to(weight.dtype), grad_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_states, grad_weight, grad_bias = ctx.saved_tensors
+        return grad_states * grad, grad_weight * grad, None if grad_bias is None else grad_bias * grad, None, None, None

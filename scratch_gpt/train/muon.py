@@ -1,0 +1,82 @@
+"""Muon: momentum, made orthogonal (Jordan 2024, kellerjordan.github.io/posts/muon).
+
+The rule is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, and a test holds the two equal. There,
+each matrix goes through its own chain of fifteen small products; here, matrices of one shape go through it together,
+which on a processor is several times as fast.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+# a X + b (X Xᵀ) X + c (X Xᵀ)² X brings every singular value near 1 in a few rounds.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: torch.Tensor, steps: int) -> torch.Tensor:
+    """Matrices (N, rows, columns) to near-orthogonal ones, by Newton-Schulz iteration in bfloat16."""
+    x = matrices.bfloat16()
+    transposed = x.shape[-2] > x.shape[-1]
+    if transposed:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if transposed else x
+
+
+class Muon(torch.optim.Optimizer):
+    """For the matrices of the blocks.
+
+    Args:
+        params: matrices, or groups of them.
+        lr: in AdamW's units: an update has the root mean square of 0.2 (Liu et al. 2025, arXiv:2502.16982).
+        weight_decay: share of the weights, times lr, that each step takes away.
+        momentum: of the gradient, in Nesterov's form.
+        ns_steps: rounds of the Newton-Schulz iteration.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 2e-2,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+    ):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, ns_steps=ns_steps))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_shape: dict[tuple, list[torch.nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[(parameter.shape, parameter.device)].append(parameter)
+            for parameters in by_shape.values():
+                self._step_together(parameters, group)
+        return loss
+
+    def _step_together(self, parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = [
+            self.state[p].setdefault("momentum_buffer", torch.zeros_like(p, memory_format=torch.preserve_format))
+            for p in parameters
+        ]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = orthogonalize(
+            torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])), group["ns_steps"]
+        )
+        step_size = group["lr"] * 0.2 * max(parameters[0].shape) ** 0.5
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-step_size)

@@ -9,6 +9,7 @@ import importlib
 import transformers
 
 FAMILIES = ("scratch_gpt", "scratch_seq2seq", "scratch_bigram")
+TRANSLATION_TASK = "seq2seq-translation"
 
 
 def register() -> None:
@@ -25,3 +26,16 @@ def register() -> None:
         for auto_name, model_class in classes.items():
             model_class.register_for_auto_class(auto_name)
             getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
+    register_pipelines()
+
+
+def register_pipelines() -> None:
+    """Make `pipeline("seq2seq-translation", …)` known; transformers keeps the name "translation" blocked."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .models.pipeline_scratch_translation import ScratchTranslationPipeline
+
+    if TRANSLATION_TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TRANSLATION_TASK, ScratchTranslationPipeline, pt_model=transformers.AutoModelForSeq2SeqLM, type="text"
+        )

@@ -6,7 +6,7 @@ from conftest import run_python, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from scratch_gpt import ScratchGPTForCausalLM
-from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.arguments import PretrainingArguments
 from scratch_gpt.train.plan import Plan, flops_per_token, make_plan, optimizer_bytes
 
 SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 8, 16384, 2, 512)]
@@ -15,7 +15,7 @@ MEASURE = """
 import json, re, sys
 import torch
 from scratch_gpt import ScratchGPTConfig
-from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.arguments import PretrainingArguments
 from scratch_gpt.train.optimization import build_optimizers
 from scratch_gpt.train.plan import _forward, make_plan
 from scratch_gpt.train.setup import build_model
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 def config(w, l, v):
     shape = dict(vocab_size=v, hidden_size=w, num_hidden_layers=l, num_attention_heads=4)
     return ScratchGPTConfig.from_preset("llama", max_position_embeddings=length, **shape)
-args = TrainingArguments(batch_size=batch, precision="fp32", optimizer=optimizer, num_threads=1)
+args = PretrainingArguments(batch_size=batch, precision="fp32", optimizer=optimizer, num_threads=1)
 if what == "plan":
     print(json.dumps(make_plan(config(width, layers, vocabulary), args, length, 10**6, steps=1).memory.total))
     sys.exit()
@@ -73,7 +73,7 @@ def test_optimizer_memory_is_what_the_optimizers_hold():
 
     for optimizer in ("adamw", "muon"):
         model = ScratchGPTForCausalLM(tiny_config("llama"))
-        optimizers = build_optimizers(model, TrainingArguments(optimizer=optimizer))
+        optimizers = build_optimizers(model, PretrainingArguments(optimizer=optimizer))
         x = torch.randint(3, 99, (2, 16))
         model(x, labels=x).loss.backward()
         for o in optimizers:
@@ -84,7 +84,7 @@ def test_optimizer_memory_is_what_the_optimizers_hold():
 
 
 def test_a_plan_adds_up():
-    plan = make_plan(tiny_config("llama"), TrainingArguments(batch_size=2, precision="fp32"), 32, tokens=10_000)
+    plan = make_plan(tiny_config("llama"), PretrainingArguments(batch_size=2, precision="fp32"), 32, tokens=10_000)
     assert plan.parameters == ScratchGPTForCausalLM(tiny_config("llama")).num_parameters()
     assert plan.memory.weights == 4 * plan.parameters
     assert plan.seconds == pytest.approx(10_000 / plan.tokens_per_second)
@@ -95,6 +95,6 @@ def test_a_plan_adds_up():
     ("tokens", "words"), [(1_000, "few tokens"), (20_000, "near the usual"), (900_000, "many tokens")]
 )
 def test_the_ratio_of_tokens_to_parameters_is_judged(tokens, words):
-    plan = make_plan(tiny_config("llama"), TrainingArguments(batch_size=1, precision="fp32"), 8, tokens=1, steps=1)
+    plan = make_plan(tiny_config("llama"), PretrainingArguments(batch_size=1, precision="fp32"), 8, tokens=1, steps=1)
     judged = Plan(1_000, plan.flops_per_token, plan.memory, plan.tokens_per_second, tokens)
     assert words in judged.remark()

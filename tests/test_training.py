@@ -25,7 +25,7 @@ from scratch_gpt import (
 from scratch_gpt.data.rows import Rows
 from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
-from scratch_gpt.train.arguments import TrainingArguments as OurTrainingArguments
+from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArguments
 from scratch_gpt.train.arguments import parse_arguments
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
 

@@ -24,7 +24,7 @@ from scratch_gpt.train import setup
 from scratch_gpt.train.arguments import (
     DataArguments,
     ModelArguments,
-    TrainingArguments,
+    PretrainingArguments,
     check_training,
     parse_arguments,
 )
@@ -36,7 +36,7 @@ from scratch_gpt.train.reporting import write_run
 
 
 def main() -> None:
-    data, model_args, args = parse_arguments((DataArguments, ModelArguments, TrainingArguments), __doc__ or "")
+    data, model_args, args = parse_arguments((DataArguments, ModelArguments, PretrainingArguments), __doc__ or "")
 
     # Whatever can be refused is refused before anything is written.
     check_training(args)
@@ -53,17 +53,19 @@ def main() -> None:
     accelerator = setup.start(args)
     with accelerator.main_process_first():
         if origin is not None:
-            model = setup.load_model(origin, model_args.trust_remote_code, model_args.dropout)
+            model = setup.load_model(origin, model_args.trust_remote_code, model_args.dropout, "causal")
             longest = getattr(model.config, "max_position_embeddings", context_length)
             if model_args.context_length is None:
                 context_length = min(context_length, longest)
             tokenizer = setup.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
         else:
-            tokenizer = setup.build_tokenizer(data.tokenizer or "bpe", data.vocab_size, source, context_length)
+            tokenizer = setup.build_tokenizer(
+                data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), context_length
+            )
             ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
             model = setup.build_model(setup.build_config(model_args, len(tokenizer), context_length, ids))
             set_generation_defaults(model, tokenizer)
-    setup.check_vocabulary(tokenizer, model.config)
+    setup.check_vocabulary(tokenizer, model.config.vocab_size)
     shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
     setup.check_context(model.config, shards, context_length)
     if args.gradient_checkpointing:
@@ -78,6 +80,7 @@ def main() -> None:
     style = type(model).__name__ if model_args.init_from else model_args.preset
     title = f"{style} on {source.name}"
     facts = {
+        "task": "language-modeling",
         "title": title,
         "style": style,
         "dataset": source.name,

@@ -26,12 +26,12 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from ..train.arguments import DataArguments, ModelArguments, TrainingArguments, check_training, parse_arguments
+    from ..train.arguments import DataArguments, ModelArguments, PretrainingArguments, check_training, parse_arguments
     from ..train.plan import GPUS, UTILISATION, make_plan
     from ..train.setup import DEFAULT_CONTEXT_LENGTH, build_config, use_all_cores
 
     argv = [*context.args, *(["--config", str(config)] if config else [])]
-    data, model_args, args = parse_arguments((DataArguments, ModelArguments, TrainingArguments), "", argv)
+    data, model_args, args = parse_arguments((DataArguments, ModelArguments, PretrainingArguments), "", argv)
     check_training(args)
     use_all_cores(args.num_threads)
     length = model_args.context_length or DEFAULT_CONTEXT_LENGTH

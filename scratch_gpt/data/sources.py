@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ScratchError
 from . import stories
@@ -155,15 +155,16 @@ def open_source(
     if path.is_file():
         if path.stat().st_size == 0:
             raise ScratchError(f"{path} is empty: give a file with text in it")
-        if _kind(path) in TABLES:
+        if kind_of(path) in TABLES:
             return _open_table([path], text_column, max_documents)
         return FileSource([path], path.name)
-    if _kind(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
+    if kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
         raise ScratchError(f"no such file or folder: {dataset}")
-    return _open_hub(dataset, config, split, text_column, streaming, max_documents)
+    rows, revision = load_hub(dataset, config, split, streaming)
+    return TableSource(rows, text_column, dataset, f"{dataset}-{config}-{split}-{revision}", max_documents)
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """The suffix that tells what a file holds, compressed or not."""
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
@@ -174,16 +175,21 @@ def _open_folder(folder: Path, text_column: str | None, limit: int | None) -> So
     if texts:
         return FileSource(texts, folder.name)
     for suffix in TABLES:
-        tables = [p for p in files if _kind(p) == suffix and p.stat().st_size]
+        tables = [p for p in files if kind_of(p) == suffix and p.stat().st_size]
         if tables:
             return _open_table(tables, text_column, limit)
     raise ScratchError(f"{folder} holds no .txt, .txt.gz, {', '.join(TABLES)} file with text in it")
 
 
-def _open_table(paths: list[Path], text_column: str | None, limit: int | None) -> Source:
+def load_table(paths: list[Path]) -> Any:
+    """The rows of JSONL, JSON, CSV, TSV or Parquet files of one kind, read as they come.
+
+    Raises:
+        ScratchError: they are malformed.
+    """
     import datasets
 
-    kind = _kind(paths[0])
+    kind = kind_of(paths[0])
     options = {"delimiter": "\t"} if kind == ".tsv" else {}
     try:
         dataset = datasets.load_dataset(
@@ -193,12 +199,15 @@ def _open_table(paths: list[Path], text_column: str | None, limit: int | None) -
     except Exception as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ScratchError(f"{paths[0]} can't be read as {kind[1:]}: {reason}") from error
-    return TableSource(dataset, text_column, paths[0].name, FileSource(paths, "").fingerprint(), limit)
+    return dataset
 
 
-def _open_hub(
-    name: str, config: str | None, split: str, text_column: str | None, streaming: bool, limit: int | None
-) -> Source:
+def load_hub(name: str, config: str | None, split: str, streaming: bool = False) -> tuple[Any, str]:
+    """The rows of a split of a Hub dataset, and what tells its version from others.
+
+    Raises:
+        ScratchError: it can't be opened.
+    """
     import datasets
     from huggingface_hub import HfApi
 
@@ -210,7 +219,12 @@ def _open_hub(
         raise ScratchError(
             f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {reason}"
         ) from error
-    return TableSource(dataset, text_column, name, f"{name}-{config}-{split}-{revision}", limit)
+    return dataset, revision
+
+
+def _open_table(paths: list[Path], text_column: str | None, limit: int | None) -> Source:
+    fingerprint = FileSource(paths, "").fingerprint()
+    return TableSource(load_table(paths), text_column, paths[0].name, fingerprint, limit)
 
 
 def _pick_column(dataset, column: str | None, name: str) -> str:

@@ -10,8 +10,19 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 # Arguments that may hold a path of the machine, or say nothing about the model.
-PRIVATE = ("output_dir", "dataset", "validation_dataset", "init_from", "tokenizer", "num_threads", "resume", "tracker")
-FIGURES = {"val_loss": "loss (nats a token)", "val_perplexity": "perplexity", "val_bits_per_byte": "bits a byte"}
+PRIVATE = ("output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads")
+PRIVATE += ("resume", "tracker")
+# By task: the Hub's name for it, and the figures of its model index.
+TASKS = {
+    "language-modeling": (
+        "text-generation",
+        {"val_loss": "loss (nats a token)", "val_perplexity": "perplexity", "val_bits_per_byte": "bits a byte"},
+    ),
+    "translation": (
+        "translation",
+        {"val_bleu": "BLEU (13a, cased)", "val_chrf": "chrF", "val_loss": "loss (nats a token)"},
+    ),
+}
 
 
 def template_path() -> Path:
@@ -25,7 +36,10 @@ def render_card(folder: Path) -> str:
     run = yaml.safe_load((folder / "run.yaml").read_text())
     arguments, facts = run["arguments"], run["facts"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    best: dict[str, Any] = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
+    metric = arguments["metric_for_best_model"]
+    best: dict[str, Any] = {}
+    for row in (row for row in rows if metric in row):
+        best = row if not best or is_better(metric, row[metric], best[metric]) else best
     values = {name: _number(value) for name, value in best.items() if isinstance(value, int | float)}
     values |= {f"{split}_{name}": _number(n) for split in ("train", "validation") for name, n in facts[split].items()}
     settings = {name: value for name, value in arguments.items() if name not in PRIVATE and value is not None}
@@ -33,6 +47,10 @@ def render_card(folder: Path) -> str:
         _metadata(facts, best),
         template_path=str(template_path()),
         **{"entropy_floor": "", **values},
+        task=facts["task"],
+        source_lang=facts.get("source_lang"),
+        target_lang=facts.get("target_lang"),
+        scores=facts.get("scores"),
         title=facts["title"],
         style=facts["style"],
         parameters=_number(facts["parameters"]),
@@ -51,9 +69,10 @@ def render_card(folder: Path) -> str:
 
 def _metadata(facts: dict[str, Any], best: dict[str, Any]) -> ModelCardData:
     """What the Hub reads: task, library, and the results as its model index wants them."""
+    pipeline_tag, figures = TASKS[facts["task"]]
     results = [
         EvalResult(
-            task_type="text-generation",
+            task_type=pipeline_tag,
             dataset_type=facts["dataset"],
             dataset_name=facts["dataset"],
             dataset_split="held out",
@@ -61,15 +80,21 @@ def _metadata(facts: dict[str, Any], best: dict[str, Any]) -> ModelCardData:
             metric_name=title,
             metric_value=round(best[name], 4),
         )
-        for name, title in FIGURES.items()
+        for name, title in figures.items()
     ]
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=pipeline_tag,
         tags=["scratch_gpt"],
         model_name=facts["title"],
+        language=[facts[name] for name in ("source_lang", "target_lang") if name in facts] or None,
         eval_results=results,
     )
+
+
+def is_better(metric: str, figure: float, other: float) -> bool:
+    """Whether `figure` beats `other`: losses should be low, everything else high."""
+    return figure < other if metric.endswith("loss") else figure > other
 
 
 def _number(value: float) -> str:

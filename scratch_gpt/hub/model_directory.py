@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
 
 
 class ModelDirectory:
@@ -18,10 +20,18 @@ class ModelDirectory:
         tokenizer: saved beside the weights.
         title: what the model is called in its card and picture.
         card: renders `README.md` from the state of the run.
+        target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, title: str, card: Callable[[], str]):
-        self.tokenizer, self.title, self.card = tokenizer, title, card
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        title: str,
+        card: Callable[[], str],
+        target_tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
+        self.tokenizer, self.title, self.card, self.target_tokenizer = tokenizer, title, card, target_tokenizer
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
         self.skeleton.generation_config = model.generation_config
@@ -30,6 +40,8 @@ class ModelDirectory:
         """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""
         self.skeleton.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+        if self.target_tokenizer is not None:
+            self.target_tokenizer.save_pretrained(folder / TARGET_TOKENIZER)
 
     def write_card(self, folder: Path) -> None:
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
@@ -37,9 +49,23 @@ class ModelDirectory:
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Generation settings for a model trained from scratch: sample, and stop at `<eos>` or half a context later."""
+    config = _stop_and_pad(model, tokenizer)
+    config.do_sample = True
+    config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
+
+
+def set_translation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
+    """Generation settings for an encoder-decoder: search for the likeliest translation, with so many beams."""
+    config = _stop_and_pad(model, tokenizer)
+    config.decoder_start_token_id = model.config.decoder_start_token_id
+    config.num_beams = num_beams
+    config.early_stopping = num_beams > 1
+    config.max_new_tokens = model.config.max_position_embeddings
+
+
+def _stop_and_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     config = model.generation_config
     config.bos_token_id = tokenizer.bos_token_id
     config.eos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
-    config.do_sample = True
-    config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
+    return config

@@ -46,6 +46,9 @@ AUTO_MAP = {
     "AutoModelForSeq2SeqLM": "modeling_scratch_seq2seq.ScratchSeq2SeqForConditionalGeneration",
 }
 
+# What `pipeline("translation_de_to_en", …)` finds there.
+PIPELINE = {"impl": "pipeline_scratch_translation.ScratchTranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"]}
+
 
 @strict
 class ScratchSeq2SeqConfig(TransformerBlockConfig):
@@ -61,6 +64,8 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         lm_head_bias: a bias on the logits.
         label_smoothing: share of the target's probability that training spreads over all tokens (Szegedy et al. 2015,
             arXiv:1512.00567); in evaluation mode the loss is the plain cross-entropy.
+        source_lang, target_lang: the languages, if it translates; `custom_pipelines` follows from them.
+        target_tokenizer: whether the target has a tokenizer of its own, in the folder "target_tokenizer".
         decoder_start_token_id: what the decoder reads before the first token; by default `pad_token_id`.
         use_cache: keep keys and values while generating.
     """
@@ -99,6 +104,10 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = None
+    source_lang: str | None = None
+    target_lang: str | None = None
+    target_tokenizer: bool = False
+    custom_pipelines: dict = field(default_factory=dict)
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
     def __post_init__(self, **kwargs):
@@ -106,6 +115,8 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
             self.decoder_vocab_size = self.vocab_size
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.pad_token_id
+        if self.source_lang and self.target_lang:
+            self.custom_pipelines = {f"translation_{self.source_lang}_to_{self.target_lang}": dict(PIPELINE)}
         super().__post_init__(**kwargs)
 
     @property

@@ -7,6 +7,8 @@ are two sets of settings. Weights of the former open, unchanged in meaning, as t
 Dimension letters: B batch, S source tokens, T target tokens, C hidden size, V target vocabulary.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -31,6 +33,9 @@ from .loss import linear_cross_entropy
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
+
+if TYPE_CHECKING:  # what a model file imports travels with every saved model
+    from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401
 
 
 def shift_right(labels: torch.Tensor, decoder_start_token_id: int, pad_token_id: int) -> torch.Tensor:

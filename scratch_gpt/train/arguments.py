@@ -71,13 +71,12 @@ class ModelArguments:
 
 @dataclass
 class TrainingArguments:
-    """How to train."""
+    """How to train, whatever the task."""
 
-    output_dir: str = argument("runs/gpt", "Folder for the model, its checkpoints and the record of the run.")
+    output_dir: str = argument("runs/model", "Folder for the model, its checkpoints and the record of the run.")
     resume: bool = argument(False, "Go on with the run in output_dir from its newest checkpoint.")
     max_steps: int | None = argument(None, "Optimizer steps. Default: as many as --epochs gives.")
     epochs: float = argument(1.0, "Passes over the training text, where max_steps is not given.")
-    batch_size: int = argument(8, "Rows (of context_length tokens) a process takes at a time.")
     gradient_accumulation_steps: int = argument(1, "Batches whose gradients are added before each step.")
     optimizer: Literal["adamw", "muon"] = argument("muon", "'adamw', or 'muon' for matrices with AdamW for the rest.")
     learning_rate: float | None = argument(None, "Peak learning rate of AdamW. Default: 1e-2 beside Muon, 2e-3 alone.")
@@ -85,8 +84,10 @@ class TrainingArguments:
     weight_decay: float = argument(0.1, "Weight decay of matrices; embeddings, norms and biases have none.")
     adam_beta1: float = argument(0.9, "AdamW's memory of the gradient.")
     adam_beta2: float = argument(0.95, "AdamW's memory of the squared gradient.")
-    schedule: Literal["cosine", "wsd", "constant"] = argument(
-        "cosine", "After the warm-up: 'cosine' down, 'wsd' (stable, then straight down) or 'constant'."
+    schedule: Literal["cosine", "wsd", "constant", "inverse_sqrt"] = argument(
+        "cosine",
+        "After the warm-up: 'cosine' down, 'wsd' (stable, then straight down), 'constant', or 'inverse_sqrt' (falls "
+        "with the root of the step, as in the Transformer of 2017).",
     )
     warmup_steps: int = argument(20, "Steps in which the learning rate rises from 0.")
     decay_fraction: float = argument(0.4, "Last share of the steps, in which 'wsd' falls.")
@@ -99,6 +100,13 @@ class TrainingArguments:
     log_every: int = argument(10, "Steps between rows of metrics.jsonl.")
     eval_every: int = argument(250, "Steps between evaluations on the whole validation split; 0: only at the end.")
     save_every: int | None = argument(None, "Steps between checkpoints. Default: eval_every; 0: only at the end.")
+    average_decay: float | None = argument(
+        None,
+        "Evaluate and publish a moving average of the weights, which keeps this share at each step, such as 0.998.",
+    )
+    metric_for_best_model: str = argument(
+        "val_loss", "The figure that picks the published model: the lowest of a loss, else the highest."
+    )
     keep_last: int = argument(2, "Checkpoints kept; older ones are removed.")
     early_stopping_patience: int | None = argument(None, "Stop after so many evaluations without a better one.")
     seed: int = argument(0, "Seed of weights, order, dropout and built-in stories.")
@@ -108,10 +116,91 @@ class TrainingArguments:
     )
 
 
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """How to train a language model."""
+
+    output_dir: str = argument("runs/gpt", "Folder for the model, its checkpoints and the record of the run.")
+    batch_size: int = argument(8, "Rows (of context_length tokens) a process takes at a time.")
+
+
+@dataclass
+class PairArguments:
+    """What to learn to translate from."""
+
+    dataset: str = argument(
+        "grammar",
+        "Parallel text: 'grammar' (built in, German and English), a folder with train.de and train.en (or .gz), a file "
+        "beside --target_file, a .jsonl, .csv, .tsv, .parquet file, or a Hub dataset.",
+    )
+    target_file: str | None = argument(None, "File with the translation of each line of --dataset.")
+    source_lang: str = argument("de", "Language to translate from, as files and columns are named by it.")
+    target_lang: str = argument("en", "Language to translate into.")
+    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
+    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    validation_split: str | None = argument(
+        None, "Split to validate on. Default: validation, valid, val or dev of a folder; else a share is held out."
+    )
+    validation_fraction: float = argument(0.02, "Share of the pairs held out, where there is no validation split.")
+    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
+    num_pairs: int = argument(20_000, "How many pairs of the built-in grammar to write.")
+    max_pairs: int | None = argument(None, "Read only so many pairs. Default: all.")
+    tokenizer: Literal["bpe", "unigram", "word", "char"] = argument("bpe", "Kind of tokenizer to train on the text.")
+    vocab_size: int | None = argument(None, "Tokens of the tokenizer. Default: up to 4096 for bpe, unigram.")
+    separate_vocabularies: bool = argument(False, "A tokenizer for each language, instead of one for both.")
+    max_length: int = argument(128, "Longest sentence in tokens; longer ones are cut, and counted.")
+    skip_long: bool = argument(False, "Leave out pairs with a longer side, instead of cutting them.")
+
+
+@dataclass
+class Seq2SeqModelArguments:
+    """What to train."""
+
+    preset: str = argument("modern", "Style: 'vaswani2017' or 'modern'.")
+    init_from: str | None = argument(
+        None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
+    )
+    trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
+    hidden_size: int = argument(128, "Features of a token.")
+    encoder_layers: int = argument(3, "Blocks of the encoder.")
+    decoder_layers: int = argument(3, "Blocks of the decoder.")
+    num_attention_heads: int = argument(4, "Heads of each attention; must divide the hidden size.")
+    intermediate_size: int | None = argument(
+        None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
+    )
+    dropout: float | None = argument(None, "Embedding and residual dropout. Default: that of the preset.")
+    label_smoothing: float | None = argument(None, "Label smoothing. Default: that of the preset.")
+    share_encoder_decoder_embeddings: bool | None = argument(
+        None, "One embedding for source and target. Default: yes, unless they have separate vocabularies."
+    )
+    tie_word_embeddings: bool = argument(True, "One matrix for the target's embedding and the head.")
+    num_beams: int = argument(5, "Beams with which the finished model searches, unless told otherwise.")
+
+
+@dataclass
+class Seq2SeqTrainingArguments(TrainingArguments):
+    """How to train an encoder-decoder."""
+
+    output_dir: str = argument("runs/seq2seq", "Folder for the model, its checkpoints and the record of the run.")
+    tokens_per_batch: int = argument(2048, "Rows times length, on one side, that a process takes at a time.")
+    epochs: float = argument(10.0, "Passes over the training pairs, where max_steps is not given.")
+    eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
+
+
 # What a resumed run may be told anew. Everything else is part of what is being computed.
 RESUME_MAY_CHANGE = {
-    *("output_dir", "resume", "max_steps", "epochs", "batch_size", "gradient_accumulation_steps", "num_threads"),
-    *("log_every", "eval_every", "save_every", "keep_last", "early_stopping_patience", "tracker", "trust_remote_code"),
+    *("output_dir", "resume", "max_steps", "epochs", "batch_size", "tokens_per_batch", "gradient_accumulation_steps"),
+    *(
+        "num_threads",
+        "log_every",
+        "eval_every",
+        "eval_beams",
+        "save_every",
+        "keep_last",
+        "early_stopping_patience",
+        "tracker",
+        "trust_remote_code",
+    ),
 }
 
 
@@ -182,6 +271,7 @@ def check_training(args: TrainingArguments) -> None:
     """Raise ScratchError for numbers that no training can run with, all of them at once."""
     positive: tuple[str, ...] = (
         "batch_size",
+        "tokens_per_batch",
         "gradient_accumulation_steps",
         "log_every",
         "keep_last",
@@ -190,10 +280,13 @@ def check_training(args: TrainingArguments) -> None:
     )
     positive += ("learning_rate", "muon_learning_rate", "num_threads")
     at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
-    numbers = {name: getattr(args, name) for name in (*positive, *at_least_zero) if getattr(args, name) is not None}
+    given = {name: getattr(args, name, None) for name in (*positive, *at_least_zero)}
+    numbers = {name: value for name, value in given.items() if value is not None}
     wrong = [f"{n} is {numbers[n]}, want more than 0" for n in positive if n in numbers and not numbers[n] > 0]
     wrong += [f"{n} is {numbers[n]}, want 0 or more" for n in at_least_zero if n in numbers and not numbers[n] >= 0]
     if not 0 < args.decay_fraction <= 1:
         wrong.append(f"decay_fraction is {args.decay_fraction}, want more than 0 and at most 1")
+    if args.average_decay is not None and not 0 < args.average_decay < 1:
+        wrong.append(f"average_decay is {args.average_decay}, want a share between 0 and 1")
     if wrong:
         raise ScratchError("; ".join(wrong))

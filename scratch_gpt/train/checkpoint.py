@@ -25,11 +25,13 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from transformers import PreTrainedModel
 
 from ..errors import ScratchError
+from .averaging import MovingAverage
 
 TENSORS, NUMBERS = "training_state.safetensors", "training_state.json"
 Optimizers = list[torch.optim.Optimizer]
@@ -61,6 +63,7 @@ def save_checkpoint(
     numbers: dict[str, Any],
     write_model: Callable[[Path, dict[str, torch.Tensor]], None],
     keep_last: int,
+    average: MovingAverage | None = None,
 ) -> Path:
     """Write the state of a run at `step`; every process must call it.
 
@@ -69,8 +72,13 @@ def save_checkpoint(
         numbers: counters of loop and task, plain enough for JSON.
         write_model: writes a model directory with the weights it is given.
         keep_last: how many checkpoints are left standing.
+        average: of the weights, kept beside them.
     """
     weights = accelerator.get_state_dict(model)
+    averages: dict[str, torch.Tensor] = {}
+    if average is not None:
+        with average.in_place(model):
+            averages = {name: tensor.clone() for name, tensor in accelerator.get_state_dict(model).items()}
     optimizer = _optimizer_state(model, optimizers)
     random_states = gather_object([_random_state(accelerator)])
     folder = output_dir / "checkpoints" / f"step-{step:08d}"
@@ -84,6 +92,7 @@ def save_checkpoint(
             for parameter, state in optimizer["state"].items()
             for key, tensor in state.items()
         }
+        tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
         for process, random_state in enumerate(random_states):
             generators = random_state.pop("generators")
             tensors |= {f"random.{process}.{i}": generator for i, generator in enumerate(generators)}
@@ -98,7 +107,11 @@ def save_checkpoint(
 
 
 def load_training_state(
-    folder: Path, accelerator: Accelerator, model: torch.nn.Module, optimizers: Optimizers
+    folder: Path,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizers: Optimizers,
+    average: MovingAverage | None = None,
 ) -> dict[str, Any]:
     """Put optimizers and random generators back as they stood; the weights are loaded with the model.
 
@@ -114,6 +127,10 @@ def load_training_state(
             parameter, key = name.removeprefix("optimizer.").rsplit(".", 1)
             state["state"].setdefault(parameter, {})[key] = tensor
     set_optimizer_state_dict(model, _bare(optimizers), state, options=StateDictOptions(full_state_dict=True))
+    if average is not None:
+        with average.in_place(model):
+            means = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
+            set_model_state_dict(model, means, options=StateDictOptions(full_state_dict=True, strict=False))
     states, process = numbers.pop("random"), accelerator.process_index
     if len(states) == accelerator.num_processes:  # else dropout goes on from the seed: the processes are others
         mine = sorted((n for n in tensors if n.startswith(f"random.{process}.")), key=lambda n: int(n.split(".")[-1]))
@@ -135,10 +152,12 @@ def publish(beside: Path, folder: Path) -> None:
 
 def publish_into(beside: Path, folder: Path) -> None:
     """Move the files of a finished model directory into one that holds other things too, weights last."""
-    files = sorted(beside.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name))
-    for path in files:
-        os.replace(path, folder / path.name)
-    beside.rmdir()
+    files = [path for path in beside.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.suffix == ".safetensors", path.name)):
+        place = folder / path.relative_to(beside)
+        place.parent.mkdir(exist_ok=True)
+        os.replace(path, place)
+    shutil.rmtree(beside)
 
 
 def unwrapped(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.rows import RowPlan, Rows
 from ..data.shards import Shard
 from ..evaluation.language import language_figures, sum_of_losses
-from .task import Batch, DataState
+from .task import Batch, DataState, items_left
 
 
 class LanguageModeling:
@@ -43,10 +43,9 @@ class LanguageModeling:
         self.rows = Rows.for_tokenizer(shards["train"], row_length, tokenizer, seed=seed)
         self.validation_rows = Rows.for_tokenizer(shards["validation"], row_length, tokenizer)
 
-    def rows_left(self, state: DataState, epochs: float) -> int:
-        whole, part = int(epochs), epochs - int(epochs)
-        rows = sum(len(self.rows.plan(epoch)) for epoch in range(state.epoch, whole)) - state.row
-        return max(0, rows + (math.ceil(part * len(self.rows.plan(whole))) if part else 0))
+    def batches_left(self, state: DataState, epochs: float) -> int:
+        rows = items_left(lambda epoch: len(self.rows.plan(epoch)), state, epochs)
+        return math.ceil(rows / (self.batch_size * self.accelerator.num_processes))
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """Rows in the order of the stream of all epochs, dealt out in turn to the processes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..errors import TrainingError
+from ..errors import ScratchError, TrainingError
+from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
+from .averaging import MovingAverage
 from .checkpoint import Optimizers, load_training_state, publish_into, save_checkpoint, unwrapped
 from .optimization import learning_rate_factor
 from .reporting import Reporter, plot_losses, read_metrics
@@ -32,7 +34,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0  # spent in steps
     data: DataState = field(default_factory=DataState)
-    best_val_loss: float | None = None
+    best_figure: float | None = None  # of --metric_for_best_model
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
@@ -64,15 +66,16 @@ class Trainer:
         self.accelerator, self.task, self.args = accelerator, task, args
         self.directory, self.folder = directory, Path(args.output_dir)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        self.average = MovingAverage(self.model, args.average_decay) if args.average_decay else None
         self.progress = Progress()
         if resume_from is not None:
-            numbers = load_training_state(resume_from, accelerator, self.model, self.optimizers)
+            numbers = load_training_state(resume_from, accelerator, self.model, self.optimizers, self.average)
             self.task.load_state_dict(numbers.pop("task"))
             loop = numbers.pop("loop")
             self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
-        rows_a_step = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-        rows_left = 0 if args.max_steps else task.rows_left(self.progress.data, args.epochs)
-        self.total_steps = args.max_steps or self.progress.step + math.ceil(rows_left / rows_a_step)
+        batches_left = 0 if args.max_steps else task.batches_left(self.progress.data, args.epochs)
+        steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
+        self.total_steps = args.max_steps or self.progress.step + steps_left
 
     def run(self) -> Progress:
         """Train to the end; afterwards the run's directory holds the best model.
@@ -94,16 +97,17 @@ class Trainer:
                 evaluate = last or (args.eval_every > 0 and progress.step % args.eval_every == 0)
                 if evaluate:
                     self.model.eval()
-                    row |= self.task.evaluate(self.model)
-                    if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
-                        row["sample"] = sample
+                    with self.averaged():
+                        row |= self.task.evaluate(self.model)
+                        if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
+                            row["sample"] = sample
                 if evaluate or progress.step % args.log_every == 0:
                     counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
                     reporter.record({**counted, **row})
                     self._track(row)
                     meter = _Meter()
                 if evaluate:
-                    self._judge(row["val_loss"])
+                    self._judge(row)
                 if last or progress.stopped_early or (save_every and progress.step % save_every == 0):
                     self._save()
         self._draw()
@@ -143,6 +147,8 @@ class Trainer:
                 group["lr"] = group["peak_lr"] * factor
             optimizer.step()
             optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.model, self.progress.step)
         self.progress.step += 1
         self.progress.tokens += int(count)
         self.progress.data = data
@@ -156,11 +162,18 @@ class Trainer:
             return number
         return self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum").item()
 
-    def _judge(self, val_loss: float) -> None:
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated and published: the average, if there is one."""
+        return nullcontext() if self.average is None else self.average.in_place(self.model)
+
+    def _judge(self, row: dict[str, Any]) -> None:
         """Publish the model if it is the best so far; stop if none has been for long."""
-        progress, patience = self.progress, self.args.early_stopping_patience
-        if progress.best_val_loss is None or val_loss < progress.best_val_loss:
-            progress.best_val_loss, progress.best_step = val_loss, progress.step
+        progress, patience, metric = self.progress, self.args.early_stopping_patience, self.args.metric_for_best_model
+        if metric not in row:
+            known = ", ".join(name for name in row if name.startswith("val_"))
+            raise ScratchError(f"metric_for_best_model is {metric!r}, want one of {known}")
+        if progress.best_figure is None or is_better(metric, row[metric], progress.best_figure):
+            progress.best_figure, progress.best_step = row[metric], progress.step
             progress.evaluations_since_best = 0
             self._publish()
         else:
@@ -169,13 +182,14 @@ class Trainer:
 
     def _publish(self) -> None:
         """The run's directory becomes a model directory with the present weights."""
-        weights = self.accelerator.get_state_dict(self.model)
-        if self.accelerator.is_main_process:
-            beside = self.folder / ".best.partial"
-            beside.mkdir(exist_ok=True)
-            self.directory.write(beside, weights)
-            self.directory.write_card(beside)
-            publish_into(beside, self.folder)
+        with self.averaged():
+            weights = self.accelerator.get_state_dict(self.model)
+            if self.accelerator.is_main_process:
+                beside = self.folder / ".best.partial"
+                beside.mkdir(exist_ok=True)
+                self.directory.write(beside, weights)
+                self.directory.write_card(beside)
+                publish_into(beside, self.folder)
 
     def _save(self) -> None:
         numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
@@ -188,6 +202,7 @@ class Trainer:
             numbers,
             self.directory.write,
             self.args.keep_last,
+            self.average,
         )
         self._draw()
 

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .arguments import TrainingArguments
+from .muon import Muon
 
 # Beside Muon, AdamW trains embeddings, head and norms only, which bear larger steps than matrices do.
 DEFAULT_LEARNING_RATES = {"muon": 1e-2, "adamw": 2e-3}
@@ -34,8 +35,7 @@ def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
 def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon (Jordan 2024, kellerjordan.github.io/posts/muon) for the matrices of the blocks.
 
-    Weight decay applies to matrices only. Muon's steps are scaled to the size of AdamW's (Liu et al. 2025,
-    arXiv:2502.16982).
+    Weight decay applies to matrices only.
     """
     groups = parameter_groups(model)
     plain = groups["embeddings"] + groups["vectors"]
@@ -43,7 +43,7 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
     optimizers: list[torch.optim.Optimizer] = []
     adam_groups = [{"params": plain, "weight_decay": 0.0}]
     if args.optimizer == "muon" and groups["matrices"]:
-        optimizers.append(torch.optim.Muon([decayed], lr=args.muon_learning_rate, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon([decayed], lr=args.muon_learning_rate))
     elif groups["matrices"]:
         adam_groups.append(decayed)
     rate = DEFAULT_LEARNING_RATES[args.optimizer] if args.learning_rate is None else args.learning_rate
@@ -59,6 +59,8 @@ def learning_rate_factor(step: int, total_steps: int, args: TrainingArguments) -
     """Share of the peak learning rate at `step`, counted from 0: a pure function, so that a resume needs no state."""
     if step < args.warmup_steps:
         return (step + 1) / args.warmup_steps
+    if args.schedule == "inverse_sqrt":
+        return (max(args.warmup_steps, 1) / (step + 1)) ** 0.5
     lowest = args.min_learning_rate_ratio
     progress = (step - args.warmup_steps) / max(total_steps - args.warmup_steps, 1)
     if args.schedule == "cosine":

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from .arguments import TrainingArguments
+from .arguments import PretrainingArguments
 from .optimization import build_optimizers, parameter_groups
 from .setup import build_model, chooses_bf16
 
@@ -113,7 +113,7 @@ def optimizer_bytes(model: PreTrainedModel, optimizer: str) -> int:
     return BYTES * (2 * (model.num_parameters() - muon) + muon)
 
 
-def make_plan(config: Any, args: TrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:
+def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:
     """Build the model, run a few steps on random tokens, and add up.
 
     Args:

@@ -16,6 +16,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 METRICS = "metrics.jsonl"
 
+# Figures that an evaluation prints beside the losses, where the task has them.
+SHOWN = {
+    "entropy_floor": ("floor", ".4f"),
+    "val_bits_per_byte": ("bits/byte", ".4f"),
+    "val_bleu": ("BLEU", ".2f"),
+    "val_exact": ("exactly right", ".1%"),
+}
+
 
 class Reporter:
     """Rows of figures to the screen and to `metrics.jsonl`. On other processes than the first it does nothing."""
@@ -56,10 +64,10 @@ class Reporter:
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(row) + "\n")
         if "val_loss" in row:
-            floor = f"  floor {row['entropy_floor']:.4f}" if "entropy_floor" in row else ""
+            more = "".join(f"  {title} {row[name]:{form}}" for name, (title, form) in SHOWN.items() if name in row)
             self.progress.print(
                 f"step {row['step']:>6,}  tokens {row['tokens']:>12,}  train {row['train_loss']:.4f}  "
-                f"validation {row['val_loss']:.4f}{floor}  bits/byte {row['val_bits_per_byte']:.4f}",
+                f"validation {row['val_loss']:.4f}{more}",
                 highlight=False,
             )
         if "sample" in row:

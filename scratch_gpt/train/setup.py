@@ -8,11 +8,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
@@ -20,7 +20,14 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from ..data.shards import Shard, cache_directory, prepare
@@ -30,8 +37,8 @@ from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from ..tokenization.training import BUILDERS, train_tokenizer
-from .arguments import DataArguments, ModelArguments, TrainingArguments
+from ..tokenization.training import BUILDERS, Template, train_tokenizer
+from .arguments import DataArguments, ModelArguments, PairArguments, Seq2SeqModelArguments, TrainingArguments
 
 DEFAULT_CONTEXT_LENGTH = 256
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
@@ -123,14 +130,22 @@ def open_sources(args: DataArguments, seed: int) -> tuple[Source, Source | None]
     return train, open_source(args.validation_dataset, split=args.validation_split, seed=seed + 1, **options)
 
 
-def build_tokenizer(name: str, vocab_size: int | None, source: Source, max_length: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of the kind `name` on `source`, or open the one of that name. Trained ones are cached."""
+def build_tokenizer(
+    name: str,
+    vocab_size: int | None,
+    documents: Callable[[], Iterable[str]],
+    fingerprint: str,
+    max_length: int,
+    template: Template = "causal",
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of the kind `name` on `documents`, or open the one of that name. Trained ones are cached by
+    the fingerprint of the documents."""
     if name not in BUILDERS:
         return open_tokenizer(name)
-    settings = json.dumps([name, vocab_size, source.fingerprint(), max_length])
+    settings = json.dumps([name, vocab_size, fingerprint, max_length, template])
     entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
     if not (entry / "tokenizer_config.json").exists():
-        tokenizer = train_tokenizer(source.documents(), name, vocab_size, model_max_length=max_length)  # type: ignore[arg-type]
+        tokenizer = train_tokenizer(documents(), name, vocab_size, template, model_max_length=max_length)  # type: ignore[arg-type]
         entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=entry.parent) as beside:
             tokenizer.save_pretrained(beside)
@@ -140,8 +155,8 @@ def build_tokenizer(name: str, vocab_size: int | None, source: Source, max_lengt
     return open_tokenizer(str(entry))
 
 
-def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder or Hub id.
+def open_tokenizer(name: str, subfolder: str = "") -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder or Hub id, or of a folder in it.
 
     Raises:
         ScratchError: there is none, it is a slow one, or it has no token for the end of a text.
@@ -149,7 +164,7 @@ def open_tokenizer(name: str) -> PreTrainedTokenizerFast:
     if name in BUILDERS:
         raise ScratchError(f"a {name} tokenizer would fit no trained model: leave --tokenizer out beside --init_from")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
     except Exception as error:
         kinds = ", ".join(BUILDERS)
         raise ScratchError(
@@ -213,36 +228,48 @@ def build_model(config: Any) -> PreTrainedModel:
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
 
 
-def load_model(name: str | Path, trust_remote_code: bool = False, dropout: float | None = None) -> PreTrainedModel:
-    """A causal language model from a checkpoint, in float32 whatever it was saved in.
+def load_model(
+    name: str | Path,
+    trust_remote_code: bool = False,
+    dropout: float | None = None,
+    kind: Literal["causal", "seq2seq"] | None = None,
+) -> PreTrainedModel:
+    """A model that writes, decoder-only or encoder-decoder, in float32 whatever it was saved in.
+
+    Args:
+        kind: which of the two it must be; None takes either.
 
     Raises:
-        ScratchError: it can't be opened, or has no dropouts of our names to set.
+        ScratchError: it can't be opened, is of the other kind, or has no dropouts of our names to set.
     """
     dropouts: dict[str, Any] = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=trust_remote_code, **dropouts
-        )
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        found = "seq2seq" if config.is_encoder_decoder else "causal"
+        if kind is not None and kind != found:
+            raise ValueError(f"it is a {config.model_type} model, which is {found}")
+        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = auto_class.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code, **dropouts)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ScratchError(f"no causal language model can be opened from {str(name)!r}: {error}") from error
+        wanted = {"causal": "causal language", "seq2seq": "sequence-to-sequence", None: "text-generating"}[kind]
+        raise ScratchError(f"no {wanted} model can be opened from {str(name)!r}: {error}") from error
     return model
 
 
-def check_init_from(data: DataArguments, args: ModelArguments) -> None:
+def check_init_from(data: DataArguments | PairArguments, args: ModelArguments | Seq2SeqModelArguments) -> None:
     """Raise ScratchError where --init_from stands beside settings that the checkpoint has already decided."""
-    free = {"init_from", "trust_remote_code", "context_length", "dropout"}
+    free = {"init_from", "trust_remote_code", "context_length", "dropout", "num_beams"}
     given = [f.name for f in fields(args) if f.name not in free and getattr(args, f.name) != f.default]
     given += ["vocab_size"] if data.vocab_size is not None else []
     if given:
         raise ScratchError(f"--init_from brings a model as it is: leave out {', '.join(f'--{name}' for name in given)}")
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
     """Raise ScratchError where the tokenizer knows more tokens than the model."""
-    if len(tokenizer) > config.vocab_size:
+    if len(tokenizer) > vocab_size:
         raise ScratchError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {config.vocab_size}: use the "
+            f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {vocab_size}: use the "
             "model's own tokenizer"
         )
 

@@ -1,0 +1,61 @@
+"""Text in, translation out: the pipeline that transformers 5 no longer has, carried by every checkpoint.
+
+pipeline("translation_de_to_en", NAME, trust_remote_code=True)   # anywhere
+pipeline("seq2seq-translation", NAME)                            # where this package is imported
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from transformers.pipelines.base import Pipeline
+
+
+class ScratchTranslationPipeline(Pipeline):
+    """Translates a text, or a list of texts, with an encoder-decoder.
+
+    Settings of `generate`, such as `num_beams`, may be given to the pipeline or to a call. By default a translation
+    has at most twice as many tokens as its source, and 16.
+
+    Returns for each text:
+        `{"translation_text": str}`.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.target_tokenizer = self.tokenizer
+        if getattr(self.model.config, "target_tokenizer", False):
+            folder = self.model.name_or_path
+            self.target_tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="target_tokenizer")
+
+    def _sanitize_parameters(self, **generation: Any) -> tuple[dict, dict, dict]:
+        return {}, generation, {}
+
+    def preprocess(self, inputs: str) -> dict[str, torch.Tensor]:
+        if not isinstance(inputs, str):
+            raise TypeError(f"a text to translate is a string, not {type(inputs).__name__}")
+        longest = self.model.config.max_position_embeddings
+        encoded = self.tokenizer(inputs, return_tensors="pt", truncation=True, max_length=longest)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _forward(self, input_tensors: dict[str, torch.Tensor], **generation: Any) -> dict[str, torch.Tensor]:
+        if not {"max_length", "max_new_tokens"} & set(generation):
+            generation["max_new_tokens"] = longest_translation(self.model, input_tensors["input_ids"])
+        return {"tokens": self.model.generate(**input_tensors, **generation)}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, str]:
+        text = self.target_tokenizer.decode(model_outputs["tokens"][0], skip_special_tokens=True)
+        return {"translation_text": text.strip()}
+
+
+def longest_translation(model: Any, input_ids: torch.Tensor) -> int:
+    """How many tokens a translation of sources (B, S) may have."""
+    return max(1, min(2 * input_ids.shape[1] + 16, model.config.max_position_embeddings - 1))
+
+
+__all__ = ["ScratchTranslationPipeline"]

@@ -1,0 +1,163 @@
+"""What the training of a translator does before the loop: read pairs, train tokenizers, build the model."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from accelerate import Accelerator
+from huggingface_hub.errors import StrictDataclassError
+from rich.console import Console
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ..data.pairs import Pair, Pairs, PairSource, encode_pairs, fingerprint_of, open_pairs, validation_split_of
+from ..data.shards import is_validation
+from ..errors import ScratchError
+from ..hub.model_directory import TARGET_TOKENIZER
+from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
+from .arguments import PairArguments, Seq2SeqModelArguments
+from .setup import build_tokenizer, open_tokenizer
+from .translation import Tokenizers
+
+
+def open_sources(data: PairArguments, seed: int) -> tuple[PairSource, PairSource]:
+    """The pairs to train on and those to validate on; the same source twice, where a share is to be held out."""
+    if not 0 < data.validation_fraction < 1:
+        raise ScratchError(f"validation_fraction is {data.validation_fraction}, want a share between 0 and 1")
+    if data.max_length < 2:
+        raise ScratchError(f"max_length is {data.max_length}, want at least 2")
+    languages = data.source_lang, data.target_lang
+    options: dict[str, Any] = {"config": data.dataset_config, "seed": seed, "num_pairs": data.num_pairs}
+    train = open_pairs(
+        data.dataset,
+        *languages,
+        target_file=data.target_file,
+        split=data.dataset_split,
+        max_pairs=data.max_pairs,
+        **options,
+    )
+    split = data.validation_split or validation_split_of(data.dataset, data.source_lang)
+    if split is None:
+        return train, train
+    if data.dataset == "grammar":
+        options["num_pairs"] = max(1, min(1000, data.num_pairs // 4))
+    return train, open_pairs(data.dataset, *languages, split=split, **options)
+
+
+def read_pairs(data: PairArguments, train: PairSource, validation: PairSource) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of both sources, or of the two parts of one.
+
+    Raises:
+        ScratchError: one of them is empty.
+    """
+    if train is not validation:
+        return list(train.pairs()), list(validation.pairs())
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for number, pair in enumerate(train.pairs()):
+        parts[is_validation(number, data.validation_fraction)].append(pair)
+    if not parts[0] or not parts[1]:
+        raise ScratchError(
+            f"{train.name} has too few pairs to hold out a share of {data.validation_fraction}: {len(parts[0])} to "
+            f"train on, {len(parts[1])} held out"
+        )
+    return parts
+
+
+def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
+    """Trained on the training pairs: one on both sides, or one on each."""
+    sides = [[pair[side] for pair in train] for side in (0, 1)]
+
+    def build(texts: list[str]) -> Any:
+        fingerprint = fingerprint_of(*texts)
+        return build_tokenizer(
+            data.tokenizer, data.vocab_size, lambda: iter(texts), fingerprint, data.max_length, "seq2seq"
+        )
+
+    if data.separate_vocabularies:
+        return Tokenizers(build(sides[0]), build(sides[1]))
+    both = build(list(itertools.chain.from_iterable(zip(*sides, strict=True))))
+    return Tokenizers(both, both)
+
+
+def open_tokenizers(name: str, model: PreTrainedModel) -> Tokenizers:
+    """Those of a checkpoint."""
+    source = open_tokenizer(name)
+    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER) if model.config.target_tokenizer else source)
+
+
+def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: tuple[int, int]) -> Any:
+    """The config of a fresh model.
+
+    Raises:
+        ScratchError: an unknown preset, or settings that break its rules.
+    """
+    share = args.share_encoder_decoder_embeddings
+    chosen = {
+        "intermediate_size": args.intermediate_size,
+        "embedding_dropout": args.dropout,
+        "residual_dropout": args.dropout,
+        "label_smoothing": args.label_smoothing,
+    }
+    try:
+        return ScratchSeq2SeqConfig.from_preset(
+            args.preset,
+            vocab_size=vocab_sizes[0],
+            decoder_vocab_size=vocab_sizes[1],
+            max_position_embeddings=data.max_length,
+            hidden_size=args.hidden_size,
+            encoder_layers=args.encoder_layers,
+            decoder_layers=args.decoder_layers,
+            num_attention_heads=args.num_attention_heads,
+            share_encoder_decoder_embeddings=not data.separate_vocabularies if share is None else share,
+            tie_word_embeddings=args.tie_word_embeddings,
+            source_lang=data.source_lang,
+            target_lang=data.target_lang,
+            target_tokenizer=data.separate_vocabularies,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    except (ValueError, StrictDataclassError) as error:
+        raise ScratchError(str(error).split("ValueError: ")[-1]) from error
+
+
+def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: Tokenizers) -> PreTrainedModel:
+    """A fresh model in float32."""
+    sizes = len(tokenizers.source), len(tokenizers.target)
+    return ScratchSeq2SeqForConditionalGeneration(build_config(args, data, sizes))
+
+
+def encode(
+    data: PairArguments,
+    tokenizers: Tokenizers,
+    max_length: int,
+    accelerator: Accelerator,
+    pairs: list[Pair],
+    name: str,
+) -> Pairs:
+    """Tokenise pairs, with a progress bar, and say how many were too long.
+
+    Raises:
+        ScratchError: none is left.
+    """
+    main = accelerator.is_main_process
+    with tqdm(total=len(pairs), desc=f"tokenising {name}", unit=" pairs", leave=False, disable=not main or None) as bar:
+        encoded = encode_pairs(iter(pairs), *tokenizers, max_length, data.skip_long, bar.update)
+    if encoded.long and main:
+        done = "left out" if data.skip_long else "cut"
+        Console(stderr=True).print(f"{encoded.long:,} {name} pairs with a side of over {max_length} tokens were {done}")
+    if not len(encoded):
+        raise ScratchError(f"every {name} pair has a side of over {max_length} tokens: raise --max_length")
+    return encoded
+
+
+def sizes(pairs: list[Pair], encoded: Pairs, empty: int) -> dict[str, int]:
+    """Facts about a split, for the record."""
+    return {
+        "pairs": len(encoded),
+        "source_tokens": len(encoded.source.ids),
+        "target_tokens": len(encoded.target.ids),
+        "characters": sum(len(source) + len(target) for source, target in pairs),
+        "long": encoded.long,
+        "empty": empty,
+    }

@@ -1,0 +1,116 @@
+"""Train an encoder-decoder to translate, from pairs of sentences to a directory that anyone can load.
+
+    accelerate launch training/train_seq2seq.py                           # built-in German to English, minutes
+    accelerate launch training/train_seq2seq.py --dataset FOLDER --source_lang fr --target_lang en
+    accelerate launch training/train_seq2seq.py --config training/configs/multi30k_fast.yaml --dataset FOLDER
+
+The folder that it leaves holds weights, config, tokenizer, the code of model and pipeline, card and loss curve:
+
+    pipeline("translation_de_to_en", "runs/seq2seq", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from scratch_gpt.evaluation.reload import report_translations
+from scratch_gpt.evaluation.translation import signatures
+from scratch_gpt.hub.card import render_card
+from scratch_gpt.hub.model_directory import ModelDirectory, set_translation_defaults
+from scratch_gpt.train import setup, translation_setup
+from scratch_gpt.train.arguments import (
+    PairArguments,
+    Seq2SeqModelArguments,
+    Seq2SeqTrainingArguments,
+    check_training,
+    parse_arguments,
+)
+from scratch_gpt.train.checkpoint import newest_checkpoint
+from scratch_gpt.train.loop import Trainer
+from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.reporting import write_run
+from scratch_gpt.train.translation import Translation
+
+
+def main() -> None:
+    types = (PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments)
+    data, model_args, args = parse_arguments(types, __doc__ or "")
+
+    # Whatever can be refused is refused before anything is written.
+    check_training(args)
+    setup.check_output_dir(args)
+    if model_args.init_from is not None:
+        setup.check_init_from(data, model_args)
+    resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
+    origin = resume_from or model_args.init_from
+    if origin is None:
+        translation_setup.build_config(model_args, data, vocab_sizes=(8, 8))
+    train_source, validation_source = translation_setup.open_sources(data, args.seed)
+
+    accelerator = setup.start(args)
+    with accelerator.main_process_first():
+        train, validation = translation_setup.read_pairs(data, train_source, validation_source)
+        if origin is not None:
+            model = setup.load_model(origin, model_args.trust_remote_code, model_args.dropout, "seq2seq")
+            tokenizers = translation_setup.open_tokenizers(str(origin), model)
+        else:
+            tokenizers = translation_setup.build_tokenizers(data, train)
+            model = translation_setup.build_model(model_args, data, tokenizers)
+            set_translation_defaults(model, tokenizers.target, model_args.num_beams)
+    for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
+        setup.check_vocabulary(tokenizer, size)
+    if accelerator.device.type == "cpu":  # on short rows, plain products are several times as fast as fused attention
+        model.set_attn_implementation("eager")
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    encode = partial(translation_setup.encode, data, tokenizers, model.config.max_position_embeddings, accelerator)
+    train_tokens, validation_tokens = encode(train, "training"), encode(validation, "validation")
+    texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
+    task = Translation(
+        accelerator,
+        train_tokens,
+        validation_tokens,
+        texts,
+        tokenizers,
+        args.tokens_per_batch,
+        args.seed,
+        args.eval_beams,
+    )
+
+    arguments = asdict(data) | asdict(model_args) | asdict(args)
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    title = f"{style} on {train_source.name}, {data.source_lang} to {data.target_lang}"
+    facts = {
+        "task": "translation",
+        "title": title,
+        "style": style,
+        "dataset": train_source.name,
+        "license": "apache-2.0" if data.dataset == "grammar" else data.dataset_license,
+        "prompt": texts[0][0],
+        "parameters": model.num_parameters(),
+        "context_length": model.config.max_position_embeddings,
+        "source_lang": data.source_lang,
+        "target_lang": data.target_lang,
+        "scores": signatures(),
+        "train": translation_setup.sizes(train, train_tokens, train_source.empty),
+        "validation": translation_setup.sizes(validation, validation_tokens, validation_source.empty),
+    }
+    if accelerator.is_main_process:
+        write_run(setup.make_output_dir(args), arguments, facts, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    if args.tracker:
+        accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
+
+    folder = Path(args.output_dir)
+    second = tokenizers.target if tokenizers.target is not tokenizers.source else None
+    directory = ModelDirectory(model, tokenizers.source, title, partial(render_card, folder), second)
+    Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, resume_from).run()
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        report_translations(folder, texts, model_args.trust_remote_code)
+
+
+if __name__ == "__main__":
+    setup.run_command(main)

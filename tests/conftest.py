@@ -12,7 +12,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, train_tokenizer
+from scratch_gpt import (
+    ScratchGPTConfig,
+    ScratchGPTForCausalLM,
+    ScratchSeq2SeqConfig,
+    ScratchSeq2SeqForConditionalGeneration,
+    train_tokenizer,
+)
 from scratch_gpt.data.stories import stories
 
 torch.set_num_threads(1)
@@ -49,6 +55,30 @@ def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
 def tiny_model(preset: str, **overrides) -> ScratchGPTForCausalLM:
     """A model in evaluation mode whose every weight, zero-initialised ones too, is random and matters."""
     return randomise(ScratchGPTForCausalLM(tiny_config(preset, **overrides))).eval()
+
+
+def tiny_seq2seq_config(preset: str, **overrides) -> ScratchSeq2SeqConfig:
+    fields = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return ScratchSeq2SeqConfig.from_preset(preset, **{**fields, **overrides})
+
+
+def tiny_seq2seq(preset: str, **overrides) -> ScratchSeq2SeqForConditionalGeneration:
+    """The same for the encoder-decoder; norms around one, lest what passes many of them fade."""
+    model = randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config(preset, **overrides))).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1)
+    return model
 
 
 def randomise(model, seed: int = 0, std: float = 0.2):

@@ -293,7 +293,8 @@ def _glosses() -> dict[str, str]:
     """Every German form with its English, as a dictionary would have it."""
     glosses: dict[str, str] = {}
     for noun in (*lx.PERSONS, *lx.THINGS, *(place[1] for place in lx.PLACES)):
-        forms = {noun.plural: noun.english_plural, f"{noun.plural}n": noun.english_plural, noun.singular: noun.english}
+        forms: dict[str, str] = {noun.plural: noun.english_plural, noun.singular: noun.english}
+        forms[f"{noun.plural}n"] = noun.english_plural
         for form, english in forms.items():
             glosses[form.lower()] = english
             for modifier, english_modifier in lx.MODIFIERS.items():
@@ -307,11 +308,11 @@ def _glosses() -> dict[str, str]:
         glosses |= {form: english + particle for form, english in forms.items()}
         if verb.prefix:
             glosses |= {verb.third: verb.english_third, verb.plural: verb.base, verb.prefix: verb.particle}
-    for singular, plural, english, english_plural in lx.MODALS:
-        glosses |= {singular: english, plural: english_plural}
-    for stem, _, english, english_plural in lx.DETERMINERS:
+    for modal in lx.MODALS:
+        glosses |= dict(zip(modal[:2], modal[2:], strict=True))
+    for stem, _, singular, plural in lx.DETERMINERS:
         for ending in ("", "e", "en", "er", "em", "es", "ie", "as"):
-            glosses[stem + ending] = english or english_plural or ""
+            glosses[stem + ending] = singular or plural or ""
     glosses |= {"im": "in the", "nicht": "not", "dass": "that", "hat": "", "haben": "", "ist": "", "sind": ""}
     glosses |= {german: english for german, _, english in lx.PLACES} | lx.LINKS
     for times in lx.TIMES.values():

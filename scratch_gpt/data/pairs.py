@@ -263,7 +263,7 @@ def encode_pairs(
         Tokens(np.concatenate(side) if side else np.empty(0, np.uint32), np.cumsum(ends, dtype=np.int64))
         for side, ends in zip(sides, lengths, strict=True)
     ]
-    return Pairs(*tokens, long=long)
+    return Pairs(tokens[0], tokens[1], long)
 
 
 def fingerprint_of(*parts: str) -> str:

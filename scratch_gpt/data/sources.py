@@ -219,7 +219,7 @@ def load_hub(name: str, config: str | None, split: str, streaming: bool = False)
         raise ScratchError(
             f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {reason}"
         ) from error
-    return dataset, revision
+    return dataset, str(revision)
 
 
 def _open_table(paths: list[Path], text_column: str | None, limit: int | None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -50,8 +51,8 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
     """Load `folder` through the Auto classes and the pipeline, translate held-out sentences as its generation config
     says, and print scores and the first few."""
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    write = pipeline(TRANSLATION_TASK, model=model, tokenizer=tokenizer, device="cpu")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    write: Any = pipeline(TRANSLATION_TASK, model=model, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
     sources, references = texts
     translations = translate(model, tokenizer, sources, write.target_tokenizer)
     shown = [result["translation_text"] for result in write(sources[:SHOWN])]

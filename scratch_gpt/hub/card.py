@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 # Arguments that may hold a path of the machine, or say nothing about the model.
-PRIVATE = ("output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads")
-PRIVATE += ("resume", "tracker")
+PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
+PRIVATE |= {"resume", "tracker"}
 # By task: the Hub's name for it, and the figures of its model index.
 TASKS = {
     "language-modeling": (

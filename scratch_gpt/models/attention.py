@@ -7,6 +7,8 @@ answer is the average of the contents, weighted by how well the labels fit the q
 Dimension letters: B batch, T query tokens, S key tokens, H query heads, G key-value heads, D head size, C hidden size.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -134,6 +136,7 @@ class ScratchAttention(nn.Module):
             return self._keys_and_values(states)
         cache = past_key_values.cross_attention_cache
         if past_key_values.is_updated.get(self.layer_idx):
-            return cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+            layer: Any = cache.layers[self.layer_idx]
+            return layer.keys, layer.values
         past_key_values.is_updated[self.layer_idx] = True
         return cache.update(*self._keys_and_values(states), self.layer_idx)

@@ -7,7 +7,7 @@ are two sets of settings. Weights of the former open, unchanged in meaning, as t
 Dimension letters: B batch, S source tokens, T target tokens, C hidden size, V target vocabulary.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -76,7 +76,7 @@ class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
         self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
         self.gradient_checkpointing = False
 
-    def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Token ids (B, T), or embeddings (B, T, C) as they are, to what the positions are added to."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input ids and embeddings, on the source's and on the target's side")
@@ -114,10 +114,10 @@ class ScratchSeq2SeqEncoder(ScratchSeq2SeqStack):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Source ids (B, S) and their padding mask (B, S), on either side, to `last_hidden_state` (B, S, C)."""
-        inputs_embeds = self.embed(input_ids, inputs_embeds)
-        check_length(self.config, inputs_embeds.shape[1])
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
-        hidden_states, rotary = self.enter(inputs_embeds, count_positions(inputs_embeds, attention_mask))
+        embeds = self.embed(input_ids, inputs_embeds)
+        check_length(self.config, embeds.shape[1])
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
+        hidden_states, rotary = self.enter(embeds, count_positions(embeds, attention_mask))
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
@@ -153,24 +153,24 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
 
         Positions count from the cache: a decoder writes from the start token on, whatever pads the source.
         """
-        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        embeds = self.embed(input_ids, inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         own_past = getattr(past_key_values, "self_attention_cache", past_key_values)
-        check_length(self.config, inputs_embeds.shape[1], own_past)
+        check_length(self.config, embeds.shape[1], own_past)
         causal_mask = create_causal_mask(
             config=self.config,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             past_key_values=own_past,
         )
         source_mask = create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embeds,
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
         )
-        hidden_states, rotary = self.enter(inputs_embeds, count_positions(inputs_embeds, None, own_past))
+        hidden_states, rotary = self.enter(embeds, count_positions(embeds, None, own_past))
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -202,9 +202,9 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.encoder.embed_tokens = value
+        self.encoder.embed_tokens = value  # type: ignore[assignment]
         if self.config.share_encoder_decoder_embeddings:
-            self.decoder.embed_tokens = value
+            self.decoder.embed_tokens = value  # type: ignore[assignment]
 
     @can_return_tuple
     def forward(
@@ -213,7 +213,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        encoder_outputs: Any | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         decoder_inputs_embeds: torch.FloatTensor | None = None,
@@ -228,7 +228,8 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
             decoder_input_ids: target ids (B, T), from `config.decoder_start_token_id` on. Either these or
                 `decoder_inputs_embeds` (B, T, C).
             decoder_attention_mask: the same for the target (B, tokens seen + T). Padding on its right needs none.
-            encoder_outputs: what the encoder returned for this source; it is then not run again.
+            encoder_outputs: what the encoder returned for this source (or a tuple of the same); it is then not run
+                again.
             past_key_values: an `EncoderDecoderCache` of the target tokens seen so far, and of the source.
             use_cache: return `past_key_values`.
 
@@ -283,7 +284,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Gene
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
         shared, tied = self.config.share_encoder_decoder_embeddings, self.config.tie_word_embeddings
         side = "encoder" if shared else "decoder"
-        self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"} if tied else None
+        self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"} if tied else {}
         return super().get_expanded_tied_weights_keys(all_submodels)
 
     @can_return_tuple
@@ -291,7 +292,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Gene
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
         past_key_values: Cache | None = None,

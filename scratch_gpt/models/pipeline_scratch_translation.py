@@ -21,10 +21,9 @@ class ScratchTranslationPipeline(Pipeline):
         `{"translation_text": str}`.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_tokenizer = True  # type: ignore[assignment]
+    tokenizer: Any
+    model: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -36,19 +35,19 @@ class ScratchTranslationPipeline(Pipeline):
     def _sanitize_parameters(self, **generation: Any) -> tuple[dict, dict, dict]:
         return {}, generation, {}
 
-    def preprocess(self, inputs: str) -> dict[str, torch.Tensor]:
-        if not isinstance(inputs, str):
-            raise TypeError(f"a text to translate is a string, not {type(inputs).__name__}")
+    def preprocess(self, input_: Any, **parameters: Any) -> dict[str, Any]:
+        if not isinstance(input_, str):
+            raise TypeError(f"a text to translate is a string, not {type(input_).__name__}")
         longest = self.model.config.max_position_embeddings
-        encoded = self.tokenizer(inputs, return_tensors="pt", truncation=True, max_length=longest)
+        encoded = self.tokenizer(input_, return_tensors="pt", truncation=True, max_length=longest)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
-    def _forward(self, input_tensors: dict[str, torch.Tensor], **generation: Any) -> dict[str, torch.Tensor]:
+    def _forward(self, input_tensors: dict[str, Any], **generation: Any) -> Any:
         if not {"max_length", "max_new_tokens"} & set(generation):
             generation["max_new_tokens"] = longest_translation(self.model, input_tensors["input_ids"])
         return {"tokens": self.model.generate(**input_tensors, **generation)}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, str]:
+    def postprocess(self, model_outputs: Any, **parameters: Any) -> dict[str, str]:
         text = self.target_tokenizer.decode(model_outputs["tokens"][0], skip_special_tokens=True)
         return {"translation_text": text.strip()}
 

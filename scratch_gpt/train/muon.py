@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: dict[tuple, list[torch.nn.Parameter]] = defaultdict(list)
+            by_shape: dict[tuple, list[torch.Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[(parameter.shape, parameter.device)].append(parameter)
@@ -67,8 +67,8 @@ class Muon(torch.optim.Optimizer):
                 self._step_together(parameters, group)
         return loss
 
-    def _step_together(self, parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+    def _step_together(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
         momenta = [
             self.state[p].setdefault("momentum_buffer", torch.zeros_like(p, memory_format=torch.preserve_format))
             for p in parameters

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
-from ..data.buckets import PairBatches
+from ..data.buckets import PairBatches, Plan
 from ..data.pairs import Pairs
 from ..evaluation.translation import translate, translation_scores
 from .checkpoint import unwrapped
@@ -51,7 +51,7 @@ class Translation:
     ):
         self.accelerator, self.tokenizers, self.eval_beams = accelerator, tokenizers, eval_beams
         self.sources, self.references = texts
-        pad = int(tokenizers.source.pad_token_id)  # type: ignore[arg-type]
+        pad = tokenizers.source.pad_token_id
         self.train = PairBatches(train, tokens_per_batch, pad, seed)
         self.validation = PairBatches(validation, tokens_per_batch, pad)
 
@@ -64,7 +64,7 @@ class Translation:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         epoch, number = state.epoch, state.row
         while True:
-            dealt = []
+            dealt: Plan = []
             while len(dealt) < processes:
                 plan = self.train.plan(epoch)
                 dealt.append(plan[number])

@@ -1,0 +1,160 @@
+"""The twins of our GPT: GPT-2, Llama and NanoChat."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    NanoChatConfig,
+    NanoChatForCausalLM,
+    PreTrainedConfig,
+)
+
+from ..models.configuration_scratch_gpt import ScratchGPTConfig
+from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from .twin import Twin, Weights
+
+SIZES = {name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")}
+
+# Ours -> theirs, alike in Llama and NanoChat.
+ROTARY_FIELDS = {
+    **SIZES,
+    "intermediate_size": "intermediate_size",
+    "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "norm_eps": "rms_norm_eps",
+    "hidden_act": "hidden_act",
+    "attention_bias": "attention_bias",
+    "attention_dropout": "attention_dropout",
+    "rope_parameters": "rope_parameters",
+}
+
+
+class DecoderTwin(Twin):
+    our_config_class, our_model_class = ScratchGPTConfig, ScratchGPTForCausalLM
+
+
+class LlamaTwin(DecoderTwin):
+    """Llama has the same modules under the same names."""
+
+    preset = "llama"
+    config_class, model_class = LlamaConfig, LlamaForCausalLM
+    fields = {**ROTARY_FIELDS, "mlp_bias": "mlp_bias"}
+    names: dict[str, str] = {}
+    free = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
+
+    def why_not_export(self, config: Any) -> list[str]:
+        reasons = super().why_not_export(config)
+        if config.hidden_size % config.num_attention_heads:
+            reasons.append(
+                f"num_attention_heads is {config.num_attention_heads}, LlamaForCausalLM wants a divisor of "
+                f"hidden_size, which is {config.hidden_size}"
+            )
+        return reasons
+
+    def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        return weights
+
+    def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        return weights
+
+
+class NanoChatTwin(DecoderTwin):
+    """NanoChat turns queries and keys the other way round: swapping the halves of each head's rows undoes it."""
+
+    preset = "nanochat"
+    config_class, model_class = NanoChatConfig, NanoChatForCausalLM
+    fields = {**ROTARY_FIELDS, "final_logit_softcapping": "final_logit_softcapping"}
+    names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
+    free = frozenset({"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"})
+
+    def swap_halves(self, weights: Weights, config: Any) -> Weights:
+        assert config.head_dim is not None  # derived when the config was made
+        swapped = dict(weights)
+        for name, weight in weights.items():
+            if "q_proj" in name or "k_proj" in name:
+                heads = weight.unflatten(0, (-1, 2, config.head_dim // 2))  # (heads, halves, D/2, …)
+                swapped[name] = heads.flip(1).reshape(weight.shape)
+        return swapped
+
+    def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        return self.rename(self.swap_halves(weights, config), to_native=False)
+
+    def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        return self.rename(self.swap_halves(weights, config), to_native=True)
+
+
+class GPT2Twin(DecoderTwin):
+    """GPT-2 stores its matrices transposed (`Conv1D`), with query, key and value in one."""
+
+    preset = "gpt2"
+    config_class, model_class = GPT2Config, GPT2LMHeadModel
+    fields = {
+        **SIZES,
+        "intermediate_size": "n_inner",
+        "norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation_function",
+        "embedding_dropout": "embd_pdrop",
+        "attention_dropout": "attn_pdrop",
+        "residual_dropout": "resid_pdrop",
+    }
+    names = {
+        "model.embed_tokens": "transformer.wte",
+        "model.embed_positions": "transformer.wpe",
+        "model.layers": "transformer.h",
+        "model.norm": "transformer.ln_f",
+        "input_layernorm": "ln_1",
+        "post_attention_layernorm": "ln_2",
+        "self_attn.qkv_proj": "attn.c_attn",
+        "self_attn.o_proj": "attn.c_proj",
+        "mlp.up_proj": "mlp.c_fc",
+        "mlp.down_proj": "mlp.c_proj",
+    }
+    free = frozenset({"norm_eps", "hidden_act", "tie_word_embeddings"})
+
+    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
+        wanted = {
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "reorder_and_upcast_attn": False,
+            "add_cross_attention": False,
+        }
+        return super().why_not_import(config) + [
+            f"its {name} is {getattr(config, name)}, ours is always {value}"
+            for name, value in wanted.items()
+            if getattr(config, name) != value
+        ]
+
+    def why_not_export(self, config: Any) -> list[str]:
+        return super().why_not_export(config) + self.why_not_plain_heads(config)
+
+    @staticmethod
+    def transpose(weights: Weights) -> Weights:
+        linear = re.compile(r"(qkv_proj|o_proj|up_proj|down_proj)\.weight$")
+        return {name: w.T.contiguous() if linear.search(name) else w for name, w in weights.items()}
+
+    def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        ours: Weights = {}
+        for name, weight in self.transpose(self.rename(weights, to_native=False)).items():
+            if "qkv_proj" in name:
+                for part, rows in zip(("q_proj", "k_proj", "v_proj"), weight.chunk(3), strict=True):
+                    ours[name.replace("qkv_proj", part)] = rows
+            else:
+                ours[name] = weight
+        return ours
+
+    def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        joined: Weights = {}
+        for name, weight in weights.items():
+            if "q_proj" in name:
+                parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+                joined[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
+            elif "k_proj" not in name and "v_proj" not in name:
+                joined[name] = weight
+        return self.rename(self.transpose(joined), to_native=True)

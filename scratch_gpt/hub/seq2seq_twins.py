@@ -1,0 +1,108 @@
+"""The twin of our encoder-decoder in its style of 2017: Marian."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import torch
+from transformers import MarianConfig, MarianMTModel, PreTrainedConfig
+
+from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
+from .twin import Twin, Weights
+
+# Which side of a weight runs over the features that the blocks hand on: its columns, or its rows.
+READS = re.compile(r"(embed_tokens|lm_head|q_proj|k_proj|v_proj|up_proj)\.weight$")
+WRITES = re.compile(r"(o_proj|down_proj)\.(weight|bias)$|layernorm\.(weight|bias)$")
+
+
+class MarianTwin(Twin):
+    """Marian's sinusoids are all sines, then all cosines; ours, as in the paper, take turns. Nothing else in a model
+    knows the order of its features, so that putting them in the other order, everywhere, makes the two the same."""
+
+    preset = "vaswani2017"
+    our_config_class, our_model_class = ScratchSeq2SeqConfig, ScratchSeq2SeqForConditionalGeneration
+    config_class, model_class = MarianConfig, MarianMTModel
+    fields = {
+        "hidden_size": "d_model",
+        "encoder_layers": "encoder_layers",
+        "decoder_layers": "decoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+        "intermediate_size": "encoder_ffn_dim",
+        "hidden_act": "activation_function",
+        "residual_dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "initializer_range": "init_std",
+        "scale_embedding": "scale_embedding",
+        "decoder_vocab_size": "decoder_vocab_size",
+        "decoder_start_token_id": "decoder_start_token_id",
+        "share_encoder_decoder_embeddings": "share_encoder_decoder_embeddings",
+    }
+    names = {
+        "o_proj": "out_proj",
+        "cross_attn": "encoder_attn",
+        "input_layernorm": "self_attn_layer_norm",
+        "cross_attn_layernorm": "encoder_attn_layer_norm",
+        "post_attention_layernorm": "final_layer_norm",
+        "mlp.up_proj": "fc1",
+        "mlp.down_proj": "fc2",
+    }
+    free = frozenset({"hidden_act", "scale_embedding"})
+
+    def config_from_native(self, config: Any) -> ScratchSeq2SeqConfig:
+        config = copy.copy(config)
+        if config.activation_function == "swish":
+            config.activation_function = "silu"
+        ours = super().config_from_native(config)
+        ours.embedding_dropout, ours.lm_head_bias = config.dropout, True
+        return ours
+
+    def config_to_native(self, config: Any) -> PreTrainedConfig:
+        native: Any = super().config_to_native(config)
+        native.decoder_attention_heads, native.decoder_ffn_dim = config.num_attention_heads, config.intermediate_size
+        native.forced_eos_token_id = None
+        # Where the head is apart, Marian shares nothing: source and target then get a copy each.
+        native.share_encoder_decoder_embeddings &= config.tie_word_embeddings
+        return native
+
+    def why_not_import(self, config: Any) -> list[str]:
+        reasons = [] if config.activation_function == "swish" else super().why_not_import(config)
+        for field in ("ffn_dim", "attention_heads"):
+            seen = [getattr(config, f"{side}_{field}") for side in ("encoder", "decoder")]
+            if seen[0] != seen[1]:
+                reasons.append(f"its encoder_{field} is {seen[0]} and its decoder_{field} {seen[1]}, ours are equal")
+        if config.share_encoder_decoder_embeddings and not config.tie_word_embeddings:
+            reasons.append("it shares embeddings without tying them, which Marian leaves undefined")
+        return reasons
+
+    def why_not_export(self, config: Any) -> list[str]:
+        return super().why_not_export(config) + self.why_not_plain_heads(config)
+
+    def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        kept = {n: w for n, w in weights.items() if "embed_positions" not in n and n != "model.shared.weight"}
+        kept["lm_head.bias"] = kept.pop("final_logits_bias")[0]
+        return self._reorder(self.rename(kept, to_native=False), torch.argsort(_sines_first(config.hidden_size)))
+
+    def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        native = self.rename(self._reorder(weights, _sines_first(config.hidden_size)), to_native=True)
+        bias = native.pop("lm_head.bias", None)
+        head = native["lm_head.weight"]
+        native["final_logits_bias"] = head.new_zeros(1, len(head)) if bias is None else bias[None]
+        if config.share_encoder_decoder_embeddings and config.tie_word_embeddings:
+            native["model.shared.weight"] = native["model.encoder.embed_tokens.weight"]
+        return native
+
+    @staticmethod
+    def _reorder(weights: Weights, order: torch.Tensor) -> Weights:
+        """Put the features that the blocks hand on into another order."""
+        return {
+            name: weight[..., order] if READS.search(name) else weight[order] if WRITES.search(name) else weight
+            for name, weight in weights.items()
+        }
+
+
+def _sines_first(size: int) -> torch.Tensor:
+    """Numbers of our features in Marian's order: 0, 2, 4, …, 1, 3, 5, …"""
+    return torch.arange(size).view(-1, 2).T.flatten()

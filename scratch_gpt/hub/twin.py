@@ -1,0 +1,95 @@
+"""What a native twin is: how one of our presets and one class of transformers translate into each other."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..models.configuration_block import ROPE_TYPES, TransformerBlockConfig
+from ..models.feed_forward import ACTIVATIONS
+
+Weights = dict[str, torch.Tensor]
+
+# Fields that every class has under the same name.
+SHARED_FIELDS = (
+    "vocab_size",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+# What acts in training only, and may be lost on the way.
+TRAINING_FIELDS = ("output_projection_init", "label_smoothing")
+
+
+class Twin(ABC):
+    """A preset of ours and its twin."""
+
+    preset: str
+    our_config_class: type[TransformerBlockConfig]
+    our_model_class: type[PreTrainedModel]
+    config_class: type[PreTrainedConfig]
+    model_class: type[PreTrainedModel]
+    fields: dict[str, str]  # ours -> theirs, beyond the shared ones
+    names: dict[str, str]  # pieces of parameter names, ours -> theirs
+    free: frozenset[str]  # fields of the preset that may differ, because the twin has a field for them
+
+    def config_from_native(self, config: PreTrainedConfig) -> Any:
+        translated = {ours: getattr(config, theirs) for ours, theirs in self.fields.items() if hasattr(config, theirs)}
+        shared = {name: getattr(config, name) for name in SHARED_FIELDS}
+        return self.our_config_class.from_preset(self.preset, **shared, **translated)
+
+    def config_to_native(self, config: Any) -> PreTrainedConfig:
+        translated = {theirs: getattr(config, ours) for ours, theirs in self.fields.items()}
+        return self.config_class(**{name: getattr(config, name) for name in SHARED_FIELDS}, **translated)
+
+    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
+        """What our model has no field for, as readable reasons."""
+        act = getattr(config, self.fields["hidden_act"])
+        reasons = [] if act in ACTIVATIONS else [f"its activation is {act!r}, ours are {', '.join(ACTIVATIONS)}"]
+        rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+        if rope_type not in ROPE_TYPES:
+            reasons.append(f"its rope_type is {rope_type!r}, ours are {', '.join(ROPE_TYPES)}")
+        return reasons
+
+    def why_not_export(self, config: Any) -> list[str]:
+        """What this twin has no field for, as readable reasons."""
+        wanted = {"norm_position": "pre", "embedding_norm": False, "qk_norm": False, "final_logit_softcapping": None}
+        wanted |= self.our_config_class.presets[self.preset]
+        return [
+            f"{name} is {getattr(config, name)!r}, {self.model_class.__name__} has {value!r}"
+            for name, value in wanted.items()
+            if name not in self.free
+            and not name.endswith("_dropout")
+            and name not in TRAINING_FIELDS
+            and getattr(config, name, value) != value
+        ]
+
+    def why_not_plain_heads(self, config: Any) -> list[str]:
+        """The same, for classes without grouped queries and with heads that share out the hidden size."""
+        name = self.model_class.__name__
+        heads, reasons = config.num_attention_heads, []
+        if config.num_key_value_heads != heads:
+            reasons.append(
+                f"num_key_value_heads is {config.num_key_value_heads}, {name} has as many as query heads, {heads}"
+            )
+        if config.head_dim != config.hidden_size // heads:
+            reasons.append(f"head_dim is {config.head_dim}, {name} has hidden_size / num_attention_heads")
+        return reasons
+
+    @abstractmethod
+    def weights_from_native(self, weights: Weights, config: Any) -> Weights: ...
+
+    @abstractmethod
+    def weights_to_native(self, weights: Weights, config: Any) -> Weights: ...
+
+    def rename(self, weights: Weights, to_native: bool) -> Weights:
+        """Replace the pieces of names that differ, in one direction or the other."""
+        table = self.names if to_native else {theirs: ours for ours, theirs in self.names.items()}
+        pattern = re.compile("|".join(rf"(?<![\w]){re.escape(piece)}(?![\w])" for piece in table))
+        return {pattern.sub(lambda match: table[match.group()], name): weight for name, weight in weights.items()}

@@ -26,8 +26,11 @@ def _options(
     _settings["debug"] = debug
 
 
+Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run the code that the model brings. Read it first.")]
+
+
 def open_model(name: str, trust_remote_code: bool = False) -> Any:
-    """A causal language model and its tokenizer; the first use registers our classes, which `--help` did without."""
+    """A model that writes and its tokenizer; the first use registers our classes, which `--help` did without."""
     from transformers.utils import logging
 
     from ..auto import register
@@ -39,10 +42,22 @@ def open_model(name: str, trust_remote_code: bool = False) -> Any:
     return load_model(name, trust_remote_code).eval(), open_tokenizer(name)
 
 
+def open_translator(name: str, trust_remote_code: bool = False) -> Any:
+    """An encoder-decoder and the tokenizers of its two sides."""
+    from ..train.translation_setup import open_tokenizers
+
+    model, _ = open_model(name, trust_remote_code)
+    if not model.config.is_encoder_decoder:
+        from ..errors import ScratchError
+
+        raise ScratchError(f"{name} is a {model.config.model_type} model, which writes but does not translate")
+    return model, open_tokenizers(name, model)
+
+
 def main() -> None:
     """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
     from ..errors import ScratchError
-    from . import models, planning, sharing, tokenizers  # noqa: F401  (each adds its commands to `app`)
+    from . import models, planning, sharing, tokenizers, translation  # noqa: F401  (each adds its commands to `app`)
 
     try:
         sys.exit(app(standalone_mode=False) or 0)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import app, open_model
+from . import Trust, app, open_model, open_translator
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a causal language model.")]
-Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run the code that the model brings. Read it first.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a model.")]
 
 
 @app.command()
@@ -63,25 +62,41 @@ def generate(
 @app.command()
 def evaluate(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="'stories', a text file, a folder, a table, or a Hub dataset.")],
+    dataset: Annotated[
+        str, typer.Option(help="'stories', 'grammar', a text file, a folder, a table, or a Hub dataset.")
+    ],
     text_column: Annotated[
         str | None, typer.Option("--text_column", help="Column of a table that holds the text.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset; of translations, also of a folder.")] = "test",
     held_out: Annotated[
         float, typer.Option("--held_out", help="Score this last share only, as training held it out; 1: all.")
     ] = 1.0,
     context_length: Annotated[
         int | None, typer.Option("--context_length", min=1, help="Window in tokens. Default: the model's.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows scored at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows or sentences at a time.")] = 16,
     num_stories: Annotated[int, typer.Option("--num_stories", min=1, help="How many built-in stories.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the built-in stories.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of the built-in texts.")] = 1_000_000,
+    target_file: Annotated[
+        Path | None, typer.Option("--target_file", help="Translations of the lines of --dataset.")
+    ] = None,
+    num_pairs: Annotated[int, typer.Option("--num_pairs", min=1, help="How many pairs of the built-in grammar.")] = 500,
+    source_lang: Annotated[
+        str | None, typer.Option("--source_lang", help="Language to translate from. Default: the model's.")
+    ] = None,
+    target_lang: Annotated[
+        str | None, typer.Option("--target_lang", help="Language to translate into. Default: the model's.")
+    ] = None,
+    num_beams: Annotated[int | None, typer.Option("--num_beams", min=1, help="Beams. Default: the model's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations here.")] = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Score every token of a text once: loss, perplexity, bits a byte.
+    """Score a model. A language model: every token of a text once, as loss, perplexity, bits a byte. A translator: BLEU
+    and chrF of its translations, with sacrebleu's signatures.
 
-    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`
+    Examples: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`,
+    `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`
     """
     from rich.console import Console
     from rich.table import Table
@@ -89,8 +104,18 @@ def evaluate(
     from ..data.sources import open_source
     from ..evaluation.language import evaluate_text
 
-    source = open_source(dataset, text_column=text_column, split=split, num_stories=num_stories, seed=seed)
     opened, tokenizer = open_model(model, trust_remote_code)
+    if opened.config.is_encoder_decoder:
+        from ..data.pairs import open_pairs
+        from .translation import check_languages, evaluate_translator
+
+        languages = check_languages(opened, source_lang, target_lang)
+        second = str(target_file) if target_file else None
+        pairs = open_pairs(dataset, *languages, target_file=second, split=split, num_pairs=num_pairs, seed=seed)
+        found = list(pairs.pairs())
+        evaluate_translator(*open_translator(model, trust_remote_code), found, num_beams, batch_size, output)
+        return
+    source = open_source(dataset, text_column=text_column, split=split, num_stories=num_stories, seed=seed)
     with Console(stderr=True).status("scoring"):
         figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size)
     table = Table(show_header=False)
@@ -138,7 +163,7 @@ def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
 @app.command("import")
 def import_command(model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder for our model.")]) -> None:
-    """Turn a GPT-2, Llama or NanoChat checkpoint of transformers into ours.
+    """Turn a GPT-2, Llama, NanoChat or Marian checkpoint of transformers into ours.
 
     Example: `scratch-gpt import runs/native runs/imported`
     """

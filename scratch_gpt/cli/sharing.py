@@ -37,7 +37,7 @@ def push(
     def show(folder: Path, what: str) -> None:
         table = Table("file", "bytes", title=f"{what} to {name}")
         for path in files_to_upload(folder):
-            table.add_row(path.name, f"{path.stat().st_size:,}")
+            table.add_row(str(path.relative_to(folder)), f"{path.stat().st_size:,}")
         console.print(table)
         if not yes:
             typer.confirm("Send these files?", abort=True)

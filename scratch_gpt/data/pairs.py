@@ -155,7 +155,7 @@ def _open_files(source: Path, target: Path, name: str, limit: int | None) -> Pai
 
     def read() -> Iterator[Pair]:
         counts = [0, 0]
-        for pair in zip_longest(_lines(source), _lines(target)):
+        for pair in zip_longest(read_lines(source), read_lines(target)):
             counts = [count + (side is not None) for count, side in zip(counts, pair, strict=True)]
             if None not in pair:
                 yield pair
@@ -168,7 +168,12 @@ def _open_files(source: Path, target: Path, name: str, limit: int | None) -> Pai
     return PairSource(name, read, FileSource([source, target], "").fingerprint(), limit)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, plain or gzipped, without their ends.
+
+    Raises:
+        ScratchError: it is no UTF-8 text, or broken.
+    """
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             for line in file:

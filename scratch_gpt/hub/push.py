@@ -12,9 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import ScratchError
+from .model_directory import TARGET_TOKENIZER
 from .twins import export_native
 
 # What may leave the machine. Checkpoints, logs and anything else in the folder stays.
@@ -22,21 +23,26 @@ ALLOWED = (
     *("config.json", "generation_config.json", "model.safetensors.index.json", "README.md", "loss.png"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
 )
-ALLOWED_PATTERNS = ("model*.safetensors", "*.py")
+ALLOWED_PATTERNS = ("model*.safetensors", "*.py", f"{TARGET_TOKENIZER}/tokenizer*.json")
 NATIVE_REVISION = "native"
 
 STRANGER = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 folder, remote = sys.argv[1], json.loads(sys.argv[2])
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote)
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote)
+config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+model = auto_class.from_pretrained(folder, trust_remote_code=remote)
 tokens = tokenizer("a", return_tensors="pt").input_ids
-if not torch.isfinite(model(tokens).logits).all():
+more = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
+if not torch.isfinite(model(tokens, **more).logits).all():
     sys.exit("the logits are not finite")
 model.generate(tokens, max_new_tokens=2)
+for task in getattr(config, "custom_pipelines", None) or ():
+    pipeline(task, folder, trust_remote_code=remote)("a", max_new_tokens=2)
 """
 
 
@@ -84,8 +90,8 @@ def push_directory(
         full_name = api.create_repo(name, private=private, exist_ok=True).repo_id
         if revision != "main":
             api.create_branch(full_name, branch=revision, exist_ok=True)
-        stale = _stale_files(api, full_name, revision, {path.name for path in files})
-        operations = [CommitOperationAdd(path.name, path) for path in files] + stale
+        stale = _stale_files(api, full_name, revision, {str(path.relative_to(folder)) for path in files})
+        operations = [CommitOperationAdd(str(path.relative_to(folder)), path) for path in files] + stale
         info = api.create_commit(full_name, operations, commit_message=message, revision=revision)
     except HfHubHTTPError as error:
         reason = " ".join(str(error).split())
@@ -102,7 +108,10 @@ def push_native(folder: Path, name: str, *, private: bool = False, confirm: Call
     Raises:
         ScratchError: no twin can express the model.
     """
-    native = export_native(AutoModelForCausalLM.from_pretrained(folder))
+    auto_class = (
+        AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModelForCausalLM
+    )
+    native = export_native(auto_class.from_pretrained(folder))
     with tempfile.TemporaryDirectory() as temporary:
         twin = Path(temporary)
         native.save_pretrained(twin)

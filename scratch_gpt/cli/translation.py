@@ -1,0 +1,142 @@
+"""`scratch-gpt translate`, and what `scratch-gpt evaluate` does with a translator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import Trust, app, open_translator
+
+
+@app.command()
+def translate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of an encoder-decoder.")],
+    text: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Sentences to translate.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Translate this file, line by line; empty lines stay empty.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations here, not to the screen.")] = None,
+    num_beams: Annotated[
+        int | None, typer.Option("--num_beams", min=1, help="Beams of the search; 1 is greedy. Default: the model's.")
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option("--length_penalty", help="Above 1 favours long translations, below 1 short ones.")
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option("--no_repeat_ngram_size", min=1, help="Write no so many tokens in a row twice.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Sentences at a time.")] = 64,
+    source_lang: Annotated[
+        str | None, typer.Option("--source_lang", help="Language of the text. Default: the model's.")
+    ] = None,
+    target_lang: Annotated[
+        str | None, typer.Option("--target_lang", help="Language to write. Default: the model's.")
+    ] = None,
+    attention: Annotated[
+        Path | None, typer.Option(help="Draw which words were looked at for which, as a picture; for one sentence.")
+    ] = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Translate sentences, or a file.
+
+    Example: `scratch-gpt translate runs/seq2seq "Gestern hat der Mann die Tür aufgemacht." --attention attention.png`
+    """
+    from tqdm import tqdm
+
+    from ..errors import ScratchError
+    from ..evaluation import translation
+
+    if (file is None) == (not text):
+        raise ScratchError("give either sentences or --file")
+    if attention is not None and (file is not None or len(text or []) != 1):
+        raise ScratchError("--attention draws one sentence: give one")
+    texts = list(text or []) if file is None else _lines(file)
+    opened, tokenizers = open_translator(model, trust_remote_code)
+    check_languages(opened, source_lang, target_lang)
+    given = {"num_beams": num_beams, "length_penalty": length_penalty, "no_repeat_ngram_size": no_repeat_ngram_size}
+    options = {name: value for name, value in given.items() if value is not None}
+    filled = [i for i, line in enumerate(texts) if line.strip()]
+    written = [""] * len(texts)
+    with tqdm(total=len(filled), unit=" sentences", leave=False, disable=None if file else True) as bar:
+        found = translation.translate(
+            opened,
+            tokenizers.source,
+            [texts[i] for i in filled],
+            tokenizers.target,
+            batch_size,
+            bar.update,
+            **options,
+        )
+    for i, line in zip(filled, found, strict=True):
+        written[i] = line
+    if output is None:
+        print("\n".join(written))
+    else:
+        output.write_text("\n".join(written) + "\n", encoding="utf-8")
+        print(f"{len(written):,} lines in {output}")
+    if attention is not None:
+        from ..evaluation.attention import plot_attention, word_attention
+
+        plot_attention(*word_attention(opened, *tokenizers, texts[0], written[0]), attention)
+        print(f"attention in {attention}")
+
+
+def evaluate_translator(
+    model: Any,
+    tokenizers: Any,
+    pairs: list[tuple[str, str]],
+    num_beams: int | None,
+    batch_size: int,
+    output: Path | None,
+) -> None:
+    """Translate all sources and print the scores."""
+    from rich.console import Console
+    from rich.table import Table
+    from tqdm import tqdm
+
+    from ..evaluation import translation
+
+    sources, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    options = {} if num_beams is None else {"num_beams": num_beams}
+    with tqdm(total=len(pairs), unit=" sentences", leave=False, disable=None) as bar:
+        written = translation.translate(
+            model, tokenizers.source, sources, tokenizers.target, batch_size, bar.update, **options
+        )
+    if output is not None:
+        output.write_text("\n".join(written) + "\n", encoding="utf-8")
+    scores, signatures = translation.translation_scores(written, references), translation.signatures()
+    language = model.config.target_lang or "en"
+    table = Table("score", "", "how", title=f"{len(pairs):,} sentences")
+    for name in ("bleu", "bleu_lowercase", "chrf"):
+        table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])
+    moses = translation.moses_bleu(written, references, language)
+    table.add_row("bleu of Moses tokens", f"{moses:.2f}", f"lower-cased, sacremoses, {language}")
+    table.add_row("exactly as the reference", f"{scores['exact']:.1%}", "")
+    Console().print(table)
+
+
+def check_languages(model: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
+    """The languages of a translator, or those that were asked for, if it knows them."""
+    from ..errors import ScratchError
+
+    known = getattr(model.config, "source_lang", None), getattr(model.config, "target_lang", None)
+    asked = source_lang or known[0], target_lang or known[1]
+    if None in asked:
+        raise ScratchError("the model does not say its languages: give --source_lang and --target_lang")
+    if None not in known and asked != known:
+        raise ScratchError(f"the model translates {known[0]} to {known[1]}, not {asked[0]} to {asked[1]}")
+    return str(asked[0]), str(asked[1])
+
+
+def _lines(path: Path) -> list[str]:
+    from ..data.pairs import read_lines
+    from ..errors import ScratchError
+
+    if not path.is_file():
+        raise ScratchError(f"no such file: {path}")
+    lines = list(read_lines(path))
+    if not any(line.strip() for line in lines):
+        raise ScratchError(f"{path} holds no text")
+    return lines

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import Trust, app, open_model, open_translator
+from . import Trust, app, open_model
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a model.")]
 
@@ -107,13 +107,14 @@ def evaluate(
     opened, tokenizer = open_model(model, trust_remote_code)
     if opened.config.is_encoder_decoder:
         from ..data.pairs import open_pairs
+        from ..train.translation_setup import open_tokenizers
         from .translation import check_languages, evaluate_translator
 
         languages = check_languages(opened, source_lang, target_lang)
         second = str(target_file) if target_file else None
         pairs = open_pairs(dataset, *languages, target_file=second, split=split, num_pairs=num_pairs, seed=seed)
         found = list(pairs.pairs())
-        evaluate_translator(*open_translator(model, trust_remote_code), found, num_beams, batch_size, output)
+        evaluate_translator(opened, open_tokenizers(model, opened), found, num_beams, batch_size, output)
         return
     source = open_source(dataset, text_column=text_column, split=split, num_stories=num_stories, seed=seed)
     with Console(stderr=True).status("scoring"):

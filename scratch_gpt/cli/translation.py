@@ -14,9 +14,7 @@ from . import Trust, app, open_translator
 def translate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of an encoder-decoder.")],
     text: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Sentences to translate.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Translate this file, line by line; empty lines stay empty.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Translate this file line by line; empty ones stay empty.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the translations here, not to the screen.")] = None,
     num_beams: Annotated[
         int | None, typer.Option("--num_beams", min=1, help="Beams of the search; 1 is greedy. Default: the model's.")
@@ -79,7 +77,8 @@ def translate(
     if attention is not None:
         from ..evaluation.attention import plot_attention, word_attention
 
-        plot_attention(*word_attention(opened, *tokenizers, texts[0], written[0]), attention)
+        words = word_attention(opened, tokenizers.source, tokenizers.target, texts[0], written[0])
+        plot_attention(*words, attention)
         print(f"attention in {attention}")
 
 
@@ -93,7 +92,7 @@ def evaluate_translator(
 ) -> None:
     """Translate all sources and print the scores."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from tqdm import tqdm
 
     from ..evaluation import translation
@@ -108,7 +107,7 @@ def evaluate_translator(
         output.write_text("\n".join(written) + "\n", encoding="utf-8")
     scores, signatures = translation.translation_scores(written, references), translation.signatures()
     language = model.config.target_lang or "en"
-    table = Table("score", "", "how", title=f"{len(pairs):,} sentences")
+    table = Table("score", "", Column("how", overflow="fold"), title=f"{len(pairs):,} sentences")
     for name in ("bleu", "bleu_lowercase", "chrf"):
         table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])
     moses = translation.moses_bleu(written, references, language)

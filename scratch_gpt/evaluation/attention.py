@@ -40,7 +40,8 @@ def word_attention(
 def _words(encoded, tokenizer: PreTrainedTokenizerFast) -> tuple[list[str], torch.Tensor]:
     """The words of an encoded sentence, and to which of them each token belongs."""
     ids, words = encoded.input_ids[0].tolist(), encoded.word_ids(0)
-    numbers, texts = [], []
+    numbers: list[int] = []
+    texts: list[list[int]] = []
     for position, word in enumerate(words):
         if position == 0 or word is None or word != words[position - 1]:
             texts.append([])

@@ -219,6 +219,17 @@ def test_too_long_for_learned_positions_is_said_in_words():
         model(input_ids=sources(), decoder_input_ids=sources(3, 4))
 
 
+def test_scaled_rotation_reaches_both_sides():
+    plain = tiny_seq2seq("modern")
+    scaled = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+    other = tiny_seq2seq("modern", rope_parameters=scaled)
+    inputs = {"input_ids": sources(), "decoder_input_ids": sources(3, 6, seed=2)}
+    assert not torch.allclose(other.model.encoder(sources())[0], plain.model.encoder(sources())[0], atol=1e-3)
+    encoded = plain.model.encoder(sources())
+    states = [model(encoder_outputs=encoded, **inputs).logits for model in (plain, other)]
+    assert not torch.allclose(*states, atol=1e-3)
+
+
 TWIN_CASES = {
     "as in the paper": {},
     "gelu, unscaled": {"hidden_act": "gelu", "scale_embedding": False},

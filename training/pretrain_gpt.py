@@ -53,7 +53,8 @@ def main() -> None:
     accelerator = setup.start(args)
     with accelerator.main_process_first():
         if origin is not None:
-            model = setup.load_model(origin, model_args.trust_remote_code, model_args.dropout, "causal")
+            dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
+            model = setup.load_model(origin, model_args.trust_remote_code, "causal", **dropout)
             longest = getattr(model.config, "max_position_embeddings", context_length)
             if model_args.context_length is None:
                 context_length = min(context_length, longest)

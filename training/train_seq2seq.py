@@ -53,7 +53,8 @@ def main() -> None:
     with accelerator.main_process_first():
         train, validation = translation_setup.read_pairs(data, train_source, validation_source)
         if origin is not None:
-            model = setup.load_model(origin, model_args.trust_remote_code, model_args.dropout, "seq2seq")
+            settings = translation_setup.regularization(model_args)
+            model = setup.load_model(origin, model_args.trust_remote_code, "seq2seq", **settings)
             tokenizers = translation_setup.open_tokenizers(str(origin), model)
         else:
             tokenizers = translation_setup.build_tokenizers(data, train)

@@ -47,7 +47,7 @@ class TransformerBlockConfig(PreTrainedConfig):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     layer_fields: ClassVar[tuple[str, ...]] = ()  # which fields count blocks
-    base_model_tp_plan = {
+    base_model_tp_plan: ClassVar[dict[str, str] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
         "layers.*.self_attn.v_proj": "colwise",
@@ -105,8 +105,8 @@ class TransformerBlockConfig(PreTrainedConfig):
             self.intermediate_size = -(-8 * self.hidden_size // 96) * 32 if self.mlp_gated else 4 * self.hidden_size
         if self.position_type == "rotary" and self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
-        if not self.mlp_gated:
-            plan = type(self).base_model_tp_plan
+        plan = type(self).base_model_tp_plan
+        if plan and not self.mlp_gated:
             self.base_model_tp_plan = {name: how for name, how in plan.items() if "gate_proj" not in name}  # type: ignore[misc]
         super().__post_init__(**kwargs)
 

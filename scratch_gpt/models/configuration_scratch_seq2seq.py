@@ -75,14 +75,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     attribute_map = {"num_hidden_layers": "encoder_layers"}
     presets = PRESETS
     layer_fields = ("encoder_layers", "decoder_layers", "decoder_vocab_size")
-    base_model_tp_plan = {
-        **{f"encoder.{name}": how for name, how in TransformerBlockConfig.base_model_tp_plan.items()},
-        **{f"decoder.{name}": how for name, how in TransformerBlockConfig.base_model_tp_plan.items()},
-        "decoder.layers.*.cross_attn.q_proj": "colwise",
-        "decoder.layers.*.cross_attn.k_proj": "colwise",
-        "decoder.layers.*.cross_attn.v_proj": "colwise",
-        "decoder.layers.*.cross_attn.o_proj": "rowwise",
-    }
+    base_model_tp_plan = None
 
     vocab_size: int = 37000
     decoder_vocab_size: int | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
@@ -272,9 +273,6 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
 class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, GenerationMixin):
     """The trunk with a linear head: the score of every target token to come next."""
 
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-    _fsdp_plan = {"lm_head": "keep_full_weight"}
-
     def __init__(self, config: ScratchSeq2SeqConfig):
         super().__init__(config)
         self.model = ScratchSeq2SeqModel(config)
@@ -335,9 +333,16 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Gene
         )
         hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = None if skip_logits else self.lm_head(hidden_states[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.sum_of_losses(hidden_states, logits, labels.to(hidden_states.device))
+            loss = loss / (
+                num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum().clamp(min=1)
+            )
         return Seq2SeqLMOutput(
-            loss=None if labels is None else self.loss(hidden_states, labels, num_items_in_batch),
-            logits=None if skip_logits else self.lm_head(hidden_states[:, kept]),
+            loss=loss,
+            logits=logits,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
@@ -347,18 +352,17 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Gene
             encoder_attentions=outputs.encoder_attentions,
         )
 
-    def loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor, num_items_in_batch: int | torch.Tensor | None = None
+    def sum_of_losses(
+        self, hidden_states: torch.Tensor, logits: torch.Tensor | None, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Cross-entropy of hidden states (B, T, C) and labels (B, T), smoothed while training. transformers' own
-        `loss_function` would shift the labels once more, as a causal model's."""
-        labels = labels.to(hidden_states.device)
-        smoothing = float(self.config.label_smoothing) if self.training else 0.0
-        head = self.lm_head
-        total = linear_cross_entropy(
-            hidden_states.flatten(0, 1), head.weight, labels.flatten(), head.bias, label_smoothing=smoothing
-        )
-        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum().clamp(min=1))
+        """Cross-entropy of labels (B, T), smoothed while training: of the logits (B, T, V) or, without them, of the
+        hidden states (B, T, C). transformers' `loss_function` would shift the labels again, as a causal model's."""
+        smoothing, head = float(self.config.label_smoothing) if self.training else 0.0, self.lm_head
+        if logits is None:
+            states = hidden_states.flatten(0, 1)
+            return linear_cross_entropy(states, head.weight, labels.flatten(), head.bias, smoothing)
+        how = {"reduction": "sum", "label_smoothing": smoothing}
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), **how)  # type: ignore[arg-type]
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads for these labels; transformers' collator asks for it under this name."""

@@ -231,25 +231,25 @@ def build_model(config: Any) -> PreTrainedModel:
 def load_model(
     name: str | Path,
     trust_remote_code: bool = False,
-    dropout: float | None = None,
     kind: Literal["causal", "seq2seq"] | None = None,
+    **settings: Any,
 ) -> PreTrainedModel:
     """A model that writes, decoder-only or encoder-decoder, in float32 whatever it was saved in.
 
     Args:
         kind: which of the two it must be; None takes either.
+        settings: fields of its config to change, such as dropouts.
 
     Raises:
-        ScratchError: it can't be opened, is of the other kind, or has no dropouts of our names to set.
+        ScratchError: it can't be opened, is of the other kind, or has no such settings.
     """
-    dropouts: dict[str, Any] = {} if dropout is None else dict.fromkeys(DROPOUTS, dropout)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         found = "seq2seq" if config.is_encoder_decoder else "causal"
         if kind is not None and kind != found:
             raise ValueError(f"it is a {config.model_type} model, which is {found}")
         auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = auto_class.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code, **dropouts)
+        model = auto_class.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code, **settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         wanted = {"causal": "causal language", "seq2seq": "sequence-to-sequence", None: "text-generating"}[kind]
         raise ScratchError(f"no {wanted} model can be opened from {str(name)!r}: {error}") from error
@@ -258,7 +258,7 @@ def load_model(
 
 def check_init_from(data: DataArguments | PairArguments, args: ModelArguments | Seq2SeqModelArguments) -> None:
     """Raise ScratchError where --init_from stands beside settings that the checkpoint has already decided."""
-    free = {"init_from", "trust_remote_code", "context_length", "dropout", "num_beams"}
+    free = {"init_from", "trust_remote_code", "context_length", "dropout", "label_smoothing", "num_beams"}
     given = [f.name for f in fields(args) if f.name not in free and getattr(args, f.name) != f.default]
     given += ["vocab_size"] if data.vocab_size is not None else []
     if given:

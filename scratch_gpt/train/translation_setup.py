@@ -94,12 +94,7 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
         ScratchError: an unknown preset, or settings that break its rules.
     """
     share = args.share_encoder_decoder_embeddings
-    chosen = {
-        "intermediate_size": args.intermediate_size,
-        "embedding_dropout": args.dropout,
-        "residual_dropout": args.dropout,
-        "label_smoothing": args.label_smoothing,
-    }
+    width = {} if args.intermediate_size is None else {"intermediate_size": args.intermediate_size}
     try:
         return ScratchSeq2SeqConfig.from_preset(
             args.preset,
@@ -115,10 +110,21 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
             source_lang=data.source_lang,
             target_lang=data.target_lang,
             target_tokenizer=data.separate_vocabularies,
-            **{name: value for name, value in chosen.items() if value is not None},
+            **width,
+            **regularization(args),
         )
     except (ValueError, StrictDataclassError) as error:
         raise ScratchError(str(error).split("ValueError: ")[-1]) from error
+
+
+def regularization(args: Seq2SeqModelArguments) -> dict[str, float]:
+    """Fields of the config for what was asked for; the rest is the preset's, or the checkpoint's."""
+    chosen = {
+        "embedding_dropout": args.dropout,
+        "residual_dropout": args.dropout,
+        "label_smoothing": args.label_smoothing,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: Tokenizers) -> PreTrainedModel:

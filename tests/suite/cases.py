@@ -7,9 +7,18 @@ import unittest
 import torch
 from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, LlamaModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    MarianConfig,
+    MarianModel,
+    MarianMTModel,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
@@ -19,12 +28,17 @@ from scratch_gpt import (
     ScratchGPTForCausalLM,
     ScratchGPTForSequenceClassification,
     ScratchGPTModel,
+    ScratchSeq2SeqConfig,
+    ScratchSeq2SeqForConditionalGeneration,
+    ScratchSeq2SeqModel,
 )
 
 # The suite looks classes up by name to know which labels they take.
 MODEL_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTModel"
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForCausalLM"
 MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForSequenceClassification"
+MODEL_MAPPING_NAMES["scratch_seq2seq"] = "ScratchSeq2SeqModel"
+MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES["scratch_seq2seq"] = "ScratchSeq2SeqForConditionalGeneration"
 
 
 class Tester:
@@ -87,3 +101,64 @@ class NanochatStyleTest(OurMixin, unittest.TestCase):
     def make_config(self, **fields):
         # Zero-initialised branches would make a fresh model blind to everything that the suite varies.
         return ScratchGPTConfig.from_preset("nanochat", output_projection_init="normal", **fields)
+
+
+class Seq2SeqTester(Tester):
+    """The same for encoder-decoders."""
+
+    encoder_seq_length = decoder_seq_length = key_length = 7
+    encoder_layers = decoder_layers = 2
+
+    def get_config(self):
+        return self.make_config(
+            vocab_size=self.vocab_size,
+            encoder_layers=self.num_hidden_layers,
+            decoder_layers=self.num_hidden_layers,
+            max_position_embeddings=512,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=0,
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        decoder_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size).clamp(min=3)
+        inputs |= {"decoder_input_ids": decoder_ids, "decoder_attention_mask": torch.ones_like(decoder_ids)}
+        return config, inputs
+
+
+class Seq2SeqMixin(ModelTesterMixin, GenerationTesterMixin):
+    is_encoder_decoder = True
+
+    def setUp(self):
+        self.model_tester = Seq2SeqTester(self, self.make_config)
+
+
+class MarianTest(Seq2SeqMixin, unittest.TestCase):
+    all_model_classes = (MarianModel, MarianMTModel)
+
+    def make_config(self, **fields):
+        sides = {
+            f"{side}_{name}": n
+            for side in ("encoder", "decoder")
+            for name, n in (("ffn_dim", 37), ("attention_heads", 4))
+        }
+        return MarianConfig(d_model=32, **sides, **fields)
+
+
+class OurSeq2SeqMixin(Seq2SeqMixin):
+    all_model_classes = (ScratchSeq2SeqModel, ScratchSeq2SeqForConditionalGeneration)
+
+    def make_config(self, **fields):
+        quiet = dict.fromkeys(("embedding_dropout", "residual_dropout", "label_smoothing"), 0.0)
+        sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4}
+        return ScratchSeq2SeqConfig.from_preset(self.preset, **sizes, **quiet, **fields)
+
+
+class Vaswani2017StyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    preset = "vaswani2017"
+
+
+class ModernStyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    preset = "modern"

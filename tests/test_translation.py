@@ -1,0 +1,367 @@
+"""Translation from end to end: training, what it leaves, strangers, the Hub, the commands, bad input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, run_python, tiny_seq2seq_config
+from loopback_hub import running_hub
+from safetensors.torch import load_file
+from test_hub import online, push
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    pipeline,
+)
+
+from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, train_tokenizer
+from scratch_gpt.data.pairs import open_pairs
+from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
+
+TRAIN = str(PROJECT / "training" / "train_seq2seq.py")
+COMMAND = str(Path(sys.executable).with_name("scratch-gpt"))
+TINY = ("--num_pairs", "400", "--vocab_size", "400", "--hidden_size", "32", "--encoder_layers", "1")
+TINY += ("--decoder_layers", "1", "--num_attention_heads", "2", "--tokens_per_batch", "256", "--num_threads", "1")
+TINY += ("--precision", "fp32", "--log_every", "1", "--num_beams", "2")
+SENTENCES = ["Der Mann kauft das Buch.", "Gestern hat eine Frau die Tür nicht aufgemacht, weil das Kind schläft.", "Ja"]
+
+STRANGER = """
+import json, sys
+sys.modules["scratch_gpt"] = None  # as if it were not installed
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+torch.set_num_threads(1)
+name, revision, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+remote = {"revision": revision} if revision == "native" else {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(name, **remote)
+tokenizer = AutoTokenizer.from_pretrained(name, **remote)
+second = tokenizer
+if getattr(config, "target_tokenizer", False):
+    second = AutoTokenizer.from_pretrained(name, subfolder="target_tokenizer", **remote)
+model = AutoModelForSeq2SeqLM.from_pretrained(name, **remote)
+trunk = AutoModel.from_pretrained(name, **remote)
+inputs = tokenizer(texts, return_tensors="pt", padding=True)
+inputs.pop("token_type_ids", None)
+decoder = {"decoder_input_ids": torch.zeros(len(texts), 1, dtype=torch.long)}
+assert torch.equal(trunk(**inputs, **decoder).last_hidden_state, model.model(**inputs, **decoder).last_hidden_state)
+written = [second.decode(row, skip_special_tokens=True).strip() for row in model.generate(**inputs, max_new_tokens=20)]
+piped = None
+if revision != "native":
+    write = pipeline("translation_de_to_en", name, **remote)
+    piped = [result["translation_text"] for result in write(texts, max_new_tokens=20)]
+    assert write(texts[0], max_new_tokens=20) == [{"translation_text": piped[0]}] or piped[0]
+print(json.dumps([type(model).__module__.split(".")[0], written, piped]))
+"""
+
+
+def train(folder: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
+    return run_python(TRAIN, "--output_dir", str(folder), *TINY, *options, cwd=PROJECT, check=check)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A short run of the style of 2017, with averaged weights."""
+    folder = tmp_path_factory.mktemp("translation") / "run"
+    options = ("--preset", "vaswani2017", "--max_steps", "8", "--eval_every", "4", "--keep_last", "9")
+    train(folder, *options, "--average_decay", "0.9", "--dropout", "0.2", "--schedule", "inverse_sqrt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_tongues(tmp_path_factory) -> Path:
+    """A short run of the modern style, with a vocabulary for each language."""
+    folder = tmp_path_factory.mktemp("translation") / "two"
+    train(folder, "--max_steps", "2", "--separate_vocabularies", "true", "--metric_for_best_model", "val_bleu")
+    return folder
+
+
+def test_a_run_leaves_a_model_directory_and_its_record(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "README.md", "loss.png", "metrics.jsonl", "run.yaml"} <= names
+    assert {"modeling_scratch_seq2seq.py", "pipeline_scratch_translation.py", "block.py"} <= names
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = rows[-1]
+    assert {"val_loss", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact", "sample"} <= last.keys()
+
+    # The record is of the published weights, decoded and scored once more here.
+    model = AutoModelForSeq2SeqLM.from_pretrained(run).eval()
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    pairs = list(open_pairs("grammar", "de", "en", split="validation", num_pairs=100).pairs())
+    written = translate(model, tokenizer, [pair[0] for pair in pairs], num_beams=1)
+    scores = translation_scores(written, [pair[1] for pair in pairs])
+    best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
+    assert scores["chrf"] == pytest.approx(best["val_chrf"], abs=1e-6)
+    total = count = 0
+    for source, target in pairs:
+        labels = tokenizer(target, return_tensors="pt").input_ids
+        total += model(**_encoded(tokenizer, source), labels=labels).loss.item() * labels.numel()
+        count += labels.numel()
+    assert total / count == pytest.approx(best["val_loss"], rel=1e-4)
+    checkpoint = load_file(run / "checkpoints" / f"step-{best['step']:08d}" / "model.safetensors")
+    own = checkpoint["model.encoder.embed_tokens.weight"]
+    assert not torch.equal(own, model.get_input_embeddings().weight)  # what is published is the average
+
+    card = (run / "README.md").read_text()
+    assert f"{best['val_bleu']:,.4f}" in card
+    assert signatures()["bleu"] in card
+    assert 'pipeline("translation_de_to_en"' in card
+    assert "text-generation" not in card
+
+
+def _encoded(tokenizer, text: str) -> dict[str, torch.Tensor]:
+    encoded = tokenizer(text, return_tensors="pt")
+    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "step-00000008")
+    run_python(TRAIN, "--output_dir", str(again), "--resume", cwd=PROJECT)
+    for name in ("model.safetensors", "training_state.safetensors"):
+        whole, resumed = (load_file(folder / "checkpoints" / "step-00000008" / name) for folder in (run, again))
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
+    assert any(name.startswith("average.") for name in whole)
+    published = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(published[1][key], tensor) for key, tensor in published[0].items())
+
+
+@pytest.mark.parametrize("name", ["run", "two_tongues"])
+def test_strangers_get_the_same_sentences(name, request, tmp_path):
+    folder = request.getfixturevalue(name)
+    cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = ("-I", "-c", STRANGER, str(folder), "main", json.dumps(SENTENCES))
+    result = run_python(*command, cwd=tmp_path, **cache)
+    module, written, piped = json.loads(result.stdout.strip().splitlines()[-1])
+    assert module == "transformers_modules"
+    assert written == piped
+    ours = pipeline("seq2seq-translation", str(folder))  # known because the package is imported
+    assert [found["translation_text"] for found in ours(SENTENCES, max_new_tokens=20)] == written
+    assert any(written)
+    if name == "two_tongues":
+        assert (folder / "target_tokenizer" / "tokenizer.json").exists()
+        assert ours.target_tokenizer.get_vocab() != ours.tokenizer.get_vocab()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "two_tongues"])
+def test_push_then_load_by_name(name, request, tmp_path):
+    folder = request.getfixturevalue(name)
+    native = ["--native"] if name == "run" else []
+    revisions = ["main", "native"] if native else ["main"]
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(folder), "tester/german", "--yes", *native)
+        assert result.returncode == 0, result.stderr
+        sent = hub.repositories["tester/german"].revisions["main"]
+        assert ("target_tokenizer/tokenizer.json" in sent) == (name == "two_tongues")
+        assert "pipeline_scratch_translation.py" in sent
+        outputs = []
+        for revision in revisions:
+            elsewhere = tmp_path / revision
+            elsewhere.mkdir()
+            environment = online(hub, elsewhere / "home")
+            environment.pop("HF_TOKEN")
+            command = [sys.executable, "-I", "-c", STRANGER, "tester/german", revision, json.dumps(SENTENCES)]
+            loaded = subprocess.run(
+                command, env=environment, cwd=elsewhere, capture_output=True, text=True, timeout=300
+            )
+            assert loaded.returncode == 0, loaded.stderr[-3000:]
+            outputs.append(json.loads(loaded.stdout.strip().splitlines()[-1]))
+    assert [output[0] for output in outputs] == ["transformers_modules", "transformers"][: len(outputs)]
+    assert all(output[1] == outputs[0][1] for output in outputs)
+
+
+def scratch_gpt(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run([COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_translate_and_evaluate_as_commands(run, tmp_path):
+    (tmp_path / "in.txt").write_text(f"{SENTENCES[0]}\n\n{SENTENCES[1]}\n")
+    greedy = ("--num_beams", "1")
+    done = scratch_gpt("translate", str(run), "--file", "in.txt", "--output", "out.txt", *greedy, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out.txt").read_text().split("\n")
+    assert lines[1] == ""
+    drawn = scratch_gpt("translate", str(run), SENTENCES[0], *greedy, "--attention", "a.png", cwd=tmp_path)
+    assert drawn.stdout.splitlines()[0] == lines[0]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    options = ("--dataset", "grammar", "--split", "validation", "--num_pairs", "100", "--seed", "0", *greedy)
+    scored = scratch_gpt("evaluate", str(run), *options, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
+    assert re.search(rf"chrf\s*│\s*{best['val_chrf']:.2f}", scored.stdout)
+    assert signatures()["chrf"] in scored.stdout
+
+
+def test_attention_between_words_adds_up(run):
+    from scratch_gpt.evaluation.attention import word_attention
+
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run)
+    text, written = "Der Mann, der schläft, kauft Gartenlampen.", "The man buys garden lamps."
+    source, target, matrix = word_attention(model, tokenizer, tokenizer, text, written)
+    assert source == ["Der", "Mann", ",", "der", "schläft", ",", "kauft", "Gartenlampen", ".", "<eos>"]
+    assert target == ["The", "man", "buys", "garden", "lamps", ".", "<eos>"]
+    assert matrix.shape == (7, 10)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(7))
+    assert model.config._attn_implementation == "sdpa"  # as it was before
+
+
+def test_scores_are_sacrebleus():
+    texts = ["The dog runs in the garden .", "Two men"], ["the dog runs in the garden .", "Two men laugh"]
+    scores = translation_scores(*texts)
+    assert scores["bleu_lowercase"] > scores["bleu"]
+    assert scores["exact"] == 0.0
+    assert signatures()["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
+    assert moses_bleu(["A dog's ball."], ["a dog's ball."], "en") == pytest.approx(100)
+
+
+DRIVER = """
+import contextlib, io, json, runpy, sys
+outcomes = []
+for arguments in json.load(sys.stdin):
+    sys.argv, errors = ["train_seq2seq.py", *arguments], io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            runpy.run_path(%r, run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    outcomes.append((code, errors.getvalue()))
+print("OUTCOMES" + json.dumps(outcomes))
+"""
+BAD = {
+    "unknown language": ("--source_lang fr", "knows 'de' and 'en', not 'fr' to 'en'"),
+    "one language twice": ("--source_lang en", "source_lang and target_lang are both 'en'"),
+    "no such folder": ("--dataset ./none", "no such file or folder: ./none"),
+    "different lengths": ("--dataset uneven --validation_split train", "has 2 lines and"),
+    "missing side": ("--dataset half", "half holds no train.en"),
+    "an empty side": ("--dataset hollow", "holds no pair with text on both sides"),
+    "too few pairs": ("--dataset few --vocab_size 280", "too few pairs to hold out a share"),
+    "all too long": ("--dataset plenty --max_length 3 --skip_long true --vocab_size 270", "a side of over 3 tokens"),
+    "unknown preset": ("--preset vaswani", "unknown preset 'vaswani': choose one of vaswani2017, modern"),
+    "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
+    "smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),
+    "average": ("--average_decay 2", "average_decay is 2.0, want a share between 0 and 1"),
+    "metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_loss"),
+    "tokens": ("--tokens_per_batch 0", "tokens_per_batch is 0, want more than 0"),
+    "another kind of model": ("--init_from gpt", "no sequence-to-sequence model can be opened"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
+    from conftest import tiny_model
+
+    folder = tmp_path_factory.mktemp("bad")
+    for name, german, english in (
+        ("uneven", "a\nb\n", "a\n"),
+        ("half", "a\n", None),
+        ("hollow", "\n\n", "a\nb\n"),
+        ("few", "ein Hund\n", "a dog\n"),
+        ("plenty", "ein Hund läuft\n" * 99, "a dog runs\n" * 99),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "train.de").write_text(german)
+        if english is not None:
+            (folder / name / "train.en").write_text(english)
+    tiny_model("llama", vocab_size=len(story_tokenizer)).save_pretrained(folder / "gpt")
+    story_tokenizer.save_pretrained(folder / "gpt")
+    before = sorted(folder.iterdir())
+    defaults = dict(zip(TINY[::2], TINY[1::2], strict=True))
+    asked = []
+    for case, (arguments, _) in BAD.items():
+        given = arguments.split()
+        chosen = {**defaults, **dict(zip(given[::2], given[1::2], strict=True))}
+        if case == "another kind of model":
+            chosen = {name: chosen[name] for name in ("--init_from", "--num_pairs", "--precision")}
+        asked.append([*sum(chosen.items(), ()), "--output_dir", f"out_{case.replace(' ', '_')}"])
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER % TRAIN],
+        input=json.dumps(asked),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.split("OUTCOMES")[-1])
+    left = {path.name for path in folder.iterdir()} - {path.name for path in before}
+    assert left <= {"out_metric"}  # that one can only be known after the first evaluation
+    return dict(zip(BAD, map(tuple, found), strict=True))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+    code, errors = outcomes[case]
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if "error:" in line]
+    assert len(lines) == 1, errors
+    assert BAD[case][1] in lines[0]
+
+
+def test_long_and_empty_sentences_are_counted(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    german = ["ein Hund läuft"] * 60 + ["ein sehr sehr langer Satz " * 9, ""]
+    english = ["a dog runs"] * 60 + ["a long sentence", "nothing"]
+    (folder / "train.de").write_text("\n".join([*german, ""]))
+    (folder / "train.en").write_text("\n".join([*english, ""]))
+    options = ("--dataset", str(folder), "--vocab_size", "280", "--max_length", "24", "--max_steps", "1")
+    result = train(tmp_path / "run", *options, "--validation_fraction", "0.1")
+    assert "1 training pairs with a side of over 24 tokens were cut" in " ".join(result.stderr.split())
+    record = (tmp_path / "run" / "run.yaml").read_text()
+    assert "long: 1" in record
+    assert "empty: 1" in record
+
+
+def test_hugging_face_trainer_trains_it_unchanged(tmp_path):
+    """And four batches of two with accumulation give the weights of one of eight."""
+    pairs = list(open_pairs("grammar", "de", "en", num_pairs=32).pairs())
+    tokenizer = train_tokenizer([text for pair in pairs for text in pair], "word", template="seq2seq")
+    rows = []
+    for source, target in pairs:
+        rows.append({**{n: t[0].tolist() for n, t in _encoded(tokenizer, source).items()}})
+        rows[-1]["labels"] = tokenizer(target).input_ids
+    weights = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        quiet = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "label_smoothing": 0.0}
+        config = tiny_seq2seq_config("modern", vocab_size=len(tokenizer), **quiet)
+        model = ScratchSeq2SeqForConditionalGeneration(config)
+        args = Seq2SeqTrainingArguments(
+            str(tmp_path / str(batch)),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=12,
+            learning_rate=5e-3,
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            seed=0,
+            predict_with_generate=True,
+            generation_max_length=8,
+        )
+        collator = DataCollatorForSeq2Seq(tokenizer, model=model, return_tensors="pt")
+        trainer = Seq2SeqTrainer(
+            model=model, args=args, train_dataset=rows, eval_dataset=rows[:4], data_collator=collator
+        )
+        before = trainer.evaluate()["eval_loss"]
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] < before - 0.5
+        weights.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+        assert trainer.predict(rows[:2]).predictions.shape[0] == 2
+    for name, parameter in weights[0].items():
+        torch.testing.assert_close(weights[1][name], parameter, atol=2e-3, rtol=1e-2, msg=name)

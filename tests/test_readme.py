@@ -19,8 +19,15 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 TINY = "--max_steps 4 --num_stories 300 --hidden_size 32 --num_hidden_layers 1 --context_length 32 --batch_size 2"
 
 
-def shortened(command: str, text: Path, table: Path) -> str:
+TINY_PAIRS = "--max_steps 4 --num_pairs 300 --hidden_size 32 --encoder_layers 1 --decoder_layers 1"
+PAIRS = ("ein Hund läuft in den Garten\n" * 40, "a dog runs into the garden\n" * 40)
+
+
+def shortened(command: str, text: Path, table: Path, pairs: Path) -> str:
     command = command.replace("HUB_ID", str(table)).replace("PATH", str(text))
+    command = command.replace("FOLDER", str(pairs)).replace("SENTENCES", str(pairs / "val.de"))
+    if "train_seq2seq" in command:
+        return f"{command} {'--max_steps 6' if '--resume' in command else TINY_PAIRS}"
     if "pretrain_gpt" not in command:
         return command
     size = "--max_steps 6 --num_stories 300" if "--resume" in command or "--init_from" in command else TINY
@@ -35,6 +42,11 @@ def test_commands_and_examples_run_as_printed(tmp_path):
     (tmp_path / "README.md").symlink_to(PROJECT / "README.md")
     table = tmp_path / "corpus"
     table.mkdir()
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    for split in ("train", "val"):
+        for language, side in zip(("de", "en"), PAIRS, strict=True):
+            (pairs / f"{split}.{language}").write_text(side)
     lines = [json.dumps({"text": line, "id": i}) for i, line in enumerate(README.splitlines())]
     (table / "rows.jsonl").write_text("\n".join(lines))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -43,10 +55,10 @@ def test_commands_and_examples_run_as_printed(tmp_path):
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
-    assert len(COMMANDS) >= 17
+    assert len(COMMANDS) >= 26
     for command in COMMANDS:
-        run(shlex.split(shortened(command, text_file, table)))
-    assert len(EXAMPLES) == 2
+        run(shlex.split(shortened(command, text_file, table, pairs)))
+    assert len(EXAMPLES) == 3
     for example in EXAMPLES:
         run([sys.executable, "-c", example])
 

@@ -14,7 +14,10 @@ from scratch_gpt.models.loss import linear_cross_entropy
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 
 PRESETS = ("vaswani2017", "modern")
-STYLES = [(preset, {}) for preset in PRESETS] + [("modern", {"position_type": "learned", "norm_position": "post"})]
+STYLES = [(preset, {}) for preset in PRESETS] + [
+    ("modern", {"cross_attention_rotary": False}),
+    ("modern", {"position_type": "learned", "norm_position": "post"}),
+]
 
 
 def sources(rows: int = 3, length: int = 9, seed: int = 0) -> torch.Tensor:

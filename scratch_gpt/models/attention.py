@@ -82,9 +82,14 @@ class ScratchAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         key_value_states: torch.Tensor | None = None,
+        key_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Hidden states (B, T, C) to the attended ones (B, T, C), and the weights (B, H, T, S) where eager."""
+        """Hidden states (B, T, C) to the attended ones (B, T, C), and the weights (B, H, T, S) where eager.
+
+        `position_embeddings` rotate the queries and, in self-attention, the keys; those of a source are rotated by
+        `key_position_embeddings`.
+        """
         batch_and_tokens = hidden_states.shape[:-1]
         query = self._split_heads(self.q_proj(hidden_states))  # (B, H, T, D)
         if self.q_norm is not None:
@@ -97,7 +102,8 @@ class ScratchAttention(nn.Module):
                 cache = getattr(past_key_values, "self_attention_cache", past_key_values)
                 key, value = cache.update(key, value, self.layer_idx)  # (B, G, S, D)
         else:
-            key, value = self._source_keys_and_values(key_value_states, past_key_values)  # (B, G, S, D)
+            source = key_value_states, key_position_embeddings
+            key, value = self._source_keys_and_values(*source, past_key_values)  # (B, G, S, D)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attention(
@@ -129,14 +135,17 @@ class ScratchAttention(nn.Module):
         return key, value
 
     def _source_keys_and_values(
-        self, states: torch.Tensor, past_key_values: Cache | None
+        self,
+        states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
+        past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of the source, which does not change while the target is written: computed once, then remembered."""
         if not isinstance(past_key_values, EncoderDecoderCache):
-            return self._keys_and_values(states)
+            return self._keys_and_values(states, position_embeddings)
         cache = past_key_values.cross_attention_cache
         if past_key_values.is_updated.get(self.layer_idx):
             layer: Any = cache.layers[self.layer_idx]
             return layer.keys, layer.values
         past_key_values.is_updated[self.layer_idx] = True
-        return cache.update(*self._keys_and_values(states), self.layer_idx)
+        return cache.update(*self._keys_and_values(states, position_embeddings), self.layer_idx)

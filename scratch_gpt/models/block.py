@@ -38,10 +38,12 @@ class TransformerBlock(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        encoder_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """Hidden states (B, T, C) in and out; `encoder_hidden_states` (B, S, C) are the source, where there is one.
+        Cross-attention is rotated where `encoder_position_embeddings` are given.
 
         Gradient checkpointing follows positional arguments only: pass both kinds of states by position.
         """
@@ -60,6 +62,8 @@ class TransformerBlock(GradientCheckpointingLayer):
             attended, _ = self.cross_attn(
                 self.before(self.cross_attn_layernorm, hidden_states),
                 key_value_states=encoder_hidden_states,
+                position_embeddings=position_embeddings if encoder_position_embeddings is not None else None,
+                key_position_embeddings=encoder_position_embeddings,
                 attention_mask=encoder_attention_mask,
                 past_key_values=past_key_values,
                 **kwargs,

@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mlp_gated": True,
         "attention_bias": False,
         "mlp_bias": False,
+        "cross_attention_rotary": True,
         "scale_embedding": False,
         "embedding_dropout": 0.1,
         "residual_dropout": 0.1,
@@ -61,6 +62,8 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         share_encoder_decoder_embeddings: one embedding for source and target.
         tie_word_embeddings: one matrix for the target's embedding and the head.
         scale_embedding: multiply embeddings by the root of the hidden size (section 3.4 of the paper).
+        cross_attention_rotary: rotate the queries and keys of cross-attention too, where positions are rotary, so that
+            a target token finds the source tokens near its own place.
         lm_head_bias: a bias on the logits.
         label_smoothing: share of the target's probability that training spreads over all tokens (Szegedy et al. 2015,
             arXiv:1512.00567); in evaluation mode the loss is the plain cross-entropy.
@@ -89,6 +92,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "relu"
     share_encoder_decoder_embeddings: bool = True
     scale_embedding: bool = True
+    cross_attention_rotary: bool = False
     lm_head_bias: bool = False
     label_smoothing: float | int = 0.0
     use_cache: bool = True

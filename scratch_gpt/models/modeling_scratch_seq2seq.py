@@ -143,7 +143,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: Any = None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
@@ -172,6 +172,10 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
             encoder_hidden_states=encoder_hidden_states,
         )
         hidden_states, rotary = self.enter(embeds, count_positions(embeds, None, own_past))
+        source_rotary = None
+        if self.config.cross_attention_rotary and self.rotary_emb is not None:
+            source_positions = count_positions(encoder_hidden_states, encoder_attention_mask)
+            source_rotary = self.rotary_emb(hidden_states, source_positions)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -179,6 +183,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
                 attention_mask=causal_mask,
                 encoder_attention_mask=source_mask,
                 position_embeddings=rotary,
+                encoder_position_embeddings=source_rotary,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
                 **kwargs,

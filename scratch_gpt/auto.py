@@ -9,7 +9,6 @@ import importlib
 import transformers
 
 FAMILIES = ("scratch_gpt", "scratch_seq2seq", "scratch_bigram")
-TRANSLATION_TASK = "seq2seq-translation"
 
 
 def register() -> None:
@@ -33,9 +32,9 @@ def register_pipelines() -> None:
     """Make `pipeline("seq2seq-translation", …)` known; transformers keeps the name "translation" blocked."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .models.pipeline_scratch_translation import ScratchTranslationPipeline
+    from .models.pipeline_scratch_translation import TASK, ScratchTranslationPipeline
 
-    if TRANSLATION_TASK not in PIPELINE_REGISTRY.supported_tasks:
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
-            TRANSLATION_TASK, ScratchTranslationPipeline, pt_model=transformers.AutoModelForSeq2SeqLM, type="text"
+            TASK, ScratchTranslationPipeline, pt_model=transformers.AutoModelForSeq2SeqLM, type="text"
         )

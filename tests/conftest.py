@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, no Hub, a cache of their own, tiny configs and a tiny tokenizer."""
 
+import json
 import os
 import subprocess
 import sys
@@ -108,6 +109,31 @@ def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environme
     if check and result.returncode:
         raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-6000:]}")
     return result
+
+
+# Many short runs of a training command in one process: each would otherwise spend seconds on the same imports.
+DRIVER = """
+import contextlib, io, json, runpy, sys
+script, outcomes = sys.argv[1], []
+for arguments in json.load(sys.stdin):
+    sys.argv, errors = [script, *arguments], io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    outcomes.append((code, errors.getvalue()))
+print("OUTCOMES" + json.dumps(outcomes))
+"""
+
+
+def run_in_one_process(script: str, asked: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
+    """Exit code and error stream of `script` with each list of arguments."""
+    command = [sys.executable, "-c", DRIVER, script]
+    result = subprocess.run(command, input=json.dumps(asked), cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [tuple(outcome) for outcome in json.loads(result.stdout.split("OUTCOMES")[-1])]
 
 
 PRETRAIN = str(PROJECT / "training" / "pretrain_gpt.py")

@@ -79,8 +79,13 @@ def test_a_dataset_repository_is_read_by_name(tmp_path, monkeypatch):
     from scratch_gpt.data import sources
 
     monkeypatch.chdir(tmp_path)
-    assert text_of(sources._open_hub("user/corpus", None, "test", None, False, None)) == ["test 0", "test 1", "test 2"]
-    assert text_of(sources._open_hub("user/corpus", None, "train", None, False, 2)) == ["train 0", "train 1"]
+
+    def read(split: str, limit: int | None = None) -> list[str]:
+        rows, revision = sources.load_hub("user/corpus", None, split)
+        return text_of(sources.TableSource(rows, None, "corpus", revision, limit))
+
+    assert read("test") == ["test 0", "test 1", "test 2"]
+    assert read("train", 2) == ["train 0", "train 1"]
 
 
 @pytest.mark.parametrize(

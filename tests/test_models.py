@@ -16,6 +16,7 @@ from scratch_gpt import (
     ScratchGPTForSequenceClassification,
     ScratchGPTModel,
 )
+from scratch_gpt.models.dropout import Dropout
 from scratch_gpt.models.normalization import LayerNorm, RMSNorm
 from scratch_gpt.models.positions import RotaryEmbedding, SinusoidalPositions, apply_rotary
 
@@ -310,3 +311,22 @@ def test_a_text_beyond_learned_positions_is_refused():
 def test_unknown_preset_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="'gtp2': choose one of gpt2, llama, nanochat"):
         ScratchGPTConfig.from_preset("gtp2")
+
+
+def test_dropout_is_torchs_in_distribution():
+    dropout, x = Dropout(0.3).train(), torch.full((1000, 1001), 2.0)
+    torch.manual_seed(0)
+    y = dropout(x)
+    assert ((y == 0).float().mean() - 0.3).abs() < 2e-3
+    torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 2 / 0.7), rtol=1e-4, atol=0)
+    kept = (y != 0).float()
+    for shift in (1, 4, 1001):  # neighbours, those from one draw, and rows are independent
+        together = (kept.flatten()[:-shift] * kept.flatten()[shift:]).mean()
+        assert (together - 0.7**2).abs() < 3e-3
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert not torch.equal(dropout(x), y)
+    assert dropout.eval()(x) is x
+    z = torch.ones(7, requires_grad=True)
+    dropout.train()(z).sum().backward()
+    assert set(z.grad.tolist()) <= {0.0, z.grad.max().item()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, run_python, tiny_seq2seq_config
+from conftest import PROJECT, run_in_one_process, run_python, tiny_model, tiny_seq2seq_config
 from loopback_hub import running_hub
 from safetensors.torch import load_file
 from test_hub import online, push
@@ -227,20 +227,6 @@ def test_scores_are_sacrebleus():
     assert moses_bleu(["A dog's ball."], ["a dog's ball."], "en") == pytest.approx(100)
 
 
-DRIVER = """
-import contextlib, io, json, runpy, sys
-outcomes = []
-for arguments in json.load(sys.stdin):
-    sys.argv, errors = ["train_seq2seq.py", *arguments], io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            runpy.run_path(%r, run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-    outcomes.append((code, errors.getvalue()))
-print("OUTCOMES" + json.dumps(outcomes))
-"""
 BAD = {
     "unknown language": ("--source_lang fr", "knows 'de' and 'en', not 'fr' to 'en'"),
     "one language twice": ("--source_lang en", "source_lang and target_lang are both 'en'"),
@@ -262,8 +248,6 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
-    from conftest import tiny_model
-
     folder = tmp_path_factory.mktemp("bad")
     for name, german, english in (
         ("uneven", "a\nb\n", "a\n"),
@@ -287,19 +271,10 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
         if case == "another kind of model":
             chosen = {name: chosen[name] for name in ("--init_from", "--num_pairs", "--precision")}
         asked.append([*sum(chosen.items(), ()), "--output_dir", f"out_{case.replace(' ', '_')}"])
-    result = subprocess.run(
-        [sys.executable, "-c", DRIVER % TRAIN],
-        input=json.dumps(asked),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout.split("OUTCOMES")[-1])
+    found = run_in_one_process(TRAIN, asked, cwd=folder)
     left = {path.name for path in folder.iterdir()} - {path.name for path in before}
     assert left <= {"out_metric"}  # that one can only be known after the first evaluation
-    return dict(zip(BAD, map(tuple, found), strict=True))
+    return dict(zip(BAD, found, strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)

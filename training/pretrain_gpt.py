@@ -12,14 +12,12 @@ The folder that it leaves holds weights, config, tokenizer, model code, card and
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from scratch_gpt.data import stories
 from scratch_gpt.data.shards import shard_sizes
 from scratch_gpt.evaluation.reload import report_reloaded
-from scratch_gpt.hub.card import render_card
-from scratch_gpt.hub.model_directory import ModelDirectory, set_generation_defaults
+from scratch_gpt.hub.model_directory import set_generation_defaults
 from scratch_gpt.train import setup
 from scratch_gpt.train.arguments import (
     DataArguments,
@@ -30,9 +28,7 @@ from scratch_gpt.train.arguments import (
 )
 from scratch_gpt.train.checkpoint import newest_checkpoint
 from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.loop import Trainer
-from scratch_gpt.train.optimization import build_optimizers
-from scratch_gpt.train.reporting import write_run
+from scratch_gpt.train.run import run
 
 
 def main() -> None:
@@ -69,8 +65,6 @@ def main() -> None:
     setup.check_vocabulary(tokenizer, model.config.vocab_size)
     shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
     setup.check_context(model.config, shards, context_length)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
 
     held_out = shards["validation"]
     is_stories = {source.name, (validation or source).name} == {"stories"}
@@ -87,21 +81,10 @@ def main() -> None:
         "dataset": source.name,
         "license": "apache-2.0" if is_stories else data.dataset_license,
         "prompt": str(tokenizer.decode(held_out.tokens[:24]))[:20].strip(),
-        "parameters": model.num_parameters(),
         "context_length": context_length,
         **{split: shard_sizes(shard) for split, shard in shards.items()},
     }
-    if accelerator.is_main_process:
-        write_run(setup.make_output_dir(args), arguments, facts, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    if args.tracker:
-        accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
-
-    folder = Path(args.output_dir)
-    directory = ModelDirectory(model, tokenizer, title, partial(render_card, folder))
-    optimizers = build_optimizers(model, args)
-    Trainer(accelerator, model, optimizers, task, args, directory, resume_from).run()
-    accelerator.end_training()
+    folder = run(accelerator, model, tokenizer, task, args, arguments, facts, resume_from)
     if accelerator.is_main_process:
         report_reloaded(folder, shards, is_stories, model_args.trust_remote_code)
 

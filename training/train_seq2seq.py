@@ -17,8 +17,7 @@ from pathlib import Path
 
 from scratch_gpt.evaluation.reload import report_translations
 from scratch_gpt.evaluation.translation import signatures
-from scratch_gpt.hub.card import render_card
-from scratch_gpt.hub.model_directory import ModelDirectory, set_translation_defaults
+from scratch_gpt.hub.model_directory import set_translation_defaults
 from scratch_gpt.train import setup, translation_setup
 from scratch_gpt.train.arguments import (
     PairArguments,
@@ -28,9 +27,7 @@ from scratch_gpt.train.arguments import (
     parse_arguments,
 )
 from scratch_gpt.train.checkpoint import newest_checkpoint
-from scratch_gpt.train.loop import Trainer
-from scratch_gpt.train.optimization import build_optimizers
-from scratch_gpt.train.reporting import write_run
+from scratch_gpt.train.run import run
 from scratch_gpt.train.translation import Translation
 
 
@@ -64,8 +61,6 @@ def main() -> None:
         setup.check_vocabulary(tokenizer, size)
     if accelerator.device.type == "cpu":  # on short rows, plain products are several times as fast as fused attention
         model.set_attn_implementation("eager")
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     encode = partial(translation_setup.encode, data, tokenizers, model.config.max_position_embeddings, accelerator)
     train_tokens, validation_tokens = encode(train, "training"), encode(validation, "validation")
     texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
@@ -90,7 +85,6 @@ def main() -> None:
         "dataset": train_source.name,
         "license": "apache-2.0" if data.dataset == "grammar" else data.dataset_license,
         "prompt": texts[0][0],
-        "parameters": model.num_parameters(),
         "context_length": model.config.max_position_embeddings,
         "source_lang": data.source_lang,
         "target_lang": data.target_lang,
@@ -98,17 +92,8 @@ def main() -> None:
         "train": translation_setup.sizes(train, train_tokens, train_source.empty),
         "validation": translation_setup.sizes(validation, validation_tokens, validation_source.empty),
     }
-    if accelerator.is_main_process:
-        write_run(setup.make_output_dir(args), arguments, facts, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    if args.tracker:
-        accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
-
-    folder = Path(args.output_dir)
     second = tokenizers.target if tokenizers.target is not tokenizers.source else None
-    directory = ModelDirectory(model, tokenizers.source, title, partial(render_card, folder), second)
-    Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, resume_from).run()
-    accelerator.end_training()
+    folder = run(accelerator, model, tokenizers.source, task, args, arguments, facts, resume_from, second)
     if accelerator.is_main_process:
         report_translations(folder, texts, model_args.trust_remote_code)
 

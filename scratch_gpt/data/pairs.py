@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .sources import TABLES, FileSource, kind_of, load_hub, load_table
+from .sources import TABLES, FileSource, kind_of, load_hub, load_table, open_text
 
 BATCH_PAIRS = 4096
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
@@ -174,17 +173,9 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
         ScratchError: it is no UTF-8 text, or broken.
     """
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="\n") as file:
-            for line in file:
-                yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ScratchError(
-            f"{path} is not UTF-8 text: {error.reason} (byte {error.object[error.start]:#x}); convert it first, for "
-            "example with iconv"
-        ) from error
-    except (OSError, EOFError) as error:
-        raise ScratchError(f"{path} can't be read: {error}") from error
+    with open_text(path, newline="\n") as file:
+        for line in file:
+            yield line.rstrip("\r\n")
 
 
 def _from_table(

@@ -9,9 +9,10 @@ import gzip
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ..errors import ScratchError
 from . import stories
@@ -243,17 +244,16 @@ def _pick_column(dataset, column: str | None, name: str) -> str:
     raise ScratchError(f"{name} has the columns {', '.join(map(repr, first))}: choose one with --text_column")
 
 
-def _read_pieces(path: Path) -> Iterator[Piece]:
-    """A file in stretches that end before white space, the last one marked."""
-    carried = ""
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """A text file, plain or gzipped, open for reading, with line ends as Python's `open` has them.
+
+    Raises:
+        ScratchError: while it is read, it turns out to be no UTF-8 text, or broken.
+    """
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
-            while block := file.read(PIECE_CHARACTERS):
-                carried += block
-                cut = max(carried.rfind(" "), carried.rfind("\n"))
-                if cut > 0:
-                    yield Piece(carried[:cut], False)
-                    carried = carried[cut:]
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
+            yield file
     except UnicodeDecodeError as error:
         raise ScratchError(
             f"{path} is not UTF-8 text: {error.reason} (byte {error.object[error.start]:#x}); convert it first, for "
@@ -261,4 +261,16 @@ def _read_pieces(path: Path) -> Iterator[Piece]:
         ) from error
     except (OSError, EOFError) as error:
         raise ScratchError(f"{path} can't be read: {error}") from error
+
+
+def _read_pieces(path: Path) -> Iterator[Piece]:
+    """A file in stretches that end before white space, the last one marked."""
+    carried = ""
+    with open_text(path) as file:
+        while block := file.read(PIECE_CHARACTERS):
+            carried += block
+            cut = max(carried.rfind(" "), carried.rfind("\n"))
+            if cut > 0:
+                yield Piece(carried[:cut], False)
+                carried = carried[cut:]
     yield Piece(carried, True)

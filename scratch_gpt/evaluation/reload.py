@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline, set_seed
 
-from ..auto import TRANSLATION_TASK
 from ..data.shards import Shard
+from ..models.pipeline_scratch_translation import TASK
 from .stories import judge_stories
 from .translation import translate, translation_scores
 
@@ -52,7 +52,7 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
     says, and print scores and the first few."""
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    write: Any = pipeline(TRANSLATION_TASK, model=model, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
+    write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
     sources, references = texts
     translations = translate(model, tokenizer, sources, write.target_tokenizer)
     shown = [result["translation_text"] for result in write(sources[:SHOWN])]

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoTokenizer
 from transformers.pipelines.base import Pipeline
 
+TASK = "seq2seq-translation"  # what it is called where the package is imported
+
 
 class ScratchTranslationPipeline(Pipeline):
     """Translates a text, or a list of texts, with an encoder-decoder.
@@ -57,4 +59,4 @@ def longest_translation(model: Any, input_ids: torch.Tensor) -> int:
     return max(1, min(2 * input_ids.shape[1] + 16, model.config.max_position_embeddings - 1))
 
 
-__all__ = ["ScratchTranslationPipeline"]
+__all__ = ["TASK", "ScratchTranslationPipeline"]

@@ -154,7 +154,7 @@ def test_two_processes_give_the_curve_of_one(text_file, tmp_path):
     pretrain(tmp_path / "one", text_file, *options, "--gradient_accumulation_steps", "2")
     arguments = (PRETRAIN, "--output_dir", str(tmp_path / "two"), "--dataset", str(text_file), *TINY_RUN, *options)
     launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(29500 + os.getpid() % 500))
-    run_python(*launch, *arguments, cwd=PROJECT, ACCELERATE_USE_CPU="true")
+    run_python(*launch, *arguments, cwd=PROJECT)
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert len(one) == len(two) == 12
     for alone, shared in zip(one, two, strict=True):

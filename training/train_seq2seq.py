@@ -2,7 +2,7 @@
 
     accelerate launch training/train_seq2seq.py                           # built-in German to English, minutes
     accelerate launch training/train_seq2seq.py --dataset FOLDER --source_lang fr --target_lang en
-    accelerate launch training/train_seq2seq.py --config training/configs/multi30k_fast.yaml --dataset FOLDER
+    accelerate launch training/train_seq2seq.py --config training/configs/german_grammar.yaml
 
 The folder that it leaves holds weights, config, tokenizer, the code of model and pipeline, card and loss curve:
 
@@ -15,8 +15,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from scratch_gpt.evaluation.reload import report_translations
-from scratch_gpt.evaluation.translation import signatures
+from accelerate import DistributedType
+
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.evaluation.translation import report_translations, signatures
 from scratch_gpt.hub.model_directory import set_translation_defaults
 from scratch_gpt.train import setup, translation_setup
 from scratch_gpt.train.arguments import (
@@ -47,11 +49,12 @@ def main() -> None:
     train_source, validation_source = translation_setup.open_sources(data, args.seed)
 
     accelerator = setup.start(args)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise ScratchError("each process decodes for itself, which FSDP can't: use data parallelism")
     with accelerator.main_process_first():
         train, validation = translation_setup.read_pairs(data, train_source, validation_source)
         if origin is not None:
-            settings = translation_setup.regularization(model_args)
-            model = setup.load_model(origin, model_args.trust_remote_code, "seq2seq", **settings)
+            model = translation_setup.load_translator(str(origin), model_args, data)
             tokenizers = translation_setup.open_tokenizers(str(origin), model)
         else:
             tokenizers = translation_setup.build_tokenizers(data, train)
@@ -61,8 +64,10 @@ def main() -> None:
         setup.check_vocabulary(tokenizer, size)
     if accelerator.device.type == "cpu":  # on short rows, plain products are several times as fast as fused attention
         model.set_attn_implementation("eager")
-    encode = partial(translation_setup.encode, data, tokenizers, model.config.max_position_embeddings, accelerator)
-    train_tokens, validation_tokens = encode(train, "training"), encode(validation, "validation")
+    longest = min(data.max_length, model.config.max_position_embeddings)
+    encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
+    train_tokens = encode(train, "training", data.skip_long)
+    validation_tokens = encode(validation, "validation", skip_long=False)
     texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
     task = Translation(
         accelerator,
@@ -88,6 +93,7 @@ def main() -> None:
         "context_length": model.config.max_position_embeddings,
         "source_lang": data.source_lang,
         "target_lang": data.target_lang,
+        "target_tokenizer": tokenizers.target is not tokenizers.source,
         "scores": signatures(),
         "train": translation_setup.sizes(train, train_tokens, train_source.empty),
         "validation": translation_setup.sizes(validation, validation_tokens, validation_source.empty),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,8 @@ def generate(
             raise ScratchError(f"no such prompt file: {prompt_file}")
         prompts += [line for line in prompt_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     opened, tokenizer = open_model(model, trust_remote_code)
+    if opened.config.is_encoder_decoder:
+        raise ScratchError(f"{model} translates: use 'scratch-gpt translate'")
     choice = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     how = choice if temperature > 0 else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
@@ -102,9 +104,16 @@ def evaluate(
     from rich.table import Table
 
     from ..data.sources import open_source
+    from ..errors import ScratchError
     from ..evaluation.language import evaluate_text
 
     opened, tokenizer = open_model(model, trust_remote_code)
+    of_text = {"held_out": held_out != 1.0, "context_length": context_length, "text_column": text_column}
+    of_pairs: dict[str, Any] = {"target_file": target_file, "source_lang": source_lang, "target_lang": target_lang}
+    of_pairs |= {"num_beams": num_beams, "output": output}
+    unfit = of_text if opened.config.is_encoder_decoder else of_pairs
+    if given := [f"--{name}" for name, value in unfit.items() if value]:
+        raise ScratchError(f"{', '.join(given)} can't be used with a {opened.config.model_type} model: leave it out")
     if opened.config.is_encoder_decoder:
         from ..data.pairs import open_pairs
         from ..train.translation_setup import open_tokenizers
@@ -114,7 +123,8 @@ def evaluate(
         second = str(target_file) if target_file else None
         pairs = open_pairs(dataset, *languages, target_file=second, split=split, num_pairs=num_pairs, seed=seed)
         found = list(pairs.pairs())
-        evaluate_translator(opened, open_tokenizers(model, opened), found, num_beams, batch_size, output)
+        tokenizers = open_tokenizers(model, opened)
+        evaluate_translator(opened, tokenizers, found, languages[1], num_beams, batch_size, output)
         return
     source = open_source(dataset, text_column=text_column, split=split, num_stories=num_stories, seed=seed)
     with Console(stderr=True).status("scoring"):
@@ -152,13 +162,14 @@ def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
     Example: `scratch-gpt export runs/gpt runs/native`
     """
+    from ..hub.model_directory import copy_tokenizers
     from ..hub.twins import export_native
 
     _check_empty(output_dir)
-    opened, tokenizer = open_model(model)
+    opened, _ = open_model(model)
     native = export_native(opened)
     native.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    copy_tokenizers(model, opened.config, output_dir)
     print(f"{type(native).__name__} in {output_dir}")
 
 
@@ -168,13 +179,14 @@ def import_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
     Example: `scratch-gpt import runs/native runs/imported`
     """
+    from ..hub.model_directory import copy_tokenizers
     from ..hub.twins import import_native
 
     _check_empty(output_dir)
-    opened, tokenizer = open_model(model)
+    opened, _ = open_model(model)
     ours = import_native(opened)
     ours.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    copy_tokenizers(model, opened.config, output_dir)
     print(f"{type(ours).__name__} in {output_dir}")
 
 

@@ -86,6 +86,7 @@ def evaluate_translator(
     model: Any,
     tokenizers: Any,
     pairs: list[tuple[str, str]],
+    target_lang: str,
     num_beams: int | None,
     batch_size: int,
     output: Path | None,
@@ -106,12 +107,11 @@ def evaluate_translator(
     if output is not None:
         output.write_text("\n".join(written) + "\n", encoding="utf-8")
     scores, signatures = translation.translation_scores(written, references), translation.signatures()
-    language = model.config.target_lang or "en"
     table = Table("score", "", Column("how", overflow="fold"), title=f"{len(pairs):,} sentences")
     for name in ("bleu", "bleu_lowercase", "chrf"):
         table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])
-    moses = translation.moses_bleu(written, references, language)
-    table.add_row("bleu of Moses tokens", f"{moses:.2f}", f"lower-cased, sacremoses, {language}")
+    moses = translation.moses_bleu(written, references, target_lang)
+    table.add_row("bleu of Moses tokens", f"{moses:.2f}", f"lower-cased, sacremoses, {target_lang}")
     table.add_row("exactly as the reference", f"{scores['exact']:.1%}", "")
     Console().print(table)
 

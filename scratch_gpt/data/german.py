@@ -21,7 +21,6 @@ from typing import NamedTuple
 from . import german_lexicon as lx
 from .german_lexicon import PLURAL, SINGULAR, Noun, Verb
 
-VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 # Endings by case, then by gender or plural.
@@ -272,7 +271,7 @@ def pairs(seed: int, count: int, split: str = "train") -> Iterator[Pair]:
     """So many sentences of a split. Each combination of "train" may occur anywhere; one that is held out for a split
     occurs there only."""
     writer = Writer(random.Random(f"{seed} {split}"))
-    while count:
+    while count > 0:
         pair, combinations = writer.sentence()
         splits = {held_out_for(combination) for combination in combinations}
         if splits <= {"train", split} and split in splits:

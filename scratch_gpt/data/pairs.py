@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .sources import TABLES, FileSource, kind_of, load_hub, load_table, open_text
+from .sources import TABLES, kind_of, load_hub, load_table, open_text, rows_of
 
 BATCH_PAIRS = 4096
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
@@ -30,14 +30,12 @@ class PairSource:
     Attributes:
         name: what the corpus is called.
         read: a fresh iterator over all pairs, source first.
-        fingerprint: changes whenever the pairs do.
         limit: read only so many.
         empty: how many pairs were passed over by the last reading, because a side was empty.
     """
 
     name: str
     read: Callable[[], Iterator[Pair]]
-    fingerprint: str
     limit: int | None = None
     empty: int = field(default=0, init=False)
 
@@ -98,13 +96,10 @@ def open_pairs(
     if path.is_file():
         if kind_of(path) not in TABLES:
             raise ScratchError(f"{path} is one side of a text: name the other with --target_file, or give their folder")
-        rows, fingerprint = load_table([path]), FileSource([path], "").fingerprint()
-        return _from_table(rows, path.name, fingerprint, source_lang, target_lang, max_pairs)
+        return _from_table(load_table([path]), path.name, source_lang, target_lang, max_pairs)
     if kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
         raise ScratchError(f"no such file or folder: {dataset}")
-    rows, revision = load_hub(dataset, config, split)
-    fingerprint = f"{dataset}-{config}-{split}-{revision}"
-    return _from_table(rows, dataset, fingerprint, source_lang, target_lang, max_pairs)
+    return _from_table(load_hub(dataset, config, split)[0], dataset, source_lang, target_lang, max_pairs)
 
 
 def validation_split_of(dataset: str, source_lang: str) -> str | None:
@@ -112,7 +107,9 @@ def validation_split_of(dataset: str, source_lang: str) -> str | None:
     if dataset == "grammar":
         return "validation"
     folder = Path(dataset)
-    return next((n for n in VALIDATION_NAMES if folder.is_dir() and _side(folder, n, source_lang)), None)
+    if not folder.is_dir():
+        return None
+    return next((n for n in VALIDATION_NAMES if _side(folder, n, source_lang) or _tables(folder, n)), None)
 
 
 def _open_grammar(source_lang: str, target_lang: str, split: str, count: int, seed: int) -> PairSource:
@@ -126,21 +123,23 @@ def _open_grammar(source_lang: str, target_lang: str, split: str, count: int, se
         for pair in german.pairs(seed, count, split):
             yield (pair.english, pair.german) if backwards else (pair.german, pair.english)
 
-    return PairSource("grammar", read, f"grammar-{german.VERSION}-{source_lang}-{split}-{count}-{seed}")
+    return PairSource("grammar", read)
 
 
 def _open_folder(folder: Path, split: str, source_lang: str, target_lang: str, limit: int | None) -> PairSource:
     sides = [_side(folder, split, language) for language in (source_lang, target_lang)]
     if sides[0] and sides[1]:
         return _open_files(sides[0], sides[1], folder.name, limit)
-    tables = [p for p in sorted(folder.iterdir()) if kind_of(p) in TABLES and p.name.split(".")[0] == split]
-    if tables:
-        rows, fingerprint = load_table(tables), FileSource(tables, "").fingerprint()
-        return _from_table(rows, folder.name, fingerprint, source_lang, target_lang, limit)
+    if tables := _tables(folder, split):
+        return _from_table(load_table(tables), folder.name, source_lang, target_lang, limit)
     there = sorted(p.name for p in folder.iterdir() if p.is_file())
     missing = [lang for lang, side in zip((source_lang, target_lang), sides, strict=True) if side is None]
     wanted = " and ".join(f"{split}.{lang}" for lang in missing)
     raise ScratchError(f"{folder} holds no {wanted} (nor .gz): it has {', '.join(there[:12]) or 'no files'}")
+
+
+def _tables(folder: Path, split: str) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if kind_of(p) in TABLES and p.name.split(".")[0] == split]
 
 
 def _side(folder: Path, split: str, language: str) -> Path | None:
@@ -164,7 +163,7 @@ def _open_files(source: Path, target: Path, name: str, limit: int | None) -> Pai
                 "line of its sentence"
             )
 
-    return PairSource(name, read, FileSource([source, target], "").fingerprint(), limit)
+    return PairSource(name, read, limit)
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -178,9 +177,7 @@ def read_lines(path: Path) -> Iterator[str]:
             yield line.rstrip("\r\n")
 
 
-def _from_table(
-    rows: Any, name: str, fingerprint: str, source_lang: str, target_lang: str, limit: int | None
-) -> PairSource:
+def _from_table(rows: Any, name: str, source_lang: str, target_lang: str, limit: int | None) -> PairSource:
     first = next(iter(rows), None)
     if first is None:
         raise ScratchError(f"{name} holds no rows")
@@ -191,7 +188,7 @@ def _from_table(
         raise ScratchError(f"{name} has no {', '.join(map(repr, missing))}: it has {', '.join(map(repr, there))}")
 
     def read() -> Iterator[Pair]:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows_of(rows, name)):
             cells = row["translation"] if nested else row
             pair = cells[source_lang], cells[target_lang]
             for language, cell in zip((source_lang, target_lang), pair, strict=True):
@@ -199,7 +196,7 @@ def _from_table(
                     raise ScratchError(f"{name}: row {number} holds {type(cell).__name__} for {language!r}, want text")
             yield pair
 
-    return PairSource(name, read, f"{fingerprint}-{source_lang}-{target_lang}", limit)
+    return PairSource(name, read, limit)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class TableSource(Source):
         self.column = _pick_column(dataset, column, name)
 
     def pieces(self) -> Iterator[Piece]:
-        for number, row in enumerate(islice(self._rows(), self.limit)):
+        for number, row in enumerate(islice(rows_of(self.dataset, self.name), self.limit)):
             text = row[self.column]
             if not isinstance(text, str):
                 raise ScratchError(
@@ -112,13 +112,6 @@ class TableSource(Source):
                 )
             if text:
                 yield Piece(text, True)
-
-    def _rows(self) -> Iterator[dict]:
-        try:
-            yield from self.dataset
-        except Exception as error:  # datasets raises whatever its readers raise
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise ScratchError(f"{self.name} can't be read to the end: {reason}") from error
 
     def fingerprint(self) -> str:
         return f"{self._fingerprint}-{self.column}-{self.limit}"
@@ -180,6 +173,19 @@ def _open_folder(folder: Path, text_column: str | None, limit: int | None) -> So
         if tables:
             return _open_table(tables, text_column, limit)
     raise ScratchError(f"{folder} holds no .txt, .txt.gz, {', '.join(TABLES)} file with text in it")
+
+
+def rows_of(dataset: Any, name: str) -> Iterator[dict]:
+    """The rows of a table.
+
+    Raises:
+        ScratchError: it can't be read to the end.
+    """
+    try:
+        yield from dataset
+    except Exception as error:  # datasets raises whatever its readers raise
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ScratchError(f"{name} can't be read to the end: {reason}") from error
 
 
 def load_table(paths: list[Path]) -> Any:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 
 from ..data.shards import Shard
-from ..models.pipeline_scratch_translation import TASK
 from .stories import judge_stories
-from .translation import translate, translation_scores
 
 STORIES = 40
 TEXTS = 2
-SHOWN = 4
 
 
 def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, trust_remote_code: bool) -> None:
@@ -45,26 +41,3 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
         table.add_row("belong to the language", f"{verdict.parsed:.1%}")
         table.add_row("are not in the training text", f"{verdict.new:.1%}")
         console.print(table)
-
-
-def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_remote_code: bool) -> None:
-    """Load `folder` through the Auto classes and the pipeline, translate held-out sentences as its generation config
-    says, and print scores and the first few."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
-    sources, references = texts
-    translations = translate(model, tokenizer, sources, write.target_tokenizer)
-    shown = [result["translation_text"] for result in write(sources[:SHOWN])]
-
-    console = Console()
-    table = Table("source", "translation", "reference", title=f"Reloaded from {folder}")
-    for row in zip(sources, shown, references, strict=False):
-        table.add_row(*row)
-    console.print(table)
-    scores = translation_scores(translations, references)
-    table = Table("of the held-out sentences", f"{model.generation_config.num_beams} beams", title=None)
-    table.add_row("BLEU", f"{scores['bleu']:.2f}")
-    table.add_row("chrF", f"{scores['chrf']:.2f}")
-    table.add_row("exactly as the reference", f"{scores['exact']:.1%}")
-    console.print(table)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import sacrebleu
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
-from ..models.pipeline_scratch_translation import longest_translation
+from ..models.pipeline_scratch_translation import TASK, longest_translation
 
 BATCH_SIZE = 64
+SHOWN = 4
 
 
 def translate(
@@ -41,7 +45,7 @@ def translate(
         inputs = tokenizer(
             [texts[i] for i in numbers], return_tensors="pt", padding=True, truncation=True, max_length=longest
         ).to(model.device)
-        limit = {"max_new_tokens": longest_translation(model, inputs.input_ids)}
+        limit = {"max_length": longest_translation(model, inputs.input_ids)}
         with torch.no_grad():
             tokens = model.generate(  # type: ignore[operator]
                 input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **{**limit, **generation}
@@ -88,3 +92,26 @@ def signatures() -> dict[str, str]:
     for metric in metrics.values():
         metric.corpus_score(["a"], [["a"]])  # a metric knows its signature once it has scored
     return {name: str(metric.get_signature()) for name, metric in metrics.items()}
+
+
+def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_remote_code: bool) -> None:
+    """Load `folder` through the Auto classes and the pipeline, translate held-out sentences as its generation config
+    says, and print scores and the first few."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
+    sources, references = texts
+    translations = translate(model, tokenizer, sources, write.target_tokenizer)
+    shown = [result["translation_text"] for result in write(sources[:SHOWN])]
+
+    console = Console()
+    table = Table("source", "translation", "reference", title=f"Reloaded from {folder}")
+    for row in zip(sources, shown, references, strict=False):
+        table.add_row(*row)
+    console.print(table)
+    scores = translation_scores(translations, references)
+    table = Table("of the held-out sentences", f"{model.generation_config.num_beams} beams", title=None)
+    table.add_row("BLEU", f"{scores['bleu']:.2f}")
+    table.add_row("chrF", f"{scores['chrf']:.2f}")
+    table.add_row("exactly as the reference", f"{scores['exact']:.1%}")
+    console.print(table)

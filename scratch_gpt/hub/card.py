@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 # Arguments that may hold a path of the machine, or say nothing about the model.
 PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
 PRIVATE |= {"resume", "tracker"}
+HIGHER_IS_BETTER = {"val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact"}
 # By task: the Hub's name for it, and the figures of its model index.
 TASKS = {
     "language-modeling": (
@@ -51,6 +52,7 @@ def render_card(folder: Path) -> str:
         source_lang=facts.get("source_lang"),
         target_lang=facts.get("target_lang"),
         scores=facts.get("scores"),
+        target_tokenizer=facts.get("target_tokenizer", False),
         title=facts["title"],
         style=facts["style"],
         parameters=_number(facts["parameters"]),
@@ -93,8 +95,8 @@ def _metadata(facts: dict[str, Any], best: dict[str, Any]) -> ModelCardData:
 
 
 def is_better(metric: str, figure: float, other: float) -> bool:
-    """Whether `figure` beats `other`: losses should be low, everything else high."""
-    return figure < other if metric.endswith("loss") else figure > other
+    """Whether `figure` beats `other`: scores should be high, losses and their like low."""
+    return figure > other if metric in HIGHER_IS_BETTER else figure < other
 
 
 def _number(value: float) -> str:

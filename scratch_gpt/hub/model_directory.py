@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
 
@@ -47,6 +48,18 @@ class ModelDirectory:
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
 
 
+def has_target_tokenizer(config: Any) -> bool:
+    """Whether a model writes with a tokenizer of its own, in the folder `TARGET_TOKENIZER`."""
+    return bool(getattr(config, "target_tokenizer", False))
+
+
+def copy_tokenizers(name: str, config: Any, folder: Path) -> None:
+    """Save the tokenizer, or the two, of a checkpoint into another folder."""
+    AutoTokenizer.from_pretrained(name).save_pretrained(folder)
+    if has_target_tokenizer(config):
+        AutoTokenizer.from_pretrained(name, subfolder=TARGET_TOKENIZER).save_pretrained(folder / TARGET_TOKENIZER)
+
+
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Generation settings for a model trained from scratch: sample, and stop at `<eos>` or half a context later."""
     config = _stop_and_pad(model, tokenizer)
@@ -60,7 +73,7 @@ def set_translation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeni
     config.decoder_start_token_id = model.config.decoder_start_token_id
     config.num_beams = num_beams
     config.early_stopping = num_beams > 1
-    config.max_new_tokens = model.config.max_position_embeddings
+    config.max_length = model.config.max_position_embeddings
 
 
 def _stop_and_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

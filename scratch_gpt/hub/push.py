@@ -12,10 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ..errors import ScratchError
-from .model_directory import TARGET_TOKENIZER
+from .model_directory import TARGET_TOKENIZER, copy_tokenizers
 from .twins import export_native
 
 # What may leave the machine. Checkpoints, logs and anything else in the folder stays.
@@ -108,14 +108,13 @@ def push_native(folder: Path, name: str, *, private: bool = False, confirm: Call
     Raises:
         ScratchError: no twin can express the model.
     """
-    auto_class = (
-        AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModelForCausalLM
-    )
+    config = AutoConfig.from_pretrained(folder)
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     native = export_native(auto_class.from_pretrained(folder))
     with tempfile.TemporaryDirectory() as temporary:
         twin = Path(temporary)
         native.save_pretrained(twin)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(twin)
+        copy_tokenizers(str(folder), config, twin)
         for extra in ("README.md", "loss.png"):
             if (folder / extra).exists():
                 (twin / extra).write_bytes((folder / extra).read_bytes())

@@ -16,6 +16,8 @@ from .twin import Twin, Weights
 # Which side of a weight runs over the features that the blocks hand on: its columns, or its rows.
 READS = re.compile(r"(embed_tokens|lm_head|q_proj|k_proj|v_proj|up_proj)\.weight$")
 WRITES = re.compile(r"(o_proj|down_proj)\.(weight|bias)$|layernorm\.(weight|bias)$")
+# What Marian knows nothing of, but its config may hold for us.
+CARRIED = ("source_lang", "target_lang", "target_tokenizer")
 
 
 class MarianTwin(Twin):
@@ -56,13 +58,19 @@ class MarianTwin(Twin):
         if config.activation_function == "swish":
             config.activation_function = "silu"
         ours = super().config_from_native(config)
-        ours.embedding_dropout, ours.lm_head_bias = config.dropout, True
+        for name in CARRIED:
+            setattr(ours, name, getattr(config, name, getattr(ours, name)))
+        if ours.source_lang and ours.target_lang:
+            ours.set_languages(ours.source_lang, ours.target_lang)
+        ours.embedding_dropout, ours.lm_head_bias, ours.label_smoothing = config.dropout, True, 0.0
         return ours
 
     def config_to_native(self, config: Any) -> PreTrainedConfig:
         native: Any = super().config_to_native(config)
         native.decoder_attention_heads, native.decoder_ffn_dim = config.num_attention_heads, config.intermediate_size
         native.forced_eos_token_id = None
+        for name in CARRIED:
+            setattr(native, name, getattr(config, name))
         # Where the head is apart, Marian shares nothing: source and target then get a copy each.
         native.share_encoder_decoder_embeddings &= config.tie_word_embeddings
         return native

@@ -113,8 +113,13 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.pad_token_id
         if self.source_lang and self.target_lang:
-            self.custom_pipelines = {f"translation_{self.source_lang}_to_{self.target_lang}": dict(PIPELINE)}
+            self.set_languages(self.source_lang, self.target_lang)
         super().__post_init__(**kwargs)
+
+    def set_languages(self, source_lang: str, target_lang: str) -> None:
+        """Say which languages the model translates, and what its pipeline is therefore called."""
+        self.source_lang, self.target_lang = source_lang, target_lang
+        self.custom_pipelines = {f"translation_{source_lang}_to_{target_lang}": dict(PIPELINE)}
 
     @property
     def num_residual_branches(self) -> int:

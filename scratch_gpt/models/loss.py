@@ -29,7 +29,10 @@ def linear_cross_entropy(
     dtype = (
         torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
     )
-    return _LinearCrossEntropy.apply(hidden_states, weight, bias, labels, label_smoothing, dtype)
+    with torch.autocast(weight.device.type, enabled=False):  # what is float32 below is so for a reason
+        return _LinearCrossEntropy.apply(
+            hidden_states, weight, bias, labels, label_smoothing, dtype, torch.is_grad_enabled()
+        )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -37,7 +40,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     p - (1 - s) [y] - s / V. The parts with s are the same for every token, so they are added as a whole."""
 
     @staticmethod
-    def forward(ctx, hidden_states, weight, bias, labels, smoothing, dtype):
+    def forward(ctx, hidden_states, weight, bias, labels, smoothing, dtype, wants_gradients):
         states, head = hidden_states.to(dtype), weight.to(dtype)
         head_bias = None if bias is None else bias.to(dtype)
         scored = labels != -100
@@ -59,6 +62,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if smoothing:
                 losses -= smoothing * ((x.float() @ head_mean)[:, None] + bias_mean)
             total += (losses * keep).sum()
+            if not wants_gradients:
+                continue
             probabilities.scatter_add_(1, y, torch.full_like(y, -(1 - smoothing), dtype=torch.float32))
             grad_logits = probabilities.to(dtype)
             grad_states[rows] = (grad_logits @ head - (smoothing * head_mean).to(dtype)) * keep
@@ -73,4 +78,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
-        return grad_states * grad, grad_weight * grad, None if grad_bias is None else grad_bias * grad, None, None, None
+        return (
+            grad_states * grad,
+            grad_weight * grad,
+            None if grad_bias is None else grad_bias * grad,
+            None,
+            None,
+            None,
+            None,
+        )

@@ -59,6 +59,18 @@ class ScratchSeq2SeqPreTrainedModel(ScratchPreTrainedModel):
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         return dict(self._tied_weights_keys or {})
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Give source and target, which must share their vocabulary, more or fewer tokens.
+
+        Raises:
+            ValueError: each has a vocabulary of its own.
+        """
+        if not self.config.share_encoder_decoder_embeddings:
+            raise ValueError("source and target have embeddings of their own, which can't be resized as one")
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.config.decoder_vocab_size = self.config.vocab_size
+        return embeddings
+
 
 class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
     """What encoder and decoder have in common: embeddings, positions, blocks, the last norm."""

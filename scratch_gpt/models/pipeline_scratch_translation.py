@@ -31,8 +31,9 @@ class ScratchTranslationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         self.target_tokenizer = self.tokenizer
         if getattr(self.model.config, "target_tokenizer", False):
-            folder = self.model.name_or_path
-            self.target_tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="target_tokenizer")
+            name, version = self.model.name_or_path, getattr(self.model.config, "_commit_hash", None)
+            where = {"subfolder": "target_tokenizer", **({"revision": version} if version else {})}
+            self.target_tokenizer = AutoTokenizer.from_pretrained(name, **where)
 
     def _sanitize_parameters(self, **generation: Any) -> tuple[dict, dict, dict]:
         return {}, generation, {}
@@ -45,8 +46,8 @@ class ScratchTranslationPipeline(Pipeline):
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _forward(self, input_tensors: dict[str, Any], **generation: Any) -> Any:
-        if not {"max_length", "max_new_tokens"} & set(generation):
-            generation["max_new_tokens"] = longest_translation(self.model, input_tensors["input_ids"])
+        if not {"max_length", "max_new_tokens", "generation_config"} & set(generation):
+            generation["max_length"] = longest_translation(self.model, input_tensors["input_ids"])
         return {"tokens": self.model.generate(**input_tensors, **generation)}
 
     def postprocess(self, model_outputs: Any, **parameters: Any) -> dict[str, str]:
@@ -55,8 +56,8 @@ class ScratchTranslationPipeline(Pipeline):
 
 
 def longest_translation(model: Any, input_ids: torch.Tensor) -> int:
-    """How many tokens a translation of sources (B, S) may have."""
-    return max(1, min(2 * input_ids.shape[1] + 16, model.config.max_position_embeddings - 1))
+    """How many tokens a translation of sources (B, S) may have, the start token included."""
+    return max(2, min(2 * input_ids.shape[1] + 17, model.config.max_position_embeddings))
 
 
 __all__ = ["TASK", "ScratchTranslationPipeline"]

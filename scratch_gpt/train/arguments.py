@@ -105,7 +105,7 @@ class TrainingArguments:
         "Evaluate and publish a moving average of the weights, which keeps this share at each step, such as 0.998.",
     )
     metric_for_best_model: str = argument(
-        "val_loss", "The figure that picks the published model: the lowest of a loss, else the highest."
+        "val_loss", "The figure that picks the published model, such as val_loss, or val_bleu for translations."
     )
     keep_last: int = argument(2, "Checkpoints kept; older ones are removed.")
     early_stopping_patience: int | None = argument(None, "Stop after so many evaluations without a better one.")
@@ -189,7 +189,7 @@ class Seq2SeqTrainingArguments(TrainingArguments):
 
 # What a resumed run may be told anew. Everything else is part of what is being computed.
 RESUME_MAY_CHANGE = {
-    *("output_dir", "resume", "max_steps", "epochs", "batch_size", "tokens_per_batch", "gradient_accumulation_steps"),
+    *("output_dir", "resume", "max_steps", "epochs", "batch_size", "gradient_accumulation_steps"),
     *(
         "num_threads",
         "log_every",
@@ -277,6 +277,7 @@ def check_training(args: TrainingArguments) -> None:
         "keep_last",
         "epochs",
         "max_steps",
+        "eval_beams",
     )
     positive += ("learning_rate", "muon_learning_rate", "num_threads")
     at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "seed")

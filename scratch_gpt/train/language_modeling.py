@@ -28,6 +28,8 @@ class LanguageModeling:
         entropy_floor: nats a token of the best possible model, where that is known.
     """
 
+    figures = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
+
     def __init__(
         self,
         accelerator: Accelerator,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..errors import ScratchError, TrainingError
+from ..errors import TrainingError
 from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
@@ -169,9 +169,6 @@ class Trainer:
     def _judge(self, row: dict[str, Any]) -> None:
         """Publish the model if it is the best so far; stop if none has been for long."""
         progress, patience, metric = self.progress, self.args.early_stopping_patience, self.args.metric_for_best_model
-        if metric not in row:
-            known = ", ".join(name for name in row if name.startswith("val_"))
-            raise ScratchError(f"metric_for_best_model is {metric!r}, want one of {known}")
         if progress.best_figure is None or is_better(metric, row[metric], progress.best_figure):
             progress.best_figure, progress.best_step = row[metric], progress.step
             progress.evaluations_since_best = 0

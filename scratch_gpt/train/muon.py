@@ -69,10 +69,10 @@ class Muon(torch.optim.Optimizer):
 
     def _step_together(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        momenta = [
-            self.state[p].setdefault("momentum_buffer", torch.zeros_like(p, memory_format=torch.preserve_format))
-            for p in parameters
-        ]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = orthogonalize(
             torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])), group["ns_steps"]

@@ -110,7 +110,7 @@ def _processor() -> str:
 
 
 def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Train and validation loss over tokens, with the entropy floor where it is known, as a picture."""
+    """Losses over tokens, with the entropy floor where it is known and BLEU where there is one, as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,6 +134,12 @@ def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
     axes.set_ylabel("loss in nats a token")
     axes.set_title(title)
     axes.grid(alpha=0.25)
+    scored = [(row["tokens"], row["val_bleu"]) for row in rows if "val_bleu" in row]
+    if scored:
+        beside = axes.twinx()
+        beside.plot(*zip(*scored, strict=True), color="#4f8a4c", marker="s", markersize=4, linewidth=1.2)
+        beside.set_ylabel("BLEU", color="#4f8a4c")
+        beside.set_ylim(bottom=0)
     axes.legend(frameon=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
     figure.savefig(path, dpi=150)

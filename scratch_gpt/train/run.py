@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..errors import ScratchError
 from ..hub.card import render_card
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
@@ -40,7 +41,13 @@ def run(
 
     Returns:
         The run's directory, which holds the best model.
+
+    Raises:
+        ScratchError: there is no such figure to pick the best model by, or the directory can't be made.
     """
+    if args.metric_for_best_model not in task.figures:
+        known = ", ".join(task.figures)
+        raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     facts = {**facts, "parameters": model.num_parameters()}
     if accelerator.is_main_process:
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)

@@ -74,6 +74,7 @@ def start(args: TrainingArguments) -> Accelerator:
         raise ScratchError(f"{args.tracker} is not installed: pip install 'scratch_gpt[{args.tracker}]'")
     try:
         accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # unasked, it does not join processes that have no accelerator
             mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
             log_with=args.tracker,
             project_dir=args.output_dir if args.tracker else None,
@@ -258,9 +259,10 @@ def load_model(
 
 def check_init_from(data: DataArguments | PairArguments, args: ModelArguments | Seq2SeqModelArguments) -> None:
     """Raise ScratchError where --init_from stands beside settings that the checkpoint has already decided."""
-    free = {"init_from", "trust_remote_code", "context_length", "dropout", "label_smoothing", "num_beams"}
+    free = {"init_from", "trust_remote_code", "context_length", "dropout", "label_smoothing"}
     given = [f.name for f in fields(args) if f.name not in free and getattr(args, f.name) != f.default]
-    given += ["vocab_size"] if data.vocab_size is not None else []
+    decided = {"vocab_size", "separate_vocabularies"} | ({"tokenizer"} if isinstance(data, PairArguments) else set())
+    given += [f.name for f in fields(data) if f.name in decided and getattr(data, f.name) != f.default]
     if given:
         raise ScratchError(f"--init_from brings a model as it is: leave out {', '.join(f'--{name}' for name in given)}")
 

@@ -24,6 +24,8 @@ class DataState:
 class Task(Protocol):
     """A task knows batches and losses; steps, precision, saving and reporting are the loop's."""
 
+    figures: tuple[str, ...]  # the names of what `evaluate` returns and a best model can be picked by
+
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """This process's share of the batches from `state` on, without end, each with the state behind it."""
 

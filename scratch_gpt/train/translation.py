@@ -38,6 +38,8 @@ class Translation:
         eval_beams: beams of the decoding during training.
     """
 
+    figures = ("val_loss", "val_perplexity", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact")
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -80,14 +82,15 @@ class Translation:
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss of every target token of the validation pairs, and scores of their translations."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
         total, count = 0.0, 0
         with torch.no_grad():
             for batch in self.validation.ordered_batches(process, processes):
                 count += self.count(batch)
                 batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-                total += self.loss(model, batch).item()
+                total += self.loss(own, batch).item()
         mine = translate(
-            unwrapped(self.accelerator, model),
+            own,
             self.tokenizers.source,
             self.sources[process::processes],
             self.tokenizers.target,

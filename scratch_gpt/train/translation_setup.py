@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from ..data.pairs import Pair, Pairs, PairSource, encode_pairs, fingerprint_of, open_pairs, validation_split_of
 from ..data.shards import is_validation
 from ..errors import ScratchError
-from ..hub.model_directory import TARGET_TOKENIZER
+from ..hub.model_directory import TARGET_TOKENIZER, has_target_tokenizer
 from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
 from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from .arguments import PairArguments, Seq2SeqModelArguments
-from .setup import build_tokenizer, open_tokenizer
+from .setup import build_tokenizer, load_model, open_tokenizer
 from .translation import Tokenizers
 
 
@@ -26,8 +26,10 @@ def open_sources(data: PairArguments, seed: int) -> tuple[PairSource, PairSource
     """The pairs to train on and those to validate on; the same source twice, where a share is to be held out."""
     if not 0 < data.validation_fraction < 1:
         raise ScratchError(f"validation_fraction is {data.validation_fraction}, want a share between 0 and 1")
-    if data.max_length < 2:
-        raise ScratchError(f"max_length is {data.max_length}, want at least 2")
+    least = {"max_length": 2, "num_pairs": 1, "max_pairs": 1}
+    given = {name: getattr(data, name) for name in least if getattr(data, name) is not None}
+    if wrong := [f"{n} is {number}, want at least {least[n]}" for n, number in given.items() if number < least[n]]:
+        raise ScratchError("; ".join(wrong))
     languages = data.source_lang, data.target_lang
     options: dict[str, Any] = {"config": data.dataset_config, "seed": seed, "num_pairs": data.num_pairs}
     train = open_pairs(
@@ -41,6 +43,10 @@ def open_sources(data: PairArguments, seed: int) -> tuple[PairSource, PairSource
     split = data.validation_split or validation_split_of(data.dataset, data.source_lang)
     if split is None:
         return train, train
+    if split == data.dataset_split:
+        raise ScratchError(f"validation_split is {split!r}, which is trained on: name another")
+    if data.target_file is not None:
+        raise ScratchError("two files have no splits: leave --validation_split out, or give a folder")
     if data.dataset == "grammar":
         options["num_pairs"] = max(1, min(1000, data.num_pairs // 4))
     return train, open_pairs(data.dataset, *languages, split=split, **options)
@@ -84,7 +90,7 @@ def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
 def open_tokenizers(name: str, model: PreTrainedModel) -> Tokenizers:
     """Those of a checkpoint."""
     source = open_tokenizer(name)
-    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER) if model.config.target_tokenizer else source)
+    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER) if has_target_tokenizer(model.config) else source)
 
 
 def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: tuple[int, int]) -> Any:
@@ -94,6 +100,8 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
         ScratchError: an unknown preset, or settings that break its rules.
     """
     share = args.share_encoder_decoder_embeddings
+    if args.num_beams < 1:
+        raise ScratchError(f"num_beams is {args.num_beams}, want at least 1")
     width = {} if args.intermediate_size is None else {"intermediate_size": args.intermediate_size}
     try:
         return ScratchSeq2SeqConfig.from_preset(
@@ -133,13 +141,30 @@ def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: To
     return ScratchSeq2SeqForConditionalGeneration(build_config(args, data, sizes))
 
 
+def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
+    """An encoder-decoder of ours from a checkpoint, for the languages of `data`.
+
+    Raises:
+        ScratchError: it is none, or one for other languages.
+    """
+    model = load_model(name, args.trust_remote_code, "seq2seq", **regularization(args))
+    config: Any = model.config
+    if config.model_type != ScratchSeq2SeqConfig.model_type:
+        raise ScratchError(f"{name} is a {config.model_type} model: turn it into ours with 'scratch-gpt import' first")
+    known, wanted = (config.source_lang, config.target_lang), (data.source_lang, data.target_lang)
+    if None not in known and known != wanted:
+        raise ScratchError(f"{name} translates {known[0]} to {known[1]}, not {wanted[0]} to {wanted[1]}")
+    config.set_languages(*wanted)
+    return model
+
+
 def encode(
-    data: PairArguments,
     tokenizers: Tokenizers,
     max_length: int,
     accelerator: Accelerator,
     pairs: list[Pair],
     name: str,
+    skip_long: bool,
 ) -> Pairs:
     """Tokenise pairs, with a progress bar, and say how many were too long.
 
@@ -148,9 +173,9 @@ def encode(
     """
     main = accelerator.is_main_process
     with tqdm(total=len(pairs), desc=f"tokenising {name}", unit=" pairs", leave=False, disable=not main or None) as bar:
-        encoded = encode_pairs(iter(pairs), *tokenizers, max_length, data.skip_long, bar.update)
+        encoded = encode_pairs(iter(pairs), *tokenizers, max_length, skip_long, bar.update)
     if encoded.long and main:
-        done = "left out" if data.skip_long else "cut"
+        done = "left out" if skip_long else "cut"
         Console(stderr=True).print(f"{encoded.long:,} {name} pairs with a side of over {max_length} tokens were {done}")
     if not len(encoded):
         raise ScratchError(f"every {name} pair has a side of over {max_length} tokens: raise --max_length")

@@ -44,7 +44,7 @@ def world(tmp_path_factory, story_tokenizer):
 
 
 HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
-HELP += ["generate", "evaluate", "info", "import", "export", "plan", "push"]
+HELP += ["generate", "evaluate", "translate", "info", "import", "export", "plan", "push"]
 
 WORKS = {
     "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),
@@ -81,29 +81,34 @@ FAILS = {
         ("text.txt tokenizer --kind bpe", "No such option"),
     ],
     "generate": [
-        ("none", "no causal language model can be opened from 'none'"),
+        ("none", "no text-generating model can be opened from 'none'"),
         ("run --prompt_file none.txt", "no such prompt file: none.txt"),
         ("run --top_p 2", "Invalid value for '--top_p'"),
     ],
     "evaluate": [
         ("run --dataset none.txt", "no such file or folder: none.txt"),
         ("run --dataset empty.txt", "empty.txt is empty"),
-        ("run", "Missing option"),
+        ("run --dataset text.txt --num_beams 2", "--num_beams can't be used with a scratch_gpt model"),
+    ],
+    "translate": [
+        ("none 'Ja.'", "no text-generating model can be opened from 'none'"),
+        ("run 'Ja.'", "writes but does not translate"),
+        ("run", "give either sentences or --file"),
     ],
     "info": [
-        ("none", "no causal language model can be opened from 'none'"),
-        ("tokenizer", "no causal language model can be opened from 'tokenizer'"),
+        ("none", "no text-generating model can be opened from 'none'"),
+        ("tokenizer", "no text-generating model can be opened from 'tokenizer'"),
         ("run extra", "unexpected extra argument"),
     ],
     "export": [
         ("run native", "native is there already and not an empty folder"),
-        ("none out", "no causal language model can be opened from 'none'"),
+        ("none out", "no text-generating model can be opened from 'none'"),
         ("post out", "norm_position is 'post'"),
     ],
     "import": [
         ("run out", "cannot import a ScratchGPTForCausalLM"),
         ("native tokenizer", "tokenizer is there already"),
-        ("none out", "no causal language model can be opened from 'none'"),
+        ("none out", "no text-generating model can be opened from 'none'"),
     ],
     "plan": [
         ("--num_attention_heads 5", "num_attention_heads is 5"),

@@ -97,7 +97,7 @@ def evaluate(
     """Score a model. A language model: every token of a text once, as loss, perplexity, bits a byte. A translator: BLEU
     and chrF of its translations, with sacrebleu's signatures.
 
-    Examples: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`,
+    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`, or
     `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`
     """
     from rich.console import Console

@@ -45,7 +45,7 @@ def translate(
         inputs = tokenizer(
             [texts[i] for i in numbers], return_tensors="pt", padding=True, truncation=True, max_length=longest
         ).to(model.device)
-        limit = {"max_length": longest_translation(model, inputs.input_ids)}
+        limit = {"max_length": longest_translation(model, inputs.input_ids), "max_new_tokens": None}
         with torch.no_grad():
             tokens = model.generate(  # type: ignore[operator]
                 input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **{**limit, **generation}

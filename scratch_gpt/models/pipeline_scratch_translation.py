@@ -48,6 +48,7 @@ class ScratchTranslationPipeline(Pipeline):
     def _forward(self, input_tensors: dict[str, Any], **generation: Any) -> Any:
         if not {"max_length", "max_new_tokens", "generation_config"} & set(generation):
             generation["max_length"] = longest_translation(self.model, input_tensors["input_ids"])
+            generation["max_new_tokens"] = None
         return {"tokens": self.model.generate(**input_tensors, **generation)}
 
     def postprocess(self, model_outputs: Any, **parameters: Any) -> dict[str, str]:

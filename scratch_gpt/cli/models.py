@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,15 +163,9 @@ def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
     Example: `scratch-gpt export runs/gpt runs/native`
     """
-    from ..hub.model_directory import copy_tokenizers
     from ..hub.twins import export_native
 
-    _check_empty(output_dir)
-    opened, _ = open_model(model)
-    native = export_native(opened)
-    native.save_pretrained(output_dir)
-    copy_tokenizers(model, opened.config, output_dir)
-    print(f"{type(native).__name__} in {output_dir}")
+    _convert(model, output_dir, export_native)
 
 
 @app.command("import")
@@ -179,15 +174,21 @@ def import_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
     Example: `scratch-gpt import runs/native runs/imported`
     """
-    from ..hub.model_directory import copy_tokenizers
     from ..hub.twins import import_native
+
+    _convert(model, output_dir, import_native)
+
+
+def _convert(model: str, output_dir: Path, convert: Callable[[Any], Any]) -> None:
+    """Write what `convert` makes of a model, with its tokenizers, into an empty folder."""
+    from ..hub.model_directory import copy_tokenizers
 
     _check_empty(output_dir)
     opened, _ = open_model(model)
-    ours = import_native(opened)
-    ours.save_pretrained(output_dir)
+    converted = convert(opened)
+    converted.save_pretrained(output_dir)
     copy_tokenizers(model, opened.config, output_dir)
-    print(f"{type(ours).__name__} in {output_dir}")
+    print(f"{type(converted).__name__} in {output_dir}")
 
 
 def _check_empty(folder: Path) -> None:

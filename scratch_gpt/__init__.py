@@ -27,6 +27,10 @@ _LAZY = {
     "ScratchSeq2SeqConfig": "models.configuration_scratch_seq2seq",
     "ScratchSeq2SeqModel": "models.modeling_scratch_seq2seq",
     "ScratchSeq2SeqForConditionalGeneration": "models.modeling_scratch_seq2seq",
+    "ScratchEncoderConfig": "models.configuration_scratch_encoder",
+    "ScratchEncoderModel": "models.modeling_scratch_encoder",
+    "ScratchEncoderForMaskedLM": "models.modeling_scratch_encoder",
+    "ScratchEncoderForSequenceClassification": "models.modeling_scratch_encoder",
     "ScratchBigramConfig": "models.configuration_scratch_bigram",
     "ScratchBigramForCausalLM": "models.modeling_scratch_bigram",
     "import_native": "hub.twins",
@@ -38,9 +42,15 @@ __all__ = ["__version__", *sorted(_LAZY)]
 if TYPE_CHECKING:
     from .hub.twins import export_native, import_native
     from .models.configuration_scratch_bigram import ScratchBigramConfig
+    from .models.configuration_scratch_encoder import ScratchEncoderConfig
     from .models.configuration_scratch_gpt import ScratchGPTConfig
     from .models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
     from .models.modeling_scratch_bigram import ScratchBigramForCausalLM
+    from .models.modeling_scratch_encoder import (
+        ScratchEncoderForMaskedLM,
+        ScratchEncoderForSequenceClassification,
+        ScratchEncoderModel,
+    )
     from .models.modeling_scratch_gpt import (
         ScratchGPTForCausalLM,
         ScratchGPTForSequenceClassification,

@@ -8,7 +8,7 @@ import importlib
 
 import transformers
 
-FAMILIES = ("scratch_gpt", "scratch_seq2seq", "scratch_bigram")
+FAMILIES = ("scratch_gpt", "scratch_seq2seq", "scratch_encoder", "scratch_bigram")
 
 
 def register() -> None:

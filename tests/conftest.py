@@ -1,9 +1,11 @@
 """Shared by all tests: one thread, no Hub, a cache of their own, tiny configs and a tiny tokenizer."""
 
-import json
+import io
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,12 +16,14 @@ import pytest
 import torch
 
 from scratch_gpt import (
+    ScratchEncoderConfig,
     ScratchGPTConfig,
     ScratchGPTForCausalLM,
     ScratchSeq2SeqConfig,
     ScratchSeq2SeqForConditionalGeneration,
     train_tokenizer,
 )
+from scratch_gpt.cli import main as scratch_gpt_command
 from scratch_gpt.data.stories import stories
 
 torch.set_num_threads(1)
@@ -74,12 +78,22 @@ def tiny_seq2seq_config(preset: str, **overrides) -> ScratchSeq2SeqConfig:
 
 def tiny_seq2seq(preset: str, **overrides) -> ScratchSeq2SeqForConditionalGeneration:
     """The same for the encoder-decoder; norms around one, lest what passes many of them fade."""
-    model = randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config(preset, **overrides))).eval()
+    return lift_norms(randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config(preset, **overrides))))
+
+
+def tiny_encoder(model_class, preset: str, **overrides):
+    """The same for an encoder of `model_class`."""
+    fields = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 3}
+    fields |= {"max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+    return lift_norms(randomise(model_class(ScratchEncoderConfig.from_preset(preset, **{**fields, **overrides}))))
+
+
+def lift_norms(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1)
-    return model
+    return model.eval()
 
 
 def randomise(model, seed: int = 0, std: float = 0.2):
@@ -111,29 +125,40 @@ def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environme
     return result
 
 
-# Many short runs of a training command in one process: each would otherwise spend seconds on the same imports.
-DRIVER = """
-import contextlib, io, json, runpy, sys
-script, outcomes = sys.argv[1], []
-for arguments in json.load(sys.stdin):
-    sys.argv, errors = [script, *arguments], io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+def run_here(
+    script: str, *arguments: str, cwd: Path | str = PROJECT, check: bool = True
+) -> subprocess.CompletedProcess:
+    """The same in this process, which spares the seconds that its imports take; what it sets is put back. `script` is
+    a path, or "scratch-gpt". For what is said about a process itself (a kill, a stranger, a launcher), `run_python`."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    before, threads = Path.cwd(), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.setenv("COLUMNS", "200")
         try:
-            runpy.run_path(script, run_name="__main__")
-            code = 0
+            if script == "scratch-gpt":
+                scratch_gpt_command()
+            else:
+                runpy.run_path(script, run_name="__main__")
         except SystemExit as stop:
-            code = stop.code
-    outcomes.append((code, errors.getvalue()))
-print("OUTCOMES" + json.dumps(outcomes))
-"""
+            code = int(stop.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+    assert Path.cwd() == before
+    if check and code:
+        raise AssertionError(f"exit code {code}\n{out.getvalue()[-4000:]}\n{errors.getvalue()[-6000:]}")
+    return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), errors.getvalue())
 
 
-def run_in_one_process(script: str, asked: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
+def refusals(script: str, asked: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
     """Exit code and error stream of `script` with each list of arguments."""
-    command = [sys.executable, "-c", DRIVER, script]
-    result = subprocess.run(command, input=json.dumps(asked), cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return [tuple(outcome) for outcome in json.loads(result.stdout.split("OUTCOMES")[-1])]
+    results = [run_here(script, *arguments, cwd=cwd, check=False) for arguments in asked]
+    return [(result.returncode, result.stderr) for result in results]
 
 
 PRETRAIN = str(PROJECT / "training" / "pretrain_gpt.py")

@@ -1,7 +1,7 @@
 """What `pretrain_gpt.py` says to input that no run can be made of: one line, code 2, and nothing written."""
 
 import pytest
-from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, run_in_one_process, tiny_config
+from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, refusals, tiny_config
 
 from scratch_gpt import ScratchGPTForCausalLM
 
@@ -49,7 +49,7 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
         tiny = TINY_LOOP if "--init_from" in arguments else TINY_RUN
         options = ["--output_dir", "DIR/out", "--dataset", "DIR/good.txt", *tiny, *arguments]
         asked.append([option.replace("DIR", str(folder)) for option in options])
-    found = run_in_one_process(PRETRAIN, asked, cwd=PROJECT)
+    found = refusals(PRETRAIN, asked, cwd=PROJECT)
     assert sorted(folder.rglob("*")) == before  # a refusal writes nothing
     return dict(zip(BAD, found, strict=True))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import PRETRAIN, PROJECT, TINY_RUN, run_python
+from conftest import PRETRAIN, TINY_RUN, run_here, run_python
 from huggingface_hub import ModelCard, RepoCard
 from huggingface_hub.repocard_data import ModelCardData
 from loopback_hub import running_hub
@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> Path:
     text = folder.with_name("text.txt")
     text.write_text("One day, Anna has two old lamps near the mill. She likes them.\n" * 60)
     options = ("--output_dir", str(folder), "--dataset", str(text), *TINY_RUN, "--dataset_license", "cc0-1.0")
-    run_python(PRETRAIN, *options, "--max_steps", "4", "--eval_every", "2", cwd=PROJECT)
+    run_here(PRETRAIN, *options, "--max_steps", "4", "--eval_every", "2")
     return folder
 
 

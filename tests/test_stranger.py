@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import PRESETS, PRETRAIN, PROJECT, TINY_RUN, run_python
+from conftest import PRESETS, PRETRAIN, TINY_RUN, run_here, run_python
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -46,7 +46,7 @@ print(json.dumps([type(config).__name__, type(model).__name__, text]))
 def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_path):
     run = tmp_path / "run"
     options = ("--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--preset", preset, "--max_steps", "5")
-    run_python(PRETRAIN, *options, cwd=PROJECT)
+    run_here(PRETRAIN, *options)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     found = elsewhere / "found.safetensors"
@@ -68,9 +68,7 @@ def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_pa
 
 def test_the_directory_names_every_auto_class(text_file, tmp_path):
     run = tmp_path / "run"
-    run_python(
-        PRETRAIN, "--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1", cwd=PROJECT
-    )
+    run_here(PRETRAIN, "--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
     for folder in (run, run / "checkpoints" / "step-00000001"):
         auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
         names = {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"}

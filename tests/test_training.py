@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, run_python, tiny_config
+from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, run_here, run_python, tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
@@ -33,7 +33,9 @@ from scratch_gpt.train.optimization import build_optimizers, learning_rate_facto
 
 def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):
     options = ("--output_dir", str(folder), "--dataset", str(text), *TINY_RUN, *arguments)
-    return run_python(PRETRAIN, *options, cwd=PROJECT, check=check, **environment)
+    if environment:
+        return run_python(PRETRAIN, *options, cwd=PROJECT, check=check, **environment)
+    return run_here(PRETRAIN, *options, check=check)
 
 
 def metrics(folder) -> list[dict]:
@@ -143,7 +145,7 @@ def test_a_resume_needs_the_saved_state(text_file, tmp_path, lost):
         elif lost == "optimizer" and name.endswith("momentum_buffer"):
             state[name] = torch.zeros_like(state[name])
     save_file(state, path)
-    run_python(PRETRAIN, "--output_dir", str(run), "--resume", cwd=PROJECT)
+    run_here(PRETRAIN, "--output_dir", str(run), "--resume")
     resumed = weights(run / "checkpoints/step-00000004")
     assert not all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
 
@@ -175,7 +177,7 @@ def test_going_on_from_a_checkpoint_of_any_kind(text_file, tmp_path):
     AutoTokenizer.from_pretrained(tmp_path / "first").save_pretrained(native)
     for name, origin in (("second", tmp_path / "first"), ("third", native)):
         options = ("--output_dir", str(tmp_path / name), "--dataset", str(text_file), *TINY_LOOP, "--max_steps", "8")
-        run_python(PRETRAIN, *options, "--init_from", str(origin), cwd=PROJECT)
+        run_here(PRETRAIN, *options, "--init_from", str(origin))
     assert metrics(tmp_path / "second")[-1]["val_loss"] < before
     assert metrics(tmp_path / "third")[-1]["val_loss"] == pytest.approx(
         metrics(tmp_path / "second")[-1]["val_loss"], abs=1e-4
@@ -198,7 +200,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(text_file, tmp_pa
     run = tmp_path / "run"
     pretrain(run, text_file, "--max_steps", "3")
     shutil.rmtree(run / "checkpoints")
-    rerun = run_python(PRETRAIN, "--output_dir", str(run), "--resume", cwd=PROJECT)  # the rest stands in run.yaml
+    rerun = run_here(PRETRAIN, "--output_dir", str(run), "--resume")  # the rest stands in run.yaml
     assert "step" in rerun.stdout
     assert [row["step"] for row in metrics(run)] == [3]
 
@@ -207,7 +209,7 @@ def test_a_resume_refuses_to_change_the_mathematics(text_file, tmp_path):
     run = tmp_path / "run"
     pretrain(run, text_file, "--max_steps", "2")
     changed = ("--output_dir", str(run), "--resume", "--muon_learning_rate", "0.5", "--seed", "4", "--max_steps", "3")
-    result = run_python(PRETRAIN, *changed, cwd=PROJECT, check=False)
+    result = run_here(PRETRAIN, *changed, check=False)
     assert result.returncode == 2
     assert "can't change muon_learning_rate 0.02 to 0.5, seed 0 to 4" in result.stderr.strip().splitlines()[-1]
 
@@ -357,7 +359,7 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
     from scratch_gpt.evaluation.stories import judge_stories
 
     options = ("--max_steps", "150", "--num_stories", "9000", "--eval_every", "150", "--num_threads", "1")
-    run_python(PRETRAIN, "--output_dir", str(tmp_path / "run"), *options, cwd=PROJECT)
+    run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), *options)
     last = metrics(tmp_path / "run")[-1]
     assert 0.99 < last["val_loss"] / last["entropy_floor"] < 1.2
     assert judge_stories([last["sample"].rsplit(".", 1)[0] + "."], "").parsed > 0.5

@@ -1,5 +1,5 @@
-"""transformers' own common model tests pass on our classes, but for those that its own Llama (and, for the
-encoder-decoder, its Marian) skips or fails here.
+"""transformers' own common model tests pass on our classes, but for those that its own Llama (for the encoder-decoder
+its Marian, for the encoder its Bert) skips or fails here.
 
 The tests are not in the wheel; they are taken from the source distribution of the installed version. What they import
 from parts that the distribution leaves out (its generation and export tests) is replaced by empty classes.
@@ -20,9 +20,10 @@ CASES = Path(__file__).with_name("suite") / "cases.py"
 PEERS = {
     "LlamaTest": ("Gpt2StyleTest", "LlamaStyleTest", "NanochatStyleTest"),
     "MarianTest": ("Vaswani2017StyleTest", "ModernStyleTest"),
+    "BertTest": ("BertStyleTest", "ModernEncoderStyleTest"),
 }
 # Learned and sinusoidal positions can't be rotated; of a flat encoder-decoder config, that test scales a copy.
-NOT_ASKED = {style: "rope_scaling" for style in ("Gpt2StyleTest", "Vaswani2017StyleTest")}
+NOT_ASKED = {style: "rope_scaling" for style in ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest")}
 NOT_ASKED["ModernStyleTest"] = "rope_scaling_from_config"
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
 

@@ -1,7 +1,6 @@
 """Translation from end to end: training, what it leaves, strangers, the Hub, the commands, bad input."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, run_in_one_process, run_python, tiny_model, tiny_seq2seq_config
+from conftest import PROJECT, refusals, run_here, run_python, tiny_model, tiny_seq2seq_config
 from loopback_hub import running_hub
 from safetensors.torch import load_file
 from test_hub import online, push
@@ -28,7 +27,6 @@ from scratch_gpt.data.pairs import open_pairs
 from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
 
 TRAIN = str(PROJECT / "training" / "train_seq2seq.py")
-COMMAND = str(Path(sys.executable).with_name("scratch-gpt"))
 TINY = ("--num_pairs", "400", "--vocab_size", "400", "--hidden_size", "32", "--encoder_layers", "1")
 TINY += ("--decoder_layers", "1", "--num_attention_heads", "2", "--tokens_per_batch", "256", "--num_threads", "1")
 TINY += ("--precision", "fp32", "--log_every", "1", "--num_beams", "2")
@@ -64,7 +62,7 @@ print(json.dumps([type(model).__module__.split(".")[0], written, piped]))
 
 
 def train(folder: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    return run_python(TRAIN, "--output_dir", str(folder), *TINY, *options, cwd=PROJECT, check=check)
+    return run_here(TRAIN, "--output_dir", str(folder), *TINY, *options, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +124,7 @@ def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-00000008")
-    run_python(TRAIN, "--output_dir", str(again), "--resume", cwd=PROJECT)
+    run_here(TRAIN, "--output_dir", str(again), "--resume")
     for name in ("model.safetensors", "training_state.safetensors"):
         whole, resumed = (load_file(folder / "checkpoints" / "step-00000008" / name) for folder in (run, again))
         assert whole.keys() == resumed.keys()
@@ -182,8 +180,7 @@ def test_push_then_load_by_name(name, request, tmp_path):
 
 
 def scratch_gpt(*arguments: str, cwd) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run([COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return run_here("scratch-gpt", *arguments, cwd=cwd, check=False)
 
 
 def test_translate_and_evaluate_as_commands(run, tmp_path):
@@ -274,7 +271,7 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
         if case == "another kind of model":
             chosen = {name: chosen[name] for name in ("--init_from", "--num_pairs", "--precision")}
         asked.append([*sum(chosen.items(), ()), "--output_dir", f"out_{case.replace(' ', '_')}"])
-    found = run_in_one_process(TRAIN, asked, cwd=folder)
+    found = refusals(TRAIN, asked, cwd=folder)
     assert sorted(folder.iterdir()) == before  # a refusal writes nothing
     return dict(zip(BAD, found, strict=True))
 
@@ -349,7 +346,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
     options = ("--output_dir", "RUN", *TINY, "--max_steps", "4", "--eval_every", "2", "--dropout", "0")
     one, two = tmp_path / "one", tmp_path / "two"
     alone = [option.replace("RUN", str(one)) for option in options]
-    run_python(TRAIN, *alone, "--gradient_accumulation_steps", "2", cwd=PROJECT)
+    run_here(TRAIN, *alone, "--gradient_accumulation_steps", "2")
     launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577")
     run_python(*launch, TRAIN, *[option.replace("RUN", str(two)) for option in options], cwd=PROJECT)
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
@@ -364,7 +361,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
 def test_going_on_and_going_out_and_in_again(run, two_tongues, tmp_path):
     """A checkpoint is trained further; a twin, and what is imported from it, serve our own commands."""
     train_options = ("--init_from", str(run), "--num_pairs", "400", "--max_steps", "2", "--precision", "fp32")
-    run_python(TRAIN, "--output_dir", str(tmp_path / "further"), *train_options, cwd=PROJECT)
+    run_here(TRAIN, "--output_dir", str(tmp_path / "further"), *train_options)
     vaswani = tmp_path / "two"
     train(vaswani, "--max_steps", "1", "--preset", "vaswani2017", "--separate_vocabularies", "true")
     expected = scratch_gpt("translate", str(vaswani), SENTENCES[0], "--num_beams", "1", cwd=tmp_path).stdout
@@ -373,7 +370,7 @@ def test_going_on_and_going_out_and_in_again(run, two_tongues, tmp_path):
     for folder in ("native", "again"):
         found = scratch_gpt("translate", folder, SENTENCES[0], "--num_beams", "1", cwd=tmp_path)
         assert found.stdout == expected, found.stderr
-    refused = run_python(TRAIN, "--init_from", "native", "--num_pairs", "9", cwd=tmp_path, check=False)
+    refused = run_here(TRAIN, "--init_from", "native", "--num_pairs", "9", cwd=tmp_path, check=False)
     assert refused.returncode == 2
     assert "is a marian model: turn it into ours with 'scratch-gpt import' first" in refused.stderr
 

@@ -62,8 +62,7 @@ def main() -> None:
             set_translation_defaults(model, tokenizers.target, model_args.num_beams)
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
         setup.check_vocabulary(tokenizer, size)
-    if accelerator.device.type == "cpu":  # on short rows, plain products are several times as fast as fused attention
-        model.set_attn_implementation("eager")
+    setup.prefer_plain_attention(model, accelerator)
     longest = min(data.max_length, model.config.max_position_embeddings)
     encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
     train_tokens = encode(train, "training", data.skip_long)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,7 @@ Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run the code t
 
 
 def open_model(name: str, trust_remote_code: bool = False) -> Any:
-    """A model that writes and its tokenizer; the first use registers our classes, which `--help` did without."""
+    """A model and its tokenizer; the first use registers our classes, which `--help` did without."""
     from transformers.utils import logging
 
     from ..auto import register
@@ -50,14 +51,34 @@ def open_translator(name: str, trust_remote_code: bool = False) -> Any:
     if not model.config.is_encoder_decoder:
         from ..errors import ScratchError
 
-        raise ScratchError(f"{name} is a {model.config.model_type} model, which writes but does not translate")
+        raise ScratchError(f"{name} is a {model.config.model_type} model, which does not translate")
     return model, open_tokenizers(name, model)
+
+
+def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
+    """The texts of the command line, or the lines of a file.
+
+    Raises:
+        ScratchError: both or neither are given, or there is no text in them.
+    """
+    from ..data.pairs import read_lines
+    from ..errors import ScratchError
+
+    if (file is None) == (not texts):
+        raise ScratchError("give either texts or --file")
+    if file is not None:
+        if not file.is_file():
+            raise ScratchError(f"no such file: {file}")
+        texts = list(read_lines(file))
+    if not any(text.strip() for text in texts or []):
+        raise ScratchError(f"{file or 'the command line'} holds no text")
+    return texts or []
 
 
 def main() -> None:
     """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
     from ..errors import ScratchError
-    from . import models, planning, sharing, tokenizers, translation  # noqa: F401  (each adds its commands to `app`)
+    from . import classification, models, planning, sharing, tokenizers, translation  # noqa: F401  (each adds its commands to `app`)
 
     try:
         sys.exit(app(standalone_mode=False) or 0)

@@ -38,6 +38,7 @@ def generate(
     from transformers import TextStreamer
 
     from ..errors import ScratchError
+    from ..hub.model_directory import kind_of_model
 
     prompts = list(prompt or [])
     if prompt_file is not None:
@@ -45,8 +46,9 @@ def generate(
             raise ScratchError(f"no such prompt file: {prompt_file}")
         prompts += [line for line in prompt_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     opened, tokenizer = open_model(model, trust_remote_code)
-    if opened.config.is_encoder_decoder:
-        raise ScratchError(f"{model} translates: use 'scratch-gpt translate'")
+    if not opened.can_generate() or opened.config.is_encoder_decoder:
+        instead = {"classifier": "classify", "masked": "fill", "seq2seq": "translate"}[kind_of_model(opened.config)]
+        raise ScratchError(f"{model} does not go on with a text: use 'scratch-gpt {instead}'")
     choice = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     how = choice if temperature > 0 else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
@@ -66,7 +68,7 @@ def generate(
 def evaluate(
     model: Model,
     dataset: Annotated[
-        str, typer.Option(help="'stories', 'grammar', a text file, a folder, a table, or a Hub dataset.")
+        str, typer.Option(help="'stories', 'grammar', 'languages', a text file, a folder, a table, or a Hub dataset.")
     ],
     text_column: Annotated[
         str | None, typer.Option("--text_column", help="Column of a table that holds the text.")
@@ -93,13 +95,18 @@ def evaluate(
     ] = None,
     num_beams: Annotated[int | None, typer.Option("--num_beams", min=1, help="Beams. Default: the model's.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the translations here.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label_column", help="Column of a table that holds the label.")
+    ] = None,
+    confusion: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here, as a picture.")] = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Score a model. A language model: every token of a text once, as loss, perplexity, bits a byte. A translator: BLEU
-    and chrF of its translations, with sacrebleu's signatures.
+    and chrF of its translations, with sacrebleu's signatures. A classifier: accuracy, F1 and the confusion matrix.
 
-    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`, or
-    `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`
+    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`,
+    `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`, or
+    `scratch-gpt evaluate runs/classifier --dataset languages --confusion confusion.png`
     """
     from rich.console import Console
     from rich.table import Table
@@ -107,15 +114,31 @@ def evaluate(
     from ..data.sources import open_source
     from ..errors import ScratchError
     from ..evaluation.language import evaluate_text
+    from ..hub.model_directory import kind_of_model
 
     opened, tokenizer = open_model(model, trust_remote_code)
-    of_text = {"held_out": held_out != 1.0, "context_length": context_length, "text_column": text_column}
-    of_pairs: dict[str, Any] = {"target_file": target_file, "source_lang": source_lang, "target_lang": target_lang}
-    of_pairs |= {"num_beams": num_beams, "output": output}
-    unfit = of_text if opened.config.is_encoder_decoder else of_pairs
-    if given := [f"--{name}" for name, value in unfit.items() if value]:
-        raise ScratchError(f"{', '.join(given)} can't be used with a {opened.config.model_type} model: leave it out")
-    if opened.config.is_encoder_decoder:
+    kind = kind_of_model(opened.config)
+    takes: dict[str, dict[str, Any]] = {
+        "causal": {"held_out": held_out != 1.0, "context_length": context_length, "text_column": text_column},
+        "seq2seq": {"target_file": target_file, "source_lang": source_lang, "target_lang": target_lang}
+        | {"num_beams": num_beams, "output": output},
+        "classifier": {"label_column": label_column, "text_column": text_column, "confusion": confusion},
+    }
+    if kind not in takes:
+        raise ScratchError(f"{model} is a {type(opened).__name__}: train_classifier.py makes a classifier of it")
+    given = {name for other in takes.values() for name, value in other.items() if value} - set(takes[kind])
+    if given:
+        unfit = ", ".join(f"--{name}" for name in sorted(given))
+        raise ScratchError(f"{unfit} can't be used with a {opened.config.model_type} model: leave it out")
+    if kind == "classifier":
+        from ..data.labelled import open_labelled
+        from .classification import evaluate_classifier
+
+        columns = {"text_column": text_column, "label_column": label_column}
+        labelled = open_labelled(dataset, split=split, **columns)
+        evaluate_classifier(opened, tokenizer, list(labelled.read()), labelled.name, batch_size, confusion)
+        return
+    if kind == "seq2seq":
         from ..data.pairs import open_pairs
         from ..train.translation_setup import open_tokenizers
         from .translation import check_languages, evaluate_translator
@@ -170,7 +193,7 @@ def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
 @app.command("import")
 def import_command(model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder for our model.")]) -> None:
-    """Turn a GPT-2, Llama, NanoChat or Marian checkpoint of transformers into ours.
+    """Turn a GPT-2, Llama, NanoChat, Marian or BERT checkpoint of transformers into ours.
 
     Example: `scratch-gpt import runs/native runs/imported`
     """

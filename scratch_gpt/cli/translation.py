@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import Trust, app, open_translator
+from . import Trust, app, open_translator, read_texts
 
 
 @app.command()
@@ -46,11 +46,9 @@ def translate(
     from ..errors import ScratchError
     from ..evaluation import translation
 
-    if (file is None) == (not text):
-        raise ScratchError("give either sentences or --file")
     if attention is not None and (file is not None or len(text or []) != 1):
         raise ScratchError("--attention draws one sentence: give one")
-    texts = list(text or []) if file is None else _lines(file)
+    texts = read_texts(text, file)
     opened, tokenizers = open_translator(model, trust_remote_code)
     check_languages(opened, source_lang, target_lang)
     given = {"num_beams": num_beams, "length_penalty": length_penalty, "no_repeat_ngram_size": no_repeat_ngram_size}
@@ -127,15 +125,3 @@ def check_languages(model: Any, source_lang: str | None, target_lang: str | None
     if None not in known and asked != known:
         raise ScratchError(f"the model translates {known[0]} to {known[1]}, not {asked[0]} to {asked[1]}")
     return str(asked[0]), str(asked[1])
-
-
-def _lines(path: Path) -> list[str]:
-    from ..data.pairs import read_lines
-    from ..errors import ScratchError
-
-    if not path.is_file():
-        raise ScratchError(f"no such file: {path}")
-    lines = list(read_lines(path))
-    if not any(line.strip() for line in lines):
-        raise ScratchError(f"{path} holds no text")
-    return lines

@@ -1,8 +1,8 @@
-"""Batches of pairs of similar lengths, with about as many tokens each.
+"""Batches of texts, or of pairs of texts, of similar lengths, with about as many tokens each.
 
-Pairs are put into buckets by the length of their longer side, rounded up, and all batches of a bucket have one shape:
-there is little padding, and there are few shapes, for each of which a processor has to compile its kernels anew. The
-batches of an epoch are a pure function of (seed, epoch).
+They are put into buckets by length (of pairs: that of the longer side), rounded up, and all batches of a bucket have
+one shape: there is little padding, and there are few shapes, for each of which a processor has to compile its kernels
+anew. The batches of an epoch are a pure function of (seed, epoch).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from .labelled import LabelledTokens
 from .pairs import Pairs
+from .tokens import Tokens
 
 Batch = dict[str, torch.Tensor]
-Plan = list[tuple[int, np.ndarray]]  # for each batch: the length of its rows, and the numbers of its pairs
+Plan = list[tuple[int, np.ndarray]]  # for each batch: the length of its rows, and the numbers of its texts
 
 
 def bucket_length(length: np.ndarray) -> np.ndarray:
@@ -25,20 +27,18 @@ def bucket_length(length: np.ndarray) -> np.ndarray:
     return -(-length // step) * step
 
 
-class PairBatches:
-    """The batches of tokenised pairs.
+class Buckets:
+    """Which texts are taken together.
 
     Args:
-        pairs: the pairs.
-        tokens_per_batch: rows times length, of one side, padding included.
-        pad_token_id: fills up the source; the target is filled with -100.
-        seed: None keeps pairs and batches in order of length, for evaluation.
+        lengths: of each text, in tokens.
+        tokens_per_batch: rows times length, padding included.
+        seed: None keeps texts and batches in order of length, for evaluation.
     """
 
-    def __init__(self, pairs: Pairs, tokens_per_batch: int, pad_token_id: int, seed: int | None = None):
-        self.pairs, self.tokens_per_batch = pairs, tokens_per_batch
-        self.pad_token_id, self.seed = pad_token_id, seed
-        self.lengths = bucket_length(np.maximum(pairs.source.lengths, pairs.target.lengths))
+    def __init__(self, lengths: np.ndarray, tokens_per_batch: int, seed: int | None = None):
+        self.tokens_per_batch, self.seed = tokens_per_batch, seed
+        self.lengths = bucket_length(lengths)
         self.plan = lru_cache(maxsize=2)(self._plan)
 
     def _plan(self, epoch: int) -> Plan:
@@ -53,18 +53,96 @@ class PairBatches:
             plan += [(int(length), numbers[i : i + rows]) for i in range(0, len(numbers), rows)]
         return plan if generator is None else [plan[i] for i in generator.permutation(len(plan))]
 
+
+def padded(texts: Tokens, numbers: np.ndarray, length: int, fill: int) -> np.ndarray:
+    """Some texts as rows (B, length), filled up on the right."""
+    rows = np.full((len(numbers), length), fill, dtype=np.int64)
+    for row, number in enumerate(numbers):
+        text = texts[number]
+        rows[row, : len(text)] = text
+    return rows
+
+
+def inputs(texts: Tokens, numbers: np.ndarray, length: int, pad_token_id: int) -> Batch:
+    """`input_ids` and `attention_mask`, each (B, length)."""
+    mask = np.arange(length) < texts.lengths[numbers, None]
+    rows = padded(texts, numbers, length, pad_token_id)
+    return {"input_ids": torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+class PairBatches(Buckets):
+    """The batches of tokenised pairs; `tokens_per_batch` counts one side, and `pad_token_id` fills up the source."""
+
+    def __init__(self, pairs: Pairs, tokens_per_batch: int, pad_token_id: int, seed: int | None = None):
+        super().__init__(np.maximum(pairs.source.lengths, pairs.target.lengths), tokens_per_batch, seed)
+        self.pairs, self.pad_token_id = pairs, pad_token_id
+
     def batch(self, length: int, numbers: np.ndarray) -> Batch:
         """`input_ids`, `attention_mask` and `labels` (-100 where nothing is predicted), each (B, length)."""
-        input_ids = np.full((len(numbers), length), self.pad_token_id, dtype=np.int64)
-        mask = np.zeros((len(numbers), length), dtype=np.int64)
-        labels = np.full((len(numbers), length), -100, dtype=np.int64)
-        for row, number in enumerate(numbers):
-            source, target = self.pairs.source[number], self.pairs.target[number]
-            input_ids[row, : len(source)], mask[row, : len(source)] = source, 1
-            labels[row, : len(target)] = target
-        arrays = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        labels = torch.from_numpy(padded(self.pairs.target, numbers, length, -100))
+        return {**inputs(self.pairs.source, numbers, length, self.pad_token_id), "labels": labels}
 
     def ordered_batches(self, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Every pair once, shared out among processes."""
         return (self.batch(*entry) for entry in self.plan(0)[process::processes])
+
+
+class LabelledBatches(Buckets):
+    """The batches of tokenised texts with a label each."""
+
+    def __init__(self, texts: LabelledTokens, tokens_per_batch: int, pad_token_id: int, seed: int | None = None):
+        super().__init__(texts.tokens.lengths, tokens_per_batch, seed)
+        self.texts, self.pad_token_id = texts, pad_token_id
+
+    def batch(self, length: int, numbers: np.ndarray) -> Batch:
+        """`input_ids` and `attention_mask`, each (B, length), and `labels` (B,)."""
+        labels = torch.from_numpy(self.texts.labels[numbers])
+        return {**inputs(self.texts.tokens, numbers, length, self.pad_token_id), "labels": labels}
+
+
+class MaskedBatches(Buckets):
+    """The batches of tokenised texts of which some tokens are to be guessed (Devlin et al. 2018, arXiv:1810.04805,
+    section 3.1): of the chosen ones 80% are masked, 10% replaced by any token, and 10% left as they are. The choice is
+    a function of (seed, epoch, batch), so that each epoch makes another one (Liu et al. 2019, arXiv:1907.11692).
+
+    Args:
+        texts: tokenised, special tokens included.
+        tokens_per_batch: rows times length, padding included.
+        special_ids: tokens that are never chosen, nor put in place of others.
+        mask_token_id, pad_token_id, vocab_size: of the tokenizer.
+        mask_probability: share of the tokens that are chosen.
+        seed: of order and choice.
+        shuffle: whether to shuffle; evaluation keeps the order, and the choice of epoch 0.
+    """
+
+    def __init__(
+        self,
+        texts: Tokens,
+        tokens_per_batch: int,
+        special_ids: list[int],
+        mask_token_id: int,
+        pad_token_id: int,
+        vocab_size: int,
+        mask_probability: float,
+        seed: int,
+        shuffle: bool = True,
+    ):
+        super().__init__(texts.lengths, tokens_per_batch, seed if shuffle else None)
+        self.texts, self.mask_token_id, self.pad_token_id = texts, mask_token_id, pad_token_id
+        self.mask_probability, self.choice_seed = mask_probability, seed
+        self.special = np.isin(np.arange(vocab_size), special_ids)
+        self.ordinary = np.flatnonzero(~self.special)
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        """`input_ids`, `attention_mask` and `labels` (-100 where nothing was chosen), each (B, length)."""
+        length, numbers = self.plan(epoch)[number]
+        generator = np.random.default_rng((self.choice_seed, epoch, number))
+        batch = inputs(self.texts, numbers, length, self.pad_token_id)
+        ids = batch["input_ids"].numpy()
+        chosen = (generator.random(ids.shape) < self.mask_probability) & ~self.special[ids]
+        labels = np.where(chosen, ids, -100)
+        fate = generator.random(ids.shape)
+        others = generator.choice(self.ordinary, ids.shape)
+        masked = np.where(fate < 0.8, self.mask_token_id, np.where(fate < 0.9, others, ids))
+        ids = np.where(chosen, masked, ids)
+        return {**batch, "input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}

@@ -9,13 +9,13 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .sources import TABLES, kind_of, load_hub, load_table, open_text, rows_of
+from .sources import TABLES, kind_of, load_hub, load_table, open_text, rows_of, tables_of
+from .tokens import Tokens
 
 BATCH_PAIRS = 4096
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
@@ -109,7 +109,7 @@ def validation_split_of(dataset: str, source_lang: str) -> str | None:
     folder = Path(dataset)
     if not folder.is_dir():
         return None
-    return next((n for n in VALIDATION_NAMES if _side(folder, n, source_lang) or _tables(folder, n)), None)
+    return next((n for n in VALIDATION_NAMES if _side(folder, n, source_lang) or tables_of(folder, n)), None)
 
 
 def _open_grammar(source_lang: str, target_lang: str, split: str, count: int, seed: int) -> PairSource:
@@ -130,16 +130,12 @@ def _open_folder(folder: Path, split: str, source_lang: str, target_lang: str, l
     sides = [_side(folder, split, language) for language in (source_lang, target_lang)]
     if sides[0] and sides[1]:
         return _open_files(sides[0], sides[1], folder.name, limit)
-    if tables := _tables(folder, split):
+    if tables := tables_of(folder, split):
         return _from_table(load_table(tables), folder.name, source_lang, target_lang, limit)
     there = sorted(p.name for p in folder.iterdir() if p.is_file())
     missing = [lang for lang, side in zip((source_lang, target_lang), sides, strict=True) if side is None]
     wanted = " and ".join(f"{split}.{lang}" for lang in missing)
     raise ScratchError(f"{folder} holds no {wanted} (nor .gz): it has {', '.join(there[:12]) or 'no files'}")
-
-
-def _tables(folder: Path, split: str) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if kind_of(p) in TABLES and p.name.split(".")[0] == split]
 
 
 def _side(folder: Path, split: str, language: str) -> Path | None:
@@ -200,24 +196,6 @@ def _from_table(rows: Any, name: str, source_lang: str, target_lang: str, limit:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Sentences as ids, one after the other, each closed by `<eos>`; sentence i ends before `ends[i]`."""
-
-    ids: np.ndarray
-    ends: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.ids[self.ends[index - 1] if index else 0 : self.ends[index]]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.ends, prepend=0)
-
-
-@dataclass(frozen=True)
 class Pairs:
     """Tokenised pairs, with the count of those that were too long."""
 
@@ -239,7 +217,6 @@ def encode_pairs(
 ) -> Pairs:
     """Tokenise pairs. A side of more than `max_length` tokens, `<eos>` included, is cut, or its pair is skipped."""
     sides: tuple[list, list] = ([], [])
-    lengths: tuple[list[int], list[int]] = ([], [])
     tokenizers, long = (source_tokenizer, target_tokenizer), 0
     while batch := list(islice(pairs, BATCH_PAIRS)):
         encoded = [encode_batch(t, list(texts)) for t, texts in zip(tokenizers, zip(*batch, strict=True), strict=True)]
@@ -248,15 +225,10 @@ def encode_pairs(
             long += too_long
             if too_long and skip_long:
                 continue
-            for tokenizer, ids, side, ends in zip(tokenizers, pair, sides, lengths, strict=True):
-                side.append(np.array([*ids[: max_length - 1], tokenizer.eos_token_id], dtype=np.uint32))
-                ends.append(len(side[-1]))
+            for tokenizer, ids, side in zip(tokenizers, pair, sides, strict=True):
+                side.append([*ids[: max_length - 1], tokenizer.eos_token_id])
         progress(len(batch))
-    tokens = [
-        Tokens(np.concatenate(side) if side else np.empty(0, np.uint32), np.cumsum(ends, dtype=np.int64))
-        for side, ends in zip(sides, lengths, strict=True)
-    ]
-    return Pairs(tokens[0], tokens[1], long)
+    return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), long)
 
 
 def fingerprint_of(*parts: str) -> str:

@@ -5,6 +5,7 @@ A source is read as pieces, so that a file larger than memory passes through; th
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 from abc import ABC, abstractmethod
@@ -100,7 +101,7 @@ class TableSource(Source):
 
     def __init__(self, dataset, column: str | None, name: str, fingerprint: str, limit: int | None = None):
         self.dataset, self.name, self._fingerprint, self.limit = dataset, name, fingerprint, limit
-        self.column = _pick_column(dataset, column, name)
+        self.column = pick_text_column(dataset, column, name)
 
     def pieces(self) -> Iterator[Piece]:
         for number, row in enumerate(islice(rows_of(self.dataset, self.name), self.limit)):
@@ -188,8 +189,16 @@ def rows_of(dataset: Any, name: str) -> Iterator[dict]:
         raise ScratchError(f"{name} can't be read to the end: {reason}") from error
 
 
+def tables_of(folder: Path, split: str) -> list[Path]:
+    """The tables of a folder that hold a split, such as `train.csv` or `train.0.jsonl`."""
+    return [p for p in sorted(folder.iterdir()) if kind_of(p) in TABLES and p.name.split(".")[0] == split]
+
+
 def load_table(paths: list[Path]) -> Any:
     """The rows of JSONL, JSON, CSV, TSV or Parquet files of one kind, read as they come.
+
+    A CSV or TSV file whose first line has a number in it has no line of names; its columns are "column_1" and so on.
+    In a TSV file, quotation marks are text.
 
     Raises:
         ScratchError: they are malformed.
@@ -197,8 +206,8 @@ def load_table(paths: list[Path]) -> Any:
     import datasets
 
     kind = kind_of(paths[0])
-    options = {"delimiter": "\t"} if kind == ".tsv" else {}
     try:
+        options = _csv_options(paths[0], kind) if TABLES[kind] == "csv" else {}
         dataset = datasets.load_dataset(
             TABLES[kind], data_files=[str(p) for p in paths], split="train", streaming=True, **options
         )
@@ -207,6 +216,25 @@ def load_table(paths: list[Path]) -> Any:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ScratchError(f"{paths[0]} can't be read as {kind[1:]}: {reason}") from error
     return dataset
+
+
+def _csv_options(path: Path, kind: str) -> dict[str, Any]:
+    """How pandas is to read a CSV or TSV file: "null" and "NA" are words here."""
+    delimiter: str
+    quoting: Any
+    delimiter, quoting = ("\t", csv.QUOTE_NONE) if kind == ".tsv" else (",", csv.QUOTE_MINIMAL)
+    with open_text(path, newline="") as file:
+        first = next(csv.reader(file, delimiter=delimiter, quoting=quoting), [])
+    names = [f"column_{i + 1}" for i in range(len(first))] if any(map(_is_number, first)) else None
+    return {"delimiter": delimiter, "quoting": quoting, "keep_default_na": False, "column_names": names}
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def load_hub(name: str, config: str | None, split: str, streaming: bool = False) -> tuple[Any, str]:
@@ -234,7 +262,12 @@ def _open_table(paths: list[Path], text_column: str | None, limit: int | None) -
     return TableSource(load_table(paths), text_column, paths[0].name, fingerprint, limit)
 
 
-def _pick_column(dataset, column: str | None, name: str) -> str:
+def pick_text_column(dataset: Any, column: str | None, name: str) -> str:
+    """The column that was asked for, or else "text", "sentence", or the only one with text.
+
+    Raises:
+        ScratchError: there is no such column, or no row.
+    """
     first = next(iter(dataset), None)
     if first is None:
         raise ScratchError(f"{name} holds no rows")
@@ -243,10 +276,9 @@ def _pick_column(dataset, column: str | None, name: str) -> str:
             raise ScratchError(f"{name} has no column {column!r}: it has {', '.join(map(repr, first))}")
         return column
     texts = [key for key, value in first.items() if isinstance(value, str)]
-    if "text" in texts:
-        return "text"
-    if len(texts) == 1:
-        return texts[0]
+    usual = [key for key in ("text", "sentence") if key in texts]
+    if usual or len(texts) == 1:
+        return (usual or texts)[0]
     raise ScratchError(f"{name} has the columns {', '.join(map(repr, first))}: choose one with --text_column")
 
 

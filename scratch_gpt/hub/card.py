@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 # Arguments that may hold a path of the machine, or say nothing about the model.
 PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
 PRIVATE |= {"resume", "tracker"}
-HIGHER_IS_BETTER = {"val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact"}
+HIGHER_IS_BETTER = {"val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact", "val_accuracy", "val_f1"}
 # By task: the Hub's name for it, and the figures of its model index.
 TASKS = {
     "language-modeling": (
@@ -22,6 +22,14 @@ TASKS = {
     "translation": (
         "translation",
         {"val_bleu": "BLEU (13a, cased)", "val_chrf": "chrF", "val_loss": "loss (nats a token)"},
+    ),
+    "text-classification": (
+        "text-classification",
+        {"val_accuracy": "accuracy", "val_f1": "macro F1", "val_loss": "loss (nats a text)"},
+    ),
+    "masked-language-modeling": (
+        "fill-mask",
+        {"val_loss": "loss (nats a masked token)", "val_accuracy": "masked tokens guessed right, share"},
     ),
 }
 
@@ -53,6 +61,7 @@ def render_card(folder: Path) -> str:
         target_lang=facts.get("target_lang"),
         scores=facts.get("scores"),
         target_tokenizer=facts.get("target_tokenizer", False),
+        labels=facts.get("labels"),
         title=facts["title"],
         style=facts["style"],
         parameters=_number(facts["parameters"]),

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
+
+Kind = Literal["causal", "seq2seq", "masked", "classifier"]
+AUTO_CLASSES: dict[Kind, Any] = {
+    "causal": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "masked": AutoModelForMaskedLM,
+    "classifier": AutoModelForSequenceClassification,
+}
+
+
+def kind_of_model(config: Any) -> Kind:
+    """What a checkpoint is for, by the class that it was saved from."""
+    saved_from = (config.architectures or [""])[0]
+    if saved_from.endswith("ForSequenceClassification"):
+        return "classifier"
+    if saved_from.endswith("ForMaskedLM"):
+        return "masked"
+    return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
 class ModelDirectory:
@@ -35,7 +62,8 @@ class ModelDirectory:
         self.tokenizer, self.title, self.card, self.target_tokenizer = tokenizer, title, card, target_tokenizer
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
-        self.skeleton.generation_config = model.generation_config
+        if model.can_generate():
+            self.skeleton.generation_config = model.generation_config
 
     def write(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig
 
 from ..errors import ScratchError
-from .model_directory import TARGET_TOKENIZER, copy_tokenizers
+from .model_directory import AUTO_CLASSES, TARGET_TOKENIZER, copy_tokenizers, kind_of_model
 from .twins import export_native
 
 # What may leave the machine. Checkpoints, logs and anything else in the folder stays.
@@ -30,17 +30,18 @@ STRANGER = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+import transformers
+from transformers import AutoConfig, AutoTokenizer, pipeline
 folder, remote = sys.argv[1], json.loads(sys.argv[2])
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote)
 config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
-auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-model = auto_class.from_pretrained(folder, trust_remote_code=remote)
+model = getattr(transformers, sys.argv[3]).from_pretrained(folder, trust_remote_code=remote)
 tokens = tokenizer("a", return_tensors="pt").input_ids
 more = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
 if not torch.isfinite(model(tokens, **more).logits).all():
     sys.exit("the logits are not finite")
-model.generate(tokens, max_new_tokens=2)
+if model.can_generate():
+    model.generate(tokens, max_new_tokens=2)
 for task in getattr(config, "custom_pipelines", None) or ():
     pipeline(task, folder, trust_remote_code=remote)("a", max_new_tokens=2)
 """
@@ -59,7 +60,7 @@ def files_to_upload(folder: Path) -> list[Path]:
 
 
 def verify_as_stranger(folder: Path, remote_code: bool = True) -> None:
-    """Load a directory in a process that cannot import this package, and let it write.
+    """Load a directory in a process that cannot import this package, and let it work.
 
     Raises:
         ScratchError: that process failed; its last words are the reason.
@@ -67,6 +68,7 @@ def verify_as_stranger(folder: Path, remote_code: bool = True) -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         environment = {**os.environ, "HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), json.dumps(remote_code)]
+        command.append(AUTO_CLASSES[kind_of_model(AutoConfig.from_pretrained(folder))].__name__)
         result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -109,8 +111,7 @@ def push_native(folder: Path, name: str, *, private: bool = False, confirm: Call
         ScratchError: no twin can express the model.
     """
     config = AutoConfig.from_pretrained(folder)
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    native = export_native(auto_class.from_pretrained(folder))
+    native = export_native(AUTO_CLASSES[kind_of_model(config)].from_pretrained(folder))
     with tempfile.TemporaryDirectory() as temporary:
         twin = Path(temporary)
         native.save_pretrained(twin)

@@ -14,14 +14,20 @@ from transformers import PreTrainedModel
 
 from ..errors import ScratchError
 from .decoder_twins import GPT2Twin, LlamaTwin, NanoChatTwin
+from .encoder_twins import BertClassifierTwin, BertMaskedLMTwin
 from .seq2seq_twins import MarianTwin
 from .twin import Twin, Weights
 
-TWINS: tuple[Twin, ...] = (GPT2Twin(), LlamaTwin(), NanoChatTwin(), MarianTwin())
+TWINS: tuple[Twin, ...] = (
+    *(GPT2Twin(), LlamaTwin(), NanoChatTwin()),
+    MarianTwin(),
+    *(BertMaskedLMTwin(), BertClassifierTwin()),
+)
 
 
 def import_native(model: PreTrainedModel) -> PreTrainedModel:
-    """Our model with the weights of a `GPT2LMHeadModel`, `LlamaForCausalLM`, `NanoChatForCausalLM` or `MarianMTModel`.
+    """Our model with the weights of a `GPT2LMHeadModel`, `LlamaForCausalLM`, `NanoChatForCausalLM`, `MarianMTModel`,
+    `BertForMaskedLM` or `BertForSequenceClassification`.
 
     Returns:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits agree within rounding.
@@ -40,8 +46,8 @@ def import_native(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def export_native(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain transformers model with the weights of ours: GPT-2, Llama, NanoChat or, for an encoder-decoder, Marian,
-    whichever can express it.
+    """The plain transformers model with the weights of ours: GPT-2, Llama or NanoChat, for an encoder-decoder Marian,
+    for an encoder BERT, whichever can express it.
 
     Returns:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits agree within rounding.
@@ -52,7 +58,7 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
     config: Any = model.config
     twins = [twin for twin in TWINS if twin.our_model_class.__name__ == type(model).__name__]
     if not twins:
-        known = " and ".join(sorted({twin.our_model_class.__name__ for twin in TWINS}))
+        known = ", ".join(sorted({twin.our_model_class.__name__ for twin in TWINS}))
         raise ScratchError(f"cannot export a {type(model).__name__}: only {known} have twins")
     reasons, twin = min(((twin.why_not_export(config), twin) for twin in twins), key=lambda pair: len(pair[0]))
     _refuse("no model of transformers can express this one", reasons)
@@ -78,5 +84,6 @@ def _filled(target: Any, weights: Weights, source: PreTrainedModel) -> Any:
     fixed = {name: weight for name, weight in target.state_dict().items() if name in _computed(target)}
     target.load_state_dict({**fixed, **state}, strict=True)
     target.tie_weights()
-    target.generation_config = copy.deepcopy(source.generation_config)
+    if source.can_generate():
+        target.generation_config = copy.deepcopy(source.generation_config)
     return target.eval()

@@ -51,7 +51,8 @@ class RMSNorm(nn.Module):
         return normalised if self.weight is None else self.weight * normalised
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden_states, (self.hidden_size,), self.weight, self.eps)
+        weight = None if self.weight is None else self.weight.to(hidden_states.dtype)  # mixed, the kernel is not fused
+        return F.rms_norm(hidden_states, (self.hidden_size,), weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, eps={self.eps}, elementwise_affine={self.weight is not None}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tokenizers import (
     AddedToken,
@@ -28,7 +28,7 @@ from ..errors import ScratchError
 Kind = Literal["char", "word", "bpe", "unigram"]
 Template = Literal["causal", "seq2seq", "encoder"]
 
-PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+PAD, BOS, EOS, UNK, MASK = "<pad>", "<bos>", "<eos>", "<unk>", "<mask>"
 
 # What is put around a text: a GPT starts every text with <bos>, and must not see <eos> at the end of a prompt.
 TEMPLATES: dict[str, str] = {"causal": f"{BOS} $A", "seq2seq": f"$A {EOS}", "encoder": f"{BOS} $A {EOS}"}
@@ -58,7 +58,7 @@ def train_tokenizer(
             many as the texts yield up to 4096; for words it is a limit (30,000), rarer ones become `<unk>`;
             characters do not take it.
         template: what is put around a text: "causal" `<bos> text`, "seq2seq" `text <eos>`, "encoder"
-            `<bos> text <eos>`.
+            `<bos> text <eos>`, where `<mask>` is a token too.
         model_max_length: longest text in tokens that the model takes, recorded for those who truncate.
         show_progress: show the progress of the training.
 
@@ -70,7 +70,14 @@ def train_tokenizer(
     if kind == "char" and vocab_size is not None:
         raise ScratchError(f"a char tokenizer takes every character there is: leave vocab_size out, not {vocab_size}")
 
+    trainer: Any
     tokenizer, trainer = BUILDERS[kind](vocab_size, show_progress)
+    masks = template == "encoder"
+    if masks:  # the space before it belongs to it, as it belongs to the words that it stands for
+        trainer.special_tokens = [
+            *trainer.special_tokens,
+            AddedToken(MASK, special=True, normalized=False, lstrip=True),
+        ]
     texts = iter(texts)
     first = next((text for text in texts if text), None)
     if first is None:
@@ -93,20 +100,24 @@ def train_tokenizer(
         bos_token=BOS,
         eos_token=EOS,
         unk_token=None if kind == "bpe" else UNK,
+        **({"cls_token": BOS, "sep_token": EOS, "mask_token": MASK} if masks else {}),
         clean_up_tokenization_spaces=False,
         model_max_length=model_max_length or int(1e30),
     )
 
 
-def encode_batch(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without `<bos>` and `<eos>`; special tokens that stand in a text are plain text there."""
+def encode_batch(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], add_special_tokens: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, by default without `<bos>` and `<eos>`; special tokens that stand in a text are plain
+    text there."""
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens, backend.truncation, backend.padding
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
     try:
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)]
     finally:
         backend.encode_special_tokens = before[0]
         if before[1]:

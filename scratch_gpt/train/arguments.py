@@ -287,7 +287,10 @@ def check_training(args: TrainingArguments) -> None:
     wrong += [f"{n} is {numbers[n]}, want 0 or more" for n in at_least_zero if n in numbers and not numbers[n] >= 0]
     if not 0 < args.decay_fraction <= 1:
         wrong.append(f"decay_fraction is {args.decay_fraction}, want more than 0 and at most 1")
-    if args.average_decay is not None and not 0 < args.average_decay < 1:
-        wrong.append(f"average_decay is {args.average_decay}, want a share between 0 and 1")
+    for name in ("average_decay", "mask_probability"):
+        if (share := getattr(args, name, None)) is not None and not 0 < share < 1:
+            wrong.append(f"{name} is {share}, want a share between 0 and 1")
+    if not 0 <= (smoothing := getattr(args, "label_smoothing", 0.0)) < 1:
+        wrong.append(f"label_smoothing is {smoothing}, want a share from 0 up to, not including, 1")
     if wrong:
         raise ScratchError("; ".join(wrong))

@@ -29,6 +29,7 @@ class LanguageModeling:
     """
 
     figures = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
+    unit = "token"
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class Trainer:
         batches = self.task.batches(progress.data)
         meter = _Meter()
         main = self.accelerator.is_main_process
-        with Reporter(self.folder, self.total_steps, progress.step, main) as reporter:
+        with Reporter(self.folder, self.total_steps, progress.step, main, self.task.unit) as reporter:
             while progress.step < self.total_steps and not progress.stopped_early:
                 row: dict[str, Any] = meter.add(*self._step(batches))
                 last = progress.step == self.total_steps
@@ -205,7 +205,7 @@ class Trainer:
 
     def _draw(self) -> None:
         if self.accelerator.is_main_process and (rows := read_metrics(self.folder)):
-            plot_losses(rows, self.folder / "loss.png", self.directory.title)
+            plot_losses(rows, self.folder / "loss.png", self.directory.title, self.task.unit)
 
     def _track(self, row: dict[str, Any]) -> None:
         if self.args.tracker:

@@ -22,14 +22,16 @@ SHOWN = {
     "val_bits_per_byte": ("bits/byte", ".4f"),
     "val_bleu": ("BLEU", ".2f"),
     "val_exact": ("exactly right", ".1%"),
+    "val_accuracy": ("accuracy", ".2%"),
+    "val_f1": ("F1", ".4f"),
 }
 
 
 class Reporter:
     """Rows of figures to the screen and to `metrics.jsonl`. On other processes than the first it does nothing."""
 
-    def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool):
-        self.folder, self.enabled = folder, enabled
+    def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool, unit: str = "token"):
+        self.folder, self.enabled, self.unit = folder, enabled, unit
         self.console = Console(quiet=not enabled)
         self.progress = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
@@ -54,7 +56,8 @@ class Reporter:
 
     def live(self, step: int, row: dict[str, float]) -> None:
         """Refresh the progress line."""
-        text = f"loss {row['train_loss']:.4f}  lr {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f} tokens/s"
+        speed = f"{row['tokens_per_second']:,.0f} {self.unit}s/s"
+        text = f"loss {row['train_loss']:.4f}  lr {row['learning_rate']:.1e}  {speed}"
         self.progress.update(self.line, completed=step, description=text)
 
     def record(self, row: dict[str, Any]) -> None:
@@ -66,7 +69,7 @@ class Reporter:
         if "val_loss" in row:
             more = "".join(f"  {title} {row[name]:{form}}" for name, (title, form) in SHOWN.items() if name in row)
             self.progress.print(
-                f"step {row['step']:>6,}  tokens {row['tokens']:>12,}  train {row['train_loss']:.4f}  "
+                f"step {row['step']:>6,}  {self.unit}s {row['tokens']:>12,}  train {row['train_loss']:.4f}  "
                 f"validation {row['val_loss']:.4f}{more}",
                 highlight=False,
             )
@@ -109,8 +112,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Losses over tokens, with the entropy floor where it is known and BLEU where there is one, as a picture."""
+def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: str = "token") -> None:
+    """Losses over tokens (or texts, as `unit` says), with the entropy floor where it is known, and BLEU or accuracy
+    where there is one, as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -130,16 +134,16 @@ def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
         lowest = min(lowest, floors[-1])
     highest = trained[len(trained) // 20][1] if trained else max(loss for _, loss in validated)
     axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest) + 1e-6)
-    axes.set_xlabel("tokens seen")
-    axes.set_ylabel("loss in nats a token")
+    axes.set_xlabel(f"{unit}s seen")
+    axes.set_ylabel(f"loss in nats a {unit}")
     axes.set_title(title)
     axes.grid(alpha=0.25)
-    scored = [(row["tokens"], row["val_bleu"]) for row in rows if "val_bleu" in row]
-    if scored:
-        beside = axes.twinx()
-        beside.plot(*zip(*scored, strict=True), color="#4f8a4c", marker="s", markersize=4, linewidth=1.2)
-        beside.set_ylabel("BLEU", color="#4f8a4c")
-        beside.set_ylim(bottom=0)
+    for name, label in (("val_bleu", "BLEU"), ("val_accuracy", "accuracy")):
+        if scored := [(row["tokens"], row[name]) for row in rows if name in row]:
+            beside = axes.twinx()
+            beside.plot(*zip(*scored, strict=True), color="#4f8a4c", marker="s", markersize=4, linewidth=1.2)
+            beside.set_ylabel(label, color="#4f8a4c")
+            beside.set_ylim(bottom=0)
     axes.legend(frameon=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
     figure.savefig(path, dpi=150)

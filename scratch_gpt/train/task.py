@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
+
+from ..data.buckets import Buckets
 
 Batch = dict[str, torch.Tensor]
 
@@ -25,6 +29,7 @@ class Task(Protocol):
     """A task knows batches and losses; steps, precision, saving and reporting are the loop's."""
 
     figures: tuple[str, ...]  # the names of what `evaluate` returns and a best model can be picked by
+    unit: str  # what the loss is a mean of: "token" or "text"
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """This process's share of the batches from `state` on, without end, each with the state behind it."""
@@ -55,3 +60,49 @@ def items_left(items_of_epoch: Callable[[int], int], state: DataState, epochs: f
     whole, part = int(epochs), epochs - int(epochs)
     items = sum(items_of_epoch(epoch) for epoch in range(state.epoch, whole)) - state.row
     return max(0, items + (math.ceil(part * items_of_epoch(whole)) if part else 0))
+
+
+def deal(
+    batches_of_epoch: Callable[[int], int], state: DataState, process: int, processes: int
+) -> Iterator[tuple[int, int, DataState]]:
+    """Epoch and number of one batch after the other, in the order of the stream of all epochs, dealt out in turn to the
+    processes; with the state behind it, whose `row` counts batches."""
+    epoch, number = state.epoch, state.row
+    while True:
+        dealt: list[tuple[int, int]] = []
+        while len(dealt) < processes:
+            dealt.append((epoch, number))
+            epoch, number = (epoch + 1, 0) if number + 1 == batches_of_epoch(epoch) else (epoch, number + 1)
+        yield *dealt[process], DataState(epoch, number)
+
+
+class BucketTask(ABC):
+    """What tasks have in common whose batches `data.buckets` plans. A subclass sets `accelerator` and `train`."""
+
+    accelerator: Accelerator
+    train: Buckets
+
+    @abstractmethod
+    def make_batch(self, epoch: int, number: int) -> Batch:
+        """The batch with this number in the plan of an epoch."""
+
+    def batches_left(self, state: DataState, epochs: float) -> int:
+        batches = items_left(self._batches_of_epoch, state, epochs)
+        return math.ceil(batches / self.accelerator.num_processes)
+
+    def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
+        processes = self.accelerator.num_processes
+        for epoch, number, behind in deal(self._batches_of_epoch, state, self.accelerator.process_index, processes):
+            yield self.make_batch(epoch, number), behind
+
+    def _batches_of_epoch(self, epoch: int) -> int:
+        return len(self.train.plan(epoch))
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"] != -100).sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state

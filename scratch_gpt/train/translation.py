@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
-from ..data.buckets import PairBatches, Plan
+from ..data.buckets import PairBatches
 from ..data.pairs import Pairs
 from ..evaluation.translation import translate, translation_scores
 from .checkpoint import unwrapped
-from .task import Batch, DataState, items_left
+from .task import Batch, BucketTask
 
 
 class Tokenizers(NamedTuple):
@@ -25,7 +24,7 @@ class Tokenizers(NamedTuple):
     target: PreTrainedTokenizerFast
 
 
-class Translation:
+class Translation(BucketTask):
     """Pairs of sentences; the loss is the cross-entropy of every target token.
 
     Args:
@@ -39,6 +38,7 @@ class Translation:
     """
 
     figures = ("val_loss", "val_perplexity", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact")
+    unit = "token"
 
     def __init__(
         self,
@@ -54,27 +54,11 @@ class Translation:
         self.accelerator, self.tokenizers, self.eval_beams = accelerator, tokenizers, eval_beams
         self.sources, self.references = texts
         pad = tokenizers.source.pad_token_id
-        self.train = PairBatches(train, tokens_per_batch, pad, seed)
+        self.train: PairBatches = PairBatches(train, tokens_per_batch, pad, seed)
         self.validation = PairBatches(validation, tokens_per_batch, pad)
 
-    def batches_left(self, state: DataState, epochs: float) -> int:
-        batches = items_left(lambda epoch: len(self.train.plan(epoch)), state, epochs)
-        return math.ceil(batches / self.accelerator.num_processes)
-
-    def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
-        """Batches in the order of the stream of all epochs, dealt out in turn; `row` of the state counts batches."""
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        epoch, number = state.epoch, state.row
-        while True:
-            dealt: Plan = []
-            while len(dealt) < processes:
-                plan = self.train.plan(epoch)
-                dealt.append(plan[number])
-                epoch, number = (epoch + 1, 0) if number + 1 == len(plan) else (epoch, number + 1)
-            yield self.train.batch(*dealt[process]), DataState(epoch, number)
-
-    def count(self, batch: Batch) -> int:
-        return int((batch["labels"] != -100).sum())
+    def make_batch(self, epoch: int, number: int) -> Batch:
+        return self.train.batch(*self.train.plan(epoch)[number])
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return model(**batch, num_items_in_batch=1, skip_logits=True, use_cache=False).loss
@@ -112,8 +96,3 @@ class Translation:
     def sample(self, model: torch.nn.Module) -> str | None:
         """The first validation sentence, as it was just translated."""
         return f"{self.sources[0]} → {self.translations[0]}"
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -8,6 +8,10 @@ import torch
 from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -18,12 +22,17 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
 
 from scratch_gpt import (
+    ScratchEncoderConfig,
+    ScratchEncoderForMaskedLM,
+    ScratchEncoderForSequenceClassification,
+    ScratchEncoderModel,
     ScratchGPTConfig,
     ScratchGPTForCausalLM,
     ScratchGPTForSequenceClassification,
@@ -37,6 +46,9 @@ from scratch_gpt import (
 MODEL_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTModel"
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForCausalLM"
 MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForSequenceClassification"
+MODEL_MAPPING_NAMES["scratch_encoder"] = "ScratchEncoderModel"
+MODEL_FOR_MASKED_LM_MAPPING_NAMES["scratch_encoder"] = "ScratchEncoderForMaskedLM"
+MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["scratch_encoder"] = "ScratchEncoderForSequenceClassification"
 MODEL_MAPPING_NAMES["scratch_seq2seq"] = "ScratchSeq2SeqModel"
 MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES["scratch_seq2seq"] = "ScratchSeq2SeqForConditionalGeneration"
 
@@ -151,7 +163,8 @@ class OurSeq2SeqMixin(Seq2SeqMixin):
     all_model_classes = (ScratchSeq2SeqModel, ScratchSeq2SeqForConditionalGeneration)
 
     def make_config(self, **fields):
-        quiet = dict.fromkeys(("embedding_dropout", "residual_dropout", "label_smoothing"), 0.0)
+        quiet: dict = dict.fromkeys(("embedding_dropout", "residual_dropout", "label_smoothing"), 0.0)
+        quiet["output_projection_init"] = "normal"  # as for nanochat
         sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4}
         return ScratchSeq2SeqConfig.from_preset(self.preset, **sizes, **quiet, **fields)
 
@@ -161,4 +174,51 @@ class Vaswani2017StyleTest(OurSeq2SeqMixin, unittest.TestCase):
 
 
 class ModernStyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    preset = "modern"
+
+
+class EncoderTester(Tester):
+    """The same for encoders."""
+
+    def get_config(self):
+        return self.make_config(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=37,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            max_position_embeddings=512,
+            pad_token_id=0,
+        )
+
+
+class EncoderMixin(ModelTesterMixin):
+    def setUp(self):
+        self.model_tester = EncoderTester(self, self.make_config)
+
+
+class BertTest(EncoderMixin, unittest.TestCase):
+    all_model_classes = (BertModel, BertForMaskedLM, BertForSequenceClassification)
+
+    def make_config(self, **fields):
+        return BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **fields)
+
+
+class OurEncoderMixin(EncoderMixin):
+    all_model_classes = (
+        ScratchEncoderModel,
+        ScratchEncoderForMaskedLM,
+        ScratchEncoderForSequenceClassification,
+    )
+
+    def make_config(self, **fields):
+        quiet = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
+        return ScratchEncoderConfig.from_preset(self.preset, **quiet, **fields)
+
+
+class BertStyleTest(OurEncoderMixin, unittest.TestCase):
+    preset = "bert"
+
+
+class ModernEncoderStyleTest(OurEncoderMixin, unittest.TestCase):
     preset = "modern"

@@ -1,0 +1,111 @@
+"""The settings of the encoder, and the two styles (presets) that they can be arranged into."""
+
+from dataclasses import field
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_block import TransformerBlockConfig
+
+# A style is a set of independent fields; the model never asks for its name.
+PRESETS: dict[str, dict[str, Any]] = {
+    "bert": {
+        "norm_type": "layer_norm",
+        "norm_position": "post",
+        "norm_eps": 1e-12,
+        "embedding_norm": True,
+        "position_type": "learned",
+        "hidden_act": "gelu",
+        "mlp_gated": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "masked_lm_transform": True,
+        "lm_head_bias": True,
+        "classifier_pooling": "cls",
+        "pooler": True,
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "residual_dropout": 0.1,
+    },
+    "modern": {
+        "norm_type": "rms_norm",
+        "norm_position": "pre",
+        "norm_eps": 1e-6,
+        "embedding_norm": False,
+        "position_type": "rotary",
+        "hidden_act": "silu",
+        "mlp_gated": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "masked_lm_transform": False,
+        "lm_head_bias": False,
+        "classifier_pooling": "mean",
+        "pooler": False,
+        "embedding_dropout": 0.1,
+        "residual_dropout": 0.1,
+    },
+}
+
+# What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_scratch_encoder.ScratchEncoderConfig",
+    "AutoModel": "modeling_scratch_encoder.ScratchEncoderModel",
+    "AutoModelForMaskedLM": "modeling_scratch_encoder.ScratchEncoderForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_scratch_encoder.ScratchEncoderForSequenceClassification",
+}
+
+
+@strict
+class ScratchEncoderConfig(TransformerBlockConfig):
+    """Settings of `ScratchEncoderModel` and its heads: those of `TransformerBlockConfig`, and these. The defaults are
+    the architecture of BERT's base model (Devlin et al. 2018, arXiv:1810.04805).
+
+    Args:
+        num_hidden_layers: number of blocks.
+        masked_lm_transform: a dense layer, activation and norm before the masked-LM head.
+        lm_head_bias: a bias on the logits of the masked-LM head.
+        classifier_pooling: what stands for a text when it is classified: its first token ("cls") or the mean of its
+            tokens ("mean").
+        pooler: a dense layer with tanh between pooling and classifier.
+        classifier_dropout: share set to zero in training of what the classifier reads; by default `residual_dropout`.
+    """
+
+    model_type = "scratch_encoder"
+    presets = PRESETS
+    layer_fields = ("num_hidden_layers",)
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 30522
+    num_hidden_layers: int = 12
+    max_position_embeddings: int = 512
+    norm_position: Literal["pre", "post"] = "post"
+    norm_eps: float = 1e-12
+    embedding_norm: bool = True
+    hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "gelu"
+    masked_lm_transform: bool = True
+    lm_head_bias: bool = True
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    pooler: bool = True
+    classifier_dropout: float | int | None = None
+    pad_token_id: int | None = 0
+    auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
+
+    @property
+    def num_residual_branches(self) -> int:
+        """How many branches are added up on the way from the embedding to the head."""
+        return 2 * self.num_hidden_layers
+
+    def violations(self) -> list[str]:
+        wrong = super().violations()
+        if not 0 <= (self.classifier_dropout or 0) < 1:
+            wrong.append(
+                f"classifier_dropout is {self.classifier_dropout}, want a share from 0 up to, not including, 1"
+            )
+        return wrong
+
+
+__all__ = ["AUTO_MAP", "PRESETS", "ScratchEncoderConfig"]

@@ -1,0 +1,269 @@
+"""The encoder: a stack of blocks in which every token sees every other, to read a text and not to write one.
+
+Unusual here: it is the GPT's stack without the causal mask. Its style of 2018 is BERT (Devlin et al. 2018,
+arXiv:1810.04805) and opens, weight for weight, as transformers' `BertForMaskedLM` or `BertForSequenceClassification`.
+
+Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .block import TransformerBlock
+from .configuration_scratch_encoder import ScratchEncoderConfig
+from .dropout import Dropout
+from .feed_forward import ACTIVATIONS
+from .loss import linear_cross_entropy
+from .normalization import build_norm
+from .positions import RotaryEmbedding, build_positions, check_length, count_positions
+from .pretrained_model import ScratchPreTrainedModel
+
+
+class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
+    """The base of trunk and heads."""
+
+    config_class = ScratchEncoderConfig
+    config: ScratchEncoderConfig
+
+
+class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
+    """The trunk: token ids to hidden states."""
+
+    def __init__(self, config: ScratchEncoderConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_positions = build_positions(config)
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
+        self.dropout = Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(
+            [TransformerBlock(config, i, is_causal=False) for i in range(config.num_hidden_layers)]
+        )
+        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """Run the stack.
+
+        Args:
+            input_ids: token ids (B, T). Either these or `inputs_embeds` (B, T, C).
+            attention_mask: 1 for tokens and 0 for padding (B, T), on either side.
+            token_type_ids: BERT's tokenizers make them (B, T); here every token is of type 0.
+            position_ids: position of each token in its text (B, T). By default counted, under padding from the first
+                real token.
+
+        Returns:
+            `last_hidden_state` (B, T, C), and `hidden_states` and `attentions` if asked for.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, more tokens than learned positions, or a
+                token of another type than 0.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
+            raise ValueError("token_type_ids are not all 0: this model knows one kind of text, not pairs of two kinds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        check_length(self.config, inputs_embeds.shape[1])
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        if position_ids is None:
+            position_ids = count_positions(inputs_embeds, attention_mask)
+
+        hidden_states = inputs_embeds
+        if self.embed_positions is not None:
+            hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
+        if self.embedding_norm is not None:
+            hidden_states = self.embedding_norm(hidden_states)
+        hidden_states = self.dropout(hidden_states)
+        rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class MaskedLMTransform(nn.Module):
+    """What BERT puts before the head that guesses masked words: a dense layer, an activation, a norm."""
+
+    def __init__(self, config: ScratchEncoderConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.norm = build_norm(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.activation(self.dense(hidden_states)))
+
+
+class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
+    """The trunk with a linear head: the score of every token at a place that was masked."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
+
+    def __init__(self, config: ScratchEncoderConfig):
+        super().__init__(config)
+        self.model = ScratchEncoderModel(config)
+        self.transform = MaskedLMTransform(config) if config.masked_lm_transform else nn.Identity()
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        skip_logits: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        """Guess tokens; the inputs are those of `ScratchEncoderModel`.
+
+        Args:
+            labels: the token that stood at each masked place (B, T), and -100 everywhere else.
+            num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
+            skip_logits: return no logits; only scored places then go through the head.
+
+        Returns:
+            `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        logits = None if skip_logits else self.lm_head(self.transform(hidden_states))
+        loss = None
+        if labels is not None:
+            loss = self.sum_of_losses(hidden_states, logits, labels.to(hidden_states.device))
+            loss = loss / (
+                num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum().clamp(min=1)
+            )
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def sum_of_losses(
+        self, hidden_states: torch.Tensor, logits: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy of labels (B, T): of the logits (B, T, V) or, without them, of the hidden states (B, T, C)."""
+        if logits is not None:
+            return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        scored = labels != -100
+        states = self.transform(hidden_states[scored])
+        return linear_cross_entropy(states, self.lm_head.weight, labels[scored], self.lm_head.bias)
+
+
+class Pooler(nn.Module):
+    """One vector for a text, by BERT: a dense layer with tanh."""
+
+    def __init__(self, config: ScratchEncoderConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.dense(pooled))
+
+
+class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
+    """The trunk, its states pooled into one vector for the text, and a linear head."""
+
+    accepts_loss_kwargs = False  # the loss is a mean of rows: Trainer must divide it by the accumulation steps
+
+    def __init__(self, config: ScratchEncoderConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ScratchEncoderModel(config)
+        self.pooler = Pooler(config) if config.pooler else nn.Identity()
+        dropout = config.residual_dropout if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        """Classify each row; the inputs are those of `ScratchEncoderModel`.
+
+        Args:
+            labels: class ids (B,), or targets (B, K) for regression and for several labels at once, as
+                `config.problem_type` says.
+
+        Returns:
+            `loss` (a scalar, if labels are given), `logits` (B, K), and what the trunk returns.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        pooled = self.pooler(self.pool(outputs.last_hidden_state, attention_mask))
+        logits = self.classifier(self.dropout(pooled))  # (B, K)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def pool(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """States (B, T, C) to the first real token's, or to the mean of the real ones, (B, C)."""
+        if attention_mask is None or attention_mask.ndim != 2:
+            attention_mask = hidden_states.new_ones(hidden_states.shape[:2])
+        if self.config.classifier_pooling == "cls":
+            rows = torch.arange(len(hidden_states), device=hidden_states.device)
+            return hidden_states[rows, attention_mask.int().argmax(-1)]
+        share = attention_mask / attention_mask.sum(-1, keepdim=True).clamp(min=1)  # (B, T)
+        return (hidden_states * share[..., None].to(hidden_states.dtype)).sum(1)
+
+
+__all__ = [
+    "ScratchEncoderForMaskedLM",
+    "ScratchEncoderForSequenceClassification",
+    "ScratchEncoderModel",
+    "ScratchEncoderPreTrainedModel",
+]

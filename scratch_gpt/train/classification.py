@@ -1,0 +1,89 @@
+"""The task of classification: say which label a text has."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.nn import functional as F
+
+from ..data.buckets import LabelledBatches
+from ..data.labelled import LabelledTokens
+from ..evaluation.classification import classification_scores
+from .checkpoint import unwrapped
+from .task import Batch, BucketTask
+
+
+class Classification(BucketTask):
+    """Texts with a label each; the loss is the cross-entropy of the label.
+
+    Args:
+        accelerator: knows the processes and the device.
+        train, validation: tokenised texts.
+        label_names: in the order of the model's labels.
+        pad_token_id: fills up short rows.
+        tokens_per_batch: rows times length that a process takes at a time.
+        seed: of the order of the batches.
+        balance: weigh each training text by how rare its label is, so that all labels weigh the same together.
+        label_smoothing: share of the target's probability that training spreads over all labels.
+    """
+
+    figures = ("val_loss", "val_accuracy", "val_f1")
+    unit = "text"
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        train: LabelledTokens,
+        validation: LabelledTokens,
+        label_names: list[str],
+        pad_token_id: int,
+        tokens_per_batch: int,
+        seed: int,
+        balance: bool = False,
+        label_smoothing: float = 0.0,
+    ):
+        self.accelerator, self.label_names, self.label_smoothing = accelerator, label_names, label_smoothing
+        self.train: LabelledBatches = LabelledBatches(train, tokens_per_batch, pad_token_id, seed)
+        self.validation = LabelledBatches(validation, tokens_per_batch, pad_token_id)
+        counts = np.bincount(train.labels, minlength=len(label_names)).clip(min=1)
+        weights = counts.sum() / (len(counts) * counts) if balance else np.ones(len(counts))
+        self.weights = torch.tensor(weights, dtype=torch.float32, device=accelerator.device)  # their mean text has 1
+
+    def make_batch(self, epoch: int, number: int) -> Batch:
+        return self.train.batch(*self.train.plan(epoch)[number])
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        logits = logits_of(model, batch)
+        smoothing = self.label_smoothing
+        losses = F.cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
+        return (losses * self.weights[batch["labels"]]).sum()
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss (unweighted), accuracy and macro F1 on the validation texts."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
+        guesses: list[tuple[int, int]] = []
+        total = 0.0
+        with torch.no_grad():
+            for entry in self.validation.plan(0)[process::processes]:
+                batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(*entry).items()}
+                logits = logits_of(own, batch)
+                total += F.cross_entropy(logits, batch["labels"], reduction="sum").item()
+                guesses += zip(batch["labels"].tolist(), logits.argmax(-1).tolist(), strict=True)
+        if processes > 1:
+            total = sum(gather_object([total]))
+            guesses = gather_object(guesses)
+        labels, guessed = zip(*guesses, strict=True)
+        loss = total / len(guesses)
+        scores = classification_scores(labels, guessed, len(self.label_names))
+        return {"val_loss": loss, **{f"val_{name}": value for name, value in scores.items()}}
+
+    def sample(self, model: torch.nn.Module) -> str | None:
+        return None
+
+
+def logits_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Scores of the labels (B, K), in float32."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()

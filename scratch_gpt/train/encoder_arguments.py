@@ -1,0 +1,97 @@
+"""What a classifier and the pre-training of an encoder can be told, beside what every training run can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .arguments import TrainingArguments, argument
+
+
+@dataclass
+class LabelledArguments:
+    """What to learn labels from."""
+
+    dataset: str = argument(
+        "languages",
+        "Labelled text: 'languages' (built in: German or English?), a .tsv, .csv, .jsonl, .parquet file, a folder with "
+        "train.tsv or the like, or a Hub dataset.",
+    )
+    text_column: str | None = argument(
+        None, "Column with the text. Default: 'text', 'sentence', or the only one with text."
+    )
+    label_column: str | None = argument(None, "Column with the label. Default: 'label', or the other one of two.")
+    label_names: list[str] | None = argument(  # noqa: RUF009  (a field, as the others are)
+        None, "Names for labels that are numbers, in their order, such as: negative positive."
+    )
+    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
+    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    validation_dataset: str | None = argument(None, "Labelled text to validate on, named like --dataset.")
+    validation_split: str | None = argument(
+        None, "Split to validate on. Default: validation, valid, val or dev of a folder; else a share is held out."
+    )
+    validation_fraction: float = argument(0.1, "Share held out, every so-many-th text, where there is no such split.")
+    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
+    num_texts: int = argument(2_000, "How many of the built-in texts to write.")
+    max_texts: int | None = argument(None, "Read only so many texts. Default: all.")
+    tokenizer: str = argument(
+        "bpe", "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer."
+    )
+    vocab_size: int | None = argument(None, "Tokens of a tokenizer trained here. Default: up to 4096 for bpe, unigram.")
+
+
+@dataclass
+class EncoderModelArguments:
+    """What to train."""
+
+    preset: str = argument("modern", "Style of an encoder: 'bert' or 'modern'.")
+    init_from: str | None = argument(
+        None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
+    )
+    trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
+    context_length: int = argument(128, "Longest text in tokens, special ones included.")
+    hidden_size: int = argument(128, "Features of a token.")
+    num_hidden_layers: int = argument(2, "Number of transformer blocks.")
+    num_attention_heads: int = argument(4, "Heads of each attention; must divide the hidden size.")
+    intermediate_size: int | None = argument(
+        None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
+    )
+    dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the preset.")
+
+
+@dataclass
+class ClassifierModelArguments(EncoderModelArguments):
+    """What to train."""
+
+    preset: str = argument("modern", "Style: 'bert' or 'modern' of an encoder; 'gpt2', 'llama' or 'nanochat' of a GPT.")
+    classifier_dropout: float | None = argument(None, "Dropout before the classifier. Default: as --dropout.")
+    classifier_pooling: Literal["cls", "mean"] | None = argument(
+        None, "What an encoder reads the label from: the first token, or the mean of all. Default: that of the preset."
+    )
+
+
+@dataclass
+class ClassifierTrainingArguments(TrainingArguments):
+    """How to train a classifier."""
+
+    output_dir: str = argument("runs/classifier", "Folder for the model, its checkpoints and the record of the run.")
+    tokens_per_batch: int = argument(1024, "Rows times length that a process takes at a time.")
+    epochs: float = argument(5.0, "Passes over the training texts, where max_steps is not given.")
+    eval_every: int = argument(50, "Steps between evaluations on all validation texts; 0: only at the end.")
+    save_every: int | None = argument(0, "Steps between checkpoints; 0: only at the end.")
+    class_weights: Literal["none", "balanced"] = argument(
+        "none", "'balanced' weighs texts of rare labels more, so that all labels weigh the same together."
+    )
+    label_smoothing: float = argument(0.0, "Share of the target's probability spread over all labels in training.")
+    metric_for_best_model: str = argument(
+        "val_accuracy", "The figure that picks the published model: val_accuracy, val_f1 or val_loss."
+    )
+
+
+@dataclass
+class MaskedTrainingArguments(TrainingArguments):
+    """How to train an encoder to guess masked words."""
+
+    output_dir: str = argument("runs/encoder", "Folder for the model, its checkpoints and the record of the run.")
+    tokens_per_batch: int = argument(2048, "Rows times length that a process takes at a time.")
+    mask_probability: float = argument(0.15, "Share of the tokens that are to be guessed.")

@@ -1,0 +1,88 @@
+"""The task of guessing masked words, from which an encoder learns a language without labels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
+
+from ..data.buckets import MaskedBatches
+from ..data.tokens import Tokens
+from .checkpoint import unwrapped
+from .task import Batch, BucketTask
+
+EXAMPLE_TOKENS = 24
+
+
+class MaskedLanguageModeling(BucketTask):
+    """Texts, some of whose tokens are hidden; the loss is the cross-entropy of those.
+
+    Args:
+        accelerator: knows the processes and the device.
+        train, validation: tokenised texts, special tokens included.
+        tokenizer: with a mask token.
+        tokens_per_batch: rows times length that a process takes at a time.
+        mask_probability: share of the tokens that are to be guessed.
+        seed: of the order of the batches and of the choice of tokens.
+    """
+
+    figures = ("val_loss", "val_perplexity", "val_accuracy")
+    unit = "token"
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        train: Tokens,
+        validation: Tokens,
+        tokenizer: PreTrainedTokenizerFast,
+        tokens_per_batch: int,
+        mask_probability: float,
+        seed: int,
+    ):
+        self.accelerator, self.tokenizer = accelerator, tokenizer
+        special = list(tokenizer.all_special_ids)
+        known = special, tokenizer.mask_token_id, tokenizer.pad_token_id, len(tokenizer)
+        self.train: MaskedBatches = MaskedBatches(train, tokens_per_batch, *known, mask_probability, seed)
+        self.validation = MaskedBatches(validation, tokens_per_batch, *known, mask_probability, seed, shuffle=False)
+        ids = torch.from_numpy(validation[0][:EXAMPLE_TOKENS].astype("int64"))
+        self.place = len(ids) // 2
+        ids[self.place] = tokenizer.mask_token_id
+        self.ids = ids[None]
+        written = str(tokenizer.decode(ids[1:])).replace(str(tokenizer.eos_token), "")
+        mask = str(tokenizer.mask_token)
+        self.example = written.replace(mask, f" {mask}").strip()
+
+    def make_batch(self, epoch: int, number: int) -> Batch:
+        return self.train.batch(epoch, number)
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model(**batch, num_items_in_batch=1, skip_logits=True).loss
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss of the chosen tokens of the validation texts, always the same ones, and the share guessed right."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
+        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # losses, right guesses, tokens
+        with torch.no_grad():
+            for number in range(process, len(self.validation.plan(0)), processes):
+                batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(0, number).items()}
+                outputs = own(**batch, num_items_in_batch=1)
+                right = (outputs.logits.argmax(-1) == batch["labels"]).sum()
+                sums += torch.stack((outputs.loss.double(), right, (batch["labels"] != -100).sum()))
+        if processes > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        total, right_guesses, count = sums.tolist()
+        loss = total / max(count, 1)
+        return {
+            "val_loss": loss,
+            "val_perplexity": math.exp(min(loss, 700)),
+            "val_accuracy": right_guesses / max(count, 1),
+        }
+
+    def sample(self, model: torch.nn.Module) -> str | None:
+        """The beginning of the first validation text with a token hidden, and the likeliest one for its place."""
+        with torch.no_grad():
+            guess = model(input_ids=self.ids.to(self.accelerator.device)).logits[0, self.place].argmax()
+        return f"{self.example} → {str(self.tokenizer.decode(guess)).strip()}"

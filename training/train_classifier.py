@@ -1,0 +1,102 @@
+"""Train a classifier, from labelled text to a directory that anyone can load.
+
+    accelerate launch training/train_classifier.py                        # built in: German or English?
+    accelerate launch training/train_classifier.py --dataset reviews.tsv --label_names negative positive
+    accelerate launch training/train_classifier.py --init_from runs/encoder --dataset reviews.tsv
+
+The folder that it leaves holds weights, config, tokenizer, the code of the model, card, loss curve, confusion matrix:
+
+    pipeline("text-classification", "runs/classifier", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from scratch_gpt.evaluation.classification import report_classifier
+from scratch_gpt.models.configuration_scratch_encoder import PRESETS
+from scratch_gpt.train import encoder_setup, setup
+from scratch_gpt.train.arguments import check_training, parse_arguments
+from scratch_gpt.train.checkpoint import newest_checkpoint
+from scratch_gpt.train.classification import Classification
+from scratch_gpt.train.encoder_arguments import (
+    ClassifierModelArguments,
+    ClassifierTrainingArguments,
+    LabelledArguments,
+)
+from scratch_gpt.train.run import run
+
+
+def main() -> None:
+    types = (LabelledArguments, ClassifierModelArguments, ClassifierTrainingArguments)
+    data, model_args, args = parse_arguments(types, __doc__ or "")
+
+    # Whatever can be refused is refused before anything is written.
+    check_training(args)
+    setup.check_output_dir(args)
+    if model_args.init_from is not None:
+        setup.check_init_from(data, model_args)
+    resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
+    origin = resume_from or model_args.init_from
+    if origin is None:
+        encoder_setup.build_config(model_args, vocab_size=8, ids={})
+    sources = encoder_setup.open_examples(data, args.seed)
+
+    accelerator = setup.start(args)
+    with accelerator.main_process_first():
+        known = None
+        if origin is not None:
+            known = encoder_setup.known_labels(str(origin), model_args.trust_remote_code)
+        train_examples, validation_examples, names = encoder_setup.read_examples(data, *sources, known)
+        if origin is not None:
+            model = encoder_setup.load_classifier(str(origin), model_args, None if known else names)
+            tokenizer = setup.open_tokenizer(str(origin))
+        else:
+            tokenizer = encoder_setup.build_label_tokenizer(
+                data, train_examples, model_args.context_length, model_args.preset in PRESETS
+            )
+            model = encoder_setup.build_classifier(model_args, tokenizer, names)
+    setup.check_vocabulary(tokenizer, model.config.vocab_size)
+    setup.prefer_plain_attention(model, accelerator)
+    longest = min(model_args.context_length, model.config.max_position_embeddings)
+    encode = partial(
+        encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
+    )
+    train, validation = encode(train_examples, split="training"), encode(validation_examples, split="validation")
+    task = Classification(
+        accelerator,
+        train,
+        validation,
+        names,
+        tokenizer.pad_token_id,
+        args.tokens_per_batch,
+        args.seed,
+        args.class_weights == "balanced",
+        args.label_smoothing,
+    )
+
+    arguments = asdict(data) | asdict(model_args) | asdict(args)
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    name = sources[0].name
+    facts = {
+        "task": "text-classification",
+        "title": f"{style} on {name}",
+        "style": style,
+        "dataset": name,
+        "license": "apache-2.0" if data.dataset == "languages" else data.dataset_license,
+        "prompt": validation_examples[0][0],
+        "context_length": model.config.max_position_embeddings,
+        "labels": dict(Counter(label for _, label in [*train_examples, *validation_examples])),
+        "train": {"texts": len(train), "tokens": len(train.tokens.ids), "long": train.long},
+        "validation": {"texts": len(validation), "tokens": len(validation.tokens.ids), "long": validation.long},
+    }
+    folder = run(accelerator, model, tokenizer, task, args, arguments, facts, resume_from)
+    if accelerator.is_main_process:
+        report_classifier(folder, validation_examples, model_args.trust_remote_code)
+
+
+if __name__ == "__main__":
+    setup.run_command(main)

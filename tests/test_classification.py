@@ -29,7 +29,7 @@ TRAIN = str(PROJECT / "training" / "train_classifier.py")
 PRETRAIN_ENCODER = str(PROJECT / "training" / "pretrain_encoder.py")
 SIZE = ("--hidden_size", "32", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--context_length", "32")
 LOOP = ("--num_threads", "1", "--precision", "fp32", "--log_every", "1", "--tokens_per_batch", "256")
-VOCABULARY = ("--vocab_size", "400")
+VOCABULARY = ("--vocab_size", "300")
 GOOD, BAD_WORDS = ("fine", "lovely", "warm"), ("dull", "awful", "cold")
 
 STRANGER = """
@@ -55,7 +55,7 @@ def reviews(count: int) -> list[tuple[str, int]]:
     words = [(GOOD, 1), (BAD_WORDS, 0)]
     rows = []
     for number in range(count):
-        choice, label = words[number % 2]
+        choice, label = words[number // 3 % 2]
         rows.append((f"the {choice[number % 3]} film has scene {number % 7} twice", label))
     return rows
 
@@ -80,8 +80,8 @@ def encoder(tmp_path_factory, table) -> Path:
 def run(tmp_path_factory, table, encoder) -> Path:
     """A short run of a classifier that begins with that encoder."""
     folder = tmp_path_factory.mktemp("classifier") / "run"
-    options = ("--dataset", str(table), "--init_from", str(encoder), "--max_steps", "40", "--eval_every", "10", *LOOP)
-    names = ("--label_names", "negative", "positive", "--save_every", "20", "--dropout", "0.1", "--keep_last", "9")
+    options = ("--dataset", str(table), "--init_from", str(encoder), "--max_steps", "160", "--eval_every", "40", *LOOP)
+    names = ("--label_names", "negative", "positive", "--save_every", "80", "--dropout", "0.1", "--keep_last", "9")
     run_here(TRAIN, "--output_dir", str(folder), *options, *names)
     return folder
 
@@ -122,10 +122,10 @@ def test_a_run_leaves_a_classifier_and_its_record(run, table):
 def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    shutil.rmtree(again / "checkpoints" / "step-00000040")
+    shutil.rmtree(again / "checkpoints" / "step-00000160")
     run_here(TRAIN, "--output_dir", str(again), "--resume")
     for name in ("model.safetensors", "training_state.safetensors"):
-        whole, resumed = (load_file(folder / "checkpoints" / "step-00000040" / name) for folder in (run, again))
+        whole, resumed = (load_file(folder / "checkpoints" / "step-00000160" / name) for folder in (run, again))
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
 
@@ -204,11 +204,11 @@ def test_the_commands(run, encoder, table, tmp_path):
 @pytest.mark.parametrize("preset", ["gpt2", "modern"])
 def test_a_gpt_and_a_fresh_encoder_learn_labels_too(preset, tmp_path):
     """Of the built-in text, too, with rare labels weighed up and an early stop."""
-    options = ("--preset", preset, "--num_texts", "400", "--max_steps", "60", "--eval_every", "10", *SIZE, *LOOP)
+    options = ("--preset", preset, "--num_texts", "400", "--max_steps", "120", "--eval_every", "10", *SIZE, *LOOP)
     more = ("--class_weights", "balanced", "--early_stopping_patience", "2", "--label_smoothing", "0.1")
     run_here(TRAIN, "--output_dir", str(tmp_path), *options, *VOCABULARY, *more)
     assert best_of(tmp_path)["val_accuracy"] > 0.95
-    assert rows_of(tmp_path)[-1]["step"] < 60  # stopped early
+    assert rows_of(tmp_path)[-1]["step"] < 120  # stopped early
     assert {"de", "en"} == set(AutoModelForSequenceClassification.from_pretrained(tmp_path).config.label2id)
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, run_here
 
 README = (PROJECT / "README.md").read_text()
 BASH = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
@@ -23,11 +23,14 @@ TINY_PAIRS = "--max_steps 4 --num_pairs 300 --hidden_size 32 --encoder_layers 1 
 PAIRS = ("ein Hund läuft in den Garten\n" * 40, "a dog runs into the garden\n" * 40)
 
 
-def shortened(command: str, text: Path, table: Path, pairs: Path) -> str:
-    command = command.replace("HUB_ID", str(table)).replace("PATH", str(text))
+def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path) -> str:
+    command = command.replace("HUB_ID", str(table)).replace("PATH", str(text)).replace("TABLE", str(labelled))
     command = command.replace("FOLDER", str(pairs)).replace("SENTENCES", str(pairs / "val.de"))
     if "train_seq2seq" in command:
-        return f"{command} {'--max_steps 6' if '--resume' in command else TINY_PAIRS}"
+        small = TINY_PAIRS + (" --vocab_size 280 --num_attention_heads 2" if "multi30k" in command else "")
+        return f"{command} {'--max_steps 6' if '--resume' in command else small}"
+    if "train_classifier" in command or "pretrain_encoder" in command:
+        return f"{command} --max_steps 4 {'' if '--init_from' in command else '--hidden_size 32 --num_hidden_layers 1'}"
     if "pretrain_gpt" not in command:
         return command
     size = "--max_steps 6 --num_stories 300" if "--resume" in command or "--init_from" in command else TINY
@@ -49,16 +52,30 @@ def test_commands_and_examples_run_as_printed(tmp_path):
             (pairs / f"{split}.{language}").write_text(side)
     lines = [json.dumps({"text": line, "id": i}) for i, line in enumerate(README.splitlines())]
     (table / "rows.jsonl").write_text("\n".join(lines))
+    labelled = tmp_path / "reviews.tsv"
+    labelled.write_text("a fine film\t1\na dull film\t0\n" * 30)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
+    launched = False
+
     def run(command: list[str]) -> None:
+        """The first one through the launcher, the others in this process, which spares their imports."""
+        nonlocal launched
+        if launched and command[:2] == ["accelerate", "launch"]:
+            command = command[2:]
+        elif command[0] == "python":
+            command = command[1:]
+        launched |= command[0] == "accelerate"
+        if command[0] == "scratch-gpt" or command[0].endswith(".py"):
+            run_here(*command, cwd=tmp_path)
+            return
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
-    assert len(COMMANDS) >= 26
+    assert len(COMMANDS) >= 36
     for command in COMMANDS:
-        run(shlex.split(shortened(command, text_file, table, pairs)))
-    assert len(EXAMPLES) == 3
+        run(shlex.split(shortened(command, text_file, table, pairs, labelled)))
+    assert len(EXAMPLES) == 4
     for example in EXAMPLES:
         run([sys.executable, "-c", example])
 

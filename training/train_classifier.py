@@ -78,6 +78,7 @@ def main() -> None:
         args.label_smoothing,
     )
 
+    counts = Counter(label for _, label in [*train_examples, *validation_examples])
     arguments = asdict(data) | asdict(model_args) | asdict(args)
     style = type(model).__name__ if model_args.init_from else model_args.preset
     name = sources[0].name
@@ -89,7 +90,7 @@ def main() -> None:
         "license": "apache-2.0" if data.dataset == "languages" else data.dataset_license,
         "prompt": validation_examples[0][0],
         "context_length": model.config.max_position_embeddings,
-        "labels": dict(Counter(label for _, label in [*train_examples, *validation_examples])),
+        "labels": {name: counts[name] for name in names},
         "train": {"texts": len(train), "tokens": len(train.tokens.ids), "long": train.long},
         "validation": {"texts": len(validation), "tokens": len(validation.tokens.ids), "long": validation.long},
     }

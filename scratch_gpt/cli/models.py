@@ -134,8 +134,7 @@ def evaluate(
         from ..data.labelled import open_labelled
         from .classification import evaluate_classifier
 
-        columns = {"text_column": text_column, "label_column": label_column}
-        labelled = open_labelled(dataset, split=split, **columns)
+        labelled = open_labelled(dataset, split=split, text_column=text_column, label_column=label_column)
         evaluate_classifier(opened, tokenizer, list(labelled.read()), labelled.name, batch_size, confusion)
         return
     if kind == "seq2seq":

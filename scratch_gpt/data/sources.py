@@ -198,7 +198,6 @@ def load_table(paths: list[Path]) -> Any:
     """The rows of JSONL, JSON, CSV, TSV or Parquet files of one kind, read as they come.
 
     A CSV or TSV file whose first line has a number in it has no line of names; its columns are "column_1" and so on.
-    In a TSV file, quotation marks are text.
 
     Raises:
         ScratchError: they are malformed.
@@ -220,13 +219,11 @@ def load_table(paths: list[Path]) -> Any:
 
 def _csv_options(path: Path, kind: str) -> dict[str, Any]:
     """How pandas is to read a CSV or TSV file: "null" and "NA" are words here."""
-    delimiter: str
-    quoting: Any
-    delimiter, quoting = ("\t", csv.QUOTE_NONE) if kind == ".tsv" else (",", csv.QUOTE_MINIMAL)
+    delimiter = "\t" if kind == ".tsv" else ","
     with open_text(path, newline="") as file:
-        first = next(csv.reader(file, delimiter=delimiter, quoting=quoting), [])
+        first = next(csv.reader(file, delimiter=delimiter), [])
     names = [f"column_{i + 1}" for i in range(len(first))] if any(map(_is_number, first)) else None
-    return {"delimiter": delimiter, "quoting": quoting, "keep_default_na": False, "column_names": names}
+    return {"delimiter": delimiter, "keep_default_na": False, "column_names": names}
 
 
 def _is_number(cell: str) -> bool:

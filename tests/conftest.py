@@ -132,8 +132,13 @@ def run_here(
     a path, or "scratch-gpt". For what is said about a process itself (a kill, a stranger, a launcher), `run_python`."""
     from accelerate.state import AcceleratorState, GradientState
 
+    def forget_accelerator() -> None:  # which is one for a process
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
     out, errors, code = io.StringIO(), io.StringIO(), 0
-    before, threads = Path.cwd(), torch.get_num_threads()
+    threads = torch.get_num_threads()
+    forget_accelerator()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [script, *arguments])
@@ -147,9 +152,7 @@ def run_here(
             code = int(stop.code or 0)
         finally:
             torch.set_num_threads(threads)
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
-    assert Path.cwd() == before
+            forget_accelerator()
     if check and code:
         raise AssertionError(f"exit code {code}\n{out.getvalue()[-4000:]}\n{errors.getvalue()[-6000:]}")
     return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), errors.getvalue())

@@ -16,10 +16,9 @@ from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
 from .shards import is_validation
-from .sources import TABLES, kind_of, load_hub, load_table, pick_text_column, rows_of, tables_of
+from .sources import TABLES, VALIDATION_NAMES, kind_of, load_hub, load_table, pick_text_column, rows_of, tables_of
 from .tokens import Tokens
 
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 BATCH_TEXTS = 4096
 
 Example = tuple[str, str]  # a text and the name of its label

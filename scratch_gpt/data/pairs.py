@@ -14,11 +14,10 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .sources import TABLES, kind_of, load_hub, load_table, open_text, rows_of, tables_of
+from .sources import TABLES, VALIDATION_NAMES, kind_of, load_hub, load_table, open_text, rows_of, tables_of
 from .tokens import Tokens
 
 BATCH_PAIRS = 4096
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
 Pair = tuple[str, str]
 

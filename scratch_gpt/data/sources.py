@@ -20,6 +20,7 @@ from . import stories
 
 TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 PIECE_CHARACTERS = 1 << 16
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # of splits, as folders have them
 
 
 class Piece(NamedTuple):

@@ -59,7 +59,7 @@ def classify(
 def label_names_of(model: PreTrainedModel) -> list[str]:
     """The names of a model's labels, in order."""
     names: Any = model.config.id2label
-    return [names[number] for number in range(model.config.num_labels)]  # type: ignore[arg-type]
+    return [names[number] for number in sorted(names)]
 
 
 def classification_scores(labels: Sequence[int], guessed: Sequence[int], num_labels: int) -> dict[str, float]:

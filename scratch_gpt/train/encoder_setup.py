@@ -84,7 +84,8 @@ def read_examples(
                 f"label_names are {', '.join(data.label_names)}, want a name for each of the labels {', '.join(found)}"
             )
         named = dict(zip(found, data.label_names, strict=True))
-        parts = tuple([(text, named[label]) for text, label in part] for part in parts)  # type: ignore[assignment]
+        for part in parts:
+            part[:] = [(text, named[label]) for text, label in part]
         found = list(data.label_names)
     if known is not None:
         check_labels([*parts[0], *parts[1]], known, train.name)

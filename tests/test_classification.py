@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, refusals, run_here, run_python, tiny_model
+from accelerate import Accelerator
+from conftest import PROJECT, refusals, run_here, run_python, tiny_encoder, tiny_model
 from loopback_hub import running_hub
 from safetensors.torch import load_file
 from test_hub import push
@@ -23,7 +24,9 @@ from scratch_gpt.data.labelled import encode_examples, open_labelled
 from scratch_gpt.data.tokens import Tokens
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
+from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
 from scratch_gpt.tokenization.training import train_tokenizer
+from scratch_gpt.train.classification import Classification
 
 TRAIN = str(PROJECT / "training" / "train_classifier.py")
 PRETRAIN_ENCODER = str(PROJECT / "training" / "pretrain_encoder.py")
@@ -273,23 +276,38 @@ def test_scores_are_what_the_books_say():
     assert confusion_matrix(labels, guessed, 3).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
-def test_rare_labels_weigh_more_when_balanced():
-    from accelerate import Accelerator
-
-    from scratch_gpt.train.classification import Classification
-
+def labelled_task(**options):
+    """The task over texts of which one in ten is rare."""
     examples = [(f"text {i}", "rare" if i % 10 == 0 else "usual") for i in range(100)]
     tokenizer = train_tokenizer([text for text, _ in examples], "word", template="encoder")
     encoded = encode_examples(examples, ["usual", "rare"], tokenizer, 16)
-    task = Classification(Accelerator(cpu=True), encoded, encoded, ["usual", "rare"], 0, 64, 0, balance=True)
+    task = Classification(Accelerator(cpu=True), encoded, encoded, ["usual", "rare"], tokenizer, 64, 0, **options)
+    return task, tokenizer
+
+
+def test_rare_labels_weigh_more_when_balanced():
+    task, _ = labelled_task(balance=True)
     assert task.weights.tolist() == pytest.approx([100 / 180, 5.0])
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", num_labels=2)
+    for parameter in model.classifier.parameters():  # so that both labels are equally likely
+        torch.nn.init.zeros_(parameter)
+    batch = {"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 3), "labels": torch.tensor([0, 1])}
+    assert task.loss(model, batch).item() == pytest.approx(math.log(2) * (100 / 180 + 5.0))
 
-    class Even(torch.nn.Module):
-        def forward(self, input_ids, attention_mask):
-            return type("Output", (), {"logits": torch.zeros(len(input_ids), 2)})
 
-    batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3), "labels": torch.tensor([0, 1])}
-    assert task.loss(Even(), batch).item() == pytest.approx(math.log(2) * (100 / 180 + 5.0))
+def test_word_dropout_hides_other_words_in_every_epoch():
+    plain, tokenizer = labelled_task()
+    task, _ = labelled_task(word_dropout=0.4)
+    hidden = []
+    for number in range(len(plain.train.plan(0))):
+        before, after = (t.make_batch(0, number)["input_ids"] for t in (plain, task))
+        special = torch.isin(before, torch.tensor(tokenizer.all_special_ids))
+        assert torch.equal(after[special], before[special])
+        assert set(after[after != before].tolist()) == {tokenizer.mask_token_id}
+        hidden.append((after != before)[~special].float().mean().item())
+    assert np.mean(hidden) == pytest.approx(0.4, abs=0.1)
+    assert torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(0, 0)["input_ids"])
+    assert not torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(1, 0)["input_ids"])
 
 
 @pytest.mark.parametrize(
@@ -342,6 +360,8 @@ BAD = {
     "unknown preset": ("--preset bart", "unknown preset 'bart': choose one of bert, modern, gpt2, llama, nanochat"),
     "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
     "smoothing": ("--label_smoothing 1", "label_smoothing is 1.0"),
+    "word dropout": ("--word_dropout 1", "word_dropout is 1.0"),
+    "nothing to hide behind": ("--preset llama --word_dropout 0.1", "has no mask"),
     "metric": ("--metric_for_best_model accuracy --max_steps 1", "is 'accuracy', want one of val_loss, val_accuracy"),
     "sizes beside a checkpoint": ("--init_from classifier --hidden_size 64", "leave out --hidden_size"),
     "too few": ("--dataset few.csv", "too few texts"),

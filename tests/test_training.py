@@ -12,13 +12,14 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, run_here, run_python, tiny_config
+from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, run_here, run_python, tiny_config, tiny_encoder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 from scratch_gpt import (
     ScratchBigramConfig,
     ScratchBigramForCausalLM,
+    ScratchEncoderForSequenceClassification,
     ScratchGPTForCausalLM,
     ScratchGPTForSequenceClassification,
 )
@@ -232,13 +233,15 @@ def test_each_parameter_is_in_one_group():
         ScratchGPTForCausalLM(tiny_config("gpt2")),
         ScratchGPTForCausalLM(tiny_config("llama")),
         ScratchBigramForCausalLM(ScratchBigramConfig(vocab_size=9)),
+        ScratchGPTForSequenceClassification(tiny_config("llama", num_labels=3)),
+        tiny_encoder(ScratchEncoderForSequenceClassification, "bert"),
     ):
         groups = parameter_groups(model)
         names = {id(p): name for name, p in model.named_parameters()}
         kinds = {kind: sorted(names[id(p)] for p in parameters) for kind, parameters in groups.items()}
         assert sum(map(len, kinds.values())) == len(names)
         assert all("layers" in name and name.endswith("weight") for name in kinds["matrices"])
-        assert not [name for name in kinds["vectors"] if "proj.weight" in name or "embed" in name]
+        assert not [name for name in kinds["vectors"] if "proj.weight" in name or "embed_" in name]
         muon, *rest = build_optimizers(model, OurTrainingArguments())
         updated = [p for o in (muon, *rest) for g in o.param_groups for p in g["params"]]
         assert len(updated) == len({id(p) for p in updated}) == len(names)

@@ -71,11 +71,12 @@ def main() -> None:
         train,
         validation,
         names,
-        tokenizer.pad_token_id,
+        tokenizer,
         args.tokens_per_batch,
         args.seed,
         args.class_weights == "balanced",
         args.label_smoothing,
+        args.word_dropout,
     )
 
     counts = Counter(label for _, label in [*train_examples, *validation_examples])

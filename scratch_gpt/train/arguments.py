@@ -290,7 +290,8 @@ def check_training(args: TrainingArguments) -> None:
     for name in ("average_decay", "mask_probability"):
         if (share := getattr(args, name, None)) is not None and not 0 < share < 1:
             wrong.append(f"{name} is {share}, want a share between 0 and 1")
-    if not 0 <= (smoothing := getattr(args, "label_smoothing", 0.0)) < 1:
-        wrong.append(f"label_smoothing is {smoothing}, want a share from 0 up to, not including, 1")
+    for name in ("label_smoothing", "word_dropout"):
+        if not 0 <= (share := getattr(args, name, 0.0)) < 1:
+            wrong.append(f"{name} is {share}, want a share from 0 up to, not including, 1")
     if wrong:
         raise ScratchError("; ".join(wrong))

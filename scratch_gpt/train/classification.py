@@ -7,9 +7,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
 
 from ..data.buckets import LabelledBatches
 from ..data.labelled import LabelledTokens
+from ..errors import ScratchError
 from ..evaluation.classification import classification_scores
 from .checkpoint import unwrapped
 from .task import Batch, BucketTask
@@ -22,11 +24,16 @@ class Classification(BucketTask):
         accelerator: knows the processes and the device.
         train, validation: tokenised texts.
         label_names: in the order of the model's labels.
-        pad_token_id: fills up short rows.
+        tokenizer: made the texts.
         tokens_per_batch: rows times length that a process takes at a time.
-        seed: of the order of the batches.
+        seed: of the order of the batches, and of the tokens that are hidden.
         balance: weigh each training text by how rare its label is, so that all labels weigh the same together.
         label_smoothing: share of the target's probability that training spreads over all labels.
+        word_dropout: share of the tokens of training texts that the model sees as `<mask>`, others in every epoch
+            (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", aclanthology.org/P15-1162).
+
+    Raises:
+        ScratchError: words are to be dropped, and the tokenizer has no mask.
     """
 
     figures = ("val_loss", "val_accuracy", "val_f1")
@@ -38,21 +45,32 @@ class Classification(BucketTask):
         train: LabelledTokens,
         validation: LabelledTokens,
         label_names: list[str],
-        pad_token_id: int,
+        tokenizer: PreTrainedTokenizerFast,
         tokens_per_batch: int,
         seed: int,
         balance: bool = False,
         label_smoothing: float = 0.0,
+        word_dropout: float = 0.0,
     ):
+        if word_dropout and tokenizer.mask_token_id is None:
+            raise ScratchError(f"word_dropout is {word_dropout}, but the tokenizer has no mask: leave it 0")
         self.accelerator, self.label_names, self.label_smoothing = accelerator, label_names, label_smoothing
-        self.train: LabelledBatches = LabelledBatches(train, tokens_per_batch, pad_token_id, seed)
-        self.validation = LabelledBatches(validation, tokens_per_batch, pad_token_id)
+        self.seed, self.word_dropout, self.mask_token_id = seed, word_dropout, tokenizer.mask_token_id
+        self.special_ids = list(tokenizer.all_special_ids)
+        self.train: LabelledBatches = LabelledBatches(train, tokens_per_batch, tokenizer.pad_token_id, seed)
+        self.validation = LabelledBatches(validation, tokens_per_batch, tokenizer.pad_token_id)
         counts = np.bincount(train.labels, minlength=len(label_names)).clip(min=1)
         weights = counts.sum() / (len(counts) * counts) if balance else np.ones(len(counts))
         self.weights = torch.tensor(weights, dtype=torch.float32, device=accelerator.device)  # their mean text has 1
 
     def make_batch(self, epoch: int, number: int) -> Batch:
-        return self.train.batch(*self.train.plan(epoch)[number])
+        batch = self.train.batch(*self.train.plan(epoch)[number])
+        if self.word_dropout:
+            ids = batch["input_ids"].numpy()
+            generator = np.random.default_rng((self.seed, epoch, number))
+            hidden = (generator.random(ids.shape) < self.word_dropout) & ~np.isin(ids, self.special_ids)
+            batch["input_ids"] = torch.from_numpy(np.where(hidden, self.mask_token_id, ids))
+        return batch
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         logits = logits_of(model, batch)

@@ -83,6 +83,9 @@ class ClassifierTrainingArguments(TrainingArguments):
         "none", "'balanced' weighs texts of rare labels more, so that all labels weigh the same together."
     )
     label_smoothing: float = argument(0.0, "Share of the target's probability spread over all labels in training.")
+    word_dropout: float = argument(
+        0.0, "Share of the tokens that training hides behind <mask>, others in every pass; a great help on few texts."
+    )
     metric_for_best_model: str = argument(
         "val_accuracy", "The figure that picks the published model: val_accuracy, val_f1 or val_loss."
     )

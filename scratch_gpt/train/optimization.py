@@ -16,17 +16,17 @@ DEFAULT_LEARNING_RATES = {"muon": 1e-2, "adamw": 2e-3}
 
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
-    """Parameters by kind: "matrices" of the blocks, "embeddings" (with the head), "vectors" (norms and biases).
+    """Parameters by kind: "matrices" of the blocks, "embeddings" (with whatever head reads the trunk), "vectors" (norms
+    and biases).
 
     Every trainable parameter is in exactly one group.
     """
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    head = model.get_output_embeddings()
-    tables |= {id(p) for p in head.parameters()} if head is not None else set()
+    trunk = {id(p) for p in model.base_model.parameters()} - tables
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "embeddings": [], "vectors": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            kind = "embeddings" if id(parameter) in tables else "matrices" if parameter.ndim == 2 else "vectors"
+            kind = "vectors" if parameter.ndim < 2 else "matrices" if id(parameter) in trunk else "embeddings"
             groups[kind].append(parameter)
     assert sum(map(len, groups.values())) == len({id(p) for p in model.parameters() if p.requires_grad})
     return groups

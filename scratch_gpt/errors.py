@@ -11,3 +11,11 @@ class TrainingError(ScratchError):
     """A run that can't go on: a loss or gradient is not finite."""
 
     exit_code = 1
+
+
+class RunInterruptedError(ScratchError):
+    """A signal has ended a run, after it was saved; the exit code is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal

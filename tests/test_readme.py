@@ -19,6 +19,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 TINY = "--max_steps 4 --num_stories 300 --hidden_size 32 --num_hidden_layers 1 --context_length 32 --batch_size 2"
 
 
+LONGER = "--allow_changed_settings true --max_steps 6"
 TINY_PAIRS = "--max_steps 4 --num_pairs 300 --hidden_size 32 --encoder_layers 1 --decoder_layers 1"
 PAIRS = ("ein Hund läuft in den Garten\n" * 40, "a dog runs into the garden\n" * 40)
 
@@ -28,13 +29,13 @@ def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path
     command = command.replace("FOLDER", str(pairs)).replace("SENTENCES", str(pairs / "val.de"))
     if "train_seq2seq" in command:
         small = TINY_PAIRS + (" --vocab_size 280 --num_attention_heads 2" if "multi30k" in command else "")
-        return f"{command} {'--max_steps 6' if '--resume' in command else small}"
+        return f"{command} {LONGER if '--resume' in command else small}"
     if "train_classifier" in command or "pretrain_encoder" in command:
         return f"{command} --max_steps 4 {'' if '--init_from' in command else '--hidden_size 32 --num_hidden_layers 1'}"
     if "pretrain_gpt" not in command:
         return command
-    size = "--max_steps 6 --num_stories 300" if "--resume" in command or "--init_from" in command else TINY
-    return f"{command} {size}"
+    longer = "--max_steps 6 --num_stories 300" if "--init_from" in command else TINY
+    return f"{command} {LONGER if '--resume' in command else longer}"
 
 
 @pytest.mark.slow

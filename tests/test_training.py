@@ -28,6 +28,7 @@ from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArguments
 from scratch_gpt.train.arguments import parse_arguments
+from scratch_gpt.train.manifest import write_manifest
 from scratch_gpt.train.muon import Muon
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
 
@@ -146,6 +147,7 @@ def test_a_resume_needs_the_saved_state(text_file, tmp_path, lost):
         elif lost == "optimizer" and name.endswith("momentum_buffer"):
             state[name] = torch.zeros_like(state[name])
     save_file(state, path)
+    write_manifest(path.parent)
     run_here(PRETRAIN, "--output_dir", str(run), "--resume")
     resumed = weights(run / "checkpoints/step-00000004")
     assert not all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
@@ -204,15 +206,6 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(text_file, tmp_pa
     rerun = run_here(PRETRAIN, "--output_dir", str(run), "--resume")  # the rest stands in run.yaml
     assert "step" in rerun.stdout
     assert [row["step"] for row in metrics(run)] == [3]
-
-
-def test_a_resume_refuses_to_change_the_mathematics(text_file, tmp_path):
-    run = tmp_path / "run"
-    pretrain(run, text_file, "--max_steps", "2")
-    changed = ("--output_dir", str(run), "--resume", "--muon_learning_rate", "0.5", "--seed", "4", "--max_steps", "3")
-    result = run_here(PRETRAIN, *changed, check=False)
-    assert result.returncode == 2
-    assert "can't change muon_learning_rate 0.02 to 0.5, seed 0 to 4" in result.stderr.strip().splitlines()[-1]
 
 
 def test_config_file_and_flags_that_override_it(text_file, tmp_path):

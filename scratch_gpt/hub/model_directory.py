@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,9 @@ class ModelDirectory:
         card: Callable[[], str],
         target_tokenizer: PreTrainedTokenizerBase | None = None,
     ):
-        self.tokenizer, self.title, self.card, self.target_tokenizer = tokenizer, title, card, target_tokenizer
+        # Copies, since a tokenizer that is being saved refuses to be used.
+        self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))
+        self.title, self.card = title, card
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
         if model.can_generate():
@@ -71,9 +74,6 @@ class ModelDirectory:
         self.tokenizer.save_pretrained(folder)
         if self.target_tokenizer is not None:
             self.target_tokenizer.save_pretrained(folder / TARGET_TOKENIZER)
-
-    def write_card(self, folder: Path) -> None:
-        (folder / "README.md").write_text(self.card(), encoding="utf-8")
 
 
 def has_target_tokenizer(config: Any) -> bool:

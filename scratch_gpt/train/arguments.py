@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,9 @@ class TrainingArguments:
 
     output_dir: str = argument("runs/model", "Folder for the model, its checkpoints and the record of the run.")
     resume: bool = argument(False, "Go on with the run in output_dir from its newest checkpoint.")
+    allow_changed_settings: bool = argument(
+        False, "Let --resume go on with other settings than the run was begun with."
+    )
     max_steps: int | None = argument(None, "Optimizer steps. Default: as many as --epochs gives.")
     epochs: float = argument(1.0, "Passes over the training text, where max_steps is not given.")
     gradient_accumulation_steps: int = argument(1, "Batches whose gradients are added before each step.")
@@ -187,20 +191,23 @@ class Seq2SeqTrainingArguments(TrainingArguments):
     eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
 
 
-# What a resumed run may be told anew. Everything else is part of what is being computed.
+# What a resumed run may be told anew, unasked: how it is watched and kept. Rows and accumulation may change where their
+# product with the number of processes stays.
 RESUME_MAY_CHANGE = {
-    *("output_dir", "resume", "max_steps", "epochs", "batch_size", "gradient_accumulation_steps"),
-    *(
-        "num_threads",
-        "log_every",
-        "eval_every",
-        "eval_beams",
-        "save_every",
-        "keep_last",
-        "early_stopping_patience",
-        "tracker",
-        "trust_remote_code",
-    ),
+    "output_dir",
+    "resume",
+    "allow_changed_settings",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "num_threads",
+    "log_every",
+    "eval_every",
+    "eval_beams",
+    "save_every",
+    "keep_last",
+    "early_stopping_patience",
+    "tracker",
+    "trust_remote_code",
 }
 
 
@@ -226,10 +233,14 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
         parser.set_defaults(**_read_config(Path(first.config), types, parser))
         first = parser.parse_known_args(argv)[0]
     record: dict[str, Any] = {}
+    processes = 1
     if getattr(first, "resume", False) and (path := Path(first.output_dir) / "run.yaml").exists():
-        record = {
-            n: v for n, v in yaml.safe_load(path.read_text())["arguments"].items() if n not in ("resume", "output_dir")
-        }
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            record, processes = dict(content["arguments"]), int(content["machine"]["processes"])
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            parser.error(f"{path} can't be read, and with it how this run was begun: {' '.join(str(error).split())}")
+        record = {n: v for n, v in record.items() if n not in ("resume", "output_dir")}
         parser.set_defaults(**record)
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
@@ -237,11 +248,23 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
-    changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
-    if changed:
-        listed = ", ".join(f"{n} {record[n]} to {now[n]}" for n in changed)
-        parser.error(f"a resumed run can't change {listed}: leave these out, or start another run with --init_from")
+    if record and not now["allow_changed_settings"]:
+        changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
+        listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
+        rows = _batches_of_step(record, processes), _batches_of_step(now, int(os.environ.get("WORLD_SIZE", 1)))
+        if rows[0] != rows[1]:
+            listed.append(f"the batch of a step (of all processes, accumulation included) {rows[0]} to {rows[1]}")
+        if listed:
+            parser.error(
+                f"a resumed run can't change {', '.join(listed)}: leave these as they were, start another run with "
+                "--init_from, or insist with --allow_changed_settings true"
+            )
     return tuple(parsed)
+
+
+def _batches_of_step(settings: dict[str, Any], processes: int) -> int:
+    """Rows (or batches, where these are counted in tokens) of one optimizer step, over all processes."""
+    return settings.get("batch_size", 1) * settings["gradient_accumulation_steps"] * processes
 
 
 def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """Checkpoints: model directories that anyone can load, with what a resume needs beside the weights.
 
 `DIR/checkpoints/step-00000500/` holds a model directory plus `training_state.safetensors` (optimizer and random
-states as plain tensors) and `training_state.json` (counters and settings). Nothing is pickled. A checkpoint is written
-under another name, synced and renamed, so that one with its own name is whole. Optimizer states are gathered and named
-by parameter, whatever the number of processes and the sharding.
+states as plain tensors), `training_state.json` (counters and settings) and `manifest.json` (sizes and checksums of all
+files). Nothing is pickled. The loop copies the state in memory; behind it, the copy is written under another name,
+synced and renamed, so that a checkpoint with its own name is whole. Optimizer states are gathered and named by
+parameter, whatever the number of processes and the sharding.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors import safe_open
+from rich.console import Console
+from rich.markup import escape
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -30,80 +36,147 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
-from ..errors import ScratchError
+from ..errors import ScratchError, TrainingError
 from .averaging import MovingAverage
+from .background import in_memory
+from .manifest import damage, sync, sync_one, write_manifest
 
-TENSORS, NUMBERS = "training_state.safetensors", "training_state.json"
+TENSORS, NUMBERS, PARTIAL = "training_state.safetensors", "training_state.json", ".partial"
 Optimizers = list[torch.optim.Optimizer]
 
 
+@dataclass
+class Snapshot:
+    """The state of a run, copied in memory."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+
+
 def checkpoint_folders(output_dir: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
-    return sorted(p for p in (output_dir / "checkpoints").glob("step-*") if (p / NUMBERS).exists())
+    """The checkpoints of a run, oldest first."""
+    return sorted((output_dir / "checkpoints").glob("step-*"))
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The folder to resume from; None for a run that was stopped before its first checkpoint.
+    """The newest checkpoint whose every byte is as it was written; says which ones were passed over, and why. None for
+    a run that was stopped before its first checkpoint.
 
     Raises:
-        ScratchError: there is no run.
+        ScratchError: there is no run, or no checkpoint of it is whole.
     """
     folders = checkpoint_folders(output_dir)
     if not folders and not (output_dir / "run.yaml").exists():
         raise ScratchError(f"nothing to resume: {output_dir} holds no run; start without --resume")
-    return folders[-1] if folders else None
+    for folder in reversed(folders):
+        if (wrong := damage(folder)) is None:
+            return folder
+        Console(stderr=True).print(f"[bold red]checkpoint {folder.name} is passed over:[/] {escape(wrong)}")
+    if folders:
+        raise ScratchError(f"nothing to resume: no checkpoint in {output_dir} is whole; start anew in another folder")
+    return None
 
 
-def save_checkpoint(
-    output_dir: Path,
+def take_snapshot(
     step: int,
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizers: Optimizers,
     numbers: dict[str, Any],
-    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
-    keep_last: int,
     average: MovingAverage | None = None,
-) -> Path:
-    """Write the state of a run at `step`; every process must call it.
+) -> Snapshot:
+    """Copy the state of a run at `step`; every process must call it.
 
     Args:
         model: the prepared model; its full weights are gathered to the first process.
         numbers: counters of loop and task, plain enough for JSON.
-        write_model: writes a model directory with the weights it is given.
-        keep_last: how many checkpoints are left standing.
         average: of the weights, kept beside them.
     """
-    weights = accelerator.get_state_dict(model)
+    weights = in_memory(accelerator.get_state_dict(model))
     averages: dict[str, torch.Tensor] = {}
     if average is not None:
         with average.in_place(model):
-            averages = {name: tensor.clone() for name, tensor in accelerator.get_state_dict(model).items()}
+            averages = in_memory(accelerator.get_state_dict(model))
     optimizer = _optimizer_state(model, optimizers)
     random_states = gather_object([_random_state(accelerator)])
-    folder = output_dir / "checkpoints" / f"step-{step:08d}"
-    if accelerator.is_main_process:
-        beside = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        write_model(beside, weights)
-        tensors = {
-            f"optimizer.{parameter}.{key}": tensor.contiguous()
-            for parameter, state in optimizer["state"].items()
-            for key, tensor in state.items()
-        }
-        tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
-        for process, random_state in enumerate(random_states):
-            generators = random_state.pop("generators")
-            tensors |= {f"random.{process}.{i}": generator for i, generator in enumerate(generators)}
-        save_file(tensors, beside / TENSORS)
-        content = {"step": step, **numbers, "param_groups": optimizer["param_groups"], "random": random_states}
-        (beside / NUMBERS).write_text(json.dumps(content, indent=1))
+    if not accelerator.is_main_process:
+        return Snapshot(step, {}, {}, {})
+    states = optimizer["state"].items()
+    tensors = in_memory({f"optimizer.{name}.{key}": t for name, state in states for key, t in state.items()})
+    tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
+    for process, random_state in enumerate(random_states):
+        generators = random_state.pop("generators")
+        tensors |= {f"random.{process}.{i}": generator for i, generator in enumerate(generators)}
+    numbers = {"step": step, **numbers, "param_groups": optimizer["param_groups"], "random": random_states}
+    return Snapshot(step, weights, tensors, copy.deepcopy(numbers))
+
+
+def write_checkpoint(
+    output_dir: Path,
+    snapshot: Snapshot,
+    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
+    keep_last: int,
+) -> None:
+    """Write a snapshot to its folder, and remove older checkpoints.
+
+    Args:
+        write_model: writes a model directory with the weights it is given.
+        keep_last: how many checkpoints are left standing.
+
+    Raises:
+        TrainingError: the disk is full, or refuses; the checkpoints before are left as they are.
+    """
+    folder = output_dir / "checkpoints" / f"step-{snapshot.step:08d}"
+    with _beside(output_dir, folder, f"checkpoint {folder.name}") as beside:
+        write_model(beside, snapshot.weights)
+        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, beside / TENSORS)
+        (beside / NUMBERS).write_text(json.dumps(snapshot.numbers, indent=1))
+        write_manifest(beside)
         publish(beside, folder)
         for old in checkpoint_folders(output_dir)[:-keep_last]:
             shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return folder
+
+
+def write_best(
+    output_dir: Path,
+    weights: dict[str, torch.Tensor],
+    card: str,
+    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
+) -> None:
+    """Make the run's directory a model directory with `weights`.
+
+    Raises:
+        TrainingError: the disk is full, or refuses.
+    """
+    with _beside(output_dir, output_dir / "best", "the best model") as beside:
+        write_model(beside, weights)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+        publish_into(beside, output_dir)
+
+
+@contextmanager
+def _beside(output_dir: Path, folder: Path, what: str) -> Iterator[Path]:
+    """An empty folder beside `folder`. Where the disk refuses, nothing is left of it and the error says what to do."""
+    beside = folder.with_name(f".{folder.name}{PARTIAL}")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+    except Exception as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
+        whole = [path.name for path in checkpoint_folders(output_dir) if damage(path) is None]
+        left = f"the newest whole checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+        raise TrainingError(f"{what} can't be written: {error}; {left}: mend that, then --resume") from error
+
+
+def remove_partial(output_dir: Path) -> None:
+    """Remove what a kill in the middle of a write has left."""
+    for path in (*output_dir.glob(f".*{PARTIAL}"), *(output_dir / "checkpoints").glob(f".*{PARTIAL}")):
+        shutil.rmtree(path)
 
 
 def load_training_state(
@@ -139,24 +212,27 @@ def load_training_state(
 
 
 def publish(beside: Path, folder: Path) -> None:
-    """Make a finished folder visible under its name: sync every file, then rename."""
-    for path in (*beside.rglob("*"), beside):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Make a finished folder visible under its name: sync every file, then rename. One that stands there already is
+    replaced only where it is damaged: the same step of the same run is the same state."""
+    sync(beside)
+    if folder.exists():
+        if damage(folder) is None:
+            shutil.rmtree(beside)
+            return
+        shutil.rmtree(folder)
     beside.rename(folder)
+    sync_one(folder.parent)
 
 
 def publish_into(beside: Path, folder: Path) -> None:
     """Move the files of a finished model directory into one that holds other things too, weights last."""
+    sync(beside)
     files = [path for path in beside.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: (path.suffix == ".safetensors", path.name)):
         place = folder / path.relative_to(beside)
         place.parent.mkdir(exist_ok=True)
         os.replace(path, place)
+    sync_one(folder)
     shutil.rmtree(beside)
 
 

@@ -5,8 +5,11 @@ It knows no task; see task.py for what it asks of one.
 
 from __future__ import annotations
 
+import json
 import math
+import signal
 import time
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,15 +18,28 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..errors import TrainingError
+from ..errors import RunInterruptedError, TrainingError
 from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
 from .averaging import MovingAverage
-from .checkpoint import Optimizers, load_training_state, publish_into, save_checkpoint, unwrapped
+from .background import BackgroundWriter, in_memory
+from .checkpoint import (
+    Optimizers,
+    Snapshot,
+    load_training_state,
+    remove_partial,
+    take_snapshot,
+    unwrapped,
+    write_best,
+    write_checkpoint,
+)
+from .interruption import Interruption
 from .optimization import learning_rate_factor
 from .reporting import Reporter, plot_losses, read_metrics
 from .task import DataState, Task
+
+FAILURE, RECENT_STEPS = "failure.json", 20
 
 
 @dataclass
@@ -64,9 +80,13 @@ class Trainer:
         resume_from: Path | None = None,
     ):
         self.accelerator, self.task, self.args = accelerator, task, args
-        self.directory, self.folder = directory, Path(args.output_dir)
+        self.directory, self.folder, self.writer = directory, Path(args.output_dir), BackgroundWriter()
+        if accelerator.is_main_process:
+            remove_partial(self.folder)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         self.average = MovingAverage(self.model, args.average_decay) if args.average_decay else None
+        self.interruption, self.stopping = Interruption(), False
+        self.norms: deque[dict[str, float]] = deque(maxlen=RECENT_STEPS)
         self.progress = Progress()
         if resume_from is not None:
             numbers = load_training_state(resume_from, accelerator, self.model, self.optimizers, self.average)
@@ -81,26 +101,25 @@ class Trainer:
         """Train to the end; afterwards the run's directory holds the best model.
 
         Raises:
-            TrainingError: a loss or gradient that is not finite, before the step that it would have spoilt.
+            TrainingError: a loss or gradient is not finite, before the step that it would have spoilt (what led to it
+                stands in `failure.json`), or a checkpoint can't be written.
+            RunInterruptedError: SIGINT or SIGTERM came; the run is saved.
         """
         args, progress = self.args, self.progress
         save_every = args.eval_every if args.save_every is None else args.save_every
         batches = self.task.batches(progress.data)
         meter = _Meter()
         main = self.accelerator.is_main_process
-        with Reporter(self.folder, self.total_steps, progress.step, main, self.task.unit) as reporter:
-            while progress.step < self.total_steps and not progress.stopped_early:
+        reporter = Reporter(self.folder, self.total_steps, progress.step, main, self.task.unit)
+        with self.interruption, self.writer, reporter:
+            while progress.step < self.total_steps and not progress.stopped_early and not self.stopping:
                 row: dict[str, Any] = meter.add(*self._step(batches))
                 last = progress.step == self.total_steps
                 if progress.step % args.log_every == 0 or last:
                     reporter.live(progress.step, row)
                 evaluate = last or (args.eval_every > 0 and progress.step % args.eval_every == 0)
                 if evaluate:
-                    self.model.eval()
-                    with self.averaged():
-                        row |= self.task.evaluate(self.model)
-                        if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
-                            row["sample"] = sample
+                    row |= self._evaluate()
                 if evaluate or progress.step % args.log_every == 0:
                     counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
                     reporter.record({**counted, **row})
@@ -108,10 +127,25 @@ class Trainer:
                     meter = _Meter()
                 if evaluate:
                     self._judge(row)
-                if last or progress.stopped_early or (save_every and progress.step % save_every == 0):
+                ends = last or progress.stopped_early or self.stopping
+                if ends or (save_every and progress.step % save_every == 0):
                     self._save()
-        self._draw()
+        self.accelerator.wait_for_everyone()
+        if self.stopping and progress.step < self.total_steps:
+            raise RunInterruptedError(
+                f"stopped by a signal after step {progress.step}, which is saved: go on with --resume",
+                self.interruption.signal or signal.SIGTERM,  # 0 where another process received it
+            )
         return progress
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Figures on the validation split, and a sample."""
+        self.model.eval()
+        with self.averaged():
+            row: dict[str, Any] = self.task.evaluate(self.model)
+            if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
+                row["sample"] = sample
+        return row
 
     def _step(self, batches: Any) -> tuple[float, int, dict[str, float]]:
         """One optimizer step: the sum of losses, the count of scored tokens, and figures of the step itself."""
@@ -122,7 +156,7 @@ class Trainer:
             batch, data = next(batches)
             micro_batches.append(batch)
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        count = self._sum(sum(self.task.count(batch) for batch in micro_batches))
+        (count,) = self._sums(sum(self.task.count(batch) for batch in micro_batches))
         total = 0.0
         for i, batch in enumerate(micro_batches):
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -132,16 +166,15 @@ class Trainer:
                 # Gradients are averaged over processes, so that this divides by the count of scored tokens of all.
                 self.accelerator.backward(loss * (processes / count))
             total += loss.item()
-        total = self._sum(total)
+        total, signals = self._sums(total, self.interruption.signal)
+        self.stopping = signals > 0
         grad_norm = float(
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
         )
-        if not (math.isfinite(total) and math.isfinite(grad_norm)):
-            raise TrainingError(
-                f"step {self.progress.step + 1}: loss {total / count:.4g}, gradient norm {grad_norm:.4g}; the weights "
-                "were left as they stood: lower the learning rate, or go on from a checkpoint"
-            )
         factor = learning_rate_factor(self.progress.step, self.total_steps, self.args)
+        self.norms.append({"step": self.progress.step + 1, "loss": total / count, "grad_norm": grad_norm})
+        if not (math.isfinite(total) and math.isfinite(grad_norm)):
+            self._fail(data, factor)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -156,11 +189,30 @@ class Trainer:
         figures = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
         return total, int(count), {**figures, "step_seconds": time.perf_counter() - started}
 
-    def _sum(self, number: float) -> float:
-        """The sum over all processes."""
+    def _sums(self, *numbers: float) -> list[float]:
+        """The sum of each number over all processes."""
         if self.accelerator.num_processes == 1:
-            return number
-        return self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum").item()
+            return list(numbers)
+        own = torch.tensor(numbers, dtype=torch.float32, device=self.accelerator.device)
+        return self.accelerator.reduce(own, "sum").tolist()
+
+    def _fail(self, data: DataState, factor: float) -> None:
+        """Leave in `failure.json` what led to a loss or gradient that is not finite, and stop."""
+        rates = sorted({group["peak_lr"] * factor for o in self.optimizers for group in o.param_groups})
+        record = {
+            "step": self.progress.step + 1,
+            "batches": {"from": asdict(self.progress.data), "to": asdict(data), "seed": self.args.seed},
+            "learning_rates": rates,
+            "last_steps": list(self.norms),
+        }
+        if self.accelerator.is_main_process:
+            (self.folder / FAILURE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        last = self.norms[-1]
+        raise TrainingError(
+            f"step {last['step']}: loss {last['loss']:.4g}, gradient norm {last['grad_norm']:.4g}; the weights were "
+            f"left as they stood, and {self.folder / FAILURE} says which batches these were: lower the learning rate, "
+            "or go on from a checkpoint"
+        )
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are evaluated and published: the average, if there is one."""
@@ -178,33 +230,27 @@ class Trainer:
             progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
 
     def _publish(self) -> None:
-        """The run's directory becomes a model directory with the present weights."""
+        """The run's directory becomes a model directory with the present weights, behind the loop."""
+        self.writer.wait()
         with self.averaged():
             weights = self.accelerator.get_state_dict(self.model)
             if self.accelerator.is_main_process:
-                beside = self.folder / ".best.partial"
-                beside.mkdir(exist_ok=True)
-                self.directory.write(beside, weights)
-                self.directory.write_card(beside)
-                publish_into(beside, self.folder)
+                card = self.directory.card()
+                self.writer.submit(write_best, self.folder, in_memory(weights), card, self.directory.write)
 
     def _save(self) -> None:
+        """Copy the state; it is written behind the loop, after which the curve is drawn."""
+        self.writer.wait()
         numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
-        save_checkpoint(
-            self.folder,
-            self.progress.step,
-            self.accelerator,
-            self.model,
-            self.optimizers,
-            numbers,
-            self.directory.write,
-            self.args.keep_last,
-            self.average,
+        snapshot = take_snapshot(
+            self.progress.step, self.accelerator, self.model, self.optimizers, numbers, self.average
         )
-        self._draw()
+        if self.accelerator.is_main_process:
+            self.writer.submit(self._write_checkpoint, snapshot)
 
-    def _draw(self) -> None:
-        if self.accelerator.is_main_process and (rows := read_metrics(self.folder)):
+    def _write_checkpoint(self, snapshot: Snapshot) -> None:
+        write_checkpoint(self.folder, snapshot, self.directory.write, self.args.keep_last)
+        if rows := read_metrics(self.folder):
             plot_losses(rows, self.folder / "loss.png", self.directory.title, self.task.unit)
 
     def _track(self, row: dict[str, Any]) -> None:

@@ -78,17 +78,20 @@ class Reporter:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run."""
+    """The rows of a run; a last line that a kill has cut short is none."""
     path = folder / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drop the rows behind `step`, which a resumed run writes again."""
-    rows = read_metrics(folder)
-    if any(row["step"] > step for row in rows):
-        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
-        (folder / METRICS).write_text("".join(kept))
+    """Drop the rows behind `step`, which a resumed run writes again, and what a kill has cut short."""
+    path = folder / METRICS
+    kept = "".join(json.dumps(row) + "\n" for row in read_metrics(folder) if row["step"] <= step)
+    if path.exists() and path.read_text(encoding="utf-8") != kept:
+        beside = folder / f".{METRICS}"
+        beside.write_text(kept, encoding="utf-8")
+        beside.replace(path)
 
 
 def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:

@@ -48,6 +48,7 @@ def run(
     if args.metric_for_best_model not in task.figures:
         known = ", ".join(task.figures)
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
+    folder = Path(args.output_dir)
     facts = {**facts, "parameters": model.num_parameters()}
     if accelerator.is_main_process:
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
@@ -56,8 +57,9 @@ def run(
         accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    folder = Path(args.output_dir)
     directory = ModelDirectory(model, tokenizer, facts["title"], partial(render_card, folder), target_tokenizer)
-    Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, resume_from).run()
-    accelerator.end_training()
+    try:
+        Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, resume_from).run()
+    finally:
+        accelerator.end_training()
     return folder

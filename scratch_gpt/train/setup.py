@@ -39,12 +39,19 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command; what the user can mend becomes one line on the error stream and an exit code, 2 for bad input."""
+    """Run a command; what the user can mend becomes one line on the error stream, and an exit code: 2 for bad input, 1
+    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM."""
     try:
         main()
     except ScratchError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped before the first step: there is nothing to save", file=sys.stderr)
+        sys.exit(130)
 
 
 def check_output_dir(args: TrainingArguments) -> None:

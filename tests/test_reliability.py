@@ -1,0 +1,210 @@
+"""Nothing lost: damaged checkpoints are found, a signal saves, a full disk or a spoilt gradient costs no checkpoint."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here
+from test_training import pretrain, weights
+
+from scratch_gpt.errors import ScratchError, TrainingError
+from scratch_gpt.train.background import BackgroundWriter, in_memory
+from scratch_gpt.train.checkpoint import newest_checkpoint
+from scratch_gpt.train.manifest import damage, write_manifest
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of four steps with a checkpoint at each second one."""
+    folder = tmp_path_factory.mktemp("reliability")
+    text = folder / "text.txt"
+    text.write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)
+    pretrain(folder / "run", text, "--max_steps", "4", "--save_every", "2", "--keep_last", "9", "--dropout", "0.1")
+    return folder / "run"
+
+
+def test_every_byte_of_a_checkpoint_counts(run, tmp_path, capsys):
+    """A byte flipped or cut off anywhere is found, and the checkpoint before is taken."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    newest, before = copy / "checkpoints/step-00000004", copy / "checkpoints/step-00000002"
+    assert newest_checkpoint(copy) == newest
+    generator = random.Random(0)
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    for number in range(200):
+        path = files[number % len(files)]
+        whole = path.read_bytes()
+        place = generator.randrange(len(whole))
+        flipped = whole[:place] + bytes([whole[place] ^ (1 << generator.randrange(8))]) + whole[place + 1 :]
+        path.write_bytes(whole[:place] if number % 3 == 0 else flipped)
+        assert damage(newest) is not None, (path.name, place)
+        assert newest_checkpoint(copy) == before
+        path.write_bytes(whole)
+    assert newest_checkpoint(copy) == newest
+    assert "checkpoint step-00000004 is passed over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["missing", "strange", "linked", "no list"])
+def test_files_that_come_and_go_are_damage(run, tmp_path, change):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(run / "checkpoints/step-00000002", folder)
+    assert damage(folder) is None
+    if change == "missing":
+        (folder / "config.json").unlink()
+    elif change == "strange":
+        (folder / "pytorch_model.bin").write_bytes(b"")
+    elif change == "linked":
+        (folder / "model.safetensors.index.json").symlink_to("/dev/null")
+    else:
+        (folder / "manifest.json").unlink()
+    assert {"missing": "missing", "strange": "not listed", "linked": "not listed", "no list": "has no"}[change] in str(
+        damage(folder)
+    )
+
+
+def test_no_whole_checkpoint_is_an_error(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        (folder / "config.json").write_text("{}")
+    with pytest.raises(ScratchError, match=r"no checkpoint in .* is whole"):
+        newest_checkpoint(tmp_path / "run")
+
+
+def test_a_resume_over_a_damaged_checkpoint_ends_with_the_same_weights(run, tmp_path):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    path = again / "checkpoints/step-00000004/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    (again / ".best.partial").mkdir()
+    result = run_here(PRETRAIN, "--output_dir", str(again), "--resume")
+    assert "step-00000004 is passed over: model.safetensors has" in " ".join(result.stderr.split())
+    assert damage(path.parent) is None
+    for name, expected in weights(run / "checkpoints/step-00000004").items():
+        assert torch.equal(weights(path.parent)[name], expected), name
+    assert not list(again.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("--muon_learning_rate", "0.5", "--seed", "4"), "can't change muon_learning_rate 0.02 to 0.5, seed 0 to 4"),
+        (("--max_steps", "9"), "can't change max_steps 4 to 9"),
+        (("--gradient_accumulation_steps", "2"), "the batch of a step"),
+    ],
+)
+def test_a_resume_refuses_to_change_the_mathematics(run, change, said):
+    result = run_here(PRETRAIN, "--output_dir", str(run), "--resume", *change, check=False)
+    assert result.returncode == 2
+    assert said in result.stderr.strip().splitlines()[-1]
+    assert "insist with --allow_changed_settings true" in result.stderr
+
+
+def test_a_resume_changes_what_it_is_told_to(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    insisted = ("--allow_changed_settings", "true", "--max_steps", "6")
+    run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), "--resume", *insisted)
+    assert damage(tmp_path / "run/checkpoints/step-00000006") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
+    text, stopped, whole = run.parent / "text.txt", tmp_path / "stopped", tmp_path / "whole"
+    options = ("--max_steps", "400", "--eval_every", "0", "--save_every", "0", "--log_every", "1", "--dropout", "0.1")
+    command = [sys.executable, PRETRAIN, "--output_dir", str(stopped), "--dataset", str(text), *TINY_RUN, *options]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics = stopped / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 5):
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert "go on with --resume" in errors
+    assert "Traceback" not in errors
+    (saved,) = (stopped / "checkpoints").glob("step-*")
+    assert damage(saved) is None
+    assert 5 < int(saved.name.removeprefix("step-")) < 400
+    run_here(PRETRAIN, "--output_dir", str(stopped), "--resume")
+    pretrain(whole, text, *options)
+    for name, expected in weights(whole / "checkpoints/step-00000400").items():
+        assert torch.equal(weights(stopped / "checkpoints/step-00000400")[name], expected), name
+
+
+@pytest.mark.parametrize("syncs", [0, 3, 12, 20])
+def test_a_disk_that_refuses_costs_no_checkpoint(run, tmp_path, monkeypatch, syncs):
+    """After so many files were synced, of best model or checkpoint; the last good checkpoint stays, without litter."""
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints/step-00000004")
+    real, done = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        done.append(descriptor)
+        if len(done) > syncs:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    result = run_here(PRETRAIN, "--output_dir", str(again), "--resume", check=False)
+    assert result.returncode == 1
+    assert "can't be written: [Errno 28] No space left on device" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert newest_checkpoint(again) == again / "checkpoints/step-00000002"
+    assert not list(again.rglob("*.partial"))
+    monkeypatch.undo()
+    run_here(PRETRAIN, "--output_dir", str(again), "--resume")
+    assert damage(again / "checkpoints/step-00000004") is None
+
+
+def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(run, tmp_path):
+    """An absurd learning rate spoils the weights within a few steps; the record says at which batch."""
+    options = ("--max_steps", "60", "--optimizer", "adamw", "--learning_rate", "1e30", "--warmup_steps", "1")
+    result = pretrain(tmp_path / "run", run.parent / "text.txt", *options, "--max_grad_norm", "0", check=False)
+    assert result.returncode == 1
+    assert "failure.json" in result.stderr
+    record = json.loads((tmp_path / "run/failure.json").read_text())
+    assert record["step"] == record["last_steps"][-1]["step"]
+    assert record["batches"]["to"]["row"] > record["batches"]["from"]["row"]
+    assert record["learning_rates"] == [1e30]
+    last = record["last_steps"][-1]
+    assert last["loss"] != last["loss"] or last["grad_norm"] != last["grad_norm"] or last["grad_norm"] == float("inf")
+
+
+def test_copies_in_memory_share_what_was_shared():
+    table, other = torch.randn(3, 2), torch.randn(3, 2)
+    copied = in_memory({"embed": table, "head": table, "other": other})
+    assert copied["embed"] is copied["head"]
+    expected = table.clone()
+    table.zero_()
+    assert torch.equal(copied["embed"], expected)
+    assert torch.equal(copied["other"], other)
+
+
+def test_the_writer_raises_what_its_job_raised():
+    def fail() -> None:
+        raise TrainingError("no room")
+
+    with pytest.raises(TrainingError, match="no room"), BackgroundWriter() as writer:
+        writer.submit(fail)
+    writer = BackgroundWriter()
+    writer.submit(fail)
+    with pytest.raises(TrainingError, match="no room"):
+        writer.submit(print)
+
+
+def test_a_manifest_is_of_its_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/file").write_text("text")
+    write_manifest(tmp_path)
+    assert damage(tmp_path) is None
+    state = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(state["files"]) == ["a/file"]

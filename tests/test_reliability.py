@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here
+from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here, run_python
 from test_training import pretrain, weights
 
 from scratch_gpt.errors import ScratchError, TrainingError
@@ -137,6 +137,37 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
     pretrain(whole, text, *options)
     for name, expected in weights(whole / "checkpoints/step-00000400").items():
         assert torch.equal(weights(stopped / "checkpoints/step-00000400")[name], expected), name
+
+
+@pytest.mark.slow
+def test_two_processes_one_and_two_again_see_the_samples_of_one_run(run, tmp_path):
+    """The same rows in the same steps, and the same curve within rounding."""
+    text, straight, changing = run.parent / "text.txt", tmp_path / "straight", tmp_path / "changing"
+    options = ("--max_steps", "9", "--save_every", "3", "--keep_last", "9", "--log_every", "1", "--dropout", "0")
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631", PRETRAIN)
+    run_python(*launch, "--output_dir", str(straight), "--dataset", str(text), *TINY_RUN, *options, cwd=PROJECT)
+    shutil.copytree(straight, changing)
+    for step, processes in ((3, 1), (6, 2)):
+        for folder in (changing / "checkpoints").glob("step-*"):
+            if folder.name > f"step-{step:08d}":
+                shutil.rmtree(folder)
+        resume = ("--output_dir", str(changing), "--resume", "--gradient_accumulation_steps", str(2 // processes))
+        if processes == 1:
+            run_here(PRETRAIN, *resume)
+            state = json.loads((changing / "checkpoints/step-00000009/training_state.json").read_text())
+            assert len(state["random"]) == 1  # written by one process
+        else:
+            run_python(*launch, *resume, cwd=PROJECT)
+    for step in (3, 6, 9):
+        name = f"checkpoints/step-{step:08d}"
+        numbers = [json.loads((r / name / "training_state.json").read_text())["loop"] for r in (straight, changing)]
+        assert numbers[0]["data"] == numbers[1]["data"]
+        for weight, expected in weights(straight / name).items():
+            torch.testing.assert_close(weights(changing / name)[weight], expected, atol=2e-4, rtol=1e-3, msg=weight)
+    rows = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (straight, changing)]
+    for one, other in zip(*rows, strict=True):
+        assert one["tokens"] == other["tokens"]
+        assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("syncs", [0, 3, 12, 20])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.masked import report_guesses
+from scratch_gpt.hub import opening
 from scratch_gpt.train import encoder_setup, setup
 from scratch_gpt.train.arguments import DataArguments, check_training, parse_arguments
 from scratch_gpt.train.checkpoint import newest_checkpoint
@@ -45,8 +46,8 @@ def main() -> None:
     with accelerator.main_process_first():
         if origin is not None:
             dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
-            model = setup.load_model(origin, model_args.trust_remote_code, "masked", **dropout)
-            tokenizer = setup.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
+            model = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropout)
+            tokenizer = opening.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
         else:
             tokenizer = setup.build_tokenizer(
                 data.tokenizer or "bpe",
@@ -59,7 +60,7 @@ def main() -> None:
             model = encoder_setup.build_masked_model(model_args, tokenizer)
     if tokenizer.mask_token_id is None:
         raise ScratchError("the tokenizer has no mask token: train one with the template 'encoder'")
-    setup.check_vocabulary(tokenizer, model.config.vocab_size)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
     setup.prefer_plain_attention(model, accelerator)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
     rows = encoder_setup.encode_documents(source, validation, tokenizer, longest, data.validation_fraction, accelerator)

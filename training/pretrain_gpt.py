@@ -17,6 +17,7 @@ from pathlib import Path
 from scratch_gpt.data import stories
 from scratch_gpt.data.shards import shard_sizes
 from scratch_gpt.evaluation.reload import report_reloaded
+from scratch_gpt.hub import opening
 from scratch_gpt.hub.model_directory import set_generation_defaults
 from scratch_gpt.train import setup
 from scratch_gpt.train.arguments import (
@@ -50,11 +51,11 @@ def main() -> None:
     with accelerator.main_process_first():
         if origin is not None:
             dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
-            model = setup.load_model(origin, model_args.trust_remote_code, "causal", **dropout)
+            model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropout)
             longest = getattr(model.config, "max_position_embeddings", context_length)
             if model_args.context_length is None:
                 context_length = min(context_length, longest)
-            tokenizer = setup.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
+            tokenizer = opening.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
         else:
             tokenizer = setup.build_tokenizer(
                 data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), context_length
@@ -62,7 +63,7 @@ def main() -> None:
             ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
             model = setup.build_model(setup.build_config(model_args, len(tokenizer), context_length, ids))
             set_generation_defaults(model, tokenizer)
-    setup.check_vocabulary(tokenizer, model.config.vocab_size)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
     shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
     setup.check_context(model.config, shards, context_length)
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from scratch_gpt.evaluation.classification import report_classifier
+from scratch_gpt.hub import opening
 from scratch_gpt.models.configuration_scratch_encoder import PRESETS
 from scratch_gpt.train import encoder_setup, setup
 from scratch_gpt.train.arguments import check_training, parse_arguments
@@ -53,13 +54,13 @@ def main() -> None:
         train_examples, validation_examples, names = encoder_setup.read_examples(data, *sources, known)
         if origin is not None:
             model = encoder_setup.load_classifier(str(origin), model_args, None if known else names)
-            tokenizer = setup.open_tokenizer(str(origin))
+            tokenizer = opening.open_tokenizer(str(origin))
         else:
             tokenizer = encoder_setup.build_label_tokenizer(
                 data, train_examples, model_args.context_length, model_args.preset in PRESETS
             )
             model = encoder_setup.build_classifier(model_args, tokenizer, names)
-    setup.check_vocabulary(tokenizer, model.config.vocab_size)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
     setup.prefer_plain_attention(model, accelerator)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
     encode = partial(

@@ -19,6 +19,7 @@ from accelerate import DistributedType
 
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.translation import report_translations, signatures
+from scratch_gpt.hub import opening
 from scratch_gpt.hub.model_directory import set_translation_defaults
 from scratch_gpt.train import setup, translation_setup
 from scratch_gpt.train.arguments import (
@@ -61,7 +62,7 @@ def main() -> None:
             model = translation_setup.build_model(model_args, data, tokenizers)
             set_translation_defaults(model, tokenizers.target, model_args.num_beams)
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
-        setup.check_vocabulary(tokenizer, size)
+        opening.check_vocabulary(tokenizer, size)
     setup.prefer_plain_attention(model, accelerator)
     longest = min(data.max_length, model.config.max_position_embeddings)
     encode = partial(translation_setup.encode, tokenizers, longest, accelerator)

@@ -35,12 +35,15 @@ def open_model(name: str, trust_remote_code: bool = False) -> Any:
     from transformers.utils import logging
 
     from ..auto import register
-    from ..train.setup import load_model, open_tokenizer, use_all_cores
+    from ..hub.opening import check_vocabulary, load_model, open_tokenizer
+    from ..train.setup import use_all_cores
 
     register()
     logging.disable_progress_bar()
     use_all_cores()
-    return load_model(name, trust_remote_code).eval(), open_tokenizer(name)
+    model, tokenizer = load_model(name, trust_remote_code).eval(), open_tokenizer(name)
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    return model, tokenizer
 
 
 def open_translator(name: str, trust_remote_code: bool = False) -> Any:

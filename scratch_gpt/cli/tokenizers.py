@@ -112,7 +112,7 @@ def compare(
 
 
 def _open(name: str) -> PreTrainedTokenizerFast:
-    from ..train.setup import open_tokenizer
+    from ..hub.opening import open_tokenizer
 
     return open_tokenizer(name)
 

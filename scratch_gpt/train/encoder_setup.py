@@ -30,13 +30,14 @@ from ..data.tokens import Tokens
 from ..errors import ScratchError
 from ..evaluation.classification import label_names_of
 from ..hub.model_directory import kind_of_model
+from ..hub.opening import load_model
 from ..models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification
 from ..models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
 from ..tokenization.training import Template, encode_batch
 from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, LabelledArguments
-from .setup import DROPOUTS, build_tokenizer, load_model
+from .setup import DROPOUTS, build_tokenizer
 
 BATCH_TEXTS = 256
 

@@ -20,13 +20,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from ..data.shards import Shard, cache_directory, prepare
 from ..data.sources import Source, open_source
 from ..errors import ScratchError
-from ..hub.model_directory import AUTO_CLASSES, Kind, kind_of_model
+from ..hub.opening import open_tokenizer
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
@@ -157,26 +157,6 @@ def build_tokenizer(
     return open_tokenizer(str(entry))
 
 
-def open_tokenizer(name: str, subfolder: str = "") -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder or Hub id, or of a folder in it.
-
-    Raises:
-        ScratchError: there is none, it is a slow one, or it has no token for the end of a text.
-    """
-    if name in BUILDERS:
-        raise ScratchError(f"a {name} tokenizer would fit no trained model: leave --tokenizer out beside --init_from")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
-    except Exception as error:
-        kinds = ", ".join(BUILDERS)
-        raise ScratchError(
-            f"tokenizer {name!r} is none of {kinds}, and no folder or Hub id that opens: {error}"
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
-        raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
-    return tokenizer
-
-
 def prepare_shards(
     accelerator: Accelerator,
     source: Source,
@@ -230,35 +210,6 @@ def build_model(config: Any) -> PreTrainedModel:
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
 
 
-def load_model(
-    name: str | Path, trust_remote_code: bool = False, kind: Kind | None = None, **settings: Any
-) -> PreTrainedModel:
-    """A model in float32, whatever it was saved in.
-
-    Args:
-        kind: what it is to be used for; None takes what it was saved for. A model that reads or writes can become a
-            classifier, with a fresh head.
-        settings: fields of its config to change, such as dropouts.
-
-    Raises:
-        ScratchError: it can't be opened, is of another kind, or has no such settings.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        found = kind_of_model(config)
-        if kind not in (None, found, "classifier") or (kind == "classifier" and found == "seq2seq"):
-            raise ValueError(f"it is a {config.model_type} model, which is {found}")
-        auto_class = AUTO_CLASSES[kind or found]
-        model = auto_class.from_pretrained(name, dtype=torch.float32, trust_remote_code=trust_remote_code, **settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        wanted = {"causal": "causal language", "seq2seq": "sequence-to-sequence", "masked": "masked language"}
-        wanted["classifier"] = "classification"
-        raise ScratchError(
-            f"no {f'{wanted[kind]} ' if kind else ''}model can be opened from {str(name)!r}: {error}"
-        ) from error
-    return model
-
-
 def prefer_plain_attention(model: PreTrainedModel, accelerator: Accelerator) -> None:
     """On processors, train with plain products: on short rows, several times as fast as fused attention."""
     if accelerator.device.type == "cpu":
@@ -278,15 +229,6 @@ def check_init_from(data: Any, args: Any) -> None:
     given += [f.name for f in fields(data) if f.name in decided and getattr(data, f.name) != f.default]
     if given:
         raise ScratchError(f"--init_from brings a model as it is: leave out {', '.join(f'--{name}' for name in given)}")
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
-    """Raise ScratchError where the tokenizer knows more tokens than the model."""
-    if len(tokenizer) > vocab_size:
-        raise ScratchError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {vocab_size}: use the "
-            "model's own tokenizer"
-        )
 
 
 def check_context(config: Any, shards: dict[str, Shard], context_length: int) -> None:

@@ -15,10 +15,11 @@ from ..data.pairs import Pair, Pairs, PairSource, encode_pairs, fingerprint_of, 
 from ..data.shards import is_validation
 from ..errors import ScratchError
 from ..hub.model_directory import TARGET_TOKENIZER, has_target_tokenizer
+from ..hub.opening import load_model, open_tokenizer
 from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
 from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from .arguments import PairArguments, Seq2SeqModelArguments
-from .setup import build_tokenizer, load_model, open_tokenizer
+from .setup import build_tokenizer
 from .translation import Tokenizers
 
 

@@ -1,0 +1,154 @@
+"""No one let in: what a stranger's model directory may hold, and what is refused before it is read or run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_here, tiny_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.opening import estimated_parameters, load_model, open_tokenizer
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stranger") / "model"
+    tiny_model("llama").save_pretrained(folder)
+    train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+def test_a_sound_directory_opens_and_its_size_is_known(directory):
+    model = load_model(directory)
+    assert estimated_parameters(model.config) == pytest.approx(model.num_parameters(), rel=0.35)
+    assert len(open_tokenizer(str(directory))) <= model.config.vocab_size
+
+
+def edit_config(folder: Path, **fields) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def edit_weights(folder: Path, change) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(change(weights), path, {"format": "pt"})
+
+
+def pickle_only(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def link_out(folder: Path) -> None:
+    outside = folder.parent / "outside.json"
+    outside.write_text("{}")
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").symlink_to(outside)
+
+
+def index_out(folder: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "../model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def widen(weights):
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    return weights | {name: torch.zeros(7, 32)}
+
+
+def without_one(weights):
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    return {key: tensor for key, tensor in weights.items() if key != name}
+
+
+TAMPERED = {
+    "a pickle": (pickle_only, "pytorch_model.bin is a pickle"),
+    "cut short": (cut_short, "model.safetensors is damaged or cut short"),
+    "a link out": (link_out, "generation_config.json is a link to .*outside.json"),
+    "an index out": (index_out, "index.json names '../model.safetensors'"),
+    "a trillion": (
+        lambda folder: edit_config(folder, hidden_size=65536, num_hidden_layers=60, intermediate_size=262144),
+        r"asks for about 3,\d\d\d,\d\d\d,\d\d\d,\d\d\d parameters, which take [\d,]+ GiB",
+    ),
+    "more than its weights": (
+        lambda folder: edit_config(folder, hidden_size=1024, intermediate_size=4096),
+        r"parameters, its weights have [\d,]+ bytes",
+    ),
+    "wrong shapes": (
+        lambda folder: edit_weights(folder, widen),
+        r"q_proj.weight has the shape \(7, 32\), its config",
+    ),
+    "a missing weight": (lambda folder: edit_weights(folder, without_one), "its weights lack .*q_proj.weight"),
+    "whole numbers": (
+        lambda folder: edit_weights(folder, lambda weights: {n: t.to(torch.int8) for n, t in weights.items()}),
+        "holds numbers of type I8, want floating point",
+    ),
+    "no config": (lambda folder: (folder / "config.json").write_text("[]"), "no model can be opened"),
+}
+
+
+@pytest.mark.parametrize(("tamper", "said"), TAMPERED.values(), ids=TAMPERED.keys())
+def test_what_was_tampered_with_is_refused_in_one_line(directory, tmp_path, tamper, said):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    tamper(folder)
+    with pytest.raises(ScratchError, match="no model can be opened") as refusal:
+        load_model(folder)
+    assert re.search(said, str(refusal.value))
+    result = run_here("scratch-gpt", "generate", str(folder), check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_links_within_the_hub_cache_are_its_normal_form(directory, tmp_path):
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(directory.iterdir())):
+        shutil.copy(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("../../blobs") / str(number))
+    assert load_model(snapshot).num_parameters() == load_model(directory).num_parameters()
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    texts = [chr(0x4E00 + i) for i in range(200)]
+    train_tokenizer(texts, "char", model_max_length=64).save_pretrained(folder)
+    result = run_here("scratch-gpt", "generate", str(folder), "--prompt", texts[-1], check=False)
+    assert result.returncode == 2
+    assert "the model's vocabulary 99" in result.stderr
+
+
+def test_code_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    edit_config(folder, model_type="theirs", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')\nraise ValueError('evil ran')\n")
+    with pytest.raises(ScratchError, match="no model can be opened"):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ScratchError, match="evil ran"):
+        load_model(folder, trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
+    assert f"running code that {folder} brings: evil.Config, evil.M" in capsys.readouterr().err
+
+
+def test_what_a_config_asks_for_is_estimated_without_building_it():
+    for preset in ("gpt2", "llama", "nanochat"):
+        model = tiny_model(preset, hidden_size=64, num_hidden_layers=6)
+        assert estimated_parameters(model.config) == pytest.approx(model.num_parameters(), rel=0.35), preset
+    assert estimated_parameters(AutoConfig.for_model("gpt2")) == pytest.approx(124e6, rel=0.05)

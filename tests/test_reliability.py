@@ -210,6 +210,16 @@ def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(ru
     assert last["loss"] != last["loss"] or last["grad_norm"] != last["grad_norm"] or last["grad_norm"] == float("inf")
 
 
+@pytest.mark.slow
+def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
+    """A few of the kills of the benchmark, in a save and at random moments."""
+    script, out = PROJECT / "benchmarks" / "kills.py", tmp_path / "kills.json"
+    run_python(script, "--kills", "4", "--cases", "GPT, Muon", "--seed", "1", "--output", out, cwd=PROJECT)
+    records = json.loads(out.read_text())
+    assert [record["equal"] for record in records] == [True] * 4
+    assert all(record["killed"] for record in records if "call" in record)
+
+
 def test_copies_in_memory_share_what_was_shared():
     table, other = torch.randn(3, 2), torch.randn(3, 2)
     copied = in_memory({"embed": table, "head": table, "other": other})

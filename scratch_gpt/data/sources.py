@@ -19,12 +19,12 @@ from ..errors import ScratchError
 from . import stories
 
 TABLES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-PIECE_CHARACTERS = 1 << 16
+PIECE_CHARACTERS, MOST_BLOCKS = 1 << 16, 4
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # of splits, as folders have them
 
 
 class Piece(NamedTuple):
-    """A stretch of text; documents are cut at white space only."""
+    """A stretch of text; documents are cut at white space, or after many characters without any."""
 
     text: str
     ends_document: bool
@@ -300,13 +300,18 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
 
 
 def _read_pieces(path: Path) -> Iterator[Piece]:
-    """A file in stretches that end before white space, the last one marked."""
-    carried = ""
+    """A file in stretches that end before white space or, where there is none, when they are long; the last one is
+    marked."""
+    held: list[str] = []
     with open_text(path) as file:
         while block := file.read(PIECE_CHARACTERS):
-            carried += block
-            cut = max(carried.rfind(" "), carried.rfind("\n"))
-            if cut > 0:
-                yield Piece(carried[:cut], False)
-                carried = carried[cut:]
-    yield Piece(carried, True)
+            cut = max(block.rfind(" "), block.rfind("\n"))
+            if cut > 0 or (cut == 0 and held):
+                yield Piece("".join([*held, block[:cut]]), False)
+                held = [block[cut:]]
+            else:
+                held.append(block)
+                if len(held) == MOST_BLOCKS:
+                    yield Piece("".join(held), False)
+                    held = []
+    yield Piece("".join(held), True)

@@ -98,7 +98,7 @@ def take_snapshot(
     averages: dict[str, torch.Tensor] = {}
     if average is not None:
         with average.in_place(model):
-            averages = in_memory(accelerator.get_state_dict(model))
+            averages = _once(in_memory(accelerator.get_state_dict(model)))
     optimizer = _optimizer_state(model, optimizers)
     random_states = gather_object([_random_state(accelerator)])
     if not accelerator.is_main_process:
@@ -243,6 +243,14 @@ def unwrapped(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedMod
 
 def _bare(optimizers: Optimizers) -> Optimizers:
     return [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+
+
+def _once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tied weights under the first of their names only: safetensors holds no tensor twice."""
+    first: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())
 
 
 def _optimizer_state(model: torch.nn.Module, optimizers: Optimizers) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Data from strangers: whatever a file holds is text, kept to the last character, or refused in one line."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from conftest import PRETRAIN, TINY_RUN, run_here
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data.shards import prepare
+from scratch_gpt.data.sources import open_source
+from scratch_gpt.errors import ScratchError
+
+WORDS = "a few words to learn from, said twice. "
+KEPT = {
+    "byte-order mark": ("\ufeff" + WORDS * 9).encode(),
+    "CRLF": (WORDS + "\r\n").encode() * 9,
+    "NUL": (WORDS + "\x00").encode() * 9,
+    "right to left": ("שלום עולם " * 40).encode(),
+    "combining": ("e\u0301 a\u0308 ❤\ufe0f 👩‍👩‍👧 " * 20).encode(),
+    "special tokens": ("<bos><eos> <pad> <mask><unk> " * 20).encode(),
+    "no white space": ("x" * 1_000_000).encode(),
+    "white space only": b" \n\t" * 99,
+    "one line": (WORDS * 50_000).encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([WORDS * 3], "bpe", 280)
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_every_character_comes_through(case, tmp_path, tokenizer):
+    path = tmp_path / "t.txt"
+    path.write_bytes(KEPT[case])
+    started = time.monotonic()
+    shard = prepare(open_source(str(path)), tokenizer, validation_fraction=1.0, splits=("validation",))["validation"]
+    tokens = [token for token in np.asarray(shard.tokens).tolist() if token not in tokenizer.all_special_ids]
+    assert len(shard.tokens) - len(tokens) <= 1  # text is never control: at most the end of the document is
+    expected = KEPT[case].decode("utf-8-sig").replace("\r\n", "\n")
+    assert tokenizer.decode(tokens, skip_special_tokens=False) == expected
+    assert time.monotonic() - started < 60
+
+
+REFUSED = {
+    "empty": (b"", "is empty"),
+    "one character": (b"a", "leaves no text for train"),
+    "binary": (bytes(range(256)) * 20, "is not UTF-8 text"),
+    "Latin-1": ("Größe ".encode("latin-1") * 50, "is not UTF-8 text"),
+    "UTF-16": (WORDS.encode("utf-16") * 9, "is not UTF-8 text"),
+    "cut in a character": (WORDS.encode() * 50 + "é".encode()[:1], "is not UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_text_is_refused_in_one_line(case, tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes(REFUSED[case][0])
+    options = ("--output_dir", str(tmp_path / "run"), "--dataset", str(path), *TINY_RUN, "--max_steps", "1")
+    result = run_here(PRETRAIN, *options, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert REFUSED[case][1] in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_many_tiny_documents(tmp_path, tokenizer):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{number}"}) + "\n" for number in range(100_000)))
+    shards = prepare(open_source(str(path)), tokenizer)
+    assert sum(len(shard.ends) for shard in shards.values()) == 100_000
+
+
+CELLS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=2))
+ROWS = st.lists(st.dictionaries(st.sampled_from(["text", "label", "x"]), CELLS), max_size=5)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, broken=st.binary(max_size=8))
+def test_any_table_is_read_or_refused(rows, broken, tmp_path):
+    """Columns of the wrong type, missing cells, broken lines: text comes out, or an error that names the file."""
+    path = tmp_path / "t.jsonl"
+    path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() + broken)
+    try:
+        texts = [piece.text for piece in open_source(str(path)).pieces()]
+    except ScratchError as error:
+        texts, reason = [], str(error)
+        assert "t.jsonl" in reason
+    assert all(isinstance(text, str) for text in texts)

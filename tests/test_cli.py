@@ -37,7 +37,7 @@ def world(tmp_path_factory, story_tokenizer):
 
 
 HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
-HELP += ["generate", "evaluate", "translate", "classify", "fill", "info", "import", "export", "plan", "push"]
+HELP += ["generate", "evaluate", "translate", "classify", "fill", "info", "import", "export", "plan", "push", "verify"]
 
 WORKS = {
     "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),

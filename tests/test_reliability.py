@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here, run_python
+from safetensors.torch import load_file, save_file
 from test_training import pretrain, weights
 
 from scratch_gpt.errors import ScratchError, TrainingError
@@ -208,6 +209,58 @@ def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(ru
     assert record["learning_rates"] == [1e30]
     last = record["last_steps"][-1]
     assert last["loss"] != last["loss"] or last["grad_norm"] != last["grad_norm"] or last["grad_norm"] == float("inf")
+
+
+@pytest.mark.slow
+def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
+    """Bytes, validation loss and exact resume; weights changed under a fresh manifest are found by their loss."""
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    sound = run_here("scratch-gpt", "verify", str(run))
+    assert sound.stdout.count("✓") == 5, sound.stdout
+    assert "bit-equal with 6 steps at a stretch" in " ".join(sound.stdout.split())
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+    shutil.copytree(run, tmp_path / "run")
+    newest = tmp_path / "run/checkpoints/step-00000004"
+    changed = {name: tensor * 1.5 for name, tensor in load_file(newest / "model.safetensors").items()}
+    save_file(changed, newest / "model.safetensors", {"format": "pt"})
+    flipped = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
+    assert flipped.returncode == 1
+    assert "✗ step-00000004: every byte: the bytes of model.safetensors were changed" in " ".join(
+        flipped.stdout.split()
+    )
+    write_manifest(newest)
+    scored = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
+    assert scored.returncode == 1
+    assert "✗ step-00000004: validation loss" in scored.stdout
+    none = run_here("scratch-gpt", "verify", str(tmp_path), check=False)
+    assert none.returncode == 2
+    assert "holds no run with checkpoints" in none.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_seq2seq.py", "train_classifier.py", "pretrain_encoder.py"])
+def test_every_kind_of_run_can_be_verified(script, tmp_path):
+    options = {
+        "train_seq2seq.py": "--num_pairs 300 --encoder_layers 1 --decoder_layers 1 --metric_for_best_model val_loss",
+        "train_classifier.py": "--num_texts 200 --num_hidden_layers 1 --word_dropout 0.1",
+        "pretrain_encoder.py": "--num_stories 100 --num_hidden_layers 1",
+    }[script].split()
+    options += [
+        "--max_steps",
+        "4",
+        "--eval_every",
+        "2",
+        "--save_every",
+        "2",
+        "--hidden_size",
+        "32",
+        "--num_attention_heads",
+        "2",
+    ]
+    options += ["--num_threads", "1", "--dropout", "0.1", "--tokens_per_batch", "256", "--vocab_size", "300"]
+    run_here(str(PROJECT / "training" / script), "--output_dir", str(tmp_path / "run"), *options)
+    result = run_here("scratch-gpt", "verify", str(tmp_path / "run"))
+    assert result.stdout.count("✓") == 5, result.stdout
 
 
 @pytest.mark.slow

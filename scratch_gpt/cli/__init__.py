@@ -81,7 +81,15 @@ def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
 def main() -> None:
     """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
     from ..errors import ScratchError
-    from . import classification, models, planning, sharing, tokenizers, translation  # noqa: F401  (each adds its commands to `app`)
+    from . import (  # noqa: F401  (each adds its commands to `app`)
+        classification,
+        models,
+        planning,
+        sharing,
+        tokenizers,
+        translation,
+        verifying,
+    )
 
     try:
         sys.exit(app(standalone_mode=False) or 0)

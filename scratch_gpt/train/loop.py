@@ -27,6 +27,7 @@ from .background import BackgroundWriter, in_memory
 from .checkpoint import (
     Optimizers,
     Snapshot,
+    checkpoint_folders,
     load_training_state,
     remove_partial,
     take_snapshot,
@@ -66,6 +67,7 @@ class Trainer:
         task: batches and losses.
         args: how to train.
         directory: writes model directories.
+        folder: of the run.
         resume_from: a checkpoint whose weights `model` already has.
     """
 
@@ -77,10 +79,11 @@ class Trainer:
         task: Task,
         args: TrainingArguments,
         directory: ModelDirectory,
+        folder: Path,
         resume_from: Path | None = None,
     ):
         self.accelerator, self.task, self.args = accelerator, task, args
-        self.directory, self.folder, self.writer = directory, Path(args.output_dir), BackgroundWriter()
+        self.directory, self.folder, self.writer = directory, folder, BackgroundWriter()
         if accelerator.is_main_process:
             remove_partial(self.folder)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
@@ -119,7 +122,7 @@ class Trainer:
                     reporter.live(progress.step, row)
                 evaluate = last or (args.eval_every > 0 and progress.step % args.eval_every == 0)
                 if evaluate:
-                    row |= self._evaluate()
+                    row |= self.evaluate()
                 if evaluate or progress.step % args.log_every == 0:
                     counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
                     reporter.record({**counted, **row})
@@ -138,7 +141,19 @@ class Trainer:
             )
         return progress
 
-    def _evaluate(self) -> dict[str, Any]:
+    def advance(self, steps: int) -> None:
+        """Take so many steps, and nothing else."""
+        batches = self.task.batches(self.progress.data)
+        for _ in range(steps):
+            self._step(batches)
+
+    def save_now(self) -> Path:
+        """Save, wait until it is written, and say where."""
+        self._save()
+        self.writer.wait()
+        return checkpoint_folders(self.folder)[-1]
+
+    def evaluate(self) -> dict[str, Any]:
         """Figures on the validation split, and a sample."""
         self.model.eval()
         with self.averaged():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,24 +22,45 @@ from .setup import make_output_dir
 from .task import Task
 
 
-def run(
-    accelerator: Accelerator,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    args: TrainingArguments,
-    arguments: dict[str, Any],
-    facts: dict[str, Any],
-    resume_from: Path | None = None,
-    target_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Path:
-    """Train `model` on `task`; every process must call it.
+@dataclass
+class Job:
+    """What a run is made of.
+
+    Args:
+        accelerator: processes, device and precision.
+        model: unprepared, in float32.
+        tokenizer: saved beside the weights.
+        task: batches and losses.
+        args: how to train.
+        facts: what the card says of model and data; "title" and "task" among them.
+        report: shows what the model in a finished run's directory can do.
+        target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
+    """
+
+    accelerator: Accelerator
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    args: TrainingArguments
+    facts: dict[str, Any]
+    report: Callable[[Path], None]
+    target_tokenizer: PreTrainedTokenizerBase | None = None
+
+    def trainer(self, folder: Path, resume_from: Path | None) -> Trainer:
+        """What trains, and writes into `folder`."""
+        directory = ModelDirectory(
+            self.model, self.tokenizer, self.facts["title"], partial(render_card, folder), self.target_tokenizer
+        )
+        optimizers = build_optimizers(self.model, self.args)
+        return Trainer(self.accelerator, self.model, optimizers, self.task, self.args, directory, folder, resume_from)
+
+
+def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) -> Path:
+    """Train; every process must call it.
 
     Args:
         arguments: everything the run was told, for its record.
-        facts: what the card says of model and data; "title" and "task" among them.
-        resume_from: a checkpoint whose weights `model` already has.
-        target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
+        resume_from: a checkpoint whose weights the model already has.
 
     Returns:
         The run's directory, which holds the best model.
@@ -45,11 +68,12 @@ def run(
     Raises:
         ScratchError: there is no such figure to pick the best model by, or the directory can't be made.
     """
-    if args.metric_for_best_model not in task.figures:
-        known = ", ".join(task.figures)
+    accelerator, model, args = job.accelerator, job.model, job.args
+    if args.metric_for_best_model not in job.task.figures:
+        known = ", ".join(job.task.figures)
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     folder = Path(args.output_dir)
-    facts = {**facts, "parameters": model.num_parameters()}
+    facts = {**job.facts, "parameters": model.num_parameters()}
     if accelerator.is_main_process:
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
     accelerator.wait_for_everyone()
@@ -57,9 +81,8 @@ def run(
         accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    directory = ModelDirectory(model, tokenizer, facts["title"], partial(render_card, folder), target_tokenizer)
     try:
-        Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, resume_from).run()
+        job.trainer(folder, resume_from).run()
     finally:
         accelerator.end_training()
     return folder

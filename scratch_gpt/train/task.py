@@ -28,7 +28,10 @@ class DataState:
 class Task(Protocol):
     """A task knows batches and losses; steps, precision, saving and reporting are the loop's."""
 
-    figures: tuple[str, ...]  # the names of what `evaluate` returns and a best model can be picked by
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The names of what `evaluate` returns and a best model can be picked by."""
+
     unit: str  # what the loss is a mean of: "token" or "text"
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:

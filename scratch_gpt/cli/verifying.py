@@ -1,0 +1,37 @@
+"""`scratch-gpt verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import Trust, app
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a run, with its checkpoints.")],
+    trust_remote_code: Trust = False,
+) -> None:
+    """Prove that a run's checkpoints are whole, load, score what was recorded, and resume exactly.
+
+    Nothing is written into the directory. Exit code 1 where something is not as it should be.
+
+    Example: `scratch-gpt verify runs/gpt`
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from ..auto import register
+    from ..train.verification import verify_run
+
+    register()
+    console, good = Console(), True
+    for finding in verify_run(run, trust_remote_code):
+        mark = "[green]✓[/]" if finding.good else "[bold red]✗[/]"
+        console.print(f"{mark} {escape(finding.what)}: {escape(finding.found)}", highlight=False)
+        good = good and finding.good
+    if not good:
+        raise typer.Exit(1)

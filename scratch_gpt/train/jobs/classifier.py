@@ -1,0 +1,89 @@
+"""Classifiers, of encoders and GPTs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from ...evaluation.classification import report_classifier
+from ...hub import opening
+from ...models.configuration_scratch_encoder import PRESETS
+from .. import encoder_setup, setup
+from ..classification import Classification
+from ..encoder_arguments import (
+    ClassifierModelArguments,
+    ClassifierTrainingArguments,
+    LabelledArguments,
+)
+from ..run import Job
+
+TYPES = (LabelledArguments, ClassifierModelArguments, ClassifierTrainingArguments)
+
+
+def prepare(
+    data: LabelledArguments,
+    model_args: ClassifierModelArguments,
+    args: ClassifierTrainingArguments,
+    resume_from: Path | None,
+) -> Job:
+    """Read the data, and build or open the model; what can't be trained is refused before anything is written."""
+    origin = resume_from or model_args.init_from
+    if origin is None:
+        encoder_setup.build_config(model_args, vocab_size=8, ids={})
+    sources = encoder_setup.open_examples(data, args.seed)
+
+    accelerator = setup.start(args)
+    with accelerator.main_process_first():
+        known = None
+        if origin is not None:
+            known = encoder_setup.known_labels(str(origin), model_args.trust_remote_code)
+        train_examples, validation_examples, names = encoder_setup.read_examples(data, *sources, known)
+        if origin is not None:
+            model = encoder_setup.load_classifier(str(origin), model_args, None if known else names)
+            tokenizer = opening.open_tokenizer(str(origin))
+        else:
+            tokenizer = encoder_setup.build_label_tokenizer(
+                data, train_examples, model_args.context_length, model_args.preset in PRESETS
+            )
+            model = encoder_setup.build_classifier(model_args, tokenizer, names)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    setup.prefer_plain_attention(model, accelerator)
+    longest = min(model_args.context_length, model.config.max_position_embeddings)
+    encode = partial(
+        encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
+    )
+    train, validation = encode(train_examples, split="training"), encode(validation_examples, split="validation")
+    task = Classification(
+        accelerator,
+        train,
+        validation,
+        names,
+        tokenizer,
+        args.tokens_per_batch,
+        args.seed,
+        args.class_weights == "balanced",
+        args.label_smoothing,
+        args.word_dropout,
+    )
+
+    counts = Counter(label for _, label in [*train_examples, *validation_examples])
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    name = sources[0].name
+    facts = {
+        "task": "text-classification",
+        "title": f"{style} on {name}",
+        "style": style,
+        "dataset": name,
+        "license": "apache-2.0" if data.dataset == "languages" else data.dataset_license,
+        "prompt": validation_examples[0][0],
+        "context_length": model.config.max_position_embeddings,
+        "labels": {name: counts[name] for name in names},
+        "train": {"texts": len(train), "tokens": len(train.tokens.ids), "long": train.long},
+        "validation": {"texts": len(validation), "tokens": len(validation.tokens.ids), "long": validation.long},
+    }
+
+    def report(folder: Path) -> None:
+        report_classifier(folder, validation_examples, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizer, task, args, facts, report)

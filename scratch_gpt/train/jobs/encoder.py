@@ -1,0 +1,77 @@
+"""Encoders: guessing masked words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import ScratchError
+from ...evaluation.masked import report_guesses
+from ...hub import opening
+from .. import encoder_setup, setup
+from ..arguments import DataArguments
+from ..encoder_arguments import EncoderModelArguments, MaskedTrainingArguments
+from ..masked_language_modeling import MaskedLanguageModeling
+from ..run import Job
+
+TYPES = (DataArguments, EncoderModelArguments, MaskedTrainingArguments)
+
+
+def prepare(
+    data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, resume_from: Path | None
+) -> Job:
+    """Read the data, and build or open the model; what can't be trained is refused before anything is written."""
+    origin = resume_from or model_args.init_from
+    if model_args.context_length < 3:
+        raise ScratchError(f"context_length is {model_args.context_length}, want at least 3: <bos>, a token, <eos>")
+    if origin is None:
+        encoder_setup.build_config(model_args, vocab_size=8, ids={})
+    source, validation = setup.open_sources(data, args.seed)
+
+    accelerator = setup.start(args)
+    with accelerator.main_process_first():
+        if origin is not None:
+            dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
+            model = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropout)
+            tokenizer = opening.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
+        else:
+            tokenizer = setup.build_tokenizer(
+                data.tokenizer or "bpe",
+                data.vocab_size,
+                source.documents,
+                source.fingerprint(),
+                model_args.context_length,
+                "encoder",
+            )
+            model = encoder_setup.build_masked_model(model_args, tokenizer)
+    if tokenizer.mask_token_id is None:
+        raise ScratchError("the tokenizer has no mask token: train one with the template 'encoder'")
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    setup.prefer_plain_attention(model, accelerator)
+    longest = min(model_args.context_length, model.config.max_position_embeddings)
+    rows = encoder_setup.encode_documents(source, validation, tokenizer, longest, data.validation_fraction, accelerator)
+    task = MaskedLanguageModeling(
+        accelerator,
+        rows["train"],
+        rows["validation"],
+        tokenizer,
+        args.tokens_per_batch,
+        args.mask_probability,
+        args.seed,
+    )
+
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    facts = {
+        "task": "masked-language-modeling",
+        "title": f"{style} on {source.name}, masked",
+        "style": style,
+        "dataset": source.name,
+        "license": "apache-2.0" if source.name == "stories" else data.dataset_license,
+        "prompt": task.example,
+        "context_length": model.config.max_position_embeddings,
+        **{split: {"texts": len(found), "tokens": len(found.ids)} for split, found in rows.items()},
+    }
+
+    def report(folder: Path) -> None:
+        report_guesses(folder, task.example, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizer, task, args, facts, report)

@@ -1,0 +1,88 @@
+"""Encoder-decoders: translation."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from accelerate import DistributedType
+
+from ...errors import ScratchError
+from ...evaluation.translation import report_translations, signatures
+from ...hub import opening
+from ...hub.model_directory import set_translation_defaults
+from .. import setup, translation_setup
+from ..arguments import (
+    PairArguments,
+    Seq2SeqModelArguments,
+    Seq2SeqTrainingArguments,
+)
+from ..run import Job
+from ..translation import Translation
+
+TYPES = (PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments)
+
+
+def prepare(
+    data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, resume_from: Path | None
+) -> Job:
+    """Read the data, and build or open the model; what can't be trained is refused before anything is written."""
+    origin = resume_from or model_args.init_from
+    if origin is None:
+        translation_setup.build_config(model_args, data, vocab_sizes=(8, 8))
+    train_source, validation_source = translation_setup.open_sources(data, args.seed)
+
+    accelerator = setup.start(args)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise ScratchError("each process decodes for itself, which FSDP can't: use data parallelism")
+    with accelerator.main_process_first():
+        train, validation = translation_setup.read_pairs(data, train_source, validation_source)
+        if origin is not None:
+            model = translation_setup.load_translator(str(origin), model_args, data)
+            tokenizers = translation_setup.open_tokenizers(str(origin), model)
+        else:
+            tokenizers = translation_setup.build_tokenizers(data, train)
+            model = translation_setup.build_model(model_args, data, tokenizers)
+            set_translation_defaults(model, tokenizers.target, model_args.num_beams)
+    for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
+        opening.check_vocabulary(tokenizer, size)
+    setup.prefer_plain_attention(model, accelerator)
+    longest = min(data.max_length, model.config.max_position_embeddings)
+    encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
+    train_tokens = encode(train, "training", data.skip_long)
+    validation_tokens = encode(validation, "validation", skip_long=False)
+    texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
+    task = Translation(
+        accelerator,
+        train_tokens,
+        validation_tokens,
+        texts,
+        tokenizers,
+        args.tokens_per_batch,
+        args.seed,
+        args.eval_beams,
+    )
+
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    title = f"{style} on {train_source.name}, {data.source_lang} to {data.target_lang}"
+    facts = {
+        "task": "translation",
+        "title": title,
+        "style": style,
+        "dataset": train_source.name,
+        "license": "apache-2.0" if data.dataset == "grammar" else data.dataset_license,
+        "prompt": texts[0][0],
+        "context_length": model.config.max_position_embeddings,
+        "source_lang": data.source_lang,
+        "target_lang": data.target_lang,
+        "target_tokenizer": tokenizers.target is not tokenizers.source,
+        "scores": signatures(),
+        "train": translation_setup.sizes(train, train_tokens, train_source.empty),
+        "validation": translation_setup.sizes(validation, validation_tokens, validation_source.empty),
+    }
+    second = tokenizers.target if tokenizers.target is not tokenizers.source else None
+
+    def report(folder: Path) -> None:
+        report_translations(folder, texts, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizers.source, task, args, facts, report, target_tokenizer=second)

@@ -118,6 +118,11 @@ FAILS = {
         ("--hidden_sise 4", "unrecognized arguments: --hidden_sise"),
         ("--config bad.yaml", "unknown settings: hidden_sise"),
     ],
+    "verify": [
+        ("none", "none holds no run with checkpoints"),
+        ("tokenizer", "tokenizer holds no run with checkpoints"),
+        ("run extra", "unexpected extra argument"),
+    ],
     "push": [
         ("tokenizer user/name --yes", "tokenizer is no model directory"),
         ("none user/name --yes", "none is no model directory"),

@@ -81,7 +81,7 @@ def _check_resume(folder: Path, checkpoint: Path) -> Finding:
         with _trainer(folder, first.save_now()) as second:
             second.advance(STEPS)
             found = _state_of(second.save_now())
-    differ = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+    differ = [name for name, tensor in expected.items() if name not in found or not torch.equal(found[name], tensor)]
     what = f"{checkpoint.name}: {STEPS} steps, a resume, {STEPS} steps"
     if differ:
         return Finding(what, f"{len(differ)} of {len(expected)} tensors differ, such as {differ[0]}", False)
@@ -101,8 +101,8 @@ def _trainer(folder: Path, checkpoint: Path) -> Iterator[Trainer]:
     accumulation = record["arguments"]["gradient_accumulation_steps"] * processes
     argv = ["--output_dir", str(folder), "--resume", "--gradient_accumulation_steps", str(accumulation)]
     data, model_args, args = parse_arguments(kind.TYPES, "", argv)
-    for state in (AcceleratorState, GradientState):
-        state._reset_state(*([True] if state is AcceleratorState else []))  # one job follows another in this process
+    AcceleratorState._reset_state(True)  # one job follows another in this process
+    GradientState._reset_state()
     job = kind.prepare(data, model_args, replace(args, tracker=None), checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         yield job.trainer(Path(temporary), checkpoint)

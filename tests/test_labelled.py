@@ -1,0 +1,105 @@
+"""Labelled text: how it is read, cut, batched and scored."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import tiny_encoder
+
+from scratch_gpt.data.labelled import encode_examples, open_labelled
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
+from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
+from scratch_gpt.tokenization.training import train_tokenizer
+from scratch_gpt.train.classification import Classification
+
+
+def test_text_is_cut_with_its_end_and_special_tokens_are_text():
+    texts = [("one two three four five six", "a"), ("<mask> <eos>", "b")]
+    tokenizer = train_tokenizer([text for text, _ in texts], "bpe", 270, "encoder")
+    encoded = encode_examples(texts, ["a", "b"], tokenizer, 8)
+    assert encoded.long >= 1
+    assert encoded.tokens[0][0] == tokenizer.bos_token_id
+    assert encoded.tokens[0][-1] == tokenizer.eos_token_id
+    assert len(encoded.tokens[0]) == 8
+    whole = encode_examples(texts, ["a", "b"], tokenizer, 100).tokens[1]
+    assert not set(whole[1:-1].tolist()) & set(tokenizer.all_special_ids)
+
+
+def test_scores_are_what_the_books_say():
+    labels, guessed = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]
+    scores = classification_scores(labels, guessed, 3)
+    assert scores["accuracy"] == pytest.approx(4 / 6)
+    assert scores["f1"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert confusion_matrix(labels, guessed, 3).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def labelled_task(**options):
+    """The task over texts of which one in ten is rare."""
+    examples = [(f"text {i}", "rare" if i % 10 == 0 else "usual") for i in range(100)]
+    tokenizer = train_tokenizer([text for text, _ in examples], "word", template="encoder")
+    encoded = encode_examples(examples, ["usual", "rare"], tokenizer, 16)
+    task = Classification(Accelerator(cpu=True), encoded, encoded, ["usual", "rare"], tokenizer, 64, 0, **options)
+    return task, tokenizer
+
+
+def test_rare_labels_weigh_more_when_balanced():
+    task, _ = labelled_task(balance=True)
+    assert task.weights.tolist() == pytest.approx([100 / 180, 5.0])
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", num_labels=2)
+    for parameter in model.classifier.parameters():  # so that both labels are equally likely
+        torch.nn.init.zeros_(parameter)
+    batch = {"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 3), "labels": torch.tensor([0, 1])}
+    assert task.loss(model, batch).item() == pytest.approx(math.log(2) * (100 / 180 + 5.0))
+
+
+def test_word_dropout_hides_other_words_in_every_epoch():
+    plain, tokenizer = labelled_task()
+    task, _ = labelled_task(word_dropout=0.4)
+    hidden = []
+    for number in range(len(plain.train.plan(0))):
+        before, after = (t.make_batch(0, number)["input_ids"] for t in (plain, task))
+        special = torch.isin(before, torch.tensor(tokenizer.all_special_ids))
+        assert torch.equal(after[special], before[special])
+        assert set(after[after != before].tolist()) == {tokenizer.mask_token_id}
+        hidden.append((after != before)[~special].float().mean().item())
+    assert np.mean(hidden) == pytest.approx(0.4, abs=0.1)
+    assert torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(0, 0)["input_ids"])
+    assert not torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(1, 0)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels"),
+    [
+        ("t.tsv", 'he said "no" to null\t1\nNA\t0\n', ["1", "0"]),  # no line of names; quotes and null are text
+        ("t.csv", 'label,text\ngood,"a, b"\nbad,c\n', ["good", "bad"]),
+        ("t.jsonl", '{"sentence": "a", "label": true}\n{"sentence": "b", "label": false}\n', ["True", "False"]),
+    ],
+)
+def test_labelled_tables(name, content, labels, tmp_path):
+    (tmp_path / name).write_text(content)
+    rows = list(open_labelled(str(tmp_path / name)).read())
+    assert [label for _, label in rows] == labels
+    if name == "t.tsv":
+        assert [text for text, _ in rows] == ['he said "no" to null', "NA"]
+    if name == "t.csv":
+        assert rows[0][0] == "a, b"
+
+
+def test_labels_of_a_hub_dataset_have_its_names(tmp_path, monkeypatch):
+    import datasets
+
+    from scratch_gpt.data import labelled
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    monkeypatch.setattr(labelled, "load_hub", lambda *asked: (rows, "1"))
+    source = open_labelled("user/corpus")
+    assert list(source.read()) == [("a", "yes"), ("b", "no")]
+    assert source.label_names == ["no", "yes"]
+    hidden = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=features)
+    monkeypatch.setattr(labelled, "load_hub", lambda *asked: (hidden, "1"))
+    with pytest.raises(ScratchError, match=r"row 0 has no label \(-1\)"):
+        list(open_labelled("user/corpus").read())

@@ -13,6 +13,12 @@ class TrainingError(ScratchError):
     exit_code = 1
 
 
+class HubError(ScratchError):
+    """The Hub is out of reach or too busy, however often it was asked."""
+
+    exit_code = 1
+
+
 class RunInterruptedError(ScratchError):
     """A signal has ended a run, after it was saved; the exit code is 128 plus the signal's number."""
 

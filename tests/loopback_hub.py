@@ -1,7 +1,8 @@
 """A Hub on this machine: the endpoints that huggingface_hub's client calls to create, push, list and download.
 
 Repositories live in memory as revisions of {path: bytes}. Large files take the LFS way (batch, PUT, pointer in the
-commit), small ones travel inside the commit, as on the real Hub. Every request is logged.
+commit), small ones travel inside the commit, as on the real Hub. Every request is logged. The weather may be bad:
+`Storm`s refuse, cut, swallow or never answer the requests that they are for.
 
     python tests/loopback_hub.py 8080     # then: HF_ENDPOINT=http://127.0.0.1:8080 HF_TOKEN=hf_test …
 """
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
+import socket
 import sys
 import threading
 from contextlib import contextmanager
@@ -47,6 +50,21 @@ class Repository:
         return revision if revision in self.snapshots else self.commits[revision]
 
 
+@dataclass
+class Storm:
+    """What befalls the first `times` requests whose "METHOD /path" matches `pattern`.
+
+    Args:
+        what: a status to answer with; "cut": the connection breaks while the request is read; "silent": no answer ever
+            comes; "lost": the request is carried out, and its answer never arrives.
+    """
+
+    pattern: str
+    what: int | str
+    times: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 class LoopbackHub(ThreadingHTTPServer):
     """The server, with what it was sent."""
 
@@ -57,6 +75,8 @@ class LoopbackHub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.weather: list[Storm] = []
+        self.over = threading.Event()
 
     @property
     def endpoint(self) -> str:
@@ -71,6 +91,7 @@ def running_hub():
     try:
         yield hub
     finally:
+        hub.over.set()
         hub.shutdown()
         hub.server_close()
         thread.join(5)
@@ -118,6 +139,7 @@ class Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/branch/(?P<revision>.+)", "branch"),
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<revision>.+)", "paths_info"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/commits/(?P<revision>.+)", "commits"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?", "tree"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?", "info"),
         ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
@@ -129,6 +151,8 @@ class Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.server.requests.append(f"{self.command} {url.path}")
+        if self.befallen(f"{self.command} {unquote(url.path)}"):
+            return
         method = "GET" if self.command == "HEAD" else self.command
         for wanted, pattern, name in self.ROUTES:
             match = re.fullmatch(pattern, unquote(url.path))
@@ -142,6 +166,27 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.body()
         self.missing("EntryNotFound")
+
+    def befallen(self, request: str) -> bool:
+        """Whether a storm has settled this request."""
+        storm = next((s for s in self.server.weather if s.times > 0 and re.search(s.pattern, request)), None)
+        if storm is None:
+            return False
+        storm.times -= 1
+        if isinstance(storm.what, int):
+            self.body()
+            self.reply({"error": "the weather"}, storm.what, storm.headers)
+            return True
+        self.close_connection = True
+        if storm.what == "lost":
+            self.wfile = io.BytesIO()
+            return False
+        if storm.what == "cut":
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.server.over.wait()
+        return True
 
     do_GET = do_HEAD = do_POST = do_PUT = route  # noqa: N815
 
@@ -168,14 +213,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def on_preupload(self, repo: str, revision: str) -> None:
         files = json.loads(self.body())["files"]
-        modes = [
-            {
-                "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
-                "shouldIgnore": False,
-            }
-            for file in files
-        ]
+        there = self.server.repositories[repo].files(revision) or {}
+        modes = []
+        for path in (file["path"] for file in files):
+            mode = "lfs" if path.endswith(LFS_SUFFIXES) else "regular"
+            modes.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
+            if path in there:
+                blob = b"blob %d\0" % len(there[path]) + there[path]
+                modes[-1]["oid"] = (hashlib.sha256(there[path]) if mode == "lfs" else hashlib.sha1(blob)).hexdigest()
         self.reply({"files": modes})
 
     def on_lfs_batch(self, repo: str) -> None:
@@ -197,12 +242,13 @@ class Handler(BaseHTTPRequestHandler):
         self.reply()
 
     def on_branch(self, repo: str, revision: str) -> None:
-        self.body()
+        asked = json.loads(self.body() or b"{}")
         repository = self.server.repositories[repo]
         if revision in repository.revisions:
             self.reply({"error": "Reference already exists"}, 409)
             return
-        repository.commit(revision, dict(repository.revisions["main"]), f"branch {revision}")
+        start = repository.files(asked.get("startingPoint", "main"))
+        repository.commit(revision, dict(start or {}), f"branch {revision}")
         self.reply()
 
     def on_commit(self, repo: str, revision: str) -> None:
@@ -262,6 +308,12 @@ class Handler(BaseHTTPRequestHandler):
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in repository.commits.items()
         ]
         self.reply({"branches": branches, "converts": [], "tags": [], "pullRequests": []})
+
+    def on_commits(self, repo: str, revision: str) -> None:
+        repository = self.server.repositories[repo]
+        written = zip(reversed(repository.snapshots), reversed(repository.titles), strict=True)
+        date = "2026-01-01T00:00:00.000Z"
+        self.reply([{"id": i, "title": t, "message": "", "date": date, "authors": []} for i, t in written])
 
     def on_info(self, repo: str, revision: str | None = None) -> None:
         files = self.found(repo, revision)

@@ -80,7 +80,10 @@ def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
 
 def main() -> None:
     """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
+    import traceback
+
     from ..errors import ScratchError
+    from ..secrecy import redact
     from . import (  # noqa: F401  (each adds its commands to `app`)
         classification,
         models,
@@ -95,7 +98,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except Exception as error:
         if _settings["debug"]:
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)
+            sys.exit(1)
         if isinstance(error, typer.Abort):
             print("nothing was done", file=sys.stderr)
             sys.exit(1)
@@ -107,5 +111,5 @@ def main() -> None:
         code = getattr(error, "exit_code", 1)
         if not isinstance(error, ScratchError) and code == 1:
             text = f"{type(error).__name__}: {text} (run again as 'scratch-gpt --debug …' for the details)"
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(redact(f"error: {' '.join(text.split())}"), file=sys.stderr)
         sys.exit(code)

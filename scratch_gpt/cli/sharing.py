@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import app
+from . import Trust, app
 
 
 @app.command()
@@ -19,16 +19,30 @@ def push(
     ] = False,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for a Hub that neither takes nor sends a byte.")
+    ] = 120.0,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Verify a directory as a stranger would, show what will be sent, and publish it in one commit.
 
     Example: `scratch-gpt push runs/gpt user/stories --native --yes`
     """
+    import tempfile
+
     from rich.console import Console
     from rich.table import Table
 
     from ..auto import register
-    from ..hub.push import files_to_upload, push_directory, push_native, verify_as_stranger
+    from ..errors import ScratchError
+    from ..hub.push import (
+        NATIVE_REVISION,
+        files_to_upload,
+        foreign_code,
+        push_directory,
+        verify_as_stranger,
+        write_native_twin,
+    )
 
     register()
 
@@ -43,10 +57,24 @@ def push(
             typer.confirm("Send these files?", abort=True)
 
     files_to_upload(directory)  # refuses early what is no model directory
-    with console.status("opening it without this package"):
-        verify_as_stranger(directory)
-    console.print("It opens without this package.")
-    show(directory, "model, code and card")
-    console.print(push_directory(directory, name, private=private))
-    if native:
-        console.print(push_native(directory, name, private=private, confirm=lambda twin: show(twin, "native twin")))
+    if foreign := foreign_code(directory):
+        if not trust_remote_code:
+            raise ScratchError(
+                f"{directory} has code that is not this package's: {', '.join(foreign)}. A push opens the model, which "
+                "would run it: read it, then add --trust_remote_code"
+            )
+        console.print(f"running code that {directory} brings: {', '.join(foreign)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        twin, class_name = Path(temporary), ""
+        with console.status("opening it without this package"):
+            verify_as_stranger(directory)
+            if native:  # made before anything is sent, since a model may have no twin
+                class_name = write_native_twin(directory, twin)
+        console.print("It opens without this package.")
+        show(directory, "model, code and card")
+        if native:
+            show(twin, "native twin")
+        console.print(push_directory(directory, name, private=private, timeout=timeout))
+        if native:
+            message = f"Upload {class_name} twin"
+            console.print(push_directory(twin, name, revision=NATIVE_REVISION, message=message, timeout=timeout))

@@ -1,20 +1,23 @@
-"""Publish a model directory: verified by a stranger's process, shown before it goes, sent in one commit."""
+"""Publish a model directory: verified by a stranger's process, sent in one commit, patient with a busy Hub."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import get_session
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from transformers import AutoConfig
 
-from ..errors import ScratchError
+from ..errors import HubError, ScratchError
+from ..secrecy import RedactingFilter, is_secret
 from .model_directory import AUTO_CLASSES, TARGET_TOKENIZER, copy_tokenizers, kind_of_model
 from .twins import export_native
 
@@ -25,6 +28,11 @@ ALLOWED = (
 )
 ALLOWED_PATTERNS = ("model*.safetensors", "*.py", f"{TARGET_TOKENIZER}/tokenizer*.json")
 NATIVE_REVISION = "native"
+MODELS = Path(__file__).parents[1] / "models"
+
+ATTEMPTS = 3  # of a push as a whole; single requests are repeated by huggingface_hub too, where it can
+PASSING = {408, 429, 500, 502, 503, 504}  # what a Hub answers that is only busy
+LONGEST_PAUSE = 60.0
 
 STRANGER = """
 import json, sys
@@ -59,14 +67,21 @@ def files_to_upload(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def foreign_code(folder: Path) -> list[str]:
+    """Names of the Python files of a model directory that are not, byte for byte, this package's own."""
+    ours = {path.name: path.read_bytes() for path in MODELS.glob("*.py")}
+    return sorted(path.name for path in folder.glob("*.py") if ours.get(path.name) != path.read_bytes())
+
+
 def verify_as_stranger(folder: Path, remote_code: bool = True) -> None:
-    """Load a directory in a process that cannot import this package, and let it work.
+    """Load a directory in a process that cannot import this package, and let it work. Its code is given no secrets.
 
     Raises:
         ScratchError: that process failed; its last words are the reason.
     """
     with tempfile.TemporaryDirectory() as elsewhere:
-        environment = {**os.environ, "HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
+        environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
+        environment |= {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), json.dumps(remote_code)]
         command.append(AUTO_CLASSES[kind_of_model(AutoConfig.from_pretrained(folder))].__name__)
         result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
@@ -75,64 +90,110 @@ def verify_as_stranger(folder: Path, remote_code: bool = True) -> None:
         raise ScratchError(f"{folder} does not open without this package, so it was not pushed: {reason}")
 
 
-def push_directory(
-    folder: Path, name: str, *, private: bool = False, revision: str = "main", message: str = "Upload model"
-) -> str:
-    """Send the allowed files of a model directory to the Hub in one commit, which also removes what is stale there.
+def write_native_twin(folder: Path, twin: Path) -> str:
+    """Write the native twin of the model in `folder` into `twin`, and see that it opens without remote code.
 
     Returns:
-        The address of the commit.
-
-    Raises:
-        ScratchError: the Hub refuses; nothing is half-published, since a commit is all or nothing.
-    """
-    files = files_to_upload(folder)
-    api = HfApi()
-    try:
-        full_name = api.create_repo(name, private=private, exist_ok=True).repo_id
-        if revision != "main":
-            api.create_branch(full_name, branch=revision, exist_ok=True)
-        stale = _stale_files(api, full_name, revision, {str(path.relative_to(folder)) for path in files})
-        operations = [CommitOperationAdd(str(path.relative_to(folder)), path) for path in files] + stale
-        info = api.create_commit(full_name, operations, commit_message=message, revision=revision)
-    except HfHubHTTPError as error:
-        reason = " ".join(str(error).split())
-        raise ScratchError(f"the Hub refused {name}: {reason} (is a token set? 'hf auth login' sets one)") from error
-    return info.commit_url
-
-
-def push_native(folder: Path, name: str, *, private: bool = False, confirm: Callable[[Path], None]) -> str:
-    """Publish the native twin as the revision "native", which opens without remote code.
-
-    Args:
-        confirm: called with the folder that is about to be sent.
+        The name of its class.
 
     Raises:
         ScratchError: no twin can express the model.
     """
     config = AutoConfig.from_pretrained(folder)
     native = export_native(AUTO_CLASSES[kind_of_model(config)].from_pretrained(folder))
-    with tempfile.TemporaryDirectory() as temporary:
-        twin = Path(temporary)
-        native.save_pretrained(twin)
-        copy_tokenizers(str(folder), config, twin)
-        for extra in ("README.md", "loss.png"):
-            if (folder / extra).exists():
-                (twin / extra).write_bytes((folder / extra).read_bytes())
-        verify_as_stranger(twin, remote_code=False)
-        confirm(twin)
-        return push_directory(
-            twin, name, private=private, revision=NATIVE_REVISION, message=f"Upload {type(native).__name__} twin"
-        )
+    native.save_pretrained(twin)
+    copy_tokenizers(str(folder), config, twin)
+    for extra in ("README.md", "loss.png"):
+        if (folder / extra).exists():
+            (twin / extra).write_bytes((folder / extra).read_bytes())
+    verify_as_stranger(twin, remote_code=False)
+    return type(native).__name__
 
 
-def _stale_files(api: HfApi, name: str, revision: str, sent: set[str]) -> list:
-    """Deletions for model files on the Hub that this push replaces by none."""
-    from huggingface_hub import CommitOperationDelete
+def push_directory(
+    folder: Path,
+    name: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    message: str = "Upload model",
+    timeout: float = 120.0,
+) -> str:
+    """Send the allowed files of a model directory to the Hub in one commit, which also removes what is stale there.
+
+    Where the Hub is out of reach or busy, the whole is tried again; a push that has arrived already is none then.
+
+    Args:
+        timeout: seconds to wait for a Hub that neither takes nor sends a byte.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        HubError: the Hub stayed out of reach or busy. A commit is all or nothing, so that nothing is half-published.
+        ScratchError: the Hub refuses.
+    """
+    for handler in logging.getLogger("huggingface_hub").handlers:  # it logs addresses, which may be signed
+        handler.addFilter(RedactingFilter())
+    patiently = Retrying(
+        retry=retry_if_exception(_passes),
+        wait=_pause,
+        stop=stop_after_attempt(ATTEMPTS),
+        before_sleep=_say_why,
+        reraise=True,
+    )
+
+    def push() -> str:
+        get_session().timeout = timeout  # huggingface_hub itself would wait for ever
+        return _push_once(folder, name, private, revision, message)
 
     try:
-        there = api.list_repo_files(name, revision=revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        return []
+        return patiently(push)
+    except HTTPError as error:
+        if _passes(error):
+            raise HubError(
+                f"the Hub could not be reached, or was too busy, {ATTEMPTS} times: {_reason(error)}. {folder} is as it "
+                f"was, and revision {revision!r} of {name} has all of it or nothing: push again later"
+            ) from error
+        raise ScratchError(
+            f"the Hub refused {name}: {_reason(error)} (is a token set? 'hf auth login' sets one)"
+        ) from error
+
+
+def _push_once(folder: Path, name: str, private: bool, revision: str, message: str) -> str:
+    files = {str(path.relative_to(folder)): path for path in files_to_upload(folder)}
+    api = HfApi()
+    full_name = api.create_repo(name, private=private, exist_ok=True).repo_id
+    if revision != "main":
+        # Begun at the first commit, which is empty: with main's files it would show another model until ours came.
+        first = api.list_repo_commits(full_name)[-1].commit_id
+        api.create_branch(full_name, branch=revision, revision=first, exist_ok=True)
     ours = (".py", ".safetensors", ".json")
-    return [CommitOperationDelete(path) for path in there if path.endswith(ours) and path not in sent]
+    there = api.list_repo_files(full_name, revision=revision)
+    stale = [CommitOperationDelete(path) for path in there if path.endswith(ours) and path not in files]
+    operations = [CommitOperationAdd(path, file) for path, file in files.items()] + stale
+    return api.create_commit(full_name, operations, commit_message=message, revision=revision).commit_url
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether the same may succeed a little later: the Hub was out of reach, or busy."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING
+    return isinstance(error, HTTPError)
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds before the next attempt: as the Hub asks for, else 2, 4, 8 …"""
+    response = getattr(state.outcome and state.outcome.exception(), "response", None)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(LONGEST_PAUSE, float(asked) if asked.isdigit() else 2.0**state.attempt_number)
+
+
+def _say_why(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    seconds = state.next_action.sleep if state.next_action else 0
+    print(f"{_reason(error)}; trying again in {seconds:.0f} s", file=sys.stderr)
+
+
+def _reason(error: BaseException | None) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

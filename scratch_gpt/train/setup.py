@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from datetime import timedelta
@@ -31,6 +32,7 @@ from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ..secrecy import redact
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 
@@ -40,14 +42,17 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command; what the user can mend becomes one line on the error stream, and an exit code: 2 for bad input, 1
-    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM."""
+    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM. No secret is printed."""
     try:
         main()
     except ScratchError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(redact(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redact(f"error: {error}"), file=sys.stderr)
+        sys.exit(1)
+    except Exception:  # a defect of ours, which is shown whole
+        print(redact(traceback.format_exc()), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped before the first step: there is nothing to save", file=sys.stderr)

@@ -1,0 +1,145 @@
+"""The Hub under bad weather, over real HTTP: what passes is sat out, the rest is said, no push is half-visible."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_model
+from loopback_hub import LoopbackHub, Storm, running_hub
+from test_hub import online, push
+
+from scratch_gpt import train_tokenizer
+
+TOKEN = "hf_" + "x" * 34
+COMMIT = "POST /api/models/tester/{}/commit/{}"
+# By the name of the repository: what befalls its requests, and what comes of the push.
+STORMS = {
+    "busy": (
+        [
+            Storm("POST /api/models/tester/busy/preupload", 502),
+            Storm(COMMIT.format("busy", "main"), 429, headers={"Retry-After": "1"}),
+            Storm("GET /api/models/tester/busy/tree", 500),
+        ],
+        "arrives",
+    ),
+    "cut": ([Storm("PUT /lfs/", "cut", 2)], "arrives"),
+    "silent": ([Storm(COMMIT.format("silent", "main"), "silent")], "arrives"),
+    "lost": ([Storm(COMMIT.format("lost", "main"), "lost")], "arrives"),
+    "down": ([Storm(COMMIT.format("down", "main"), 503, 99)], "could not be reached, or was too busy, 3 times: .*503"),
+    "broken": ([Storm(COMMIT.format("broken", "main"), "cut", 99)], "could not be reached, or was too busy, 3 times: "),
+    "native": (
+        [Storm(COMMIT.format("native", "native"), 503, 99)],
+        "revision 'native' of tester/native has all",
+    ),
+    "forbidden": ([Storm(COMMIT.format("forbidden", "main"), 403, 99)], "the Hub refused tester/forbidden: .*403"),
+}
+SCRIPT = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from scratch_gpt.hub.push import push_directory
+
+def push(name):
+    revisions = ("main", "native") if name == "native" else ("main",)
+    try:
+        for revision in revisions:
+            result = push_directory(Path(sys.argv[1]), f"tester/{name}", revision=revision, timeout=2)
+        return [result, None, 0]
+    except Exception as error:
+        return [str(error), type(error).__name__, error.exit_code]
+
+names = sys.argv[2:]
+first = push(names[0])  # the one that uploads the weights
+with ThreadPoolExecutor(len(names)) as pool:
+    print(json.dumps(dict(zip(names, [first, *pool.map(push, names[1:])]))))
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weather") / "model"
+    tiny_model("llama").save_pretrained(folder)
+    train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def outcomes(directory):
+    """Of each storm: what was returned or raised; with the Hub, and what stood on the screen."""
+    before = contents(directory)
+    with running_hub() as hub:
+        hub.weather = [storm for storms, _ in STORMS.values() for storm in storms]
+        names = sorted(STORMS, key=lambda name: name != "cut")
+        command = [sys.executable, "-c", SCRIPT, str(directory), *names]
+        environment = online(hub, directory.parent / "home")
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        yield json.loads(result.stdout), hub, result.stdout + result.stderr
+    assert contents(directory) == before
+
+
+@pytest.mark.parametrize("name", STORMS)
+def test_a_push_arrives_whole_or_not_at_all(name, outcomes, directory):
+    found, hub, _ = outcomes
+    text, error, code = found[name]
+    assert isinstance(hub, LoopbackHub)
+    repository = hub.repositories[f"tester/{name}"]
+    if STORMS[name][1] == "arrives":
+        assert error is None, text
+        sent = {path: hashlib.sha256(content).hexdigest() for path, content in repository.revisions["main"].items()}
+        assert {path: digest for path, digest in sent.items() if path != ".gitattributes"} == contents(directory)
+        assert repository.titles == ["initial commit", "Upload model"]
+        return
+    assert re.search(STORMS[name][1], text), text
+    assert (error, code) == (("ScratchError", 2) if name == "forbidden" else ("HubError", 1))
+    revision = "native" if name == "native" else "main"
+    assert set(repository.revisions[revision]) == {".gitattributes"}
+    asked = [request for request in hub.requests if request.startswith(COMMIT.format(name, revision))]
+    assert len(asked) == (1 if name == "forbidden" else 3)
+
+
+def test_what_is_waited_for_is_said_and_no_token_is(outcomes):
+    found, _, screen = outcomes
+    assert "429" in screen
+    assert "trying again in 1 s" in screen
+    assert TOKEN not in screen
+    assert "Traceback" not in json.dumps(found)
+
+
+def test_a_hub_that_gives_a_token_away_does_not_reach_the_screen(directory, tmp_path):
+    with running_hub() as hub:
+        message = f"bad token {TOKEN} for https://me:password@host/x?X-Amz-Signature=0123456789"
+        hub.weather = [Storm("POST /api/repos/create", 403, 9, {"X-Error-Message": message})]
+        result = push(hub, tmp_path / "home", str(directory), "tester/told", "--yes")
+    assert result.returncode == 2
+    assert "the Hub refused tester/told" in result.stderr
+    assert "bad token <HF_TOKEN> for https://<password>@host/x?X-Amz-Signature=<…>" in result.stderr
+    for secret in (TOKEN, "me:password", "0123456789"):
+        assert secret not in result.stderr + result.stdout
+
+
+def test_code_that_is_not_ours_is_not_run_by_a_push_unasked(directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    ran = tmp_path / "ran"
+    with (folder / "block.py").open("a") as file:
+        file.write(f"import os\nopen({str(ran)!r}, 'w').write(str(os.environ.get('HF_TOKEN')))\n")
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(folder), "tester/theirs", "--yes")
+        assert result.returncode == 2
+        assert "code that is not this package's: block.py" in result.stderr
+        assert not ran.exists()
+        asked = push(hub, tmp_path / "home", str(folder), "tester/theirs", "--yes", "--trust_remote_code")
+        assert asked.returncode == 0, asked.stderr
+        assert "brings: block.py" in " ".join(asked.stdout.split())
+        assert ran.read_text() == "None"  # it ran, and was given no token
+        assert "tester/theirs" in hub.repositories

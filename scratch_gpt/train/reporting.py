@@ -14,6 +14,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..secrecy import redact
+
 METRICS = "metrics.jsonl"
 
 # Figures that an evaluation prints beside the losses, where the task has them.
@@ -95,7 +97,7 @@ def forget_after(folder: Path, step: int) -> None:
 
 
 def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:
-    """`run.yaml`: every argument, versions, machine, and facts such as sizes of model and data."""
+    """`run.yaml`: every argument, versions, machine, and facts such as sizes of model and data; no secrets."""
     packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
     content = {
         "arguments": arguments,
@@ -104,7 +106,7 @@ def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], pr
         "facts": facts,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    (folder / "run.yaml").write_text(redact(yaml.safe_dump(content, sort_keys=False, allow_unicode=True)))
 
 
 def _device() -> str:

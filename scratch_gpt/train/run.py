@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import ScratchError
 from ..hub.card import render_card
 from ..hub.model_directory import ModelDirectory
+from ..secrecy import redact
 from .arguments import TrainingArguments
 from .loop import Trainer
 from .optimization import build_optimizers
@@ -78,7 +79,9 @@ def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) ->
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
     accelerator.wait_for_everyone()
     if args.tracker:
-        accelerator.init_trackers("scratch_gpt", config={k: v for k, v in arguments.items() if v is not None})
+        given = {name: value for name, value in arguments.items() if value is not None}
+        config = {name: redact(value) if isinstance(value, str) else value for name, value in given.items()}
+        accelerator.init_trackers("scratch_gpt", config=config)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ...secrecy import redact
 from ..arguments import check_training, parse_arguments
 from ..checkpoint import newest_checkpoint
 from ..run import run
@@ -48,8 +47,7 @@ def train(kind: ModuleType, description: str) -> None:
         check_init_from(data, model_args)
     resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
     job = kind.prepare(data, model_args, args, resume_from)
-    given = {name: value for part in settings for name, value in asdict(part).items()}
-    arguments = {name: redact(value) if isinstance(value, str) else value for name, value in given.items()}
+    arguments = {name: value for part in settings for name, value in asdict(part).items()}
     folder = run(job, arguments, resume_from)
     if job.accelerator.is_main_process:
         job.report(folder)

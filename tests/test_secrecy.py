@@ -1,0 +1,57 @@
+"""Tokens and passwords reach no log, card, record or traceback."""
+
+import pytest
+from conftest import PRETRAIN, TINY_RUN, run_here
+
+from scratch_gpt.secrecy import is_secret, redact
+
+HELD = {"HF_TOKEN": "canary-of-the-hub", "WANDB_API_KEY": "canary-of-wandb", "MY_PASSWORD": "canary-of-mine"}
+
+
+@pytest.fixture(autouse=True)
+def _held(monkeypatch):
+    for name, value in HELD.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sent canary-of-the-hub", "sent <HF_TOKEN>"),
+        ("hf_" + "aB3" * 12 + ".", "<token>."),
+        ("https://me:letmein@host/a.csv, user@host", "https://<password>@host/a.csv, user@host"),
+        ("s3://b/k?X-Amz-Signature=ab12&part=3", "s3://b/k?X-Amz-Signature=<…>&part=3"),
+        ("hf_transfer, the key=value of a token", "hf_transfer, the key=value of a token"),
+    ],
+)
+def test_what_looks_like_a_secret_is_struck_out_and_nothing_else(text, expected):
+    assert redact(text) == expected
+
+
+def test_which_variables_hold_secrets():
+    assert all(map(is_secret, ("HF_TOKEN", "hugging_face_hub_token", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")))
+    assert not any(map(is_secret, ("TOKENIZERS_PARALLELISM", "HF_HOME", "KEYBOARD", "PATH")))
+
+
+def test_a_run_writes_down_no_secret(tmp_path, text_file):
+    """One that is named where it does not belong, in the licence and in the data's address, and those it was lent."""
+    address = "https://me:letmein@host/text.csv"
+    options = (*TINY_RUN, "--max_steps", "2", "--dataset_license", "canary-of-mine", "--output_dir")
+    result = run_here(PRETRAIN, *options, str(tmp_path / "run"), "--dataset", str(text_file))
+    wrong = run_here(PRETRAIN, *options, str(tmp_path / "other"), "--dataset", address, check=False)
+    assert wrong.returncode == 2
+    assert "https://<password>@host/text.csv" in wrong.stderr
+    written = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    said = "".join(part for r in (result, wrong) for part in (r.stdout, r.stderr))
+    for secret in (*HELD.values(), "letmein"):
+        assert secret not in said
+        assert secret.encode() not in written
+    assert b"<MY_PASSWORD>" in written
+
+
+def test_a_traceback_that_was_asked_for_holds_none():
+    result = run_here("scratch-gpt", "--debug", "info", "https://me:letmein@host/canary-of-mine", check=False)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "letmein" not in result.stderr
+    assert "canary-of-mine" not in result.stderr

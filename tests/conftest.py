@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from scratch_gpt import (
     ScratchEncoderConfig,
@@ -27,6 +28,11 @@ from scratch_gpt.cli import main as scratch_gpt_command
 from scratch_gpt.data.stories import stories
 
 torch.set_num_threads(1)
+
+# The same inputs each time, and none that takes longer than half a minute.
+settings.register_profile("few", max_examples=40, deadline=30_000, derandomize=True, database=None)
+settings.register_profile("thorough", max_examples=2000, deadline=30_000, database=None)
+settings.load_profile("few")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
@@ -143,6 +149,7 @@ def run_here(
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [script, *arguments])
         patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "stdin", io.StringIO())  # nobody is there to answer
         try:
             if script == "scratch-gpt":
                 scratch_gpt_command()

@@ -6,13 +6,10 @@ import time
 import numpy as np
 import pytest
 from conftest import PRETRAIN, TINY_RUN, run_here
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
-from scratch_gpt.errors import ScratchError
 
 WORDS = "a few words to learn from, said twice. "
 KEPT = {
@@ -74,21 +71,3 @@ def test_many_tiny_documents(tmp_path, tokenizer):
     path.write_text("".join(json.dumps({"text": f"{number}"}) + "\n" for number in range(100_000)))
     shards = prepare(open_source(str(path)), tokenizer)
     assert sum(len(shard.ends) for shard in shards.values()) == 100_000
-
-
-CELLS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=2))
-ROWS = st.lists(st.dictionaries(st.sampled_from(["text", "label", "x"]), CELLS), max_size=5)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=ROWS, broken=st.binary(max_size=8))
-def test_any_table_is_read_or_refused(rows, broken, tmp_path):
-    """Columns of the wrong type, missing cells, broken lines: text comes out, or an error that names the file."""
-    path = tmp_path / "t.jsonl"
-    path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() + broken)
-    try:
-        texts = [piece.text for piece in open_source(str(path)).pieces()]
-    except ScratchError as error:
-        texts, reason = [], str(error)
-        assert "t.jsonl" in reason
-    assert all(isinstance(text, str) for text in texts)

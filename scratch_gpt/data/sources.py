@@ -149,8 +149,7 @@ def open_source(
     if path.is_dir():
         return _open_folder(path, text_column, max_documents)
     if path.is_file():
-        if path.stat().st_size == 0:
-            raise ScratchError(f"{path} is empty: give a file with text in it")
+        _check_filled(path)
         if kind_of(path) in TABLES:
             return _open_table([path], text_column, max_documents)
         return FileSource([path], path.name)
@@ -186,8 +185,12 @@ def rows_of(dataset: Any, name: str) -> Iterator[dict]:
     try:
         yield from dataset
     except Exception as error:  # datasets raises whatever its readers raise
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ScratchError(f"{name} can't be read to the end: {reason}") from error
+        raise ScratchError(f"{name} can't be read to the end: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def tables_of(folder: Path, split: str) -> list[Path]:
@@ -201,10 +204,12 @@ def load_table(paths: list[Path]) -> Any:
     A CSV or TSV file whose first line has a number in it has no line of names; its columns are "column_1" and so on.
 
     Raises:
-        ScratchError: they are malformed.
+        ScratchError: they are malformed, or one of them is empty.
     """
     import datasets
 
+    for path in paths:
+        _check_filled(path)
     kind = kind_of(paths[0])
     try:
         options = _csv_options(paths[0], kind) if TABLES[kind] == "csv" else {}
@@ -213,9 +218,13 @@ def load_table(paths: list[Path]) -> Any:
         )
         next(iter(dataset), None)  # a malformed file fails here, not in the middle
     except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ScratchError(f"{paths[0]} can't be read as {kind[1:]}: {reason}") from error
+        raise ScratchError(f"{paths[0]} can't be read as {kind[1:]}: {_first_line(error)}") from error
     return dataset
+
+
+def _check_filled(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise ScratchError(f"{path} is empty: give a file with text in it")
 
 
 def _csv_options(path: Path, kind: str) -> dict[str, Any]:
@@ -248,9 +257,8 @@ def load_hub(name: str, config: str | None, split: str, streaming: bool = False)
         dataset = datasets.load_dataset(name, config, split=split, streaming=streaming)
         revision = HfApi().dataset_info(name).sha if streaming else dataset._fingerprint
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise ScratchError(
-            f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {reason}"
+            f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {_first_line(error)}"
         ) from error
     return dataset, str(revision)
 

@@ -1,5 +1,6 @@
 """The settings of a transformer block: what the GPT, the encoder-decoder and their presets are told apart by."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -142,6 +143,8 @@ class TransformerBlockConfig(PreTrainedConfig):
                 wrong.append(f"head_dim is {head_dim}, want an even number for rotary positions")
         if self.position_type == "sinusoidal" and self.hidden_size % 2:
             wrong.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
-        if self.norm_eps <= 0:
+        if not 0 < self.norm_eps < math.inf:
             wrong.append(f"norm_eps is {self.norm_eps}, want more than 0")
+        if not 0 <= self.initializer_range < math.inf:
+            wrong.append(f"initializer_range is {self.initializer_range}, want 0 or more")
         return wrong

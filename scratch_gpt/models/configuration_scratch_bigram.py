@@ -1,5 +1,6 @@
 """The settings of the bigram table."""
 
+import math
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
@@ -36,6 +37,8 @@ class ScratchBigramConfig(PreTrainedConfig):
     def validate_architecture(self):
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size is {self.vocab_size}, want at least 1")
+        if not 0 <= self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range is {self.initializer_range}, want 0 or more")
 
 
 __all__ = ["AUTO_MAP", "ScratchBigramConfig"]

@@ -1,5 +1,6 @@
 """The settings of the decoder-only model, and the three styles (presets) that they can be arranged into."""
 
+import math
 from dataclasses import field
 from typing import Any, Literal
 
@@ -98,7 +99,7 @@ class ScratchGPTConfig(TransformerBlockConfig):
 
     def violations(self) -> list[str]:
         wrong = super().violations()
-        if self.final_logit_softcapping is not None and self.final_logit_softcapping <= 0:
+        if self.final_logit_softcapping is not None and not 0 < self.final_logit_softcapping < math.inf:
             wrong.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
         return wrong
 

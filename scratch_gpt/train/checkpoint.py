@@ -214,6 +214,7 @@ def load_training_state(
 def publish(beside: Path, folder: Path) -> None:
     """Make a finished folder visible under its name: sync every file, then rename. One that stands there already is
     replaced only where it is damaged: the same step of the same run is the same state."""
+    _let_others_read(beside)
     sync(beside)
     if folder.exists():
         if damage(folder) is None:
@@ -226,6 +227,7 @@ def publish(beside: Path, folder: Path) -> None:
 
 def publish_into(beside: Path, folder: Path) -> None:
     """Move the files of a finished model directory into one that holds other things too, weights last."""
+    _let_others_read(beside)
     sync(beside)
     files = [path for path in beside.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: (path.suffix == ".safetensors", path.name)):
@@ -234,6 +236,13 @@ def publish_into(beside: Path, folder: Path) -> None:
         os.replace(path, place)
     sync_one(folder)
     shutil.rmtree(beside)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give weights the mode of the other files: safetensors writes them for their owner alone."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
 
 
 def unwrapped(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedModel:

@@ -218,7 +218,8 @@ class Trainer:
             "step": self.progress.step + 1,
             "batches": {"from": asdict(self.progress.data), "to": asdict(data), "seed": self.args.seed},
             "learning_rates": rates,
-            "last_steps": list(self.norms),
+            # JSON knows no infinity.
+            "last_steps": [{k: v if math.isfinite(v) else str(v) for k, v in row.items()} for row in self.norms],
         }
         if self.accelerator.is_main_process:
             (self.folder / FAILURE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

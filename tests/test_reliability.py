@@ -1,6 +1,7 @@
 """Nothing lost: damaged checkpoints are found, a signal saves, a full disk or a spoilt gradient costs no checkpoint."""
 
 import errno
+import gc
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.background import BackgroundWriter, in_memory
 from scratch_gpt.train.checkpoint import newest_checkpoint
 from scratch_gpt.train.manifest import damage, write_manifest
+from scratch_gpt.train.reporting import plot_losses
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +282,10 @@ def test_a_manifest_is_of_its_folder(tmp_path):
     assert damage(tmp_path) is None
     state = json.loads((tmp_path / "manifest.json").read_text())
     assert list(state["files"]) == ["a/file"]
+
+
+def test_a_drawing_leaves_nothing_behind(tmp_path):
+    """Matplotlib's figures hold megabytes, in circles: a run that draws at each save would grow."""
+    rows = [{"tokens": step, "train_loss": 5 - step / 10, "val_loss": 4.0} for step in range(20)]
+    plot_losses(rows, tmp_path / "loss.png")
+    assert not [thing for thing in gc.get_objects() if type(thing).__name__ in ("RendererAgg", "Figure")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import time
@@ -152,3 +153,5 @@ def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: s
     axes.legend(frameon=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
     figure.savefig(path, dpi=150)
+    del figure, axes
+    gc.collect()  # a figure holds itself, and megabytes, in circles that Python finds but rarely

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,10 @@ def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) ->
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     try:
-        job.trainer(folder, resume_from).run()
+        trainer = job.trainer(folder, resume_from)
+        gc.freeze()  # what stands now stays, and is passed over when drawings and saves are cleared away
+        trainer.run()
     finally:
+        gc.unfreeze()
         accelerator.end_training()
     return folder

@@ -70,6 +70,16 @@ def inputs(texts: Tokens, numbers: np.ndarray, length: int, pad_token_id: int) -
     return {"input_ids": torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
+def hide_tokens(
+    ids: torch.Tensor, share: float, behind: int, special_ids: list[int], generator: np.random.Generator
+) -> torch.Tensor:
+    """Token ids with this share of the ordinary ones replaced by `behind`: word dropout (Iyyer et al. 2015,
+    aclanthology.org/P15-1162; for translation Sennrich et al. 2016, arXiv:1606.02891)."""
+    rows = ids.numpy()
+    hidden = (generator.random(rows.shape) < share) & ~np.isin(rows, special_ids)
+    return torch.from_numpy(np.where(hidden, behind, rows))
+
+
 class PairBatches(Buckets):
     """The batches of tokenised pairs; `tokens_per_batch` counts one side, and `pad_token_id` fills up the source."""
 

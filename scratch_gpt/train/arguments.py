@@ -188,6 +188,9 @@ class Seq2SeqTrainingArguments(TrainingArguments):
     output_dir: str = argument("runs/seq2seq", "Folder for the model, its checkpoints and the record of the run.")
     tokens_per_batch: int = argument(2048, "Rows times length, on one side, that a process takes at a time.")
     epochs: float = argument(10.0, "Passes over the training pairs, where max_steps is not given.")
+    word_dropout: float = argument(
+        0.0, "Share of the tokens of both sides that training hides, others in every pass; a help on few pairs."
+    )
     eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
 
 

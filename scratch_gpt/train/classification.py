@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from ..data.buckets import LabelledBatches
+from ..data.buckets import LabelledBatches, hide_tokens
 from ..data.labelled import LabelledTokens
 from ..errors import ScratchError
 from ..evaluation.classification import classification_scores
@@ -29,8 +29,7 @@ class Classification(BucketTask):
         seed: of the order of the batches, and of the tokens that are hidden.
         balance: weigh each training text by how rare its label is, so that all labels weigh the same together.
         label_smoothing: share of the target's probability that training spreads over all labels.
-        word_dropout: share of the tokens of training texts that the model sees as `<mask>`, others in every epoch
-            (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", aclanthology.org/P15-1162).
+        word_dropout: share of the tokens of training texts that the model sees as `<mask>`, others in every epoch.
 
     Raises:
         ScratchError: words are to be dropped, and the tokenizer has no mask.
@@ -66,10 +65,9 @@ class Classification(BucketTask):
     def make_batch(self, epoch: int, number: int) -> Batch:
         batch = self.train.batch(*self.train.plan(epoch)[number])
         if self.word_dropout:
-            ids = batch["input_ids"].numpy()
             generator = np.random.default_rng((self.seed, epoch, number))
-            hidden = (generator.random(ids.shape) < self.word_dropout) & ~np.isin(ids, self.special_ids)
-            batch["input_ids"] = torch.from_numpy(np.where(hidden, self.mask_token_id, ids))
+            ids, mask = batch["input_ids"], int(self.mask_token_id)
+            batch["input_ids"] = hide_tokens(ids, self.word_dropout, mask, self.special_ids, generator)
         return batch
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
-from ..data.buckets import PairBatches
+from ..data.buckets import PairBatches, hide_tokens
 from ..data.pairs import Pairs
 from ..evaluation.translation import translate, translation_scores
+from ..models.modeling_scratch_seq2seq import shift_right
 from .checkpoint import unwrapped
 from .task import Batch, BucketTask
 
@@ -35,6 +37,9 @@ class Translation(BucketTask):
         tokens_per_batch: rows times length, of one side, that a process takes at a time.
         seed: of the order of the batches.
         eval_beams: beams of the decoding during training.
+        word_dropout: share of the tokens that encoder and decoder read as `<bos>`, which nothing else uses, others in
+            every epoch.
+        decoder_start_token_id: what the decoder reads first, where words are dropped; by default padding.
     """
 
     figures = ("val_loss", "val_perplexity", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact")
@@ -50,15 +55,31 @@ class Translation(BucketTask):
         tokens_per_batch: int,
         seed: int,
         eval_beams: int = 1,
+        word_dropout: float = 0.0,
+        decoder_start_token_id: int | None = None,
     ):
         self.accelerator, self.tokenizers, self.eval_beams = accelerator, tokenizers, eval_beams
         self.sources, self.references = texts
+        self.seed, self.word_dropout = seed, word_dropout
         pad = tokenizers.source.pad_token_id
+        self.decoder_start_token_id = pad if decoder_start_token_id is None else decoder_start_token_id
         self.train: PairBatches = PairBatches(train, tokens_per_batch, pad, seed)
         self.validation = PairBatches(validation, tokens_per_batch, pad)
 
     def make_batch(self, epoch: int, number: int) -> Batch:
-        return self.train.batch(*self.train.plan(epoch)[number])
+        batch = self.train.batch(*self.train.plan(epoch)[number])
+        if self.word_dropout:
+            generator = np.random.default_rng((self.seed, epoch, number))
+            source, target = self.tokenizers
+            read = shift_right(batch["labels"], self.decoder_start_token_id, target.pad_token_id)
+            batch["input_ids"] = self._hide(batch["input_ids"], source, generator)
+            batch["decoder_input_ids"] = self._hide(read, target, generator)
+        return batch
+
+    def _hide(
+        self, ids: torch.Tensor, tokenizer: PreTrainedTokenizerFast, generator: np.random.Generator
+    ) -> torch.Tensor:
+        return hide_tokens(ids, self.word_dropout, tokenizer.bos_token_id, tokenizer.all_special_ids, generator)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return model(**batch, num_items_in_batch=1, skip_logits=True, use_cache=False).loss

@@ -61,6 +61,8 @@ def prepare(
         args.tokens_per_batch,
         args.seed,
         args.eval_beams,
+        args.word_dropout,
+        model.config.decoder_start_token_id,
     )
 
     style = type(model).__name__ if model_args.init_from else model_args.preset

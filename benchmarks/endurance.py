@@ -70,6 +70,8 @@ def watch(command: list[str], done: Callable[[], int], total: int, title: str) -
 
     # The very end saves, draws and reloads, which is no step.
     spans = (0.2, 0.4), (0.8, 1.0)
+    if not all(between(*span, 1) for span in spans):
+        sys.exit(f"{title} was over too soon to be watched: ask for more of it")
     memory = [statistics.median(between(*span, 1)) for span in spans]
     files = [min(between(*span, 2)) for span in spans]  # a checkpoint that is being written is open for a while
     return {
@@ -93,12 +95,17 @@ def main() -> None:
         every = str(max(1, args.steps // 20))
         command = [sys.executable, str(PRETRAIN), "--output_dir", str(run), *TRAINING.split()]
         command += ["--max_steps", str(args.steps), "--eval_every", every, "--save_every", every]
-        last_step = lambda: max((row["step"] for row in read_metrics(run)), default=0)  # noqa: E731
-        figures = {"steps of training": watch(command, last_step, args.steps, "training")}
+
+        def steps_done() -> int:
+            return max((row["step"] for row in read_metrics(run)), default=0)
+
+        def texts_done() -> int:
+            return len(log.read_text().splitlines()) if log.exists() else 0
+
+        figures = {"steps of training": watch(command, steps_done, args.steps, "training")}
         script = f"import sys; sys.stdout = open({str(log)!r}, 'w')\n{GENERATE}"
         command = [sys.executable, "-c", script, str(run), str(args.generations)]
-        lines = lambda: len(log.read_text().splitlines()) if log.exists() else 0  # noqa: E731
-        figures["texts generated"] = watch(command, lines, args.generations, "generating")
+        figures["texts generated"] = watch(command, texts_done, args.generations, "generating")
     table = Table("what", "memory after warm-up", "at the end", "growth", "open files")
     for what, row in figures.items():
         megabytes = [f"{row[key] / 1e6:,.1f} MB" for key in ("warm_bytes", "end_bytes")]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+from pathlib import Path
+from typing import Any
 
-_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY)S?$")
+_NAMES = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?|APIKEY|KEY)(_|$)|_PWD$")
 _PATTERNS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), "<token>"),
-    (re.compile(r"(?<=://)[^/\s@]+@"), "<password>@"),
-    (re.compile(r"([?&][\w-]*(?:token|secret|password|signature|credential|key)=)[^&\s'\"]+", re.IGNORECASE), r"\1<…>"),
+    (re.compile(r"(?<=://)([^\s/'\"@]+:[^\s'\"]*|[^\s/'\"@]+)@"), "<password>@"),
+    (re.compile(r"([?&](?:[\w-]*(?:token|secret|password|signature|credential|key)|sig)=)[^&\s'\"]+", re.I), r"\1<…>"),
 )
 _SHORTEST = 8  # shorter values would strike out innocent words
 
@@ -20,23 +23,38 @@ def is_secret(name: str) -> bool:
     return bool(_NAMES.search(name.upper()))
 
 
-def redact(text: str) -> str:
-    """`text` without secrets: the values of such environment variables and the stored token of the Hub, and what looks
-    like a token, a password in an address, or a signature in its query."""
-    from huggingface_hub import get_token
-
-    held = {name: value for name, value in os.environ.items() if is_secret(name)} | {"token": get_token() or ""}
-    for name, value in held.items():
-        if len(value) >= _SHORTEST:
-            text = text.replace(value, f"<{name}>")
+def redact(value: Any) -> Any:
+    """The same without secrets; of dictionaries and lists, every text in them. Struck out are the values of such
+    environment variables, the stored token of the Hub, and what looks like a token, a password in an address, or a
+    signature in its query."""
+    if isinstance(value, dict):
+        return {name: redact(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [redact(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    for secret, name in sorted(_held().items(), key=lambda item: -len(item[0])):
+        value = value.replace(secret, f"<{name}>")
     for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
+        value = pattern.sub(replacement, value)
+    return value
 
 
-class RedactingFilter(logging.Filter):
-    """For the handlers of a library that logs the addresses it asks for."""
+def redact_logs() -> None:
+    """Have every message that this process logs pass through `redact`: libraries log the addresses they ask for."""
+    logging.setLogRecordFactory(_RedactedRecord)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), None
-        return True
+
+class _RedactedRecord(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802  (logging's name)
+        return redact(super().getMessage())
+
+
+def _held() -> dict[str, str]:
+    """Secrets of this process, with the names that are printed in their place."""
+    from huggingface_hub import constants  # its `get_token` might ask the network, and logs
+
+    found = {value: name for name, value in os.environ.items() if is_secret(name)}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found[Path(constants.HF_TOKEN_PATH).read_text().strip()] = "token"
+    return {value: name for value, name in found.items() if len(value) >= _SHORTEST}

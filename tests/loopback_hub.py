@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
 USER = "tester"
+LATE = 3.5  # seconds
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Storm:
 
     Args:
         what: a status to answer with; "cut": the connection breaks while the request is read; "silent": no answer ever
-            comes; "lost": the request is carried out, and its answer never arrives.
+            comes; "lost": the request is carried out, and its answer never arrives; "late": so, but seconds later.
     """
 
     pattern: str
@@ -178,7 +179,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply({"error": "the weather"}, storm.what, storm.headers)
             return True
         self.close_connection = True
-        if storm.what == "lost":
+        if storm.what in ("lost", "late"):
+            self.server.over.wait(LATE if storm.what == "late" else 0)
             self.wfile = io.BytesIO()
             return False
         if storm.what == "cut":
@@ -259,6 +261,9 @@ class Handler(BaseHTTPRequestHandler):
             value = entry["value"]
             if entry["key"] == "header":
                 title = value["summary"]
+                if value.get("parentCommit") not in (None, repository.commit_id(revision)):
+                    self.reply({"error": "the branch has moved"}, 412)
+                    return
             elif entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here, run_python
@@ -44,6 +45,9 @@ def rows_of_epoch(task: LanguageModeling | Translation) -> Counter:
         target = task.train.pairs.target
         return Counter(tuple(target[number].tolist()) for number in range(len(target)))
     plan = task.rows.plan(0)
+    shard = task.shards["train"]  # rows are made of its pieces: each token in one of them
+    pieces = np.concatenate([np.arange(s, s + n) for s, n in zip(plan.starts, plan.lengths, strict=True)])
+    assert sorted(pieces.tolist()) == list(range(len(shard.tokens)))
     return Counter(row for number in range(len(plan)) for row in rows_of(task.rows.batch([(plan, number)])))
 
 

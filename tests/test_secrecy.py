@@ -1,11 +1,18 @@
 """Tokens and passwords reach no log, card, record or traceback."""
 
+import logging
+
 import pytest
 from conftest import PRETRAIN, TINY_RUN, run_here
 
 from scratch_gpt.secrecy import is_secret, redact
 
-HELD = {"HF_TOKEN": "canary-of-the-hub", "WANDB_API_KEY": "canary-of-wandb", "MY_PASSWORD": "canary-of-mine"}
+HELD = {
+    "HF_TOKEN": "canary-of-the-hub",
+    "WANDB_API_KEY": "canary-of-wandb",
+    "MY_PASSWORD": "canary-of-mine",
+    "OTHER_TOKEN": "canary-of-the-hub-2",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +28,9 @@ def _held(monkeypatch):
         ("hf_" + "aB3" * 12 + ".", "<token>."),
         ("https://me:letmein@host/a.csv, user@host", "https://<password>@host/a.csv, user@host"),
         ("s3://b/k?X-Amz-Signature=ab12&part=3", "s3://b/k?X-Amz-Signature=<…>&part=3"),
+        ("https://me:p@ss/w@host/a", "https://<password>@host/a"),
+        ("https://a.blob/x?sv=1&sig=ab%2F12", "https://a.blob/x?sv=1&sig=<…>"),
+        ("canary-of-the-hub-2", "<OTHER_TOKEN>"),
         ("hf_transfer, the key=value of a token", "hf_transfer, the key=value of a token"),
     ],
 )
@@ -29,8 +39,10 @@ def test_what_looks_like_a_secret_is_struck_out_and_nothing_else(text, expected)
 
 
 def test_which_variables_hold_secrets():
-    assert all(map(is_secret, ("HF_TOKEN", "hugging_face_hub_token", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")))
-    assert not any(map(is_secret, ("TOKENIZERS_PARALLELISM", "HF_HOME", "KEYBOARD", "PATH")))
+    assert all(
+        map(is_secret, ("HF_TOKEN", "hugging_face_hub_token", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_PAT"))
+    )
+    assert not any(map(is_secret, ("TOKENIZERS_PARALLELISM", "HF_HOME", "KEYBOARD", "PATH", "PWD", "MAX_TOKENS")))
 
 
 def test_a_run_writes_down_no_secret(tmp_path, text_file):
@@ -55,3 +67,24 @@ def test_a_traceback_that_was_asked_for_holds_none():
     assert "Traceback" in result.stderr
     assert "letmein" not in result.stderr
     assert "canary-of-mine" not in result.stderr
+
+
+def test_wrong_arguments_and_logs_hold_none(tmp_path, capsys):
+    run_here(PRETRAIN, "--secret", "canary-of-mine", check=False)  # from here on, logs are redacted too
+    logging.getLogger("huggingface_hub").warning("GET %s failed", "https://host/a?X-Amz-Signature=abcd1234")
+    logging.getLogger("elsewhere").error("canary-of-mine")
+    refused = run_here(PRETRAIN, "--secret", "canary-of-mine", "--config", "https://me:letmein@host", check=False)
+    assert refused.returncode == 2
+    said = refused.stderr + capsys.readouterr().err
+    assert "<password>@host" in said
+    for secret in ("canary-of-mine", "letmein", "abcd1234"):
+        assert secret not in said
+
+
+def test_a_resume_knows_a_secret_again_and_prints_none(tmp_path, text_file):
+    options = (*TINY_RUN, "--max_steps", "2", "--dataset", str(text_file), "--output_dir", str(tmp_path / "run"))
+    run_here(PRETRAIN, *options, "--dataset_license", "canary-of-mine")
+    run_here(PRETRAIN, *options, "--dataset_license", "canary-of-mine", "--resume")
+    other = run_here(PRETRAIN, *options, "--dataset_license", "canary-of-wandb", "--resume", check=False)
+    assert other.returncode == 2
+    assert "can't change dataset_license <MY_PASSWORD> to <WANDB_API_KEY>" in other.stderr

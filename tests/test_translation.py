@@ -1,5 +1,6 @@
 """Translation from end to end: training, what it leaves, strangers, the Hub, the commands, bad input."""
 
+import copy
 import json
 import re
 import shutil
@@ -26,6 +27,7 @@ from transformers import (
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, train_tokenizer
 from scratch_gpt.data.pairs import encode_pairs, open_pairs
+from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 from scratch_gpt.train.translation import Tokenizers, Translation
@@ -410,6 +412,15 @@ def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
             assert not (changed & special).any()
             shares.append(changed[~special].float().mean().item())
     assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
+    for name in ("eos_token", "pad_token"):
+        for side in (0, 1):
+            sides = [tokenizer, tokenizer]
+            sides[side] = copy.deepcopy(tokenizer)
+            sides[side].bos_token = getattr(tokenizer, name)
+            with pytest.raises(ScratchError, match="word_dropout is 0.3, but the tokenizer has no <bos> of its own"):
+                Translation(
+                    Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
+                )
     same, again, other = (hiding.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
     assert torch.equal(same, again)
     assert not torch.equal(same, other)

@@ -83,7 +83,7 @@ def main() -> None:
     import traceback
 
     from ..errors import ScratchError
-    from ..secrecy import redact
+    from ..secrecy import redact, redact_logs
     from . import (  # noqa: F401  (each adds its commands to `app`)
         classification,
         models,
@@ -94,6 +94,7 @@ def main() -> None:
         verifying,
     )
 
+    redact_logs()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except Exception as error:

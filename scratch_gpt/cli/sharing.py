@@ -45,7 +45,6 @@ def push(
     )
 
     register()
-
     console = Console(highlight=False)
 
     def show(folder: Path, what: str) -> None:

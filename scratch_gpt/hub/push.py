@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
-from huggingface_hub.utils import get_session
+from huggingface_hub.utils import get_session, set_client_factory
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from transformers import AutoConfig
 
 from ..errors import HubError, ScratchError
-from ..secrecy import RedactingFilter, is_secret
+from ..secrecy import is_secret, redact
 from .model_directory import AUTO_CLASSES, TARGET_TOKENIZER, copy_tokenizers, kind_of_model
+from .opening import check_files
 from .twins import export_native
 
 # What may leave the machine. Checkpoints, logs and anything else in the folder stays.
@@ -31,8 +33,9 @@ NATIVE_REVISION = "native"
 MODELS = Path(__file__).parents[1] / "models"
 
 ATTEMPTS = 3  # of a push as a whole; single requests are repeated by huggingface_hub too, where it can
-PASSING = {408, 429, 500, 502, 503, 504}  # what a Hub answers that is only busy
-LONGEST_PAUSE = 60.0
+# What a Hub answers that is only busy, or whose branch somebody else has moved just now (412).
+PASSING = {408, 412, 429, 500, 502, 503, 504}
+LONGEST_PAUSE = 300.0  # the Hub counts requests over five minutes
 
 STRANGER = """
 import json, sys
@@ -59,29 +62,53 @@ def files_to_upload(folder: Path) -> list[Path]:
     """The files of a model directory that a push sends, in order of name.
 
     Raises:
-        ScratchError: this is no model directory.
+        ScratchError: this is no model directory, or holds what is not to be opened, such as links that lead out of it.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
         raise ScratchError(f"{folder} is no model directory: want config.json and model.safetensors in it")
+    try:
+        check_files(folder)
+    except ValueError as error:
+        raise ScratchError(f"{folder} can't be pushed: {error}") from error
     found = {path for name in (*ALLOWED, *ALLOWED_PATTERNS) for path in folder.glob(name) if path.is_file()}
     return sorted(found)
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """Names of the Python files of a model directory that are not, byte for byte, this package's own."""
+    """What opening a model directory may run that is not, byte for byte, this package's own: Python files, and
+    references in its configs to code elsewhere, in other folders or repositories.
+
+    Raises:
+        ScratchError: a config can't be read.
+    """
     ours = {path.name: path.read_bytes() for path in MODELS.glob("*.py")}
-    return sorted(path.name for path in folder.glob("*.py") if ours.get(path.name) != path.read_bytes())
+    files = {path.name for path in folder.glob("*.py") if ours.get(path.name) != path.read_bytes()}
+    named: set[str] = set()
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        try:
+            named |= _references(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else set()
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ScratchError(f"{path} can't be read: {error}") from error
+    return sorted(files | {name for name in named if f"{name.rpartition('.')[0]}.py" not in ours})
+
+
+def _references(settings: Any) -> set[str]:
+    """The code that a config names: the values of `auto_map`, and the classes of `custom_pipelines`."""
+    found: list[Any] = list((settings.get("auto_map") or {}).values())
+    found += [pipeline.get("impl") for pipeline in (settings.get("custom_pipelines") or {}).values()]
+    flat = [part for value in found for part in (value if isinstance(value, list) else [value])]
+    return {str(reference) for reference in flat if reference}
 
 
 def verify_as_stranger(folder: Path, remote_code: bool = True) -> None:
-    """Load a directory in a process that cannot import this package, and let it work. Its code is given no secrets.
+    """Load a directory in a process that cannot import this package, and let it work. It is handed no tokens.
 
     Raises:
         ScratchError: that process failed; its last words are the reason.
     """
     with tempfile.TemporaryDirectory() as elsewhere:
         environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
-        environment |= {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1"}
+        environment |= {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": f"{elsewhere}/none"}
         command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), json.dumps(remote_code)]
         command.append(AUTO_CLASSES[kind_of_model(AutoConfig.from_pretrained(folder))].__name__)
         result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
@@ -121,10 +148,12 @@ def push_directory(
 ) -> str:
     """Send the allowed files of a model directory to the Hub in one commit, which also removes what is stale there.
 
-    Where the Hub is out of reach or busy, the whole is tried again; a push that has arrived already is none then.
+    Where the Hub is out of reach or busy, the whole is tried again; a push that has arrived already is none then, and
+    one that arrives late is refused, since each commit names the one that it follows.
 
     Args:
-        timeout: seconds to wait for a Hub that neither takes nor sends a byte.
+        timeout: seconds to wait for a Hub that neither takes nor sends a byte, for as long as this process lives;
+            huggingface_hub itself would wait for ever.
 
     Returns:
         The address of the commit.
@@ -133,8 +162,8 @@ def push_directory(
         HubError: the Hub stayed out of reach or busy. A commit is all or nothing, so that nothing is half-published.
         ScratchError: the Hub refuses.
     """
-    for handler in logging.getLogger("huggingface_hub").handlers:  # it logs addresses, which may be signed
-        handler.addFilter(RedactingFilter())
+    client = get_session()
+    set_client_factory(lambda: type(client)(event_hooks=client.event_hooks, follow_redirects=True, timeout=timeout))
     patiently = Retrying(
         retry=retry_if_exception(_passes),
         wait=_pause,
@@ -143,18 +172,16 @@ def push_directory(
         reraise=True,
     )
 
-    def push() -> str:
-        get_session().timeout = timeout  # huggingface_hub itself would wait for ever
-        return _push_once(folder, name, private, revision, message)
-
     try:
-        return patiently(push)
-    except HTTPError as error:
+        return redact(patiently(_push_once, folder, name, private, revision, message))
+    except (HTTPError, RuntimeError, ConnectionError, TimeoutError) as error:
         if _passes(error):
             raise HubError(
                 f"the Hub could not be reached, or was too busy, {ATTEMPTS} times: {_reason(error)}. {folder} is as it "
                 f"was, and revision {revision!r} of {name} has all of it or nothing: push again later"
             ) from error
+        if _answer(error) is None:
+            raise
         raise ScratchError(
             f"the Hub refused {name}: {_reason(error)} (is a token set? 'hf auth login' sets one)"
         ) from error
@@ -165,28 +192,41 @@ def _push_once(folder: Path, name: str, private: bool, revision: str, message: s
     api = HfApi()
     full_name = api.create_repo(name, private=private, exist_ok=True).repo_id
     if revision != "main":
-        # Begun at the first commit, which is empty: with main's files it would show another model until ours came.
+        # Begun at the first commit, where a repository is empty: main's files would show another model until ours came.
         first = api.list_repo_commits(full_name)[-1].commit_id
         api.create_branch(full_name, branch=revision, revision=first, exist_ok=True)
-    ours = (".py", ".safetensors", ".json")
+    parent = api.model_info(full_name, revision=revision).sha
+    ours = (".py", ".safetensors", ".json", ".jinja")
     there = api.list_repo_files(full_name, revision=revision)
     stale = [CommitOperationDelete(path) for path in there if path.endswith(ours) and path not in files]
     operations = [CommitOperationAdd(path, file) for path, file in files.items()] + stale
-    return api.create_commit(full_name, operations, commit_message=message, revision=revision).commit_url
+    info = api.create_commit(full_name, operations, commit_message=message, revision=revision, parent_commit=parent)
+    return info.commit_url
+
+
+def _answer(error: BaseException | None) -> HfHubHTTPError | None:
+    """What the Hub has answered, where an error or what caused it says so."""
+    while error is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__
+    return error
 
 
 def _passes(error: BaseException) -> bool:
     """Whether the same may succeed a little later: the Hub was out of reach, or busy."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING
-    return isinstance(error, HTTPError)
+    if answer := _answer(error):
+        return answer.response.status_code in PASSING
+    # What goes wrong while a large file is sent comes as a RuntimeError, whichever way it is sent.
+    uploading = isinstance(error, RuntimeError) and "uploading" in str(error)
+    return uploading or isinstance(error, (HTTPError, ConnectionError, TimeoutError))
 
 
 def _pause(state: RetryCallState) -> float:
     """Seconds before the next attempt: as the Hub asks for, else 2, 4, 8 …"""
-    response = getattr(state.outcome and state.outcome.exception(), "response", None)
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(LONGEST_PAUSE, float(asked) if asked.isdigit() else 2.0**state.attempt_number)
+    answer = _answer(state.outcome.exception() if state.outcome else None)
+    headers = answer.response.headers if answer else {}
+    limit = re.search(r"\bt=(\d+)", headers.get("RateLimit", ""))  # IETF draft ratelimit-headers, as the Hub has it
+    asked = limit[1] if limit else headers.get("Retry-After", "")
+    return min(LONGEST_PAUSE, float(asked) + 1 if asked.isdigit() else 2.0**state.attempt_number)
 
 
 def _say_why(state: RetryCallState) -> None:
@@ -196,4 +236,9 @@ def _say_why(state: RetryCallState) -> None:
 
 
 def _reason(error: BaseException | None) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error in one line, with what caused it, without secrets."""
+    said = []
+    while error is not None:
+        said.append(" ".join(str(error).split()) or type(error).__name__)
+        error = error.__cause__
+    return redact(": ".join(dict.fromkeys(said)))

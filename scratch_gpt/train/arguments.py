@@ -8,12 +8,13 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
 from ..errors import ScratchError
+from ..secrecy import redact
 
 
 def argument(default: Any, help: str) -> Any:
@@ -214,6 +215,11 @@ RESUME_MAY_CHANGE = {
 }
 
 
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))
+
+
 def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
     """Read the command line; under it the YAML file that `--config` names, or the record of the run that `--resume`
     goes on with.
@@ -227,7 +233,7 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
         An instance of each type. An unknown or unfit argument exits with code 2 and one line.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(
+    parser = _Parser(
         list(types), description=description, allow_abbrev=False, usage="%(prog)s [--config FILE.yaml] [--NAME VALUE …]"
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
@@ -252,6 +258,7 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
         parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
     now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
     if record and not now["allow_changed_settings"]:
+        now = redact(now)  # as the record is
         changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
         listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
         rows = _batches_of_step(record, processes), _batches_of_step(now, int(os.environ.get("WORLD_SIZE", 1)))

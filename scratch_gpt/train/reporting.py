@@ -107,7 +107,7 @@ def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], pr
         "facts": facts,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (folder / "run.yaml").write_text(redact(yaml.safe_dump(content, sort_keys=False, allow_unicode=True)))
+    (folder / "run.yaml").write_text(yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True))
 
 
 def _device() -> str:

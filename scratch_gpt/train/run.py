@@ -81,8 +81,7 @@ def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) ->
     accelerator.wait_for_everyone()
     if args.tracker:
         given = {name: value for name, value in arguments.items() if value is not None}
-        config = {name: redact(value) if isinstance(value, str) else value for name, value in given.items()}
-        accelerator.init_trackers("scratch_gpt", config=config)
+        accelerator.init_trackers("scratch_gpt", config=redact(given))
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     try:

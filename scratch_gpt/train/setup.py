@@ -32,7 +32,7 @@ from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from ..secrecy import redact
+from ..secrecy import redact, redact_logs
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 
@@ -42,7 +42,8 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command; what the user can mend becomes one line on the error stream, and an exit code: 2 for bad input, 1
-    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM. No secret is printed."""
+    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM. No secret is printed or logged."""
+    redact_logs()
     try:
         main()
     except ScratchError as error:

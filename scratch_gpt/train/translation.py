@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..data.buckets import PairBatches, hide_tokens
 from ..data.pairs import Pairs
+from ..errors import ScratchError
 from ..evaluation.translation import translate, translation_scores
 from ..models.modeling_scratch_seq2seq import shift_right
 from .checkpoint import unwrapped
@@ -40,6 +41,9 @@ class Translation(BucketTask):
         word_dropout: share of the tokens that encoder and decoder read as `<bos>`, which nothing else uses, others in
             every epoch.
         decoder_start_token_id: what the decoder reads first, where words are dropped; by default padding.
+
+    Raises:
+        ScratchError: words are to be dropped, and a tokenizer has no `<bos>` of its own.
     """
 
     figures = ("val_loss", "val_perplexity", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact")
@@ -58,6 +62,12 @@ class Translation(BucketTask):
         word_dropout: float = 0.0,
         decoder_start_token_id: int | None = None,
     ):
+        for side in tokenizers if word_dropout else ():
+            if side.bos_token_id in (None, side.eos_token_id, side.pad_token_id):
+                raise ScratchError(
+                    f"word_dropout is {word_dropout}, but the tokenizer has no <bos> of its own to hide words behind: "
+                    "leave it 0"
+                )
         self.accelerator, self.tokenizers, self.eval_beams = accelerator, tokenizers, eval_beams
         self.sources, self.references = texts
         self.seed, self.word_dropout = seed, word_dropout

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
 USER = "tester"
-LATE = 3.5  # seconds
+LATE = 7.0  # seconds
 
 
 @dataclass
@@ -76,6 +76,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.statuses: list[int] = []
         self.weather: list[Storm] = []
         self.over = threading.Event()
 
@@ -108,6 +109,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, content: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps({} if content is None else content).encode()
+        self.server.statuses.append(status)
         self.send_response(status)
         names = {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
         for name, value in names.items():

@@ -417,7 +417,7 @@ def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
             sides = [tokenizer, tokenizer]
             sides[side] = copy.deepcopy(tokenizer)
             sides[side].bos_token = getattr(tokenizer, name)
-            with pytest.raises(ScratchError, match="word_dropout is 0.3, but the tokenizer has no <bos> of its own"):
+            with pytest.raises(ScratchError, match=r"word_dropout is 0\.3, but the tokenizer has no <bos> of its own"):
                 Translation(
                     Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
                 )

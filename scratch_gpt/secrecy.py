@@ -12,7 +12,7 @@ from typing import Any
 _NAMES = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PAT|CREDENTIALS?|APIKEY|KEY)(_|$)|_PWD$")
 _PATTERNS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), "<token>"),
-    (re.compile(r"(?<=://)([^\s/'\"@]+:[^\s'\"]*|[^\s/'\"@]+)@"), "<password>@"),
+    (re.compile(r"(:/{1,2})(?:[^\s/'\"@]+:[^\s'\"]*|[^\s/'\"@]+)@"), r"\1<password>@"),
     (re.compile(r"([?&](?:[\w-]*(?:token|secret|password|signature|credential|key)|sig)=)[^&\s'\"]+", re.I), r"\1<…>"),
 )
 _SHORTEST = 8  # shorter values would strike out innocent words

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
 USER = "tester"
-LATE = 7.0  # seconds
+LATE = 10.0  # seconds
 
 
 @dataclass

@@ -57,7 +57,7 @@ def push(name):
     revisions = ("main", "native") if name == "native" else ("main",)
     try:
         for revision in revisions:
-            result = push_directory(Path(sys.argv[1]), f"tester/{name}", revision=revision, timeout=2)
+            result = push_directory(Path(sys.argv[1]), f"tester/{name}", revision=revision, timeout=5)
         return [result, None, 0]
     except Exception as error:
         return [str(error), type(error).__name__, error.exit_code]

@@ -70,6 +70,7 @@ class LoopbackHub(ThreadingHTTPServer):
     """The server, with what it was sent."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, port: int = 0):
         super().__init__(("127.0.0.1", port), Handler)

@@ -123,7 +123,7 @@ def test_a_resume_changes_what_it_is_told_to(run, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
     text, stopped, whole = run.parent / "text.txt", tmp_path / "stopped", tmp_path / "whole"
-    options = ("--max_steps", "400", "--eval_every", "0", "--save_every", "0", "--log_every", "1", "--dropout", "0.1")
+    options = ("--max_steps", "200", "--eval_every", "0", "--save_every", "0", "--log_every", "1", "--dropout", "0.1")
     command = [sys.executable, PRETRAIN, "--output_dir", str(stopped), "--dataset", str(text), *TINY_RUN, *options]
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     metrics = stopped / "metrics.jsonl"
@@ -136,11 +136,11 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
     assert "Traceback" not in errors
     (saved,) = (stopped / "checkpoints").glob("step-*")
     assert damage(saved) is None
-    assert 5 < int(saved.name.removeprefix("step-")) < 400
+    assert 5 < int(saved.name.removeprefix("step-")) < 200
     run_here(PRETRAIN, "--output_dir", str(stopped), "--resume")
     pretrain(whole, text, *options)
-    for name, expected in weights(whole / "checkpoints/step-00000400").items():
-        assert torch.equal(weights(stopped / "checkpoints/step-00000400")[name], expected), name
+    for name, expected in weights(whole / "checkpoints/step-00000200").items():
+        assert torch.equal(weights(stopped / "checkpoints/step-00000200")[name], expected), name
 
 
 @pytest.mark.parametrize(

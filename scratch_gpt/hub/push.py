@@ -163,7 +163,8 @@ def push_directory(
         ScratchError: the Hub refuses.
     """
     client = get_session()
-    set_client_factory(lambda: type(client)(event_hooks=client.event_hooks, follow_redirects=True, timeout=timeout))
+    if client.timeout != type(client.timeout)(timeout):  # else another thread's requests would be cut for nothing
+        set_client_factory(lambda: type(client)(event_hooks=client.event_hooks, follow_redirects=True, timeout=timeout))
     patiently = Retrying(
         retry=retry_if_exception(_passes),
         wait=_pause,

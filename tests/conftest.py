@@ -68,6 +68,13 @@ def tiny_model(preset: str, **overrides) -> ScratchGPTForCausalLM:
     return randomise(ScratchGPTForCausalLM(tiny_config(preset, **overrides))).eval()
 
 
+def save_tiny(folder: Path) -> Path:
+    """A model directory: such a model, and a tokenizer of a few characters."""
+    tiny_model("llama").save_pretrained(folder)
+    train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
 def tiny_seq2seq_config(preset: str, **overrides) -> ScratchSeq2SeqConfig:
     fields = {
         "vocab_size": 99,

@@ -1,5 +1,6 @@
 """Parallel text: how it is opened, what is passed over and counted, and in which batches it comes."""
 
+import copy
 import csv
 import gzip
 import itertools
@@ -7,12 +8,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
 from conftest import SHARED
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.buckets import PairBatches, bucket_length
 from scratch_gpt.data.pairs import Pairs, Tokens, encode_pairs, open_pairs, validation_split_of
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
+from scratch_gpt.train.translation import Tokenizers, Translation
 
 PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Zwei Männer lachen", "Two men laugh"), ("Ende", "The end")]
 
@@ -159,3 +164,37 @@ def test_multi30k_opens_as_it_is():
     assert len(pairs) == 1000
     assert pairs[0][0].startswith("Ein Mann mit einem orangefarbenen Hut")
     assert pairs[0][1].startswith("A man in an orange hat")
+
+
+def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
+    """Nothing else changes: the labels, padding, `<eos>` and what the decoder starts with stay."""
+    pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).pairs())
+    tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
+    encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
+    shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512, "seed": 0}
+    plain, hiding = (Translation(Accelerator(), encoded, encoded, **shared, word_dropout=share) for share in (0, 0.3))
+    shares = []
+    for number in range(len(plain.train.plan(0))):
+        before, after = plain.make_batch(0, number), hiding.make_batch(0, number)
+        assert torch.equal(before["labels"], after["labels"])
+        assert torch.equal(before["attention_mask"], after["attention_mask"])
+        before["decoder_input_ids"] = shift_right(before["labels"], tokenizer.pad_token_id, tokenizer.pad_token_id)
+        for name in ("input_ids", "decoder_input_ids"):
+            changed = after[name] != before[name]
+            assert set(after[name][changed].tolist()) == {tokenizer.bos_token_id}
+            special = torch.isin(before[name], torch.tensor(tokenizer.all_special_ids))
+            assert not (changed & special).any()
+            shares.append(changed[~special].float().mean().item())
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
+    for name in ("eos_token", "pad_token"):
+        for side in (0, 1):
+            sides = [tokenizer, tokenizer]
+            sides[side] = copy.deepcopy(tokenizer)
+            sides[side].bos_token = getattr(tokenizer, name)
+            with pytest.raises(ScratchError, match=r"word_dropout is 0\.3, but the tokenizer has no <bos> of its own"):
+                Translation(
+                    Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
+                )
+    same, again, other = (hiding.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)

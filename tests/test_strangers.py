@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here, tiny_model
+from conftest import run_here, save_tiny, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
@@ -18,10 +18,7 @@ from scratch_gpt.hub.opening import estimated_parameters, load_model, open_token
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("stranger") / "model"
-    tiny_model("llama").save_pretrained(folder)
-    train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("stranger") / "model")
 
 
 def test_a_sound_directory_opens_and_its_size_is_known(directory):

@@ -1,6 +1,5 @@
 """Translation from end to end: training, what it leaves, strangers, the Hub, the commands, bad input."""
 
-import copy
 import json
 import re
 import shutil
@@ -8,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from conftest import PROJECT, refusals, run_here, run_python, tiny_model, tiny_seq2seq_config
 from loopback_hub import running_hub
 from safetensors.torch import load_file
@@ -26,11 +23,8 @@ from transformers import (
 )
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, train_tokenizer
-from scratch_gpt.data.pairs import encode_pairs, open_pairs
-from scratch_gpt.errors import ScratchError
+from scratch_gpt.data.pairs import open_pairs
 from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
-from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
-from scratch_gpt.train.translation import Tokenizers, Translation
 
 TRAIN = str(PROJECT / "training" / "train_seq2seq.py")
 TINY = ("--num_pairs", "400", "--vocab_size", "400", "--hidden_size", "32", "--encoder_layers", "1")
@@ -390,37 +384,3 @@ def test_more_tokens_survive_a_reload(run, tmp_path):
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert again.lm_head.weight.shape[0] == again.config.decoder_vocab_size == size + 5
     assert again.lm_head.weight is again.model.encoder.embed_tokens.weight
-
-
-def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
-    """Nothing else changes: the labels, padding, `<eos>` and what the decoder starts with stay."""
-    pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).pairs())
-    tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
-    encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
-    shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512, "seed": 0}
-    plain, hiding = (Translation(Accelerator(), encoded, encoded, **shared, word_dropout=share) for share in (0, 0.3))
-    shares = []
-    for number in range(len(plain.train.plan(0))):
-        before, after = plain.make_batch(0, number), hiding.make_batch(0, number)
-        assert torch.equal(before["labels"], after["labels"])
-        assert torch.equal(before["attention_mask"], after["attention_mask"])
-        before["decoder_input_ids"] = shift_right(before["labels"], tokenizer.pad_token_id, tokenizer.pad_token_id)
-        for name in ("input_ids", "decoder_input_ids"):
-            changed = after[name] != before[name]
-            assert set(after[name][changed].tolist()) == {tokenizer.bos_token_id}
-            special = torch.isin(before[name], torch.tensor(tokenizer.all_special_ids))
-            assert not (changed & special).any()
-            shares.append(changed[~special].float().mean().item())
-    assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
-    for name in ("eos_token", "pad_token"):
-        for side in (0, 1):
-            sides = [tokenizer, tokenizer]
-            sides[side] = copy.deepcopy(tokenizer)
-            sides[side].bos_token = getattr(tokenizer, name)
-            with pytest.raises(ScratchError, match=r"word_dropout is 0\.3, but the tokenizer has no <bos> of its own"):
-                Translation(
-                    Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
-                )
-    same, again, other = (hiding.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
-    assert torch.equal(same, again)
-    assert not torch.equal(same, other)

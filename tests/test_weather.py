@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import tiny_model
+from conftest import save_tiny
 from loopback_hub import Storm, running_hub
 from test_hub import online, push
 
-from scratch_gpt import train_tokenizer
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.push import files_to_upload, foreign_code
 
@@ -71,10 +70,7 @@ with ThreadPoolExecutor(len(names)) as pool:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("weather") / "model"
-    tiny_model("llama").save_pretrained(folder)
-    train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("weather") / "model")
 
 
 def contents(folder: Path) -> dict[str, str]:

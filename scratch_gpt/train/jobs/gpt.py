@@ -10,11 +10,7 @@ from ...evaluation.reload import report_reloaded
 from ...hub import opening
 from ...hub.model_directory import set_generation_defaults
 from .. import setup
-from ..arguments import (
-    DataArguments,
-    ModelArguments,
-    PretrainingArguments,
-)
+from ..arguments import DataArguments, ModelArguments, PretrainingArguments
 from ..language_modeling import LanguageModeling
 from ..run import Job
 

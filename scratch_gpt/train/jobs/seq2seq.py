@@ -12,11 +12,7 @@ from ...evaluation.translation import report_translations, signatures
 from ...hub import opening
 from ...hub.model_directory import set_translation_defaults
 from .. import setup, translation_setup
-from ..arguments import (
-    PairArguments,
-    Seq2SeqModelArguments,
-    Seq2SeqTrainingArguments,
-)
+from ..arguments import PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments
 from ..run import Job
 from ..translation import Translation
 

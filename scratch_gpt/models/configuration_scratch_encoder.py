@@ -1,4 +1,4 @@
-"""The settings of the encoder, and the two styles (presets) that they can be arranged into."""
+"""The settings of the encoder, and the three styles (presets) that they can be arranged into."""
 
 from dataclasses import field
 from typing import Any, Literal
@@ -44,6 +44,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "embedding_dropout": 0.1,
         "residual_dropout": 0.1,
     },
+    "fasttext": {
+        "num_hidden_layers": 0,
+        "bigram_buckets": 2**18,
+        "token_weights": True,
+        "norm_position": "post",
+        "embedding_norm": False,
+        "position_type": "rotary",
+        "masked_lm_transform": False,
+        "lm_head_bias": False,
+        "classifier_pooling": "sum",
+        "pooler": False,
+        "classifier_dropout": 0.3,
+    },
 }
 
 # What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
@@ -61,18 +74,19 @@ class ScratchEncoderConfig(TransformerBlockConfig):
     the architecture of BERT's base model (Devlin et al. 2018, arXiv:1810.04805).
 
     Args:
-        num_hidden_layers: number of blocks.
+        num_hidden_layers: number of blocks; 0 leaves a bag of tokens.
+        bigram_buckets: rows of a table of vectors for pairs of neighbouring tokens, which are added to the tokens'.
+        token_weights: multiply the vectors of tokens and pairs by weights that are counted before training.
         masked_lm_transform: a dense layer, activation and norm before the masked-LM head.
         lm_head_bias: a bias on the logits of the masked-LM head.
-        classifier_pooling: what stands for a text when it is classified: its first token ("cls") or the mean of its
-            tokens ("mean").
+        classifier_pooling: what stands for a text when it is classified: its first token ("cls"), or the mean of its
+            tokens ("mean"), or their sum over the root of their number ("sum").
         pooler: a dense layer with tanh between pooling and classifier.
         classifier_dropout: share set to zero in training of what the classifier reads; by default `residual_dropout`.
     """
 
     model_type = "scratch_encoder"
     presets = PRESETS
-    layer_fields = ("num_hidden_layers",)
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -86,9 +100,11 @@ class ScratchEncoderConfig(TransformerBlockConfig):
     norm_eps: float = 1e-12
     embedding_norm: bool = True
     hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "gelu"
+    bigram_buckets: int = 0
+    token_weights: bool = False
     masked_lm_transform: bool = True
     lm_head_bias: bool = True
-    classifier_pooling: Literal["cls", "mean"] = "cls"
+    classifier_pooling: Literal["cls", "mean", "sum"] = "cls"
     pooler: bool = True
     classifier_dropout: float | int | None = None
     pad_token_id: int | None = 0
@@ -101,6 +117,11 @@ class ScratchEncoderConfig(TransformerBlockConfig):
 
     def violations(self) -> list[str]:
         wrong = super().violations()
+        wrong += [
+            f"{n} is {v}, want 0 or more"
+            for n in ("num_hidden_layers", "bigram_buckets")
+            if (v := getattr(self, n)) < 0
+        ]
         if not 0 <= (self.classifier_dropout or 0) < 1:
             wrong.append(
                 f"classifier_dropout is {self.classifier_dropout}, want a share from 0 up to, not including, 1"

@@ -2,6 +2,7 @@
 
 Unusual here: it is the GPT's stack without the causal mask. Its style of 2018 is BERT (Devlin et al. 2018,
 arXiv:1810.04805) and opens, weight for weight, as transformers' `BertForMaskedLM` or `BertForSequenceClassification`.
+Its style "fasttext" has no block at all: what attention has to beat.
 
 Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
 """
@@ -21,6 +22,7 @@ from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
 from .loss import linear_cross_entropy
+from .ngrams import BigramEmbedding, TokenWeights
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
@@ -39,6 +41,8 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_bigrams = BigramEmbedding(config) if config.bigram_buckets else None
+        self.token_weights = TokenWeights(config) if config.token_weights else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.dropout = Dropout(config.embedding_dropout)
@@ -54,11 +58,11 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Run the stack.
@@ -74,15 +78,17 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
             `last_hidden_state` (B, T, C), and `hidden_states` and `attentions` if asked for.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, more tokens than learned positions, or a
-                token of another type than 0.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; `inputs_embeds` for a model that reads pairs
+                or weighs tokens; more tokens than learned positions; or a token of another type than 0.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
             raise ValueError("token_type_ids are not all 0: this model knows one kind of text, not pairs of two kinds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = self.embed(input_ids)  # type: ignore[arg-type]
+        elif self.embed_bigrams is not None or self.token_weights is not None:
+            raise ValueError("this model reads pairs of tokens, or weighs tokens, and needs input_ids to know them by")
         check_length(self.config, inputs_embeds.shape[1])
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         if position_ids is None:
@@ -98,6 +104,18 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of pairs."""
+        embeds, weights = self.embed_tokens(input_ids), self.token_weights
+        if weights is not None:
+            embeds = embeds * weights.tokens[input_ids][..., None]
+        if self.embed_bigrams is None:
+            return embeds
+        pairs = self.embed_bigrams(input_ids)
+        if weights is not None:
+            pairs = pairs * weights.of_pairs(self.embed_bigrams.rows_of(input_ids), input_ids)[..., None]
+        return embeds + pairs
 
 
 class MaskedLMTransform(nn.Module):
@@ -251,13 +269,14 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         )
 
     def pool(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """States (B, T, C) to the first real token's, or to the mean of the real ones, (B, C)."""
+        """States (B, T, C) to the first real token's, or to the mean or sum of the real ones, (B, C)."""
         if attention_mask is None or attention_mask.ndim != 2:
             attention_mask = hidden_states.new_ones(hidden_states.shape[:2])
         if self.config.classifier_pooling == "cls":
             rows = torch.arange(len(hidden_states), device=hidden_states.device)
             return hidden_states[rows, attention_mask.int().argmax(-1)]
-        share = attention_mask / attention_mask.sum(-1, keepdim=True).clamp(min=1)  # (B, T)
+        number = attention_mask.sum(-1, keepdim=True).clamp(min=1)
+        share = attention_mask / (number if self.config.classifier_pooling == "mean" else number**0.5)  # (B, T)
         return (hidden_states * share[..., None].to(hidden_states.dtype)).sum(1)
 
 

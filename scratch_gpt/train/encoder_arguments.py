@@ -51,7 +51,7 @@ class EncoderModelArguments:
     trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
     context_length: int = argument(128, "Longest text in tokens, special ones included.")
     hidden_size: int = argument(128, "Features of a token.")
-    num_hidden_layers: int = argument(2, "Number of transformer blocks.")
+    num_hidden_layers: int | None = argument(None, "Number of transformer blocks. Default: 2, of 'fasttext' none.")
     num_attention_heads: int = argument(4, "Heads of each attention; must divide the hidden size.")
     intermediate_size: int | None = argument(
         None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
@@ -63,10 +63,16 @@ class EncoderModelArguments:
 class ClassifierModelArguments(EncoderModelArguments):
     """What to train."""
 
-    preset: str = argument("modern", "Style: 'bert' or 'modern' of an encoder; 'gpt2', 'llama' or 'nanochat' of a GPT.")
+    preset: str = argument(
+        "modern",
+        "Style: 'bert', 'modern' or 'fasttext' (a bag of words and pairs, for a few thousand texts) of an encoder; "
+        "'gpt2', 'llama' or 'nanochat' of a GPT.",
+    )
     classifier_dropout: float | None = argument(None, "Dropout before the classifier. Default: as --dropout.")
-    classifier_pooling: Literal["cls", "mean"] | None = argument(
-        None, "What an encoder reads the label from: the first token, or the mean of all. Default: that of the preset."
+    classifier_pooling: Literal["cls", "mean", "sum"] | None = argument(
+        None,
+        "What an encoder reads the label from: the first token, the mean of all, or their sum over the root of their "
+        "number. Default: that of the preset.",
     )
 
 

@@ -40,6 +40,9 @@ from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, 
 from .setup import DROPOUTS, build_tokenizer
 
 BATCH_TEXTS = 256
+MASKED_PRESETS = [
+    name for name, fields in PRESETS.items() if fields.get("num_hidden_layers") != 0
+]  # others see no context
 
 
 def open_examples(data: LabelledArguments, seed: int) -> tuple[LabelledSource, LabelledSource]:
@@ -112,13 +115,15 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
     Raises:
         ScratchError: an unknown preset, or settings that break its rules.
     """
-    encoder = args.preset in PRESETS
+    encoder, layers = args.preset in PRESETS, args.num_hidden_layers
     chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **dict.fromkeys(DROPOUTS, args.dropout)}
     if encoder:
         chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling")}
     try:
-        if not encoder and not isinstance(args, ClassifierModelArguments):
-            raise ValueError(f"unknown preset {args.preset!r}: choose one of {', '.join(PRESETS)}")
+        if args.preset not in MASKED_PRESETS and not isinstance(args, ClassifierModelArguments):
+            raise ValueError(
+                f"preset {args.preset!r} can't guess masked words: choose one of {', '.join(MASKED_PRESETS)}"
+            )
         if not encoder and args.preset not in ScratchGPTConfig.presets:
             known = ", ".join([*PRESETS, *ScratchGPTConfig.presets])
             raise ValueError(f"unknown preset {args.preset!r}: choose one of {known}")
@@ -127,7 +132,7 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
             vocab_size=vocab_size,
             max_position_embeddings=args.context_length,
             hidden_size=args.hidden_size,
-            num_hidden_layers=args.num_hidden_layers,
+            num_hidden_layers=PRESETS.get(args.preset, {}).get("num_hidden_layers", 2) if layers is None else layers,
             num_attention_heads=args.num_attention_heads,
             **ids,
             **{name: value for name, value in chosen.items() if value is not None},

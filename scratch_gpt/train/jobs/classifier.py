@@ -17,6 +17,7 @@ from ..encoder_arguments import (
     LabelledArguments,
 )
 from ..run import Job
+from ..token_weights import count_token_weights
 
 TYPES = (LabelledArguments, ClassifierModelArguments, ClassifierTrainingArguments)
 
@@ -54,6 +55,8 @@ def prepare(
         encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
     )
     train, validation = encode(train_examples, split="training"), encode(validation_examples, split="validation")
+    if origin is None and getattr(model.config, "token_weights", False):
+        count_token_weights(model.model, train, list(tokenizer.all_special_ids))
     task = Classification(
         accelerator,
         train,

@@ -260,7 +260,11 @@ BAD = {
     "no such file": ("--dataset ./none.tsv", "no such file or folder: ./none.tsv"),
     "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model knows 'a', 'b'"),
     "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want a name for each"),
-    "unknown preset": ("--preset bart", "unknown preset 'bart': choose one of bert, modern, gpt2, llama, nanochat"),
+    "unknown preset": (
+        "--preset bart",
+        "unknown preset 'bart': choose one of bert, modern, fasttext, gpt2, llama, nanochat",
+    ),
+    "no such number of blocks": ("--num_hidden_layers -1", "num_hidden_layers is -1, want 0 or more"),
     "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
     "smoothing": ("--label_smoothing 1", "label_smoothing is 1.0"),
     "word dropout": ("--word_dropout 1", "word_dropout is 1.0"),

@@ -1,9 +1,13 @@
 """The encoder: what it sees and what it does not, its heads and losses, its ties, and its twin, BERT."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from conftest import lift_norms, randomise, tiny_encoder
 from huggingface_hub.errors import StrictDataclassError
+from sklearn.naive_bayes import MultinomialNB
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
@@ -23,7 +27,10 @@ from scratch_gpt import (
     export_native,
     import_native,
 )
+from scratch_gpt.data.labelled import LabelledTokens
+from scratch_gpt.data.tokens import Tokens
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.train.token_weights import count_token_weights
 
 HEADS = (ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification)
 STYLES = [
@@ -31,6 +38,7 @@ STYLES = [
     ("modern", {}),
     ("bert", {"classifier_pooling": "mean", "pooler": False}),
     ("modern", {"position_type": "sinusoidal", "classifier_pooling": "cls", "masked_lm_transform": True}),
+    ("fasttext", {"num_hidden_layers": 0, "bigram_buckets": 50}),
 ]
 
 
@@ -118,7 +126,46 @@ def test_heads_are_saved_and_opened_and_share_the_trunk(preset, more, tmp_path):
     classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert torch.equal(classifier.model(ids, attention_mask=mask).last_hidden_state, hidden)
     outputs = masked(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True)
-    assert len(outputs.hidden_states) == 3
+    if masked.config.num_hidden_layers:
+        assert len(outputs.hidden_states) == masked.config.num_hidden_layers + 1
+
+
+def test_a_bag_is_the_weighted_sum_of_its_tokens_and_pairs():
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=50)
+    weights, generator = model.model.token_weights, torch.Generator().manual_seed(1)
+    weights.tokens.copy_(torch.rand(99, generator=generator))
+    weights.bigrams.copy_(torch.rand(50, generator=generator))
+    mute = 7
+    weights.tokens[mute] = 0
+    text = [5, 9, mute, 9, 12, 5]
+    total = sum(weights.tokens[token] * model.model.embed_tokens.weight[token] for token in text)
+    for first, second in ((5, 9), (9, 12), (12, 5)):  # not those with the mute one
+        row = (first * 1_000_003 + second) % 50
+        total = total + weights.bigrams[row] * model.model.embed_bigrams.embedding.weight[row]
+    expected = model.classifier(total / 6**0.5)
+    torch.testing.assert_close(model(torch.tensor([text])).logits[0], expected)
+
+
+def test_token_weights_are_those_of_naive_bayes():
+    texts = [[3, 4, 4, 5], [3, 6], [5, 5, 4], [6, 3, 7], [7, 6, 4], [8, 3]]
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=1000)
+    special = [0, 1, 2, 8]
+    count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), special)
+
+    def spread(features: list[list[int]], size: int) -> torch.Tensor:
+        table = np.zeros((len(texts), size))
+        for row, found in enumerate(features):
+            table[row, found] = 1
+        log_shares = MultinomialNB(alpha=1.0).fit(table, labels).feature_log_prob_
+        return torch.tensor(np.ptp(log_shares, axis=0) * (table.sum(0) > 0), dtype=torch.float32)
+
+    plain = [[token for token in text if token not in special] for text in texts]
+    pairs = [list(pairwise(text)) for text in texts]
+    rows = [[(a * 1_000_003 + b) % 1000 for a, b in found if not {a, b} & set(special)] for found in pairs]
+    torch.testing.assert_close(model.model.token_weights.tokens, spread(plain, 99))
+    torch.testing.assert_close(model.model.token_weights.bigrams, spread(rows, 1000))
+    assert model.model.token_weights.tokens[5] > model.model.token_weights.tokens[4] > 0
 
 
 def test_bad_inputs_are_refused():
@@ -131,6 +178,11 @@ def test_bad_inputs_are_refused():
     model(ids, token_type_ids=torch.zeros_like(ids))
     with pytest.raises(ValueError, match="token_type_ids are not all 0"):
         model(ids, token_type_ids=torch.ones_like(ids))
+    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=50)
+    with pytest.raises(ValueError, match="needs input_ids to know them by"):
+        bag(inputs_embeds=bag.embed_tokens(ids))
+    with pytest.raises(StrictDataclassError, match=r"num_hidden_layers is -1, want 0 or more"):
+        tiny_encoder(ScratchEncoderModel, "modern", num_hidden_layers=-1)
     with pytest.raises(StrictDataclassError, match=r"classifier_dropout is 1.0"):
         tiny_encoder(ScratchEncoderModel, "modern", classifier_dropout=1.0)
 

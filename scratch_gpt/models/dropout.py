@@ -17,9 +17,10 @@ class Dropout(nn.Dropout):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return input
-        if input.device.type != "cpu" or torch.compiler.is_compiling():
+        if input.device.type != "cpu":
             return F.dropout(input, self.p)
-        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        # Not `random_`, which compiled code has no place for; the one number that is never drawn is 1 in 2^64.
+        draws = torch.randint(-(2**63), 2**63 - 1, (-(-input.numel() // 4),), dtype=torch.int64)
         numbers = draws.view(torch.int16)[: input.numel()].view(input.shape)  # uniform from -STEPS/2 to STEPS/2 - 1
         dropped = round(self.p * STEPS)
         return input * ((numbers >= dropped - STEPS // 2) * (STEPS / (STEPS - dropped))).to(input.dtype)

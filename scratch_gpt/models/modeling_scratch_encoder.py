@@ -86,7 +86,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
             raise ValueError("token_type_ids are not all 0: this model knows one kind of text, not pairs of two kinds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids)  # type: ignore[arg-type]
+            inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]
         elif self.embed_bigrams is not None or self.token_weights is not None:
             raise ValueError("this model reads pairs of tokens, or weighs tokens, and needs input_ids to know them by")
         check_length(self.config, inputs_embeds.shape[1])
@@ -105,8 +105,11 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
             hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of pairs."""
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of pairs, to which
+        whatever is masked is padding."""
+        if self.embed_bigrams is not None and attention_mask is not None and attention_mask.ndim == 2:
+            input_ids = input_ids.masked_fill(attention_mask == 0, self.config.pad_token_id or 0)
         embeds, weights = self.embed_tokens(input_ids), self.token_weights
         if weights is not None:
             embeds = embeds * weights.tokens[input_ids][..., None]

@@ -99,6 +99,9 @@ class TrainingArguments:
     min_learning_rate_ratio: float = argument(0.0, "Last learning rate as a share of the peak.")
     max_grad_norm: float = argument(1.0, "Gradients longer than this are shortened to it; 0 leaves them.")
     precision: Literal["auto", "fp32", "bf16"] = argument("auto", "'auto' is bf16 where the processor does it well.")
+    compile: Literal["auto", "on", "off"] = argument(
+        "auto", "Compile the blocks. 'auto' does where the run is long enough and there is a C++ compiler (g++)."
+    )
     gradient_checkpointing: bool = argument(
         False, "Recompute activations instead of keeping them: less memory, slower."
     )

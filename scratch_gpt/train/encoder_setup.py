@@ -40,9 +40,7 @@ from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, 
 from .setup import DROPOUTS, build_tokenizer
 
 BATCH_TEXTS = 256
-MASKED_PRESETS = [
-    name for name, fields in PRESETS.items() if fields.get("num_hidden_layers") != 0
-]  # others see no context
+MASKED_PRESETS = [name for name, fields in PRESETS.items() if fields.get("num_hidden_layers") != 0]
 
 
 def open_examples(data: LabelledArguments, seed: int) -> tuple[LabelledSource, LabelledSource]:
@@ -121,9 +119,8 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
         chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling")}
     try:
         if args.preset not in MASKED_PRESETS and not isinstance(args, ClassifierModelArguments):
-            raise ValueError(
-                f"preset {args.preset!r} can't guess masked words: choose one of {', '.join(MASKED_PRESETS)}"
-            )
+            problem = "sees no context to guess masked words by" if encoder else "is unknown"
+            raise ValueError(f"preset {args.preset!r} {problem}: choose one of {', '.join(MASKED_PRESETS)}")
         if not encoder and args.preset not in ScratchGPTConfig.presets:
             known = ", ".join([*PRESETS, *ScratchGPTConfig.presets])
             raise ValueError(f"unknown preset {args.preset!r}: choose one of {known}")

@@ -35,6 +35,7 @@ from .checkpoint import (
     write_best,
     write_checkpoint,
 )
+from .compiling import compile_blocks
 from .interruption import Interruption
 from .optimization import learning_rate_factor
 from .reporting import Reporter, plot_losses, read_metrics
@@ -99,6 +100,7 @@ class Trainer:
         batches_left = 0 if args.max_steps else task.batches_left(self.progress.data, args.epochs)
         steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps or self.progress.step + steps_left
+        self.compiled = compile_blocks(self.model, args.compile, self.total_steps)
 
     def run(self) -> Progress:
         """Train to the end; afterwards the run's directory holds the best model.
@@ -156,7 +158,7 @@ class Trainer:
     def evaluate(self) -> dict[str, Any]:
         """Figures on the validation split, and a sample."""
         self.model.eval()
-        with self.averaged():
+        with self.averaged(), torch.compiler.set_stance("force_eager"):
             row: dict[str, Any] = self.task.evaluate(self.model)
             if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
                 row["sample"] = sample

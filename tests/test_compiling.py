@@ -1,0 +1,72 @@
+"""Compiled blocks learn what plain ones learn, and are compiled where that pays."""
+
+import pytest
+import torch
+from conftest import PRETRAIN, run_here, tiny_model
+from safetensors.torch import load_file
+from test_training import metrics, pretrain
+from torch._dynamo.utils import counters
+
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.models.dropout import Dropout
+from scratch_gpt.train import compiling
+from scratch_gpt.train.compiling import can_compile, compile_blocks
+
+needs_compiler = pytest.mark.skipif(not can_compile(), reason="no C++ compiler")
+
+
+@needs_compiler
+def test_a_compiled_run_learns_the_same(text_file, tmp_path):
+    settings = ("--max_steps", "6", "--eval_every", "3", "--log_every", "1")
+    pretrain(tmp_path / "plain", text_file, *settings, "--compile", "off")
+    counters.clear()
+    pretrain(tmp_path / "compiled", text_file, *settings, "--compile", "on")
+    graphs = counters["stats"]["unique_graphs"]
+    assert 1 <= graphs <= 2  # one for all blocks, and none for evaluation and sampling
+    plain, compiled = metrics(tmp_path / "plain"), metrics(tmp_path / "compiled")
+    for before, now in zip(plain, compiled, strict=True):
+        assert now["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
+        assert now["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-3)
+    names = [set(load_file(tmp_path / run / "model.safetensors")) for run in ("plain", "compiled")]
+    assert names[0] == names[1]
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_compiled_dropout_draws_anew_and_keeps_the_mean():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Dropout(0.3)).train()
+    import torch._inductor.config as inductor
+
+    inductor.fallback_random = True
+    compiled = torch.compile(model, fullgraph=True)
+    ones = torch.ones(200, 500, requires_grad=True)
+    first, second = compiled(ones), compiled(ones)
+    assert (first == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert first[first != 0].unique().item() == pytest.approx(1 / 0.7, rel=1e-4)
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    torch.testing.assert_close(ones.grad, first.detach())
+    torch.compiler.reset()
+
+
+def test_what_auto_compiles(monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr(compiling, "can_compile", lambda: True)
+    blocks = sum(p.numel() for p in model.model.layers.parameters())
+    long = int(compiling.LONG_RUN / blocks) + 1
+    assert not compile_blocks(model, "auto", long - 2)
+    assert not compile_blocks(model, "off", long)
+    assert compile_blocks(model, "auto", long)
+    checkpointing = tiny_model("llama")
+    checkpointing.gradient_checkpointing_enable()
+    assert not compile_blocks(checkpointing, "auto", long)
+
+
+def test_without_a_compiler_auto_goes_on_and_on_says_why(text_file, tmp_path, monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    assert not can_compile()
+    assert not compile_blocks(model, "auto", 10**9)
+    with pytest.raises(ScratchError, match=r"there is no C\+\+ compiler: install g\+\+"):
+        compile_blocks(model, "on", 1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import PRETRAIN, run_here, tiny_model
+from conftest import tiny_model
 from safetensors.torch import load_file
 from test_training import metrics, pretrain
 from torch._dynamo.utils import counters

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import PRESETS, randomise, tiny_config, tiny_model
 from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, StaticCache
 
 from scratch_gpt import (
@@ -172,6 +173,30 @@ def test_loss_is_the_cross_entropy_of_the_next_token():
     shifted[:, :-1] = labels[:, 1:]
     ready = model(x, labels=shifted, shift_labels=shifted).loss
     assert ready.item() == pytest.approx(nats.mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)  # nanochat caps its logits
+def test_the_loss_without_logits_has_the_same_gradients(preset):
+    model, x = tiny_model(preset), ids()
+    labels = x.clone()
+    labels[0, :5] = -100
+    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
+    for inputs in (
+        {"labels": labels},
+        {"labels": labels, "num_items_in_batch": 7},
+        {"labels": x, "shift_labels": shifted},
+    ):
+        losses, gradients = [], []
+        for skip_logits in (False, True):
+            model.zero_grad()
+            outputs = model(x, skip_logits=skip_logits, **inputs)
+            outputs.loss.backward()
+            losses.append(outputs.loss)
+            gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        assert outputs.logits is None
+        torch.testing.assert_close(*losses)
+        for plain, chunked in zip(*gradients, strict=True):
+            torch.testing.assert_close(chunked, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_logits_to_keep():

@@ -183,12 +183,15 @@ def test_the_chunked_loss_has_the_gradients_of_torchs(rows, smoothing):
     weight, bias = torch.randn(50, 16, requires_grad=True), torch.randn(50, requires_grad=True)
     labels = torch.randint(0, 50, (rows,))
     labels[::3] = -100
-    expected = F.cross_entropy(F.linear(states, weight, bias), labels, reduction="sum", label_smoothing=smoothing)
-    wanted = torch.autograd.grad(expected, (states, weight, bias))
-    loss = linear_cross_entropy(states, weight, labels, bias, smoothing)
-    torch.testing.assert_close(loss, expected)
-    for gradient, other in zip(torch.autograd.grad(loss, (states, weight, bias)), wanted, strict=True):
-        torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-4)
+    for cap in (None, 2.0) if not smoothing else (None,):
+        logits = F.linear(states, weight, bias)
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        wanted = torch.autograd.grad(expected, (states, weight, bias))
+        loss = linear_cross_entropy(states, weight, labels, bias, smoothing, cap)
+        torch.testing.assert_close(loss, expected)
+        for gradient, other in zip(torch.autograd.grad(loss, (states, weight, bias)), wanted, strict=True):
+            torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..data.rows import Rows
 from ..data.shards import Shard, prepare
 from ..data.sources import Source
+from ..models.configuration_scratch_gpt import ScratchGPTConfig
 
 DEFAULT_WINDOW = 256
 
@@ -44,8 +46,11 @@ def language_figures(
 
 def sum_of_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The sum of the cross-entropies of all scored tokens; labels are ready-shifted."""
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
+    plain: Any = getattr(model, "module", model)  # several processes wrap it
+    if plain.config.model_type == ScratchGPTConfig.model_type:
+        inputs["skip_logits"] = True
     return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
 
 

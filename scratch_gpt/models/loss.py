@@ -12,6 +12,7 @@ def linear_cross_entropy(
     labels: torch.Tensor,
     bias: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
+    softcapping: float | None = None,
 ) -> torch.Tensor:
     """`F.cross_entropy(hidden_states @ weight.T + bias, labels, reduction="sum", label_smoothing=…)`, without ever
     holding all logits: they are made, scored and turned into gradients a few hundred positions at a time, while they
@@ -22,25 +23,28 @@ def linear_cross_entropy(
         weight, bias: of the head, (V, C) and (V,).
         labels: (N,); positions with -100 are not scored.
         label_smoothing: share of the target's probability that is spread over all tokens.
+        softcapping: logits z become c tanh(z / c) with this c; without label smoothing only.
 
     Returns:
         The sum of the losses, a float32 scalar.
     """
+    assert not (label_smoothing and softcapping), "no model has both"
     dtype = (
         torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
     )
     with torch.autocast(weight.device.type, enabled=False):  # what is float32 below is so for a reason
         return _LinearCrossEntropy.apply(
-            hidden_states, weight, bias, labels, label_smoothing, dtype, torch.is_grad_enabled()
+            hidden_states, weight, bias, labels, label_smoothing, softcapping, dtype, torch.is_grad_enabled()
         )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """With p = softmax(z), the loss of a position is logsumexp(z) - (1 - s) z_y - s mean(z), and its gradient by z is
-    p - (1 - s) [y] - s / V. The parts with s are the same for every token, so they are added as a whole."""
+    p - (1 - s) [y] - s / V. The parts with s are the same for every token, so they are added as a whole. Where z is
+    c tanh(x / c), the gradient by x is that by z times 1 - (z / c)²."""
 
     @staticmethod
-    def forward(ctx, hidden_states, weight, bias, labels, smoothing, dtype, wants_gradients):
+    def forward(ctx, hidden_states, weight, bias, labels, smoothing, cap, dtype, wants_gradients):
         states, head = hidden_states.to(dtype), weight.to(dtype)
         head_bias = None if bias is None else bias.to(dtype)
         scored = labels != -100
@@ -55,6 +59,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             keep = scored[rows, None]
             x, y = states[rows] * keep, labels[rows, None].clamp(min=0)
             logits = F.linear(x, head, head_bias).float()  # (R, V)
+            if cap is not None:
+                logits = logits.div_(cap).tanh_()
+                slope = 1 - logits.square()
+                logits *= cap
             highest, expected = logits.amax(-1, keepdim=True), logits.gather(1, y)
             probabilities = torch.softmax(logits, -1, out=logits)
             logsumexp = highest - probabilities.amax(-1, keepdim=True).log()  # that one is never rounded to 0
@@ -65,6 +73,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if not wants_gradients:
                 continue
             probabilities.scatter_add_(1, y, torch.full_like(y, -(1 - smoothing), dtype=torch.float32))
+            if cap is not None:
+                probabilities *= slope
             grad_logits = probabilities.to(dtype)
             grad_states[rows] = (grad_logits @ head - (smoothing * head_mean).to(dtype)) * keep
             grad_weight += grad_logits.T @ x
@@ -82,6 +92,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_states * grad,
             grad_weight * grad,
             None if grad_bias is None else grad_bias * grad,
+            None,
             None,
             None,
             None,

@@ -9,6 +9,7 @@ Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
@@ -25,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .block import TransformerBlock
 from .configuration_scratch_gpt import ScratchGPTConfig
 from .dropout import Dropout
+from .loss import linear_cross_entropy
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
@@ -145,6 +147,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Predict the next token; the inputs are those of `ScratchGPTModel`.
@@ -153,6 +156,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
             labels: token ids (B, T), shifted here by one; -100 is not scored. Ready-shifted ones go into
                 `shift_labels`.
             logits_to_keep: score only the last so many positions, or those with these indices; 0 scores all.
+            skip_logits: return the loss of `labels` and no logits; they are then never held all at once.
             num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
 
         Returns:
@@ -167,15 +171,17 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        if self.config.final_logit_softcapping is not None:
-            cap = self.config.final_logit_softcapping
-            logits = cap * torch.tanh(logits / cap)
-
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        loss, logits = None, None
+        if skip_logits and labels is not None:
+            loss = self.loss_without_logits(outputs.last_hidden_state, labels, **kwargs)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(outputs.last_hidden_state[:, kept])
+            if self.config.final_logit_softcapping is not None:
+                cap = self.config.final_logit_softcapping
+                logits = cap * torch.tanh(logits / cap)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -183,6 +189,23 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def loss_without_logits(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        shift_labels: torch.Tensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """What `loss_function` makes of the logits of states (B, T, C), without holding these."""
+        if shift_labels is None:
+            shift_labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
+        targets = shift_labels.to(hidden_states.device).flatten()
+        total = linear_cross_entropy(
+            hidden_states.flatten(0, 1), self.lm_head.weight, targets, softcapping=self.config.final_logit_softcapping
+        )
+        return total / (num_items_in_batch if num_items_in_batch is not None else (targets != -100).sum())
 
 
 class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):

@@ -233,6 +233,7 @@ def test_bert_agrees_in_and_out(name, tmp_path):
             "classifier_pooling is 'mean'",
         ),
         (ScratchEncoderForSequenceClassification, "bert", {"num_key_value_heads": 2}, "num_key_value_heads is 2"),
+        (ScratchEncoderForSequenceClassification, "bert", {"bigram_buckets": 50}, "bigram_buckets is 50"),
     ],
 )
 def test_what_bert_cannot_express_is_refused(head, preset, fields, reason):

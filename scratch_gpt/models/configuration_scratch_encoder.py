@@ -10,6 +10,8 @@ from .configuration_block import TransformerBlockConfig
 # A style is a set of independent fields; the model never asks for its name.
 PRESETS: dict[str, dict[str, Any]] = {
     "bert": {
+        "bigram_buckets": 0,
+        "token_weights": False,
         "norm_type": "layer_norm",
         "norm_position": "post",
         "norm_eps": 1e-12,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 
 DEFAULT_CONTEXT_LENGTH = 256
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
@@ -93,6 +95,7 @@ def start(args: TrainingArguments) -> Accelerator:
     if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ScratchError("muon needs whole matrices, which FSDP cuts up: use --optimizer adamw, or data parallelism")
     use_all_cores(args.num_threads)
+    keep_memory()
     set_seed(args.seed, device_specific=True)
     return accelerator
 
@@ -101,6 +104,17 @@ def use_all_cores(num_threads: int | None = None) -> None:
     """Let torch use so many threads or, by default, this process's share of the cores. Launchers often leave it one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(num_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def keep_memory() -> None:
+    """Let glibc keep what is freed for the next step. By default it hands great blocks back to the system and gets them
+    anew, page by page, in every step. Elsewhere, nothing happens."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_output_dir(args: TrainingArguments) -> Path:

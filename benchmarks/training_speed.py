@@ -1,0 +1,224 @@
+"""Training steps beside transformers' own models of the same shape, and nanoGPT's: tokens a second, and peak memory.
+
+    pip install -e . && python benchmarks/training_speed.py [--shapes 4x128 6x384] [--output speed.json]
+
+A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders take turns,
+a few steps each, and the median counts. Ours run as they are and with compiled blocks (`--compile on`). The roofline
+is what a step's matrix products alone would take at the speed of one great product, measured in the same run. With
+NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too. `--memory` measures the peak of each contender in a process of its own.
+Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    NanoChatConfig,
+    NanoChatForCausalLM,
+)
+from transformers.utils import logging
+
+from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
+from scratch_gpt.evaluation.language import sum_of_losses
+from scratch_gpt.train.compiling import compile_blocks
+from scratch_gpt.train.setup import keep_memory, use_all_cores
+
+STYLES = ("gpt2", "llama", "nanochat")
+# layers, width, heads, context, rows, vocabulary
+SHAPES = {
+    "4x128": (4, 128, 4, 64, 12, 65),
+    "6x384": (6, 384, 6, 256, 8, 65),
+    "12x768": (12, 768, 12, 512, 4, 50304),
+}
+Step = Callable[[], None]
+
+
+def ours(style: str, shape: str, compiled: bool) -> torch.nn.Module:
+    layers, width, heads, context, _, vocabulary = SHAPES[shape]
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    off = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
+    config = ScratchGPTConfig.from_preset(style, vocab_size=vocabulary, max_position_embeddings=context, **sizes, **off)
+    model = ScratchGPTForCausalLM(config)
+    model.set_attn_implementation("eager")
+    compile_blocks(model, "on" if compiled else "off", 0)
+    return model
+
+
+def native(style: str, shape: str) -> torch.nn.Module:
+    layers, width, heads, context, _, vocabulary = SHAPES[shape]
+    if style == "gpt2":
+        off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
+        return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, bos_token_id=1, eos_token_id=1, **sizes, **off))
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    sizes |= {"num_key_value_heads": heads, "max_position_embeddings": context, "vocab_size": vocabulary}
+    if style == "llama":
+        return LlamaForCausalLM(LlamaConfig(intermediate_size=-(-8 * width // 96) * 32, **sizes))
+    return NanoChatForCausalLM(NanoChatConfig(intermediate_size=4 * width, **sizes))
+
+
+def nanogpt(shape: str) -> torch.nn.Module:
+    sys.path.insert(0, os.environ["NANOGPT"])
+    from model import GPT, GPTConfig
+
+    layers, width, heads, context, _, vocabulary = SHAPES[shape]
+    return GPT(GPTConfig(context, vocabulary, layers, heads, width, dropout=0.0, bias=False))
+
+
+def build(contender: str, shape: str) -> torch.nn.Module:
+    """A model by the name of its row."""
+    kind, _, style = contender.partition(" ")
+    if kind == "nanoGPT":
+        return nanogpt(shape)
+    return native(style, shape) if kind == "transformers" else ours(style, shape, kind == "compiled")
+
+
+def contenders(compiled: bool) -> list[str]:
+    kinds = ["transformers", "ours"] + ["compiled"] * compiled
+    return [f"{kind} {style}" for style in STYLES for kind in kinds] + ["nanoGPT"] * ("NANOGPT" in os.environ)
+
+
+def stepper(contender: str, shape: str, bf16: bool) -> Step:
+    """A function that takes one training step."""
+    torch.manual_seed(0)
+    *_, context, rows, vocabulary = SHAPES[shape]
+    model = build(contender, shape).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    tokens = torch.randint(0, vocabulary, (rows, context))
+    labels = F.pad(tokens[:, 1:], (0, 1), value=-100)
+
+    def loss() -> torch.Tensor:
+        if contender == "nanoGPT":
+            return model(tokens, torch.where(labels == -100, -1, labels))[1]
+        if contender.startswith("transformers"):
+            return model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        return sum_of_losses(model, {"input_ids": tokens, "labels": labels}) / (rows * (context - 1))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def roofline(shape: str, bf16: bool) -> float:
+    """Seconds that the matrix products of a step would take at the speed of one great product."""
+    layers, width, _, context, rows, vocabulary = SHAPES[shape]
+    matrix = torch.randn(2048, 2048, dtype=torch.bfloat16 if bf16 else torch.float32)
+    times = []
+    for _ in range(8):
+        started = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - started)
+    operations = 6 * rows * context * (layers * (12 * width**2 + context * width) + width * vocabulary)
+    return operations / (2 * 2048**3 / min(times))
+
+
+def race(names: list[str], shape: str, bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
+    """Medians of steps taken in turn, as tokens a second."""
+    *_, context, rows, _ = SHAPES[shape]
+    torch.compiler.reset()  # what is compiled for one race would count as too many variants in the next
+    steps = {name: stepper(name, shape, bf16) for name in names}
+    for step in steps.values():
+        step(), step()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    ideal = [roofline(shape, bf16)]
+    end = time.perf_counter() + seconds * len(names)
+    while time.perf_counter() < end or len(ideal) < 4:
+        for name, step in steps.items():
+            for _ in range(2):
+                started = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - started)
+        ideal.append(roofline(shape, bf16))
+    speeds = {name: rows * context / statistics.median(found) for name, found in times.items()}
+    best = rows * context / statistics.median(ideal)
+    figures = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
+    for style in STYLES:
+        for kind in ("ours", "compiled"):
+            if f"{kind} {style}" in figures:
+                figures[f"{kind} {style}"]["ratio"] = speeds[f"{kind} {style}"] / speeds[f"transformers {style}"]
+    return figures
+
+
+def peak_memory(contender: str, shape: str, bf16: bool) -> int:
+    """Peak resident bytes of a process that takes two steps, less what it held before it built the model."""
+    command = [sys.executable, __file__, "--peak_of", contender, "--shapes", shape]
+    command += ["--precisions", "bf16" if bf16 else "fp32"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def print_peak(contender: str, shape: str, bf16: bool) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = stepper(contender, shape, bf16)
+    for _ in range(2):
+        step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def show(title: str, figures: dict[str, dict[str, float]]) -> None:
+    table = Table("contender", "tokens/s", "of transformers'", "of the roofline", title=title)
+    for name, row in figures.items():
+        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+        table.add_row(name, f"{row['tokens_per_second']:,.0f}", ratio, f"{row['of_roofline']:.0%}")
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--seconds", type=float, default=10, help="For each contender of a race.")
+    parser.add_argument("--no_compile", action="store_true", help="Leave out compiled blocks.")
+    parser.add_argument("--memory", action="store_true", help="Measure peak memory, not speed.")
+    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+    use_all_cores()
+    figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    if args.peak_of:
+        print_peak(args.peak_of, args.shapes[0], args.precisions[0] == "bf16")
+        return
+    keep_memory()
+    for shape in args.shapes:
+        for precision in args.precisions:
+            names, bf16 = contenders(not args.no_compile), precision == "bf16"
+            if args.memory:
+                peaks = {name: peak_memory(name, shape, bf16) for name in names if not name.startswith("compiled")}
+                table = Table("contender", "peak memory", "of GPT-2", title=f"{shape}, {precision}")
+                for name, peak in peaks.items():
+                    table.add_row(name, f"{peak / 2**30:.2f} GiB", f"{peak / peaks['transformers gpt2']:.2f}")
+                Console().print(table)
+                figures[f"{shape} {precision} memory"] = peaks
+            else:
+                figures[f"{shape} {precision}"] = race(names, shape, bf16, args.seconds)
+                show(f"{shape}, {precision}", figures[f"{shape} {precision}"])
+    if args.output:
+        args.output.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

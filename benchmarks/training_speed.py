@@ -164,7 +164,7 @@ def race(names: list[str], shape: str, bf16: bool, seconds: float) -> dict[str, 
 
 
 def peak_memory(contender: str, shape: str, bf16: bool) -> int:
-    """Peak resident bytes of a process that takes two steps, less what it held before it built the model."""
+    """Peak resident bytes of a process that takes two steps, less its peak before it built the model."""
     command = [sys.executable, __file__, "--peak_of", contender, "--shapes", shape]
     command += ["--precisions", "bf16" if bf16 else "fp32"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -198,11 +198,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity_error()
     use_all_cores()
+    keep_memory()
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if args.peak_of:
         print_peak(args.peak_of, args.shapes[0], args.precisions[0] == "bf16")
         return
-    keep_memory()
     for shape in args.shapes:
         for precision in args.precisions:
             names, bf16 = contenders(not args.no_compile), precision == "bf16"

@@ -222,6 +222,22 @@ def test_two_processes_give_the_curve_of_one(table, tmp_path):
                 assert double.get(name) == pytest.approx(single.get(name), abs=1e-4)
 
 
+def test_a_bag_counts_its_weights_once(table, tmp_path):
+    small = ("--hidden_size", "16", "--tokenizer", "word", "--vocab_size", "20", "--eval_every", "0", *LOOP)
+    bag, other = tmp_path / "bag", tmp_path / "other.tsv"
+    run_here(TRAIN, "--output_dir", str(bag), "--dataset", str(table), "--preset", "fasttext", "--epochs", "8", *small)
+    weights = load_file(bag / "model.safetensors")
+    assert not [name for name in weights if "layers" in name]
+    told = weights["model.token_weights.tokens"]
+    words = AutoTokenizer.from_pretrained(bag).get_vocab()
+    assert told[words[" fine"]] > 2 > 0.5 > told[words[" film"]] > 0
+    assert rows_of(bag)[-1]["val_accuracy"] == 1.0
+    other.write_text("".join(f"{text}\t{number % 2}\n" for number, (text, _) in enumerate(reviews(60))))
+    more = ("--init_from", str(bag), "--dataset", str(other), "--max_steps", "2", "--eval_every", "0", *LOOP)
+    run_here(TRAIN, "--output_dir", str(tmp_path / "on"), *more)
+    assert torch.equal(load_file(tmp_path / "on" / "model.safetensors")["model.token_weights.tokens"], told)
+
+
 def test_masks_are_drawn_80_10_10_and_anew_each_epoch():
     generator = np.random.default_rng(0)
     rows = [[1, *generator.integers(4, 500, 30).tolist(), 2] for _ in range(400)]

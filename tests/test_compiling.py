@@ -6,13 +6,14 @@ from conftest import tiny_model
 from safetensors.torch import load_file
 from test_training import metrics, pretrain
 from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
 
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.models.dropout import Dropout
 from scratch_gpt.train import compiling
 from scratch_gpt.train.compiling import can_compile, compile_blocks
 
-needs_compiler = pytest.mark.skipif(not can_compile(), reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(not can_compile("cpu"), reason="no C++ compiler")
 
 
 @needs_compiler
@@ -52,9 +53,9 @@ def test_compiled_dropout_draws_anew_and_keeps_the_mean():
 
 def test_what_auto_compiles(monkeypatch):
     model = tiny_model("llama")
-    monkeypatch.setattr(compiling, "can_compile", lambda: True)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     blocks = sum(p.numel() for p in model.model.layers.parameters())
-    long = int(compiling.LONG_RUN / blocks) + 1
+    long = int(compiling.LONG_RUN["cpu"] / blocks) + 1
     assert not compile_blocks(model, "auto", long - 2)
     assert not compile_blocks(model, "off", long)
     assert compile_blocks(model, "auto", long)
@@ -63,10 +64,17 @@ def test_what_auto_compiles(monkeypatch):
     assert not compile_blocks(checkpointing, "auto", long)
 
 
-def test_without_a_compiler_auto_goes_on_and_on_says_why(text_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacking", ["compiler", "headers"])
+def test_without_a_compiler_auto_goes_on_and_on_says_why(lacking, monkeypatch, tmp_path):
+    def refuse() -> str:
+        raise InvalidCxxCompiler
+
+    if lacking == "compiler":
+        monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", refuse)
+    else:
+        monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     model = tiny_model("llama")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    assert not can_compile()
+    assert not can_compile("cpu")
     assert not compile_blocks(model, "auto", 10**9)
-    with pytest.raises(ScratchError, match=r"there is no C\+\+ compiler: install g\+\+"):
+    with pytest.raises(ScratchError, match=r"it takes a C\+\+ compiler and Python.h: install g\+\+"):
         compile_blocks(model, "on", 1)

@@ -114,6 +114,8 @@ def test_the_masked_loss_scores_masked_places_only():
 @pytest.mark.parametrize(("preset", "more"), STYLES)
 def test_heads_are_saved_and_opened_and_share_the_trunk(preset, more, tmp_path):
     masked = tiny_encoder(ScratchEncoderForMaskedLM, preset, **more)
+    for buffer in masked.model.token_weights.buffers() if masked.config.token_weights else ():
+        buffer.uniform_()  # counted weights are part of the model
     masked.save_pretrained(tmp_path)
     ids, mask = padded()
     again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
@@ -147,8 +149,8 @@ def test_a_bag_is_the_weighted_sum_of_its_tokens_and_pairs():
 
 
 def test_token_weights_are_those_of_naive_bayes():
-    texts = [[3, 4, 4, 5], [3, 6], [5, 5, 4], [6, 3, 7], [7, 6, 4], [8, 3]]
-    labels = np.array([0, 0, 0, 1, 1, 2])
+    texts = [[3, 4, 4, 5, 9], [3, 6], [5, 5, 4], [6, 3, 7], [7, 6, 4, 9], [8, 3], [9, 3, 10]]
+    labels = np.array([0, 0, 0, 1, 1, 3, 3])  # none has label 2
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=1000)
     special = [0, 1, 2, 8]
     count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), special)
@@ -167,6 +169,11 @@ def test_token_weights_are_those_of_naive_bayes():
     torch.testing.assert_close(model.model.token_weights.bigrams, spread(rows, 1000))
     assert model.model.token_weights.tokens[5] > model.model.token_weights.tokens[4] > 0
 
+    # As frequent with every label, it tells nothing by itself, but is no token to be passed over either.
+    even = LabelledTokens(Tokens.of([[3, 4], [3, 5]]), np.array([0, 1]), 0)
+    count_token_weights(model.model, even, special)
+    assert 0 < model.model.token_weights.tokens[3] < 1e-5 < model.model.token_weights.tokens[4]
+
 
 def test_bad_inputs_are_refused():
     model = tiny_encoder(ScratchEncoderModel, "bert")
@@ -181,6 +188,8 @@ def test_bad_inputs_are_refused():
     bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=50)
     with pytest.raises(ValueError, match="needs input_ids to know them by"):
         bag(inputs_embeds=bag.embed_tokens(ids))
+    with pytest.raises(ValueError, match="counted for this vocabulary"):
+        bag.resize_token_embeddings(120)
     with pytest.raises(StrictDataclassError, match=r"num_hidden_layers is -1, want 0 or more"):
         tiny_encoder(ScratchEncoderModel, "modern", num_hidden_layers=-1)
     with pytest.raises(StrictDataclassError, match=r"classifier_dropout is 1.0"):

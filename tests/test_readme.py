@@ -30,6 +30,8 @@ def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path
     if "train_seq2seq" in command:
         small = TINY_PAIRS + (" --vocab_size 280 --num_attention_heads 2" if "multi30k" in command else "")
         return f"{command} {LONGER if '--resume' in command else small}"
+    if "sst2.yaml" in command:
+        return f"{command} --max_steps 4 --vocab_size 16"
     if "train_classifier" in command or "pretrain_encoder" in command:
         return f"{command} --max_steps 4 {'' if '--init_from' in command else '--hidden_size 32 --num_hidden_layers 1'}"
     if "pretrain_gpt" not in command:

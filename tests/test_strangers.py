@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here, save_tiny, tiny_model
+from conftest import run_here, save_tiny, tiny_encoder, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from scratch_gpt import train_tokenizer
+from scratch_gpt import ScratchEncoderModel, train_tokenizer
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.opening import estimated_parameters, load_model, open_tokenizer
 
@@ -25,6 +25,8 @@ def test_a_sound_directory_opens_and_its_size_is_known(directory):
     model = load_model(directory)
     assert estimated_parameters(model.config) == pytest.approx(model.num_parameters(), rel=0.35)
     assert len(open_tokenizer(str(directory))) <= model.config.vocab_size
+    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=5000)
+    assert estimated_parameters(bag.config) == pytest.approx(bag.num_parameters(), rel=0.35)
 
 
 def edit_config(folder: Path, **fields) -> None:

@@ -78,7 +78,7 @@ def run(tmp_path_factory) -> Path:
 def two_tongues(tmp_path_factory) -> Path:
     """A short run of the modern style, with a vocabulary for each language."""
     folder = tmp_path_factory.mktemp("translation") / "two"
-    train(folder, "--max_steps", "2", "--separate_vocabularies", "true", "--metric_for_best_model", "val_bleu")
+    train(folder, "--max_steps", "8", "--separate_vocabularies", "true", "--metric_for_best_model", "val_bleu")
     return folder
 
 

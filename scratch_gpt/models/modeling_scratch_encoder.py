@@ -34,6 +34,21 @@ class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
     config_class = ScratchEncoderConfig
     config: ScratchEncoderConfig
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TokenWeights):
+            module.reset()
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in transformers.
+
+        Raises:
+            ValueError: the model weighs tokens; there is nothing to weigh new ones by.
+        """
+        if self.config.token_weights and (args or kwargs):
+            raise ValueError("the weights of tokens were counted for this vocabulary, which can't be resized")
+        return super().resize_token_embeddings(*args, **kwargs)
+
 
 class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     """The trunk: token ids to hidden states."""

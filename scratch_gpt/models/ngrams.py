@@ -9,6 +9,7 @@ Dimension letters: B batch, T tokens, C hidden size, V vocabulary.
 
 import torch
 from torch import nn
+from transformers import initialization as init
 
 MULTIPLIER = 1_000_003  # a prime: neighbours in the vocabulary are spread over the table
 
@@ -24,6 +25,7 @@ class BigramEmbedding(nn.Module):
 
     def rows_of(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The row of each token (B, T) with the one before it, which for the first one is padding."""
+        input_ids = input_ids.long()  # 32 bits are too few for the product
         before = nn.functional.pad(input_ids[:, :-1], (1, 0), value=self.pad_token_id)
         return (before * MULTIPLIER + input_ids) % self.embedding.num_embeddings
 
@@ -42,11 +44,18 @@ class TokenWeights(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        tokens = torch.ones(config.vocab_size)
-        if config.pad_token_id is not None:
-            tokens[config.pad_token_id] = 0
-        self.register_buffer("tokens", tokens)
-        self.register_buffer("bigrams", torch.ones(config.bigram_buckets))
+        self.pad_token_id = config.pad_token_id
+        self.register_buffer("tokens", torch.empty(config.vocab_size))
+        self.register_buffer("bigrams", torch.empty(config.bigram_buckets))
+        self.reset()
+
+    def reset(self) -> None:
+        """What stands there until it is counted: 1, and 0 for padding."""
+        tokens = torch.ones(len(self.tokens))
+        if self.pad_token_id is not None:
+            tokens[self.pad_token_id] = 0
+        init.copy_(self.tokens, tokens)
+        init.ones_(self.bigrams)
 
     def of_pairs(self, rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Weights (B, T) of pairs, by their rows; 0 where either token has weight 0, as `<mask>` and padding have."""

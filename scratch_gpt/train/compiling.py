@@ -1,19 +1,23 @@
 """Compiled blocks: the many small steps of a block, each of which reads and writes all features, become few.
 
-Only the blocks are compiled, once for all of them, and only for training: that takes seconds to a minute, where a whole
-model takes minutes. Evaluation and generation, whose lengths vary, run as they are.
+Only the blocks are compiled, once for all of them (and once more for batches of another length, which then fits any),
+and only for training: that takes seconds to a minute, where a whole model takes minutes. Evaluation and generation run
+as they are.
 """
 
 from __future__ import annotations
 
-import torch
+import shutil
+import sysconfig
+from pathlib import Path
+
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..errors import ScratchError
 
-# Parameters of the blocks times steps. On two cores this takes some five minutes, and compiling a tenth of it.
-LONG_RUN = 4e9
+# Parameters of the blocks times steps, from where on a run takes so many minutes that compiling is soon paid back.
+LONG_RUN = {"cpu": 4e9, "cuda": 4e11}
 
 
 def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
@@ -21,7 +25,7 @@ def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
 
     Args:
         model: whatever is trained; its blocks are compiled in place, and its parameters keep their names.
-        choice: "on", "off", or "auto": where the run has `steps` enough, and the machine a C++ compiler.
+        choice: "on", "off", or "auto": where the run has `steps` enough, and the machine what it takes.
 
     Raises:
         ScratchError: it is wanted, and there is nothing to compile with.
@@ -29,31 +33,37 @@ def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if choice == "off" or not blocks:
         return False
+    device = next(model.parameters()).device.type
     if choice == "auto":
         checkpointing = any(block.gradient_checkpointing for block in blocks)
         work = steps * sum(parameter.numel() for block in blocks for parameter in block.parameters())
-        if checkpointing or work < LONG_RUN or not can_compile():
+        if checkpointing or device not in LONG_RUN or work < LONG_RUN[device] or not can_compile(device):
             return False
-    elif not can_compile():
-        raise ScratchError("compile is 'on', but there is no C++ compiler: install g++, or leave it 'auto'")
-    import torch._inductor.config as inductor  # takes a second, which most runs need not wait
+    elif not can_compile(device):
+        needed = "a C++ compiler and Python.h: install g++ and python3-dev" if device == "cpu" else "Triton and gcc"
+        raise ScratchError(f"compile is 'on', but it takes {needed}, or leave it 'auto'")
+    if device == "cpu":
+        import torch._inductor.config as inductor  # takes a second, which most runs need not wait
 
-    inductor.fallback_random = True  # Dropout's own draws, which are cheaper than those of compiled code
+        inductor.fallback_random = True  # Dropout's own draws, which are cheaper than those of compiled code
     for block in blocks:
         block.compile()
     return True
 
 
-def can_compile() -> bool:
-    """Whether torch finds what it compiles with: a C++ compiler for a processor, Triton for an accelerator."""
-    if torch.cuda.is_available():
+def can_compile(device: str) -> bool:
+    """Whether torch finds what it compiles with: for a processor a C++ compiler and Python's headers, for a GPU Triton
+    and the C compiler that this needs."""
+    if device == "cuda":
         from torch.utils._triton import has_triton
 
-        return has_triton()
-    from torch._inductor.cpp_builder import get_cpp_compiler
+        return has_triton() and any(map(shutil.which, ("cc", "gcc", "clang")))
+    if device != "cpu" or not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return False
+    from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        return bool(get_cpp_compiler())
+        return bool(cpp_builder.get_cpp_compiler())
     except InvalidCxxCompiler:
         return False

@@ -40,7 +40,6 @@ from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, 
 from .setup import DROPOUTS, build_tokenizer
 
 BATCH_TEXTS = 256
-MASKED_PRESETS = [name for name, fields in PRESETS.items() if fields.get("num_hidden_layers") != 0]
 
 
 def open_examples(data: LabelledArguments, seed: int) -> tuple[LabelledSource, LabelledSource]:
@@ -114,13 +113,17 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
         ScratchError: an unknown preset, or settings that break its rules.
     """
     encoder, layers = args.preset in PRESETS, args.num_hidden_layers
+    if layers is None:
+        layers = PRESETS.get(args.preset, {}).get("num_hidden_layers", 2)
     chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **dict.fromkeys(DROPOUTS, args.dropout)}
     if encoder:
         chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling")}
     try:
-        if args.preset not in MASKED_PRESETS and not isinstance(args, ClassifierModelArguments):
-            problem = "sees no context to guess masked words by" if encoder else "is unknown"
-            raise ValueError(f"preset {args.preset!r} {problem}: choose one of {', '.join(MASKED_PRESETS)}")
+        if not isinstance(args, ClassifierModelArguments):
+            if not encoder:
+                raise ValueError(f"unknown preset {args.preset!r}: choose one of {', '.join(PRESETS)}")
+            if layers == 0:
+                raise ValueError("num_hidden_layers is 0, want at least 1: nothing else sees what a mask stands among")
         if not encoder and args.preset not in ScratchGPTConfig.presets:
             known = ", ".join([*PRESETS, *ScratchGPTConfig.presets])
             raise ValueError(f"unknown preset {args.preset!r}: choose one of {known}")
@@ -129,7 +132,7 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
             vocab_size=vocab_size,
             max_position_embeddings=args.context_length,
             hidden_size=args.hidden_size,
-            num_hidden_layers=PRESETS.get(args.preset, {}).get("num_hidden_layers", 2) if layers is None else layers,
+            num_hidden_layers=layers,
             num_attention_heads=args.num_attention_heads,
             **ids,
             **{name: value for name, value in chosen.items() if value is not None},

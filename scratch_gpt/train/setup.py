@@ -113,8 +113,8 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 2**30)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):  # the most that an older glibc takes
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_output_dir(args: TrainingArguments) -> Path:

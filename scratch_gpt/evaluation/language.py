@@ -48,9 +48,8 @@ def sum_of_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tor
     """The sum of the cross-entropies of all scored tokens; labels are ready-shifted."""
     inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
-    plain: Any = getattr(
-        model, "module", model
-    )  # several processes wrap it, or shard it, which only the head's own forward undoes
+    plain: Any = getattr(model, "module", model)  # several processes wrap it
+    # Where they shard it, the head has its weights in its own forward only.
     if plain.config.model_type == ScratchGPTConfig.model_type and not hasattr(plain.lm_head.weight, "full_tensor"):
         inputs["skip_logits"] = True
     return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss

@@ -101,7 +101,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
             raise ValueError("token_type_ids are not all 0: this model knows one kind of text, not pairs of two kinds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]
+            inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]  # there is one of the two
         elif self.embed_bigrams is not None or self.token_weights is not None:
             raise ValueError("this model reads pairs of tokens, or weighs tokens, and needs input_ids to know them by")
         check_length(self.config, inputs_embeds.shape[1])
@@ -130,9 +130,10 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
             embeds = embeds * weights.tokens[input_ids][..., None]
         if self.embed_bigrams is None:
             return embeds
-        pairs = self.embed_bigrams(input_ids)
+        rows = self.embed_bigrams.rows_of(input_ids)
+        pairs = self.embed_bigrams(rows)
         if weights is not None:
-            pairs = pairs * weights.of_pairs(self.embed_bigrams.rows_of(input_ids), input_ids)[..., None]
+            pairs = pairs * weights.of_pairs(rows, input_ids)[..., None]
         return embeds + pairs
 
 

@@ -29,9 +29,9 @@ class BigramEmbedding(nn.Module):
         before = nn.functional.pad(input_ids[:, :-1], (1, 0), value=self.pad_token_id)
         return (before * MULTIPLIER + input_ids) % self.embedding.num_embeddings
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, T) to vectors (B, T, C)."""
-        return self.embedding(self.rows_of(input_ids))
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """What `rows_of` gives (B, T) to vectors (B, T, C)."""
+        return self.embedding(rows)
 
 
 class TokenWeights(nn.Module):

@@ -52,8 +52,8 @@ SHAPES = {
 Step = Callable[[], None]
 
 
-def ours(style: str, shape: str, compiled: bool) -> torch.nn.Module:
-    layers, width, heads, context, _, vocabulary = SHAPES[shape]
+def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Module:
+    layers, width, heads, _, _, vocabulary = SHAPES[shape]
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     off = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
     config = ScratchGPTConfig.from_preset(style, vocab_size=vocabulary, max_position_embeddings=context, **sizes, **off)
@@ -63,8 +63,8 @@ def ours(style: str, shape: str, compiled: bool) -> torch.nn.Module:
     return model
 
 
-def native(style: str, shape: str) -> torch.nn.Module:
-    layers, width, heads, context, _, vocabulary = SHAPES[shape]
+def native(style: str, shape: str, context: int) -> torch.nn.Module:
+    layers, width, heads, _, _, vocabulary = SHAPES[shape]
     if style == "gpt2":
         off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
@@ -84,12 +84,13 @@ def nanogpt(shape: str) -> torch.nn.Module:
     return GPT(GPTConfig(context, vocabulary, layers, heads, width, dropout=0.0, bias=False))
 
 
-def build(contender: str, shape: str) -> torch.nn.Module:
-    """A model by the name of its row."""
+def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Module:
+    """A model by the name of its row, for the shape's context or another."""
     kind, _, style = contender.partition(" ")
+    context = context or SHAPES[shape][3]
     if kind == "nanoGPT":
         return nanogpt(shape)
-    return native(style, shape) if kind == "transformers" else ours(style, shape, kind == "compiled")
+    return native(style, shape, context) if kind == "transformers" else ours(style, shape, context, kind == "compiled")
 
 
 def contenders(compiled: bool) -> list[str]:

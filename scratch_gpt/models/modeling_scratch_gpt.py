@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -25,7 +24,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .block import TransformerBlock
 from .configuration_scratch_gpt import ScratchGPTConfig
+from .decoding import StepDecoder
 from .dropout import Dropout
+from .generation import FastGenerationMixin
 from .loss import linear_cross_entropy
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
@@ -122,9 +123,10 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
+class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
     """The trunk with a linear head: the score of every token to come next."""
 
+    decoding_trunk = property(lambda self: self.model)
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
@@ -162,6 +164,10 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, GenerationMixin):
         Returns:
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
         """
+        if isinstance(past_key_values, StepDecoder):
+            return CausalLMOutputWithPast(
+                logits=past_key_values.step(input_ids[:, 0])[:, None], past_key_values=past_key_values
+            )
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

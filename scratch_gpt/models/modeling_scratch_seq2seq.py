@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -29,7 +28,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import ScratchAttention
 from .block import TransformerBlock
 from .configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+from .decoding import StepDecoder
 from .dropout import Dropout
+from .generation import FastGenerationMixin
 from .loss import linear_cross_entropy
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
@@ -287,8 +288,10 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         )
 
 
-class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, GenerationMixin):
+class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, FastGenerationMixin):
     """The trunk with a linear head: the score of every target token to come next."""
+
+    decoding_trunk = property(lambda self: self.model.decoder)
 
     def __init__(self, config: ScratchSeq2SeqConfig):
         super().__init__(config)
@@ -332,6 +335,9 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Gene
         Returns:
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
         """
+        if isinstance(past_key_values, StepDecoder):
+            logits = past_key_values.step(decoder_input_ids[:, 0])[:, None]
+            return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:

@@ -1,0 +1,152 @@
+"""Greedy writing through plain `generate`, beside transformers' own models of the same shape: tokens a second.
+
+    pip install -e . && python benchmarks/decoding_speed.py [--shapes 4x128 6x384 12x768] [--output decoding.json]
+
+The contenders take turns and the median counts; all write the same number of tokens after the same prompt, and no
+end-of-text stops them. The roofline is what reading all weights and the cache once a token would take, at the speed at
+which one row goes through a matrix of as many numbers, measured in the same run. `--positions` compares the time of a
+token late in a text with that of an early one. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+from training_speed import STYLES, build
+from transformers.utils import logging
+
+from scratch_gpt.train.setup import use_all_cores
+
+# new tokens after a prompt of 16
+LENGTHS = {"4x128": 256, "6x384": 256, "12x768": 48}
+CONTENDERS = [f"{kind} {style}" for style in STYLES for kind in ("transformers", "ours")]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Write = Callable[[], None]
+
+
+def writer(model: torch.nn.Module, rows: int, prompt: int, new: int) -> Write:
+    """A function that writes so many tokens after each of so many prompts."""
+    ids = torch.randint(3, 60, (rows, prompt), generator=torch.Generator().manual_seed(0))
+    asked = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "use_cache": True}
+
+    def write() -> None:
+        written = model.generate(ids, max_new_tokens=new, attention_mask=torch.ones_like(ids), **asked)
+        assert written.shape[1] == prompt + new
+
+    return write
+
+
+def seconds(action: Write) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def load(contender: str, shape: str, dtype: torch.dtype, context: int = 1024) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build(contender, shape, context).eval().to(dtype)
+
+
+def bytes_read(model: torch.nn.Module, rows: int, position: float) -> float:
+    """Bytes that a token at this position must read: weights but for the tables looked up, and the cache."""
+    looked_up = {"wte", "wpe", "embed_tokens", "embed_positions"}
+    weights = sum(w.nbytes for name, w in model.named_parameters() if name.split(".")[-2] not in looked_up)
+    head = model.get_output_embeddings().weight
+    if not any(w is head for n, w in model.named_parameters() if n.split(".")[-2] not in looked_up):
+        weights += head.nbytes  # tied: named as the embedding, and read as the head
+    config = model.config
+    return weights + 2 * rows * position * config.num_hidden_layers * config.hidden_size * head.itemsize
+
+
+def roofline(count: float, dtype: torch.dtype) -> Write:
+    """One row through a matrix of so many bytes."""
+    width = 1024
+    matrix = torch.randn(int(count / dtype.itemsize / width) + 1, width).to(dtype)
+    row = torch.randn(1, width).to(dtype)
+
+    def read() -> None:
+        for _ in range(10):
+            F.linear(row, matrix)
+
+    return read
+
+
+def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of texts written in turn, as tokens a second."""
+    dtype, new = DTYPES[precision], LENGTHS[shape]
+    models = {name: load(name, shape, dtype) for name in CONTENDERS}
+    writers = {name: writer(model, rows, 16, new) for name, model in models.items()}
+    ideal = roofline(bytes_read(models["ours gpt2"], rows, 16 + new / 2), dtype)
+    times: dict[str, list[float]] = {name: [] for name in ("roofline", *CONTENDERS)}
+    with torch.inference_mode():
+        for turn in range(rounds + 1):
+            for name, write in writers.items():
+                taken = seconds(write)
+                if turn:  # the first warms up
+                    times[name].append(taken)
+            times["roofline"].append(seconds(ideal) / 10 * new)
+    speeds = {name: rows * new / statistics.median(found) for name, found in times.items()}
+    best = max(speeds["transformers gpt2"], speeds["transformers llama"])
+    return {
+        name: {"tokens_per_second": speed, "ratio": speed / best, "of_roofline": speed / speeds["roofline"]}
+        for name, speed in speeds.items()
+    }
+
+
+def late_and_early(rounds: int, late: int = 2000, early: int = 100, new: int = 32) -> dict[str, float]:
+    """How many times as long a token takes late in a text, and how many times as many bytes it reads (6x384)."""
+    model = load("ours gpt2", "6x384", torch.float32, context=late + 64)
+    ends = {place: (writer(model, 1, place, new + 1), writer(model, 1, place, 1)) for place in (late, early)}
+    times: dict[int, list[float]] = {late: [], early: []}
+    for _ in range(rounds):
+        for place, (whole, prompt) in ends.items():
+            times[place].append((seconds(whole) - seconds(prompt)) / new)
+    slower = statistics.median(times[late]) / statistics.median(times[early])
+    more = bytes_read(model, 1, late) / bytes_read(model, 1, early)
+    return {"time": slower, "bytes": more, "time_over_bytes": slower / more}
+
+
+def show(title: str, figures: dict[str, dict[str, float]]) -> None:
+    table = Table("contender", "tokens/s", "of the best of transformers'", "of the roofline", title=title)
+    for name, row in figures.items():
+        table.add_row(name, f"{row['tokens_per_second']:,.0f}", f"{row['ratio']:.2f}", f"{row['of_roofline']:.0%}")
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=LENGTHS, default=["4x128", "6x384"], help="Layers x width.")
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 16], help="Texts written at once.")
+    parser.add_argument("--rounds", type=int, default=5, help="Texts of each contender.")
+    parser.add_argument("--positions", action="store_true", help="Compare late and early tokens, too.")
+    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+    use_all_cores()
+    found: dict[str, dict[str, dict[str, float]] | dict[str, float]] = {}
+    for shape in args.shapes:
+        for precision in args.precisions:
+            for rows in args.rows:
+                title = f"{shape} {precision} rows {rows}"
+                figures = race(shape, precision, rows, args.rounds)
+                found[title] = figures
+                show(title, figures)
+    if args.positions:
+        found["late and early"] = late_and_early(args.rounds)
+        Console().print(found["late and early"])
+    if args.output:
+        args.output.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

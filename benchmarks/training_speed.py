@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -40,7 +41,7 @@ from transformers.utils import logging
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language import sum_of_losses
 from scratch_gpt.train.compiling import compile_blocks
-from scratch_gpt.train.setup import keep_memory, use_all_cores
+from scratch_gpt.train.setup import choose_attention, keep_memory, use_all_cores
 
 STYLES = ("gpt2", "llama", "nanochat")
 # layers, width, heads, context, rows, vocabulary
@@ -58,7 +59,7 @@ def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Modul
     off = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
     config = ScratchGPTConfig.from_preset(style, vocab_size=vocabulary, max_position_embeddings=context, **sizes, **off)
     model = ScratchGPTForCausalLM(config)
-    model.set_attn_implementation("eager")
+    choose_attention(model, Accelerator(), context)
     compile_blocks(model, "on" if compiled else "off", 0)
     return model
 

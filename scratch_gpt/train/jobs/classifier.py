@@ -49,8 +49,8 @@ def prepare(
             )
             model = encoder_setup.build_classifier(model_args, tokenizer, names)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
-    setup.prefer_plain_attention(model, accelerator)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
+    setup.choose_attention(model, accelerator, longest)
     encode = partial(
         encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
     )

@@ -46,8 +46,8 @@ def prepare(
     if tokenizer.mask_token_id is None:
         raise ScratchError("the tokenizer has no mask token: train one with the template 'encoder'")
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
-    setup.prefer_plain_attention(model, accelerator)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
+    setup.choose_attention(model, accelerator, longest)
     rows = encoder_setup.encode_documents(source, validation, tokenizer, longest, data.validation_fraction, accelerator)
     task = MaskedLanguageModeling(
         accelerator,

@@ -42,8 +42,8 @@ def prepare(
             set_translation_defaults(model, tokenizers.target, model_args.num_beams)
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
         opening.check_vocabulary(tokenizer, size)
-    setup.prefer_plain_attention(model, accelerator)
     longest = min(data.max_length, model.config.max_position_embeddings)
+    setup.choose_attention(model, accelerator, longest)
     encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
     train_tokens = encode(train, "training", data.skip_long)
     validation_tokens = encode(validation, "validation", skip_long=False)

@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from conftest import PRESETS, tiny_config, tiny_model, tiny_seq2seq
+from conftest import PRESETS, randomise, tiny_model, tiny_seq2seq
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from scratch_gpt import ScratchGPTForCausalLM
+from scratch_gpt import ScratchGPTForCausalLM, ScratchGPTModel
 from scratch_gpt.models import decoding, generation
+from scratch_gpt.models.normalization import LayerNorm
 
 SHAPES = [{}, {"num_key_value_heads": 2}]
 ASKED = {
@@ -38,17 +39,17 @@ def steps(monkeypatch):
     return taken
 
 
-def both_ways(model, monkeypatch, steps, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+def both_ways(model, monkeypatch, steps, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
     """What `generate` writes by lean steps and by transformers' own loop, from the same seed."""
     torch.manual_seed(7)
-    lean = model.generate(*args, **kwargs)
-    written = lean.shape[1] - (1 if model.config.is_encoder_decoder else args[0].shape[1])
+    lean = model.generate(**kwargs)
+    written = lean.shape[1] - (1 if model.config.is_encoder_decoder else kwargs["input_ids"].shape[1])
     assert len(steps) >= written - 1  # the first comes from the prompt; beams go on after the best has ended
     before = len(steps)
     with monkeypatch.context() as patched:
         patched.setattr(generation, "is_plain", lambda *_: False)
         torch.manual_seed(7)
-        own = model.generate(*args, **kwargs)
+        own = model.generate(**kwargs)
     assert len(steps) == before
     return lean, own
 
@@ -66,9 +67,20 @@ def padded(rows: int = 3, length: int = 8, side: str = "left") -> tuple[torch.Te
 def test_the_gpt_writes_the_same_tokens(preset, shape, asked, steps, monkeypatch):
     model = tiny_model(preset, **shape).double()
     ids, mask = padded()
-    for given in ({"attention_mask": mask}, {}):
+    for given in ({"input_ids": ids, "attention_mask": mask}, {"input_ids": ids.clamp(min=3)}):
         steps.clear()
-        lean, own = both_ways(model, monkeypatch, steps, ids, max_new_tokens=30, **given, **ASKED[asked])
+        lean, own = both_ways(model, monkeypatch, steps, max_new_tokens=30, **given, **ASKED[asked])
+        assert torch.equal(lean, own)
+
+
+@pytest.mark.parametrize("asked", ["greedy", "beams"])
+def test_in_float32_too(asked, steps, monkeypatch):
+    """There, several rows go another way than one."""
+    ids, mask = padded()
+    for model in (tiny_model("llama"), tiny_seq2seq("vaswani2017")):
+        steps.clear()
+        given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 12}
+        lean, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
         assert torch.equal(lean, own)
 
 
@@ -78,7 +90,8 @@ def test_the_gpt_writes_the_same_tokens(preset, shape, asked, steps, monkeypatch
 def test_the_encoder_decoder_writes_the_same_tokens(preset, side, asked, steps, monkeypatch):
     model = tiny_seq2seq(preset).double()
     ids, mask = padded(side=side)
-    lean, own = both_ways(model, monkeypatch, steps, ids, attention_mask=mask, max_new_tokens=30, **ASKED[asked])
+    given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 30}
+    lean, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
     assert torch.equal(lean, own)
 
 
@@ -112,7 +125,7 @@ def test_positions_of_ones_own_go_on(preset, steps, monkeypatch):
     asked = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 12}
     for given in (places, places[:1].expand(2, -1)):
         steps.clear()
-        lean, own = both_ways(model, monkeypatch, steps, ids, position_ids=given, **asked)
+        lean, own = both_ways(model, monkeypatch, steps, input_ids=ids, position_ids=given, **asked)
         assert torch.equal(lean, own)
 
 
@@ -131,17 +144,25 @@ def test_half_precision_is_as_near_to_float32_as_the_model_itself(steps):
 def test_rows_that_end_are_padded_and_strings_stop(story_tokenizer, steps):
     model = tiny_model("gpt2", vocab_size=len(story_tokenizer))
     ids = torch.randint(3, 99, (2, 5))
-    plain = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None)
+
+    def written(**asked):
+        torch.manual_seed(3)
+        return model.generate(ids, max_new_tokens=20, do_sample=True, **asked)
+
+    plain = written(eos_token_id=None)
     end = int(plain[0, 9])
-    stopped = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=end, pad_token_id=0)
-    first = (plain[0, 5:] == end).nonzero()[0, 0] + 6
-    assert (stopped[0, first:] == 0).all()
-    assert torch.equal(stopped[0, :first], plain[0, :first])
+    stopped = written(eos_token_id=end, pad_token_id=0)
+    ends = [int((row[5:] == end).nonzero()[0, 0]) + 6 if (row[5:] == end).any() else 25 for row in plain]
+    assert min(ends) < stopped.shape[1] == max(ends)  # one row ends before the other
+    for row, whole, length in zip(stopped, plain, ends, strict=True):
+        assert torch.equal(row[:length], whole[:length])
+        assert (row[length:] == 0).all()
+    ids = ids[:1]
+    plain = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None)
     word = story_tokenizer.decode(plain[0, 8:9])
     steps.clear()
-    cut = model.generate(
-        ids[:1], max_new_tokens=20, do_sample=False, eos_token_id=None, stop_strings=[word], tokenizer=story_tokenizer
-    )
+    asked = {"eos_token_id": None, "stop_strings": [word], "tokenizer": story_tokenizer}
+    cut = model.generate(ids, max_new_tokens=20, do_sample=False, **asked)
     assert cut.shape[1] <= 9
     assert torch.equal(cut[0], plain[0, : cut.shape[1]])
     assert len(steps) == cut.shape[1] - 6
@@ -180,20 +201,76 @@ class Louder(ScratchGPTForCausalLM):
         return outputs
 
 
-class Shifted(nn.Linear):
-    """Someone's own layer."""
+class Elsewhere(ScratchGPTForCausalLM):
+    """Someone's own way of preparing inputs."""
 
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {**inputs, "position_ids": inputs["position_ids"] + 7}
+
+
+class Trunk(ScratchGPTModel):
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        outputs.last_hidden_state = outputs.last_hidden_state.roll(1, -1)
+        return outputs
+
+
+class Shifted(nn.Linear):
     def forward(self, x):
         return super().forward(x) + 1
 
 
+class Louden(LayerNorm):
+    def forward(self, x):
+        return 2 * super().forward(x) + 1
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, position_ids):
+        return 3 * self.inner(position_ids)
+
+
 def own_class(model):
-    return Louder(model.config).eval()
+    return randomise(Louder(model.config)).eval()
+
+
+def own_inputs(model):
+    return randomise(Elsewhere(model.config)).eval()
+
+
+def own_trunk(model):
+    model.model = randomise(Trunk(model.config)).eval()
+    return model
 
 
 def own_layer(model):
     layer = model.model.layers[0].self_attn.q_proj
-    model.model.layers[0].self_attn.q_proj = Shifted(layer.in_features, layer.out_features)
+    model.model.layers[0].self_attn.q_proj = Shifted(layer.in_features, layer.out_features).eval()
+    return model
+
+
+def own_norm(model):
+    model.model.norm = Louden(32).eval()
+    return model
+
+
+def own_positions(model):
+    model.model.embed_positions = Wrapped(model.model.embed_positions).eval()
+    return model
+
+
+def without_thought(model):
+    model.model.layers[0].mlp = nn.Identity()
+    return model
+
+
+def pruned(model):
+    model.model.layers = model.model.layers[:1]
     return model
 
 
@@ -208,27 +285,68 @@ def patched(model):
     return model
 
 
+def mixed_precision(model):
+    model.model.embed_positions.double()
+    return model
+
+
 def flexible(model):
     model.set_attn_implementation("flex_attention")
     return model
 
 
-def training(model):
-    return model.train()
+def still_dropping(model):
+    model.model.layers[1].dropout.train()
+    return model
 
 
 def dynamic_rope(_):
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    return ScratchGPTForCausalLM(tiny_config("llama", rope_parameters=rope)).eval()
+    return tiny_model("llama", rope_parameters=rope)
 
 
-@pytest.mark.parametrize("change", [own_class, own_layer, hooked, patched, flexible, training, dynamic_rope])
-def test_a_changed_model_is_left_to_transformers(change, steps, monkeypatch):
-    model = change(tiny_model("llama"))
-    ids = torch.randint(3, 99, (1, 6))
-    out = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
+CHANGES = [own_class, own_inputs, own_trunk, own_layer, own_norm, own_positions, without_thought, pruned, hooked]
+CHANGES += [patched, mixed_precision, flexible, still_dropping, dynamic_rope]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_is_left_to_transformers(change, steps):
+    model, ids = change(tiny_model("gpt2")), torch.randint(3, 99, (1, 6))
+    for beams in (1, 2):
+        out = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None, num_beams=beams)
+        assert out.shape == (1, 11)
     assert not steps
-    assert out.shape == (1, 11)
+
+
+def test_a_hook_on_all_modules_is_seen(steps):
+    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        tiny_model("llama").generate(torch.randint(3, 99, (1, 6)), max_new_tokens=5, eos_token_id=None)
+    finally:
+        hook.remove()
+    assert not steps
+
+
+def test_the_shorter_of_two_lengths_counts(steps):
+    model, ids = tiny_model("llama"), torch.randint(3, 99, (1, 6))
+    criteria = StoppingCriteriaList([MaxLengthCriteria(16), MaxLengthCriteria(9)])
+    out = model.generate(ids, do_sample=False, eos_token_id=None, stopping_criteria=criteria, max_new_tokens=20)
+    assert out.shape == (1, 9)
+    assert len(steps) == 2
+
+
+def test_the_prompts_cache_is_let_go(steps, monkeypatch):
+    """Its keys and values were copied; `generate` holds the empty shell to the end."""
+    held, build = [], generation.StepDecoder
+
+    def kept(model, trunk, cache, *args, **kwargs):
+        held.append(cache)
+        return build(model, trunk, cache, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "StepDecoder", kept)
+    tiny_model("llama").generate(torch.randint(3, 99, (1, 6)), max_new_tokens=5, eos_token_id=None)
+    assert len(held) == 1
+    assert not held[0].layers
 
 
 @pytest.mark.parametrize(
@@ -239,6 +357,7 @@ def test_a_changed_model_is_left_to_transformers(change, steps, monkeypatch):
         {"cache_implementation": "static"},
         {"past_key_values": DynamicCache()},
         {"prompt_lookup_num_tokens": 2},
+        {"attention_mask": torch.zeros(1, 6, dtype=torch.long)},
     ],
 )
 def test_what_is_not_plain_is_left_to_transformers(asked, steps):

@@ -27,7 +27,7 @@ from .positions import SinusoidalPositions, check_length, rotate_half
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
 FIRST_ROOM = 256  # tokens that there is room for at first, beside the prompt; doubled when full
-COPIED_WEIGHTS = 2**20  # up to so many, a copy laid out for one row pays
+COPIED_WEIGHTS = 2**20  # up to so many numbers in a matrix, `generate` copies it once, laid out for one row
 
 
 class StepAttention:
@@ -118,8 +118,6 @@ class StepDecoder:
 
     It stands in for the cache while transformers searches with beams, and so answers to what is asked of one.
     """
-
-    is_compileable = False
 
     def __init__(
         self,
@@ -247,7 +245,7 @@ def linear(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def lean(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """A norm, likewise."""
-    if isinstance(norm, LayerNorm):
+    if type(norm) is LayerNorm:
         shape = list(norm.weight.shape)
         return partial(torch.layer_norm, normalized_shape=shape, weight=norm.weight, bias=norm.bias, eps=norm.eps)
     return norm.forward

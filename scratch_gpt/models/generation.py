@@ -1,10 +1,11 @@
 """When `generate` writes by the lean steps of decoding.py, and the loop around them.
 
 The prompt, the processors of logits, the criteria to stop and the streamers are transformers' own, so that whatever is
-asked of `generate` means what it means there. A model that was wrapped or hooked, and a request that the step doesn't
-know, take transformers' own way from start to end.
+asked of `generate` means what it means there. `is_plain` says when; a model that was changed or hooked, and a request
+that the step doesn't know, take transformers' own way from start to end.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -22,10 +23,14 @@ from .normalization import LayerNorm, RMSNorm
 from .positions import RotaryEmbedding, SinusoidalPositions
 
 # What the step knows; a wrapper in the place of one of these (LoRA, a quantised layer) is left to transformers.
-LAYERS = (nn.Embedding, nn.Linear, OutputProjection, LayerNorm, RMSNorm, nn.Identity, Dropout)
-PARTS = (*LAYERS, nn.ModuleList, TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions)
+PARTS = (
+    *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, LayerNorm, RMSNorm, Dropout),
+    *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions),
+)
+SLOTS = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}  # of a block
 INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "encoder_outputs"}
 FIXED_ROPE = {"default", "linear", "llama3", "yarn"}  # of which the frequencies don't depend on the length
+PREPARATION = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 
 
 class FastGenerationMixin(GenerationMixin):
@@ -37,7 +42,7 @@ class FastGenerationMixin(GenerationMixin):
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
         """Read the prompt; while searching with beams, go on from there in lean steps."""
         outputs = super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)  # type: ignore[misc]
-        if generation_config.num_beams > 1 and is_plain(self, generation_config, model_kwargs):
+        if generation_config.num_beams > 1 and is_plain(self, input_ids, generation_config, model_kwargs):
             outputs.past_key_values = self._step_decoder(outputs.past_key_values, generation_config, model_kwargs)
         return outputs
 
@@ -46,8 +51,11 @@ class FastGenerationMixin(GenerationMixin):
         mask = None if mask is None or bool(mask.all()) else mask
         if self.config.is_encoder_decoder:
             rows = max(generation_config.num_beams, generation_config.num_return_sequences)
-            return StepDecoder(self, self.decoding_trunk, cache, source_mask=mask, beams=rows)
-        return StepDecoder(self, self.decoding_trunk, cache, model_kwargs.get("position_ids"), mask)
+            decoder = StepDecoder(self, self.decoding_trunk, cache, source_mask=mask, beams=rows)
+        else:
+            decoder = StepDecoder(self, self.decoding_trunk, cache, model_kwargs.get("position_ids"), mask)
+        getattr(cache, "self_attention_cache", cache).layers.clear()  # copied; `generate` would keep it to the end
+        return decoder
 
     def _sample(
         self,
@@ -60,15 +68,13 @@ class FastGenerationMixin(GenerationMixin):
         **kwargs,
     ):
         """Write token by token, greedily or by chance: transformers' `_sample`, with a lean step for the model."""
-        if synced_gpus or not is_plain(self, generation_config, kwargs):
+        if synced_gpus or not is_plain(self, input_ids, generation_config, kwargs):
             return super()._sample(  # type: ignore[misc]
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **kwargs
             )
         outputs = self._prefill(input_ids, generation_config, kwargs)
-        decoder = self._step_decoder(outputs.past_key_values, generation_config, kwargs)
-        logits = outputs.logits[:, -1]
-        del outputs  # the cache that was copied
-        criteria = [criterion for criterion in stopping_criteria if not only_counts(criterion)]
+        logits, decoder = outputs.logits[:, -1], None
+        longest, criteria = split_criteria(stopping_criteria)
         pads = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         while True:
@@ -80,34 +86,38 @@ class FastGenerationMixin(GenerationMixin):
             if pads:
                 tokens = torch.where(finished, generation_config._pad_token_tensor, tokens)
             input_ids = torch.cat((input_ids, tokens[:, None]), dim=-1)
-            if streamer is not None:
-                streamer.put(tokens.cpu())
             for criterion in criteria:
                 finished = finished | criterion(input_ids, None)
-            if input_ids.shape[1] >= stopping_criteria.max_length or (criteria and bool(finished.all())):
+            if streamer is not None:
+                streamer.put(tokens.cpu())
+            if input_ids.shape[1] >= longest or (criteria and bool(finished.all())):
                 break
+            if decoder is None:
+                decoder = self._step_decoder(outputs.past_key_values, generation_config, kwargs)
             logits = decoder.step(tokens)
         if streamer is not None:
             streamer.end()
         return input_ids
 
 
-def only_counts(criterion: Any) -> bool:
-    """Whether a criterion asks for no more than the number of tokens. One that would warn of a text longer than the
-    model was made for is asked at every token."""
-    if type(criterion) is not MaxLengthCriteria:
-        return False
-    return criterion.max_position_embeddings is None or criterion.max_length <= criterion.max_position_embeddings
+def split_criteria(criteria: Any) -> tuple[float, list[Any]]:
+    """The most tokens, and the criteria that must be asked at each of them: those that look at more than their number,
+    and one that would warn of a text longer than the model was made for."""
+    longest, others = math.inf, []
+    for criterion in criteria:
+        most = getattr(criterion, "max_position_embeddings", None)
+        if type(criterion) is MaxLengthCriteria and (most is None or criterion.max_length <= most):
+            longest = min(longest, criterion.max_length)
+        else:
+            others.append(criterion)
+    return longest, others
 
 
-def is_plain(model: Any, generation_config: Any, inputs: dict[str, Any]) -> bool:
-    """Whether `generate` was asked for something that the lean step knows, of a model that nothing has wrapped."""
-    device = model.device.type
-    if definer(model, "forward") is not definer(model, "decoding_trunk"):  # a class of someone's own
+def is_plain(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs: dict[str, Any]) -> bool:
+    """Whether `generate` was asked for something that the lean step knows, of a model as it was written."""
+    asked, config = generation_config, model.config
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(model.device.type) or torch.compiler.is_compiling():
         return False
-    if model.training or torch.is_grad_enabled() or torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
-        return False
-    asked = generation_config
     if asked.return_dict_in_generate or asked.is_assistant or asked.compile_config is not None:
         return False
     if any(value is not None and name not in INPUTS for name, value in inputs.items()) or not inputs.get("use_cache"):
@@ -116,15 +126,36 @@ def is_plain(model: Any, generation_config: Any, inputs: dict[str, Any]) -> bool
     own = getattr(cache, "self_attention_cache", cache)
     if type(own) is not DynamicCache or own.offloading or getattr(cache, "_is_user_defined", False):
         return False
-    if mask is not None and mask.ndim != 2:
+    if len(own.layers) not in (0, len(model.decoding_trunk.layers)):
         return False
-    config = model.config
+    given = [x for x in (input_ids, mask, inputs.get("position_ids")) if x is not None]
+    if any(x.device != model.device or x.ndim != 2 for x in given):
+        return False
+    if mask is not None and not bool(mask.any(dim=-1).all()):  # nothing to see: the kernels differ
+        return False
     if config._attn_implementation not in ("eager", "sdpa"):
         return False
     if config.position_type == "rotary" and config.rope_parameters["rope_type"] not in FIXED_ROPE:
         return False
-    inside = (*model.decoding_trunk.layers.modules(), model.decoding_trunk.embed_tokens, model.lm_head)
-    return all(type(module) in PARTS for module in inside) and all(is_untouched(module) for module in model.modules())
+    return is_as_written(model)
+
+
+def is_as_written(model: Any) -> bool:
+    """Whether a model consists of what its file says, and nothing changes what its parts do."""
+    trunk, cls = model.decoding_trunk, definer(model, "decoding_trunk")
+    if definer(model, "forward") is not cls or definer(trunk, "forward").__module__ != cls.__module__:
+        return False
+    if any(name in vars(model) or definer(model, name) is not GenerationMixin for name in PREPARATION):
+        return False
+    parts = [module for module in (*trunk.modules(), model.lm_head) if module is not trunk]
+    if any(type(module) not in PARTS for module in parts):
+        return False
+    if not all(in_place(block, index) for index, block in enumerate(trunk.layers)):
+        return False
+    if torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks:
+        return False
+    one_dtype = len({weight.dtype for weight in model.parameters()}) == 1
+    return one_dtype and all(is_untouched(module) for module in model.modules())
 
 
 def definer(model: Any, name: str) -> type:
@@ -132,10 +163,18 @@ def definer(model: Any, name: str) -> type:
     return next(cls for cls in type(model).__mro__ if name in vars(cls))
 
 
+def in_place(block: Any, index: int) -> bool:
+    """Whether a block's parts, and the block itself, stand where they were put."""
+    parts = [(getattr(block, slot), kind) for slot, kind in SLOTS.items()]
+    return block.self_attn.layer_idx == index and all(part is None or type(part) is kind for part, kind in parts)
+
+
 def is_untouched(module: nn.Module) -> bool:
-    """Whether a module does what its class says: no hook (but those by which transformers records outputs), no other
-    forward in its place, and weights that are plain tensors."""
+    """Whether a module does what its class says, and is not training: no hook (but those by which transformers records
+    outputs), no other forward in its place, and weights that are plain tensors."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module):
+        return False
+    if module.training:
         return False
     return all(type(weight) is nn.Parameter for weight in module._parameters.values() if weight is not None)

@@ -3,9 +3,10 @@
     NANOGPT=PATH_TO_CHECKOUT python benchmarks/time_to_loss.py PATH_TO_TINYSHAKESPEARE [--seeds 0 1 2]
 
 nanoGPT runs with the command of its README for a CPU (4 layers, width 128, context 64, batch 12, 2000 steps); ours with
-`training/configs/speedrun.yaml`. Training time is the sum of the steps, without start-up, evaluation and saving. Both
-are scored the same way: every token of the last tenth of the text, in windows that do not overlap. Run it on an idle
-machine.
+`training/configs/speedrun.yaml`, which is made to end just below 1.8857, what that command reached here. Each is scored
+on every token of the last tenth of the text, in windows of its own context that do not overlap; nanoGPT by the
+checkpoint that it keeps. Training time is that of the steps, without start-up, evaluation and saving. The text is made
+into ids before. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ NANOGPT_ARGUMENTS = (
     *("--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1", "--block_size=64", "--batch_size=12"),
     *("--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
 )
+TARGET = 1.8857
 Figures = dict[str, float]
 
 
@@ -98,16 +100,20 @@ def main() -> None:
     checkout, text = Path(os.environ["NANOGPT"]), args.text.resolve()
     found: dict[str, list[Figures]] = {"nanoGPT": [], "scratch_gpt": []}
     with tempfile.TemporaryDirectory() as scratch:
+        run_ours(text, Path(scratch), seed=99)  # so that the ids stand in the cache
         for seed in args.seeds:
             found["nanoGPT"].append(run_nanogpt(checkout, text, Path(scratch), seed))
             found["scratch_gpt"].append(run_ours(text, Path(scratch), seed))
-    table = Table("means of all seeds", "validation loss", "training", "whole process", "training", "whole process")
+    headings = ("validation loss", "training", "whole process", "training faster", "whole process faster")
+    table = Table("means of all seeds", *headings)
     means = {name: {k: statistics.mean(run[k] for run in runs) for k in runs[0]} for name, runs in found.items()}
     for name, mean in means.items():
         ratios = [f"{means['nanoGPT'][k] / mean[k]:.2f} times" for k in ("training_seconds", "seconds")]
         times = [f"{mean[k]:.1f} s" for k in ("training_seconds", "seconds")]
         table.add_row(name, f"{mean['val_loss']:.4f}", *times, *ratios)
     Console().print(table)
+    missed = sum(run["val_loss"] > TARGET for run in found["scratch_gpt"])
+    Console().print(f"{missed} of our {len(args.seeds)} runs ended above {TARGET}" if missed else f"all below {TARGET}")
     if args.output:
         args.output.write_text(json.dumps(found, indent=1))
 

@@ -231,11 +231,11 @@ def build_model(config: Any) -> PreTrainedModel:
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
 
 
-def choose_attention(model: PreTrainedModel, accelerator: Accelerator, longest: int) -> None:
+def choose_attention(model: PreTrainedModel, device: torch.device, longest: int) -> None:
     """On processors, train with plain products where rows have at most `LONG_ROW` tokens: in bfloat16 a step takes two
-    thirds of the time at 64 tokens, nine tenths at 256. Longer rows keep transformers' choice, which holds no weights
-    of attention."""
-    if accelerator.device.type == "cpu" and longest <= LONG_ROW:
+    thirds of the time at 64 tokens and nine tenths at 256, in float32 the same. Longer rows keep transformers' choice,
+    which does not hold the weights of attention for the backward pass."""
+    if device.type == "cpu" and longest <= LONG_ROW:
         model.set_attn_implementation("eager")
 
 

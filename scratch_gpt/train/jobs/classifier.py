@@ -50,7 +50,7 @@ def prepare(
             model = encoder_setup.build_classifier(model_args, tokenizer, names)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
-    setup.choose_attention(model, accelerator, longest)
+    setup.choose_attention(model, accelerator.device, longest)
     encode = partial(
         encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
     )

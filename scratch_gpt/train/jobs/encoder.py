@@ -47,7 +47,7 @@ def prepare(
         raise ScratchError("the tokenizer has no mask token: train one with the template 'encoder'")
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
-    setup.choose_attention(model, accelerator, longest)
+    setup.choose_attention(model, accelerator.device, longest)
     rows = encoder_setup.encode_documents(source, validation, tokenizer, longest, data.validation_fraction, accelerator)
     task = MaskedLanguageModeling(
         accelerator,

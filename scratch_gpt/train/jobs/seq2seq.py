@@ -43,7 +43,7 @@ def prepare(
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
         opening.check_vocabulary(tokenizer, size)
     longest = min(data.max_length, model.config.max_position_embeddings)
-    setup.choose_attention(model, accelerator, longest)
+    setup.choose_attention(model, accelerator.device, longest)
     encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
     train_tokens = encode(train, "training", data.skip_long)
     validation_tokens = encode(validation, "validation", skip_long=False)

@@ -4,7 +4,8 @@
 
 The contenders take turns and the median counts; all write the same number of tokens after the same prompt, and no
 end-of-text stops them. The roofline is what reading all weights and the cache once a token would take, at the speed at
-which one row goes through a matrix of as many numbers, measured in the same run. `--positions` compares the time of a
+which one row goes through a matrix of as many numbers, measured in the same run; beside it stand the model's own linear
+layers alone, whose smaller matrices are read more slowly. `--positions` compares the time of a
 token late in a text with that of an early one. Run it on an idle machine.
 """
 
@@ -82,21 +83,39 @@ def roofline(count: float, dtype: torch.dtype) -> Write:
     return read
 
 
+def products(model: torch.nn.Module, rows: int) -> Write:
+    """The linear layers of a token and nothing between them: what is left to gain where these take most of the time."""
+    layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    inputs = [torch.randn(rows, layer.in_features).to(layer.weight.dtype) for layer in layers]
+
+    def multiply() -> None:
+        for _ in range(10):
+            for layer, x in zip(layers, inputs, strict=True):
+                F.linear(x, layer.weight, layer.bias)
+
+    return multiply
+
+
 def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[str, float]]:
     """Medians of texts written in turn, as tokens a second."""
     dtype, new = DTYPES[precision], LENGTHS[shape]
     models = {name: load(name, shape, dtype) for name in CONTENDERS}
     writers = {name: writer(model, rows, 16, new) for name, model in models.items()}
-    ideal = roofline(bytes_read(models["ours gpt2"], rows, 16 + new / 2), dtype)
-    times: dict[str, list[float]] = {name: [] for name in ("roofline", *CONTENDERS)}
+    limits = {
+        "roofline": roofline(bytes_read(models["ours gpt2"], rows, 16 + new / 2), dtype),
+        "products of gpt2": products(models["ours gpt2"], rows),
+    }
+    times: dict[str, list[float]] = {name: [] for name in (*limits, *CONTENDERS)}
     with torch.inference_mode():
         for turn in range(rounds + 1):
             for name, write in writers.items():
                 taken = seconds(write)
                 if turn:  # the first warms up
                     times[name].append(taken)
-            if turn:
-                times["roofline"].append(seconds(ideal) / 10 * new)
+            for name, limit in limits.items():
+                taken = seconds(limit) / 10 * new
+                if turn:
+                    times[name].append(taken)
     speeds = {name: rows * new / statistics.median(found) for name, found in times.items()}
     best = max(speed for name, speed in speeds.items() if name.startswith("transformers"))
     return {

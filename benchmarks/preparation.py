@@ -3,7 +3,7 @@ open a tiny model, beside transformers' own GPT-2.
 
     pip install -e . && python benchmarks/preparation.py [--stories 60000] [--rounds 3] [--output preparation.json]
 
-The contenders take turns and the median counts. All tokenise one document a line with a byte-level BPE of 4,096 and
+The contenders take turns and the median counts. All tokenise one document a line with a byte-level BPE of 890 and
 write the ids; caches are empty each time. Reading the file counts for ours; `datasets` has read it before. Run it on
 an idle machine.
 """
@@ -106,7 +106,7 @@ def main() -> None:
         folder = Path(name)
         texts = list(stories(seed=0, count=args.stories))
         (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        train_tokenizer(texts[:5000], "bpe", 4096).save_pretrained(folder / "tokenizer")
+        train_tokenizer(texts[:5000], "bpe", 890).save_pretrained(folder / "tokenizer")
         places = {"FOLDER": folder / "tokenizer", "TEXT": folder / "text.jsonl"}
         for word, place in places.items():
             for contender, code in TOKENISE.items():

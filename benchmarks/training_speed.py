@@ -46,6 +46,7 @@ STYLES = ("gpt2", "llama", "nanochat")
 # layers, width, heads, context, rows, vocabulary
 SHAPES = {
     "4x128": (4, 128, 4, 64, 12, 65),
+    "4x512": (4, 512, 16, 64, 12, 65),
     "6x384": (6, 384, 6, 256, 8, 65),
     "12x768": (12, 768, 12, 512, 4, 50304),
 }

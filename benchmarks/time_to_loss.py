@@ -52,8 +52,10 @@ def run_nanogpt(checkout: Path, text: Path, scratch: Path, seed: int) -> Figures
     seeded = (checkout / "train.py").read_text().replace("manual_seed(1337", f"manual_seed({1337 + seed}")
     (checkout / "train_seeded.py").write_text(seeded)  # its script has no argument for it
     command = [sys.executable, "train_seeded.py", "config/train_shakespeare_char.py", f"--out_dir={out}"]
-    seconds, printed = timed([*command, *NANOGPT_ARGUMENTS], checkout)
-    (checkout / "train_seeded.py").unlink()
+    try:
+        seconds, printed = timed([*command, *NANOGPT_ARGUMENTS], checkout)
+    finally:
+        (checkout / "train_seeded.py").unlink()
     steps = {int(i): float(ms) / 1000 for i, ms in re.findall(r"iter (\d+): loss [\d.]+, time ([\d.]+)ms", printed)}
     ordinary = [taken for i, taken in steps.items() if i % 250]  # the others evaluate, too
     training = statistics.mean(ordinary) * len(steps)

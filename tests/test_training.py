@@ -31,6 +31,7 @@ from scratch_gpt.train.arguments import parse_arguments
 from scratch_gpt.train.manifest import write_manifest
 from scratch_gpt.train.muon import Muon
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
+from scratch_gpt.train.setup import LONG_ROW, choose_attention
 
 
 def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):
@@ -359,3 +360,11 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
     last = metrics(tmp_path / "run")[-1]
     assert 0.99 < last["val_loss"] / last["entropy_floor"] < 1.2
     assert judge_stories([last["sample"].rsplit(".", 1)[0] + "."], "").parsed > 0.5
+
+
+@pytest.mark.parametrize(("length", "chosen"), [(LONG_ROW, "eager"), (LONG_ROW + 1, "sdpa")])
+def test_attention_is_plain_on_short_rows_of_a_processor_only(length, chosen):
+    for device, expected in (("cpu", chosen), ("cuda", "sdpa")):
+        model = ScratchGPTForCausalLM(tiny_config("llama"))
+        choose_attention(model, torch.device(device), length)
+        assert model.config._attn_implementation == expected

@@ -116,7 +116,7 @@ class StepCrossAttention(StepAttention):
 class StepDecoder:
     """A model that has read its prompt, ready to write token by token.
 
-    It stands in for the cache while transformers searches with beams, and so answers to what is asked of one.
+    It stands in for the cache while transformers searches with beams, and so can be reordered like one.
     """
 
     def __init__(
@@ -228,9 +228,6 @@ class StepDecoder:
         self, norm: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, branch: Callable[..., torch.Tensor]
     ) -> torch.Tensor:
         return x + branch(norm(x)) if self.pre_norm else norm(x + branch(x))
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.seen
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Go on from these rows (B,). The source stays: beams never change theirs."""

@@ -36,6 +36,7 @@ PREPARATION = ("prepare_inputs_for_generation", "_update_model_kwargs_for_genera
 class FastGenerationMixin(GenerationMixin):
     """`generate`, lean in the plain cases. A class names the stack that writes as `decoding_trunk`."""
 
+    # The two calls of `super` ignore types: transformers types `self` as model and mixin in one, which no mixin is.
     config: Any
     decoding_trunk: Any
 

@@ -236,6 +236,7 @@ BAD = {
     "unknown preset": ("--preset vaswani", "unknown preset 'vaswani': choose one of vaswani2017, modern"),
     "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
     "smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),
+    "two readings": ("--r_drop -1", "r_drop is -1.0, want 0 or more"),
     "average": ("--average_decay 2", "average_decay is 2.0, want a share between 0 and 1"),
     "no pairs": ("--num_pairs -1", "num_pairs is -1, want at least 1"),
     "no beams": ("--num_beams 0", "num_beams is 0, want at least 1"),

@@ -59,6 +59,7 @@ def prepare(
         args.eval_beams,
         args.word_dropout,
         model.config.decoder_start_token_id,
+        args.r_drop,
     )
 
     style = type(model).__name__ if model_args.init_from else model_args.preset

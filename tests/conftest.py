@@ -36,7 +36,7 @@ settings.load_profile("few")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
-PRESETS = ("gpt2", "llama", "nanochat")
+PRESETS = ("gpt2", "llama", "nanochat", "nanochat_ngram")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,7 @@ def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
+        **({"ngram_buckets": 1000} if preset == "nanochat_ngram" else {}),
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,

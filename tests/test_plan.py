@@ -55,7 +55,7 @@ def test_memory_is_right_within_15_percent(size, optimizer, tmp_path):
     assert planned == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat", "nanochat_ngram"])
 def test_flops_are_those_that_torch_counts(preset):
     """Against torch's own counter, which counts attention in full and not its causal half."""
     model = ScratchGPTForCausalLM(tiny_config(preset, hidden_size=64, tie_word_embeddings=False)).train()

@@ -144,16 +144,16 @@ def _check_weights(path: Path) -> None:
 
 
 def estimated_parameters(config: PreTrainedConfig) -> int:
-    """About how many parameters a config asks for, from its sizes alone: embeddings (of tokens, and of pairs where it
-    has some), and blocks of attention and feed-forward network."""
+    """About how many parameters a config asks for, from its sizes alone: embeddings (of tokens, and of runs of them
+    where it has some), and blocks of attention and feed-forward network."""
     vocab, hidden = int(getattr(config, "vocab_size", 0) or 0), int(getattr(config, "hidden_size", 0) or 0)
-    pairs = int(getattr(config, "bigram_buckets", 0) or 0)
+    runs = sum(int(getattr(config, name, 0) or 0) for name in ("bigram_buckets", "ngram_buckets"))
     if not hidden:
         return vocab * vocab  # a bigram table
     inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     stacks = ("encoder_layers", "decoder_layers") if config.is_encoder_decoder else ("num_hidden_layers",)
     layers = sum(int(getattr(config, name, 0) or 0) for name in stacks)
-    return (vocab + pairs) * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
+    return (vocab + runs) * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
 
 
 def check_size(config: PreTrainedConfig, folder: Path) -> None:

@@ -60,6 +60,7 @@ class Twin(ABC):
     def why_not_export(self, config: Any) -> list[str]:
         """What this twin has no field for, as readable reasons."""
         wanted = {"norm_position": "pre", "embedding_norm": False, "qk_norm": False, "final_logit_softcapping": None}
+        wanted["ngram_buckets"] = 0
         wanted |= self.our_config_class.presets[self.preset]
         return [
             f"{name} is {getattr(config, name)!r}, {self.model_class.__name__} has {value!r}"

@@ -1,4 +1,4 @@
-"""The settings of the decoder-only model, and the three styles (presets) that they can be arranged into."""
+"""The settings of the decoder-only model, and the styles (presets) that they can be arranged into."""
 
 import math
 from dataclasses import field
@@ -50,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 15.0,
     },
 }
+PRESETS["nanochat_ngram"] = {**PRESETS["nanochat"], "ngram_buckets": 2**14}
 
 # What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
 AUTO_MAP = {
@@ -62,11 +63,14 @@ AUTO_MAP = {
 
 @strict
 class ScratchGPTConfig(TransformerBlockConfig):
-    """Settings of `ScratchGPTModel` and its heads: those of `TransformerBlockConfig`, and three more. The defaults are
+    """Settings of `ScratchGPTModel` and its heads: those of `TransformerBlockConfig`, and five more. The defaults are
     GPT-2's architecture at 124M parameters.
 
     Args:
         num_hidden_layers: number of blocks.
+        ngram_size: how many tokens in a row, the last one its own, an n-gram embedding stands for.
+        ngram_buckets: rows of a table of vectors for such runs, which are added to the tokens' (fastText's hashing,
+            arXiv:1607.01759, in a language model); 0 leaves them out.
         final_logit_softcapping: c in logits = c tanh(logits / c) (Gemma 2, arXiv:2408.00118); None switches it off.
         use_cache: keep keys and values while generating.
     """
@@ -87,6 +91,8 @@ class ScratchGPTConfig(TransformerBlockConfig):
     }
 
     num_hidden_layers: int = 12
+    ngram_size: int = 3
+    ngram_buckets: int = 0
     final_logit_softcapping: float | int | None = None
     output_projection_init: Literal["normal", "scaled", "zero"] = "scaled"
     use_cache: bool = True
@@ -101,6 +107,10 @@ class ScratchGPTConfig(TransformerBlockConfig):
         wrong = super().violations()
         if self.final_logit_softcapping is not None and not 0 < self.final_logit_softcapping < math.inf:
             wrong.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
+        if self.ngram_buckets < 0:
+            wrong.append(f"ngram_buckets is {self.ngram_buckets}, want 0 or more")
+        if self.ngram_size < 2:
+            wrong.append(f"ngram_size is {self.ngram_size}, want at least 2")
         return wrong
 
 

@@ -151,6 +151,9 @@ class StepDecoder:
             self.position = first_row if same else position_ids[:, -1] + 1
             self.ahead = max(0, max(first_row, *others, self.seen) - self.seen)
 
+        self.ngrams = getattr(trunk, "embed_ngrams", None)
+        if self.ngrams is not None:  # the last layer of the cache has the tokens
+            self.previous = self.ngrams.last_of(own.layers.pop().keys[:, 0, :, 0], self.position)
         self.attentions = [
             StepSelfAttention(block.self_attn, layer.keys, layer.values, self.room)
             for block, layer in zip(trunk.layers, own.layers, strict=True)
@@ -204,6 +207,9 @@ class StepDecoder:
         if place == self.room:
             self.make_room()
         x = F.embedding(token_ids, self.trunk.embed_tokens.weight)  # (B, C)
+        if self.ngrams is not None:
+            x = x + self.ngrams(self.ngrams.rows_of(token_ids[:, None], self.previous))[:, 0]
+            self.previous = torch.cat((self.previous[:, 1:], token_ids[:, None]), dim=1)
         if self.scale != 1.0:
             x = x * self.scale
         if self.vectors is not None:
@@ -233,6 +239,8 @@ class StepDecoder:
         """Go on from these rows (B,). The source stays: beams never change theirs."""
         for attention in self.attentions:
             attention.reorder(beam_idx, self.seen)
+        if self.ngrams is not None:
+            self.previous = self.previous[beam_idx]
 
 
 def linear(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -19,13 +19,14 @@ from .block import TransformerBlock
 from .decoding import StepDecoder
 from .dropout import Dropout
 from .feed_forward import FeedForward, OutputProjection
+from .ngrams import NgramEmbedding
 from .normalization import LayerNorm, RMSNorm
 from .positions import RotaryEmbedding, SinusoidalPositions
 
 # What the step knows; a wrapper in the place of one of these (LoRA, a quantised layer) is left to transformers.
 PARTS = (
     *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, LayerNorm, RMSNorm, Dropout),
-    *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions),
+    *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions, NgramEmbedding),
 )
 SLOTS = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}  # of a block
 INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "encoder_outputs"}
@@ -127,7 +128,8 @@ def is_plain(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs
     own = getattr(cache, "self_attention_cache", cache)
     if type(own) is not DynamicCache or own.offloading or getattr(cache, "_is_user_defined", False):
         return False
-    if len(own.layers) not in (0, len(model.decoding_trunk.layers)):
+    blocks = len(model.decoding_trunk.layers)
+    if len(own.layers) not in (0, blocks, blocks + (getattr(model.decoding_trunk, "embed_ngrams", None) is not None)):
         return False
     given = [x for x in (input_ids, mask, inputs.get("position_ids")) if x is not None]
     if any(x.device != model.device or x.ndim != 2 for x in given):

@@ -22,7 +22,7 @@ from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
 from .loss import linear_cross_entropy
-from .ngrams import BigramEmbedding, TokenWeights
+from .ngrams import NgramEmbedding, TokenWeights
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
@@ -56,7 +56,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.embed_bigrams = BigramEmbedding(config) if config.bigram_buckets else None
+        self.embed_bigrams = NgramEmbedding(2, config.bigram_buckets, config) if config.bigram_buckets else None
         self.token_weights = TokenWeights(config) if config.token_weights else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None

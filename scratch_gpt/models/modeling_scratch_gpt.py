@@ -28,6 +28,7 @@ from .decoding import StepDecoder
 from .dropout import Dropout
 from .generation import FastGenerationMixin
 from .loss import linear_cross_entropy
+from .ngrams import NgramEmbedding, check_ngrams
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
@@ -46,6 +47,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        ngrams = config.ngram_buckets
+        self.embed_ngrams = NgramEmbedding(config.ngram_size, ngrams, config) if ngrams else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.dropout = Dropout(config.embedding_dropout)
@@ -83,10 +86,13 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             `last_hidden_state` (B, T, C), `past_key_values`, and `hidden_states` and `attentions` if asked for.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, or more tokens than learned positions.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; more tokens than learned positions; or, with
+                n-gram embeddings, `inputs_embeds` or a paged cache.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if self.embed_ngrams is not None:
+            check_ngrams(input_ids, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         check_length(self.config, inputs_embeds.shape[1], past_key_values)
@@ -103,6 +109,10 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
             position_ids = count_positions(inputs_embeds, attention_mask, past_key_values)
 
         hidden_states = inputs_embeds
+        if self.embed_ngrams is not None:
+            previous = self.embed_ngrams.remember(input_ids, past_key_values, len(self.layers))  # type: ignore[arg-type]
+            rows = self.embed_ngrams.rows_of(input_ids, previous, position_ids)  # type: ignore[arg-type]
+            hidden_states = hidden_states + self.embed_ngrams(rows)
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
         if self.embedding_norm is not None:

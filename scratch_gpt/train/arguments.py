@@ -52,7 +52,11 @@ class DataArguments:
 class ModelArguments:
     """What to train."""
 
-    preset: str = argument("llama", "Style: 'gpt2', 'llama' or 'nanochat'; or 'bigram', a table without layers.")
+    preset: str = argument(
+        "llama",
+        "Style: 'gpt2', 'llama', 'nanochat', or 'nanochat_ngram', which has vectors for runs of three tokens too (most "
+        "of use on little text, in little time; no native twin); or 'bigram', a table without layers.",
+    )
     init_from: str | None = argument(
         None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
     )

@@ -1,0 +1,73 @@
+"""Vectors for runs of tokens in the GPT: the hash by its definition, and the cache that keeps the tokens before."""
+
+import pytest
+import torch
+from conftest import tiny_model
+from transformers import DynamicCache, StaticCache
+
+from scratch_gpt.models.ngrams import MULTIPLIER
+
+
+def ids(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(3, 99, (rows, length))
+
+
+def test_a_run_has_the_row_that_its_hash_says():
+    model, tokens = tiny_model("nanochat_ngram").model.embed_ngrams, [7, 98, 3, 3, 41]
+    positions = [0, 1, 2, 0, 1]  # a second document begins at the fourth token
+    rows = model.rows_of(torch.tensor([tokens]), position_ids=torch.tensor([positions]))[0].tolist()
+    for i, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        a, b, c = (tokens[i - back] if position >= back else 0 for back in (2, 1, 0))
+        assert row == ((a * MULTIPLIER + b) % 1000 * MULTIPLIER + c) % 1000
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "by config", "static"])
+def test_pieces_behind_a_cache_read_the_runs_of_the_whole(kind):
+    """In any pieces, of one token too; after tokens were taken back; and with the rows in another order."""
+    model, x = tiny_model("nanochat_ngram").eval(), ids(2, 14)
+    makers = {
+        "dynamic": DynamicCache,
+        "by config": lambda: DynamicCache(config=model.config),
+        "static": lambda: StaticCache(config=model.config, max_cache_len=20),
+    }
+    cache, pieces, at = makers[kind](), [], 0
+    with torch.no_grad():
+        whole = model(x).logits
+        for length in (1, 1, 4, 2):
+            pieces.append(model(x[:, at : at + length], past_key_values=cache).logits)
+            at += length
+        if kind != "static":  # which can't be cropped
+            model(ids(2, 3), past_key_values=cache)
+            cache.crop(-3)
+        swap = torch.tensor([1, 0])
+        cache.reorder_cache(swap)
+        pieces.append(model(x[swap, at:], past_key_values=cache).logits[swap])
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_prompt_shorter_than_a_run_goes_on_like_any(length):
+    model, x = tiny_model("nanochat_ngram").eval(), ids(3, length)
+    for _ in range(6):
+        x = torch.cat((x, model(x).logits[:, -1:].argmax(-1)), dim=1)
+    own = model.generate(x[:, :length], max_new_tokens=6, do_sample=False, eos_token_id=None)
+    assert own.tolist() == x.tolist()
+
+
+def test_nothing_is_read_before_a_text():
+    """Neither what a mask hides, nor its own tokens where positions begin later."""
+    model, x = tiny_model("nanochat_ngram").eval(), ids(3, 6)
+    asked = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    hidden = torch.tensor([[0, 0, 0, 0, 0, 1]] * 3)
+    alone = model.generate(x[:, 5:], **asked)
+    assert model.generate(x, attention_mask=hidden, **asked)[:, 5:].tolist() == alone.tolist()
+    later = {"position_ids": torch.arange(4, 10)[None]}
+    torch.testing.assert_close(model(x, use_cache=True, **later).logits, model(x, use_cache=False, **later).logits)
+
+
+def test_what_has_no_runs_is_refused():
+    model = tiny_model("nanochat_ngram")
+    with pytest.raises(ValueError, match="needs input_ids to know them by"):
+        model(inputs_embeds=torch.randn(1, 3, 32))
+    with pytest.raises(ValueError, match="continuous batching"):
+        model(ids(1, 3), cache=object())

@@ -60,11 +60,17 @@ class Rows:
 
     @classmethod
     def for_tokenizer(
-        cls, shard: Shard, row_length: int, tokenizer: PreTrainedTokenizerBase, seed: int | None = None
+        cls,
+        shard: Shard,
+        row_length: int,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int | None = None,
+        bos_token_id: int | None = None,
     ) -> Rows:
-        """Rows with the `<bos>` and padding of a tokenizer; one that lacks either uses its `<eos>`."""
+        """Rows with the padding of a tokenizer and, unless another is given, its `<bos>`; one that lacks either uses
+        its `<eos>`."""
         eos = tokenizer.eos_token_id
-        bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
+        bos = next(token for token in (bos_token_id, tokenizer.bos_token_id, eos) if token is not None)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
         return cls(shard, row_length, bos, pad, seed)
 
@@ -107,8 +113,8 @@ class Rows:
         """Rows, each named by its plan and number, as tensors (B, T).
 
         Returns:
-            `input_ids`, `labels` (ready-shifted, -100 where nothing is predicted) and, if a row holds several pieces,
-            `position_ids` that start again at each.
+            `input_ids`, `labels` (ready-shifted, -100 where nothing is predicted or learned) and, if a row holds
+            several pieces, `position_ids` that start again at each.
         """
         B, T = len(rows), self.row_length
         input_ids = np.full((B, T), self.pad_token_id, dtype=np.int64)
@@ -123,7 +129,8 @@ class Rows:
                 tokens = self.shard.tokens[start : start + length]
                 input_ids[b, at] = self.bos_token_id
                 input_ids[b, at + 1 : at + length] = tokens[:-1]
-                labels[b, at : at + length] = tokens
+                learned = True if self.shard.scored is None else self.shard.scored[start : start + length]
+                labels[b, at : at + length] = np.where(learned, tokens, -100)
                 position_ids[b, at : at + length] = np.arange(length)
                 at += length
             position_ids[b, at:] = np.arange(T - at)  # padding is a document of its own

@@ -41,6 +41,7 @@ class Shard:
         ends: index behind the last token of each document.
         characters, utf8_bytes: size of the text that the tokens stand for.
         unknown: how many tokens are `<unk>`.
+        scored: which tokens are to be learned; None is all.
     """
 
     tokens: np.ndarray
@@ -48,6 +49,7 @@ class Shard:
     characters: int
     utf8_bytes: int
     unknown: int = 0
+    scored: np.ndarray | None = None
 
 
 def cache_directory() -> Path:

@@ -19,6 +19,10 @@ TASKS = {
         "text-generation",
         {"val_loss": "loss (nats a token)", "val_perplexity": "perplexity", "val_bits_per_byte": "bits a byte"},
     ),
+    "instructions": (
+        "text-generation",
+        {"val_loss": "loss (nats a token of the answers)", "val_perplexity": "perplexity of the answers"},
+    ),
     "translation": (
         "translation",
         {"val_bleu": "BLEU (13a, cased)", "val_chrf": "chrF", "val_loss": "loss (nats a token)"},

@@ -95,6 +95,14 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
 
 
+def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> None:
+    """Generation settings for a model that answers: the likeliest words, until the end of its turn."""
+    config = _stop_and_pad(model, tokenizer)
+    config.eos_token_id = sorted({end_of_turn, tokenizer.eos_token_id})
+    config.do_sample = False
+    config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
+
+
 def set_translation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
     """Generation settings for an encoder-decoder: search for the likeliest translation, with so many beams."""
     config = _stop_and_pad(model, tokenizer)

@@ -26,9 +26,10 @@ class LanguageModeling:
         row_length, batch_size: tokens of a row, and rows that a process takes at a time.
         seed: of the order of the rows.
         entropy_floor: nats a token of the best possible model, where that is known.
+        bos_token_id: what stands before each text; by default the tokenizer's.
     """
 
-    figures = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
+    figures: tuple[str, ...] = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
     unit = "token"
 
     def __init__(
@@ -40,11 +41,12 @@ class LanguageModeling:
         batch_size: int,
         seed: int,
         entropy_floor: float | None = None,
+        bos_token_id: int | None = None,
     ):
         self.accelerator, self.shards, self.tokenizer = accelerator, shards, tokenizer
         self.batch_size, self.entropy_floor = batch_size, entropy_floor
-        self.rows = Rows.for_tokenizer(shards["train"], row_length, tokenizer, seed=seed)
-        self.validation_rows = Rows.for_tokenizer(shards["validation"], row_length, tokenizer)
+        self.rows = Rows.for_tokenizer(shards["train"], row_length, tokenizer, seed, bos_token_id)
+        self.validation_rows = Rows.for_tokenizer(shards["validation"], row_length, tokenizer, None, bos_token_id)
 
     def batches_left(self, state: DataState, epochs: float) -> int:
         rows = items_left(lambda epoch: len(self.rows.plan(epoch)), state, epochs)

@@ -19,6 +19,7 @@ from ..setup import check_init_from, check_output_dir
 # By the task that `run.yaml` names.
 MODULES = {
     "language-modeling": "gpt",
+    "instructions": "sft",
     "translation": "seq2seq",
     "text-classification": "classifier",
     "masked-language-modeling": "encoder",

@@ -1,0 +1,57 @@
+"""Open a tuned model as its user will, ask it, and score what was held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from ..data.conversations import Conversation
+from ..data.rows import Rows
+from ..data.shards import Shard
+from .language import language_figures
+
+QUESTIONS, TEST_ROWS = 3, 8
+
+
+def report_answers(
+    folder: Path,
+    conversations: list[Conversation],
+    test: Shard | None,
+    context_length: int,
+    start: int,
+    trust_remote_code: bool,
+) -> None:
+    """Load `folder` through the Auto classes, answer the first questions through the pipeline, and score the test
+    conversations if there are any.
+
+    Args:
+        conversations: their first questions are asked.
+        test: conversations that nothing was chosen by.
+        context_length: tokens of a row.
+        start: the token that conversations begin with.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    answer = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    console = Console()
+    console.print(f"\nReloaded from {folder} and asked:\n", highlight=False)
+    for conversation in conversations[:QUESTIONS]:
+        turns = [message["role"] for message in conversation]
+        asked = conversation[: turns.index("assistant")]
+        if not asked:
+            continue
+        said: Any = answer(asked, return_full_text=False)[0]["generated_text"]
+        console.print(f"  {asked[-1]['content']}", highlight=False, markup=False)
+        console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
+    if test is not None:
+        rows = Rows.for_tokenizer(test, context_length, tokenizer, bos_token_id=start)
+        figures = language_figures(Accelerator(cpu=True), model.eval(), rows, test, TEST_ROWS)
+        console.print(
+            f"On {len(test.ends)} conversations held out from all of the training: {figures['val_loss']:.4f} nats a "
+            "token of the answers.",
+            highlight=False,
+        )

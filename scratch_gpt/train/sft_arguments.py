@@ -1,0 +1,50 @@
+"""What instruction tuning can be told, beside what every training run can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .arguments import TrainingArguments, argument
+
+
+@dataclass
+class ConversationArguments:
+    """What to learn to answer."""
+
+    dataset: str | None = argument(
+        None,
+        "Conversations: a .json, .jsonl, .csv, .tsv, .parquet file, a folder with train.jsonl or the like, or a Hub "
+        "dataset, with 'messages', 'prompt' and 'completion', or 'instruction', 'input' and 'output'.",
+    )
+    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
+    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    validation_fraction: float = argument(0.05, "Share of the conversations held out, drawn by --seed.")
+    test_fraction: float = argument(0.0, "Share held out from all of the training, and scored once when it has ended.")
+    max_conversations: int | None = argument(None, "Read only so many. Default: all.")
+    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
+
+
+@dataclass
+class TunedModelArguments:
+    """What to tune."""
+
+    init_from: str | None = argument(None, "The pre-trained model to tune (folder or Hub id), with its tokenizer.")
+    trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
+    context_length: int | None = argument(
+        None, "Tokens of a row; longer conversations are cut, and counted. Default: what the model takes, up to 256."
+    )
+    dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the model.")
+
+
+@dataclass
+class InstructionArguments(TrainingArguments):
+    """How to tune it."""
+
+    output_dir: str = argument("runs/sft", "Folder for the model, its checkpoints and the record of the run.")
+    batch_size: int = argument(4, "Rows (of context_length tokens) a process takes at a time.")
+    epochs: float = argument(3.0, "Passes over the conversations, where max_steps is not given.")
+    learning_rate: float | None = argument(
+        None, "Peak learning rate of AdamW. Default: 1e-2 beside Muon, 2e-3 alone; tuning often wants less."
+    )
+    eval_every: int = argument(50, "Steps between evaluations on the held-out conversations; 0: only at the end.")
+    save_every: int | None = argument(0, "Steps between checkpoints; 0: only at the end.")

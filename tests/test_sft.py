@@ -1,0 +1,245 @@
+"""Instruction tuning: conversations in every shape, what is learned of them and what not, and a run from end to end."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import PROJECT, SHARED, refusals, run_here, run_python, tiny_model
+from torch.nn import functional as F
+
+from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
+from scratch_gpt.data.conversations import conversation_of, open_conversations, split_conversations
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.evaluation.language import sum_of_losses
+from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations
+from scratch_gpt.train.instructions import Instructions
+
+SFT = str(PROJECT / "training" / "finetune_sft.py")
+ASKED, ANSWERED = {"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "I am well."}
+TALK = [ASKED, ANSWERED, {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "Still well."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASKED, ANSWERED]},
+        {"prompt": "How are you?", "completion": "I am well."},
+        {"prompt": [ASKED], "completion": [ANSWERED]},
+        {"instruction": "How are you?", "input": "", "output": "I am well."},
+        {"instruction": "How are you?", "output": "I am well."},
+    ],
+)
+def test_every_shape_is_the_same_conversation(row, tmp_path):
+    assert conversation_of(row) == [ASKED, ANSWERED]
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    assert list(open_conversations(str(tmp_path)).read()) == [[ASKED, ANSWERED]]
+
+
+def test_an_input_stands_below_its_instruction():
+    row = {"instruction": "Mend it.", "input": "He go.", "output": "He goes."}
+    assert conversation_of(row)[0] == {"role": "user", "content": "Mend it.\n\nHe go."}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": []}, "row 1 has nothing as 'messages', want a list of messages"),
+        ({"messages": [ASKED]}, "row 1 has no answer of an assistant"),
+        ({"messages": [{"role": "bot", "content": "Hi"}]}, "row 1 has a message of 'bot', want 'role' to be one of"),
+        ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "row 1 has str ' ' as 'content', want text"),
+    ],
+)
+def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, ({"messages": TALK}, row))))
+    with pytest.raises(ScratchError, match=words):
+        list(open_conversations(str(tmp_path / "t.jsonl")).read())
+
+
+def test_a_table_of_something_else_says_what_it_has(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(ScratchError, match="has the columns 'text', want 'messages'; or 'prompt' and 'completion'; or"):
+        open_conversations(str(tmp_path / "t.jsonl"))
+
+
+def test_the_split_is_seeded_and_loses_nothing():
+    talks = [[{"role": "user", "content": str(i)}] for i in range(100)]
+    shares = {"validation": 0.05, "test": 0.1}
+    parts = split_conversations(talks, shares, seed=0)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 85, "validation": 5, "test": 10}
+    assert sorted(int(t[0]["content"]) for part in parts.values() for t in part) == list(range(100))
+    assert split_conversations(talks, shares, seed=0) == parts
+    assert split_conversations(talks, shares, seed=1)["test"] != parts["test"]
+
+
+@pytest.fixture(params=["char", "bpe"])
+def tokenizer(request):
+    texts = ["".join(map(chr, range(32, 127)))] + [message["content"] for message in TALK] * 20
+    tokenizer = train_tokenizer(texts, request.param, 280 if request.param == "bpe" else None)
+    assert add_chat_template(tokenizer)
+    assert not add_chat_template(tokenizer)
+    return tokenizer
+
+
+def test_learned_is_what_the_assistant_says(tokenizer):
+    tokens = encode_conversations(tokenizer, [TALK], 1000)
+    (ids,), (scored,) = tokens.ids, tokens.scored
+    whole = tokenizer.decode([tokens.start, *ids])
+    assert whole == "<bos>" + "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in TALK)
+    assert tokenizer.decode(ids[scored]) == "I am well.<|end|>Still well.<|end|>"
+    assert (tokens.start, tokens.end) == (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<|end|>"))
+    assert (tokens.characters, tokens.long, tokens.silent) == (21, 0, 0)
+
+
+def test_what_is_too_long_is_cut_and_counted(tokenizer):
+    whole = encode_conversations(tokenizer, [TALK], 1000).ids[0]
+    first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [TALK], 1000).scored[0])[0])
+    cut = encode_conversations(tokenizer, [TALK, TALK], first_answer + 2)
+    assert (cut.long, cut.silent, len(cut.ids)) == (2, 0, 2)
+    assert cut.ids[0].tolist() == whole[: first_answer + 2].tolist()
+    silent = encode_conversations(tokenizer, [TALK], first_answer)
+    assert (silent.long, silent.silent, silent.ids) == (1, 1, [])
+
+
+def task_of(tokenizer, talks, row_length: int = 128) -> Instructions:
+    tokens = encode_conversations(tokenizer, talks, row_length)
+    return Instructions(Accelerator(), {"train": tokens, "validation": tokens}, talks, tokenizer, row_length, 2, 0)
+
+
+def test_prompts_are_never_scored(tokenizer):
+    """Other words in the place of what is asked, as labels only, move no gradient; of what is answered, they do."""
+    task = task_of(tokenizer, [TALK, TALK[:2]])
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
+    shard = task.shards["train"]
+
+    def gradient(changed: np.ndarray | None) -> torch.Tensor:
+        plan = task.rows.plan(0)
+        rows = [(plan, row) for row in range(len(plan))]
+        batch, kept = task.rows.batch(rows), shard.tokens.copy()
+        if changed is not None:
+            shard.tokens[changed] = 9
+            batch["labels"] = task.rows.batch(rows)["labels"]
+            shard.tokens[:] = kept
+        model.zero_grad()
+        task.loss(model, batch).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    before = gradient(None)
+    assert torch.equal(gradient(~shard.scored), before)
+    assert not torch.allclose(gradient(shard.scored), before)
+
+
+def test_packed_conversations_do_not_see_each_other(tokenizer):
+    talks = [TALK, TALK[:2], [{"role": "system", "content": "Be kind."}, *TALK[2:]]]
+    task = task_of(tokenizer, talks, row_length=256)
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256)
+    plan = task.rows.plan(0)
+    assert len(plan) == 1  # all of them in one row
+    packed = task.loss(model, task.rows.batch([(plan, 0)]))
+    alone = 0.0
+    for talk in talks:
+        encoded = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+        ids, mask = torch.tensor([encoded["input_ids"]]), torch.tensor(encoded["assistant_masks"]).bool()
+        losses = F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        alone = alone + losses[mask[1:]].sum()
+    torch.testing.assert_close(packed, alone)
+    assert task.count(task.rows.batch([(plan, 0)])) == sum(int(mask.sum()) for mask in task_masks(tokenizer, talks))
+    assert sum_of_losses(model, task.rows.batch([(plan, 0)])).item() == pytest.approx(alone.item())
+
+
+def task_masks(tokenizer, talks):
+    return encode_conversations(tokenizer, talks, 1000).scored
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model that has read nothing, and conversations to learn: the colour of a letter."""
+    folder = tmp_path_factory.mktemp("base")
+    letters, colours = "abcdefgh", ("red", "blue")
+    texts = ["".join(map(chr, range(32, 127)))]
+    tokenizer = train_tokenizer(texts, "char", model_max_length=64)
+    torch.manual_seed(0)
+    fields = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    fields |= {"max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = ScratchGPTForCausalLM(ScratchGPTForCausalLM.config_class.from_preset("llama", **fields))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"prompt": f"Colour of {x}?", "completion": colours[i % 2]} for i, x in enumerate(letters)] * 8
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+OPTIONS = ["--num_threads", "1", "--context_length", "64", "--precision", "fp32", "--batch_size", "2"]
+
+
+def test_a_tuned_model_answers_whoever_asks(base, tmp_path):
+    """Its loss falls, `verify` finds the run sound and exactly resumable, and a stranger's pipeline gets the answers,
+    which end by themselves."""
+    out = tmp_path / "tuned"
+    options = [*OPTIONS, "--max_steps", "60", "--eval_every", "30", "--save_every", "30", "--test_fraction", "0.1"]
+    options += ["--learning_rate", "0.01", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    result = run_here(SFT, "--init_from", str(base / "model"), *options)
+    assert "held out from all of the training" in result.stdout
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "val_loss" in row][-1]
+    assert last["val_loss"] < 0.1 < last["val_loss_before"]
+    card = (out / "README.md").read_text()
+    assert f"| the same before tuning | {last['val_loss_before']:.4f}" in card
+    sound = run_here("scratch-gpt", "verify", str(out))
+    assert sound.stdout.count("✓") == 5, sound.stdout
+    code = """
+import sys
+from transformers import pipeline
+answer = pipeline("text-generation", sys.argv[1], trust_remote_code=True, device="cpu")
+for letter in "ab":
+    talk = answer([{"role": "user", "content": f"Colour of {letter}?"}])[0]["generated_text"]
+    print(talk[-1]["role"], talk[-1]["content"])
+assert "scratch_gpt" not in sys.modules
+"""
+    stranger = run_python("-I", "-c", code, str(out), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
+
+
+BAD = {
+    "nothing to tune": ("--dataset talks.jsonl", "name a pre-trained model with --init_from"),
+    "nothing to learn from": ("--init_from model", "name conversations with --dataset"),
+    "no such file": ("--init_from model --dataset ./none.json", "no such file or folder: ./none.json"),
+    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0: want"),
+    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out shares are"),
+    "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
+    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "leaves no answer for train"),
+    "a text file": ("--init_from model --dataset plain.txt", "plain.txt is no table"),
+    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's words"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(base):
+    (base / "plain.txt").write_text("text")
+    tokenizer = train_tokenizer(["a b c"], "char")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}{% endif %}"
+    )
+    ScratchGPTForCausalLM.from_pretrained(base / "model").save_pretrained(base / "unmarked")
+    tokenizer.save_pretrained(base / "unmarked")
+    before = sorted(base.rglob("*"))
+    found = refusals(SFT, [[*arguments.split(), "--output_dir", "out"] for arguments, _ in BAD.values()], base)
+    assert sorted(base.rglob("*")) == before
+    return dict(zip(BAD, found, strict=True))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+    code, errors = outcomes[case]
+    lines = [line for line in errors.splitlines() if "error" in line.lower() or BAD[case][1] in line]
+    assert code == 2, errors
+    assert BAD[case][1] in errors, errors
+    assert len(lines) == 1
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
+def test_the_instructions_open_as_they_are():
+    talks = list(open_conversations(str(SHARED / "instructions.json")).read())
+    assert len(talks) == 1100
+    assert talks[0][0]["content"].endswith("freind --> friend")

@@ -21,15 +21,22 @@ TINY = "--max_steps 4 --num_stories 300 --hidden_size 32 --num_hidden_layers 1 -
 
 LONGER = "--allow_changed_settings true --max_steps 6"
 TINY_PAIRS = "--max_steps 4 --num_pairs 300 --hidden_size 32 --encoder_layers 1 --decoder_layers 1"
+TALK = {"prompt": "Hi?", "completion": "Yes."}
 PAIRS = ("ein Hund läuft in den Garten\n" * 40, "a dog runs into the garden\n" * 40)
 
 
-def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path) -> str:
+def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path, talks: Path) -> str:
     command = command.replace("HUB_ID", str(table)).replace("PATH", str(text)).replace("TABLE", str(labelled))
-    command = command.replace("FOLDER", str(pairs)).replace("SENTENCES", str(pairs / "val.de"))
+    command = (
+        command.replace("CONVERSATIONS", str(talks))
+        .replace("FOLDER", str(pairs))
+        .replace("SENTENCES", str(pairs / "val.de"))
+    )
     if "train_seq2seq" in command:
         small = TINY_PAIRS + (" --vocab_size 280 --num_attention_heads 2" if "multi30k" in command else "")
         return f"{command} {LONGER if '--resume' in command else small}"
+    if "finetune_sft" in command:
+        return f"{command} --max_steps 4 --validation_fraction 0.2"
     if "sst2.yaml" in command:
         return f"{command} --max_steps 4 --vocab_size 16"
     if "train_classifier" in command or "pretrain_encoder" in command:
@@ -57,6 +64,8 @@ def test_commands_and_examples_run_as_printed(tmp_path):
     (table / "rows.jsonl").write_text("\n".join(lines))
     labelled = tmp_path / "reviews.tsv"
     labelled.write_text("a fine film\t1\na dull film\t0\n" * 30)
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text("\n".join([json.dumps(TALK)] * 20))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     launched = False
@@ -75,10 +84,10 @@ def test_commands_and_examples_run_as_printed(tmp_path):
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
-    assert len(COMMANDS) >= 36
+    assert len(COMMANDS) >= 38
     for command in COMMANDS:
-        run(shlex.split(shortened(command, text_file, table, pairs, labelled)))
-    assert len(EXAMPLES) == 4
+        run(shlex.split(shortened(command, text_file, table, pairs, labelled, talks)))
+    assert len(EXAMPLES) == 5
     for example in EXAMPLES:
         run([sys.executable, "-c", example])
 

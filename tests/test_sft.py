@@ -184,6 +184,8 @@ def test_a_tuned_model_answers_whoever_asks(base, tmp_path):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "val_loss" in row][-1]
     assert last["val_loss"] < 0.1 < last["val_loss_before"]
+    state = json.loads((out / "checkpoints/step-00000060/training_state.json").read_text())
+    assert state["task"] == {"loss_before": last["val_loss_before"]}  # a resumed run could not measure it any more
     card = (out / "README.md").read_text()
     assert f"| the same before tuning | {last['val_loss_before']:.4f}" in card
     sound = run_here("scratch-gpt", "verify", str(out))

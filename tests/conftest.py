@@ -56,7 +56,7 @@ def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
-        **({"ngram_buckets": 1000} if preset == "nanochat_ngram" else {}),
+        **({"ngram_buckets": 1024} if preset == "nanochat_ngram" else {}),
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,

@@ -38,7 +38,7 @@ STYLES = [
     ("modern", {}),
     ("bert", {"classifier_pooling": "mean", "pooler": False}),
     ("modern", {"position_type": "sinusoidal", "classifier_pooling": "cls", "masked_lm_transform": True}),
-    ("fasttext", {"num_hidden_layers": 0, "bigram_buckets": 50}),
+    ("fasttext", {"num_hidden_layers": 0, "bigram_buckets": 64}),
 ]
 
 
@@ -133,16 +133,16 @@ def test_heads_are_saved_and_opened_and_share_the_trunk(preset, more, tmp_path):
 
 
 def test_a_bag_is_the_weighted_sum_of_its_tokens_and_pairs():
-    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=50)
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=64)
     weights, generator = model.model.token_weights, torch.Generator().manual_seed(1)
     weights.tokens.copy_(torch.rand(99, generator=generator))
-    weights.bigrams.copy_(torch.rand(50, generator=generator))
+    weights.bigrams.copy_(torch.rand(64, generator=generator))
     mute = 7
     weights.tokens[mute] = 0
     text = [5, 9, mute, 9, 12, 5]
     total = sum(weights.tokens[token] * model.model.embed_tokens.weight[token] for token in text)
     for first, second in ((5, 9), (9, 12), (12, 5)):  # not those with the mute one
-        row = (first * 1_000_003 + second) % 50
+        row = (first * 1_000_003 + second) % 64
         total = total + weights.bigrams[row] * model.model.embed_bigrams.embedding.weight[row]
     expected = model.classifier(total / 6**0.5)
     torch.testing.assert_close(model(torch.tensor([text])).logits[0], expected)
@@ -151,7 +151,7 @@ def test_a_bag_is_the_weighted_sum_of_its_tokens_and_pairs():
 def test_token_weights_are_those_of_naive_bayes():
     texts = [[3, 4, 4, 5, 9], [3, 6], [5, 5, 4], [6, 3, 7], [7, 6, 4, 9], [8, 3], [9, 3, 10]]
     labels = np.array([0, 0, 0, 1, 1, 3, 3])  # none has label 2
-    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=1000)
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=1024)
     special = [0, 1, 2, 8]
     count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), special)
 
@@ -164,9 +164,9 @@ def test_token_weights_are_those_of_naive_bayes():
 
     plain = [[token for token in text if token not in special] for text in texts]
     pairs = [list(pairwise(text)) for text in texts]
-    rows = [[(a * 1_000_003 + b) % 1000 for a, b in found if not {a, b} & set(special)] for found in pairs]
+    rows = [[(a * 1_000_003 + b) % 1024 for a, b in found if not {a, b} & set(special)] for found in pairs]
     torch.testing.assert_close(model.model.token_weights.tokens, spread(plain, 99))
-    torch.testing.assert_close(model.model.token_weights.bigrams, spread(rows, 1000))
+    torch.testing.assert_close(model.model.token_weights.bigrams, spread(rows, 1024))
     assert model.model.token_weights.tokens[5] > model.model.token_weights.tokens[4] > 0
 
     # As frequent with every label, it tells nothing by itself, but is no token to be passed over either.
@@ -185,7 +185,7 @@ def test_bad_inputs_are_refused():
     model(ids, token_type_ids=torch.zeros_like(ids))
     with pytest.raises(ValueError, match="token_type_ids are not all 0"):
         model(ids, token_type_ids=torch.ones_like(ids))
-    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=50)
+    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=64)
     with pytest.raises(ValueError, match="needs input_ids to know them by"):
         bag(inputs_embeds=bag.embed_tokens(ids))
     with pytest.raises(ValueError, match="counted for this vocabulary"):
@@ -242,7 +242,7 @@ def test_bert_agrees_in_and_out(name, tmp_path):
             "classifier_pooling is 'mean'",
         ),
         (ScratchEncoderForSequenceClassification, "bert", {"num_key_value_heads": 2}, "num_key_value_heads is 2"),
-        (ScratchEncoderForSequenceClassification, "bert", {"bigram_buckets": 50}, "bigram_buckets is 50"),
+        (ScratchEncoderForSequenceClassification, "bert", {"bigram_buckets": 64}, "bigram_buckets is 64"),
     ],
 )
 def test_what_bert_cannot_express_is_refused(head, preset, fields, reason):

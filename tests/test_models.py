@@ -319,6 +319,7 @@ def test_bigram_generates_and_reloads(tmp_path):
         ({"position_type": "rotary", "rope_parameters": {"rope_type": "spiral"}}, ["rope_type is 'spiral'"]),
         ({"norm_type": "batch_norm"}, ["norm_type", "batch_norm"]),
         ({"num_attention_heads": 0}, ["num_attention_heads is 0"]),
+        ({"ngram_buckets": 1000, "ngram_size": 9}, ["ngram_buckets is 1000, want a power", "ngram_size is 9, want 2"]),
     ],
 )
 def test_config_names_every_broken_rule(fields, words):

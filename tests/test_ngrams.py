@@ -3,8 +3,10 @@
 import pytest
 import torch
 from conftest import tiny_model
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GenerationConfig, StaticCache
+from transformers.integrations.executorch import convert_and_export_with_cache
 
+from scratch_gpt import ScratchGPTForCausalLM
 from scratch_gpt.models.ngrams import MULTIPLIER
 
 
@@ -17,8 +19,8 @@ def test_a_run_has_the_row_that_its_hash_says():
     positions = [0, 1, 2, 0, 1]  # a second document begins at the fourth token
     rows = model.rows_of(torch.tensor([tokens]), position_ids=torch.tensor([positions]))[0].tolist()
     for i, (row, position) in enumerate(zip(rows, positions, strict=True)):
-        a, b, c = (tokens[i - back] if position >= back else 0 for back in (2, 1, 0))
-        assert row == ((a * MULTIPLIER + b) % 1000 * MULTIPLIER + c) % 1000
+        a, b, c = (tokens[i - back] if position >= back else -1 for back in (2, 1, 0))
+        assert row == ((a * MULTIPLIER + b) % 1024 * MULTIPLIER + c) % 1024
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "by config", "static"])
@@ -54,6 +56,31 @@ def test_a_prompt_shorter_than_a_run_goes_on_like_any(length):
     assert own.tolist() == x.tolist()
 
 
+def with_mask(model, x, mask, cache=None, **kwargs):
+    return model(x, attention_mask=mask, past_key_values=cache, **kwargs).logits
+
+
+@pytest.mark.parametrize("in_cache", [False, True])
+def test_what_a_mask_hides_is_passed_over(in_cache):
+    """On the left, on the right of a prompt that goes on behind it, and in the middle: as if it were not there."""
+    model, x = tiny_model("nanochat_ngram").eval(), ids(1, 9)
+    for shown in ([0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 1, 1, 1, 1]):
+        mask = torch.tensor([shown])
+        alone = model(x[:, mask[0].bool()]).logits
+        if in_cache:
+            cache = DynamicCache()
+            first = with_mask(model, x[:, :6], mask[:, :6], cache)
+            both = [first, *(with_mask(model, x[:, i : i + 1], mask[:, : i + 1], cache) for i in (6, 7, 8))]
+            logits = torch.cat(both, dim=1)
+        else:
+            logits = with_mask(model, x, mask)
+        torch.testing.assert_close(logits[:, mask[0].bool()], alone, atol=1e-5, rtol=1e-5)
+    holes = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0, 1]])
+    asked = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    written = model.generate(x, attention_mask=holes, **asked)[:, 9:]
+    assert written.tolist() == model.generate(x[:, holes[0].bool()], **asked)[:, 6:].tolist()
+
+
 def test_nothing_is_read_before_a_text():
     """Neither what a mask hides, nor its own tokens where positions begin later."""
     model, x = tiny_model("nanochat_ngram").eval(), ids(3, 6)
@@ -71,3 +98,25 @@ def test_what_has_no_runs_is_refused():
         model(inputs_embeds=torch.randn(1, 3, 32))
     with pytest.raises(ValueError, match="continuous batching"):
         model(ids(1, 3), cache=object())
+    with pytest.raises(ValueError, match="continuous batching"):
+        model(ids(1, 3), attention_instances={})
+
+
+def test_padding_may_get_another_id_later(tmp_path):
+    model, x = tiny_model("nanochat_ngram"), ids(2, 5)
+    before = model(x).logits
+    model.config.pad_token_id = 2
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(ScratchGPTForCausalLM.from_pretrained(tmp_path)(x).logits, before)
+
+
+def test_an_export_that_would_lose_tokens_is_refused():
+    """With a cache; without one it is exact."""
+    model, x = tiny_model("nanochat_ngram"), ids(1, 6)
+    model.generation_config = GenerationConfig(
+        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 8}
+    )
+    with pytest.raises(Exception, match="can't be exported: export it without a cache"):
+        convert_and_export_with_cache(model)
+    program = torch.export.export(model, (x,), {"use_cache": False})
+    torch.testing.assert_close(program.module()(x, use_cache=False).logits, model(x).logits)

@@ -25,7 +25,7 @@ def test_a_sound_directory_opens_and_its_size_is_known(directory):
     model = load_model(directory)
     assert estimated_parameters(model.config) == pytest.approx(model.num_parameters(), rel=0.35)
     assert len(open_tokenizer(str(directory))) <= model.config.vocab_size
-    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=5000)
+    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=8192)
     assert estimated_parameters(bag.config) == pytest.approx(bag.num_parameters(), rel=0.35)
 
 
@@ -150,4 +150,6 @@ def test_what_a_config_asks_for_is_estimated_without_building_it():
     for preset in ("gpt2", "llama", "nanochat"):
         model = tiny_model(preset, hidden_size=64, num_hidden_layers=6)
         assert estimated_parameters(model.config) == pytest.approx(model.num_parameters(), rel=0.35), preset
+    runs = tiny_model("nanochat_ngram", ngram_buckets=2**17)
+    assert estimated_parameters(runs.config) == pytest.approx(runs.num_parameters(), rel=0.05)
     assert estimated_parameters(AutoConfig.for_model("gpt2")) == pytest.approx(124e6, rel=0.05)

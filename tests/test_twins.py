@@ -132,7 +132,7 @@ def test_half_precision_twins_agree_far_into_a_text(preset):
         ("llama", {"final_logit_softcapping": 5.0}, "final_logit_softcapping is 5.0"),
         ("llama", {"hidden_size": 30, "head_dim": 8}, "num_attention_heads is 4"),
         ("nanochat", {"mlp_bias": True}, "mlp_bias is True"),
-        ("nanochat_ngram", {}, "ngram_buckets is 1000, NanoChatForCausalLM has 0"),
+        ("nanochat_ngram", {}, "ngram_buckets is 1024, NanoChatForCausalLM has 0"),
     ],
 )
 def test_what_a_twin_cannot_express_is_refused(preset, fields, reason):

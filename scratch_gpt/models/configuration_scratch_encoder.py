@@ -119,11 +119,8 @@ class ScratchEncoderConfig(TransformerBlockConfig):
 
     def violations(self) -> list[str]:
         wrong = super().violations()
-        wrong += [
-            f"{n} is {v}, want 0 or more"
-            for n in ("num_hidden_layers", "bigram_buckets")
-            if (v := getattr(self, n)) < 0
-        ]
+        if self.num_hidden_layers < 0:
+            wrong.append(f"num_hidden_layers is {self.num_hidden_layers}, want 0 or more")
         if not 0 <= (self.classifier_dropout or 0) < 1:
             wrong.append(
                 f"classifier_dropout is {self.classifier_dropout}, want a share from 0 up to, not including, 1"

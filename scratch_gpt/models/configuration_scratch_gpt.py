@@ -69,8 +69,8 @@ class ScratchGPTConfig(TransformerBlockConfig):
     Args:
         num_hidden_layers: number of blocks.
         ngram_size: how many tokens in a row, the last one its own, an n-gram embedding stands for.
-        ngram_buckets: rows of a table of vectors for such runs, which are added to the tokens' (fastText's hashing,
-            arXiv:1607.01759, in a language model); 0 leaves them out.
+        ngram_buckets: rows (a power of two) of a table of vectors for such runs, which are added to the tokens'
+            (fastText's hashing, arXiv:1607.01759, in a language model); 0 leaves them out.
         final_logit_softcapping: c in logits = c tanh(logits / c) (Gemma 2, arXiv:2408.00118); None switches it off.
         use_cache: keep keys and values while generating.
     """
@@ -98,6 +98,12 @@ class ScratchGPTConfig(TransformerBlockConfig):
     use_cache: bool = True
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
+    def __post_init__(self, **kwargs):
+        if self.ngram_buckets:
+            plan = {**type(self).base_model_fsdp_plan, "embed_ngrams": "free_full_weight"}
+            self.base_model_fsdp_plan = plan  # type: ignore[misc]
+        super().__post_init__(**kwargs)
+
     @property
     def num_residual_branches(self) -> int:
         """How many branches are added up on the way from the embedding to the head."""
@@ -107,10 +113,8 @@ class ScratchGPTConfig(TransformerBlockConfig):
         wrong = super().violations()
         if self.final_logit_softcapping is not None and not 0 < self.final_logit_softcapping < math.inf:
             wrong.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
-        if self.ngram_buckets < 0:
-            wrong.append(f"ngram_buckets is {self.ngram_buckets}, want 0 or more")
-        if self.ngram_size < 2:
-            wrong.append(f"ngram_size is {self.ngram_size}, want at least 2")
+        if not 2 <= self.ngram_size <= 8:
+            wrong.append(f"ngram_size is {self.ngram_size}, want 2 to 8")
         return wrong
 
 

@@ -153,7 +153,7 @@ class StepDecoder:
 
         self.ngrams = getattr(trunk, "embed_ngrams", None)
         if self.ngrams is not None:  # the last layer of the cache has the tokens
-            self.previous = self.ngrams.last_of(own.layers.pop().keys[:, 0, :, 0], self.position)
+            self.previous = self.ngrams.last_of(own.layers.pop().keys[:, 0, :, 0], self.position, attention_mask)
         self.attentions = [
             StepSelfAttention(block.self_attn, layer.keys, layer.values, self.room)
             for block, layer in zip(trunk.layers, own.layers, strict=True)

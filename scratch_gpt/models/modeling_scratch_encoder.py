@@ -56,7 +56,10 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.embed_bigrams = NgramEmbedding(2, config.bigram_buckets, config) if config.bigram_buckets else None
+        self.embed_bigrams = None
+        if config.bigram_buckets:
+            filler = config.pad_token_id or 0
+            self.embed_bigrams = NgramEmbedding(2, config.bigram_buckets, config.hidden_size, filler)
         self.token_weights = TokenWeights(config) if config.token_weights else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None

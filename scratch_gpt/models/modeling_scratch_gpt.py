@@ -2,7 +2,7 @@
 
 Unusual here: one set of modules serves three styles (GPT-2, Llama, nanochat), chosen by independent fields of the
 config and proven equal, weight for weight, to transformers' own three classes. Read in this order: normalization.py,
-positions.py, attention.py, feed_forward.py, block.py, this file.
+positions.py, attention.py, feed_forward.py, block.py, this file; ngrams.py is for one more style, which has no twin.
 
 Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
 """
@@ -47,8 +47,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        ngrams = config.ngram_buckets
-        self.embed_ngrams = NgramEmbedding(config.ngram_size, ngrams, config) if ngrams else None
+        ngrams = config.ngram_size, config.ngram_buckets, config.hidden_size
+        self.embed_ngrams = NgramEmbedding(*ngrams, filler=-1) if config.ngram_buckets else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.dropout = Dropout(config.embedding_dropout)
@@ -79,7 +79,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 (under flash attention, transformers does this for a batch of one row only).
             position_ids: position of each token in its document (B, T). By default counted from the cache and, under
                 padding, from the first real token.
-            past_key_values: keys and values of the tokens seen so far.
+            past_key_values: keys and values of the tokens seen so far; with n-gram embeddings, as this model left it,
+                since it keeps these tokens too.
             use_cache: return `past_key_values`.
 
         Returns:
@@ -110,8 +111,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
         hidden_states = inputs_embeds
         if self.embed_ngrams is not None:
-            previous = self.embed_ngrams.remember(input_ids, past_key_values, len(self.layers))  # type: ignore[arg-type]
-            rows = self.embed_ngrams.rows_of(input_ids, previous, position_ids)  # type: ignore[arg-type]
+            context = attention_mask, past_key_values, len(self.layers)
+            rows = self.embed_ngrams.rows_in_context(input_ids, position_ids, *context)  # type: ignore[arg-type]
             hidden_states = hidden_states + self.embed_ngrams(rows)
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)

@@ -15,17 +15,24 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-MULTIPLIER = 1_000_003  # a prime: neighbours in the vocabulary are spread over the table
+MULTIPLIER = 1_000_003  # odd, and large: it spreads neighbours over any table whose size is a power of two
 
 
 class NgramEmbedding(nn.Module):
     """A vector for each run of n tokens. Runs have no list: each is hashed to one of a fixed number of rows, which runs
-    may have to share (Joulin et al. 2016, arXiv:1607.01759)."""
+    may have to share (Joulin et al. 2016, arXiv:1607.01759).
 
-    def __init__(self, size: int, buckets: int, config):
+    Args:
+        size: n.
+        buckets: rows, a power of two.
+        hidden_size: C.
+        filler: the id that stands for nothing, before the first token of a text.
+    """
+
+    def __init__(self, size: int, buckets: int, hidden_size: int, filler: int):
         super().__init__()
-        self.size, self.pad_token_id = size, config.pad_token_id or 0
-        self.embedding = nn.Embedding(buckets, config.hidden_size)
+        self.size, self.filler = size, filler
+        self.embedding = nn.Embedding(buckets, hidden_size)
 
     def rows_of(
         self, input_ids: torch.Tensor, previous: torch.Tensor | None = None, position_ids: torch.Tensor | None = None
@@ -33,58 +40,97 @@ class NgramEmbedding(nn.Module):
         """The row of each token (B, T) with the n - 1 before it.
 
         Args:
-            previous: the tokens before the first one (B, any number).
-            position_ids: of each token in its document (B or 1, T). What stands before a document, or before
-                `previous`, counts as padding.
+            previous: the n - 1 tokens before the first one (B, n - 1); by default there are none.
+            position_ids: of each token in its document (B or 1, T); what stands before a document is nothing.
         """
         input_ids, length = input_ids.long(), input_ids.shape[1]  # 32 bits are too few for the product
-        if previous is not None:
-            input_ids = torch.cat((previous[:, max(0, previous.shape[1] - self.size + 1) :], input_ids), dim=1)
-        ids = nn.functional.pad(input_ids, (length + self.size - 1 - input_ids.shape[1], 0), value=self.pad_token_id)
-        rows = torch.zeros_like(ids[:, :length])
+        if previous is None:
+            ids = nn.functional.pad(input_ids, (self.size - 1, 0), value=self.filler)
+        else:
+            ids = torch.cat((previous, input_ids), dim=1)
+        rows = torch.zeros_like(input_ids)
         for back in reversed(range(self.size)):
             token = ids[:, self.size - 1 - back :][:, :length]
             if position_ids is not None and back:
-                token = token.masked_fill(position_ids < back, self.pad_token_id)
+                token = token.masked_fill(position_ids < back, self.filler)
             rows = (rows * MULTIPLIER + token) % self.embedding.num_embeddings
         return rows
 
-    def remember(self, input_ids: torch.Tensor, cache: Cache | None, layer: int) -> torch.Tensor | None:
-        """The n - 1 tokens before these (B, n - 1). A cache keeps all tokens as one layer more, behind those of the
-        blocks, so that they follow wherever it is cropped or its rows are reordered."""
-        if cache is None:
-            return None
-        if cache.layer_class_to_replicate is None and len(cache.layers) == layer:
-            longest = cache.layers[0].get_max_length()
-            cache.layers.append(DynamicLayer() if longest < 0 else StaticLayer(longest))
-        seen = cache.get_seq_length(layer)
-        places = seen + torch.arange(1 - self.size, 0, device=input_ids.device)
-        keys = input_ids.long()[:, None, :, None]
-        keys, _ = cache.update(keys, keys[..., :0], layer)  # (B, 1, tokens, 1)
-        return keys[:, 0, :, 0].index_select(1, places.clamp(min=0)).masked_fill(places < 0, self.pad_token_id)
+    def rows_in_context(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+        layer: int,
+    ) -> torch.Tensor:
+        """The row of each token (B, T) with those before it in a cache, whose layer of this index keeps tokens. What a
+        mask (B, tokens seen + T) hides is passed over, wherever it stands."""
+        seen = 0 if cache is None else cache.get_seq_length(layer) + 0  # a static cache goes on counting in its tensor
+        ids = input_ids.long() if cache is None else remember(cache, layer, input_ids)
+        if attention_mask is not None and attention_mask.ndim == 2:
+            length = min(ids.shape[1], attention_mask.shape[1])  # a static cache has room; a tuned prefix has no ids
+            together, rank = self._compact(ids[:, :length], attention_mask[:, -length:])
+            return self.rows_of(together).gather(1, rank)[:, -input_ids.shape[1] :]
+        previous = None if cache is None else self._before(ids, seen)
+        return self.rows_of(input_ids, previous, position_ids)
 
-    def last_of(self, input_ids: torch.Tensor, position: int | torch.Tensor) -> torch.Tensor:
-        """The n - 1 tokens (B, n - 1) that stand before the token to come, whose position is one number, or one a row;
-        padding where its document does not go back so far."""
-        back = torch.arange(self.size - 1, 0, -1, device=input_ids.device)
-        last = nn.functional.pad(input_ids, (self.size - 1, 0), value=self.pad_token_id)[:, 1 - self.size :]
+    def last_of(
+        self, ids: torch.Tensor, position: int | torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The n - 1 tokens (B, n - 1) before the one to come: the last of `ids` (B, S) that a mask shows or, without
+        one, those of its document, in which it has this position (one number, or one a row)."""
+        if attention_mask is not None:
+            together, rank = self._compact(ids, attention_mask)
+            return self._before(together, rank[:, -1:] + 1)
+        back = torch.arange(self.size - 1, 0, -1, device=ids.device)
         starts = position[:, None] if isinstance(position, torch.Tensor) else position
-        return last.masked_fill(starts < back, self.pad_token_id)
+        return self._before(ids, ids.shape[1]).masked_fill(starts < back, self.filler)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """What `rows_of` gives (B, T) to vectors (B, T, C)."""
+        """Rows (B, T) to vectors (B, T, C)."""
         return self.embedding(rows)
+
+    def _before(self, ids: torch.Tensor, place: int | torch.Tensor) -> torch.Tensor:
+        """The n - 1 of the ids (B, S) before a place, which may be one a row (B, 1)."""
+        places = (place + torch.arange(1 - self.size, 0, device=ids.device)).expand(len(ids), -1)
+        return ids.gather(1, places.clamp(min=0)).masked_fill(places < 0, self.filler)
+
+    def _compact(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ids (B, S) that a mask shows, moved together to the left, and where each id then stands (B, S); a hidden
+        one, where the last before it does."""
+        shown, nowhere = mask.bool(), ids.shape[1]
+        rank = shown.cumsum(-1) - 1
+        target = rank.masked_fill(~shown, nowhere)
+        together = ids.new_full((len(ids), nowhere + 1), self.filler).scatter(1, target, ids)
+        return together[:, :-1], rank.clamp(min=0)
+
+
+def remember(cache: Cache, layer: int, input_ids: torch.Tensor) -> torch.Tensor:
+    """Put tokens into a cache, and return all that it has (B, tokens, or more where it has room). They are one layer
+    more, behind those of the blocks, so that they follow wherever it is cropped or its rows are reordered.
+
+    Raises:
+        ValueError: while a program is exported, which would lose the layer.
+    """
+    if cache.layer_class_to_replicate is None and len(cache.layers) == layer:
+        if torch.compiler.is_exporting():
+            raise ValueError("this model keeps tokens in its cache, which can't be exported: export it without a cache")
+        longest = cache.layers[0].get_max_length()
+        cache.layers.append(DynamicLayer() if longest < 0 else StaticLayer(longest))
+    ids = input_ids.long()[:, None, :, None]
+    return cache.update(ids, ids[..., :0], layer)[0][:, 0, :, 0]
 
 
 def check_ngrams(input_ids: torch.Tensor | None, kwargs: Mapping[str, Any]) -> None:
     """Refuse what runs of tokens can't be read from.
 
     Raises:
-        ValueError: there are no token ids, or they come piecewise with a paged cache, which keeps none.
+        ValueError: there are no token ids, or they come piecewise from an engine whose cache keeps none.
     """
     if input_ids is None:
         raise ValueError("this model reads runs of tokens together, and needs input_ids to know them by")
-    if kwargs.get("cache") is not None:
+    if any(kwargs.get(name) is not None for name in ("cache", "attention_instances")):  # of transformers, of vLLM
         raise ValueError("this model reads runs of tokens together, which continuous batching keeps no trace of")
 
 

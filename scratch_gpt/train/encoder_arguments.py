@@ -66,7 +66,7 @@ class ClassifierModelArguments(EncoderModelArguments):
     preset: str = argument(
         "modern",
         "Style: 'bert', 'modern' or 'fasttext' (a bag of words and pairs, for a few thousand texts) of an encoder; "
-        "'gpt2', 'llama' or 'nanochat' of a GPT.",
+        "'gpt2', 'llama', 'nanochat' or 'nanochat_ngram' of a GPT.",
     )
     classifier_dropout: float | None = argument(None, "Dropout before the classifier. Default: as --dropout.")
     classifier_pooling: Literal["cls", "mean", "sum"] | None = argument(

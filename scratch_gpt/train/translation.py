@@ -42,7 +42,8 @@ class Translation(BucketTask):
         word_dropout: share of the tokens that encoder and decoder read as `<bos>`, which nothing else uses, others in
             every epoch.
         decoder_start_token_id: what the decoder reads first, where words are dropped; by default padding.
-        r_drop: weight of the divergence between two readings of each pair with different dropout; 0 reads once.
+        r_drop: weight of the divergence between two readings of each pair with different dropout, which the training
+            loss then contains; 0 reads once.
 
     Raises:
         ScratchError: words are to be dropped, and a tokenizer has no `<bos>` of its own.

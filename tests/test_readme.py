@@ -36,7 +36,7 @@ def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path
         small = TINY_PAIRS + (" --vocab_size 280 --num_attention_heads 2" if "multi30k" in command else "")
         return f"{command} {LONGER if '--resume' in command else small}"
     if "finetune_sft" in command:
-        return f"{command} --max_steps 4 --validation_fraction 0.2"
+        return f"{command} --max_steps 4 --validation_fraction 0.2 --num_questions 200"
     if "sst2.yaml" in command:
         return f"{command} --max_steps 4 --vocab_size 16"
     if "train_classifier" in command or "pretrain_encoder" in command:
@@ -84,7 +84,7 @@ def test_commands_and_examples_run_as_printed(tmp_path):
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
-    assert len(COMMANDS) >= 38
+    assert len(COMMANDS) >= 39
     for command in COMMANDS:
         run(shlex.split(shortened(command, text_file, table, pairs, labelled, talks)))
     assert len(EXAMPLES) == 5

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 from scratch_gpt.data.conversations import conversation_of, open_conversations, split_conversations
+from scratch_gpt.data.questions import SPLITS, questions, word_questions
+from scratch_gpt.data.stories import parses
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.evaluation.chat import answer
 from scratch_gpt.evaluation.language import sum_of_losses
 from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations
 from scratch_gpt.train.instructions import Instructions
@@ -185,7 +188,9 @@ def test_a_tuned_model_answers_whoever_asks(base, tmp_path):
     last = [row for row in rows if "val_loss" in row][-1]
     assert last["val_loss"] < 0.1 < last["val_loss_before"]
     state = json.loads((out / "checkpoints/step-00000060/training_state.json").read_text())
-    assert state["task"] == {"loss_before": last["val_loss_before"]}  # a resumed run could not measure it any more
+    assert state["task"] == {
+        "before": {"val_loss": last["val_loss_before"]}
+    }  # a resumed run could not measure it any more
     card = (out / "README.md").read_text()
     assert f"| the same before tuning | {last['val_loss_before']:.4f}" in card
     sound = run_here("scratch-gpt", "verify", str(out))
@@ -203,10 +208,26 @@ assert "scratch_gpt" not in sys.modules
     assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
 
 
+def test_answers_that_can_be_checked_are_counted(tokenizer):
+    """A model that knows one of three answers by heart, and whose padding on the left does not matter."""
+    talks = [[ASKED, {"role": "assistant", "content": said}] for said in ("I am well.", "So so.", "No.")]
+    talks[1] = [{"role": "user", "content": "A much longer question than the other ones, is it?"}, talks[1][1]]
+    tokens = encode_conversations(tokenizer, talks, 128)
+    task = Instructions(Accelerator(), dict.fromkeys(SPLITS[:2], tokens), talks, tokenizer, 128, 2, 0, exact=True)
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
+    said = [answer(model, tokenizer, [talk[:1]])[0] for talk in talks]
+    assert answer(model, tokenizer, [talk[:1] for talk in talks]) == said
+    for talk, words in zip(talks[:2], said, strict=False):
+        talk[1] = {"role": "assistant", "content": words}
+    task.held_out = talks
+    assert task.evaluate(model)["val_exact"] == pytest.approx(2 / 3 if said[0] != talks[2][1]["content"] else 1)
+
+
 BAD = {
     "nothing to tune": ("--dataset talks.jsonl", "name a pre-trained model with --init_from"),
-    "nothing to learn from": ("--init_from model", "name conversations with --dataset"),
     "no such file": ("--init_from model --dataset ./none.json", "no such file or folder: ./none.json"),
+    "no questions": ("--init_from model --num_questions 0", "num_questions is 0, want at least 1"),
+    "no such split": ("--init_from model --dataset_split dev", "have the splits train, validation, test, not 'dev'"),
     "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0: want"),
     "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out shares are"),
     "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
@@ -245,3 +266,23 @@ def test_the_instructions_open_as_they_are():
     talks = list(open_conversations(str(SHARED / "instructions.json")).read())
     assert len(talks) == 1100
     assert talks[0][0]["content"].endswith("freind --> friend")
+
+
+def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
+    """Each split follows from the seed; no pair stands in two; words and phrasings of the held-out ones are known."""
+    parts = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
+    assert list(questions(0, 300, "test")) == parts["test"] != list(questions(1, 300, "test"))
+    pairs = {split: {(q.fact, q.phrasing) for q in part} for split, part in parts.items()}
+    assert not pairs["train"] & pairs["validation"] | pairs["train"] & pairs["test"]
+    assert not pairs["validation"] & pairs["test"]
+    words = {q.fact for q in word_questions()}
+    for split in ("validation", "test"):
+        assert {q.phrasing for q in parts[split]} <= {q.phrasing for q in parts["train"]}
+        assert {q.fact for q in parts[split]} & words <= {q.fact for q in parts["train"]}
+    assert len({q.text for q in parts["validation"]}) == 300
+    for question in parts["train"]:
+        assert question.answer
+        if question.fact not in words:  # what is told belongs to the stories, and the answer stands in it
+            told = question.text.split(". ")[0]
+            assert parses(f"{told}.")
+            assert question.answer in told

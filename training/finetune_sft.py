@@ -1,5 +1,6 @@
 """Teach a pre-trained GPT to answer, from conversations to a directory that anyone can load and talk to.
 
+    accelerate launch training/finetune_sft.py --init_from runs/gpt                     # built-in questions, minutes
     accelerate launch training/finetune_sft.py --init_from runs/gpt --dataset PATH.json
     accelerate launch training/finetune_sft.py --init_from USER/MODEL --dataset USER/DATASET --epochs 2
 

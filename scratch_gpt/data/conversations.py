@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ScratchError
+from . import questions
 from .sources import TABLES, kind_of, load_hub, load_table, rows_of, tables_of
 
 ROLES = ("system", "user", "assistant")
@@ -41,19 +42,28 @@ class ConversationSource:
 
 
 def open_conversations(
-    dataset: str, *, config: str | None = None, split: str = "train", max_rows: int | None = None
+    dataset: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    max_rows: int | None = None,
+    num_questions: int = 60_000,
+    seed: int = 0,
 ) -> ConversationSource:
     """Open what `dataset` names.
 
     Args:
-        dataset: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files named by their split, or the id
-            of a dataset on the Hub.
+        dataset: "questions" (the built-in set, whose splits are "train", "validation" and "test"); a .json, .jsonl,
+            .csv, .tsv or .parquet file; a folder of such files, named by their split; or the id of a Hub dataset.
         config, split: of a Hub dataset or, the latter, of a folder.
         max_rows: read only so many.
+        num_questions, seed: of the built-in set.
 
     Raises:
         ScratchError: nothing of that name, or no conversations in it.
     """
+    if dataset == "questions":
+        return _open_questions(num_questions, seed, split)
     path = Path(dataset)
     if path.is_dir():
         if not (tables := tables_of(path, split)):
@@ -84,6 +94,20 @@ def open_conversations(
                 raise ScratchError(f"{name}: row {number} {error}: mend or remove it") from error
 
     return ConversationSource(name, read)
+
+
+def _open_questions(count: int, seed: int, split: str) -> ConversationSource:
+    if split not in questions.SPLITS:
+        raise ScratchError(f"the built-in questions have the splits {', '.join(questions.SPLITS)}, not {split!r}")
+    if count < 1:
+        raise ScratchError(f"num_questions is {count}, want at least 1")
+
+    def read() -> Iterator[Conversation]:
+        for question in questions.questions(seed, count, split):
+            asked, answered = ("user", question.text), ("assistant", question.answer)
+            yield [{"role": role, "content": text} for role, text in (asked, answered)]
+
+    return ConversationSource("questions", read)
 
 
 def conversation_of(row: dict[str, Any]) -> Conversation:

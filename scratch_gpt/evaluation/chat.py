@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from ..data.conversations import Conversation
 from ..data.rows import Rows
@@ -15,6 +16,34 @@ from ..data.shards import Shard
 from .language import language_figures
 
 QUESTIONS, TEST_ROWS = 3, 8
+
+
+def answer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: list[Conversation],
+    max_new_tokens: int = 60,
+    batch_size: int = 64,
+) -> list[str]:
+    """The likeliest answer to each conversation, which ends with a question."""
+    side, answers = tokenizer.padding_side, []
+    tokenizer.padding_side = "left"
+    try:
+        for at in range(0, len(conversations), batch_size):
+            inputs: Any = tokenizer.apply_chat_template(
+                conversations[at : at + batch_size],
+                add_generation_prompt=True,
+                padding=True,
+                return_tensors="pt",
+                return_dict=True,
+            )
+            with torch.no_grad():
+                tokens = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
+            written = tokens[:, inputs["input_ids"].shape[1] :]
+            answers += [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+    finally:
+        tokenizer.padding_side = side
+    return answers
 
 
 def report_answers(
@@ -36,7 +65,7 @@ def report_answers(
     """
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    answer = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    talk = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
     console = Console()
     console.print(f"\nReloaded from {folder} and asked:\n", highlight=False)
     for conversation in conversations[:QUESTIONS]:
@@ -44,7 +73,7 @@ def report_answers(
         asked = conversation[: turns.index("assistant")]
         if not asked:
             continue
-        said: Any = answer(asked, return_full_text=False)[0]["generated_text"]
+        said: Any = talk(asked, return_full_text=False)[0]["generated_text"]
         console.print(f"  {asked[-1]['content']}", highlight=False, markup=False)
         console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
     if test is not None:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
 from ..data.conversations import Conversation
 from ..data.shards import Shard
+from ..evaluation.chat import answer
 from ..tokenization.chat import ChatTokens
+from .checkpoint import unwrapped
 from .language_modeling import LanguageModeling
 
 
@@ -26,9 +29,10 @@ class Instructions(LanguageModeling):
         tokenizer: with its chat template.
         row_length, batch_size: tokens of a row, and rows that a process takes at a time.
         seed: of the order of the rows.
+        exact: whether each question has one right answer, so that answers can be checked.
     """
 
-    figures = ("val_loss", "val_perplexity")
+    figures: tuple[str, ...] = ("val_loss", "val_perplexity", "val_exact")
 
     def __init__(
         self,
@@ -39,46 +43,54 @@ class Instructions(LanguageModeling):
         row_length: int,
         batch_size: int,
         seed: int,
+        exact: bool = False,
     ):
         shards = {split: shard_of(part) for split, part in tokens.items()}
         start = tokens["train"].start
+        self.chat_tokenizer = tokenizer
         super().__init__(accelerator, shards, tokenizer, row_length, batch_size, seed, bos_token_id=start)
         messages = held_out[0]
         answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
         self.asked = messages[:answer]
-        self.loss_before: float | None = None
+        self.held_out = held_out if exact else []
+        if not exact:
+            self.figures = ("val_loss", "val_perplexity")
+        self.before: dict[str, float] = {}
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss of every token that the assistant says in the validation conversations, and, beside it, the same of the
-        model that was tuned, if `remember_loss` was called."""
+        """Loss of every token that the assistant says in the validation conversations, the share of right answers where
+        these can be checked, and, beside them, both of the model that was tuned."""
         figures = {name: value for name, value in super().evaluate(model).items() if name in self.figures}
-        return figures | ({} if self.loss_before is None else {"val_loss_before": self.loss_before})
+        if self.held_out:
+            figures["val_exact"] = self.share_exact(model)
+        return figures | {f"{name}_before": value for name, value in self.before.items()}
 
-    def remember_loss(self, model: torch.nn.Module) -> None:
+    def share_exact(self, model: torch.nn.Module) -> float:
+        """How many of the held-out questions are answered rightly, word for word; shared out among the processes."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        mine = self.held_out[process::processes]
+        own: Any = unwrapped(self.accelerator, model)
+        answers = answer(own, self.chat_tokenizer, [talk[:-1] for talk in mine])
+        right = [said == talk[-1]["content"] for said, talk in zip(answers, mine, strict=True)]
+        return sum(gather_object([sum(right)])) / len(self.held_out)
+
+    def remember(self, model: torch.nn.Module) -> None:
         """Evaluate the model that is about to be tuned."""
         training = model.training
-        self.loss_before = super().evaluate(model.eval())["val_loss"]
+        self.before = {name: v for name, v in self.evaluate(model.eval()).items() if name != "val_perplexity"}
         model.train(training)
 
     def sample(self, model: torch.nn.Module) -> str | None:
         """The first question of the validation conversations, and the answer."""
         if not self.asked:
             return None
-        inputs: Any = self.tokenizer.apply_chat_template(
-            self.asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        inputs = inputs.to(self.accelerator.device)
-        length = inputs["input_ids"].shape[1]
-        most = max(1, min(60, self.rows.row_length - length))
-        tokens = model.generate(**inputs, max_new_tokens=most, do_sample=False)  # type: ignore[operator]
-        answer = str(self.tokenizer.decode(tokens[0, length:], skip_special_tokens=True)).strip()
-        return f"{self.asked[-1]['content']} → {answer}"
+        return f"{self.asked[-1]['content']} → {answer(model, self.chat_tokenizer, [self.asked])[0]}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loss_before": self.loss_before}
+        return {"before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loss_before = state["loss_before"]
+        self.before = state["before"]
 
 
 def shard_of(tokens: ChatTokens) -> Shard:

@@ -11,13 +11,15 @@ from .arguments import TrainingArguments, argument
 class ConversationArguments:
     """What to learn to answer."""
 
-    dataset: str | None = argument(
-        None,
-        "Conversations: a .json, .jsonl, .csv, .tsv, .parquet file, a folder with train.jsonl or the like, or a Hub "
-        "dataset, with 'messages', 'prompt' and 'completion', or 'instruction', 'input' and 'output'.",
+    dataset: str = argument(
+        "questions",
+        "Conversations: 'questions' (built in, about the stories), a .json, .jsonl, .csv, .tsv, .parquet file, a "
+        "folder with train.jsonl or the like, or a Hub dataset, with 'messages', 'prompt' and 'completion', or "
+        "'instruction', 'input' and 'output'.",
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    num_questions: int = argument(60_000, "How many built-in questions to learn from.")
     validation_fraction: float = argument(0.05, "Share of the conversations held out, drawn by --seed.")
     test_fraction: float = argument(0.0, "Share held out from all of the training, and scored once when it has ended.")
     max_conversations: int | None = argument(None, "Read only so many. Default: all.")

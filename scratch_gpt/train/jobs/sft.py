@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accelerate import DistributedType
+
 from ...data.conversations import open_conversations, split_conversations
 from ...errors import ScratchError
 from ...evaluation.chat import report_answers
@@ -15,6 +17,8 @@ from ..instructions import Instructions
 from ..run import Job
 from ..sft_arguments import ConversationArguments, InstructionArguments, TunedModelArguments
 
+HELD_OUT = 300  # built-in questions in each of the splits that nothing is learned from
+
 TYPES = (ConversationArguments, TunedModelArguments, InstructionArguments)
 
 
@@ -25,8 +29,7 @@ def prepare(
     origin = resume_from or model_args.init_from
     if origin is None:
         raise ScratchError("there is nothing to tune: name a pre-trained model with --init_from")
-    if data.dataset is None:
-        raise ScratchError("there is nothing to learn from: name conversations with --dataset")
+    is_built_in = data.dataset == "questions"
     fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
     wrong = [f"{n}_fraction is {f}" for n, f in fractions.items() if not (f > 0 or n == "test") or not 0 <= f < 1]
     if wrong or sum(fractions.values()) >= 1:
@@ -35,12 +38,23 @@ def prepare(
             "something to train on"
         )
     source = open_conversations(
-        data.dataset, config=data.dataset_config, split=data.dataset_split, max_rows=data.max_conversations
+        data.dataset,
+        config=data.dataset_config,
+        split=data.dataset_split,
+        max_rows=data.max_conversations,
+        num_questions=data.num_questions,
+        seed=args.seed,
     )
 
     accelerator = setup.start(args)
+    if is_built_in and accelerator.distributed_type == DistributedType.FSDP:
+        raise ScratchError("each process answers for itself, which FSDP can't: use data parallelism")
     with accelerator.main_process_first():
-        parts = split_conversations(list(source.read()), fractions, args.seed)
+        if is_built_in:
+            held_out = {n: open_conversations("questions", split=n, num_questions=HELD_OUT) for n in fractions}
+            parts = {"train": list(source.read()), **{name: list(part.read()) for name, part in held_out.items()}}
+        else:
+            parts = split_conversations(list(source.read()), fractions, args.seed)
         dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
         model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropout)
         tokenizer = opening.open_tokenizer(str(origin))
@@ -60,10 +74,11 @@ def prepare(
             )
     set_chat_defaults(model, tokenizer, tokens["train"].end)
     setup.choose_attention(model, accelerator.device, context_length)
-    held_out = parts["validation"]
-    task = Instructions(accelerator, tokens, held_out, tokenizer, context_length, args.batch_size, args.seed)
+    asked = parts["validation"]
+    shape = context_length, args.batch_size, args.seed
+    task = Instructions(accelerator, tokens, asked, tokenizer, *shape, exact=is_built_in)
     if resume_from is None:
-        task.remember_loss(model.to(accelerator.device))
+        task.remember(model.to(accelerator.device))
 
     style = type(model).__name__
     facts = {
@@ -71,8 +86,8 @@ def prepare(
         "title": f"{style} tuned on {source.name}",
         "style": style,
         "dataset": source.name,
-        "license": data.dataset_license,
-        "prompt": held_out[0][0]["content"],
+        "license": "apache-2.0" if is_built_in else data.dataset_license,
+        "prompt": asked[0][0]["content"],
         "context_length": context_length,
         **{
             name: {
@@ -88,6 +103,6 @@ def prepare(
 
     def report(folder: Path) -> None:
         test, start = task.shards.get("test"), tokens["train"].start
-        report_answers(folder, held_out, test, context_length, start, model_args.trust_remote_code)
+        report_answers(folder, asked, test, context_length, start, model_args.trust_remote_code)
 
     return Job(accelerator, model, tokenizer, task, args, facts, report)

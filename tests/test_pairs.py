@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import SHARED, tiny_seq2seq
-from torch.nn import functional as F
+from conftest import SHARED
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.buckets import PairBatches, bucket_length
 from scratch_gpt.data.pairs import Pairs, Tokens, encode_pairs, open_pairs, validation_split_of
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.dropout import Dropout
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
-from scratch_gpt.train.r_drop import symmetric_divergence
 from scratch_gpt.train.translation import Tokenizers, Translation
 
 PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Zwei Männer lachen", "Two men laugh"), ("Ende", "The end")]
@@ -201,38 +198,3 @@ def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
     same, again, other = (hiding.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
     assert torch.equal(same, again)
     assert not torch.equal(same, other)
-
-
-def test_divergence_is_torchs_both_ways():
-    first, second = torch.randn(5, 7), torch.randn(5, 7)
-    p, q = first.log_softmax(-1), second.log_softmax(-1)
-    both = sum(F.kl_div(b, a, reduction="sum", log_target=True) for a, b in ((p, q), (q, p)))
-    torch.testing.assert_close(symmetric_divergence(first, second), both / 2)
-
-
-def test_r_drop_adds_what_two_readings_disagree_on():
-    """Nothing without dropout, and nothing in evaluation; with it, by hand from logits of the same draws."""
-    pairs = list(open_pairs("grammar", "de", "en", num_pairs=20).pairs())
-    tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
-    encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
-    shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 256, "seed": 0}
-    plain, twice = (Translation(Accelerator(), encoded, encoded, **shared, r_drop=weight) for weight in (0, 5))
-    model, batch = tiny_seq2seq("modern", vocab_size=len(tokenizer), label_smoothing=0.1), plain.make_batch(0, 0)
-    assert (batch["labels"] == -100).any()
-    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
-    for dropout in dropouts:
-        dropout.p = 0.0
-    for mode in (True, False):
-        model.train(mode)
-        torch.testing.assert_close(twice.loss(model, batch), plain.loss(model, batch))
-    for dropout in dropouts:
-        dropout.p = 0.3
-    model.train()
-    torch.manual_seed(1)
-    doubled = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
-    logits, labels = model(**doubled).logits, doubled["labels"]
-    first, second = (part[batch["labels"] != -100] for part in logits.chunk(2))
-    entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=0.1)
-    torch.manual_seed(1)
-    torch.testing.assert_close(twice.loss(model, batch), (entropy + 5 * symmetric_divergence(first, second)) / 2)
-    assert symmetric_divergence(first, second) > 0

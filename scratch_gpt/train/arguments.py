@@ -200,11 +200,6 @@ class Seq2SeqTrainingArguments(TrainingArguments):
     word_dropout: float = argument(
         0.0, "Share of the tokens of both sides that training hides, others in every pass; a help on few pairs."
     )
-    r_drop: float = argument(
-        0.0,
-        "Weight of R-Drop: each pair is read twice with different dropout, and the two should agree; 5 is usual. A "
-        "help on few pairs, for twice the work and, with all logits, almost three times the memory of a step.",
-    )
     eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
 
 
@@ -326,7 +321,7 @@ def check_training(args: TrainingArguments) -> None:
         "eval_beams",
     )
     positive += ("learning_rate", "muon_learning_rate", "num_threads")
-    at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "r_drop")
+    at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     given = {name: getattr(args, name, None) for name in (*positive, *at_least_zero)}
     numbers = {name: value for name, value in given.items() if value is not None}
     wrong = [

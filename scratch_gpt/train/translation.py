@@ -17,7 +17,6 @@ from ..errors import ScratchError
 from ..evaluation.translation import translate, translation_scores
 from ..models.modeling_scratch_seq2seq import shift_right
 from .checkpoint import unwrapped
-from .r_drop import symmetric_divergence
 from .task import Batch, BucketTask
 
 
@@ -42,8 +41,6 @@ class Translation(BucketTask):
         word_dropout: share of the tokens that encoder and decoder read as `<bos>`, which nothing else uses, others in
             every epoch.
         decoder_start_token_id: what the decoder reads first, where words are dropped; by default padding.
-        r_drop: weight of the divergence between two readings of each pair with different dropout, which the training
-            loss then contains; 0 reads once.
 
     Raises:
         ScratchError: words are to be dropped, and a tokenizer has no `<bos>` of its own.
@@ -64,7 +61,6 @@ class Translation(BucketTask):
         eval_beams: int = 1,
         word_dropout: float = 0.0,
         decoder_start_token_id: int | None = None,
-        r_drop: float = 0.0,
     ):
         for side in tokenizers if word_dropout else ():
             if side.bos_token_id in (None, side.eos_token_id, side.pad_token_id):
@@ -74,7 +70,7 @@ class Translation(BucketTask):
                 )
         self.accelerator, self.tokenizers, self.eval_beams = accelerator, tokenizers, eval_beams
         self.sources, self.references = texts
-        self.seed, self.word_dropout, self.r_drop = seed, word_dropout, r_drop
+        self.seed, self.word_dropout = seed, word_dropout
         pad = tokenizers.source.pad_token_id
         self.decoder_start_token_id = pad if decoder_start_token_id is None else decoder_start_token_id
         self.train: PairBatches = PairBatches(train, tokens_per_batch, pad, seed)
@@ -96,13 +92,7 @@ class Translation(BucketTask):
         return hide_tokens(ids, self.word_dropout, tokenizer.bos_token_id, tokenizer.all_special_ids, generator)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        if not (self.r_drop and model.training):
-            return model(**batch, num_items_in_batch=1, skip_logits=True, use_cache=False).loss
-        twice = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
-        outputs = model(**twice, num_items_in_batch=1, use_cache=False)
-        first, second = (logits[batch["labels"] != -100] for logits in outputs.logits.chunk(2))
-        # Half of the paper's, whose cross-entropies add up, so that losses and gradients keep their size.
-        return (outputs.loss + self.r_drop * symmetric_divergence(first, second)) / 2
+        return model(**batch, num_items_in_batch=1, skip_logits=True, use_cache=False).loss
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss of every target token of the validation pairs, and scores of their translations."""

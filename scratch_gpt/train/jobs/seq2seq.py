@@ -40,8 +40,6 @@ def prepare(
             tokenizers = translation_setup.build_tokenizers(data, train)
             model = translation_setup.build_model(model_args, data, tokenizers)
             set_translation_defaults(model, tokenizers.target, model_args.num_beams)
-    if args.r_drop and not any(getattr(model.config, name) for name in setup.DROPOUTS):
-        raise ScratchError(f"r_drop is {args.r_drop}, but without dropout both readings are the same: raise --dropout")
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
         opening.check_vocabulary(tokenizer, size)
     longest = min(data.max_length, model.config.max_position_embeddings)
@@ -61,7 +59,6 @@ def prepare(
         args.eval_beams,
         args.word_dropout,
         model.config.decoder_start_token_id,
-        args.r_drop,
     )
 
     style = type(model).__name__ if model_args.init_from else model_args.preset

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "data": {"tokenization"},
     "evaluation": {"data", "models", "tokenization"},
     "hub": {"models", "tokenization", "data"},
-    "train": {"models", "tokenization", "data", "evaluation", "hub"},
+    "rl": {"tokenization", "data", "hub"},
+    "train": {"models", "tokenization", "data", "evaluation", "hub", "rl"},
 }
 
 

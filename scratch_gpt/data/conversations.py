@@ -110,8 +110,11 @@ def _open_questions(count: int, seed: int, split: str) -> ConversationSource:
     return ConversationSource("questions", read)
 
 
-def conversation_of(row: dict[str, Any]) -> Conversation:
+def conversation_of(row: dict[str, Any], answered: bool = True) -> Conversation:
     """The messages of a row of any known shape.
+
+    Args:
+        answered: whether to take answers with the questions; else the conversation ends before the last answer.
 
     Raises:
         ValueError: it holds no conversation, and why.
@@ -123,8 +126,15 @@ def conversation_of(row: dict[str, Any]) -> Conversation:
     else:
         more = row.get("input") or ""
         asked = _text(row["instruction"], "instruction") + (f"\n\n{_text(more, 'input')}" if more else "")
-        answered = _text(row["output"], "output")
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        messages = [{"role": "user", "content": asked}]
+        if answered:
+            messages.append({"role": "assistant", "content": _text(row["output"], "output")})
+    if not answered:
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        if not messages:
+            raise ValueError("asks for nothing")
+        return messages
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("has no answer of an assistant, and so nothing to learn")
     return messages

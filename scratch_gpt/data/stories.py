@@ -41,8 +41,8 @@ def _lottery(symbol: Symbol) -> tuple[list[float], list[tuple[Symbol, ...]]]:
     return list(accumulate(weight for weight, _ in weighted)), [side for _, side in weighted]
 
 
-def story(seed: int, index: int) -> str:
-    """Story number `index` of `seed`, a single line of text."""
+def story(seed: int | str, index: int) -> str:
+    """Story number `index` of `seed` (which may be a name), a single line of text."""
     draw = random.Random(f"{seed}-{index}").random
     words: list[str] = []
     stack: list[Symbol] = [("story",)]

@@ -84,3 +84,21 @@ def report_answers(
             "token of the answers.",
             highlight=False,
         )
+
+
+def report_completions(folder: Path, prompts: list[Any], trust_remote_code: bool) -> None:
+    """Load `folder` through the Auto classes, and write on after the first prompts through the pipeline.
+
+    Args:
+        prompts: texts, or conversations to answer.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    go_on = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    console = Console()
+    console.print(f"\nReloaded from {folder}:\n", highlight=False)
+    for prompt in prompts[:QUESTIONS]:
+        said: Any = go_on(prompt, return_full_text=False)[0]["generated_text"]
+        asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        console.print(f"  {asked}", highlight=False, markup=False)
+        console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)

@@ -11,8 +11,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 # Arguments that may hold a path of the machine, or say nothing about the model.
 PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
-PRIVATE |= {"resume", "tracker"}
+PRIVATE |= {"resume", "tracker", "reward"}
 HIGHER_IS_BETTER = {"val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact", "val_accuracy", "val_f1"}
+HIGHER_IS_BETTER |= {"val_reward", "val_distinct_2", "val_parsed"}
 # By task: the Hub's name for it, and the figures of its model index.
 TASKS = {
     "language-modeling": (
@@ -23,6 +24,7 @@ TASKS = {
         "text-generation",
         {"val_loss": "loss (nats a token of the answers)", "val_perplexity": "perplexity of the answers"},
     ),
+    "rewards": ("text-generation", {"val_reward": "mean reward", "val_kl": "KL to the reference (nats a completion)"}),
     "translation": (
         "translation",
         {"val_bleu": "BLEU (13a, cased)", "val_chrf": "chrF", "val_loss": "loss (nats a token)"},
@@ -66,6 +68,7 @@ def render_card(folder: Path) -> str:
         scores=facts.get("scores"),
         target_tokenizer=facts.get("target_tokenizer", False),
         labels=facts.get("labels"),
+        rewarded=facts.get("rewarded"),
         title=facts["title"],
         style=facts["style"],
         parameters=_number(facts["parameters"]),

@@ -40,6 +40,9 @@ def kind_of_model(config: Any) -> Kind:
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
+Weigh = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
 class ModelDirectory:
     """Writes model directories for one run.
 
@@ -50,6 +53,7 @@ class ModelDirectory:
         title: what the model is called in its card and picture.
         card: renders `README.md` from the state of the run.
         target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
+        published: gives, of the weights that are trained, those of the model.
     """
 
     def __init__(
@@ -59,10 +63,11 @@ class ModelDirectory:
         title: str,
         card: Callable[[], str],
         target_tokenizer: PreTrainedTokenizerBase | None = None,
+        published: Weigh = dict,
     ):
         # Copies, since a tokenizer that is being saved refuses to be used.
         self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))
-        self.title, self.card = title, card
+        self.title, self.card, self.published = title, card, published
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
         if model.can_generate():

@@ -37,6 +37,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import PreTrainedModel
 
 from ..errors import ScratchError, TrainingError
+from ..hub.model_directory import Weigh
 from .averaging import MovingAverage
 from .background import in_memory
 from .manifest import damage, sync, sync_one, write_manifest
@@ -85,6 +86,7 @@ def take_snapshot(
     model: torch.nn.Module,
     optimizers: Optimizers,
     numbers: dict[str, Any],
+    published: Weigh,
     average: MovingAverage | None = None,
 ) -> Snapshot:
     """Copy the state of a run at `step`; every process must call it.
@@ -92,9 +94,12 @@ def take_snapshot(
     Args:
         model: the prepared model; its full weights are gathered to the first process.
         numbers: counters of loop and task, plain enough for JSON.
+        published: gives the weights that the model directory holds; the others stand beside them.
         average: of the weights, kept beside them.
     """
-    weights = in_memory(accelerator.get_state_dict(model))
+    trained = accelerator.get_state_dict(model)
+    weights = in_memory(published(trained))
+    apart = in_memory({f"apart.{name}": weight for name, weight in trained.items() if name not in weights})
     averages: dict[str, torch.Tensor] = {}
     if average is not None:
         with average.in_place(model):
@@ -105,6 +110,7 @@ def take_snapshot(
         return Snapshot(step, {}, {}, {})
     states = optimizer["state"].items()
     tensors = in_memory({f"optimizer.{name}.{key}": t for name, state in states for key, t in state.items()})
+    tensors |= apart
     tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
     for process, random_state in enumerate(random_states):
         generators = random_state.pop("generators")
@@ -186,7 +192,8 @@ def load_training_state(
     optimizers: Optimizers,
     average: MovingAverage | None = None,
 ) -> dict[str, Any]:
-    """Put optimizers and random generators back as they stood; the weights are loaded with the model.
+    """Put optimizers, random generators, and weights that no model directory holds, back as they stood; the others are
+    loaded with the model.
 
     Returns:
         The numbers that were given to `save_checkpoint`.
@@ -200,6 +207,9 @@ def load_training_state(
             parameter, key = name.removeprefix("optimizer.").rsplit(".", 1)
             state["state"].setdefault(parameter, {})[key] = tensor
     set_optimizer_state_dict(model, _bare(optimizers), state, options=StateDictOptions(full_state_dict=True))
+    apart = {name.removeprefix("apart."): t for name, t in tensors.items() if name.startswith("apart.")}
+    if apart:
+        set_model_state_dict(model, apart, options=StateDictOptions(full_state_dict=True, strict=False))
     if average is not None:
         with average.in_place(model):
             means = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}

@@ -31,6 +31,7 @@ class LanguageModeling:
 
     figures: tuple[str, ...] = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
     unit = "token"
+    evaluates_first = False
 
     def __init__(
         self,
@@ -73,6 +74,9 @@ class LanguageModeling:
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return sum_of_losses(model, batch)
+
+    def training_figures(self) -> dict[str, float]:
+        return {}
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss of every token of the validation split, each scored once, and the same in bits a byte."""

@@ -113,12 +113,16 @@ class Trainer:
         args, progress = self.args, self.progress
         save_every = args.eval_every if args.save_every is None else args.save_every
         batches = self.task.batches(progress.data)
-        meter = _Meter()
+        meter, row = _Meter(), dict[str, Any]()
         main = self.accelerator.is_main_process
         reporter = Reporter(self.folder, self.total_steps, progress.step, main, self.task.unit)
         with self.interruption, self.writer, reporter:
+            if progress.step == 0 and self.task.evaluates_first:
+                row = {"step": 0, "tokens": 0, "seconds": 0.0, **self.evaluate()}
+                reporter.record(row)
+                self._judge(row)
             while progress.step < self.total_steps and not progress.stopped_early and not self.stopping:
-                row: dict[str, Any] = meter.add(*self._step(batches))
+                row = meter.add(*self._step(batches))
                 last = progress.step == self.total_steps
                 if progress.step % args.log_every == 0 or last:
                     reporter.live(progress.step, row)
@@ -126,6 +130,7 @@ class Trainer:
                 if evaluate:
                     row |= self.evaluate()
                 if evaluate or progress.step % args.log_every == 0:
+                    row |= self.task.training_figures()
                     counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
                     reporter.record({**counted, **row})
                     self._track(row)
@@ -254,14 +259,21 @@ class Trainer:
             weights = self.accelerator.get_state_dict(self.model)
             if self.accelerator.is_main_process:
                 card = self.directory.card()
-                self.writer.submit(write_best, self.folder, in_memory(weights), card, self.directory.write)
+                published = in_memory(self.directory.published(weights))
+                self.writer.submit(write_best, self.folder, published, card, self.directory.write)
 
     def _save(self) -> None:
         """Copy the state; it is written behind the loop, after which the curve is drawn."""
         self.writer.wait()
         numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
         snapshot = take_snapshot(
-            self.progress.step, self.accelerator, self.model, self.optimizers, numbers, self.average
+            self.progress.step,
+            self.accelerator,
+            self.model,
+            self.optimizers,
+            numbers,
+            self.directory.published,
+            self.average,
         )
         if self.accelerator.is_main_process:
             self.writer.submit(self._write_checkpoint, snapshot)

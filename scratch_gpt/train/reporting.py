@@ -27,6 +27,10 @@ SHOWN = {
     "val_exact": ("exactly right", ".1%"),
     "val_accuracy": ("accuracy", ".2%"),
     "val_f1": ("F1", ".4f"),
+    "val_reward": ("reward", ".3f"),
+    "val_kl": ("KL", ".2f"),
+    "val_distinct_2": ("distinct-2", ".3f"),
+    "val_parsed": ("parse", ".1%"),
 }
 
 
@@ -71,8 +75,9 @@ class Reporter:
             file.write(json.dumps(row) + "\n")
         if "val_loss" in row:
             more = "".join(f"  {title} {row[name]:{form}}" for name, (title, form) in SHOWN.items() if name in row)
+            trained = f"  train {row['train_loss']:.4f}" if "train_loss" in row else ""
             self.progress.print(
-                f"step {row['step']:>6,}  {self.unit}s {row['tokens']:>12,}  train {row['train_loss']:.4f}  "
+                f"step {row['step']:>6,}  {self.unit}s {row['tokens']:>12,}{trained}  "
                 f"validation {row['val_loss']:.4f}{more}",
                 highlight=False,
             )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ScratchError
 from ..hub.card import render_card
-from ..hub.model_directory import ModelDirectory
+from ..hub.model_directory import ModelDirectory, Weigh
 from ..secrecy import redact
 from .arguments import TrainingArguments
 from .loop import Trainer
@@ -37,6 +37,7 @@ class Job:
         facts: what the card says of model and data; "title" and "task" among them.
         report: shows what the model in a finished run's directory can do.
         target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
+        published: gives, of the weights that are trained, those of the model.
     """
 
     accelerator: Accelerator
@@ -47,11 +48,17 @@ class Job:
     facts: dict[str, Any]
     report: Callable[[Path], None]
     target_tokenizer: PreTrainedTokenizerBase | None = None
+    published: Weigh = dict
 
     def trainer(self, folder: Path, resume_from: Path | None) -> Trainer:
         """What trains, and writes into `folder`."""
         directory = ModelDirectory(
-            self.model, self.tokenizer, self.facts["title"], partial(render_card, folder), self.target_tokenizer
+            self.model,
+            self.tokenizer,
+            self.facts["title"],
+            partial(render_card, folder),
+            self.target_tokenizer,
+            self.published,
         )
         optimizers = build_optimizers(self.model, self.args)
         return Trainer(self.accelerator, self.model, optimizers, self.task, self.args, directory, folder, resume_from)

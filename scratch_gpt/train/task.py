@@ -33,6 +33,7 @@ class Task(Protocol):
         """The names of what `evaluate` returns and a best model can be picked by."""
 
     unit: str  # what the loss is a mean of: "token" or "text"
+    evaluates_first: bool  # whether the model as it is counts as the first to be best
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """This process's share of the batches from `state` on, without end, each with the state behind it."""
@@ -45,6 +46,9 @@ class Task(Protocol):
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The sum of the losses of the scored tokens."""
+
+    def training_figures(self) -> dict[str, float]:
+        """Figures of the training since the last call, beside the loss."""
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Named figures over the whole validation split, weighted by tokens; "val_loss" is one of them."""
@@ -84,6 +88,7 @@ class BucketTask(ABC):
 
     accelerator: Accelerator
     train: Buckets
+    evaluates_first = False
 
     @abstractmethod
     def make_batch(self, epoch: int, number: int) -> Batch:
@@ -103,6 +108,9 @@ class BucketTask(ABC):
 
     def count(self, batch: Batch) -> int:
         return int((batch["labels"] != -100).sum())
+
+    def training_figures(self) -> dict[str, float]:
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -1,0 +1,1 @@
+"""Learning from rewards: what is sampled, how it is judged, and the losses of the policy gradient."""

@@ -1,0 +1,150 @@
+"""What is rewarded: a pattern, a Python function, or the judgement of a classifier. All of them look the same:
+
+    reward(prompts=["One day, Anna"], completions=[" sings."]) -> [1.0]
+
+which is also what TRL's trainers call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from ..errors import ScratchError
+from ..hub.opening import load_model
+
+Reward = Callable[..., Sequence[float]]
+
+PATTERN, SHOWN, TEXTS_AT_ONCE = "re:", 60, 64
+
+
+def open_reward(name: str, trust_remote_code: bool = False, device: str | torch.device = "cpu") -> Reward:
+    """The reward that `name` asks for.
+
+    Args:
+        name: `re:PATTERN`, which gives 1 where the regular expression is found in a completion, else 0;
+            `MODULE:FUNCTION` or `FILE.py:FUNCTION`, a Python function as above; or a folder or Hub id of a text
+            classifier, `MODEL` or `MODEL#LABEL`, which gives the probability of the label (by default, the last).
+        trust_remote_code: whether to run the code that a classifier brings.
+        device: of the classifier.
+
+    Raises:
+        ScratchError: there is no such thing, and what was looked for.
+    """
+    if name.startswith(PATTERN):
+        return pattern_reward(name.removeprefix(PATTERN))
+    module, _, function = name.rpartition(":")
+    if module and function.isidentifier():
+        return _function(module, function, name)
+    return classifier_reward(name, trust_remote_code, device)
+
+
+def pattern_reward(pattern: str) -> Reward:
+    """1 where a regular expression is found in a completion, else 0."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ScratchError(f"reward {PATTERN}{pattern} is no regular expression: {error}") from error
+
+    def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+        return [float(expression.search(text) is not None) for text in completions]
+
+    return reward
+
+
+def _function(module: str, function: str, name: str) -> Reward:
+    """A function of an importable module, or of a file."""
+    try:
+        if module.endswith(".py"):
+            loaded = ModuleType(Path(module).stem)
+            loaded.__dict__.update(runpy.run_path(module))
+        else:
+            loaded = importlib.import_module(module)
+        found = getattr(loaded, function)
+    except Exception as error:  # a module may raise anything
+        raise ScratchError(f"reward {name} can't be imported: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ScratchError(f"reward {name} is a {type(found).__name__}, want a function of prompts and completions")
+    return found
+
+
+def classifier_reward(name: str, trust_remote_code: bool, device: str | torch.device) -> Reward:
+    """The probability that a classifier gives to a label of the completion."""
+    folder, _, label = name.partition("#")
+    try:
+        model: Any = load_model(folder, trust_remote_code, "classifier")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ScratchError, OSError, ValueError) as error:
+        raise ScratchError(
+            f"reward {name!r} is no {PATTERN}PATTERN, no MODULE:FUNCTION, and no classifier that opens: {error}"
+        ) from error
+    labels = model.config.label2id
+    if label and label not in labels:
+        raise ScratchError(f"reward {name!r} asks for the label {label!r}, {folder} knows {', '.join(labels)}")
+    index = int(labels[label]) if label else len(labels) - 1
+    model.to(device).eval()
+
+    def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+        given: list[float] = []
+        for at in range(0, len(completions), TEXTS_AT_ONCE):
+            texts = [text or " " for text in completions[at : at + TEXTS_AT_ONCE]]
+            inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+            with torch.no_grad():
+                logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            given += logits.float().softmax(dim=-1)[:, index].tolist()
+        return given
+
+    return reward
+
+
+def judge(reward: Reward, prompts: list[Any], completions: list[str]) -> list[float]:
+    """Ask a reward, and check what it says.
+
+    Raises:
+        ScratchError: it raises, or gives anything but one finite number for each completion; the first completion
+            where it does is named.
+    """
+    try:
+        given = reward(prompts=prompts, completions=completions)
+    except Exception as error:  # a stranger's function may raise anything
+        which = _first_that_raises(reward, prompts, completions)
+        raise ScratchError(f"the reward raised {type(error).__name__}: {error}; {which}") from error
+    if isinstance(given, torch.Tensor) or hasattr(given, "tolist"):
+        given = given.tolist()
+    if not isinstance(given, list | tuple) or len(given) != len(completions):
+        seen = f"{len(given)} numbers" if isinstance(given, list | tuple) else f"{type(given).__name__} {given!r:.40}"
+        raise ScratchError(
+            f"the reward gave {seen} for {len(completions)} completions, want a list with one number for each; the "
+            f"first is {_shown(prompts[0], completions[0])}"
+        )
+    for number, value in enumerate(given):
+        if not isinstance(value, bool | int | float) or not math.isfinite(value):
+            raise ScratchError(
+                f"the reward gave {type(value).__name__} {value!r:.40} for completion {number}, want a finite number: "
+                f"{_shown(prompts[number], completions[number])}"
+            )
+    return [float(value) for value in given]
+
+
+def _first_that_raises(reward: Reward, prompts: list[Any], completions: list[str]) -> str:
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        try:
+            reward(prompts=[prompt], completions=[completion])
+        except Exception:
+            return f"the first completion where it does is number {number}: {_shown(prompt, completion)}"
+    return "each completion alone is no problem for it"
+
+
+def _shown(prompt: Any, completion: str) -> str:
+    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    cut = [text if len(text) <= SHOWN else f"{text[:SHOWN]}…" for text in (asked, completion)]
+    return f"{cut[1]!r} after {cut[0]!r}"

@@ -1,0 +1,153 @@
+"""What a policy writes after prompts, and what it and others think of it.
+
+Text is drawn by `generate` from softmax(logits / temperature), of the whole vocabulary: the one distribution of which
+`losses.choices_of` gives the log-probabilities, so that sampling and scoring are never at odds.
+
+Letters: B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from .losses import choices_of
+
+IGNORED = -100
+
+
+@dataclass
+class Rollout:
+    """A prompt, what was written after it, and numbers for each token that was written.
+
+    Attributes:
+        prompt, completion: token ids; the completion includes the token that ended it, if one did.
+        text: the completion, without special tokens.
+        reward: of the whole.
+        log_probs, reference_log_probs, values: of each token, before anything was learned from it.
+        advantages, returns: of each token.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    text: str
+    reward: float = 0.0
+    log_probs: list[float] = field(default_factory=list)
+    reference_log_probs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+
+    @property
+    def kl(self) -> float:
+        """log p - log p_reference of the completion: its mean is the KL to the reference, in nats a completion."""
+        return sum(self.log_probs) - sum(self.reference_log_probs)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str | list[dict[str, str]]) -> list[int]:
+    """Token ids of a prompt: a text to go on with, or messages to answer, by the tokenizer's chat template."""
+    encoded: Any
+    if isinstance(prompt, str):
+        encoded = tokenizer(prompt)
+    else:
+        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+) -> list[Rollout]:
+    """One completion of each prompt, drawn at random from the model, which must be in evaluation mode.
+
+    Args:
+        prompts: token ids.
+        max_new_tokens: of a completion.
+        batch_size: prompts at a time.
+    """
+    own: Any = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_new_tokens,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=pad,
+    )
+    rollouts: list[Rollout] = []
+    for at in range(0, len(prompts), batch_size):
+        batch = prompts[at : at + batch_size]
+        longest = max(map(len, batch))
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in batch], device=model.device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=model.device)
+        with torch.no_grad():
+            written: Any = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        for prompt, tokens in zip(batch, written[:, longest:].tolist(), strict=True):
+            end = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
+            text = str(tokenizer.decode(tokens[:end], skip_special_tokens=True))
+            rollouts.append(Rollout(prompt, tokens[:end], text))
+    return rollouts
+
+
+def rows_of(rollouts: list[Rollout], pad_token_id: int, **numbers: str) -> dict[str, torch.Tensor]:
+    """Rollouts as rows, filled up on the right, where causal attention does not look.
+
+    Args:
+        numbers: by the name that it shall have, an attribute of `Rollout` with a number for each token.
+
+    Returns:
+        `input_ids` (B, T), `labels` (B, T), which hold the token that was chosen next and -100 elsewhere, and the
+        numbers (B, T), where the labels are.
+    """
+    length = max(len(r.prompt) + len(r.completion) for r in rollouts) - 1
+    ids = torch.full((len(rollouts), length), pad_token_id)
+    labels = torch.full((len(rollouts), length), IGNORED)
+    aligned = {name: torch.zeros(len(rollouts), length) for name in numbers}
+    for row, rollout in enumerate(rollouts):
+        tokens = (rollout.prompt + rollout.completion)[:-1]
+        chosen = slice(len(rollout.prompt) - 1, len(tokens))
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, chosen] = torch.tensor(rollout.completion)
+        for name, attribute in numbers.items():
+            aligned[name][row, chosen] = torch.tensor(getattr(rollout, attribute))
+    return {"input_ids": ids, "labels": labels, **aligned}
+
+
+def score(
+    model: Any, rollouts: list[Rollout], pad_token_id: int, temperature: float, batch_size: int, value_head: Any = None
+) -> list[tuple[list[float], list[float]]]:
+    """Log-probabilities of the tokens of each completion and, if a value head is given, the values before them.
+
+    Args:
+        model: prepared or not; in evaluation mode.
+        batch_size: rollouts at a time.
+    """
+    found: list[tuple[list[float], list[float]]] = []
+    device = next(model.parameters()).device
+    for at in range(0, len(rollouts), batch_size):
+        rows = {n: t.to(device) for n, t in rows_of(rollouts[at : at + batch_size], pad_token_id).items()}
+        with torch.no_grad():
+            outputs = model(input_ids=rows["input_ids"], output_hidden_states=value_head is not None, use_cache=False)
+            log_probs = choices_of(outputs.logits, rows["labels"], temperature).log_probs
+            values = log_probs if value_head is None else value_head(outputs.hidden_states[-1])
+        for row, labels in enumerate(rows["labels"]):
+            chosen = labels != IGNORED
+            found.append((log_probs[row][chosen].tolist(), [] if value_head is None else values[row][chosen].tolist()))
+    return found
+
+
+def distinct(texts: list[str], n: int = 2) -> float:
+    """Different sequences of `n` words, as a share of all of them (Li et al. 2016, aclanthology.org/N16-1014)."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0

@@ -1,0 +1,133 @@
+"""What learning from rewards can be told, beside what every training run can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ScratchError
+from .arguments import TrainingArguments, argument
+
+
+@dataclass
+class PromptArguments:
+    """What to write, and what is rewarded."""
+
+    reward: str | None = argument(
+        None,
+        "What is rewarded: 're:PATTERN' (1 where the regular expression is found in what was written), "
+        "'MODULE:FUNCTION' or 'FILE.py:FUNCTION' (called with prompts and completions, gives a number for each), or a "
+        "text classifier, 'MODEL' or 'MODEL#LABEL' (the probability of the label).",
+    )
+    dataset: str = argument(
+        "stories",
+        "Prompts: 'stories' (first sentences of built-in stories), a text file with one a line, a table or folder of "
+        "tables with a column prompt, text, instruction or messages, or a Hub dataset.",
+    )
+    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
+    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    num_prompts: int = argument(4000, "How many built-in prompts to write.")
+    max_prompts: int | None = argument(None, "Read only so many. Default: all.")
+    validation_prompts: int = argument(200, "Prompts held out, drawn by --seed, to evaluate on.")
+    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
+
+
+@dataclass
+class PolicyModelArguments:
+    """What to tune."""
+
+    init_from: str | None = argument(None, "The model to tune (folder or Hub id); as it is, it is also the reference.")
+    trust_remote_code: bool = argument(
+        False, "Run the code that the --init_from checkpoint or a classifier of --reward brings. Read it first."
+    )
+    dropout: float = argument(0.0, "Dropout while learning; any makes policy and samples disagree.")
+
+
+@dataclass
+class PolicyArguments(TrainingArguments):
+    """How to tune it."""
+
+    output_dir: str = argument("runs/ppo", "Folder for the model, its checkpoints and the record of the run.")
+    algorithm: Literal["ppo", "reinforce", "grpo"] = argument(
+        "ppo",
+        "'ppo' (clipped ratio, advantages from a value head), 'grpo' (clipped ratio, advantages relative to the other "
+        "completions of a prompt), or 'reinforce' (each sample learned from once, baseline from the other samples).",
+    )
+    prompts_per_rollout: int = argument(128, "Prompts that are written on before anything is learned from them.")
+    samples_per_prompt: int | None = argument(None, "Completions of each prompt. Default: 1, or 8 for grpo.")
+    passes: int | None = argument(None, "Times that each sample is learned from. Default: 4, or 1 for reinforce.")
+    batch_size: int | None = argument(
+        None, "Rows that a process takes at a time. Default: a quarter of the samples, or all of them for reinforce."
+    )
+    max_new_tokens: int | None = argument(None, "Longest completion. Default: what the model's positions leave.")
+    temperature: float = argument(1.0, "Of sampling; what is learned is the distribution at this temperature.")
+    discount: float = argument(1.0, "Weight of a reward one token later (gamma).")
+    trace: float = argument(0.95, "How far advantages look ahead instead of trusting the value head (lambda).")
+    clip_range: float = argument(0.2, "How far the probability of a token may move at once, as a share.")
+    value_coefficient: float = argument(0.1, "Weight of the value head's loss.")
+    entropy_coefficient: float = argument(0.0, "Reward for entropy, in units of loss a nat.")
+    kl_coefficient: float = argument(0.05, "Price of a nat of KL to the reference, in units of reward.")
+    kl_target: float | None = argument(
+        None, "Adapt that price until the KL stays near so many nats a completion (ppo, reinforce). Default: leave it."
+    )
+    kl_horizon: int = argument(2000, "Samples in which an adapted price may change by a fifth.")
+    max_kl: float = argument(50.0, "Stop where the KL to the reference is beyond so many nats a completion.")
+    optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
+    learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.")
+    weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.")
+    schedule: Literal["cosine", "wsd", "constant", "inverse_sqrt"] = argument("constant", "As for every training.")
+    warmup_steps: int = argument(10, "Steps in which the learning rate rises from 0.")
+    precision: Literal["auto", "fp32", "bf16"] = argument(
+        "fp32", "bf16 is faster, but then sampling and scoring round differently."
+    )
+    eval_every: int = argument(20, "Steps between evaluations on the held-out prompts; 0: only at the ends.")
+    save_every: int | None = argument(0, "Steps between checkpoints; 0: only at the end.")
+    metric_for_best_model: str = argument("val_reward", "The figure that picks the published model.")
+
+    def settled(self) -> tuple[int, int, int]:
+        """Samples a prompt, passes and rows of a batch, once they are decided."""
+        assert self.samples_per_prompt is not None
+        assert self.passes is not None
+        assert self.batch_size is not None
+        return self.samples_per_prompt, self.passes, self.batch_size
+
+    def settle(self, processes: int) -> None:
+        """Fill in what depends on the algorithm.
+
+        Raises:
+            ScratchError: numbers that don't go together, all of them at once.
+        """
+        once = self.algorithm == "reinforce"
+        self.samples_per_prompt = self.samples_per_prompt or (8 if self.algorithm == "grpo" else 1)
+        self.passes = self.passes or (1 if once else 4)
+        samples = self.prompts_per_rollout * self.samples_per_prompt
+        taken = processes * self.gradient_accumulation_steps
+        self.batch_size = self.batch_size or max(1, samples // taken // (1 if once else 4))
+        wrong = []
+        if self.algorithm == "grpo" and self.samples_per_prompt < 2:
+            wrong.append("grpo compares completions of one prompt: samples_per_prompt is 1, want at least 2")
+        if samples % (self.batch_size * taken):
+            wrong.append(
+                f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times samples_per_prompt "
+                f"{self.samples_per_prompt}) are no multiple of a step's {self.batch_size * taken} rows"
+            )
+        elif once and (self.passes > 1 or samples > self.batch_size * taken):
+            wrong.append(
+                "reinforce learns once from what the present model wrote: want passes 1, and all samples in one step "
+                f"(batch_size times accumulation {self.batch_size * taken}, samples {samples})"
+            )
+        if wrong:
+            raise ScratchError("; ".join(wrong))
+
+
+def check_policy(args: PolicyArguments) -> None:
+    """Raise ScratchError for numbers that no run can work with, all of them at once."""
+    above = ("prompts_per_rollout", "samples_per_prompt", "passes", "max_new_tokens", "temperature", "kl_target")
+    numbers = {name: getattr(args, name) for name in (*above, "kl_horizon", "max_kl", "clip_range")}
+    wrong = [f"{n} is {v}, want more than 0" for n, v in numbers.items() if v is not None and not v > 0]
+    shares = {name: getattr(args, name) for name in ("discount", "trace")}
+    wrong += [f"{n} is {v}, want 0 to 1" for n, v in shares.items() if not 0 <= v <= 1]
+    weights = {name: getattr(args, name) for name in ("value_coefficient", "entropy_coefficient", "kl_coefficient")}
+    wrong += [f"{n} is {v}, want 0 or more" for n, v in weights.items() if not v >= 0]
+    if wrong:
+        raise ScratchError("; ".join(wrong))

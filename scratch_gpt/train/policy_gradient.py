@@ -1,0 +1,281 @@
+"""The task of rewards: write, be judged, and do more of what was judged well. REINFORCE, PPO and GRPO.
+
+The rollouts of a round are the same on every process; each takes its rows of a step from them. A round is written with
+the weights as they stand at its begin, from a seed that is a function of (seed, round), so that a resumed run goes on
+with the rollouts that the checkpoint holds, or writes the next ones as it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ..data.prompts import Prompt
+from ..data.stories import parses, sentences
+from ..errors import ScratchError, TrainingError
+from ..rl import losses, rollouts
+from ..rl.rewards import Reward, judge
+from ..rl.rollouts import Rollout
+from .checkpoint import unwrapped
+from .policy_arguments import PolicyArguments
+from .task import Batch, DataState
+
+SCORES = {"old_log_probs": "log_probs", "reference_log_probs": "reference_log_probs", "old_values": "values"}
+
+
+class PolicyGradient:
+    """A policy that writes, a reward that judges, and a reference that it should stay near.
+
+    Args:
+        accelerator: knows the processes and the device.
+        policy: the model, before anything is wrapped around it; with a value head for PPO.
+        reference: the model as it was.
+        tokenizer: of both.
+        reward: of a completion.
+        prompts: "train" and "validation".
+        args: how to learn; settled.
+        of_stories: whether sentences are to be judged by the stories' grammar too.
+
+    Raises:
+        ScratchError: prompts and completions don't fit into the model's positions.
+    """
+
+    unit = "token"
+    evaluates_first = True
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        reward: Reward,
+        prompts: dict[str, list[Prompt]],
+        args: PolicyArguments,
+        of_stories: bool = False,
+    ):
+        self.accelerator, self.policy, self.tokenizer, self.reward = accelerator, policy, tokenizer, reward
+        self.reference = reference.to(accelerator.device).eval().requires_grad_(False)
+        self.prompts, self.args, self.of_stories = prompts, args, of_stories
+        self.ids = {n: [rollouts.encode_prompt(tokenizer, p) for p in part] for n, part in prompts.items()}
+        self.max_new_tokens = self._room(policy)
+        pad = tokenizer.pad_token_id
+        self.pad_token_id: int = tokenizer.eos_token_id if pad is None else pad
+        self.samples_per_prompt, self.passes, self.batch_size = args.settled()
+        self.samples = args.prompts_per_rollout * self.samples_per_prompt
+        self.rows_of_step = self.batch_size * accelerator.num_processes
+        self.batches_of_pass = self.samples // self.rows_of_step
+        self.kl_coefficient = args.kl_coefficient
+        self.round: list[Rollout] = []  # while anything is still to be learned from it
+        self.first: dict[str, float] = {}  # figures of the reference
+        self.figures = ("val_loss", "val_reward", "val_kl", "val_distinct_2", "val_length")
+        self._sums: dict[str, float] = {}
+        self._of_round: dict[str, float] = {}
+
+    def _room(self, policy: PreTrainedModel) -> int:
+        """How many tokens a completion may have."""
+        longest = max(len(ids) for part in self.ids.values() for ids in part)
+        room = policy.config.max_position_embeddings - longest
+        wanted = self.args.max_new_tokens or room
+        if not 1 <= wanted <= room:
+            raise ScratchError(
+                f"the longest prompt has {longest} tokens, which leaves {room} of the model's "
+                f"{policy.config.max_position_embeddings}, and max_new_tokens is {self.args.max_new_tokens}: give "
+                "shorter prompts, or a smaller one"
+            )
+        return wanted
+
+    # Data: which prompts, in which order.
+
+    def batches_left(self, state: DataState, epochs: float) -> int:
+        rounds = max(1, round(epochs * len(self.prompts["train"]) / self.args.prompts_per_rollout))
+        return max(0, (rounds - state.epoch) * self.passes * self.batches_of_pass - state.row)
+
+    def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
+        """Rows of rollouts; `epoch` of a state counts rounds, and `row` the batches of a round."""
+        number, row = state.epoch, state.row
+        while True:
+            if row == 0:
+                self.round = self._write_round(number)
+            batch = self._batch(number, row)
+            row += 1
+            if row == self.passes * self.batches_of_pass:
+                number, row, self.round = number + 1, 0, []
+            yield batch, DataState(number, row)
+
+    def _batch(self, number: int, row: int) -> Batch:
+        """Batch `row` of a round: each pass takes its samples in an order of its own."""
+        turn, place = divmod(row, self.batches_of_pass)
+        order = np.random.default_rng((self.args.seed, number, turn)).permutation(self.samples)
+        begin = place * self.rows_of_step + self.accelerator.process_index * self.batch_size
+        mine = [self.round[i] for i in order[begin : begin + self.batch_size]]
+        learned = {"advantages": "advantages", "returns": "returns"}
+        return rollouts.rows_of(mine, self.pad_token_id, **SCORES, **learned)
+
+    def _write_round(self, number: int) -> list[Rollout]:
+        """Write, judge, and work out what each token was worth.
+
+        Raises:
+            TrainingError: the policy has left the reference far behind.
+        """
+        train, wanted = self.prompts["train"], self.args.prompts_per_rollout
+        stream = (wanted * number + i for i in range(wanted))
+        chosen = [self._shuffled(at // len(train))[at % len(train)] for at in stream]
+        asked = [index for index in chosen for _ in range(self.samples_per_prompt)]
+        found = self._write("train", asked, (self.args.seed, number))
+        kl = fmean(rollout.kl for rollout in found)
+        if not kl <= self.args.max_kl:
+            raise TrainingError(
+                f"the KL to the reference is {kl:.1f} nats a completion, beyond max_kl {self.args.max_kl:g}: the "
+                "policy has collapsed, and output_dir keeps the best one that was evaluated; lower the learning rate, "
+                "or raise --kl_coefficient"
+            )
+        self._set_advantages(found)
+        tokens = [len(rollout.completion) for rollout in found]
+        self._of_round = {
+            "reward": fmean(rollout.reward for rollout in found),
+            "kl": kl,
+            "kl_coefficient": self.kl_coefficient,
+            "length": fmean(tokens),
+            "samples": self.samples * (number + 1),
+        }
+        if self.args.kl_target is not None:
+            self.kl_coefficient = losses.next_kl_coefficient(
+                self.kl_coefficient, kl, self.args.kl_target, self.samples, self.args.kl_horizon
+            )
+        return found
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.args.seed, epoch)).permutation(len(self.prompts["train"]))
+
+    def _write(self, part: str, asked: list[int], seed: tuple[int, int]) -> list[Rollout]:
+        """Completions of prompts, with rewards and log-probabilities; shared out among the processes."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        training = self.policy.training
+        self.policy.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(int(np.random.SeedSequence((*seed, process)).generate_state(1)[0]))
+            mine = asked[process::processes]
+            rows = max(64, self.batch_size)
+            ids = [self.ids[part][index] for index in mine]
+            found = rollouts.write(self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, rows)
+        head = getattr(self.policy, "value_head", None)
+        scoring = (self.pad_token_id, self.args.temperature, rows)
+        own = rollouts.score(self.policy, found, *scoring, head)
+        reference = rollouts.score(self.reference, found, *scoring)
+        rewards = judge(self.reward, [self.prompts[part][i] for i in mine], [rollout.text for rollout in found])
+        for rollout, reward, (log_probs, values), (others, _) in zip(found, rewards, own, reference, strict=True):
+            rollout.reward, rollout.log_probs, rollout.reference_log_probs = reward, log_probs, others
+            rollout.values = values or [0.0] * len(log_probs)
+        self.policy.train(training)
+        if processes == 1:
+            return found
+        dealt = gather_object([found])
+        return [dealt[i % processes][i // processes] for i in range(len(asked))]
+
+    def _set_advantages(self, found: list[Rollout]) -> None:
+        """What each token was worth, against what was to be expected."""
+        rows = rollouts.rows_of(found, self.pad_token_id, **SCORES)
+        mask = rows["labels"] != rollouts.IGNORED
+        scores = torch.tensor([rollout.reward for rollout in found])
+        price = self.kl_coefficient * (rows["old_log_probs"] - rows["reference_log_probs"])
+        if self.args.algorithm == "ppo":
+            rewards = -price
+            last = mask.cumsum(dim=1).argmax(dim=1)
+            rewards[torch.arange(len(found)), last] += scores
+            advantages, returns = losses.generalized_advantages(
+                rewards, rows["old_values"], mask, self.args.discount, self.args.trace
+            )
+            advantages = losses.whiten(advantages, mask)
+        else:
+            if self.args.algorithm == "grpo":  # which has the KL in its loss
+                relative = losses.group_advantages(scores, self.samples_per_prompt)
+            else:
+                relative = losses.leave_one_out(scores - price.masked_fill(~mask, 0.0).sum(dim=1))
+            advantages = returns = relative[:, None].expand(mask.shape)
+        for row, rollout in enumerate(found):
+            rollout.advantages, rollout.returns = advantages[row][mask[row]].tolist(), returns[row][mask[row]].tolist()
+
+    # What is minimised.
+
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"] != rollouts.IGNORED).sum())
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        args, mask = self.args, batch["labels"] != rollouts.IGNORED
+        with_values = args.algorithm == "ppo"
+        outputs = model(input_ids=batch["input_ids"], output_hidden_states=with_values, use_cache=False)
+        log_probs, entropy = losses.choices_of(outputs.logits, batch["labels"], args.temperature)
+        figures = {"entropy": entropy}
+        if args.algorithm == "reinforce":
+            loss = losses.policy_gradient_loss(log_probs, batch["advantages"])
+        else:
+            loss, clipped = losses.clipped_loss(log_probs, batch["old_log_probs"], batch["advantages"], args.clip_range)
+            figures |= {"clip_fraction": clipped, "kl_of_step": losses.kl_estimate(batch["old_log_probs"], log_probs)}
+        figures["policy_loss"] = loss
+        if with_values:
+            own: Any = unwrapped(self.accelerator, model)
+            values = own.value_head(outputs.hidden_states[-1])
+            error = losses.value_loss(values, batch["old_values"], batch["returns"], args.clip_range)
+            figures["value_loss"] = error
+            loss = loss + args.value_coefficient * error
+        if args.algorithm == "grpo":
+            loss = loss + self.kl_coefficient * losses.kl_estimate(log_probs, batch["reference_log_probs"])
+        if args.entropy_coefficient:
+            loss = loss - args.entropy_coefficient * entropy
+        self._count(figures, mask)
+        return loss.masked_fill(~mask, 0.0).sum()
+
+    def _count(self, figures: dict[str, torch.Tensor], mask: torch.Tensor) -> None:
+        for name, value in {**figures, "tokens": mask}.items():
+            total = value.detach().float().masked_fill(~mask, 0.0).sum().item()
+            self._sums[name] = self._sums.get(name, 0.0) + total
+
+    def training_figures(self) -> dict[str, float]:
+        """Means over this process's tokens since the last call, and figures of the last round."""
+        tokens = self._sums.pop("tokens", 0.0)
+        means = {name: total / tokens for name, total in self._sums.items()} if tokens else {}
+        self._sums = {}
+        return {**self._of_round, **means}
+
+    # How good it is.
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """One completion of each held-out prompt, always from the same seed: mean reward, mean KL to the reference in
+        nats, different pairs of words as a share of all, and mean length in tokens. The loss is the reward, with the KL
+        at its first price, below 0."""
+        found = self._write("validation", list(range(len(self.prompts["validation"]))), (self.args.seed, 2**31))
+        texts = [rollout.text for rollout in found]
+        figures = {
+            "val_reward": fmean(rollout.reward for rollout in found),
+            "val_kl": fmean(rollout.kl for rollout in found),
+            "val_distinct_2": rollouts.distinct(texts),
+            "val_length": fmean(len(rollout.completion) for rollout in found),
+        }
+        figures["val_loss"] = self.args.kl_coefficient * figures["val_kl"] - figures["val_reward"]
+        if self.of_stories:
+            written = [sentence for text in texts for sentence in sentences(text.strip())]
+            figures["val_parsed"] = fmean(map(parses, written)) if written else 0.0
+        self.first = self.first or dict(figures)
+        return figures | {f"{name}_before": value for name, value in self.first.items()}
+
+    def sample(self, model: torch.nn.Module) -> str | None:
+        """What is written after the first held-out prompt."""
+        found = self._write("validation", [0], (self.args.seed, 2**31 + 1))[0]
+        return f"… {found.text.strip()} (reward {found.reward:.3g})"
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = [asdict(rollout) for rollout in self.round]
+        return {"kl_coefficient": self.kl_coefficient, "before": self.first, "of_round": self._of_round, "round": kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kl_coefficient, self.first, self._of_round = state["kl_coefficient"], state["before"], state["of_round"]
+        self.round = [Rollout(**kept) for kept in state["round"]]

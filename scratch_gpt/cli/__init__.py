@@ -88,6 +88,7 @@ def main() -> None:
         classification,
         models,
         planning,
+        rewarding,
         sharing,
         tokenizers,
         translation,

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ScratchError
 from . import questions
-from .sources import TABLES, kind_of, load_hub, load_table, rows_of, tables_of
+from .sources import open_rows, rows_of
 
 ROLES = ("system", "user", "assistant")
 SHAPES = (("messages",), ("prompt", "completion"), ("instruction", "output"))
@@ -64,23 +63,8 @@ def open_conversations(
     """
     if dataset == "questions":
         return _open_questions(num_questions, seed, split)
-    path = Path(dataset)
-    if path.is_dir():
-        if not (tables := tables_of(path, split)):
-            there = ", ".join(sorted(p.name for p in path.iterdir())[:12]) or "no files"
-            raise ScratchError(f"{path} holds no table of the split {split!r}, such as {split}.jsonl: it has {there}")
-        rows, name = load_table(tables), path.name
-    elif path.is_file():
-        if kind_of(path) not in TABLES:
-            raise ScratchError(f"{path} is no table: conversations stand in a {', '.join(TABLES)} file")
-        rows, name = load_table([path]), path.name
-    elif kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith("."):
-        raise ScratchError(f"no such file or folder: {dataset}")
-    else:
-        rows, name = load_hub(dataset, config, split)[0], dataset
-    first = next(iter(rows), None)
-    if first is None:
-        raise ScratchError(f"{name} holds no rows")
+    name, rows = open_rows(dataset, config, split, "conversations")
+    first = next(iter(rows))
     shape = next((shape for shape in SHAPES if all(column in first for column in shape)), None)
     if shape is None:
         wanted = "; or ".join(" and ".join(map(repr, shape)) for shape in SHAPES)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ScratchError
 from . import stories
 from .conversations import conversation_of
-from .sources import TABLES, kind_of, load_hub, load_table, rows_of, tables_of
+from .sources import TABLES, kind_of, open_rows, open_text, rows_of
 
 Prompt = str | list[dict[str, str]]
 COLUMNS = ("prompt", "text", "instruction", "messages")
@@ -44,19 +44,10 @@ def open_prompts(
             raise ScratchError(f"num_prompts is {num_prompts}, want at least 1")
         name, prompts = dataset, _beginnings(num_prompts, seed)
     elif path.is_file() and kind_of(path) not in TABLES:
-        lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
-        name, prompts = path.name, list[Prompt](islice(lines, max_rows))
+        with open_text(path) as file:
+            name, prompts = path.name, list(islice((line.strip() for line in file if line.strip()), max_rows))
     else:
-        if path.is_dir():
-            if not (tables := tables_of(path, split)):
-                raise ScratchError(f"{path} holds no table of the split {split!r}, such as {split}.jsonl")
-            rows, name = load_table(tables), path.name
-        elif path.is_file():
-            rows, name = load_table([path]), path.name
-        elif kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith("."):
-            raise ScratchError(f"no such file or folder: {dataset}")
-        else:
-            rows, name = load_hub(dataset, config, split)[0], dataset
+        name, rows = open_rows(dataset, config, split, "prompts")
         prompts = [_prompt_of(row, number, name) for number, row in enumerate(islice(rows_of(rows, name), max_rows))]
     unique = list({str(prompt): prompt for prompt in prompts}.values())
     if not unique:

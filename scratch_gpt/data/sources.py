@@ -198,6 +198,34 @@ def tables_of(folder: Path, split: str) -> list[Path]:
     return [p for p in sorted(folder.iterdir()) if kind_of(p) in TABLES and p.name.split(".")[0] == split]
 
 
+def open_rows(dataset: str, config: str | None, split: str, kind: str) -> tuple[str, Any]:
+    """The name and the rows of a table, of the tables of a folder that hold a split, or of a Hub dataset.
+
+    Args:
+        kind: what the rows are, for errors, such as "conversations".
+
+    Raises:
+        ScratchError: there is no such thing, or no row in it.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        if not (tables := tables_of(path, split)):
+            there = ", ".join(sorted(p.name for p in path.iterdir())[:12]) or "no files"
+            raise ScratchError(f"{path} holds no table of the split {split!r}, such as {split}.jsonl: it has {there}")
+        rows, name = load_table(tables), path.name
+    elif path.is_file():
+        if kind_of(path) not in TABLES:
+            raise ScratchError(f"{path} is no table: {kind} stand in a {', '.join(TABLES)} file")
+        rows, name = load_table([path]), path.name
+    elif kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith("."):
+        raise ScratchError(f"no such file or folder: {dataset}")
+    else:
+        rows, name = load_hub(dataset, config, split)[0], dataset
+    if next(iter(rows), None) is None:
+        raise ScratchError(f"{name} holds no rows")
+    return name, rows
+
+
 def load_table(paths: list[Path]) -> Any:
     """The rows of JSONL, JSON, CSV, TSV or Parquet files of one kind, read as they come.
 

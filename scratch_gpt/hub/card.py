@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
 PRIVATE |= {"resume", "tracker", "reward"}
 HIGHER_IS_BETTER = {"val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact", "val_accuracy", "val_f1"}
-HIGHER_IS_BETTER |= {"val_reward", "val_distinct_2", "val_parsed"}
+HIGHER_IS_BETTER |= {"val_reward", "val_distinct_2", "val_parsed", "val_margin"}
 # By task: the Hub's name for it, and the figures of its model index.
 TASKS = {
     "language-modeling": (
@@ -23,6 +23,10 @@ TASKS = {
     "instructions": (
         "text-generation",
         {"val_loss": "loss (nats a token of the answers)", "val_perplexity": "perplexity of the answers"},
+    ),
+    "preferences": (
+        "text-generation",
+        {"val_accuracy": "held-out pairs ranked rightly, share", "val_loss": "loss (nats a pair)"},
     ),
     "rewards": ("text-generation", {"val_reward": "mean reward", "val_kl": "KL to the reference (nats a completion)"}),
     "translation": (

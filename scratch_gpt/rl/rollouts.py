@@ -8,12 +8,15 @@ Letters: B rows, T tokens of a row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from ..errors import ScratchError
 from .losses import choices_of
 
 IGNORED = -100
@@ -26,6 +29,7 @@ class Rollout:
     Attributes:
         prompt, completion: token ids; the completion includes the token that ended it, if one did.
         text: the completion, without special tokens.
+        asked: the prompt as it was given.
         reward: of the whole.
         log_probs, reference_log_probs, values: of each token, before anything was learned from it.
         advantages, returns: of each token.
@@ -34,6 +38,7 @@ class Rollout:
     prompt: list[int]
     completion: list[int]
     text: str
+    asked: Any = None
     reward: float = 0.0
     log_probs: list[float] = field(default_factory=list)
     reference_log_probs: list[float] = field(default_factory=list)
@@ -100,6 +105,23 @@ def write(
     return rollouts
 
 
+def room_for(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> int:
+    """How many tokens a completion may have: as many as asked, or as the longest prompt leaves.
+
+    Raises:
+        ScratchError: that is none, or less than asked.
+    """
+    longest = max(map(len, prompts))
+    room = positions - longest
+    wanted = room if max_new_tokens is None else max_new_tokens
+    if not 1 <= wanted <= room:
+        raise ScratchError(
+            f"the longest prompt has {longest} tokens, which leaves {room} of the model's {positions}, and "
+            f"max_new_tokens is {max_new_tokens}: give shorter prompts, or a smaller one"
+        )
+    return wanted
+
+
 def rows_of(rollouts: list[Rollout], pad_token_id: int, **numbers: str) -> dict[str, torch.Tensor]:
     """Rollouts as rows, filled up on the right, where causal attention does not look.
 
@@ -151,3 +173,17 @@ def distinct(texts: list[str], n: int = 2) -> float:
     """Different sequences of `n` words, as a share of all of them (Li et al. 2016, aclanthology.org/N16-1014)."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def figures_of(found: list[Rollout]) -> dict[str, float]:
+    """Figures of rollouts that have rewards and log-probabilities: mean reward, KL to the reference in nats a
+    completion, perplexity under the reference, different pairs of words as a share of all, and length in tokens."""
+    tokens = sum(len(rollout.completion) for rollout in found)
+    surprise = -sum(sum(rollout.reference_log_probs) for rollout in found)
+    return {
+        "reward": fmean(rollout.reward for rollout in found),
+        "kl": fmean(rollout.kl for rollout in found),
+        "reference_perplexity": math.exp(surprise / tokens),
+        "distinct_2": distinct([rollout.text for rollout in found]),
+        "length": tokens / len(found),
+    }

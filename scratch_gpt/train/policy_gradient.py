@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.prompts import Prompt
 from ..data.stories import parses, sentences
-from ..errors import ScratchError, TrainingError
+from ..errors import TrainingError
 from ..rl import losses, rollouts
 from ..rl.rewards import Reward, judge
 from ..rl.rollouts import Rollout
@@ -66,7 +66,8 @@ class PolicyGradient:
         self.reference = reference.to(accelerator.device).eval().requires_grad_(False)
         self.prompts, self.args, self.of_stories = prompts, args, of_stories
         self.ids = {n: [rollouts.encode_prompt(tokenizer, p) for p in part] for n, part in prompts.items()}
-        self.max_new_tokens = self._room(policy)
+        everything = [ids for part in self.ids.values() for ids in part]
+        self.max_new_tokens = rollouts.room_for(everything, policy.config.max_position_embeddings, args.max_new_tokens)
         pad = tokenizer.pad_token_id
         self.pad_token_id: int = tokenizer.eos_token_id if pad is None else pad
         self.samples_per_prompt, self.passes, self.batch_size = args.settled()
@@ -76,22 +77,9 @@ class PolicyGradient:
         self.kl_coefficient = args.kl_coefficient
         self.round: list[Rollout] = []  # while anything is still to be learned from it
         self.first: dict[str, float] = {}  # figures of the reference
-        self.figures = ("val_loss", "val_reward", "val_kl", "val_distinct_2", "val_length")
+        self.figures = ("val_loss", "val_reward", "val_kl", "val_distinct_2")
         self._sums: dict[str, float] = {}
         self._of_round: dict[str, float] = {}
-
-    def _room(self, policy: PreTrainedModel) -> int:
-        """How many tokens a completion may have."""
-        longest = max(len(ids) for part in self.ids.values() for ids in part)
-        room = policy.config.max_position_embeddings - longest
-        wanted = self.args.max_new_tokens or room
-        if not 1 <= wanted <= room:
-            raise ScratchError(
-                f"the longest prompt has {longest} tokens, which leaves {room} of the model's "
-                f"{policy.config.max_position_embeddings}, and max_new_tokens is {self.args.max_new_tokens}: give "
-                "shorter prompts, or a smaller one"
-            )
-        return wanted
 
     # Data: which prompts, in which order.
 
@@ -249,20 +237,13 @@ class PolicyGradient:
     # How good it is.
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """One completion of each held-out prompt, always from the same seed: mean reward, mean KL to the reference in
-        nats, different pairs of words as a share of all, and mean length in tokens. The loss is the reward, with the KL
-        at its first price, below 0."""
+        """Figures of one completion of each held-out prompt, always from the same seed. The loss is what is minimised:
+        the KL to the reference at its first price, minus the reward."""
         found = self._write("validation", list(range(len(self.prompts["validation"]))), (self.args.seed, 2**31))
-        texts = [rollout.text for rollout in found]
-        figures = {
-            "val_reward": fmean(rollout.reward for rollout in found),
-            "val_kl": fmean(rollout.kl for rollout in found),
-            "val_distinct_2": rollouts.distinct(texts),
-            "val_length": fmean(len(rollout.completion) for rollout in found),
-        }
+        figures = {f"val_{name}": value for name, value in rollouts.figures_of(found).items()}
         figures["val_loss"] = self.args.kl_coefficient * figures["val_kl"] - figures["val_reward"]
         if self.of_stories:
-            written = [sentence for text in texts for sentence in sentences(text.strip())]
+            written = [sentence for rollout in found for sentence in sentences(rollout.text.strip())]
             figures["val_parsed"] = fmean(map(parses, written)) if written else 0.0
         self.first = self.first or dict(figures)
         return figures | {f"{name}_before": value for name, value in self.first.items()}

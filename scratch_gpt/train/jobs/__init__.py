@@ -20,6 +20,7 @@ from ..setup import check_init_from, check_output_dir
 MODULES = {
     "language-modeling": "gpt",
     "instructions": "sft",
+    "preferences": "dpo",
     "rewards": "ppo",
     "translation": "seq2seq",
     "text-classification": "classifier",

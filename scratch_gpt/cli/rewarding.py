@@ -1,0 +1,157 @@
+"""`scratch-gpt judge` and `pairs`: what a reward says of what a model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import Trust, app, open_model
+
+REWARD_HELP = "'re:PATTERN', 'MODULE:FUNCTION', 'FILE.py:FUNCTION', or a classifier 'MODEL#LABEL'."
+PROMPTS_HELP = "Prompts: 'stories', a text file with one a line, a table, a folder, or a Hub dataset."
+
+Rewarded = Annotated[str, typer.Option(help=REWARD_HELP)]
+Asked = Annotated[str, typer.Option(help=PROMPTS_HELP)]
+Seed = Annotated[int, typer.Option(min=0, help="Of prompts and sampling.")]
+Longest = Annotated[int | None, typer.Option("--max_new_tokens", min=1, help="Default: what the positions leave.")]
+Batch = Annotated[int, typer.Option("--batch_size", min=1, help="Completions at a time.")]
+
+
+@app.command()
+def judge(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a GPT.")],
+    reward: Rewarded,
+    dataset: Asked = "stories",
+    num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="How many prompts at most.")] = 500,
+    reference: Annotated[str | None, typer.Option(help="Also measure how far the model is from this one.")] = None,
+    max_new_tokens: Longest = None,
+    batch_size: Batch = 64,
+    seed: Seed = 1000,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Let a model write one completion of each prompt, and print what a reward says of them.
+
+    Example: `scratch-gpt judge runs/ppo --reward "re:glad|happy|proud" --reference runs/gpt`
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..data.stories import parses, sentences
+    from ..rl import rollouts
+
+    policy, tokenizer = open_model(model, trust_remote_code)
+    other = policy if reference is None else open_model(reference, trust_remote_code)[0]
+    found: list[Any] = []
+    asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
+    for batch in _judged(policy, tokenizer, *asked):
+        own, far = (rollouts.score(m, batch, tokenizer.pad_token_id or 0, 1.0, batch_size) for m in (policy, other))
+        for rollout, (log_probs, _), (others, _) in zip(batch, own, far, strict=True):
+            rollout.log_probs, rollout.reference_log_probs = log_probs, others
+        found += batch
+    figures = rollouts.figures_of(found)
+    rows = {"mean reward": f"{figures['reward']:.4f}", "different pairs of words": f"{figures['distinct_2']:.1%}"}
+    rows["tokens of a completion"] = f"{figures['length']:.1f}"
+    if dataset == "stories":
+        written = [sentence for rollout in found for sentence in sentences(rollout.text.strip())]
+        rows["sentences that parse"] = f"{sum(map(parses, written)) / max(1, len(written)):.1%}"
+    of = "itself" if reference is None else reference
+    rows[f"perplexity under {of}"] = f"{figures['reference_perplexity']:.3f}"
+    if reference is not None:
+        rows[f"KL to {of}, nats a completion"] = f"{figures['kl']:.3f}"
+    table = Table(f"{len(found)} completions by {model}", "")
+    for title, value in rows.items():
+        table.add_row(title, value)
+    Console().print(table)
+
+
+@app.command()
+def pairs(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a GPT.")],
+    reward: Rewarded,
+    output: Annotated[Path, typer.Option(help="Write the pairs here, as JSON lines.")],
+    dataset: Asked = "stories",
+    num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="How many prompts at most.")] = 2000,
+    samples: Annotated[int, typer.Option(min=2, help="Completions of each prompt.")] = 4,
+    max_new_tokens: Longest = None,
+    batch_size: Batch = 64,
+    seed: Seed = 0,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Make pairs for finetune_dpo.py: of several completions of a prompt, one of the best and one of the worst.
+
+    Prompts whose completions are all judged alike make no pair; completions that found no end are passed over.
+
+    Example: `scratch-gpt pairs runs/gpt --reward "re:glad|happy|proud" --output pairs.jsonl`
+    """
+    import json
+
+    from ..errors import ScratchError
+
+    if not output.parent.is_dir():
+        raise ScratchError(f"no such folder: {output.parent}")
+    policy, tokenizer = open_model(model, trust_remote_code)
+    ends = policy.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
+    written = 0
+    with output.open("w", encoding="utf-8") as file:
+        for group in _judged(policy, tokenizer, *asked, samples=samples):
+            whole = [rollout for rollout in group if rollout.completion[-1] in ends]
+            if not whole:
+                continue
+            best, worst = max(whole, key=lambda r: r.reward), min(whole, key=lambda r: r.reward)
+            if best.reward == worst.reward:
+                continue
+            sides: list[Any] = [best.text, worst.text]
+            if not isinstance(best.asked, str):
+                sides = [[{"role": "assistant", "content": text}] for text in sides]
+            file.write(json.dumps({"prompt": best.asked, "chosen": sides[0], "rejected": sides[1]}) + "\n")
+            written += 1
+    if not written:
+        output.unlink()
+        raise ScratchError("all completions of each prompt were judged alike: no pairs; ask for more --samples")
+    print(f"{written:,} pairs in {output}")
+
+
+def _judged(
+    model: Any,
+    tokenizer: Any,
+    reward: str,
+    dataset: str,
+    num_prompts: int,
+    max_new_tokens: int | None,
+    batch_size: int,
+    seed: int,
+    trust_remote_code: bool,
+    samples: int = 1,
+) -> Iterator[list[Any]]:
+    """Completions with their rewards: those of a prompt together or, if there is one of each, a batch together."""
+    import torch
+    from tqdm import tqdm
+
+    from ..data.prompts import open_prompts
+    from ..errors import ScratchError
+    from ..rl import rewards, rollouts
+
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise ScratchError(f"a {type(model).__name__} does not write on")
+    opened = rewards.open_reward(reward, trust_remote_code)
+    _, prompts = open_prompts(dataset, max_rows=num_prompts, num_prompts=num_prompts, seed=seed)
+    ids = [rollouts.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    room = rollouts.room_for(ids, model.config.max_position_embeddings, max_new_tokens)
+    torch.manual_seed(seed)
+    at_once = max(1, batch_size // samples)
+    for at in tqdm(range(0, len(prompts), at_once), unit=" batches", leave=False, disable=None):
+        chosen = [i for i in range(at, min(at + at_once, len(prompts))) for _ in range(samples)]
+        found = rollouts.write(model, tokenizer, [ids[i] for i in chosen], room, 1.0, batch_size)
+        asked = [prompts[i] for i in chosen]
+        given = rewards.judge(opened, asked, [rollout.text for rollout in found])
+        for rollout, prompt, value in zip(found, asked, given, strict=True):
+            rollout.asked, rollout.reward = prompt, value
+        if samples == 1:
+            yield found
+        else:
+            yield from (found[i : i + samples] for i in range(0, len(found), samples))

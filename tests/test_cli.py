@@ -37,7 +37,21 @@ def world(tmp_path_factory, story_tokenizer):
 
 
 HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
-HELP += ["generate", "evaluate", "translate", "classify", "fill", "info", "import", "export", "plan", "push", "verify"]
+HELP += [
+    "generate",
+    "evaluate",
+    "translate",
+    "classify",
+    "fill",
+    "judge",
+    "pairs",
+    "info",
+    "import",
+    "export",
+    "plan",
+    "push",
+    "verify",
+]
 
 WORKS = {
     "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),
@@ -46,6 +60,8 @@ WORKS = {
     "tokenizer compare": ("text.txt tokenizer run", "exactly"),
     "generate": ("run --prompt 'One day' --prompt_file prompts.txt --num_samples 2 --max_new_tokens 5", "Anna likes"),
     "evaluate": ("run --dataset text.txt", "bits per byte"),
+    "judge": ("run --reward re:a --dataset prompts.txt --reference run --batch_size 2", "KL to run, nats a completion"),
+    "pairs": ("run --reward re:e --dataset prompts.txt --samples 8 --output pairs.jsonl", "pairs in pairs.jsonl"),
     "info": ("run", "model.layers.1.mlp.down_proj.weight"),
     "export": ("run exported", "LlamaForCausalLM in exported"),
     "import": ("native imported", "ScratchGPTForCausalLM in imported"),
@@ -72,6 +88,16 @@ FAILS = {
         ("text.txt none", "tokenizer 'none'"),
         ("text.txt", "Missing argument"),
         ("text.txt tokenizer --kind bpe", "No such option"),
+    ],
+    "judge": [
+        ("none --reward re:a", "no model can be opened from 'none'"),
+        ("run --reward re:(", "is no regular expression"),
+        ("run --reward re:a --dataset empty.txt", "empty.txt holds no prompts"),
+    ],
+    "pairs": [
+        ("run --reward re:a --output none/pairs.jsonl", "no such folder: none"),
+        ("run --reward re:. --dataset prompts.txt --output p.jsonl", "were judged alike"),
+        ("run --reward re:a", "Missing option '--output'"),
     ],
     "generate": [
         ("none", "no model can be opened from 'none'"),

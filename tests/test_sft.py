@@ -233,6 +233,11 @@ BAD = {
     "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
     "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "leaves no answer for train"),
     "a text file": ("--init_from model --dataset plain.txt", "plain.txt is no table"),
+    "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
+    "no matrix": (
+        "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
+        "lora_targets names wqkv, the model has down_proj, gate_proj",
+    ),
     "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's words"),
 }
 
@@ -286,3 +291,45 @@ def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
             told = question.text.split(". ")[0]
             assert parses(f"{told}.")
             assert question.answer in told
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
+def test_adapters_are_published_as_peft_merges_them(preset, tokenizer):
+    """Random adapters, and rows of the embeddings: what is published has the logits of the adapted model."""
+    from scratch_gpt.train.lora import add_lora
+
+    model = tiny_model(preset, vocab_size=len(tokenizer))
+    plain = set(model.state_dict())
+    published = add_lora(model, tokenizer, 4, 6.0, ["all-linear"])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or "trainable_tokens" in name for name in trained)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(["<bos>", "<|user|>", "H", "<|end|>", "<|assistant|>", "I"])])
+    weights = published(model.state_dict())
+    assert set(weights) == plain
+    other = tiny_model(preset, vocab_size=len(tokenizer))
+    other.load_state_dict(weights)
+    torch.testing.assert_close(other(ids).logits, model.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+    batch = {"input_ids": ids, "labels": ids}
+    assert sum_of_losses(model, batch).item() == pytest.approx(sum_of_losses(other, batch).item(), abs=1e-3)
+
+
+def test_a_model_tuned_by_lora_is_a_plain_model(base, tmp_path):
+    """All but the adapters and the tokens of the chat stays; what is published is a plain model."""
+    out = tmp_path / "tuned"
+    options = [*OPTIONS, "--max_steps", "80", "--eval_every", "40", "--save_every", "40", "--lora_rank", "8"]
+    options += ["--learning_rate", "0.03", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    run_here(SFT, "--init_from", str(base / "model"), *options)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["val_loss"] < 0.8 * rows[-1]["val_loss_before"]  # of a base that has learned nothing
+    before, after = (ScratchGPTForCausalLM.from_pretrained(folder) for folder in (base / "model", out))
+    old = len(before.get_input_embeddings().weight)
+    assert torch.equal(after.get_input_embeddings().weight[:old], before.get_input_embeddings().weight)
+    assert torch.equal(after.model.norm.weight, before.model.norm.weight)
+    assert not torch.equal(after.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+    sound = run_here("scratch-gpt", "verify", str(out))
+    assert "✗" not in sound.stdout, sound.stdout
+    assert "bit-equal" in sound.stdout

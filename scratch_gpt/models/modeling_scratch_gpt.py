@@ -189,7 +189,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
             **kwargs,
         )
         loss, logits = None, None
-        if skip_logits and labels is not None:
+        if skip_logits and labels is not None and type(self.lm_head) is nn.Linear:  # adapters are no part of its weight
             loss = self.loss_without_logits(outputs.last_hidden_state, labels, **kwargs)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -246,7 +246,7 @@ def check_init_from(data: Any, args: Any) -> None:
         data, args: what to train on, and what to train; any of their dataclasses.
     """
     free = {"init_from", "trust_remote_code", "context_length", "dropout", "label_smoothing"}
-    free |= {"classifier_dropout", "classifier_pooling"}
+    free |= {"classifier_dropout", "classifier_pooling", "lora_rank", "lora_alpha", "lora_targets"}
     given = [f.name for f in fields(args) if f.name not in free and getattr(args, f.name) != f.default]
     decided = {"vocab_size", "separate_vocabularies"} | (set() if isinstance(data, DataArguments) else {"tokenizer"})
     given += [f.name for f in fields(data) if f.name in decided and getattr(data, f.name) != f.default]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .arguments import TrainingArguments, argument
 
@@ -36,6 +36,16 @@ class TunedModelArguments:
         None, "Tokens of a row; longer conversations are cut, and counted. Default: what the model takes, up to 256."
     )
     dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the model.")
+    lora_rank: int | None = argument(
+        None,
+        "Learn low-rank adapters of this rank (LoRA, by PEFT) with AdamW, instead of all weights. What is published "
+        "has them merged into the weights.",
+    )
+    lora_alpha: float | None = argument(None, "Scale of the adapters, times 1/rank. Default: twice the rank.")
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["all-linear"],
+        metadata={"help": "Matrices with adapters, such as q_proj v_proj; 'all-linear' means all of the blocks."},
+    )
 
 
 @dataclass

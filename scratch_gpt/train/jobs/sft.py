@@ -10,10 +10,11 @@ from ...data.conversations import open_conversations, split_conversations
 from ...errors import ScratchError
 from ...evaluation.chat import report_answers
 from ...hub import opening
-from ...hub.model_directory import set_chat_defaults
+from ...hub.model_directory import Weigh, set_chat_defaults
 from ...tokenization.chat import add_chat_template, encode_conversations
 from .. import setup
 from ..instructions import Instructions
+from ..lora import add_lora
 from ..run import Job
 from ..sft_arguments import ConversationArguments, InstructionArguments, TunedModelArguments
 
@@ -46,6 +47,10 @@ def prepare(
         seed=args.seed,
     )
 
+    wrong = [n for n in ("lora_rank", "lora_alpha") if (v := getattr(model_args, n)) is not None and not v > 0]
+    if wrong:
+        raise ScratchError("; ".join(f"{name} is {getattr(model_args, name)}, want more than 0" for name in wrong))
+
     accelerator = setup.start(args)
     if is_built_in and accelerator.distributed_type == DistributedType.FSDP:
         raise ScratchError("each process answers for itself, which FSDP can't: use data parallelism")
@@ -65,6 +70,11 @@ def prepare(
         raise ScratchError(f"context_length is {context_length}, want at least 1 and at most the model's {most}")
     if add_chat_template(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    published: Weigh = dict
+    if model_args.lora_rank is not None:
+        args.optimizer = "adamw"  # Muon is for whole matrices
+        alpha = 2.0 * model_args.lora_rank if model_args.lora_alpha is None else model_args.lora_alpha
+        published = add_lora(model, tokenizer, model_args.lora_rank, alpha, model_args.lora_targets)
     tokens = {name: encode_conversations(tokenizer, part, context_length) for name, part in parts.items() if part}
     for name in ("train", "validation"):
         if name not in tokens or not tokens[name].ids:
@@ -105,4 +115,4 @@ def prepare(
         test, start = task.shards.get("test"), tokens["train"].start
         report_answers(folder, asked, test, context_length, start, model_args.trust_remote_code)
 
-    return Job(accelerator, model, tokenizer, task, args, facts, report)
+    return Job(accelerator, model, tokenizer, task, args, facts, report, published=published)

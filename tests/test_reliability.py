@@ -22,7 +22,7 @@ from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.background import BackgroundWriter, in_memory
 from scratch_gpt.train.checkpoint import newest_checkpoint
 from scratch_gpt.train.manifest import damage, write_manifest
-from scratch_gpt.train.reporting import plot_losses
+from scratch_gpt.train.plots import plot_losses
 
 
 @pytest.fixture(scope="module")

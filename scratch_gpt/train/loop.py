@@ -38,7 +38,8 @@ from .checkpoint import (
 from .compiling import compile_blocks
 from .interruption import Interruption
 from .optimization import learning_rate_factor
-from .reporting import Reporter, plot_losses, read_metrics
+from .plots import plot_run
+from .reporting import Reporter, read_metrics
 from .task import DataState, Task
 
 FAILURE, RECENT_STEPS = "failure.json", 20
@@ -281,7 +282,7 @@ class Trainer:
     def _write_checkpoint(self, snapshot: Snapshot) -> None:
         write_checkpoint(self.folder, snapshot, self.directory.write, self.args.keep_last)
         if rows := read_metrics(self.folder):
-            plot_losses(rows, self.folder / "loss.png", self.directory.title, self.task.unit)
+            plot_run(rows, self.folder / "loss.png", self.directory.title, self.task.unit)
 
     def _track(self, row: dict[str, Any]) -> None:
         if self.args.tracker:

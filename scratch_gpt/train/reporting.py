@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import platform
 import time
@@ -121,42 +120,3 @@ def _device() -> str:
 
 def _processor() -> str:
     return platform.processor() or platform.machine()
-
-
-def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: str = "token") -> None:
-    """Losses over tokens (or texts, as `unit` says), with the entropy floor where it is known, and BLEU or accuracy
-    where there is one, as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    trained = [(row["tokens"], row["train_loss"]) for row in rows if "train_loss" in row]
-    validated = [(row["tokens"], row["val_loss"]) for row in rows if "val_loss" in row]
-    if trained:
-        axes.plot(*zip(*trained, strict=True), color="#8fb3d9", linewidth=1.2, label="train")
-    if validated:
-        axes.plot(*zip(*validated, strict=True), color="#1f4e79", marker="o", markersize=4, label="validation")
-    floors = [row["entropy_floor"] for row in rows if "entropy_floor" in row]
-    lowest = min(loss for _, loss in trained + validated)
-    if floors:
-        axes.axhline(floors[-1], color="#c0504d", linestyle="--", linewidth=1.2, label="entropy: no model gets below")
-        lowest = min(lowest, floors[-1])
-    highest = trained[len(trained) // 20][1] if trained else max(loss for _, loss in validated)
-    axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest) + 1e-6)
-    axes.set_xlabel(f"{unit}s seen")
-    axes.set_ylabel(f"loss in nats a {unit}")
-    axes.set_title(title)
-    axes.grid(alpha=0.25)
-    for name, label in (("val_bleu", "BLEU"), ("val_accuracy", "accuracy")):
-        if scored := [(row["tokens"], row[name]) for row in rows if name in row]:
-            beside = axes.twinx()
-            beside.plot(*zip(*scored, strict=True), color="#4f8a4c", marker="s", markersize=4, linewidth=1.2)
-            beside.set_ylabel(label, color="#4f8a4c")
-            beside.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
-    figure.savefig(path, dpi=150)
-    del figure, axes
-    gc.collect()  # a figure holds itself, and megabytes, in circles that Python finds but rarely

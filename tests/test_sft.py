@@ -275,8 +275,13 @@ def test_the_instructions_open_as_they_are():
 
 def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
     """Each split follows from the seed; no pair stands in two; words and phrasings of the held-out ones are known."""
-    parts = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
-    assert list(questions(0, 300, "test")) == parts["test"] != list(questions(1, 300, "test"))
+    talks = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
+    assert list(questions(0, 300, "test")) == talks["test"] != list(questions(1, 300, "test"))
+    parts = {split: [question for talk in part for question in talk] for split, part in talks.items()}
+    assert [len(part) for part in parts.values()] == [2000, 300, 300]
+    assert all(len(talk) == 1 for split in SPLITS[1:] for talk in talks[split])
+    assert max(map(len, talks["train"])) == 6
+    assert all(len({question.told for question in talk}) == 1 for talk in talks["train"])
     pairs = {split: {(q.fact, q.phrasing) for q in part} for split, part in parts.items()}
     assert not pairs["train"] & pairs["validation"] | pairs["train"] & pairs["test"]
     assert not pairs["validation"] & pairs["test"]
@@ -284,13 +289,22 @@ def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
     for split in ("validation", "test"):
         assert {q.phrasing for q in parts[split]} <= {q.phrasing for q in parts["train"]}
         assert {q.fact for q in parts[split]} & words <= {q.fact for q in parts["train"]}
-    assert len({q.text for q in parts["validation"]}) == 300
+    assert len({q.told + q.text for q in parts["validation"]}) == 300
     for question in parts["train"]:
         assert question.answer
-        if question.fact not in words:  # what is told belongs to the stories, and the answer stands in it
-            told = question.text.split(". ")[0]
-            assert parses(f"{told}.")
-            assert question.answer in told
+        assert bool(question.told) == (question.fact not in words)
+        if question.told:  # it belongs to the stories, and the answer stands in it
+            assert parses(question.told)
+            assert question.answer in question.told
+
+
+def test_a_sentence_is_told_once_and_asked_about_several_times():
+    first = next(
+        talk for talk in open_conversations("questions", num_questions=200).read() if ". " in talk[0]["content"]
+    )
+    assert [message["role"] for message in first] == ["user", "assistant"] * (len(first) // 2)
+    told = first[0]["content"].split(". ")[0]
+    assert not [message for message in first[1:] if told in message["content"]]
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])

@@ -27,6 +27,7 @@ def judge(
     dataset: Asked = "stories",
     num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="How many prompts at most.")] = 500,
     reference: Annotated[str | None, typer.Option(help="Also measure how far the model is from this one.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the figures here, as JSON.")] = None,
     max_new_tokens: Longest = None,
     batch_size: Batch = 64,
     seed: Seed = 1000,
@@ -36,6 +37,8 @@ def judge(
 
     Example: `scratch-gpt judge runs/ppo --reward "re:glad|happy|proud" --reference runs/gpt`
     """
+    import json
+
     from rich.console import Console
     from rich.table import Table
 
@@ -56,7 +59,8 @@ def judge(
     rows["tokens of a completion"] = f"{figures['length']:.1f}"
     if dataset == "stories":
         written = [sentence for rollout in found for sentence in sentences(rollout.text.strip())]
-        rows["sentences that parse"] = f"{sum(map(parses, written)) / max(1, len(written)):.1%}"
+        figures["parsed"] = sum(map(parses, written)) / max(1, len(written))
+        rows["sentences that parse"] = f"{figures['parsed']:.1%}"
     of = "itself" if reference is None else reference
     rows[f"perplexity under {of}"] = f"{figures['reference_perplexity']:.3f}"
     if reference is not None:
@@ -65,6 +69,8 @@ def judge(
     for title, value in rows.items():
         table.add_row(title, value)
     Console().print(table)
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command()

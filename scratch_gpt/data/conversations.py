@@ -87,9 +87,13 @@ def _open_questions(count: int, seed: int, split: str) -> ConversationSource:
         raise ScratchError(f"num_questions is {count}, want at least 1")
 
     def read() -> Iterator[Conversation]:
-        for question in questions.questions(seed, count, split):
-            asked, answered = ("user", question.text), ("assistant", question.answer)
-            yield [{"role": role, "content": text} for role, text in (asked, answered)]
+        for talk in questions.questions(seed, count, split):
+            messages: Conversation = []
+            for question in talk:
+                told = f"{question.told} " if question.told and not messages else ""
+                messages.append({"role": "user", "content": told + question.text})
+                messages.append({"role": "assistant", "content": question.answer})
+            yield messages
 
     return ConversationSource("questions", read)
 

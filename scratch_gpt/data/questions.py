@@ -11,22 +11,24 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from itertools import cycle, islice
 from typing import NamedTuple
 
 from . import story_lexicon as lx
 
 SPLITS = ("train", "validation", "test")
+TOGETHER = 6  # questions of a conversation to learn from
 HELD_OUT = {"validation": (0, 1), "test": (1, 2)}  # which tenths of all pairs
 
 
 class Question(NamedTuple):
-    """A question with its one right answer; `fact` and `phrasing` say what it is made of."""
+    """A question with its one right answer; `fact` and `phrasing` say what it is made of, and `told` is the sentence
+    that it is about, if it is about one."""
 
     text: str
     answer: str
     fact: str
     phrasing: str
+    told: str = ""
 
 
 PLURAL = (
@@ -88,8 +90,9 @@ def word_questions() -> Iterator[Question]:
                 yield Question(phrasing.replace("{}", asked), answer, f"{kind} {asked}", phrasing)
 
 
-def reading_question(draw: random.Random) -> Question:
-    """A question about a first sentence of a story."""
+def reading_questions(draw: random.Random) -> list[Question]:
+    """Every question about a first sentence of a story, in any order. Their texts are what is asked; who has not heard
+    the sentence, `told`, can't answer."""
     tense = draw.choice(("present", "past"))
     hero, (_, things) = draw.choice(sorted(lx.GENDER)), draw.choice(lx.THINGS)
     count = draw.choice(("two", "three", "some"))
@@ -98,11 +101,15 @@ def reading_question(draw: random.Random) -> Question:
     opener = draw.choice(lx.OPENERS)
     told = f"{opener[0].upper()}{opener[1:]}, {hero} {lx.conjugate(lx.HAVE, tense, 'sg')}"
     told += f" {count} {adjective} {things} {place}."
-    kind = draw.choice(sorted(READING))
-    phrasing = draw.choice(READING[kind])
-    answer = {"who": hero, "what": f"{count} {adjective} {things}", "where": place}[kind]
-    asked = phrasing.format(hero=hero, thing=things, place=place)
-    return Question(f"{told} {asked}", answer, f"{hero} {adjective} {things} {place}", phrasing)
+    answers = {"who": hero, "what": f"{count} {adjective} {things}", "where": place}
+    fact = f"{hero} {adjective} {things} {place}"
+    asked = [
+        Question(phrasing.format(hero=hero, thing=things, place=place), answers[kind], fact, phrasing, told)
+        for kind, phrasings in READING.items()
+        for phrasing in phrasings
+    ]
+    draw.shuffle(asked)
+    return asked
 
 
 def split_of(question: Question) -> str:
@@ -112,22 +119,32 @@ def split_of(question: Question) -> str:
     return next((name for name, (first, end) in HELD_OUT.items() if first <= tenth < end), "train")
 
 
-def questions(seed: int, count: int, split: str = "train") -> Iterator[Question]:
+def questions(seed: int, count: int, split: str = "train") -> Iterator[list[Question]]:
     """So many questions of a split, in an order that is a function of (seed, split): half of them about sentences, half
-    about words, which come again in training where there are no more, and not otherwise.
+    about words. Those to learn from come several together, so that one sentence is asked for in several ways; the
+    others come alone.
 
     Args:
-        split: "train", "validation" or "test".
+        split: "train", "validation" or "test". Questions about words come again in the first, and not in the others.
     """
     draw = random.Random(f"questions-{seed}-{split}")
-    about_words = [question for question in word_questions() if split_of(question) == split]
-    draw.shuffle(about_words)
-    wanted = count // 2
-    again = wanted if split == "train" else min(wanted, len(about_words))
-    asked = list(islice(cycle(about_words), again))
-    while len(asked) < count:
-        question = reading_question(draw)
-        if split_of(question) == split:
-            asked.append(question)
-    draw.shuffle(asked)
-    yield from asked
+    together = TOGETHER if split == "train" else 1
+    words = [question for question in word_questions() if split_of(question) == split]
+    talks: list[list[Question]] = []
+    about_words, wanted = 0, count // 2 if split == "train" else min(count // 2, len(words))
+    while about_words < wanted:
+        draw.shuffle(words)
+        for at in range(0, len(words), together):
+            talks.append(words[at : at + min(together, wanted - about_words)])
+            about_words += len(talks[-1])
+            if about_words == wanted:
+                break
+    left = count - about_words
+    while left:
+        talk = [question for question in reading_questions(draw) if split_of(question) == split]
+        talk = talk[: min(together, left)]
+        left -= len(talk)
+        if talk:
+            talks.append(talk)
+    draw.shuffle(talks)
+    yield from talks

@@ -95,9 +95,10 @@ def main() -> None:
     for algorithm, runs in found.items():
         mean = {name: statistics.mean(one[name] for one in runs) for name in ("reward", "kl", "distinct_2", "parsed")}
         reached = ", ".join("never" if one["samples_to_goal"] is None else str(one["samples_to_goal"]) for one in runs)
+        each = ", ".join(f"{one['reward']:.1%}" for one in runs)
         table.add_row(
             algorithm,
-            f"{mean['reward']:.1%} ({', '.join(f'{one["reward"]:.1%}' for one in runs)})",
+            f"{mean['reward']:.1%} ({each})",
             f"{mean['kl']:.2f}",
             f"{mean['distinct_2'] / base['distinct_2']:.2f}",
             f"{mean['parsed']:.1%}",

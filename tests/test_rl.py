@@ -30,6 +30,13 @@ def test_log_probabilities_and_entropy_agree_with_torch_and_trl(temperature):
     close(found.log_probs, selective_log_softmax(logits / temperature, tokens))
     close(found.entropy, entropy_from_logits(logits / temperature))
     close(found.entropy, torch.distributions.Categorical(logits=logits / temperature).entropy())
+    logits.requires_grad_()
+    plain, wanted = (losses.choices_of(logits, tokens, temperature, wants).entropy for wants in (False, True))
+    assert not plain.requires_grad
+    close(
+        torch.autograd.grad(wanted.sum(), logits)[0],
+        torch.autograd.grad(torch.distributions.Categorical(logits=logits / temperature).entropy().sum(), logits)[0],
+    )
     assert losses.choices_of(logits, torch.full((2, 5), -100)).log_probs.eq(0).all()
 
 

@@ -1,6 +1,14 @@
 """Instruction tuning: conversations in every shape, what is learned of them and what not, and a run from end to end."""
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,14 +184,21 @@ def base(tmp_path_factory):
 OPTIONS = ["--num_threads", "1", "--context_length", "64", "--precision", "fp32", "--batch_size", "2"]
 
 
-def test_a_tuned_model_answers_whoever_asks(base, tmp_path):
-    """Its loss falls, `verify` finds the run sound and exactly resumable, and a stranger's pipeline gets the answers,
-    which end by themselves."""
-    out = tmp_path / "tuned"
+@pytest.fixture(scope="module")
+def tuned(base, tmp_path_factory):
+    """A model that was tuned on the conversations."""
+    out = tmp_path_factory.mktemp("tuned") / "tuned"
     options = [*OPTIONS, "--max_steps", "60", "--eval_every", "30", "--save_every", "30", "--test_fraction", "0.1"]
     options += ["--learning_rate", "0.01", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
     result = run_here(SFT, "--init_from", str(base / "model"), *options)
     assert "held out from all of the training" in result.stdout
+    return out
+
+
+def test_a_tuned_model_answers_whoever_asks(tuned, tmp_path):
+    """Its loss falls, `verify` finds the run sound and exactly resumable, and a stranger's pipeline gets the answers,
+    which end by themselves."""
+    out = tuned
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "val_loss" in row][-1]
     assert last["val_loss"] < 0.1 < last["val_loss_before"]
@@ -206,6 +221,52 @@ assert "scratch_gpt" not in sys.modules
 """
     stranger = run_python("-I", "-c", code, str(out), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
+
+
+def test_transformers_serves_it_and_chats_with_it(tuned, tmp_path):
+    """`transformers serve` in a process without the package: an answer at once, one as a stream, and one in
+    `transformers chat`."""
+    command = str(Path(sys.executable).with_name("transformers"))
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "0"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    options = ["--trust-remote-code", "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen([command, "serve", *options], env=environment, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.25)
+
+        def ask(letter: str, stream: bool) -> str:
+            asked = {"model": str(tuned), "messages": [{"role": "user", "content": f"Colour of {letter}?"}]}
+            body = json.dumps({**asked, "stream": stream}).encode()
+            request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.read().decode()
+
+        assert json.loads(ask("a", stream=False))["choices"][0]["message"] == {"role": "assistant", "content": "red"}
+        lines = [line.removeprefix("data: ") for line in ask("b", stream=True).splitlines() if "chunk" in line]
+        said = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines]
+        assert "".join(said) == "blue"
+        assert len([piece for piece in said if piece]) > 1
+        chat = subprocess.run(
+            [command, "chat", str(tuned), url],
+            input="Colour of b?\n!exit\n",
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "\nblue" in chat.stdout, (chat.stdout + chat.stderr)[-3000:]
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
 
 
 def test_answers_that_can_be_checked_are_counted(tokenizer):

@@ -57,6 +57,8 @@ AUTO_MAP = {
     "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
     "AutoModel": "modeling_scratch_gpt.ScratchGPTModel",
     "AutoModelForCausalLM": "modeling_scratch_gpt.ScratchGPTForCausalLM",
+    # The one name by which `transformers serve` opens a model that is not one of transformers' own.
+    "AutoModelForDecision": "modeling_scratch_gpt.ScratchGPTForCausalLM",
     "AutoModelForSequenceClassification": "modeling_scratch_gpt.ScratchGPTForSequenceClassification",
 }
 

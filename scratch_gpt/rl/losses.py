@@ -6,6 +6,7 @@ chosen by the policy; what stands elsewhere changes nothing.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -20,16 +21,22 @@ class Choices(NamedTuple):
     entropy: torch.Tensor
 
 
-def choices_of(logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0) -> Choices:
+def choices_of(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0, entropy_gradient: bool = False
+) -> Choices:
     """Log-probabilities of tokens under the distribution that sampling draws from, softmax(logits / temperature).
 
     Args:
         logits: (B, T, V), of any float type; the softmax is taken in float32.
         tokens: (B, T) ids; negative ones get 0.
+        entropy_gradient: whether the entropy is to be differentiated, which costs time.
     """
-    scores = (logits.float() / temperature).log_softmax(dim=-1)
-    chosen = scores.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return Choices(chosen.masked_fill(tokens < 0, 0.0), -(scores.exp() * scores).sum(dim=-1))
+    scores = logits.float() if temperature == 1 else logits.float() / temperature
+    normalizer = scores.logsumexp(dim=-1)
+    chosen = scores.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1) - normalizer
+    with nullcontext() if entropy_gradient else torch.no_grad():
+        entropy = normalizer - (scores.softmax(dim=-1) * scores).sum(dim=-1)
+    return Choices(chosen.masked_fill(tokens < 0, 0.0), entropy)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ class PromptArguments:
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    num_prompts: int = argument(4000, "How many built-in prompts to write.")
+    num_prompts: int = argument(6600, "How many built-in prompts to write.")
     max_prompts: int | None = argument(None, "Read only so many. Default: all.")
     validation_prompts: int = argument(200, "Prompts held out, drawn by --seed, to evaluate on.")
     dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
@@ -53,20 +53,25 @@ class PolicyArguments(TrainingArguments):
         "'ppo' (clipped ratio, advantages from a value head), 'grpo' (clipped ratio, advantages relative to the other "
         "completions of a prompt), or 'reinforce' (each sample learned from once, baseline from the other samples).",
     )
-    prompts_per_rollout: int = argument(128, "Prompts that are written on before anything is learned from them.")
+    prompts_per_rollout: int = argument(256, "Prompts that are written on before anything is learned from them.")
     samples_per_prompt: int | None = argument(None, "Completions of each prompt. Default: 1, or 8 for grpo.")
     passes: int | None = argument(None, "Times that each sample is learned from. Default: 4, or 1 for reinforce.")
     batch_size: int | None = argument(
-        None, "Rows that a process takes at a time. Default: a quarter of the samples, or all of them for reinforce."
+        None,
+        "Rows that a process takes at a time. Default: those of a step, a quarter of the samples; reinforce takes all "
+        "samples in one step, by default 64 rows at a time.",
     )
     max_new_tokens: int | None = argument(None, "Longest completion. Default: what the model's positions leave.")
     temperature: float = argument(1.0, "Of sampling; what is learned is the distribution at this temperature.")
     discount: float = argument(1.0, "Weight of a reward one token later (gamma).")
-    trace: float = argument(0.95, "How far advantages look ahead instead of trusting the value head (lambda).")
+    trace: float = argument(
+        1.0,
+        "How far advantages look ahead instead of trusting the value head (lambda); 1: to the end, where rewards are.",
+    )
     clip_range: float = argument(0.2, "How far the probability of a token may move at once, as a share.")
     value_coefficient: float = argument(0.1, "Weight of the value head's loss.")
     entropy_coefficient: float = argument(0.0, "Reward for entropy, in units of loss a nat.")
-    kl_coefficient: float = argument(0.05, "Price of a nat of KL to the reference, in units of reward.")
+    kl_coefficient: float = argument(0.03, "Price of a nat of KL to the reference, in units of reward.")
     kl_target: float | None = argument(
         None, "Adapt that price until the KL stays near so many nats a completion (ppo, reinforce). Default: leave it."
     )
@@ -75,7 +80,9 @@ class PolicyArguments(TrainingArguments):
     optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
     learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.")
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.")
-    schedule: Literal["cosine", "wsd", "constant", "inverse_sqrt"] = argument("constant", "As for every training.")
+    schedule: Literal["cosine", "wsd", "constant", "inverse_sqrt"] = argument(
+        "cosine", "How the learning rate falls after the warm-up."
+    )
     warmup_steps: int = argument(10, "Steps in which the learning rate rises from 0.")
     precision: Literal["auto", "fp32", "bf16"] = argument(
         "fp32", "bf16 is faster, but then sampling and scoring round differently."
@@ -101,6 +108,8 @@ class PolicyArguments(TrainingArguments):
         self.samples_per_prompt = self.samples_per_prompt or (8 if self.algorithm == "grpo" else 1)
         self.passes = self.passes or (1 if once else 4)
         samples = self.prompts_per_rollout * self.samples_per_prompt
+        if once and self.batch_size is None and self.gradient_accumulation_steps == 1:
+            self.gradient_accumulation_steps = max(1, samples // (64 * processes))
         taken = processes * self.gradient_accumulation_steps
         self.batch_size = self.batch_size or max(1, samples // taken // (1 if once else 4))
         wrong = []

@@ -201,7 +201,9 @@ class PolicyGradient:
         args, mask = self.args, batch["labels"] != rollouts.IGNORED
         with_values = args.algorithm == "ppo"
         outputs = model(input_ids=batch["input_ids"], output_hidden_states=with_values, use_cache=False)
-        log_probs, entropy = losses.choices_of(outputs.logits, batch["labels"], args.temperature)
+        log_probs, entropy = losses.choices_of(
+            outputs.logits, batch["labels"], args.temperature, entropy_gradient=args.entropy_coefficient > 0
+        )
         figures = {"entropy": entropy}
         if args.algorithm == "reinforce":
             loss = losses.policy_gradient_loss(log_probs, batch["advantages"])

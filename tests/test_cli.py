@@ -96,7 +96,7 @@ FAILS = {
     ],
     "pairs": [
         ("run --reward re:a --output none/pairs.jsonl", "no such folder: none"),
-        ("run --reward re:. --dataset prompts.txt --output p.jsonl", "were judged alike"),
+        ("run --reward re:$ --dataset prompts.txt --output p.jsonl --samples 32", "were judged alike"),
         ("run --reward re:a", "Missing option '--output'"),
     ],
     "generate": [

@@ -102,10 +102,11 @@ def pairs(
     ends = policy.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
-    written = 0
+    written, ended = 0, 0
     with output.open("w", encoding="utf-8") as file:
         for group in _judged(policy, tokenizer, *asked, samples=samples):
             whole = [rollout for rollout in group if rollout.completion[-1] in ends]
+            ended += len(whole)
             if not whole:
                 continue
             best, worst = max(whole, key=lambda r: r.reward), min(whole, key=lambda r: r.reward)
@@ -118,7 +119,8 @@ def pairs(
             written += 1
     if not written:
         output.unlink()
-        raise ScratchError("all completions of each prompt were judged alike: no pairs; ask for more --samples")
+        why = "all completions of each prompt were judged alike" if ended else "no completion found its end"
+        raise ScratchError(f"{why}: no pairs; ask for more --samples")
     print(f"{written:,} pairs in {output}")
 
 

@@ -71,7 +71,7 @@ def preference_of(row: dict[str, Any]) -> Preference:
         return Preference(prompt, chosen, rejected)
     for column in ("prompt", "chosen", "rejected"):
         value = row.get(column)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or (column == "prompt" and not value.strip()):  # what follows may be nothing
             raise ValueError(f"has {type(value).__name__} {value!r:.40} as {column!r}, want text")
     if row["chosen"] == row["rejected"]:
         raise ValueError("has the same text as 'chosen' and 'rejected'")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import PROJECT, refusals, run_here, run_python, tiny_model, tiny_seq2seq_config
 from loopback_hub import running_hub
 from safetensors.torch import load_file
@@ -224,6 +225,19 @@ def test_scores_are_sacrebleus():
     assert moses_bleu(["A dog's ball."], ["a dog's ball."], "en") == pytest.approx(100)
 
 
+def test_pairs_are_learned_in_both_directions(tmp_path):
+    """Twice as many pairs to train on, and as many to validate on; one direction goes on from there."""
+    train(tmp_path / "one", "--max_steps", "1")
+    train(tmp_path / "both", "--max_steps", "1", "--both_directions", "true")
+    one, both = (yaml.safe_load((tmp_path / name / "run.yaml").read_text())["facts"] for name in ("one", "both"))
+    assert both["train"]["pairs"] == 2 * one["train"]["pairs"]
+    assert both["train"]["source_tokens"] == one["train"]["source_tokens"] + one["train"]["target_tokens"]
+    assert both["validation"] == one["validation"]
+    further = ("--dataset", "grammar", "--num_pairs", "400", "--max_steps", "1", "--num_threads", "1")
+    run_here(TRAIN, "--output_dir", str(tmp_path / "further"), "--init_from", str(tmp_path / "both"), *further)
+    assert yaml.safe_load((tmp_path / "further" / "run.yaml").read_text())["facts"]["train"]["pairs"] == 400
+
+
 BAD = {
     "unknown language": ("--source_lang fr", "knows 'de' and 'en', not 'fr' to 'en'"),
     "one language twice": ("--source_lang en", "source_lang and target_lang are both 'en'"),
@@ -233,6 +247,10 @@ BAD = {
     "an empty side": ("--dataset hollow", "holds no pair with text on both sides"),
     "too few pairs": ("--dataset few --vocab_size 280", "too few pairs to hold out a share"),
     "all too long": ("--dataset plenty --max_length 3 --skip_long true --vocab_size 270", "a side of over 3 tokens"),
+    "two ways, two vocabularies": (
+        "--both_directions true --separate_vocabularies true",
+        "both_directions needs one voc",
+    ),
     "unknown preset": ("--preset vaswani", "unknown preset 'vaswani': choose one of vaswani2017, modern"),
     "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
     "smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),

@@ -163,6 +163,11 @@ class PairArguments:
     separate_vocabularies: bool = argument(False, "A tokenizer for each language, instead of one for both.")
     max_length: int = argument(128, "Longest sentence in tokens; longer ones are cut, and counted.")
     skip_long: bool = argument(False, "Leave out pairs with a longer side, instead of cutting them.")
+    both_directions: bool = argument(
+        False,
+        "Learn from each pair in the other direction too, into a model that is a better start for a run on one of them "
+        "(with --init_from), where pairs are few.",
+    )
 
 
 @dataclass

@@ -72,6 +72,22 @@ def read_pairs(data: PairArguments, train: PairSource, validation: PairSource) -
     return parts
 
 
+def with_reversed(train: list[Pair], data: PairArguments, shared: bool) -> list[Pair]:
+    """The pairs and, if asked, each of them turned round too (Ding et al. 2021, arXiv:2109.07780).
+
+    Args:
+        shared: whether both sides have one tokenizer.
+
+    Raises:
+        ScratchError: they don't.
+    """
+    if not data.both_directions:
+        return train
+    if not shared:
+        raise ScratchError("both_directions needs one vocabulary for both languages: leave out --separate_vocabularies")
+    return train + [(target, source) for source, target in train]
+
+
 def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
     """Trained on the training pairs: one on both sides, or one on each."""
     sides = [[pair[side] for pair in train] for side in (0, 1)]

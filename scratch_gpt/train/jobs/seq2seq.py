@@ -40,6 +40,7 @@ def prepare(
             tokenizers = translation_setup.build_tokenizers(data, train)
             model = translation_setup.build_model(model_args, data, tokenizers)
             set_translation_defaults(model, tokenizers.target, model_args.num_beams)
+    train = translation_setup.with_reversed(train, data, tokenizers.source is tokenizers.target)
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
         opening.check_vocabulary(tokenizer, size)
     longest = min(data.max_length, model.config.max_position_embeddings)

@@ -26,7 +26,7 @@ RULE = r"re:\b(glad|happy|proud)\b"
 GOAL = 0.9
 ALGORITHMS = {
     "ppo": (),
-    "reinforce": ("--algorithm", "reinforce", "--learning_rate", "0.002", "--epochs", "6", "--eval_every", "10"),
+    "reinforce": ("--algorithm", "reinforce", "--learning_rate", "0.002", "--eval_every", "1"),
 }
 COLOURS = {"ppo": "#1f4e79", "reinforce": "#c0504d"}
 

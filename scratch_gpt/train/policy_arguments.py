@@ -26,7 +26,7 @@ class PromptArguments:
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    num_prompts: int = argument(6600, "How many built-in prompts to write.")
+    num_prompts: int = argument(4300, "How many built-in prompts to write.")
     max_prompts: int | None = argument(None, "Read only so many. Default: all.")
     validation_prompts: int = argument(200, "Prompts held out, drawn by --seed, to evaluate on.")
     dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")

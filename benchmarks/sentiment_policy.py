@@ -1,0 +1,115 @@
+"""Teach a GPT to be friendly by PPO against our own classifier, and let a second classifier say whether it became so.
+
+    python benchmarks/sentiment_policy.py train.tsv [--seeds 0] [--output FILE.json]
+
+`train.tsv` holds sentences and labels 0 and 1 (SST-2). Each half of it trains a classifier (`sst2.yaml`); all
+sentences, without labels, a small GPT; PPO rewards what the first classifier takes for positive. In the end 500
+beginnings that PPO did not see are gone on with, and both classifiers judge: a gain that only the first one sees would
+be its blind spot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PROJECT = Path(__file__).parents[1]
+TEST_PROMPTS, WORDS = 500, 3  # beginnings to judge by, and words of each
+GPT = ("--tokenizer", "bpe", "--vocab_size", "2048", "--context_length", "64", "--epochs", "12", "--dropout", "0.2")
+PPO = ("--max_new_tokens", "40", "--kl_coefficient", "0.05")
+JUDGES = """
+from scratch_gpt.rl.rewards import open_reward
+
+_first, _second = open_reward("{folder}/first#1"), open_reward("{folder}/second#1")
+
+def first(prompts, completions, **_):
+    return [float(p > 0.5) for p in _first(prompts=prompts, completions=completions)]
+
+def second(prompts, completions, **_):
+    return [float(p > 0.5) for p in _second(prompts=prompts, completions=completions)]
+"""
+
+
+def run(*command: str) -> None:
+    """Run this Python; what it prints is kept back unless it fails."""
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}")
+
+
+def prepare(table: Path, folder: Path) -> None:
+    """Halves with labels, sentences without, and beginnings to go on with."""
+    lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.count("\t") == 1]
+    random.Random(0).shuffle(lines)
+    for name, half in (("first", lines[::2]), ("second", lines[1::2])):
+        (folder / f"{name}.tsv").write_text("\n".join(half) + "\n", encoding="utf-8")
+    sentences = [line.split("\t")[0] for line in lines]
+    (folder / "sentences.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences))
+    beginnings = list(dict.fromkeys(" ".join(text.split()[:WORDS]) for text in sentences if len(text.split()) > WORDS))
+    (folder / "test.txt").write_text("\n".join(beginnings[:TEST_PROMPTS]) + "\n", encoding="utf-8")
+    (folder / "prompts.txt").write_text("\n".join(beginnings[TEST_PROMPTS:]) + "\n", encoding="utf-8")
+    (folder / "judges.py").write_text(JUDGES.format(folder=folder))
+
+
+def train(script: str, out: Path, *options: str) -> float:
+    """Run a training script; the seconds that it takes."""
+    started = time.perf_counter()
+    run(str(PROJECT / "training" / script), "--output_dir", str(out), *options)
+    return time.perf_counter() - started
+
+
+def judge(model: Path, reference: Path, folder: Path) -> dict[str, Any]:
+    """What both classifiers say of the same completions, and how far these are from the reference."""
+    figures: dict[str, Any] = {}
+    for name in ("first", "second"):
+        out = folder / "judged.json"
+        command = ["-c", "from scratch_gpt.cli import main; main()", "judge", str(model), "--max_new_tokens", "40"]
+        command += ["--reward", f"{folder}/judges.py:{name}", "--dataset", str(folder / "test.txt")]
+        run(*command, "--reference", str(reference), "--output", str(out))
+        found = json.loads(out.read_text())
+        figures |= {**found, name: found["reward"]}
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="train.tsv of SST-2")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--output", type=Path, default=Path("sentiment_policy.json"))
+    args = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(args.table, folder)
+        config = str(PROJECT / "training" / "configs" / "sst2.yaml")
+        for name in ("first", "second"):
+            train("train_classifier.py", folder / name, "--config", config, "--dataset", str(folder / f"{name}.tsv"))
+        train("pretrain_gpt.py", folder / "gpt", "--dataset", str(folder / "sentences.jsonl"), *GPT)
+        rows["before"] = judge(folder / "gpt", folder / "gpt", folder)
+        asked = ("--reward", f"{folder}/first#1", "--dataset", str(folder / "prompts.txt"), *PPO)
+        for seed in args.seeds:
+            out = folder / f"ppo{seed}"
+            options = ("--init_from", str(folder / "gpt"), "--seed", str(seed), *asked)
+            seconds = train("finetune_ppo.py", out, *options)
+            rows[f"PPO, seed {seed}"] = {**judge(out, folder / "gpt", folder), "seconds": seconds}
+            args.output.write_text(json.dumps(rows, indent=1) + "\n")
+    table = Table("", "positive by the first", "by the second", "KL", "perplexity under the reference", "distinct-2")
+    for name, row in rows.items():
+        perplexity = f"{row['reference_perplexity']:.1f}"
+        shares = [f"{row[judge]:.1%}" for judge in ("first", "second")]
+        table.add_row(name, *shares, f"{row['kl']:.2f}", perplexity, f"{row['distinct_2']:.3f}")
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

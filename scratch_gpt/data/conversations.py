@@ -46,7 +46,7 @@ def open_conversations(
     config: str | None = None,
     split: str = "train",
     max_rows: int | None = None,
-    num_questions: int = 80_000,
+    num_questions: int = 40_000,
     seed: int = 0,
 ) -> ConversationSource:
     """Open what `dataset` names.

@@ -32,8 +32,12 @@ class PreferenceArguments(TrainingArguments):
     beta: float = argument(0.1, "How dear it is to leave the reference: the less, the farther preferences lead.")
     tokens_per_batch: int = argument(4096, "Rows times length, of both sides, that a process takes at a time.")
     optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
-    learning_rate: float | None = argument(2e-4, "Peak learning rate of AdamW.")
+    epochs: float = argument(3.0, "Passes over the pairs, where max_steps is not given.")
+    learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.")
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.")
     warmup_steps: int = argument(10, "Steps in which the learning rate rises from 0.")
+    precision: Literal["auto", "fp32", "bf16"] = argument(
+        "fp32", "bf16 is faster, but then policy and reference round differently."
+    )
     eval_every: int = argument(50, "Steps between evaluations on the held-out pairs; 0: only at the ends.")
     save_every: int | None = argument(0, "Steps between checkpoints; 0: only at the end.")

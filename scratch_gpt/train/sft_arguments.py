@@ -19,7 +19,7 @@ class ConversationArguments:
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    num_questions: int = argument(80_000, "How many built-in questions to learn from.")
+    num_questions: int = argument(40_000, "How many built-in questions to learn from.")
     validation_fraction: float = argument(0.05, "Share of the conversations held out, drawn by --seed.")
     test_fraction: float = argument(0.0, "Share held out from all of the training, and scored once when it has ended.")
     max_conversations: int | None = argument(None, "Read only so many. Default: all.")
@@ -55,8 +55,7 @@ class InstructionArguments(TrainingArguments):
     output_dir: str = argument("runs/sft", "Folder for the model, its checkpoints and the record of the run.")
     batch_size: int = argument(8, "Rows (of context_length tokens) a process takes at a time.")
     epochs: float = argument(3.0, "Passes over the conversations, where max_steps is not given.")
-    learning_rate: float | None = argument(
-        None, "Peak learning rate of AdamW. Default: 1e-2 beside Muon, 2e-3 alone; tuning often wants less."
-    )
+    learning_rate: float | None = argument(2.5e-3, "Peak learning rate of AdamW.")
+    muon_learning_rate: float = argument(5e-3, "Peak learning rate of Muon, in AdamW's units.")
     eval_every: int = argument(200, "Steps between evaluations on the held-out conversations; 0: only at the end.")
     save_every: int | None = argument(0, "Steps between checkpoints; 0: only at the end.")

@@ -3,7 +3,7 @@
     python benchmarks/policy_gradient.py runs/gpt [--seeds 0 1 2] [--output FILE.json] [--chart FILE.png]
 
 The rule is a regular expression that stories of pre-training meet in about a quarter of all cases: somebody is glad,
-happy or proud. Each run is judged in the end on 500 prompts that neither training nor the choice of the best model saw.
+happy or proud. Each run is judged in the end on 500 prompts of a stream of their own.
 """
 
 from __future__ import annotations

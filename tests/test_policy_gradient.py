@@ -1,6 +1,7 @@
 """Runs that learn from rewards, from end to end: they learn, resume exactly, and refuse what can't work."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import PROJECT, randomise, refusals, run_here, run_python
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
+from scratch_gpt import ScratchGPTForCausalLM, export_native, train_tokenizer
 from scratch_gpt.data.prompts import open_prompts
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.rl.rewards import pattern_reward
@@ -34,7 +35,10 @@ def base(tmp_path_factory):
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     (folder / "prompts.txt").write_text("\n".join(f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"))
-    (folder / "talks.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}) + "\n")
+    talks = [{"messages": [{"role": "user", "content": text}]} for text in "ab"]
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    export_native(model).save_pretrained(folder / "native")
+    tokenizer.save_pretrained(folder / "native")
     (folder / "wrong.py").write_text("def nan(prompts, completions):\n    return [float('nan')] * len(completions)\n")
     (folder / "plain.jsonl").write_text('{"column": "a"}\n')
     return folder
@@ -52,9 +56,9 @@ def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
     steps = {"ppo": 96, "reinforce": 64, "grpo": 96}[algorithm]
     options = [*OPTIONS, "--max_steps", str(steps), "--eval_every", str(steps), "--save_every", str(steps // 2 + 1)]
     options += ["--learning_rate", "0.01", "--algorithm", algorithm, "--output_dir", str(out)]
-    options += ["--samples_per_prompt", "4"]
+    options += ["--num_generations", "4"]
     run_here(
-        PPO, "--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt"), *options
+        PPO, "--init_from", str(base / "model"), "--reward", "re:a|zz", "--dataset", str(base / "prompts.txt"), *options
     )
     rows = rows_of(out)
     first, last = rows[0], rows[-1]
@@ -75,7 +79,8 @@ def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
         assert ("apart.value_head.score.weight" in file.keys()) == (algorithm == "ppo")  # noqa: SIM118
     card = (out / "README.md").read_text()
     assert "| mean reward |" in card
-    assert "`re:a`" in card
+    assert r"`re:a\|zz`" in card
+    assert f"| parameters | {AutoModelForCausalLM.from_pretrained(out).num_parameters():,} |" in card
     code = "import sys; from transformers import pipeline as p; t = p('text-generation', sys.argv[1], "
     code += "trust_remote_code=True, device='cpu'); print(t('bb')[0]['generated_text']); assert 'scratch_gpt' not in "
     stranger = run_python(
@@ -145,7 +150,7 @@ def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
     ]
     run_python(
         *("-m", "torch.distributed.run", "--nproc_per_node", "2", PPO, "--init_from", str(base / "model")),
-        *("--reward", "re:a", "--dataset", str(base / "prompts.txt"), "--samples_per_prompt", "4", *options),
+        *("--reward", "re:a", "--dataset", str(base / "prompts.txt"), "--num_generations", "4", *options),
         cwd=tmp_path,
         OMP_NUM_THREADS="1",
     )
@@ -164,18 +169,43 @@ def task_of(base, **settings):
 
 
 def test_each_sample_is_learned_from_once_a_pass(base):
-    _, task = task_of(base, samples_per_prompt=2, passes=3, batch_size=4, algorithm="grpo")
-    batches, state = [], None
-    stream = task.batches(task_state(0, 0))
-    for _ in range(9):
-        batch, state = next(stream)
-        batches.append(batch)
+    _, task = task_of(base, num_generations=2, num_ppo_epochs=3, batch_size=4, algorithm="grpo")
+    state, turns = task_state(0, 0), []
+    stream = task.batches(state)
+    for _ in range(3):
+        seen = []
+        for _ in range(3):
+            batch, state = next(stream)
+            seen += rollouts_in(batch["labels"])
+        turns.append(sorted(seen))
     assert (state.epoch, state.row) == (1, 0)
-    for turn in range(3):
-        seen = [tuple(row) for b in batches[3 * turn : 3 * turn + 3] for row in b["labels"].tolist()]
-        assert len(seen) == 12
+    assert turns[0] == turns[1] == turns[2]
+    assert len(turns[0]) == 12
     assert task.batches_left(task_state(0, 0), 1.0) == 9
-    assert task.batches_left(task_state(0, 4), 2.0) == 14
+    assert task.batches_left(task_state(0, 16), 2.0) == 14
+
+
+def test_a_round_goes_on_with_other_processes(base):
+    """What was left of it is learned from once, whatever the rows of a batch are now."""
+    _, task = task_of(base, num_generations=2, num_ppo_epochs=2, batch_size=4, algorithm="grpo")
+    stream = task.batches(task_state(0, 0))
+    seen, state = [], task_state(0, 0)
+    for _ in range(4):
+        batch, state = next(stream)
+        seen += rollouts_in(batch["labels"])
+    _, other = task_of(base, num_generations=2, num_ppo_epochs=2, batch_size=2, algorithm="grpo")
+    other.load_state_dict(task.state_dict())
+    for batch, behind in other.batches(state):
+        seen += rollouts_in(batch["labels"])
+        if behind.epoch == 1:
+            break
+    counts = Counter(seen)
+    assert len(seen) == 24
+    assert all(count % 2 == 0 for count in counts.values())
+
+
+def rollouts_in(labels):
+    return [tuple(token for token in row if token != -100) for row in labels.tolist()]
 
 
 def task_state(epoch, row):
@@ -187,7 +217,7 @@ def task_state(epoch, row):
 def test_before_the_first_step_the_ratio_is_one(base):
     """What was sampled is scored by the policy that sampled it: at the first batch nothing is clipped, and the loss of
     whitened advantages is their mean below 0."""
-    model, task = task_of(base, algorithm="grpo", batch_size=12, samples_per_prompt=2)
+    model, task = task_of(base, algorithm="grpo", batch_size=12, num_generations=2)
     batch, _ = next(task.batches(task_state(0, 0)))
     loss = task.loss(model.train(), batch)
     figures = task.training_figures()
@@ -210,11 +240,17 @@ BAD = {
     ),
     "temperature": ("--init_from model --reward re:a --temperature 0", "temperature is 0.0, want more than 0"),
     "one of a group": (
-        "--init_from model --reward re:a --algorithm grpo --samples_per_prompt 1",
+        "--init_from model --reward re:a --algorithm grpo --num_generations 1",
         "grpo compares completions of one prompt",
     ),
-    "passes": ("--init_from model --reward re:a --algorithm reinforce --passes 2", "reinforce learns once"),
+    "passes": ("--init_from model --reward re:a --algorithm reinforce --num_ppo_epochs 2", "reinforce learns once"),
     "rows": ("--init_from model --reward re:a --batch_size 7", "are no multiple of a step's 7 rows"),
+    "messages without a template": (
+        "--init_from model --reward re:a --dataset talks.jsonl --validation_prompts 1",
+        "the tokenizer has no chat template",
+    ),
+    "no judge": ("--init_from model --reward model", "which knows no labels"),
+    "a foreign model": ("--init_from native --reward re:a", "native is a llama model: turn it into ours with"),
     "no room": ("--init_from model --reward re:a --max_new_tokens 99", "leaves 29 of the model's 32"),
 }
 

@@ -26,6 +26,9 @@ GOOD, BAD_ANSWER = ({"role": "assistant", "content": text} for text in ("a", "b 
         {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD_ANSWER]},
         {"chosen": [ASK, GOOD], "rejected": [ASK, BAD_ANSWER]},
         {"prompt": None, "chosen": [ASK, GOOD], "rejected": [ASK, BAD_ANSWER]},
+        {"prompt": [ASK], "chosen": [ASK, GOOD], "rejected": [ASK, BAD_ANSWER]},
+        {"prompt": "a b?", "chosen": [ASK, GOOD], "rejected": [ASK, BAD_ANSWER]},
+        {"prompt": "a b?", "chosen": [GOOD], "rejected": [BAD_ANSWER]},
     ],
 )
 def test_every_shape_is_the_same_pair(row):
@@ -135,6 +138,15 @@ def test_pairs_that_are_too_long_are_counted(base):
     pairs = EncodedPairs([Preference("a", "b", "c"), Preference("a", "b" * 9, "c")], tokenizer, 8)
     assert (len(pairs), pairs.long) == (1, 1)
     assert pairs.chosen[0].completion == [*tokenizer("b", add_special_tokens=False)["input_ids"], 2]
+
+
+def test_a_template_that_hides_where_an_answer_begins_is_refused(base):
+    tokenizer = AutoTokenizer.from_pretrained(base / "model")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"
+    )
+    with pytest.raises(ScratchError, match="nothing says where an answer begins"):
+        EncodedPairs([Preference([ASK], [GOOD], [BAD_ANSWER])], tokenizer, 64)
 
 
 def test_padding_beside_longer_pairs_changes_nothing(base):

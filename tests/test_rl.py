@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import save_tiny, tiny_encoder, tiny_model
@@ -25,19 +26,12 @@ def test_log_probabilities_and_entropy_agree_with_torch_and_trl(temperature):
     from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
     logits, tokens = torch.randn(2, 5, 11), torch.randint(0, 11, (2, 5))
-    found = losses.choices_of(logits, tokens, temperature)
-    close(found.log_probs, -F.cross_entropy((logits / temperature).transpose(1, 2), tokens, reduction="none"))
-    close(found.log_probs, selective_log_softmax(logits / temperature, tokens))
-    close(found.entropy, entropy_from_logits(logits / temperature))
-    close(found.entropy, torch.distributions.Categorical(logits=logits / temperature).entropy())
-    logits.requires_grad_()
-    plain, wanted = (losses.choices_of(logits, tokens, temperature, wants).entropy for wants in (False, True))
-    assert not plain.requires_grad
-    close(
-        torch.autograd.grad(wanted.sum(), logits)[0],
-        torch.autograd.grad(torch.distributions.Categorical(logits=logits / temperature).entropy().sum(), logits)[0],
-    )
-    assert losses.choices_of(logits, torch.full((2, 5), -100)).log_probs.eq(0).all()
+    found, entropy = losses.token_log_probs(logits, tokens, temperature), losses.token_entropy(logits, temperature)
+    close(found, -F.cross_entropy((logits / temperature).transpose(1, 2), tokens, reduction="none"))
+    close(found, selective_log_softmax(logits / temperature, tokens))
+    close(entropy, entropy_from_logits(logits / temperature))
+    close(entropy, torch.distributions.Categorical(logits=logits / temperature).entropy())
+    assert losses.token_log_probs(logits, torch.full((2, 5), -100)).eq(0).all()
 
 
 def test_advantages_by_hand():
@@ -97,7 +91,7 @@ def test_ppo_and_reinforce_have_the_same_gradient_at_the_policy_that_sampled():
         torch.randint(0, 7, (2, 4)),
         torch.randn(2, 4),
     )
-    log_probs = losses.choices_of(logits, tokens).log_probs
+    log_probs = losses.token_log_probs(logits, tokens)
     ppo, _ = losses.clipped_loss(log_probs, log_probs.detach(), advantages, 0.2)
     one = torch.autograd.grad(ppo.sum(), logits, retain_graph=True)[0]
     other = torch.autograd.grad(losses.policy_gradient_loss(log_probs, advantages).sum(), logits)[0]
@@ -137,12 +131,13 @@ def test_baselines_by_hand():
 
 def test_the_price_of_kl_follows_its_target():
     assert losses.next_kl_coefficient(0.1, 6.0, 6.0, 100, 1000) == 0.1
-    assert losses.next_kl_coefficient(0.1, 60.0, 6.0, 100, 1000) == pytest.approx(0.102)
-    assert losses.next_kl_coefficient(0.1, 0.0, 6.0, 500, 1000) == pytest.approx(0.09)
+    assert losses.next_kl_coefficient(0.1, 60.0, 6.0, 1000, 1000) == pytest.approx(0.12)
+    assert losses.next_kl_coefficient(0.1, 0.0, 6.0, 500, 1000) == pytest.approx(0.1 * 0.8**0.5)
+    assert losses.next_kl_coefficient(0.1, 0.0, 6.0, 100_000, 1000) > 0
 
 
 def test_preferences_by_hand():
-    loss = losses.preference_loss(*(torch.tensor([x]) for x in (-1.0, -3.0, -2.0, -2.0)), beta=0.5)
+    loss = losses.dpo_loss(*(torch.tensor([x]) for x in (-1.0, -3.0, -2.0, -2.0)), beta=0.5)
     close(loss, [math.log(1 + math.exp(-1.0))])
 
 
@@ -164,6 +159,7 @@ WRONG = {
     "too few": (lambda prompts, completions, **_: [1.0], "gave 1 numbers for 2 completions, want a list"),
     "a number": (lambda prompts, completions, **_: 1.0, "gave float 1.0 for 2 completions"),
     "nothing": (lambda prompts, completions, **_: None, "gave NoneType None for 2 completions"),
+    "a tensor": (lambda prompts, completions, **_: torch.eye(2), "list [1.0, 0.0] for completion 0"),
     "raises": (raises, "raised RuntimeError: no b; the first completion where it does is number 1: 'b' after 'q'"),
     "arguments": (lambda texts: [1.0, 1.0], "raised TypeError"),
 }
@@ -186,7 +182,7 @@ def test_rewards_open_by_name(tmp_path):
     assert judge(open_reward(f"{tmp_path}/own.py:short"), [""], [""]) == [1.0]
     for name, words in {
         "re:(": "is no regular expression",
-        f"{tmp_path}/own.py:long": "can't be imported: AttributeError",
+        f"{tmp_path}/own.py:long": "can't be imported: KeyError: 'long'",
         f"{tmp_path}/none.py:f": "can't be imported: FileNotFoundError",
         "no_such_module:f": "can't be imported: ModuleNotFoundError",
         f"{tmp_path}/own.py:none": "is a int, want a function",
@@ -210,17 +206,53 @@ def test_a_classifier_is_a_reward(tmp_path):
     assert len(judge(open_reward(str(tmp_path)), [""], [""])) == 1
     with pytest.raises(ScratchError, match=r"asks for the label 'great', .* knows dull, fine"):
         open_reward(f"{tmp_path}#great")
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(tmp_path)
+    alone = [model(**tokenizer(t, return_tensors="pt")).logits.sigmoid()[0, 0].item() for t in texts]
+    assert judge(open_reward(f"{tmp_path}#dull"), ["", ""], texts) == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_reward_model_of_one_number_gives_that_number(tmp_path):
+    tokenizer = train_tokenizer(["good film"], "char", model_max_length=64)
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", vocab_size=len(tokenizer), num_labels=1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    wanted = model(**tokenizer("good", return_tensors="pt")).logits.item()
+    assert judge(open_reward(str(tmp_path)), [""], ["good"]) == pytest.approx([wanted], abs=1e-5)
+
+
+def test_a_model_without_labels_judges_nothing(writer):
+    with pytest.raises(ScratchError, match="is a ScratchGPTForCausalLM, which knows no labels"):
+        open_reward(str(writer[2]))
+
+
+def test_numbers_of_every_kind_are_numbers():
+    given = [np.float32(0.5), torch.tensor(0.25), True, 2]
+    assert judge(lambda prompts, completions: given, [""] * 4, [""] * 4) == [0.5, 0.25, 1.0, 2.0]
+    assert judge(lambda prompts, completions: np.ones(1), [""], [""]) == [1.0]
+    assert judge(raises, [], []) == []
+
+
+def test_a_reward_may_import_its_neighbours(tmp_path):
+    (tmp_path / "helper.py").write_text("one = 1.0\n")
+    (tmp_path / "mine.py").write_text("import helper\ndef f(prompts, completions): return [helper.one]\n")
+    assert judge(open_reward(f"{tmp_path}/mine.py:f"), [""], [""]) == [1.0]
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(ScratchError, match="can't be imported: SystemExit: 3"):
+        open_reward(f"{tmp_path}/leaves.py:f")
 
 
 # Rollouts.
 
 
-@pytest.fixture(scope="module")
-def writer(tmp_path_factory):
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def writer(request, tmp_path_factory):
+    """A model with settings of generation that would bend what it draws."""
     folder = save_tiny(tmp_path_factory.mktemp("writer"))
     tokenizer = train_tokenizer(["abcdefgh "], "char")
-    model = tiny_model("llama", vocab_size=len(tokenizer))
+    model = tiny_model(request.param, vocab_size=len(tokenizer))
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.generation_config.suppress_tokens, model.generation_config.repetition_penalty = [6], 1.5
     return model, tokenizer, folder
 
 
@@ -241,6 +273,7 @@ def test_scores_are_those_of_the_distribution_that_was_sampled_from(writer, temp
     counts = torch.bincount(torch.tensor([d.completion[0] for d in draws]), minlength=len(tokenizer)) / 4000
     wanted = (model(torch.tensor([[1, 6]])).logits[0, -1] / temperature).softmax(-1)
     assert (counts - wanted).abs().max() < 4 * (0.25 / 4000) ** 0.5
+    assert model.generation_config.suppress_tokens == [6]
 
 
 def test_rows_hold_what_was_chosen(writer):

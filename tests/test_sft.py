@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from conftest import PROJECT, SHARED, refusals, run_here, run_python, tiny_model
 from torch.nn import functional as F
+from transformers import AutoTokenizer
 
 from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 from scratch_gpt.data.conversations import conversation_of, open_conversations, split_conversations
@@ -295,6 +296,7 @@ BAD = {
     "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "leaves no answer for train"),
     "a text file": ("--init_from model --dataset plain.txt", "plain.txt is no table"),
     "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
+    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "name their --lora_rank too"),
     "no matrix": (
         "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",
@@ -392,15 +394,19 @@ def test_adapters_are_published_as_peft_merges_them(preset, tokenizer):
     assert sum_of_losses(model, batch).item() == pytest.approx(sum_of_losses(other, batch).item(), abs=1e-3)
 
 
-def test_a_model_tuned_by_lora_is_a_plain_model(base, tmp_path):
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_tuned_by_lora_is_a_plain_model(base, tmp_path, tied):
     """All but the adapters and the tokens of the chat stays; what is published is a plain model."""
+    before = ScratchGPTForCausalLM.from_pretrained(base / "model", tie_word_embeddings=tied)
+    before.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(base / "model").save_pretrained(tmp_path / "model")
     out = tmp_path / "tuned"
     options = [*OPTIONS, "--max_steps", "80", "--eval_every", "40", "--save_every", "40", "--lora_rank", "8"]
     options += ["--learning_rate", "0.03", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
-    run_here(SFT, "--init_from", str(base / "model"), *options)
+    run_here(SFT, "--init_from", str(tmp_path / "model"), *options)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["val_loss"] < 0.8 * rows[-1]["val_loss_before"]  # of a base that has learned nothing
-    before, after = (ScratchGPTForCausalLM.from_pretrained(folder) for folder in (base / "model", out))
+    after = ScratchGPTForCausalLM.from_pretrained(out)
     old = len(before.get_input_embeddings().weight)
     assert torch.equal(after.get_input_embeddings().weight[:old], before.get_input_embeddings().weight)
     assert torch.equal(after.model.norm.weight, before.model.norm.weight)

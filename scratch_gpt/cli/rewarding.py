@@ -42,7 +42,7 @@ def judge(
     from rich.console import Console
     from rich.table import Table
 
-    from ..data.stories import parses, sentences
+    from ..evaluation.stories import judge_stories
     from ..rl import rollouts
 
     policy, tokenizer = open_model(model, trust_remote_code)
@@ -50,7 +50,9 @@ def judge(
     found: list[Any] = []
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
     for batch in _judged(policy, tokenizer, *asked):
-        own, far = (rollouts.score(m, batch, tokenizer.pad_token_id or 0, 1.0, batch_size) for m in (policy, other))
+        scoring = (batch, rollouts.pad_of(tokenizer), 1.0, batch_size)
+        own = rollouts.score(policy, *scoring)
+        far = own if other is policy else rollouts.score(other, *scoring)
         for rollout, (log_probs, _), (others, _) in zip(batch, own, far, strict=True):
             rollout.log_probs, rollout.reference_log_probs = log_probs, others
         found += batch
@@ -58,8 +60,7 @@ def judge(
     rows = {"mean reward": f"{figures['reward']:.4f}", "different pairs of words": f"{figures['distinct_2']:.1%}"}
     rows["tokens of a completion"] = f"{figures['length']:.1f}"
     if dataset == "stories":
-        written = [sentence for rollout in found for sentence in sentences(rollout.text.strip())]
-        figures["parsed"] = sum(map(parses, written)) / max(1, len(written))
+        figures["parsed"] = judge_stories([rollout.text for rollout in found], "").parsed
         rows["sentences that parse"] = f"{figures['parsed']:.1%}"
     of = "itself" if reference is None else reference
     rows[f"perplexity under {of}"] = f"{figures['reference_perplexity']:.3f}"
@@ -86,41 +87,47 @@ def pairs(
     seed: Seed = 0,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Make pairs for finetune_dpo.py: of several completions of a prompt, one of the best and one of the worst.
+    """Make pairs for finetune_dpo.py: of several completions of a prompt, one of the best and one of the worst, as
+    alike in length as they come, lest length is what is learned.
 
     Prompts whose completions are all judged alike make no pair; completions that found no end are passed over.
 
     Example: `scratch-gpt pairs runs/gpt --reward "re:glad|happy|proud" --output pairs.jsonl`
     """
     import json
+    from itertools import product
 
     from ..errors import ScratchError
+    from ..rl import rollouts
 
     if not output.parent.is_dir():
         raise ScratchError(f"no such folder: {output.parent}")
     policy, tokenizer = open_model(model, trust_remote_code)
-    ends = policy.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
+    ends = rollouts.ends_of(policy, tokenizer)
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
     written, ended = 0, 0
-    with output.open("w", encoding="utf-8") as file:
+    beside = output.with_name(f".{output.name}.partial")
+    with beside.open("w", encoding="utf-8") as file:
         for group in _judged(policy, tokenizer, *asked, samples=samples):
             whole = [rollout for rollout in group if rollout.completion[-1] in ends]
             ended += len(whole)
             if not whole:
                 continue
-            best, worst = max(whole, key=lambda r: r.reward), min(whole, key=lambda r: r.reward)
-            if best.reward == worst.reward:
+            highest, lowest = (extreme(rollout.reward for rollout in whole) for extreme in (max, min))
+            if highest == lowest:
                 continue
+            good, bad = ([r for r in whole if r.reward == extreme] for extreme in (highest, lowest))
+            best, worst = min(product(good, bad), key=lambda p: abs(len(p[0].completion) - len(p[1].completion)))
             sides: list[Any] = [best.text, worst.text]
             if not isinstance(best.asked, str):
                 sides = [[{"role": "assistant", "content": text}] for text in sides]
             file.write(json.dumps({"prompt": best.asked, "chosen": sides[0], "rejected": sides[1]}) + "\n")
             written += 1
     if not written:
-        output.unlink()
+        beside.unlink()
         why = "all completions of each prompt were judged alike" if ended else "no completion found its end"
         raise ScratchError(f"{why}: no pairs; ask for more --samples")
+    beside.replace(output)
     print(f"{written:,} pairs in {output}")
 
 

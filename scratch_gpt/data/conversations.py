@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .sources import open_rows, rows_of
 ROLES = ("system", "user", "assistant")
 SHAPES = (("messages",), ("prompt", "completion"), ("instruction", "output"))
 
+T = TypeVar("T")
 Message = dict[str, str]  # "role" and "content"
 Conversation = list[Message]
 
@@ -153,10 +154,8 @@ def _seen(value: Any) -> str:
     return "nothing" if value is None or value == "" or value == [] else f"{type(value).__name__} {value!r:.40}"
 
 
-def split_conversations(
-    conversations: list[Conversation], fractions: dict[str, float], seed: int
-) -> dict[str, list[Conversation]]:
-    """Deal conversations out at random: to each name its share, and what is left to "train".
+def split_conversations(conversations: list[T], fractions: dict[str, float], seed: int) -> dict[str, list[T]]:
+    """Deal conversations, or pairs of answers, out at random: to each name its share, and what is left to "train".
 
     Args:
         fractions: by name, such as {"validation": 0.05, "test": 0.1}.

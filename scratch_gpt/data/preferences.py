@@ -4,7 +4,8 @@ A row is one of
 
     {"prompt": "…", "chosen": "…", "rejected": "…"}                         texts to go on with
     {"prompt": [messages], "chosen": [messages], "rejected": [messages]}    answers in a conversation
-    {"chosen": [messages], "rejected": [messages]}                          the same, begun by the same messages
+    {"chosen": [messages], "rejected": [messages]}                          the same, begun by the same messages, which
+                                                                            may stand in "prompt" too
 """
 
 from __future__ import annotations
@@ -58,17 +59,19 @@ def preference_of(row: dict[str, Any]) -> Preference:
     Raises:
         ValueError: it holds no pair, and why.
     """
-    sides = [row["chosen"], row["rejected"]]
-    if all(isinstance(side, list) for side in sides):
-        chosen, rejected = (conversation_of({"messages": side}) for side in sides)
-        if row.get("prompt"):
-            prompt = conversation_of({"messages": row["prompt"]}, answered=False)
+    prompt = row.get("prompt")
+    if all(isinstance(row[side], list) for side in ("chosen", "rejected")):
+        chosen, rejected = (conversation_of({"messages": row[side]}) for side in ("chosen", "rejected"))
+        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
+        if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
+            asked = conversation_of({"messages": prompt}, answered=False)
+        elif isinstance(prompt, str) and not same:
+            asked = [{"role": "user", "content": prompt}]
         else:
-            same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
-            prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
-        if not prompt or not chosen or not rejected:
+            asked, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+        if not asked or not chosen or not rejected or chosen == rejected:
             raise ValueError("has no prompt, or no difference between 'chosen' and 'rejected'")
-        return Preference(prompt, chosen, rejected)
+        return Preference(asked, chosen, rejected)
     for column in ("prompt", "chosen", "rejected"):
         value = row.get(column)
         if not isinstance(value, str) or (column == "prompt" and not value.strip()):  # what follows may be nothing

@@ -42,7 +42,7 @@ def open_prompts(
     if dataset == "stories":
         if num_prompts < 1:
             raise ScratchError(f"num_prompts is {num_prompts}, want at least 1")
-        name, prompts = dataset, _beginnings(num_prompts, seed)
+        name, prompts = dataset, _beginnings(num_prompts, seed)[:max_rows]
     elif path.is_file() and kind_of(path) not in TABLES:
         with open_text(path) as file:
             name, prompts = path.name, list(islice((line.strip() for line in file if line.strip()), max_rows))

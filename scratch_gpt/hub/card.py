@@ -72,7 +72,8 @@ def render_card(folder: Path) -> str:
         scores=facts.get("scores"),
         target_tokenizer=facts.get("target_tokenizer", False),
         labels=facts.get("labels"),
-        rewarded=facts.get("rewarded"),
+        rewarded=str(facts.get("rewarded")).replace("|", "\\|"),  # no end of a cell
+        chat=facts.get("chat", False),
         title=facts["title"],
         style=facts["style"],
         parameters=_number(facts["parameters"]),

@@ -40,7 +40,7 @@ def kind_of_model(config: Any) -> Kind:
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
-Weigh = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+ToPublished = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 class ModelDirectory:
@@ -63,7 +63,7 @@ class ModelDirectory:
         title: str,
         card: Callable[[], str],
         target_tokenizer: PreTrainedTokenizerBase | None = None,
-        published: Weigh = dict,
+        published: ToPublished = dict,
     ):
         # Copies, since a tokenizer that is being saved refuses to be used.
         self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))

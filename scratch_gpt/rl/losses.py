@@ -6,37 +6,26 @@ chosen by the policy; what stands elsewhere changes nothing.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import NamedTuple
-
 import torch
 from torch.nn import functional as F
 
 
-class Choices(NamedTuple):
-    """What a policy thinks of tokens that were chosen: their log-probabilities, and the entropy of the distribution
-    that each was drawn from, both (B, T), in nats."""
-
-    log_probs: torch.Tensor
-    entropy: torch.Tensor
-
-
-def choices_of(
-    logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0, entropy_gradient: bool = False
-) -> Choices:
-    """Log-probabilities of tokens under the distribution that sampling draws from, softmax(logits / temperature).
+def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probabilities of tokens (B, T) under what they are drawn from, softmax(logits / temperature).
 
     Args:
         logits: (B, T, V), of any float type; the softmax is taken in float32.
         tokens: (B, T) ids; negative ones get 0.
-        entropy_gradient: whether the entropy is to be differentiated, which costs time.
     """
-    scores = logits.float() if temperature == 1 else logits.float() / temperature
-    normalizer = scores.logsumexp(dim=-1)
-    chosen = scores.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1) - normalizer
-    with nullcontext() if entropy_gradient else torch.no_grad():
-        entropy = normalizer - (scores.softmax(dim=-1) * scores).sum(dim=-1)
-    return Choices(chosen.masked_fill(tokens < 0, 0.0), entropy)
+    scores = logits.float() / temperature
+    chosen = scores.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1) - scores.logsumexp(dim=-1)
+    return chosen.masked_fill(tokens < 0, 0.0)
+
+
+def token_entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Entropy of the distribution that each token is drawn from (B, T), in nats; the logits are (B, T, V)."""
+    scores = logits.float() / temperature
+    return scores.logsumexp(dim=-1) - (scores.softmax(dim=-1) * scores).sum(dim=-1)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -52,17 +41,17 @@ def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def generalized_advantages(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, discount: float, trace: float
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, gae_lambda: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, equation 16).
 
-        delta_t = r_t + discount · V_{t+1} - V_t        A_t = delta_t + discount · trace · A_{t+1}
+        delta_t = r_t + gamma · V_{t+1} - V_t        A_t = delta_t + gamma · lambda · A_{t+1}
 
     Args:
         rewards: (B, T), of the step that chooses token t.
         values: (B, T), of the text before token t; behind a completion the value is 0.
         mask: (B, T); the chosen tokens of a row stand side by side.
-        discount: gamma; `trace`: lambda. With both 1, the advantage is what is still to come, minus the value.
+        gamma, gae_lambda: with both 1, the advantage is what is still to come, minus the value.
 
     Returns:
         Advantages and returns (advantage + value), each (B, T), 0 where the mask is false.
@@ -71,8 +60,8 @@ def generalized_advantages(
     advantages, following = torch.zeros_like(values), torch.zeros_like(values[:, 0])
     following_value = torch.zeros_like(following)
     for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + discount * following_value - values[:, t]
-        following = (delta + discount * trace * following).masked_fill(~mask[:, t], 0.0)
+        delta = rewards[:, t] + gamma * following_value - values[:, t]
+        following = (delta + gamma * gae_lambda * following).masked_fill(~mask[:, t], 0.0)
         following_value = values[:, t]
         advantages[:, t] = following
     return advantages, (advantages + values).masked_fill(~mask, 0.0)
@@ -131,12 +120,18 @@ def kl_estimate(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch
 
 def next_kl_coefficient(coefficient: float, kl: float, target: float, samples: int, horizon: int) -> float:
     """What the KL to the reference costs from now on: more where it is beyond the target (Ziegler et al. 2019,
-    arXiv:1909.08593, section 2.2)."""
+    arXiv:1909.08593, section 2.2, here as a power, lest it become negative).
+
+    Args:
+        kl, target: nats a completion.
+        samples: in which this KL was measured.
+        horizon: samples in which the price changes by a fifth at most.
+    """
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return coefficient * (1 + error * samples / horizon)
+    return float(coefficient * (1 + error) ** (samples / horizon))
 
 
-def preference_loss(
+def dpo_loss(
     chosen: torch.Tensor,
     rejected: torch.Tensor,
     reference_chosen: torch.Tensor,

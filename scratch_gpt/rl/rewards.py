@@ -2,24 +2,27 @@
 
     reward(prompts=["One day, Anna"], completions=[" sings."]) -> [1.0]
 
-which is also what TRL's trainers call.
+which is also how TRL's trainers call theirs, where prompts are plain text.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
+import numbers
+import os
 import re
 import runpy
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
 from ..errors import ScratchError
+from ..hub.model_directory import kind_of_model
 from ..hub.opening import load_model
 
 Reward = Callable[..., Sequence[float]]
@@ -42,9 +45,8 @@ def open_reward(name: str, trust_remote_code: bool = False, device: str | torch.
     """
     if name.startswith(PATTERN):
         return pattern_reward(name.removeprefix(PATTERN))
-    module, _, function = name.rpartition(":")
-    if module and function.isidentifier():
-        return _function(module, function, name)
+    if is_function(name):
+        return _function(name)
     return classifier_reward(name, trust_remote_code, device)
 
 
@@ -61,28 +63,38 @@ def pattern_reward(pattern: str) -> Reward:
     return reward
 
 
-def _function(module: str, function: str, name: str) -> Reward:
-    """A function of an importable module, or of a file."""
+def is_function(name: str) -> bool:
+    """Whether a name asks for a Python function, which is code that runs."""
+    module, _, function = name.rpartition(":")
+    return not name.startswith(PATTERN) and bool(module) and function.isidentifier()
+
+
+def _function(name: str) -> Reward:
+    """A function of a file, which may import its neighbours, or of a module, also of the working directory."""
+    module, _, function = name.rpartition(":")
+    is_file = module.endswith(".py")
+    beside = str(Path(module).resolve().parent) if is_file else os.getcwd()
+    sys.path.insert(0, beside)
     try:
-        if module.endswith(".py"):
-            loaded = ModuleType(Path(module).stem)
-            loaded.__dict__.update(runpy.run_path(module))
-        else:
-            loaded = importlib.import_module(module)
-        found = getattr(loaded, function)
-    except Exception as error:  # a module may raise anything
+        found = runpy.run_path(module)[function] if is_file else getattr(importlib.import_module(module), function)
+    except (Exception, SystemExit) as error:  # a module may raise anything
         raise ScratchError(f"reward {name} can't be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(beside)
     if not callable(found):
         raise ScratchError(f"reward {name} is a {type(found).__name__}, want a function of prompts and completions")
     return found
 
 
 def classifier_reward(name: str, trust_remote_code: bool, device: str | torch.device) -> Reward:
-    """The probability that a classifier gives to a label of the completion."""
+    """The probability that a classifier gives to a label of the completion; what a reward model, which has one label
+    only, says of it."""
     folder, _, label = name.partition("#")
     try:
-        model: Any = load_model(folder, trust_remote_code, "classifier")
+        model: Any = load_model(folder, trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        if kind_of_model(model.config) != "classifier":
+            raise ValueError(f"{folder} is a {type(model).__name__}, which knows no labels")
     except (ScratchError, OSError, ValueError) as error:
         raise ScratchError(
             f"reward {name!r} is no {PATTERN}PATTERN, no MODULE:FUNCTION, and no classifier that opens: {error}"
@@ -91,6 +103,7 @@ def classifier_reward(name: str, trust_remote_code: bool, device: str | torch.de
     if label and label not in labels:
         raise ScratchError(f"reward {name!r} asks for the label {label!r}, {folder} knows {', '.join(labels)}")
     index = int(labels[label]) if label else len(labels) - 1
+    independent = model.config.problem_type == "multi_label_classification"
     model.to(device).eval()
 
     def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
@@ -100,7 +113,9 @@ def classifier_reward(name: str, trust_remote_code: bool, device: str | torch.de
             inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
             with torch.no_grad():
                 logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-            given += logits.float().softmax(dim=-1)[:, index].tolist()
+            if len(labels) > 1:  # else the one number is a reward as it is
+                logits = logits.float().sigmoid() if independent else logits.float().softmax(dim=-1)
+            given += logits[:, index].tolist()
         return given
 
     return reward
@@ -113,6 +128,8 @@ def judge(reward: Reward, prompts: list[Any], completions: list[str]) -> list[fl
         ScratchError: it raises, or gives anything but one finite number for each completion; the first completion
             where it does is named.
     """
+    if not completions:  # a process without any
+        return []
     try:
         given = reward(prompts=prompts, completions=completions)
     except Exception as error:  # a stranger's function may raise anything
@@ -126,8 +143,9 @@ def judge(reward: Reward, prompts: list[Any], completions: list[str]) -> list[fl
             f"the reward gave {seen} for {len(completions)} completions, want a list with one number for each; the "
             f"first is {_shown(prompts[0], completions[0])}"
         )
+    given = [value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value for value in given]
     for number, value in enumerate(given):
-        if not isinstance(value, bool | int | float) or not math.isfinite(value):
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ScratchError(
                 f"the reward gave {type(value).__name__} {value!r:.40} for completion {number}, want a finite number: "
                 f"{_shown(prompts[number], completions[number])}"

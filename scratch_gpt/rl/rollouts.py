@@ -1,7 +1,7 @@
 """What a policy writes after prompts, and what it and others think of it.
 
 Text is drawn by `generate` from softmax(logits / temperature), of the whole vocabulary: the one distribution of which
-`losses.choices_of` gives the log-probabilities, so that sampling and scoring are never at odds.
+`losses.token_log_probs` gives the log-probabilities, so that sampling and scoring are never at odds.
 
 Letters: B rows, T tokens of a row.
 """
@@ -17,7 +17,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
-from .losses import choices_of
+from .losses import token_log_probs
 
 IGNORED = -100
 
@@ -53,10 +53,16 @@ class Rollout:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str | list[dict[str, str]]) -> list[int]:
-    """Token ids of a prompt: a text to go on with, or messages to answer, by the tokenizer's chat template."""
+    """Token ids of a prompt: a text to go on with, or messages to answer, by the tokenizer's chat template.
+
+    Raises:
+        ScratchError: it has none.
+    """
     encoded: Any
     if isinstance(prompt, str):
         encoded = tokenizer(prompt)
+    elif tokenizer.chat_template is None:
+        raise ScratchError("the prompts are messages, and the tokenizer has no chat template: see finetune_sft.py")
     else:
         encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
     return list(encoded["input_ids"])
@@ -78,18 +84,39 @@ def write(
         batch_size: prompts at a time.
     """
     own: Any = model.generation_config
-    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=max_new_tokens,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=ends,
-        pad_token_id=pad,
-    )
+    ends, pad = ends_of(model, tokenizer), pad_of(tokenizer)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    bare = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=pad)
+    config = GenerationConfig(**sampling, **bare.to_diff_dict(), max_new_tokens=max_new_tokens)
+    model.generation_config = bare  # `generate` takes from it whatever else it says, such as a penalty
+    try:
+        return _write(model, tokenizer, prompts, config, pad, ends, batch_size)
+    finally:
+        model.generation_config = own
+
+
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens that end a text."""
+    own: Any = model.generation_config
+    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    return list(ends) if isinstance(ends, list) else [ends]
+
+
+def pad_of(tokenizer: PreTrainedTokenizerFast) -> int:
+    """What rows are filled up with."""
+    pad: Any = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return int(pad)
+
+
+def _write(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    pad: int,
+    ends: list[int],
+    batch_size: int,
+) -> list[Rollout]:
     rollouts: list[Rollout] = []
     for at in range(0, len(prompts), batch_size):
         batch = prompts[at : at + batch_size]
@@ -97,7 +124,7 @@ def write(
         ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in batch], device=model.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=model.device)
         with torch.no_grad():
-            written: Any = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for prompt, tokens in zip(batch, written[:, longest:].tolist(), strict=True):
             end = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
             text = str(tokenizer.decode(tokens[:end], skip_special_tokens=True))
@@ -161,7 +188,7 @@ def score(
         rows = {n: t.to(device) for n, t in rows_of(rollouts[at : at + batch_size], pad_token_id).items()}
         with torch.no_grad():
             outputs = model(input_ids=rows["input_ids"], output_hidden_states=value_head is not None, use_cache=False)
-            log_probs = choices_of(outputs.logits, rows["labels"], temperature).log_probs
+            log_probs = token_log_probs(outputs.logits, rows["labels"], temperature)
             values = log_probs if value_head is None else value_head(outputs.hidden_states[-1])
         for row, labels in enumerate(rows["labels"]):
             chosen = labels != IGNORED

@@ -37,7 +37,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import PreTrainedModel
 
 from ..errors import ScratchError, TrainingError
-from ..hub.model_directory import Weigh
+from ..hub.model_directory import ToPublished
 from .averaging import MovingAverage
 from .background import in_memory
 from .manifest import damage, sync, sync_one, write_manifest
@@ -86,7 +86,7 @@ def take_snapshot(
     model: torch.nn.Module,
     optimizers: Optimizers,
     numbers: dict[str, Any],
-    published: Weigh,
+    published: ToPublished,
     average: MovingAverage | None = None,
 ) -> Snapshot:
     """Copy the state of a run at `step`; every process must call it.
@@ -99,7 +99,7 @@ def take_snapshot(
     """
     trained = accelerator.get_state_dict(model)
     weights = in_memory(published(trained))
-    apart = in_memory({f"apart.{name}": weight for name, weight in trained.items() if name not in weights})
+    apart = _once(in_memory({f"apart.{name}": weight for name, weight in trained.items() if name not in weights}))
     averages: dict[str, torch.Tensor] = {}
     if average is not None:
         with average.in_place(model):

@@ -121,6 +121,7 @@ class Trainer:
             if progress.step == 0 and self.task.evaluates_first:
                 row = {"step": 0, "tokens": 0, "seconds": 0.0, **self.evaluate()}
                 reporter.record(row)
+                self._track(row)
                 self._judge(row)
             while progress.step < self.total_steps and not progress.stopped_early and not self.stopping:
                 row = meter.add(*self._step(batches))

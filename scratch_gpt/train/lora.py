@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
-from ..hub.model_directory import Weigh
+from ..hub.model_directory import ToPublished
 from ..tokenization.chat import END, ROLE_TOKENS
 
 ADAPTER = "default"
@@ -24,7 +24,7 @@ ROWS, TABLE = f".token_adapter.trainable_tokens_delta.{ADAPTER}", ".token_adapte
 
 def add_lora(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rank: int, alpha: float, targets: list[str]
-) -> Weigh:
+) -> ToPublished:
     """Freeze a model, and put adapters beside its matrices; of the embeddings, only the rows of the tokens that a chat
     is made of are learned, since no pre-training has seen them.
 

@@ -38,9 +38,9 @@ class PolicyModelArguments:
 
     init_from: str | None = argument(None, "The model to tune (folder or Hub id); as it is, it is also the reference.")
     trust_remote_code: bool = argument(
-        False, "Run the code that the --init_from checkpoint or a classifier of --reward brings. Read it first."
+        False, "Run the code that a checkpoint brings (--init_from, or a classifier that rewards). Read it first."
     )
-    dropout: float = argument(0.0, "Dropout while learning; any makes policy and samples disagree.")
+    dropout: float = argument(0.0, "Dropout while learning; with any, what is learned is not quite what is scored.")
 
 
 @dataclass
@@ -54,28 +54,30 @@ class PolicyArguments(TrainingArguments):
         "completions of a prompt), or 'reinforce' (each sample learned from once, baseline from the other samples).",
     )
     prompts_per_rollout: int = argument(256, "Prompts that are written on before anything is learned from them.")
-    samples_per_prompt: int | None = argument(None, "Completions of each prompt. Default: 1, or 8 for grpo.")
-    passes: int | None = argument(None, "Times that each sample is learned from. Default: 4, or 1 for reinforce.")
+    num_generations: int | None = argument(None, "Completions of each prompt. Default: 1, or 8 for grpo.")
+    num_ppo_epochs: int | None = argument(
+        None, "Times that each sample is learned from. Default: 4, or 1 for reinforce."
+    )
     batch_size: int | None = argument(
         None,
-        "Rows that a process takes at a time. Default: those of a step, a quarter of the samples; reinforce takes all "
-        "samples in one step, by default 64 rows at a time.",
+        "Rows that a process takes at a time, to write, to score and to learn. Default: at most 64. A step takes a "
+        "quarter of the samples by default, and all of them for reinforce.",
     )
     max_new_tokens: int | None = argument(None, "Longest completion. Default: what the model's positions leave.")
     temperature: float = argument(1.0, "Of sampling; what is learned is the distribution at this temperature.")
-    discount: float = argument(1.0, "Weight of a reward one token later (gamma).")
-    trace: float = argument(
-        1.0,
-        "How far advantages look ahead instead of trusting the value head (lambda); 1: to the end, where rewards are.",
+    gamma: float = argument(1.0, "Weight of a reward one token later (ppo).")
+    gae_lambda: float = argument(
+        1.0, "How far advantages look ahead instead of trusting the value head (ppo); 1: to the end."
     )
-    clip_range: float = argument(0.2, "How far the probability of a token may move at once, as a share.")
-    value_coefficient: float = argument(0.1, "Weight of the value head's loss.")
+    clip_range: float = argument(0.2, "How far the probability of a token may move at once, as a share (ppo, grpo).")
+    value_clip_range: float = argument(0.2, "How far a value may move at once, in units of reward (ppo).")
+    value_coefficient: float = argument(0.1, "Weight of the value head's loss (ppo).")
     entropy_coefficient: float = argument(0.0, "Reward for entropy, in units of loss a nat.")
     kl_coefficient: float = argument(0.03, "Price of a nat of KL to the reference, in units of reward.")
     kl_target: float | None = argument(
-        None, "Adapt that price until the KL stays near so many nats a completion (ppo, reinforce). Default: leave it."
+        None, "Adapt that price until the KL stays near so many nats a completion. Default: leave it."
     )
-    kl_horizon: int = argument(2000, "Samples in which an adapted price may change by a fifth.")
+    kl_horizon: int = argument(2000, "Samples in which an adapted price changes by a fifth at most.")
     max_kl: float = argument(50.0, "Stop where the KL to the reference is beyond so many nats a completion.")
     optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
     learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.")
@@ -93,10 +95,10 @@ class PolicyArguments(TrainingArguments):
 
     def settled(self) -> tuple[int, int, int]:
         """Samples a prompt, passes and rows of a batch, once they are decided."""
-        assert self.samples_per_prompt is not None
-        assert self.passes is not None
+        assert self.num_generations is not None
+        assert self.num_ppo_epochs is not None
         assert self.batch_size is not None
-        return self.samples_per_prompt, self.passes, self.batch_size
+        return self.num_generations, self.num_ppo_epochs, self.batch_size
 
     def settle(self, processes: int) -> None:
         """Fill in what depends on the algorithm.
@@ -105,25 +107,32 @@ class PolicyArguments(TrainingArguments):
             ScratchError: numbers that don't go together, all of them at once.
         """
         once = self.algorithm == "reinforce"
-        self.samples_per_prompt = self.samples_per_prompt or (8 if self.algorithm == "grpo" else 1)
-        self.passes = self.passes or (1 if once else 4)
-        samples = self.prompts_per_rollout * self.samples_per_prompt
-        if once and self.batch_size is None and self.gradient_accumulation_steps == 1:
-            self.gradient_accumulation_steps = max(1, samples // (64 * processes))
+        self.num_generations = self.num_generations or (8 if self.algorithm == "grpo" else 1)
+        self.num_ppo_epochs = self.num_ppo_epochs or (1 if once else 4)
+        samples = self.prompts_per_rollout * self.num_generations
+        if samples % processes:
+            raise ScratchError(
+                f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times num_generations "
+                f"{self.num_generations}) can't be shared out among {processes} processes: want a multiple"
+            )
+        if self.batch_size is None:
+            mine = samples // processes // self.gradient_accumulation_steps
+            rows = mine if once or mine % 4 else mine // 4
+            self.batch_size = next(size for size in range(min(64, rows), 0, -1) if rows % size == 0)
+            self.gradient_accumulation_steps *= rows // self.batch_size
         taken = processes * self.gradient_accumulation_steps
-        self.batch_size = self.batch_size or max(1, samples // taken // (1 if once else 4))
         wrong = []
-        if self.algorithm == "grpo" and self.samples_per_prompt < 2:
-            wrong.append("grpo compares completions of one prompt: samples_per_prompt is 1, want at least 2")
+        if self.algorithm == "grpo" and self.num_generations < 2:
+            wrong.append("grpo compares completions of one prompt: num_generations is 1, want at least 2")
         if samples % (self.batch_size * taken):
             wrong.append(
-                f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times samples_per_prompt "
-                f"{self.samples_per_prompt}) are no multiple of a step's {self.batch_size * taken} rows"
+                f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times num_generations "
+                f"{self.num_generations}) are no multiple of a step's {self.batch_size * taken} rows"
             )
-        elif once and (self.passes > 1 or samples > self.batch_size * taken):
+        elif once and (self.num_ppo_epochs > 1 or samples > self.batch_size * taken):
             wrong.append(
-                "reinforce learns once from what the present model wrote: want passes 1, and all samples in one step "
-                f"(batch_size times accumulation {self.batch_size * taken}, samples {samples})"
+                "reinforce learns once from what the present model wrote: want num_ppo_epochs 1, and all samples in "
+                f"one step (batch_size times accumulation {self.batch_size * taken}, samples {samples})"
             )
         if wrong:
             raise ScratchError("; ".join(wrong))
@@ -131,10 +140,10 @@ class PolicyArguments(TrainingArguments):
 
 def check_policy(args: PolicyArguments) -> None:
     """Raise ScratchError for numbers that no run can work with, all of them at once."""
-    above = ("prompts_per_rollout", "samples_per_prompt", "passes", "max_new_tokens", "temperature", "kl_target")
-    numbers = {name: getattr(args, name) for name in (*above, "kl_horizon", "max_kl", "clip_range")}
+    above = ("prompts_per_rollout", "num_generations", "num_ppo_epochs", "max_new_tokens", "temperature", "kl_target")
+    numbers = {name: getattr(args, name) for name in (*above, "kl_horizon", "max_kl", "clip_range", "value_clip_range")}
     wrong = [f"{n} is {v}, want more than 0" for n, v in numbers.items() if v is not None and not v > 0]
-    shares = {name: getattr(args, name) for name in ("discount", "trace")}
+    shares = {name: getattr(args, name) for name in ("gamma", "gae_lambda")}
     wrong += [f"{n} is {v}, want 0 to 1" for n, v in shares.items() if not 0 <= v <= 1]
     weights = {name: getattr(args, name) for name in ("value_coefficient", "entropy_coefficient", "kl_coefficient")}
     wrong += [f"{n} is {v}, want 0 or more" for n, v in weights.items() if not v >= 0]

@@ -19,8 +19,8 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.prompts import Prompt
-from ..data.stories import parses, sentences
 from ..errors import TrainingError
+from ..evaluation.stories import judge_stories
 from ..rl import losses, rollouts
 from ..rl.rewards import Reward, judge
 from ..rl.rollouts import Rollout
@@ -68,12 +68,10 @@ class PolicyGradient:
         self.ids = {n: [rollouts.encode_prompt(tokenizer, p) for p in part] for n, part in prompts.items()}
         everything = [ids for part in self.ids.values() for ids in part]
         self.max_new_tokens = rollouts.room_for(everything, policy.config.max_position_embeddings, args.max_new_tokens)
-        pad = tokenizer.pad_token_id
-        self.pad_token_id: int = tokenizer.eos_token_id if pad is None else pad
-        self.samples_per_prompt, self.passes, self.batch_size = args.settled()
-        self.samples = args.prompts_per_rollout * self.samples_per_prompt
-        self.rows_of_step = self.batch_size * accelerator.num_processes
-        self.batches_of_pass = self.samples // self.rows_of_step
+        self.pad_token_id = rollouts.pad_of(tokenizer)
+        self.num_generations, self.num_ppo_epochs, self.batch_size = args.settled()
+        self.samples = args.prompts_per_rollout * self.num_generations
+        self.rows_of_batch = self.batch_size * accelerator.num_processes
         self.kl_coefficient = args.kl_coefficient
         self.round: list[Rollout] = []  # while anything is still to be learned from it
         self.first: dict[str, float] = {}  # figures of the reference
@@ -85,25 +83,27 @@ class PolicyGradient:
 
     def batches_left(self, state: DataState, epochs: float) -> int:
         rounds = max(1, round(epochs * len(self.prompts["train"]) / self.args.prompts_per_rollout))
-        return max(0, (rounds - state.epoch) * self.passes * self.batches_of_pass - state.row)
+        left = (rounds - state.epoch) * self.num_ppo_epochs * self.samples - state.row
+        return max(0, -(-left // self.rows_of_batch))
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
-        """Rows of rollouts; `epoch` of a state counts rounds, and `row` the batches of a round."""
+        """Rows of rollouts; `epoch` of a state counts rounds, and `row` the rows of a round that were learned from,
+        whatever the number of processes."""
         number, row = state.epoch, state.row
         while True:
             if row == 0:
                 self.round = self._write_round(number)
             batch = self._batch(number, row)
-            row += 1
-            if row == self.passes * self.batches_of_pass:
+            row += self.rows_of_batch
+            if row >= self.num_ppo_epochs * self.samples:
                 number, row, self.round = number + 1, 0, []
             yield batch, DataState(number, row)
 
     def _batch(self, number: int, row: int) -> Batch:
-        """Batch `row` of a round: each pass takes its samples in an order of its own."""
-        turn, place = divmod(row, self.batches_of_pass)
+        """The batch that begins with row `row` of a round: each pass takes its samples in an order of its own."""
+        turn, place = divmod(row, self.samples)
         order = np.random.default_rng((self.args.seed, number, turn)).permutation(self.samples)
-        begin = place * self.rows_of_step + self.accelerator.process_index * self.batch_size
+        begin = place + self.accelerator.process_index * self.batch_size
         mine = [self.round[i] for i in order[begin : begin + self.batch_size]]
         learned = {"advantages": "advantages", "returns": "returns"}
         return rollouts.rows_of(mine, self.pad_token_id, **SCORES, **learned)
@@ -117,7 +117,7 @@ class PolicyGradient:
         train, wanted = self.prompts["train"], self.args.prompts_per_rollout
         stream = (wanted * number + i for i in range(wanted))
         chosen = [self._shuffled(at // len(train))[at % len(train)] for at in stream]
-        asked = [index for index in chosen for _ in range(self.samples_per_prompt)]
+        asked = [index for index in chosen for _ in range(self.num_generations)]
         found = self._write("train", asked, (self.args.seed, number))
         kl = fmean(rollout.kl for rollout in found)
         if not kl <= self.args.max_kl:
@@ -149,16 +149,18 @@ class PolicyGradient:
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         training = self.policy.training
         self.policy.eval()
-        with torch.random.fork_rng():
+        device = self.accelerator.device
+        with torch.compiler.set_stance("force_eager"), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence((*seed, process)).generate_state(1)[0]))
             mine = asked[process::processes]
-            rows = max(64, self.batch_size)
             ids = [self.ids[part][index] for index in mine]
-            found = rollouts.write(self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, rows)
-        head = getattr(self.policy, "value_head", None)
-        scoring = (self.pad_token_id, self.args.temperature, rows)
-        own = rollouts.score(self.policy, found, *scoring, head)
-        reference = rollouts.score(self.reference, found, *scoring)
+            found = rollouts.write(
+                self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, self.batch_size
+            )
+            head = getattr(self.policy, "value_head", None)
+            scoring = (self.pad_token_id, self.args.temperature, self.batch_size)
+            own = rollouts.score(self.policy, found, *scoring, head)
+            reference = rollouts.score(self.reference, found, *scoring)
         rewards = judge(self.reward, [self.prompts[part][i] for i in mine], [rollout.text for rollout in found])
         for rollout, reward, (log_probs, values), (others, _) in zip(found, rewards, own, reference, strict=True):
             rollout.reward, rollout.log_probs, rollout.reference_log_probs = reward, log_probs, others
@@ -180,12 +182,12 @@ class PolicyGradient:
             last = mask.cumsum(dim=1).argmax(dim=1)
             rewards[torch.arange(len(found)), last] += scores
             advantages, returns = losses.generalized_advantages(
-                rewards, rows["old_values"], mask, self.args.discount, self.args.trace
+                rewards, rows["old_values"], mask, self.args.gamma, self.args.gae_lambda
             )
             advantages = losses.whiten(advantages, mask)
         else:
             if self.args.algorithm == "grpo":  # which has the KL in its loss
-                relative = losses.group_advantages(scores, self.samples_per_prompt)
+                relative = losses.group_advantages(scores, self.num_generations)
             else:
                 relative = losses.leave_one_out(scores - price.masked_fill(~mask, 0.0).sum(dim=1))
             advantages = returns = relative[:, None].expand(mask.shape)
@@ -201,9 +203,9 @@ class PolicyGradient:
         args, mask = self.args, batch["labels"] != rollouts.IGNORED
         with_values = args.algorithm == "ppo"
         outputs = model(input_ids=batch["input_ids"], output_hidden_states=with_values, use_cache=False)
-        log_probs, entropy = losses.choices_of(
-            outputs.logits, batch["labels"], args.temperature, entropy_gradient=args.entropy_coefficient > 0
-        )
+        log_probs = losses.token_log_probs(outputs.logits, batch["labels"], args.temperature)
+        with torch.set_grad_enabled(args.entropy_coefficient > 0):
+            entropy = losses.token_entropy(outputs.logits, args.temperature)
         figures = {"entropy": entropy}
         if args.algorithm == "reinforce":
             loss = losses.policy_gradient_loss(log_probs, batch["advantages"])
@@ -214,7 +216,7 @@ class PolicyGradient:
         if with_values:
             own: Any = unwrapped(self.accelerator, model)
             values = own.value_head(outputs.hidden_states[-1])
-            error = losses.value_loss(values, batch["old_values"], batch["returns"], args.clip_range)
+            error = losses.value_loss(values, batch["old_values"], batch["returns"], args.value_clip_range)
             figures["value_loss"] = error
             loss = loss + args.value_coefficient * error
         if args.algorithm == "grpo":
@@ -245,8 +247,7 @@ class PolicyGradient:
         figures = {f"val_{name}": value for name, value in rollouts.figures_of(found).items()}
         figures["val_loss"] = self.args.kl_coefficient * figures["val_kl"] - figures["val_reward"]
         if self.of_stories:
-            written = [sentence for rollout in found for sentence in sentences(rollout.text.strip())]
-            figures["val_parsed"] = fmean(map(parses, written)) if written else 0.0
+            figures["val_parsed"] = judge_stories([rollout.text for rollout in found], "").parsed
         self.first = self.first or dict(figures)
         return figures | {f"{name}_before": value for name, value in self.first.items()}
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.buckets import Buckets
 from ..data.preferences import Preference
+from ..errors import ScratchError
 from ..rl import losses, rollouts
 from ..rl.rollouts import Rollout
 from .checkpoint import unwrapped
@@ -49,6 +50,11 @@ class EncodedPairs:
             completion = [*tokenizer(side, add_special_tokens=False)["input_ids"], end]
             return Rollout(prompt, completion, side)
         whole: Any = tokenizer.apply_chat_template([*pair.prompt, *side], return_dict=True)
+        if whole["input_ids"][: len(prompt)] != prompt:
+            raise ScratchError(
+                "the tokenizer's chat template writes a prompt to be answered in another way than an answered "
+                "one, so that nothing says where an answer begins: mend the template"
+            )
         return Rollout(prompt, whole["input_ids"][len(prompt) :], side[-1]["content"])
 
     def score(self, model: PreTrainedModel, pad_token_id: int, progress: bool) -> torch.Tensor:
@@ -118,10 +124,10 @@ class Preferences(BucketTask):
     def _losses(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of losses, and by how much each pair is ranked rightly, in units of reward (B,)."""
         logits = model(input_ids=batch["input_ids"], use_cache=False).logits
-        said = losses.choices_of(logits, batch["labels"]).log_probs.sum(dim=1)  # (2B,)
+        said = losses.token_log_probs(logits, batch["labels"]).sum(dim=1)  # (2B,)
         (chosen, rejected), (ref_chosen, ref_rejected) = said.chunk(2), batch["reference"].chunk(2)
         margins = self.beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
-        loss = losses.preference_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
+        loss = losses.dpo_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
         return loss.sum(), margins.detach()
 
     def training_figures(self) -> dict[str, float]:

@@ -51,7 +51,7 @@ class Reporter:
         )
         self.line = self.progress.add_task("warming up", total=total_steps, completed=step)
         if enabled:
-            forget_after(folder, step)
+            forget_after(folder, step or -1)  # a run that saved nothing begins anew
 
     def __enter__(self) -> Reporter:
         self.progress.start()

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ScratchError
 from ..hub.card import render_card
-from ..hub.model_directory import ModelDirectory, Weigh
+from ..hub.model_directory import ModelDirectory, ToPublished
 from ..secrecy import redact
 from .arguments import TrainingArguments
 from .loop import Trainer
@@ -48,7 +48,7 @@ class Job:
     facts: dict[str, Any]
     report: Callable[[Path], None]
     target_tokenizer: PreTrainedTokenizerBase | None = None
-    published: Weigh = dict
+    published: ToPublished = dict
 
     def trainer(self, folder: Path, resume_from: Path | None) -> Trainer:
         """What trains, and writes into `folder`."""
@@ -82,7 +82,7 @@ def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) ->
         known = ", ".join(job.task.figures)
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     folder = Path(args.output_dir)
-    facts = {**job.facts, "parameters": model.num_parameters()}
+    facts = {"parameters": model.num_parameters(), **job.facts}
     if accelerator.is_main_process:
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
     accelerator.wait_for_everyone()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ..errors import ScratchError
 from ..hub.opening import load_model
+from ..rl.rewards import is_function
 from .arguments import parse_arguments
 from .checkpoint import TENSORS, checkpoint_folders
 from .jobs import job_of_task
@@ -45,6 +46,9 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
     folders = checkpoint_folders(folder)
     if not (folder / "run.yaml").is_file() or not folders:
         raise ScratchError(f"{folder} holds no run with checkpoints: name the output_dir of one")
+    reward = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["arguments"].get("reward")
+    if reward and is_function(reward) and not trust_remote_code:
+        raise ScratchError(f"the run's reward {reward} is code: read it, then insist with --trust_remote_code")
     whole = []
     for checkpoint in folders:
         wrong = damage(checkpoint)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+from accelerate import DistributedType
 
+from ...data.conversations import split_conversations
 from ...data.preferences import open_preferences
 from ...errors import ScratchError
 from ...evaluation.chat import report_completions
 from ...hub import opening
+from ...rl.rollouts import pad_of
 from .. import setup
 from ..policy_arguments import PolicyModelArguments
 from ..preference_arguments import PreferenceArguments, PreferenceDataArguments
 from ..preferences import EncodedPairs, Preferences
 from ..run import Job
+from .ppo import open_policy
 
 TYPES = (PreferenceDataArguments, PolicyModelArguments, PreferenceArguments)
 
@@ -38,30 +41,28 @@ def prepare(
     name, pairs = open_preferences(
         data.dataset, config=data.dataset_config, split=data.dataset_split, max_rows=data.max_pairs
     )
-    held_out = round(len(pairs) * data.validation_fraction)
-    if not 0 < held_out < len(pairs):
+    parts = split_conversations(pairs, {"validation": data.validation_fraction}, args.seed)
+    if not all(parts.values()):
         raise ScratchError(f"{name} has {len(pairs)} pairs, too few to hold out a share of {data.validation_fraction}")
 
     accelerator = setup.start(args)
-    dropouts = dict.fromkeys(setup.DROPOUTS, model_args.dropout)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise ScratchError(
+            "processes have different numbers of pairs to validate on, which FSDP can't: use data parallelism"
+        )
     with accelerator.main_process_first():
-        origin = resume_from or model_args.init_from
-        tokenizer = opening.open_tokenizer(str(origin))
-        reference = opening.load_model(model_args.init_from, model_args.trust_remote_code, "causal")
-        policy = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+        tokenizer = opening.open_tokenizer(str(resume_from or model_args.init_from))
+        policy, reference = open_policy(model_args, resume_from)
     opening.check_vocabulary(tokenizer, policy.config.vocab_size)
     longest = policy.config.max_position_embeddings
-    order = np.random.default_rng((args.seed, len(pairs))).permutation(len(pairs))
-    parts = {"validation": [pairs[i] for i in order[:held_out]], "train": [pairs[i] for i in order[held_out:]]}
     encoded = {split: EncodedPairs(part, tokenizer, longest) for split, part in parts.items()}
     for split, part in encoded.items():
         if not len(part):
             raise ScratchError(f"every {split} pair of {name} is longer than the model's {longest} tokens")
     for model in (policy, reference):
         setup.choose_attention(model, accelerator.device, longest)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     reference = reference.to(accelerator.device).eval()
-    task = Preferences(accelerator, encoded, reference, pad, args.tokens_per_batch, args.seed, args.beta)
+    task = Preferences(accelerator, encoded, reference, pad_of(tokenizer), args.tokens_per_batch, args.seed, args.beta)
 
     style = type(policy).__name__
     first = parts["validation"][0].prompt
@@ -72,6 +73,7 @@ def prepare(
         "dataset": name,
         "license": data.dataset_license,
         "prompt": first if isinstance(first, str) else first[-1]["content"],
+        "chat": not isinstance(first, str),
         "context_length": longest,
         **{split: {"pairs": len(part), "long": part.long} for split, part in encoded.items()},
     }

@@ -10,7 +10,7 @@ from ...data.conversations import open_conversations, split_conversations
 from ...errors import ScratchError
 from ...evaluation.chat import report_answers
 from ...hub import opening
-from ...hub.model_directory import Weigh, set_chat_defaults
+from ...hub.model_directory import ToPublished, set_chat_defaults
 from ...tokenization.chat import add_chat_template, encode_conversations
 from .. import setup
 from ..instructions import Instructions
@@ -50,6 +50,10 @@ def prepare(
     wrong = [n for n in ("lora_rank", "lora_alpha") if (v := getattr(model_args, n)) is not None and not v > 0]
     if wrong:
         raise ScratchError("; ".join(f"{name} is {getattr(model_args, name)}, want more than 0" for name in wrong))
+    if model_args.lora_rank is None and (
+        model_args.lora_alpha is not None or model_args.lora_targets != ["all-linear"]
+    ):
+        raise ScratchError("lora_alpha and lora_targets are of adapters: name their --lora_rank too")
 
     accelerator = setup.start(args)
     if is_built_in and accelerator.distributed_type == DistributedType.FSDP:
@@ -70,7 +74,8 @@ def prepare(
         raise ScratchError(f"context_length is {context_length}, want at least 1 and at most the model's {most}")
     if add_chat_template(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    published: Weigh = dict
+    published: ToPublished = dict
+    parameters = model.num_parameters()
     if model_args.lora_rank is not None:
         args.optimizer = "adamw"  # Muon is for whole matrices
         alpha = 2.0 * model_args.lora_rank if model_args.lora_alpha is None else model_args.lora_alpha
@@ -98,6 +103,8 @@ def prepare(
         "dataset": source.name,
         "license": "apache-2.0" if is_built_in else data.dataset_license,
         "prompt": asked[0][0]["content"],
+        "chat": True,
+        "parameters": parameters,
         "context_length": context_length,
         **{
             name: {

@@ -190,7 +190,8 @@ def tuned(base, tmp_path_factory):
     """A model that was tuned on the conversations."""
     out = tmp_path_factory.mktemp("tuned") / "tuned"
     options = [*OPTIONS, "--max_steps", "60", "--eval_every", "30", "--save_every", "30", "--test_fraction", "0.1"]
-    options += ["--learning_rate", "0.01", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    options += ["--learning_rate", "0.01", "--muon_learning_rate", "0.02"]
+    options += ["--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
     result = run_here(SFT, "--init_from", str(base / "model"), *options)
     assert "held out from all of the training" in result.stdout
     return out

@@ -160,3 +160,16 @@ assert "scratch_gpt" not in sys.modules
 """
     result = run_python("-I", "-c", code, folder, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert json.loads(result.stdout.splitlines()[-1]) == 2 * 2 * 7  # two matrices beside each of seven in two blocks
+
+
+def test_an_adapted_head_is_part_of_the_loss_without_logits():
+    """Adapters of the head are no part of its weight, by which the loss of long texts is made a few rows at a time."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False))
+    ids = torch.randint(3, 99, (2, 16))
+    wanted = adapted(input_ids=ids, labels=ids).loss
+    found = adapted(input_ids=ids, labels=ids, skip_logits=True).loss
+    torch.testing.assert_close(found, wanted)
+    with adapted.disable_adapter():
+        assert abs(adapted(input_ids=ids, labels=ids).loss - wanted) > 0.01

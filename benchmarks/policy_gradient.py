@@ -86,8 +86,8 @@ def main() -> None:
         folder = Path(temporary)
         base = judge_base(args.model, folder)
         found: dict[str, list[dict[str, Any]]] = {algorithm: [] for algorithm in ALGORITHMS}
-        for seed in args.seeds:
-            for algorithm in ALGORITHMS:
+        for algorithm in ALGORITHMS:
+            for seed in args.seeds:
                 found[algorithm].append(run(args.model, algorithm, seed, folder))
                 args.output.write_text(json.dumps({"base": base, **found}, indent=1) + "\n")
     table = Table("", "rule met", "KL, nats", "distinct-2, of the base's", "parse", "samples to 90%", "seconds")

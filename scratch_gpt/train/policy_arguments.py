@@ -26,7 +26,7 @@ class PromptArguments:
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    num_prompts: int = argument(4300, "How many built-in prompts to write.")
+    num_prompts: int = argument(4800, "How many built-in prompts to write.")
     max_prompts: int | None = argument(None, "Read only so many. Default: all.")
     validation_prompts: int = argument(200, "Prompts held out, drawn by --seed, to evaluate on.")
     dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
@@ -73,7 +73,7 @@ class PolicyArguments(TrainingArguments):
     value_clip_range: float = argument(0.2, "How far a value may move at once, in units of reward (ppo).")
     value_coefficient: float = argument(0.1, "Weight of the value head's loss (ppo).")
     entropy_coefficient: float = argument(0.0, "Reward for entropy, in units of loss a nat.")
-    kl_coefficient: float = argument(0.03, "Price of a nat of KL to the reference, in units of reward.")
+    kl_coefficient: float = argument(0.02, "Price of a nat of KL to the reference, in units of reward.")
     kl_target: float | None = argument(
         None, "Adapt that price until the KL stays near so many nats a completion. Default: leave it."
     )

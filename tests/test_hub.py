@@ -107,7 +107,8 @@ def test_push_to_hub_on_the_model_object(run, tmp_path):
         sent = hub.repositories["tester/object"].revisions["main"]
     assert {"model.safetensors", "modeling_scratch_gpt.py", "configuration_scratch_gpt.py", "block.py"} <= set(sent)
     auto_map = json.loads(sent["config.json"])["auto_map"]
-    assert {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"} == set(auto_map)
+    heads = {"CausalLM", "Decision", "SequenceClassification"}
+    assert {"AutoConfig", "AutoModel", *(f"AutoModelFor{head}" for head in heads)} == set(auto_map)
 
 
 def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):

@@ -3,7 +3,8 @@
     python benchmarks/policy_gradient.py runs/gpt [--seeds 0 1 2] [--output FILE.json] [--chart FILE.png]
 
 The rule is a regular expression that stories of pre-training meet in about a quarter of all cases: somebody is glad,
-happy or proud. Each run is judged in the end on 500 prompts of a stream of their own.
+happy or proud. Each run is judged in the end on 500 prompts of a stream of their own, and added to `--output`; a call
+that finds runs there goes on after them.
 """
 
 from __future__ import annotations
@@ -84,10 +85,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        base = judge_base(args.model, folder)
-        found: dict[str, list[dict[str, Any]]] = {algorithm: [] for algorithm in ALGORITHMS}
+        earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
+        base = earlier.get("base") or judge_base(args.model, folder)
+        found: dict[str, list[dict[str, Any]]] = {algorithm: earlier.get(algorithm, []) for algorithm in ALGORITHMS}
         for algorithm in ALGORITHMS:
-            for seed in args.seeds:
+            for seed in args.seeds[len(found[algorithm]) :]:
                 found[algorithm].append(run(args.model, algorithm, seed, folder))
                 args.output.write_text(json.dumps({"base": base, **found}, indent=1) + "\n")
     table = Table("", "rule met", "KL, nats", "distinct-2, of the base's", "parse", "samples to 90%", "seconds")

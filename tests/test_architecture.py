@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "hub": {"models", "tokenization", "data"},
     "rl": {"tokenization", "data", "hub"},
     "train": {"models", "tokenization", "data", "evaluation", "hub", "rl"},
+    "foundations": {"models", "data", "train"},
 }
 
 

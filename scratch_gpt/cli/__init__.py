@@ -86,6 +86,7 @@ def main() -> None:
     from ..secrecy import redact, redact_logs
     from . import (  # noqa: F401  (each adds its commands to `app`)
         classification,
+        learning,
         models,
         planning,
         rewarding,

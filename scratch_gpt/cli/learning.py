@@ -1,0 +1,48 @@
+"""`scratch-gpt learn`: from one neuron to a language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import app
+
+
+@app.command()
+def learn(
+    station: Annotated[str | None, typer.Argument(help="Which one; without it, they are listed.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures.")] = None,
+    dataset: Annotated[Path | None, typer.Option(metavar="FILE", help="Text that the ladder learns.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each rung of the ladder. Default: 3.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each rung of the ladder. Default: 1,200.")] = None,
+) -> None:
+    """Walk through the foundations: each station runs in seconds, explains what happens, and names its file.
+
+    `ladder` trains everything from the bigram to today's GPT under one budget, in minutes: what does each idea buy?
+
+    Example: `scratch-gpt learn neuron --save pictures`
+    """
+    from rich.console import Console
+
+    from ..errors import ScratchError
+    from ..foundations import LADDER, STATIONS, file_of, open_station
+    from ..foundations.lesson import Lesson
+
+    console = Console()
+    given = {"dataset": dataset, "seeds": seeds, "steps": steps}
+    if station != LADDER and (wrong := [f"--{name}" for name, value in given.items() if value is not None]):
+        raise ScratchError(f"only the ladder takes {', '.join(wrong)}: scratch-gpt learn ladder {wrong[0]} …")
+    if station is None:
+        Lesson(console).table(("station", "what it shows"), [*STATIONS.items()])
+        console.print("Begin with [bold]scratch-gpt learn neuron[/bold].")
+        return
+    if station == LADDER:
+        from ..foundations import ladder
+
+        options = {name: value for name, value in (("seeds", seeds), ("steps", steps)) if value is not None}
+        ladder.run(Lesson(console, save or Path("runs/ladder")), ladder.open_text(dataset), **options)
+    else:
+        open_station(station)(Lesson(console, save))
+    console.print(f"\nTo read: [bold]{file_of(station)}[/bold]", soft_wrap=True)

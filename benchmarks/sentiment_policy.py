@@ -1,6 +1,6 @@
 """Teach a GPT to be friendly by PPO against our own classifier, and let a second classifier say whether it became so.
 
-    python benchmarks/sentiment_policy.py train.tsv [--seeds 0] [--output FILE.json]
+    python benchmarks/sentiment_policy.py train.tsv [--seeds 0] [--output FILE.json] [--keep FOLDER]
 
 `train.tsv` holds sentences and labels 0 and 1 (SST-2). Each half of it trains a classifier (`sst2.yaml`); all
 sentences, without labels, a small GPT; PPO rewards what the first classifier takes for positive. In the end 500
@@ -26,7 +26,7 @@ from rich.table import Table
 PROJECT = Path(__file__).parents[1]
 TEST_PROMPTS, WORDS = 500, 3  # beginnings to judge by, and words of each
 GPT = ("--tokenizer", "bpe", "--vocab_size", "2048", "--context_length", "64", "--epochs", "6", "--dropout", "0.2")
-PPO = ("--max_new_tokens", "40", "--kl_coefficient", "0.05")
+PPO = ("--max_new_tokens", "40", "--kl_coefficient", "0.01", "--num_prompts", "9600")
 JUDGES = """
 from scratch_gpt.rl.rewards import open_reward
 
@@ -62,7 +62,9 @@ def prepare(table: Path, folder: Path) -> None:
 
 
 def train(script: str, out: Path, *options: str) -> float:
-    """Run a training script; the seconds that it takes."""
+    """Run a training script, unless it has run; the seconds that it takes."""
+    if (out / "run.yaml").exists() and (out / "model.safetensors").exists():
+        return 0.0
     started = time.perf_counter()
     run(str(PROJECT / "training" / script), "--output_dir", str(out), *options)
     return time.perf_counter() - started
@@ -86,10 +88,12 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="train.tsv of SST-2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, default=Path("sentiment_policy.json"))
+    parser.add_argument("--keep", type=Path, help="folder for the models; those that lie there are taken as they are")
     args = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = args.keep.resolve() if args.keep else Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         prepare(args.table, folder)
         config = str(PROJECT / "training" / "configs" / "sst2.yaml")
         for name in ("first", "second"):

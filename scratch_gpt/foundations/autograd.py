@@ -68,13 +68,14 @@ class Value:
         return self * -1
 
     def __sub__(self, other: Value | float) -> Value:
-        return self + -as_value(other)
+        other = as_value(other)
+        return Value(self.data - other.data, ((self, 1.0), (other, -1.0)), "-")
 
     def __truediv__(self, other: Value | float) -> Value:
         return self * as_value(other) ** -1
 
     def __rsub__(self, other: float) -> Value:
-        return -self + other
+        return as_value(other) - self
 
     def __rtruediv__(self, other: float) -> Value:
         return self**-1 * other
@@ -97,7 +98,7 @@ class Value:
 
 
 def as_value(number: Value | float) -> Value:
-    return number if isinstance(number, Value) else Value(number)
+    return number if isinstance(number, Value) else Value(number, label="given")
 
 
 def topological(output: Value) -> list[Value]:
@@ -122,6 +123,10 @@ def draw_graph(output: Value, figure: Figure) -> None:
     column: dict[int, int] = {}
     for value in order:
         column[id(value)] = 1 + max((column[id(operand)] for operand, _ in value.operands), default=-1)
+    for value in reversed(order):  # a number that was given stands just before its first use
+        for operand, _ in value.operands:
+            if not operand.operands:
+                column[id(operand)] = min(column[id(value)] for value in order if operand in dict(value.operands)) - 1
     height: dict[int, float] = {}
     for number in range(max(column.values()) + 1):
         here = [value for value in order if column[id(value)] == number]

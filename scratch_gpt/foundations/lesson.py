@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ class Lesson:
 
     def part(self, title: str, text: str) -> None:
         """Begin a part. Where somebody sits before a terminal, wait until the one before has been read."""
-        if self.parts and self.console.is_terminal:
+        if self.parts and self.console.is_terminal and sys.stdin.isatty():
             self.console.input("[dim]Enter goes on[/dim] ")
         self.parts += 1
         self.console.print(f"\n[bold]{self.parts}. {title}[/bold]")

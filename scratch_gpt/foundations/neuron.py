@@ -124,7 +124,7 @@ def run(lesson: Lesson) -> dict[str, float]:
         axes.plot([abs(e) for e in wild], color=RED, label="x from 0 to 99")
         axes.plot([abs(e) for e in tame], color=BLUE, label="x divided by 99")
         axes.axhline(1, color=GREY, linewidth=0.8)
-        axes.set(yscale="log", xscale="symlog", xlabel="examples seen", ylabel="error of the weight, |w - 1|")
+        axes.set(yscale="log", xlim=(0, 300), xlabel="examples seen", ylabel="error of the weight, |w - 1|")
         axes.legend(frameon=False)
 
     lesson.picture("neuron_steps", draw_steps)

@@ -1,0 +1,401 @@
+"""The stations from one neuron to attention: each claim is checked, and each formula against torch or a library."""
+
+import io
+import math
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from torch.nn import functional as F
+
+from scratch_gpt.cli import main
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.foundations import (
+    LADDER,
+    STATIONS,
+    activations,
+    attention,
+    depth,
+    dropout,
+    file_of,
+    ladder,
+    leaf_or_flower,
+    neuron,
+    open_station,
+    subwords,
+    text,
+)
+from scratch_gpt.foundations.autograd import Value
+from scratch_gpt.foundations.lesson import Lesson
+from scratch_gpt.models.attention import ScratchAttention
+
+SCREEN = 24  # lines
+
+
+# --- what each station claims ----------------------------------------------------------------------------
+def is_close(number, wanted, within):
+    return abs(number - wanted) <= within
+
+
+CLAIMS = {
+    "neuron": lambda found: (
+        found["factor_error"] < 1e-9
+        and found["wild_error"] > 1e100
+        and is_close(found["weight"], 1, 0.01)
+        and is_close(found["bias"], 0, 0.01)
+        and found["polynomial_error"] < 1e-6
+    ),
+    "autograd": lambda found: found["numeric_error"] < 1e-4 and found["used_twice"] == 7,
+    "activations": lambda found: (
+        found["stack_difference"] < 1e-12
+        and is_close(found["softmax_sum"], 1, 1e-12)
+        and found["softmax_against_sigmoid"] < 1e-12
+        and found["linear_loss"] > 0.15
+        and found["worst_loss"] < 1e-3
+        and found["late_spread"] < found["early_spread"] / 100
+    ),
+    "leaf_or_flower": lambda found: all(
+        found[f"{task}, with a hidden layer"] > 0.9 and found[f"{task}, one layer"] < 0.75
+        for task in leaf_or_flower.TASKS
+    ),
+    "depth": lambda found: (
+        found["weights half as large"] < 1e-8
+        and found["weights twice as large"] > 50
+        and 0.1 < found["weights of variance 1/n"] < 10
+        and all(0.1 < found[name] < 20 for name in depth.STACKS if "," in name)
+    ),
+    "text": lambda found: (
+        is_close(found["counted"], found["learned"], 0.01)
+        and found["window_16"] < found["window_2"] < found["window_1"] < found["window_0"]
+        and found["window_16"] < found["counted"] < found["window_0"]
+    ),
+    "subwords": lambda found: (
+        found["equal_merges"] == found["merges"] == 300 and found["tokens"] < found["characters"] / 2
+    ),
+    "attention": lambda found: (
+        all(found[name] < 1e-12 for name in ("1 in 2", "2 in 3", "3 in 4", "4 and torch"))
+        and found["unscaled"] > 0.9
+        and found["scaled"] < 0.2
+        and found["right"] > 0.99
+    ),
+    "dropout": lambda found: (
+        found["mean_error"] < 0.01
+        and found["gap_with"] < 0.75 * found["gap_without"]
+        and found["with"] < found["without"]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in STATIONS if name != LADDER])
+def test_a_station_shows_what_it_claims_on_a_screen(name, tmp_path):
+    printed = io.StringIO()
+    found = open_station(name)(Lesson(Console(file=printed, width=80), tmp_path / "pictures"))
+    assert CLAIMS[name](found), found
+    parts = re.split(r"^\d+\. ", printed.getvalue(), flags=re.M)[1:]
+    assert parts
+    assert max(len(part.strip().splitlines()) for part in parts) <= SCREEN
+    assert max(map(len, printed.getvalue().splitlines())) <= 80 + len(str(tmp_path))
+    pictures = list((tmp_path / "pictures").glob("*.png"))
+    assert pictures
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
+    assert file_of(name).read_text().startswith('"""')
+
+
+def test_stations_are_listed_in_an_order_in_which_none_needs_a_later_one():
+    names = list(STATIONS)
+    for number, name in enumerate(names):
+        needed = set(re.findall(r"^from \.(\w+) import", file_of(name).read_text(), re.M))
+        assert not needed & set(names[number:]), f"{name} needs {needed & set(names[number:])}"
+
+
+def test_a_reader_at_a_terminal_turns_the_pages(monkeypatch):
+    class Keyboard(io.StringIO):
+        def isatty(self):
+            return True
+
+    keyboard = Keyboard("\n\n\n")
+    monkeypatch.setattr("sys.stdin", keyboard)
+    lesson = Lesson(Console(file=io.StringIO(), force_terminal=True))
+    lesson.part("one", "begins at once")
+    assert keyboard.tell() == 0
+    lesson.part("two", "waits")
+    assert keyboard.tell() == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody is there: nothing to wait for
+    lesson.part("three", "goes on")
+
+
+# --- formulas against torch ------------------------------------------------------------------------------
+UNARY = {
+    "tanh": (lambda x: x.tanh(), torch.tanh),
+    "relu": (lambda x: x.relu(), torch.relu),
+    "exp": (lambda x: x.tanh().exp(), lambda x: x.tanh().exp()),
+    "log": (lambda x: (x * x + 1).log(), lambda x: (x * x + 1).log()),
+    "square": (lambda x: x**2, lambda x: x**2),
+    "negative": (lambda x: -x, lambda x: -x),
+    "one over": (lambda x: 1 / (x * x + 1), lambda x: 1 / (x * x + 1)),
+    "from two": (lambda x: 2 - x, lambda x: 2 - x),
+}
+BINARY = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / (b * b + 1),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(-2, 2).filter(lambda x: abs(x) > 1e-3), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.sampled_from([*UNARY, *BINARY]), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12
+    ),
+)
+def test_autograd_is_torchs_on_random_graphs(numbers, program):
+    ours, theirs = (
+        [Value(x) for x in numbers],
+        [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in numbers],
+    )
+    inputs = list(theirs)
+    for operation, first, second in program:
+        if operation in UNARY:
+            a, b = UNARY[operation]
+            ours.append(a(ours[first % len(ours)]))
+            theirs.append(b(theirs[first % len(theirs)]))
+        else:
+            f = BINARY[operation]
+            ours.append(f(ours[first % len(ours)], ours[second % len(ours)]).tanh())
+            theirs.append(f(theirs[first % len(theirs)], theirs[second % len(theirs)]).tanh())
+    out, expected = sum(ours[1:], start=ours[0]), sum(theirs[1:], start=theirs[0])
+    out.backward()
+    expected.backward()
+    assert out.data == pytest.approx(expected.item(), rel=1e-10, abs=1e-10)
+    for value, tensor in zip(ours, inputs, strict=False):
+        assert value.grad == pytest.approx(tensor.grad.item(), rel=1e-10, abs=1e-10)
+
+
+def test_autograd_goes_deep_and_begins_anew():
+    x = Value(1.0)
+    y = x
+    for _ in range(5000):
+        y = y * 1.0001
+    for _ in range(2):  # a second call does not add to the first
+        y.backward()
+        assert x.grad == pytest.approx(1.0001**5000)
+
+
+def test_the_neurons_gradients_are_autograds():
+    drawer = random.Random(0)
+    inputs = [[drawer.gauss(0, 1) for _ in range(3)] for _ in range(7)]
+    targets = [drawer.gauss(0, 1) for _ in range(7)]
+    weights, bias = [drawer.gauss(0, 1) for _ in range(3)], 0.3
+    by_weight, by_bias = neuron.gradients(neuron.Neuron(weights, bias), inputs, targets)
+    values, shift = [Value(w) for w in weights], Value(bias)
+    loss = neuron.mean_squared_error(neuron.Neuron(values, shift), inputs, targets)
+    loss.backward()
+    assert [v.grad for v in values] == pytest.approx(by_weight, rel=1e-12)
+    assert shift.grad == pytest.approx(by_bias, rel=1e-12)
+
+
+def test_cross_entropy_is_torchs_even_where_scores_are_large():
+    for scores in ([0.3, -1.2, 2.0], [800.0, -900.0, 1.0]):
+        values = [Value(s) for s in scores]
+        loss = leaf_or_flower.cross_entropy(values, 2)
+        loss.backward()
+        tensor = torch.tensor(scores, dtype=torch.float64, requires_grad=True)
+        expected = F.cross_entropy(tensor, torch.tensor(2))
+        expected.backward()
+        assert loss.data == pytest.approx(expected.item(), rel=1e-12)
+        assert [v.grad for v in values] == pytest.approx(tensor.grad.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in activations.ACTIVATIONS if name != "none"])
+def test_activations_and_slopes_are_torchs(name):
+    f, slope = activations.ACTIVATIONS[name]
+    x = torch.linspace(-6, 6, 241, dtype=torch.float64, requires_grad=True)
+    expected = getattr(F, name)(x)
+    expected.sum().backward()
+    np.testing.assert_allclose(f(x.detach().numpy()), expected.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(slope(x.detach().numpy()), x.grad.numpy(), atol=1e-12)
+
+
+def test_softmax_is_torchs_and_keeps_order():
+    scores = np.random.default_rng(0).normal(0, 300, (50, 7))
+    shares = activations.softmax(scores)
+    np.testing.assert_allclose(shares, torch.from_numpy(scores).softmax(-1).numpy(), atol=1e-12)
+    order = np.take_along_axis(shares, scores.argsort(-1), -1)
+    assert (np.diff(order) >= 0).all()
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_norms_and_their_gradients_are_torchs(axis):
+    generator = np.random.default_rng(0)
+    x, gradient = generator.normal(3, 2, (16, 10)), generator.normal(size=(16, 10))
+    tensor = torch.from_numpy(x).requires_grad_()
+    if axis == 0:
+        expected = F.batch_norm(tensor, None, None, training=True, eps=depth.EPS)
+    else:
+        expected = F.layer_norm(tensor, (10,), eps=depth.EPS)
+    expected.backward(torch.from_numpy(gradient))
+    np.testing.assert_allclose(depth.normalize(x, axis), expected.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(depth.normalize_backward(x, gradient, axis), tensor.grad.numpy(), atol=1e-7)
+
+
+def test_depth_measures_what_torch_does():
+    for stack in depth.STACKS.values():
+        signals, gradients = depth.sizes(stack, layers=5, width=8, batch=6)
+        generator = np.random.default_rng(0)
+        weights = [torch.from_numpy(generator.normal(0, stack.scale * 8**-0.5, (8, 8))) for _ in range(5)]
+        states = [torch.from_numpy(generator.normal(size=(6, 8)))]
+        for weight in weights:
+            x = states[-1] @ weight
+            if stack.axis == 0:
+                x = F.batch_norm(x, None, None, training=True)
+            elif stack.axis == -1:
+                x = F.layer_norm(x, (8,))
+            states.append((states[-1] + x.tanh() if stack.residual else x.tanh()).requires_grad_())
+            states[-1].retain_grad()
+        states[-1].backward(torch.from_numpy(generator.normal(size=(6, 8))))
+        std = [state.grad.numpy().std() for state in states[1:]]
+        assert gradients == pytest.approx([s / std[-1] for s in std], rel=1e-3)
+        first = states[0].detach().numpy().std()
+        assert signals == pytest.approx([state.detach().numpy().std() / first for state in states[1:]], rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("abcd", min_size=1, max_size=8), min_size=1, max_size=40), st.integers(1, 30))
+def test_merges_are_those_of_the_library(words, count):
+    assert subwords.learn_merges(words, count) == subwords.library_merges(words, count)
+
+
+def test_a_word_is_cut_as_the_library_cuts_it():
+    from tokenizers import Tokenizer, models
+
+    words = ["low", "lower", "lowest", "newer", "wider", "new", "wide", "aaa", "aaaa"] * 3
+    merges = subwords.learn_merges(words, 20)
+    tokens = sorted({c for word in words for c in word} | {a + b for a, b in merges})
+    library = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    for word in ("lowest", "wider", "newest", "aaaaa", "drew"):
+        assert subwords.encode(word, merges) == library.encode(word).tokens
+
+
+def test_attention_is_torchs_and_fits_the_models():
+    torch.manual_seed(0)
+    x = torch.randn(7, 16)
+    config = ladder.gpt_config(11, hidden_size=16, attention_bias=False)
+    module = ScratchAttention(config, 0)
+    matrices = [getattr(module, f"{name}_proj").weight.T for name in "qkvo"]
+    ours = attention.attend_with_heads(x, *matrices, heads=config.num_attention_heads)
+    mask = torch.triu(torch.full((7, 7), -math.inf), diagonal=1)
+    torch.testing.assert_close(ours, module(x[None], attention_mask=mask)[0][0], atol=1e-6, rtol=1e-5)
+    q, k, v = (x @ matrix for matrix in matrices[:3])
+    torch.testing.assert_close(attention.attend(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    shuffled = torch.cat((x[torch.randperm(6)], x[6:]))
+    torch.testing.assert_close(attention.attend(x, x, x)[6], attention.attend(shuffled, shuffled, shuffled)[6])
+
+
+def test_dropout_keeps_or_drops_and_hands_gradients_back_alike():
+    x = torch.ones(10_000, requires_grad=True)
+    y = dropout.dropout(x, 0.25, torch.Generator().manual_seed(0))
+    assert set(y.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_a_pair_that_never_occurs_has_no_share():
+    counts = text.count_pairs(np.array([0, 1, 0, 1, 2]), 3)
+    assert counts.tolist() == [[0, 2, 0], [1, 0, 1], [0, 0, 0]]
+
+
+# --- the ladder ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rung", ladder.RUNGS, ids=lambda rung: rung.name)
+def test_no_rung_sees_the_future_and_all_learn(rung):
+    torch.manual_seed(0)
+    model = rung.build(13).eval()
+    ids = torch.randint(13, (2, ladder.CONTEXT))
+    changed = ids.clone()
+    changed[:, 40] = (changed[:, 40] + 1) % 13
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    assert before.shape == (2, ladder.CONTEXT, 13)
+    torch.testing.assert_close(before[:, :40], after[:, :40])
+    assert (before[:, 40] - after[:, 40]).abs().max() > 1e-4
+    optimized = [p for optimizer in ladder.optimizers(model) for g in optimizer.param_groups for p in g["params"]]
+    assert {id(p) for p in optimized} == {id(p) for p in model.parameters()}
+    assert len(optimized) == len({id(p) for p in optimized})
+    sample = "the cat sat on the mat. " * 60
+    result = ladder.learn(rung, sample, 0, 30)
+    assert result.loss < math.log(len(set(sample)))
+    assert result.parameters == sum(p.numel() for p in rung.build(len(set(sample))).parameters())
+
+
+def test_the_block_with_everything_is_the_gpts():
+    torch.manual_seed(0)
+    unfinished = ladder.UnfinishedGPT(13, ladder.HEADS, feed_forward=True, residual=True, norm=True)
+    gpt = ladder.GPT(13, num_hidden_layers=1, tie_word_embeddings=False).model
+    block = gpt.model.layers[0]
+    parts = {
+        "embed_tokens": gpt.model.embed_tokens,
+        "embed_positions": gpt.model.embed_positions,
+        "branches.0": block.self_attn,
+        "branches.1": block.mlp,
+        "norms.0": block.input_layernorm,
+        "norms.1": block.post_attention_layernorm,
+        "norms.2": gpt.model.norm,
+        "lm_head": gpt.lm_head,
+    }
+    for name, part in parts.items():
+        unfinished.get_submodule(name).load_state_dict(part.state_dict())
+    ids = torch.randint(13, (2, 20))
+    torch.testing.assert_close(unfinished(ids), gpt(ids).logits)
+
+
+def test_the_recurrent_rung_is_torchs():
+    torch.manual_seed(0)
+    model = ladder.Recurrent(13)
+    rnn = torch.nn.RNN(ladder.HIDDEN, ladder.HIDDEN, batch_first=True)
+    with torch.no_grad():
+        rnn.weight_ih_l0.copy_(model.input.weight)
+        rnn.bias_ih_l0.copy_(model.input.bias)
+        rnn.weight_hh_l0.copy_(model.memory.weight)
+        rnn.bias_hh_l0.zero_()
+    ids = torch.randint(13, (2, 20))
+    torch.testing.assert_close(model(ids), model.lm_head(rnn(model.embed_tokens(ids))[0]))
+
+
+def test_remarks_name_what_does_not_pay():
+    def rung(name, *losses):
+        return name, [ladder.Result(name, seed, loss, 1, 1.0) for seed, loss in enumerate(losses)]
+
+    found = ladder.remarks(dict([rung("a", 2.5, 2.6), rung("b", 2.0, 2.1), rung("c", 2.02, 2.1), rung("d", 2.4, 2.5)]))
+    assert len(found) == 2
+    assert found[0].startswith("c cannot be told from b")
+    assert found[1].startswith("d is worse than c")
+
+
+@pytest.mark.slow
+def test_the_ladder_ends_with_a_table_and_a_chart(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("the cat sat on the mat. " * 60)
+    argv = ["learn", "ladder", "--dataset", str(file), "--seeds", "2", "--steps", "2", "--save", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["scratch-gpt", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(rung.name in printed for rung in ladder.RUNGS)
+    assert "ladder.py" in printed
+    assert (tmp_path / "out" / "ladder.png").stat().st_size > 20_000
+
+
+def test_a_text_too_short_is_refused_before_anything_is_learned(tmp_path):
+    with pytest.raises(ScratchError, match="the text has 90 characters, want at least 650"):
+        ladder.climb("nine lives" * 9, 1, 1)
+    (tmp_path / "latin").write_bytes("süß".encode("latin-1"))
+    with pytest.raises(ScratchError, match="no text in UTF-8"):
+        ladder.open_text(tmp_path / "latin")
+    assert len(ladder.open_text(None)) > 500_000

@@ -399,3 +399,14 @@ def test_a_text_too_short_is_refused_before_anything_is_learned(tmp_path):
     with pytest.raises(ScratchError, match="no text in UTF-8"):
         ladder.open_text(tmp_path / "latin")
     assert len(ladder.open_text(None)) > 500_000
+
+
+def test_a_rung_is_judged_on_each_character_but_the_first():
+    torch.manual_seed(0)
+    model = ladder.Bigram(7)
+    ids = torch.randint(7, (ladder.CONTEXT * 70 + 1,))  # more rows than are judged at a time
+    shares = model.model.table.weight.detach().log_softmax(-1)
+    wanted = -shares[ids[:-1], ids[1:]].mean().item()
+    assert ladder.judge(model, ids) == pytest.approx(wanted, rel=1e-5)
+    train, held_out, characters = ladder.read("abc" * 500)
+    assert (len(train), len(held_out), characters) == (1350, 150, ["a", "b", "c"])

@@ -29,11 +29,11 @@ class PreferenceArguments(TrainingArguments):
     """How to learn it."""
 
     output_dir: str = argument("runs/dpo", "Folder for the model, its checkpoints and the record of the run.")
-    beta: float = argument(0.1, "How dear it is to leave the reference: the less, the farther preferences lead.")
+    beta: float = argument(0.5, "How dear it is to leave the reference: the less, the farther preferences lead.")
     tokens_per_batch: int = argument(4096, "Rows times length, of both sides, that a process takes at a time.")
     optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
-    epochs: float = argument(3.0, "Passes over the pairs, where max_steps is not given.")
-    learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.")
+    epochs: float = argument(1.0, "Passes over the pairs, where max_steps is not given.")
+    learning_rate: float | None = argument(2e-4, "Peak learning rate of AdamW.")
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.")
     warmup_steps: int = argument(10, "Steps in which the learning rate rises from 0.")
     precision: Literal["auto", "fp32", "bf16"] = argument(

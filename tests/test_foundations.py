@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.image import imread
 from rich.console import Console
 from torch.nn import functional as F
 
@@ -38,6 +39,11 @@ SCREEN = 24  # lines
 
 
 # --- what each station claims ----------------------------------------------------------------------------
+def best_line_loss():
+    x = np.linspace(-1, 1, 64)
+    return np.polyfit(x, np.sin(3 * x), 1, full=True)[1].item() / 64
+
+
 def is_close(number, wanted, within):
     return abs(number - wanted) <= within
 
@@ -57,22 +63,24 @@ CLAIMS = {
         and found["softmax_against_sigmoid"] < 1e-12
         and found["linear_loss"] > 0.15
         and found["worst_loss"] < 1e-3
-        and found["late_spread"] < found["early_spread"] / 100
+        and is_close(found["linear_loss"], best_line_loss(), 1e-3)
+        and found["worst_loss"] < found["linear_loss"] / 1000
+        and found["early_spread"] > found["linear_loss"] / 10
     ),
     "leaf_or_flower": lambda found: all(
         found[f"{task}, with a hidden layer"] > 0.9 and found[f"{task}, one layer"] < 0.75
         for task in leaf_or_flower.TASKS
     ),
     "depth": lambda found: (
-        found["weights half as large"] < 1e-8
-        and found["weights twice as large"] > 50
-        and 0.1 < found["weights of variance 1/n"] < 10
+        found["half as large"] < 1e-8
+        and found["twice as large"] > 50
+        and 0.1 < found["variance 1/n"] < 10
         and all(0.1 < found[name] < 20 for name in depth.STACKS if "," in name)
     ),
     "text": lambda found: (
         is_close(found["counted"], found["learned"], 0.01)
         and found["window_16"] < found["window_2"] < found["window_1"] < found["window_0"]
-        and found["window_16"] < found["counted"] < found["window_0"]
+        and found["window_16"] < found["bigram"] < found["window_0"]
     ),
     "subwords": lambda found: (
         found["equal_merges"] == found["merges"] == 300 and found["tokens"] < found["characters"] / 2
@@ -82,6 +90,7 @@ CLAIMS = {
         and found["unscaled"] > 0.9
         and found["scaled"] < 0.2
         and found["right"] > 0.99
+        and found["without"] < 0.4
     ),
     "dropout": lambda found: (
         found["mean_error"] < 0.01
@@ -98,11 +107,13 @@ def test_a_station_shows_what_it_claims_on_a_screen(name, tmp_path):
     assert CLAIMS[name](found), found
     parts = re.split(r"^\d+\. ", printed.getvalue(), flags=re.M)[1:]
     assert parts
-    assert max(len(part.strip().splitlines()) for part in parts) <= SCREEN
-    assert max(map(len, printed.getvalue().splitlines())) <= 80 + len(str(tmp_path))
+    assert max(len(part.strip().splitlines()) for part in parts) <= SCREEN - 1  # the command adds a line
+    lines = [line for line in printed.getvalue().splitlines() if not line.startswith("picture: ")]
+    assert max(map(len, lines)) <= 80
     pictures = list((tmp_path / "pictures").glob("*.png"))
     assert pictures
-    assert all(picture.stat().st_size > 10_000 for picture in pictures)
+    for picture in pictures:  # a blank one has two colours: the axes' and the paper's
+        assert len(np.unique(imread(picture).reshape(-1, 4), axis=0)) > 20
     assert file_of(name).read_text().startswith('"""')
 
 
@@ -242,7 +253,7 @@ def test_norms_and_their_gradients_are_torchs(axis):
         expected = F.layer_norm(tensor, (10,), eps=depth.EPS)
     expected.backward(torch.from_numpy(gradient))
     np.testing.assert_allclose(depth.normalize(x, axis), expected.detach().numpy(), atol=1e-12)
-    np.testing.assert_allclose(depth.normalize_backward(x, gradient, axis), tensor.grad.numpy(), atol=1e-7)
+    np.testing.assert_allclose(depth.normalize_backward(x, gradient, axis), tensor.grad.numpy(), atol=1e-12)
 
 
 def test_depth_measures_what_torch_does():
@@ -306,7 +317,7 @@ def test_dropout_keeps_or_drops_and_hands_gradients_back_alike():
     assert torch.equal(x.grad, y.detach())
 
 
-def test_a_pair_that_never_occurs_has_no_share():
+def test_pairs_are_counted_in_their_order():
     counts = text.count_pairs(np.array([0, 1, 0, 1, 2]), 3)
     assert counts.tolist() == [[0, 2, 0], [1, 0, 1], [0, 0, 0]]
 
@@ -373,8 +384,8 @@ def test_remarks_name_what_does_not_pay():
 
     found = ladder.remarks(dict([rung("a", 2.5, 2.6), rung("b", 2.0, 2.1), rung("c", 2.02, 2.1), rung("d", 2.4, 2.5)]))
     assert len(found) == 2
-    assert found[0].startswith("c cannot be told from b")
-    assert found[1].startswith("d is worse than c")
+    assert found[0].startswith("c can't be told from b (+0.010")
+    assert found[1].startswith("d is above c (+0.390")
 
 
 @pytest.mark.slow
@@ -390,11 +401,14 @@ def test_the_ladder_ends_with_a_table_and_a_chart(monkeypatch, capsys, tmp_path)
     assert all(rung.name in printed for rung in ladder.RUNGS)
     assert "ladder.py" in printed
     assert (tmp_path / "out" / "ladder.png").stat().st_size > 20_000
+    assert all(len(part.splitlines()) <= SCREEN for part in printed.split("\n2. What does not pay"))
 
 
 def test_a_text_too_short_is_refused_before_anything_is_learned(tmp_path):
     with pytest.raises(ScratchError, match="the text has 90 characters, want at least 650"):
         ladder.climb("nine lives" * 9, 1, 1)
+    with pytest.raises(ScratchError, match="is 'a' from end to end"):
+        ladder.climb("a" * 1000, 1, 1)
     (tmp_path / "latin").write_bytes("süß".encode("latin-1"))
     with pytest.raises(ScratchError, match="no text in UTF-8"):
         ladder.open_text(tmp_path / "latin")
@@ -410,3 +424,15 @@ def test_a_rung_is_judged_on_each_character_but_the_first():
     assert ladder.judge(model, ids) == pytest.approx(wanted, rel=1e-5)
     train, held_out, characters = ladder.read("abc" * 500)
     assert (len(train), len(held_out), characters) == (1350, 150, ["a", "b", "c"])
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_learned(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ScratchError, match="can't be made a folder for pictures"):
+        Lesson(Console(file=io.StringIO()), tmp_path / "file")
+
+
+def test_norms_make_the_size_of_the_weights_not_matter():
+    for axis in (0, -1):
+        firsts = [depth.sizes(depth.Stack(scale, axis=axis))[1][0] for scale in (0.5, 1.0, 2.0)]
+        assert max(firsts) / min(firsts) < 1.05

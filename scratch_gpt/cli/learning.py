@@ -13,7 +13,7 @@ from . import app
 @app.command()
 def learn(
     station: Annotated[str | None, typer.Argument(help="Which one; without it, they are listed.")] = None,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures. Ladder: runs/ladder.")] = None,
     dataset: Annotated[Path | None, typer.Option(metavar="FILE", help="Text that the ladder learns.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each rung of the ladder. Default: 3.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each rung of the ladder. Default: 1,200.")] = None,
@@ -34,6 +34,8 @@ def learn(
     given = {"dataset": dataset, "seeds": seeds, "steps": steps}
     if station != LADDER and (wrong := [f"--{name}" for name, value in given.items() if value is not None]):
         raise ScratchError(f"only the ladder takes {', '.join(wrong)}: scratch-gpt learn ladder {wrong[0]} …")
+    if station is None and save is not None:
+        raise ScratchError("--save keeps the pictures of a station: scratch-gpt learn STATION --save DIR")
     if station is None:
         Lesson(console).table(("station", "what it shows"), [*STATIONS.items()])
         console.print("Begin with [bold]scratch-gpt learn neuron[/bold].")
@@ -45,4 +47,4 @@ def learn(
         ladder.run(Lesson(console, save or Path("runs/ladder")), ladder.open_text(dataset), **options)
     else:
         open_station(station)(Lesson(console, save))
-    console.print(f"\nTo read: [bold]{file_of(station)}[/bold]", soft_wrap=True)
+    console.print(f"To read: {file_of(station)}", soft_wrap=True, highlight=False, markup=False)

@@ -1,7 +1,7 @@
 """From one neuron to a language model: stations, each a module small enough to read in one sitting.
 
-Every module opens with its derivation, holds the code that it teaches, and ends with `run(lesson)`, which shows in
-seconds what the code does and hands back the figures that it claims. `scratch-gpt learn STATION` runs it.
+Every module opens with its derivation and holds the code that it teaches; its `run(lesson)` shows in seconds what the
+code does (the ladder's in minutes) and hands back the figures that it claims. `scratch-gpt learn STATION` runs it.
 """
 
 from __future__ import annotations

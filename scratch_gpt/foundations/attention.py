@@ -1,5 +1,7 @@
 """Attention in four steps, each of which contains the one before.
 
+Dimension letters: T tokens, C features of a token's vector, D features of a head, H heads.
+
 Each token of a text has a vector (a row of x). To know what comes next, a token should hear from those before it.
 
 1. *The average of the past*: y_t = 1/t Σ_{s ≤ t} x_s. As a product: y = A x, where row t of A holds 1/t up to t, then
@@ -8,17 +10,18 @@ Each token of a text has a vector (a row of x). To know what comes next, a token
    all other scores 0 this is the average again; other scores prefer one token to another.
 3. *Query, key and value*: let the text set the scores. Each token asks (query q = x W_q), and offers a label (key
    k = x W_k) and a content (value v = x W_v). Its score for a token is q · k / √D: a sum of D products of unit numbers
-   has variance D, which the root brings back to 1, so that softmax does not start out as a choice of one. With W_v = 1
-   and queries and keys that hold any table of scores, this is step 2.
-4. *Many heads*: several such averages beside each other, each over D of the features, put together and mixed by one
-   more matrix. With one head and the mixing matrix 1 this is step 3 (Vaswani et al. 2017, arXiv:1706.03762).
+   has variance D (each product has variance 1, and those of independent numbers add up), which the root brings back to
+   1, so that softmax does not start out as a choice of one. Where queries and keys can hold any table of scores (D ≥ T,
+   and vectors that tell the tokens apart) and W_v is the identity matrix, this is step 2.
+4. *Many heads*: several such averages beside each other, each with queries, keys and values of D = C / H features made
+   from all C, put together and mixed by one more matrix. With one head and the identity for mixing this is step 3
+   (Vaswani et al. 2017, arXiv:1706.03762).
 
 `models/attention.py` is step 4 with all that is needed for use, and the weights of one fit the other.
 
-Nowhere does the order of the past matter: shuffle it, and the average is the same. So positions are added to the
-vectors, as waves of growing length (sinusoidal) or as vectors that are learned.
-
-Dimension letters: T tokens, C features, D features of a head, H heads.
+In one such layer the order of the past does not matter: shuffle it, and the average is the same. So positions are added
+to the vectors: learned ones, or sinusoidal ones, for position t sin(t / 10000^(2i/C)) in feature 2i and the cosine in
+feature 2i + 1, waves of growing length.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ def average_of_the_past(x: torch.Tensor) -> torch.Tensor:
     return ones / ones.sum(1, keepdim=True) @ x
 
 
-def softmax_weights(scores: torch.Tensor) -> torch.Tensor:
+def causal_softmax(scores: torch.Tensor) -> torch.Tensor:
     """Step 2: scores (…, T, T) to shares of the past; what lies ahead gets 0."""
     future = torch.triu(torch.ones(scores.shape[-2:], dtype=torch.bool), diagonal=1)
     return scores.masked_fill(future, -math.inf).softmax(-1)
@@ -51,7 +54,7 @@ def softmax_weights(scores: torch.Tensor) -> torch.Tensor:
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Step 3: queries, keys and values (…, T, D) to (…, T, D)."""
-    return softmax_weights(query @ key.mT / math.sqrt(query.shape[-1])) @ value
+    return causal_softmax(query @ key.mT / math.sqrt(query.shape[-1])) @ value
 
 
 def attend_with_heads(
@@ -66,8 +69,11 @@ def attend_with_heads(
     return heard.transpose(0, 1).flatten(1) @ w_o
 
 
-def learn_positions(back: int, length: int = 24, size: int = 16, steps: int = 400, seed: int = 0) -> tuple:
-    """Learn to name the token `back` places ago, which only positions can tell: one head, learned positions.
+def learn_positions(
+    back: int, with_positions: bool = True, length: int = 24, size: int = 16, steps: int = 400, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Learn to name the token `back` places ago, which only positions can tell: one head, with learned positions or
+    without any.
 
     Returns:
         The positions (length, size), the shares (length, length) that the head gives, and the share of right answers.
@@ -81,8 +87,8 @@ def learn_positions(back: int, length: int = 24, size: int = 16, steps: int = 40
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-2 * (1 - step / steps)
         ids = torch.randint(vocabulary, (32, length))
-        x = tokens(ids) + positions.weight
-        shares = softmax_weights(w_q(x) @ w_k(x).mT / math.sqrt(size))  # (B, T, T)
+        x = tokens(ids) + positions.weight * with_positions
+        shares = causal_softmax(w_q(x) @ w_k(x).mT / math.sqrt(size))  # (B, T, T)
         scores = head(shares @ w_v(x))[:, back:]
         loss = F.cross_entropy(scores.flatten(0, 1), ids[:, :-back].flatten())
         optimizer.zero_grad()
@@ -106,9 +112,9 @@ def run(lesson: Lesson) -> dict[str, float]:
         step before:""",
     )
     differences = {
-        "1 in 2": (softmax_weights(torch.zeros(T, T, dtype=torch.float64)) @ x - average_of_the_past(x)),
+        "1 in 2": (causal_softmax(torch.zeros(T, T, dtype=torch.float64)) @ x - average_of_the_past(x)),
         # queries that are the rows of a table, keys that are unit vectors: q · k picks the table's entries
-        "2 in 3": attend(table * math.sqrt(T), torch.eye(T, dtype=torch.float64), x) - softmax_weights(table) @ x,
+        "2 in 3": attend(table * math.sqrt(T), torch.eye(T, dtype=torch.float64), x) - causal_softmax(table) @ x,
         "3 in 4": attend_with_heads(x, w_q, w_k, w_v, one, 1) - attend(x @ w_q, x @ w_k, x @ w_v),
         "4 and torch": attend_with_heads(x, w_q, w_k, w_v, w_o, 2) - _torch_heads(x, w_q, w_k, w_v, w_o, 2),
     }
@@ -138,15 +144,14 @@ def run(lesson: Lesson) -> dict[str, float]:
 
     lesson.part(
         "Positions",
-        """Attention alone does not see order. Asked for the token three places ago, among 12 different ones, a head
-        with learned positions has to find it by place alone:""",
+        """One layer of attention alone does not see order. A head is asked for the token three places ago, among 12
+        different ones, with learned positions and without any:""",
     )
     positions, shares, right = learn_positions(3)
-    found["right"] = right
+    found |= {"right": right, "without": learn_positions(3, with_positions=False)[2]}
     looked = shares[torch.arange(3, 24), torch.arange(21)].mean().item()
-    lesson.say(
-        f"{right:.0%} of its answers are right; it gives {looked:.0%} of its attention to that place. Guessing has 8%."
-    )
+    lesson.say(f"""With positions {right:.0%} of its answers are right, and {looked:.0%} of its attention goes to that
+        place. Without, {found["without"]:.0%}: the average of the past tells what occurred, not where.""")
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 3)
@@ -154,10 +159,11 @@ def run(lesson: Lesson) -> dict[str, float]:
         pictures = (
             (waves, "sinusoidal positions", "feature", "position"),
             (positions, "learned positions", "feature", "position"),
-            (shares, "where the head looks", "token", "from token"),
+            (shares, "where the head looks", "token looked at", "token that looks"),
         )
         for axes, (values, title, x_name, y_name) in zip(panels, pictures, strict=True):
-            axes.imshow(values.numpy(), aspect="auto", cmap="Blues" if values is shares else "RdBu")
+            image = axes.imshow(values.numpy(), aspect="auto", cmap="Blues" if values is shares else "RdBu")
+            figure.colorbar(image, ax=axes)
             axes.set(title=title, xlabel=x_name, ylabel=y_name)
 
     lesson.picture("attention", draw, (11, 4))

@@ -1,17 +1,19 @@
 """Automatic differentiation: every number remembers what it was made of, so that derivatives can be asked for.
 
-A sum or product of numbers is a small graph: operands point to results. For each arrow we know one derivative, that of
-the result by the operand: 1 for a sum, the other factor for a product. The chain rule says how a number far down the
-graph depends on one far up: multiply along a path, add over all paths:
+A sum or product of numbers can be drawn with boxes and arrows, which is called a graph: operands point to results. For
+each arrow we know one derivative, that of the result by the operand: 1 for a sum, the other factor for a product; those
+of the other operations stand with them below (tanh x is an S from -1 to 1 with the slope 1 - tanh² x; the next station
+is about such bends). The chain rule says how a number far down the graph depends on one far up: multiply along a path,
+add over all paths:
 
     d out / d a  =  Σ over results r of a:  d out / d r · d r / d a
 
 So it is enough to walk from the output back to the inputs, and to hand each number's derivative on to what it was made
 of. A number's own derivative must be complete before it is handed on: all its results come first. An order in which
-operands stand before results is called topological; we walk it backwards.
+operands stand before results is called topological; we walk it backwards. That is backpropagation.
 
-Numbers here are scalars. PyTorch does the same with whole tensors (and micrograd, github.com/karpathy/micrograd, in as
-few lines as here).
+Here each value is one number, a scalar. PyTorch does the same with whole tables of numbers, tensors (and micrograd,
+github.com/karpathy/micrograd, with scalars, in as few lines as here).
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from .lesson import BLUE, GREY, Lesson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+PLAIN = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
 
 
 class Value:
@@ -48,6 +53,7 @@ class Value:
         return Value(self.data * other.data, ((self, other.data), (other, self.data)), "×")
 
     def __pow__(self, exponent: float) -> Value:
+        """The exponent is a plain number."""
         return Value(self.data**exponent, ((self, exponent * self.data ** (exponent - 1)),), f"^{exponent:g}")
 
     def exp(self) -> Value:
@@ -98,7 +104,7 @@ class Value:
 
 
 def as_value(number: Value | float) -> Value:
-    return number if isinstance(number, Value) else Value(number, label="given")
+    return number if isinstance(number, Value) else Value(number, label="constant")
 
 
 def topological(output: Value) -> list[Value]:
@@ -126,7 +132,7 @@ def draw_graph(output: Value, figure: Figure) -> None:
     for value in reversed(order):  # a number that was given stands just before its first use
         for operand, _ in value.operands:
             if not operand.operands:
-                column[id(operand)] = min(column[id(value)] for value in order if operand in dict(value.operands)) - 1
+                column[id(operand)] = min(column[id(v)] for v in order if operand in dict(v.operands)) - 1
     height: dict[int, float] = {}
     for number in range(max(column.values()) + 1):
         here = [value for value in order if column[id(value)] == number]
@@ -142,7 +148,7 @@ def draw_graph(output: Value, figure: Figure) -> None:
                 "", place, start, arrowprops={"arrowstyle": "-|>", "color": GREY, "shrinkA": 34, "shrinkB": 34}
             )
             middle = (start[0] + place[0]) / 2, (start[1] + place[1]) / 2
-            axes.text(*middle, f"×{derivative:.3g}", color=GREY, fontsize=8, ha="center", va="bottom")
+            axes.text(*middle, f"×{derivative:.3g}", color=GREY, fontsize=8, ha="center", va="center", bbox=PLAIN)
         text = f"{value.label}\n{value.data:.4g}\ngrad {value.grad:.4g}"
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
         axes.text(*place, text, ha="center", va="center", fontsize=9, bbox=box)
@@ -155,7 +161,7 @@ def run(lesson: Lesson) -> dict[str, float]:
         "A graph of numbers",
         """A neuron with a bend: out = tanh(w x + b), and how wrong it is: loss = (out - 1)². Each result remembers its
         operands and its own derivative by each of them. Backwards along the arrows, derivatives are multiplied; where
-        arrows meet, they are added.""",
+        arrows meet, they are added. In the picture, an arrow bears the derivative of its result by its operand.""",
     )
     w, x, b = Value(0.5, label="w"), Value(2.0, label="x"), Value(-0.3, label="b")
     product = w * x
@@ -164,6 +170,8 @@ def run(lesson: Lesson) -> dict[str, float]:
     error = out - 1
     loss = error**2
     loss.backward()
+    error.label, loss.label = "out - 1", "loss = (out - 1)²"
+    product.label, total.label, out.label = "w x", "w x + b", "out = tanh(…)"
     rows = [
         (name, v.data, v.grad)
         for name, v in {"w": w, "x": x, "b": b, "w x": product, "w x + b": total, "out": out, "loss": loss}.items()

@@ -1,20 +1,27 @@
 """Why deep is hard: through every layer the gradient is multiplied once more.
 
-In a stack of layers h_l = tanh(W_l h_{l-1}), the chain rule hands the gradient back as
+In a stack of layers h_l = tanh(h_{l-1} W_l), the chain rule hands the gradient back as
 
-    d loss / d h_{l-1}  =  W_lᵀ (tanh'(W_l h_{l-1}) · d loss / d h_l)
+    d loss / d h_{l-1}  =  (tanh'(h_{l-1} W_l) · d loss / d h_l) W_lᵀ
 
-so thirty layers multiply thirty matrices. If each makes vectors a little shorter, the first layers learn nothing (the
-gradient vanishes); if a little longer, it explodes. Four remedies:
+(· multiplies number by number, Wᵀ is W with rows for columns), so thirty layers multiply thirty matrices. If each makes
+lists of numbers, vectors, a little shorter, the first layers learn nothing (the gradient vanishes); if a little longer,
+it explodes. The numbers that a layer hands on are called features, the examples that go through together a batch, the
+mean squared distance from the mean variance, and its root standard deviation. Four remedies:
 
-- *initialisation*: n weights of variance 1/n keep the size of a sum of n unit numbers (Glorot and Bengio 2010);
-- *batch normalization* (arXiv:1502.03167): bring each feature to mean 0 and variance 1 over the examples of a batch;
+- *initialisation*: weights of variance 1/n (LeCun et al. 1998). A sum of n products w_i x_i of independent numbers with
+  mean 0, where x_i has variance 1, then has variance n · 1/n · 1 = 1: the size stays;
+- *batch normalization* (arXiv:1502.03167): bring each feature to mean 0 and variance 1 over the examples of a batch
+  (in use, with the means of training);
 - *layer normalization* (arXiv:1607.06450): the same for each example, over its features. It needs no other examples;
-- *residual connections* (arXiv:1512.03385): h_l = h_{l-1} + tanh(…). The sum hands its gradient on as it is, so that
-  there is a straight way down.
+- *residual connections* (arXiv:1512.03385): h_l = h_{l-1} + tanh(…), so that d h_l / d h_{l-1} is 1 + …: there is a
+  straight way down.
 
-Both norms are one function along another axis. With y = (x - mean) / s, s the standard deviation, and g = d loss / d y,
-the chain rule through mean and s gives
+The norms stand on the sums, before tanh; in use each has a learned scale and shift, which are left out here.
+
+Both norms are one function along another axis: y = (x - mean) / s, s the standard deviation of n numbers. If x_j grows,
+the mean grows by 1/n of it and s by y_j / n, so d y_i / d x_j = ([1 if i = j] - 1/n - y_i y_j / n) / s. Times
+g_i = d loss / d y_i, added up over i:
 
     d loss / d x  =  (g - mean(g) - y · mean(g y)) / s
 
@@ -64,17 +71,19 @@ class Stack:
 
 
 STACKS = {
-    "weights half as large": Stack(0.5),
-    "weights twice as large": Stack(2.0),
-    "weights of variance 1/n": Stack(1.0),
-    "half as large, batch norm": Stack(0.5, axis=0),
-    "half as large, layer norm": Stack(0.5, axis=-1),
-    "half as large, residual": Stack(0.5, residual=True),
-    "half as large, layer norm, residual": Stack(0.5, axis=-1, residual=True),
+    "half as large": Stack(0.5),
+    "twice as large": Stack(2.0),
+    "variance 1/n": Stack(1.0),
+    "half, batch norm": Stack(0.5, axis=0),
+    "half, layer norm": Stack(0.5, axis=-1),
+    "half, residual": Stack(0.5, residual=True),
+    "half, layer norm, residual": Stack(0.5, axis=-1, residual=True),
 }
 
 
-def sizes(stack: Stack, layers: int = 30, width: int = 64, batch: int = 128, seed: int = 0) -> tuple[list, list]:
+def sizes(
+    stack: Stack, layers: int = 30, width: int = 64, batch: int = 128, seed: int = 0
+) -> tuple[list[float], list[float]]:
     """Size of the signal that leaves each layer, and of the gradient that arrives there, first layer first; the signal
     that enters the first layer, and the gradient that arrives at the last, have size 1."""
     generator = np.random.default_rng(seed)
@@ -107,11 +116,11 @@ def run(lesson: Lesson) -> dict[str, float]:
         (name, f"{signals[-1]:.1e}", *(f"{gradients[i]:.1e}" for i in (19, 9, 0)))
         for name, (signals, gradients) in measured.items()
     ]
-    lesson.table(("network", "signal out", "gradient at 20", "at 10", "at 1"), rows)
+    lesson.table(("weights", "signal out", "gradient at 20", "at 10", "at 1"), rows)
     lesson.say("""Half as large, and both vanish: 1/2 to the 29th power is 2e-9. Twice as large, the gradient explodes
-        as far as tanh lets it, which is flat where numbers are large. Variance 1/n is right, at the start. The norms
-        make the size of the weights not matter (what is left grows by a tenth a layer), the residuals open a straight
-        way.""")
+        as far as tanh lets it, which is flat where numbers are large. With variance 1/n little is lost, as long as
+        nothing is trained (tanh flattens a bit at every layer). The norms make the size of the weights not matter (what
+        is left grows by a tenth a layer), the residuals open a straight way.""")
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()

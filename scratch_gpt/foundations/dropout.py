@@ -1,14 +1,15 @@
 """Dropout: learn with a random part of the network missing, so that no neuron can rely on another one.
 
-While training, each number is set to 0 with probability p, and the others are divided by 1 - p:
+While training, each output of a hidden neuron is set to 0 with probability p, and the others are divided by 1 - p:
 
     y = x · m / (1 - p),   m = 0 with probability p, else 1
 
 The mean of m is 1 - p, so the mean of y is x, and in use, where nothing is dropped, nothing needs to change. The
 gradient goes where the numbers went: d y / d x = m / (1 - p) (Srivastava et al. 2014,
-jmlr.org/papers/v15/srivastava14a.html).
+jmlr.org/papers/v15/srivastava14a.html; dividing in training and not in use is called inverted dropout).
 
-A network with more weights than examples can learn these by heart: its loss on them falls to 0, that on others grows.
+A network with more weights than examples can learn these by heart, which is called overfitting: its loss on them falls
+to 0, that on others grows.
 Noise is hard to learn by heart through a network that is another one at every step.
 """
 
@@ -93,7 +94,7 @@ def run(lesson: Lesson) -> dict[str, float]:
     )
     curves = {p: [fit(p, seed) for seed in range(3)] for p in (0.0, 0.2, 0.5)}
     mean = {
-        p: [torch.tensor([run[side] for run in runs]).mean(0).tolist() for side in (0, 1)] for p, runs in curves.items()
+        p: [torch.tensor([one[side] for one in runs]).mean(0).tolist() for side in (0, 1)] for p, runs in curves.items()
     }
     rows = [(f"{p}", seen[-1], unseen[-1], min(unseen)) for p, (seen, unseen) in mean.items()]
     lesson.table(("p", "on the 60", "on others", "on others, at its best"), rows)

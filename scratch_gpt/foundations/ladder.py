@@ -1,10 +1,24 @@
 """The ladder: every idea on the way from the bigram to today's GPT, under one budget on one text.
 
-Each rung is the one before with one idea more. All have the same width, see the same batches in the same order, take
-the same number of steps with the same optimizers (Muon for matrices, AdamW for the rest) and are judged on the same
-held-out end of the text. From the bigram to the layer norm there is one block; the GPT stacks three. Rungs are made of
-`models/` wherever they are its special case; what is built here is only what the GPT is not: the window, the recurrent
-network, and a block that still lacks something.
+The first four rungs are models of their own; from one head on, each rung is the one before with one idea more. The
+budget is the same steps on the same batches in the same order, not the same seconds or parameters. Optimizers and
+learning rates are the same for all and tuned for none: AdamW (Adam, Loshchilov and Hutter 2019) for embeddings, head,
+norms and biases, Muon for the matrices between (`train/muon.py`: momentum with all its singular values made about 1);
+the rates rise for 20 steps and fall along a cosine, and a gradient longer than 1 is cut to 1. All are judged on the
+same held-out end of the text.
+
+What no station before has shown:
+
+- *recurrent network*: one memory, which each character rewrites: h_t = tanh(x_t W + h_{t-1} U + b);
+- *feed-forward*: each token through two layers of its own, C → 4C → C, with a bend between;
+- *GPT's start*: one matrix for embedding and head, and small random weights (GPT-2);
+- *RMSNorm*: x / √mean(x²), without mean and bias;
+- *rotary positions*: pairs of features of query and key are turned by t · θ_i, so that their product depends on the
+  distance of the tokens;
+- *SwiGLU*: (silu(x W_g) · x W_u) W_d: one half of the wide layer opens and closes the other.
+
+Rungs are made of `models/` wherever they are its special case; what is built here is only what the GPT is not: the
+window, the recurrent network, and a block that still lacks something.
 
 Dimension letters: B batch, T characters, C features, V vocabulary.
 """
@@ -19,6 +33,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +76,7 @@ class Bigram(nn.Module):
 
 
 class Window(nn.Module):
-    """The last characters, each an embedding, side by side through one hidden layer."""
+    """The last characters, each an embedding, side by side through one hidden layer; before a row there are zeros."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
@@ -150,21 +165,27 @@ class Rung:
     build: Callable[[int], nn.Module]
 
 
-ROTARY = {"norm_type": "rms_norm", "position_type": "rotary"}
-SWIGLU = {"hidden_act": "silu", "mlp_gated": True, "intermediate_size": 344}  # as many weights as 4C without the gate
+BLOCK = {"feed_forward": True, "residual": True, "norm": True}
+ROTARY: dict[str, Any] = {"norm_type": "rms_norm", "position_type": "rotary"}
+SWIGLU: dict[str, Any] = {
+    "hidden_act": "silu",
+    "mlp_gated": True,
+    "intermediate_size": 344,
+}  # as many weights as 4C without the gate
 RUNGS = (
     Rung("bigram", "a table of pairs", Bigram),
-    Rung("window", f"{WINDOW} embeddings, a hidden layer", Window),
-    Rung("recurrent", "a memory, rewritten at each step", Recurrent),
-    Rung("one head", "attention to the past", lambda size: UnfinishedGPT(size, 1)),
-    Rung("many heads", f"{HEADS} heads", lambda size: UnfinishedGPT(size, HEADS)),
-    Rung("feed-forward", "each token thinks alone", lambda size: UnfinishedGPT(size, HEADS, True)),
-    Rung("residuals", "branches are added up", lambda size: UnfinishedGPT(size, HEADS, True, True)),
-    Rung("layer norm", "one scale for every branch", lambda size: UnfinishedGPT(size, HEADS, True, True, True)),
-    Rung("GPT", f"{BLOCKS} blocks, small first weights", GPT),
-    Rung("RMSNorm", "no mean, no bias", lambda size: GPT(size, norm_type="rms_norm")),
-    Rung("rotary positions", "distances, not places", lambda size: GPT(size, **ROTARY)),
-    Rung("SwiGLU", "a gate in the feed-forward", lambda size: GPT(size, **ROTARY, **SWIGLU)),
+    Rung("window", f"{WINDOW} embeddings, one layer", Window),
+    Rung("recurrent", "a memory, rewritten", Recurrent),
+    Rung("one head", "attention to the past", partial(UnfinishedGPT, heads=1)),
+    Rung("many heads", f"{HEADS} heads", partial(UnfinishedGPT, heads=HEADS)),
+    Rung("feed-forward", "each token thinks alone", partial(UnfinishedGPT, heads=HEADS, feed_forward=True)),
+    Rung("residuals", "branches are added up", partial(UnfinishedGPT, heads=HEADS, feed_forward=True, residual=True)),
+    Rung("layer norm", "one scale for every branch", partial(UnfinishedGPT, heads=HEADS, **BLOCK)),
+    Rung("GPT's start", "embedding = head, small", partial(GPT, num_hidden_layers=1)),
+    Rung("GPT", f"{BLOCKS} blocks", GPT),
+    Rung("RMSNorm", "no mean, no bias", partial(GPT, norm_type="rms_norm")),
+    Rung("rotary positions", "distances, not places", partial(GPT, **ROTARY)),
+    Rung("SwiGLU", "a gated feed-forward", partial(GPT, **ROTARY, **SWIGLU)),
 )
 
 
@@ -199,7 +220,7 @@ def read(text: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Ids of the text to learn from, of the held-out end, and the characters that they stand for.
 
     Raises:
-        ScratchError: the text is too short.
+        ScratchError: the text is too short, or but one character.
     """
     characters = sorted(set(text))
     number = {character: i for i, character in enumerate(characters)}
@@ -207,6 +228,8 @@ def read(text: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     cut = int(len(ids) * (1 - HELD_OUT))
     if len(ids) - cut <= CONTEXT:
         raise ScratchError(f"the text has {len(ids):,} characters, want at least {int((CONTEXT + 1) / HELD_OUT):,}")
+    if len(characters) < 2:
+        raise ScratchError(f"the text is {characters[0]!r} from end to end: there is nothing to learn")
     return ids[:cut], ids[cut:], characters
 
 
@@ -268,20 +291,13 @@ def climb(text: str, seeds: int, steps: int) -> dict[str, list[Result]]:
     results: dict[str, list[Result]] = {rung.name: [] for rung in RUNGS}
     with ProcessPoolExecutor(cores, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         # the slow ones first, so that no core waits in the end
-        asked = [
-            pool.submit(_learn, number, text, seed, steps)
-            for number in reversed(range(len(RUNGS)))
-            for seed in range(seeds)
-        ]
+        asked = [pool.submit(learn, rung, text, seed, steps) for rung in reversed(RUNGS) for seed in range(seeds)]
         for future in tqdm(
             as_completed(asked), total=len(asked), desc="climbing", unit=" runs", leave=False, disable=None
         ):
-            results[future.result().rung].append(future.result())
+            result = future.result()
+            results[result.rung].append(result)
     return results
-
-
-def _learn(number: int, text: str, seed: int, steps: int) -> Result:
-    return learn(RUNGS[number], text, seed, steps)  # by number, because a rung holds a function without a name
 
 
 def remarks(results: dict[str, list[Result]]) -> list[str]:
@@ -293,40 +309,41 @@ def remarks(results: dict[str, list[Result]]) -> list[str]:
         gain = statistics.mean(upper) - statistics.mean(lower)
         spread = max(max(lower) - min(lower), max(upper) - min(upper))
         if gain <= spread:
-            how = "is worse than" if gain < -spread else "cannot be told from"
-            found.append(f"{name} {how} {before} at this size ({gain:+.3f} nats, seeds differ by up to {spread:.3f})")
+            how = "is above" if gain < -spread else "can't be told from"
+            found.append(f"{name} {how} {before} ({-gain:+.3f}, seeds differ by {spread:.3f})")
     return found
 
 
 def run(lesson: Lesson, text: str, seeds: int = 3, steps: int = 1200) -> dict[str, list[Result]]:
     """Climb, and end with a table and a chart."""
+    knows_nothing = last = math.log(len(set(text)))
+    lesson.part(
+        "The ladder",
+        f"""{steps:,} steps of {ROWS} rows of {CONTEXT} characters, {HIDDEN} features. Held-out loss in nats a
+        character, mean of {seeds} {"seed" if seeds == 1 else "seeds"} ± half their range. A model that knows nothing
+        has {knows_nothing:.3f}.""",
+    )
     results = climb(text, seeds, steps)
     rows = []
-    last = math.log(len(set(text)))
     for rung in RUNGS:
         losses = [result.loss for result in results[rung.name]]
         mean = statistics.mean(losses)
-        spread = f"{mean:.3f} ({min(losses):.3f} to {max(losses):.3f})"
+        spread = f"{mean:.3f}" + (f" ±{(max(losses) - min(losses)) / 2:.3f}" if seeds > 1 else "")
         seconds = statistics.mean(result.seconds for result in results[rung.name])
         rows.append(
             (
                 rung.name,
                 rung.idea,
                 spread,
-                f"{last - mean:+.3f}",
-                f"{results[rung.name][0].parameters:,}",
+                f"{last - mean:+.2f}",
+                f"{results[rung.name][0].parameters // 1000}k",
                 f"{seconds:.0f}",
             )
         )
         last = mean
-    lesson.part(
-        "The ladder",
-        f"""{steps:,} steps of {ROWS} rows of {CONTEXT} characters, {HIDDEN} features, {seeds} seeds. A model that knows
-        nothing has log {len(set(text))} = {math.log(len(set(text))):.3f} nats a character.""",
-    )
-    lesson.table(("rung", "what is new", "loss held out", "gain", "weights", "s"), rows)
-    for remark in remarks(results):
-        lesson.say(f"Does not pay: {remark}.")
+    lesson.table(("rung", "what is new", "loss", "gain", "params", "s"), rows)
+    if seeds > 1 and (found := remarks(results)):
+        lesson.part("What does not pay at this size", f"{'; '.join(found)}.")
     lesson.picture("ladder", lambda figure: draw(results, figure), (11, 5.5))
     return results
 
@@ -352,7 +369,7 @@ def draw(results: dict[str, list[Result]], figure: Figure) -> None:
     panels[0].set(yticks=places, yticklabels=names, xlabel="loss on held-out text, nats a character")
     panels[0].invert_yaxis()
     panels[0].margins(x=0.12)
-    for axes, field, label in ((panels[1], "parameters", "weights"), (panels[2], "seconds", "seconds to train")):
+    for axes, field, label in ((panels[1], "parameters", "parameters"), (panels[2], "seconds", "seconds to train")):
         axes.barh(places, means(field), color=RED if field == "seconds" else LIGHT)
         axes.set(xlabel=label)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}")

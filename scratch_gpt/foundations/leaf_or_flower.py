@@ -1,16 +1,22 @@
 """Leaf or flower: a network that decides, on our own autograd.
 
 Two inputs, the colour (0 green, 1 red) and the volume; two neurons at the end, one for each class; the higher one wins.
-Between them a hidden layer with a bend, tanh: a single layer would draw a straight line between leaves and flowers.
+Between them a hidden layer with a bend, tanh: a single layer would draw a straight line between leaves and flowers, for
+two weighted sums are equal where their difference, again a weighted sum, is 0.
 
 What is to be minimised? The share of right answers won't do: it does not move when a weight moves a little. So the two
-scores become shares by softmax, p_i = e^s_i / Σ e^s_j, and the loss of an example is the surprise at the right answer,
-the cross-entropy:
+scores (the field says logits) become shares by softmax, p_i = e^s_i / Σ e^s_j, and the loss of an example is the
+surprise at the right answer, -log p with the natural logarithm: 0 where p is 1, the larger the smaller p is. It is
+called cross-entropy:
 
     loss = -log p_right = log Σ e^s_j - s_right
 
 It is 0 where the right answer has all, log 2 = 0.693 where both have half, and grows without bound where the network is
-sure and wrong. Its derivative by each score is p_i, less 1 for the right one: what `backward` finds without being told.
+sure and wrong. Its derivative by each score is e^s_i / Σ e^s_j = p_i, less 1 for the right one: what `backward` finds
+without being told.
+
+Each step learns from a few examples drawn at random (stochastic gradient descent), and the learning rate falls to 0, so
+that the last steps only polish.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .autograd import Value
+from .autograd import Value, as_value
 from .lesson import GREEN, RED, Lesson
 
 if TYPE_CHECKING:
@@ -50,11 +56,11 @@ class Network:
 
     def __call__(self, inputs: Sequence[float]) -> list[Value]:
         """The scores of the classes."""
-        signals: list[Value | float] = list(inputs)
+        signals = [as_value(number) for number in inputs]
         for number, layer in enumerate(self.layers):
             sums = [sum((w * x for w, x in zip(ws, signals, strict=True)), start=bias) for ws, bias in layer]
-            signals = list(sums) if number == len(self.layers) - 1 else [s.tanh() for s in sums]
-        return [signal for signal in signals if isinstance(signal, Value)]
+            signals = sums if number == len(self.layers) - 1 else [s.tanh() for s in sums]
+        return signals
 
     def decide(self, inputs: Sequence[float]) -> int:
         """The class with the highest score."""
@@ -99,8 +105,8 @@ def plants(count: int, seed: int) -> list[Example]:
     return found
 
 
-def rings(count: int, seed: int) -> list[Example]:
-    """Arrows that hit (1) within a ring around the middle, or miss (0): other inputs, other labels."""
+def disc(count: int, seed: int) -> list[Example]:
+    """Arrows that hit (1) a disc around the middle, or miss (0): other inputs, other labels."""
     drawer = random.Random(seed)
     found: list[Example] = []
     while len(found) < count:
@@ -112,7 +118,7 @@ def rings(count: int, seed: int) -> list[Example]:
 
 TASKS: dict[str, tuple[Callable[[int, int], list[Example]], tuple[str, str], tuple[str, str]]] = {
     "leaf or flower": (plants, ("colour, green to red", "volume"), ("leaf", "flower")),
-    "hit or miss": (rings, ("left to right", "low to high"), ("miss", "hit")),
+    "hit or miss": (disc, ("left to right", "low to high"), ("miss", "hit")),
 }
 
 
@@ -136,9 +142,10 @@ def run(lesson: Lesson) -> dict[str, float]:
             rows.append((name, kind, f"{losses[0]:.3f}", f"{late:.3f}", f"{right:.1%}"))
             found[f"{name}, {kind}"] = right
             trained[name] = network
-    lesson.table(("task", "network", "first loss", "last losses", "right, of 300 others"), rows)
-    lesson.say("""The second task, an arrow that hits or misses a disc, has other inputs and other labels. Not a line of
-        the network was changed for it: only its examples.""")
+    lesson.table(("task", "network", "first loss", "last 50 losses", "right, of 300 others"), rows)
+    lesson.say("""No line is much better than guessing, or than always saying "miss", which 68% are. The second task, an
+        arrow that hits or misses a disc, has other inputs and other labels. Not a line of the network was changed for
+        it: only its examples. In the picture, areas are what the network decides, dots the 300 others.""")
 
     def draw(figure: Figure) -> None:
         steps = 50

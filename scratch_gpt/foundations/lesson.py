@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from ..errors import ScratchError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,22 +26,31 @@ class Lesson:
     Args:
         console: what to print on.
         folder: where pictures go, each as `NAME.png`; None draws none.
+
+    Raises:
+        ScratchError: there can be no such folder.
     """
 
     def __init__(self, console: Console, folder: Path | None = None):
         self.console, self.folder = console, folder
         self.parts = 0
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ScratchError(f"{folder} can't be made a folder for pictures: {error.strerror}") from error
 
     def part(self, title: str, text: str) -> None:
         """Begin a part. Where somebody sits before a terminal, wait until the one before has been read."""
         if self.parts and self.console.is_terminal and sys.stdin.isatty():
-            self.console.input("[dim]Enter goes on[/dim] ")
+            with suppress(EOFError):
+                self.console.input("[dim]Enter goes on[/dim] ")
         self.parts += 1
         self.console.print(f"\n[bold]{self.parts}. {title}[/bold]")
         self.say(text)
 
     def say(self, text: str) -> None:
-        self.console.print(" ".join(text.split()), highlight=False)
+        self.console.print(" ".join(text.split()), highlight=False, markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
         """A table; numbers are put with four digits."""
@@ -54,10 +66,9 @@ class Lesson:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
         path = self.folder / f"{name}.png"
         figure.savefig(path, dpi=150)
-        self.console.print(f"[green]picture:[/green] {path}", soft_wrap=True, highlight=False)
+        self.console.print(f"picture: {path}", soft_wrap=True, highlight=False, markup=False)

@@ -4,24 +4,28 @@ A neuron multiplies each input by a weight, adds the products up and adds a bias
 
     prediction = w_1 x_1 + … + w_n x_n + b
 
-How wrong it is over N examples, the mean squared error tells:
+An example is a list of inputs x and the answer y that is wanted. How wrong the neuron is over N examples, the mean
+squared error tells (Σ adds up over the examples):
 
     loss = 1/N Σ (prediction - y)²
 
-A derivative says by how much the loss grows where a weight grows a little. By the chain rule, the outer derivative
-2 (prediction - y) times the inner one, which is x_i for a weight and 1 for the bias:
+A derivative says how many times as much the loss grows as a weight does, where that weight grows a little and the
+others hold still. By the chain rule, u² has the derivative 2u times that of u; here u is prediction - y, and its
+derivative is x_i for a weight and 1 for the bias:
 
     d loss / d w_i = 1/N Σ 2 (prediction - y) x_i        d loss / d b = 1/N Σ 2 (prediction - y)
 
-Gradient descent takes a small step, the learning rate, against each derivative.
+All derivatives together are the gradient. Gradient descent takes a small part of it, the learning rate, away:
+
+    w_i  ←  w_i - rate · d loss / d w_i                  b  ←  b - rate · d loss / d b
 
 Why the step must be small. Let y = x, leave the bias at 0 and learn from one example: the derivative is 2 (w x - x) x,
 and one step makes of the weight's error
 
     w - 1  →  (w - 1) - rate 2 (w - 1) x²  =  (w - 1) (1 - 2 rate x²)
 
-With a rate of 0.01 the factor is 1 - 0.02 x². It shrinks the error only while it lies between -1 and 1, so for x < 10;
-for x = 99 it is -195, and every example makes the error larger. Inputs between 0 and 1 mend it.
+With a rate of 0.01 the factor is 1 - 0.02 x². It shrinks the error only while it lies between -1 and 1, so for 0 < x <
+10; for x = 99 it is -195, and every example makes the error larger. Inputs between 0 and 1 mend it.
 """
 
 from __future__ import annotations
@@ -105,8 +109,9 @@ def run(lesson: Lesson) -> dict[str, float]:
 
     lesson.part(
         "Mended",
-        """Divide the inputs by 99: now they lie between 0 and 1, the factor between 0.98 and 1, and every example
-        helps. The bias may learn too. A hundred rounds through the same hundred examples:""",
+        """Divide inputs and answers by 99: now they lie between 0 and 1, the factor between 0.98 and 1, and nothing can
+        blow up. The bias may learn too; while it is off, it pulls the weight along, and in the end both arrive. A
+        hundred rounds through the same hundred examples:""",
     )
     scaled = [x / 99 for x in range(100)]
     neuron = Neuron([0.0])
@@ -120,14 +125,13 @@ def run(lesson: Lesson) -> dict[str, float]:
     found |= {"weight": neuron.weights[0], "bias": neuron.bias}
 
     def draw_steps(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.plot([abs(e) for e in wild], color=RED, label="x from 0 to 99")
-        axes.plot([abs(e) for e in tame], color=BLUE, label="x divided by 99")
-        axes.axhline(1, color=GREY, linewidth=0.8)
-        axes.set(yscale="log", xlim=(0, 300), xlabel="examples seen", ylabel="error of the weight, |w - 1|")
-        axes.legend(frameon=False)
+        panels = figure.subplots(1, 2)
+        for axes, errors, colour, title in zip(panels, (wild, tame), (RED, BLUE), ("x", "x / 99"), strict=True):
+            axes.plot([abs(e) for e in errors], color=colour)
+            axes.axhline(1, color=GREY, linewidth=0.8)
+            axes.set(yscale="log", title=title, xlabel="examples seen", ylabel="error of the weight, |w - 1|")
 
-    lesson.picture("neuron_steps", draw_steps)
+    lesson.picture("neuron_steps", draw_steps, (10, 4))
 
     lesson.part(
         "A curve from the same neuron",
@@ -145,7 +149,7 @@ def run(lesson: Lesson) -> dict[str, float]:
             loss = mean_squared_error(cubic, inputs, targets)
             stages.append((f"{step}", loss, cubic.bias, *cubic.weights))
         descend(cubic, inputs, targets, rate=0.5)
-    lesson.table(("step", "loss", "1", "x", "x²", "x³"), stages)
+    lesson.table(("step", "loss", "bias", "x", "x²", "x³"), stages)
     pairs = zip([*cubic.weights, cubic.bias], [*wanted.weights, wanted.bias], strict=True)
     found["polynomial_error"] = max(abs(a - b) for a, b in pairs)
     lesson.say(f"No coefficient is off by more than {found['polynomial_error']:.1g}.")

@@ -1,14 +1,18 @@
 """Sub-words by byte-pair encoding: begin with characters, and again and again make one token of the most frequent pair.
 
-Words would be the wrong tokens: there are endlessly many, and an unknown one is lost. Characters are never unknown, but
-a text has many of them, and each says little. Byte-pair encoding (Sennrich, Haddow and Birch 2016, arXiv:1508.07909)
-finds a middle way by counting:
+A token is what a model reads at a time. Words would be the wrong ones: there are endlessly many, and an unknown one is
+lost. Characters are few, but a text has many of them, and each says little. Byte-pair encoding (Sennrich, Haddow and
+Birch 2016, arXiv:1508.07909) finds a middle way by counting:
 
 1. Every word is a row of characters. Count how often each word occurs.
-2. Count all pairs of neighbours within words. Of pairs that are equally frequent, take the one whose tokens are older.
+2. Count all pairs of neighbours within words. Of pairs that are equally frequent, take the one whose first token is
+   older, then the one whose second is; characters, in sorted order, are the oldest.
 3. Put the most frequent pair together wherever it stands: a new token. Go on at 2 until there are enough.
 
-To encode a new word, cut it into characters and apply the merges in the order in which they were learned.
+To encode a new word, cut it into characters and apply the merges in the order in which they were learned. GPT-2's
+tokenizer begins with the 256 possible bytes instead of characters, so that nothing is ever unknown, and keeps the space
+as a part of the word behind it, so that tokens can be put together to the text again; `tokenization/training.py` does
+so too.
 """
 
 from __future__ import annotations
@@ -88,12 +92,12 @@ def run(lesson: Lesson) -> dict[str, float]:
     lesson.part(
         "Counting pairs",
         f"""300 little stories have {len(words):,} words, {len(set(words)):,} different ones, of {characters:,}
-        characters. The most frequent pairs, and what one word becomes by them:""",
+        characters. The merges, one after the other, and what a word becomes by them:""",
     )
-    known = ("grandmother", "neighbour", "gardener", "children", "teacher")
-    word = next((word for word in known if word in words), max(set(words), key=len))
+    word, frequency = "gardener", Counter(words)
     shown = (0, 1, 2, 5, 10, 20, 50, 100, 300)
-    length = {n: sum(len(encode(w, merges[:n])) * k for w, k in Counter(words).items()) for n in shown}
+    points = sorted({*shown, *range(0, 301, 20)})
+    length = {n: sum(len(encode(w, merges[:n])) * k for w, k in frequency.items()) for n in points}
     rows = [
         (f"{n}", " + ".join(merges[n - 1]) if n else "", " ".join(encode(word, merges[:n])), f"{length[n]:,}")
         for n in shown
@@ -105,17 +109,13 @@ def run(lesson: Lesson) -> dict[str, float]:
     lesson.part(
         "Is it the real thing?",
         f"""The library `tokenizers` learned {len(theirs)} merges from the same words: {equal} of 300 are the same, in
-        the same order. A word that never occurred is cut into what is known: zookeeper becomes
-        {" ".join(encode("zookeeper", merges))}.""",
+        the same order. A word that never occurred is cut into what is known: farmhouse becomes
+        {" ".join(encode("farmhouse", merges))}.""",
     )
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        points = list(range(0, 301, 20))
-        counts = Counter(words)
-        axes.plot(
-            points, [sum(len(encode(w, merges[:n])) * k for w, k in counts.items()) / 1000 for n in points], color=BLUE
-        )
+        axes.plot(points, [length[n] / 1000 for n in points], color=BLUE)
         axes.set(xlabel="merges", ylabel="tokens of the text, thousands", ylim=(0, None))
         axes.grid(alpha=0.25)
 

@@ -1,19 +1,25 @@
 """Text as numbers: from counted pairs to a window of embeddings.
 
-A network reads numbers, so each different character gets one, its id: " " 0, "," 1, "." 2, "A" 3 … A model of language
-gives, for what has been read, a share to every possible next character; its loss is the mean surprise at the one that
-came, -log share, in nats. A model that knows nothing has log(number of characters).
+A network reads numbers, so each different character gets one, its id: new line 0, " " 1, "," 2, "." 3, "A" 4 … A
+language model gives, for what has been read, a share (a probability) to every possible next character; its loss is the
+mean surprise at the one that came, -log share. With the natural logarithm its unit is called nat. A model that knows
+nothing has log(number of characters).
 
 *The bigram* looks at one character only. Count how often b follows a, and share(b after a) = count(ab) / count(a). The
 same table can be learned: begin with zeros, take the softmax of each row for shares, and descend. The loss of row a is
-Σ_b count(ab) (-log softmax(row)_b), and its derivative (chain rule through softmax and log) is count(a) · shares -
-count(ab): it is 0 exactly where the shares are those that were counted. Both ways lead to one table.
+Σ_b count(ab) (-log softmax(row)_b), and its derivative (p, less 1 at the right answer, as in leaf_or_flower, added up)
+is count(a) · shares - count(ab): it is 0 exactly where the shares are those that were counted. Both ways lead to one
+table, the second ever more slowly, for a share of 0 is only approached.
 
 *A window* looks at the last eight characters. Their ids are names, not amounts: "m" is not between "l" and "n" in any
 way that matters, and a network that is handed ids as amounts must undo that. An embedding gives each character a vector
-of its own, which is learned like any other weight: characters that behave alike come to lie together. With one
+of its own, which is learned like any other weight: characters that behave alike may come to lie together. With one
 dimension they stand on a line, with many each can differ in many ways (Bengio et al. 2003,
 jmlr.org/papers/v3/bengio03a.html).
+
+From here on PyTorch is our autograd, with tables of numbers in place of single ones: `nn.Linear` is a layer,
+`nn.Embedding` a table with a vector for each id, `backward` what it was in autograd.py, `zero_grad` forgets the
+gradients of the step before.
 """
 
 from __future__ import annotations
@@ -59,7 +65,7 @@ def descend_bigram(counts: np.ndarray, steps: int = 500, rate: float = 5.0) -> n
 
 
 class WindowNetwork(nn.Module):
-    """The last WINDOW characters, one after the other, through a hidden layer to scores for the next.
+    """The last WINDOW characters, side by side, through a hidden layer to scores for the next.
 
     Args:
         vocab_size: number of different characters.
@@ -99,7 +105,7 @@ def fit(network: WindowNetwork, ids: torch.Tensor, held_out: torch.Tensor, steps
         return F.cross_entropy(network(others[:, :-1]), others[:, -1]).item()
 
 
-def write_on(network: WindowNetwork, start: list[int], count: int, seed: int = 0) -> list[int]:
+def generate(network: WindowNetwork, start: list[int], count: int, seed: int = 0) -> list[int]:
     """Draw `count` further characters, each by the shares that the network gives."""
     generator, ids = torch.Generator().manual_seed(seed), list(start)
     for _ in range(count):
@@ -124,6 +130,7 @@ def run(lesson: Lesson) -> dict[str, float]:
     counted = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     learned = softmax(descend_bigram(counts))
     found = {"counted": bigram_loss(counted, counts), "learned": bigram_loss(learned, counts)}
+    found["bigram"] = bigram_loss(learned, count_pairs(held_out, size))
     rows = [
         (
             f"after {a!r}",
@@ -139,19 +146,21 @@ def run(lesson: Lesson) -> dict[str, float]:
 
     lesson.part(
         "What an embedding buys",
-        f"""A window of {WINDOW} characters and one hidden layer of 128. Only what stands for a character differs.
-        Losses on 60 other stories, and how each goes on after "The farm":""",
+        f"""A window of {WINDOW} characters and one hidden layer of 128. What stands for a character
+        differs, and with it the number of weights. Losses on 60 other stories, and how each goes on after "The
+        farm":""",
     )
     torch_ids, torch_held_out = torch.from_numpy(ids), torch.from_numpy(held_out)
-    rows, networks = [], {}
+    rows, networks = [("the bigram", f"{found['bigram']:.3f}", f"{size * size:,}", "")], {}
     for name, dimensions in (("its id", 0), ("one number", 1), ("two", 2), ("sixteen", 16)):
         torch.manual_seed(0)
         networks[dimensions] = network = WindowNetwork(size, dimensions)
         loss = fit(network, torch_ids, torch_held_out)
         found[f"window_{dimensions}"] = loss
-        sample = "".join(characters[i] for i in write_on(network, [number[c] for c in "The farm"], 40))
-        rows.append((name, f"{loss:.3f}", " ".join(sample.split("\n"))))
-    lesson.table(("a character is", "loss", "continuation"), rows)
+        sample = "".join(characters[i] for i in generate(network, [number[c] for c in "The farm"], 30))
+        weights = sum(p.numel() for p in network.parameters())
+        rows.append((name, f"{loss:.3f}", f"{weights:,}", " ".join(sample.split("\n"))))
+    lesson.table(("a character is", "loss", "weights", "continuation"), rows)
     lesson.say("""Eight ids handed over as amounts do worse than the bigram's one character. A learned place on a line
         beats the id, whose order means nothing; more dimensions let characters be alike in one way and different in
         another.""")
@@ -159,8 +168,9 @@ def run(lesson: Lesson) -> dict[str, float]:
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         left.imshow(counted**0.5, cmap="Blues")
-        left.set(title="how often the column follows the row", xticks=range(size), yticks=range(size))
-        shown = [repr(c)[1:-1] for c in characters]
+        left.set(title="how often the column follows the row (root of the share)")
+        left.set(xticks=range(size), yticks=range(size))
+        shown = ["␣" if c == " " else repr(c)[1:-1] for c in characters]
         left.set_xticklabels(shown, fontsize=6)
         left.set_yticklabels(shown, fontsize=6)
         embedding = networks[2].embedding
@@ -168,8 +178,8 @@ def run(lesson: Lesson) -> dict[str, float]:
         places = embedding.weight.detach().numpy()
         right.scatter(places[:, 0], places[:, 1], s=4, color=BLUE)
         for character, place in zip(shown, places, strict=True):
-            right.annotate(character, place)
-        right.set(title="two dimensions that the network gave each character")
+            right.annotate(character, place, (3, 2), textcoords="offset points")
+        right.set(title="where two dimensions put each character", xlabel="first", ylabel="second")
 
     lesson.picture("text", draw, (11, 5))
     return found

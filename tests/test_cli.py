@@ -48,6 +48,7 @@ HELP += [
     "info",
     "import",
     "export",
+    "learn",
     "plan",
     "push",
     "verify",
@@ -65,6 +66,7 @@ WORKS = {
     "info": ("run", "model.layers.1.mlp.down_proj.weight"),
     "export": ("run exported", "LlamaForCausalLM in exported"),
     "import": ("native imported", "ScratchGPTForCausalLM in imported"),
+    "learn": ("attention --save pictures", "attention.py"),
     "plan": ("--hidden_size 32 --num_hidden_layers 1 --batch_size 2 --vocab_size 99", "FLOPs a token"),
 }
 
@@ -138,6 +140,13 @@ FAILS = {
         ("run out", "cannot import a ScratchGPTForCausalLM"),
         ("native tokenizer", "tokenizer is there already"),
         ("none out", "no model can be opened from 'none'"),
+    ],
+    "learn": [
+        ("nosuch", "there is no station 'nosuch': take one of neuron, autograd"),
+        ("neuron --steps 3", "only the ladder takes --steps"),
+        ("ladder --dataset none.txt", "no such file: none.txt"),
+        ("--save pictures", "--save keeps the pictures of a station"),
+        ("neuron --save text.txt", "can't be made a folder for pictures"),
     ],
     "plan": [
         ("--num_attention_heads 5", "num_attention_heads is 5"),

@@ -44,7 +44,8 @@ def learn(
         from ..foundations import ladder
 
         options = {name: value for name, value in (("seeds", seeds), ("steps", steps)) if value is not None}
-        ladder.run(Lesson(console, save or Path("runs/ladder")), ladder.open_text(dataset), **options)
+        text = ladder.open_text(dataset)
+        ladder.run(Lesson(console, save or Path("runs/ladder")), text, **options)
     else:
         open_station(station)(Lesson(console, save))
     console.print(f"To read: {file_of(station)}", soft_wrap=True, highlight=False, markup=False)

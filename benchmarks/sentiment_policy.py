@@ -26,7 +26,7 @@ from rich.table import Table
 PROJECT = Path(__file__).parents[1]
 TEST_PROMPTS, WORDS = 500, 3  # beginnings to judge by, and words of each
 GPT = ("--tokenizer", "bpe", "--vocab_size", "2048", "--context_length", "64", "--epochs", "6", "--dropout", "0.2")
-PPO = ("--max_new_tokens", "40", "--kl_coefficient", "0.02", "--gae_lambda", "1", "--epochs", "1.5")
+PPO = ("--max_new_tokens", "40", "--kl_coefficient", "0.01", "--gae_lambda", "1", "--epochs", "1.2")
 JUDGES = """
 from scratch_gpt.rl.rewards import open_reward
 

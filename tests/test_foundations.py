@@ -382,10 +382,12 @@ def test_remarks_name_what_does_not_pay():
     def rung(name, *losses):
         return name, [ladder.Result(name, seed, loss, 1, 1.0) for seed, loss in enumerate(losses)]
 
-    found = ladder.remarks(dict([rung("a", 2.5, 2.6), rung("b", 2.0, 2.1), rung("c", 2.02, 2.1), rung("d", 2.4, 2.5)]))
-    assert len(found) == 2
+    rungs = [rung("a", 2.5, 2.6), rung("b", 2.0, 2.1), rung("c", 2.02, 2.1), rung("d", 2.4, 2.5), rung("e", 2.35, 2.45)]
+    found = ladder.remarks(dict(rungs))
+    assert len(found) == 3
     assert found[0].startswith("c can't be told from b (+0.010")
     assert found[1].startswith("d is above c (+0.390")
+    assert found[2].startswith("e can't be told from d (-0.050")
 
 
 @pytest.mark.slow

@@ -176,15 +176,15 @@ RUNGS = (
     Rung("bigram", "a table of pairs", Bigram),
     Rung("window", f"{WINDOW} embeddings", Window),
     Rung("recurrent", "a memory, rewritten", Recurrent),
-    Rung("one head", "attention to the past", partial(UnfinishedGPT, heads=1)),
+    Rung("one head", "attention", partial(UnfinishedGPT, heads=1)),
     Rung("many heads", f"{HEADS} heads", partial(UnfinishedGPT, heads=HEADS)),
     Rung("feed-forward", "a token thinks alone", partial(UnfinishedGPT, heads=HEADS, feed_forward=True)),
-    Rung("residuals", "branches are added up", partial(UnfinishedGPT, heads=HEADS, feed_forward=True, residual=True)),
+    Rung("residuals", "branches are added", partial(UnfinishedGPT, heads=HEADS, feed_forward=True, residual=True)),
     Rung("layer norm", "one scale for all", partial(UnfinishedGPT, heads=HEADS, **BLOCK)),
     Rung("GPT's start", "small, tied weights", partial(GPT, num_hidden_layers=1)),
     Rung("GPT", f"{BLOCKS} blocks", GPT),
     Rung("RMSNorm", "no mean, no bias", partial(GPT, norm_type="rms_norm")),
-    Rung("rotary positions", "distances, not places", partial(GPT, **ROTARY)),
+    Rung("rotary positions", "relative positions", partial(GPT, **ROTARY)),
     Rung("SwiGLU", "a gated feed-forward", partial(GPT, **ROTARY, **SWIGLU)),
 )
 

@@ -46,7 +46,13 @@ def run(model: str, algorithm: str, seed: int, folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     curve = [(row.get("samples", 0), row["val_reward"]) for row in rows if "val_reward" in row]
     reached = next((samples for samples, reward in curve if reward >= GOAL), None)
-    return {**json.loads(judged.read_text()), "curve": curve, "samples_to_goal": reached, "seconds": seconds}
+    return {
+        **json.loads(judged.read_text()),
+        "seed": seed,
+        "curve": curve,
+        "samples_to_goal": reached,
+        "seconds": seconds,
+    }
 
 
 def judge_base(model: str, folder: Path) -> dict[str, float]:
@@ -86,12 +92,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         earlier = json.loads(args.output.read_text()) if args.output.exists() else {}
+        if earlier.get("model", args.model) != args.model:
+            raise SystemExit(f"{args.output} holds runs from {earlier['model']}: name another --output")
         base = earlier.get("base") or judge_base(args.model, folder)
         found: dict[str, list[dict[str, Any]]] = {algorithm: earlier.get(algorithm, []) for algorithm in ALGORITHMS}
         for algorithm in ALGORITHMS:
-            for seed in args.seeds[len(found[algorithm]) :]:
+            for seed in (seed for seed in args.seeds if seed not in {one["seed"] for one in found[algorithm]}):
                 found[algorithm].append(run(args.model, algorithm, seed, folder))
-                args.output.write_text(json.dumps({"base": base, **found}, indent=1) + "\n")
+                args.output.write_text(json.dumps({"model": args.model, "base": base, **found}, indent=1) + "\n")
     table = Table("", "rule met", "KL, nats", "distinct-2, of the base's", "parse", "samples to 90%", "seconds")
     table.add_row("base", f"{base['reward']:.1%}", "", "", f"{base['parsed']:.1%}", "", "")
     for algorithm, runs in found.items():

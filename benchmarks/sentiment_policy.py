@@ -61,10 +61,10 @@ def prepare(table: Path, folder: Path) -> None:
     (folder / "judges.py").write_text(JUDGES.format(folder=folder))
 
 
-def train(script: str, out: Path, *options: str) -> float:
-    """Run a training script, unless it has run; the seconds that it takes."""
+def train(script: str, out: Path, *options: str) -> float | None:
+    """Run a training script; the seconds that it takes, None where it had been run."""
     if (out / "run.yaml").exists() and (out / "model.safetensors").exists():
-        return 0.0
+        return None
     started = time.perf_counter()
     run(str(PROJECT / "training" / script), "--output_dir", str(out), *options)
     return time.perf_counter() - started

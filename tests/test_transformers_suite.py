@@ -48,7 +48,8 @@ def suite(tmp_path_factory) -> Path:
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         top = archive.getnames()[0].split("/")[0]
         members = [m for m in archive.getmembers() if m.name.startswith(f"{top}/tests/") and m.name.endswith(".py")]
-        archive.extractall(folder, members=members, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        archive.extractall(folder, members=members)
     tests = folder / top / "tests"
     (tests / "__init__.py").touch()
     for name, empty_class in EMPTY.items():

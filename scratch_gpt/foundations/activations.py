@@ -7,8 +7,8 @@ one neuron, and the product x W of a list x with it is the list of all their wei
 them they are one layer, and what it draws is straight. A layer between inputs and outputs is called hidden, a bend an
 activation function.
 
-The bends, with their derivatives, of one number (Φ(x) is the share of a normal distribution, the bell curve φ, that
-lies below x; the last two derivatives are the product rule's):
+The bends, with their derivatives, of one number (Φ(x) is the share of the standard normal distribution, the bell curve
+φ, that lies below x; the last two derivatives are the product rule's):
 
     relu     max(x, 0)                      1 where x > 0, else 0
     sigmoid  s = 1 / (1 + e^-x)             s (1 - s)
@@ -44,7 +44,8 @@ _erf = np.vectorize(math.erf, otypes=[float])
 
 
 def sigmoid(x: Array) -> Array:
-    return 0.5 * (1 + np.tanh(x / 2))  # the same as 1 / (1 + e^-x), and does not overflow
+    """1 / (1 + e^-x), as a tanh, which does not overflow."""
+    return 0.5 * (1 + np.tanh(x / 2))
 
 
 def normal_share(x: Array) -> Array:
@@ -75,7 +76,7 @@ def softmax(x: Array) -> Array:
 
 
 def fit_sine(activation: str, steps: int, seed: int = 0, hidden: int = 24, rate: float = 0.01) -> list[float]:
-    """Train 1 → hidden → 1 to y = sin 3x on [-1, 1] with Adam (arXiv:1412.6980); the loss before each step and after
+    """Train 1 → hidden → 1 to y = sin 3x on [-1, 1] with Adam; the loss before each step and after
     the last."""
     f, slope = ACTIVATIONS[activation]
     generator = np.random.default_rng(seed)

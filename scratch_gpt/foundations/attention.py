@@ -9,10 +9,10 @@ Each token of a text has a vector (a row of x). To know what comes next, a token
 2. *Weights by softmax*: write the rows of A as softmax of scores, with -∞ for the future, whose share is then 0. With
    all other scores 0 this is the average again; other scores prefer one token to another.
 3. *Query, key and value*: let the text set the scores. Each token asks (query q = x W_q), and offers a label (key
-   k = x W_k) and a content (value v = x W_v). Its score for a token is q · k / √D: a sum of D products of unit numbers
-   has variance D (each product has variance 1, and those of independent numbers add up), which the root brings back to
-   1, so that softmax does not start out as a choice of one. Where queries and keys can hold any table of scores (D ≥ T,
-   and vectors that tell the tokens apart) and W_v is the identity matrix, this is step 2.
+   k = x W_k) and a content (value v = x W_v). Its score for a token is q · k / √D: a sum of D products of independent
+   numbers with mean 0 and variance 1 has variance D, which the root brings back to 1, so that softmax does not start
+   out as a choice of one. Where queries and keys can hold any table of scores (D ≥ T, and token vectors that are
+   linearly independent) and W_v is the identity matrix, this is step 2.
 4. *Many heads*: several such averages beside each other, each with queries, keys and values of D = C / H features made
    from all C, put together and mixed by one more matrix. With one head and the identity for mixing this is step 3
    (Vaswani et al. 2017, arXiv:1706.03762).

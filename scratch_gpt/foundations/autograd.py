@@ -104,6 +104,7 @@ class Value:
 
 
 def as_value(number: Value | float) -> Value:
+    """The number itself, or a constant of it."""
     return number if isinstance(number, Value) else Value(number, label="constant")
 
 

@@ -12,7 +12,7 @@ mean squared distance from the mean variance, and its root standard deviation. F
 - *initialisation*: weights of variance 1/n (LeCun et al. 1998). A sum of n products w_i x_i of independent numbers with
   mean 0, where x_i has variance 1, then has variance n · 1/n · 1 = 1: the size stays;
 - *batch normalization* (arXiv:1502.03167): bring each feature to mean 0 and variance 1 over the examples of a batch
-  (in use, with the means of training);
+  (in use, with means and variances of training);
 - *layer normalization* (arXiv:1607.06450): the same for each example, over its features. It needs no other examples;
 - *residual connections* (arXiv:1512.03385): h_l = h_{l-1} + tanh(…), so that d h_l / d h_{l-1} is 1 + …: there is a
   straight way down.
@@ -118,9 +118,9 @@ def run(lesson: Lesson) -> dict[str, float]:
     ]
     lesson.table(("weights", "signal out", "gradient at 20", "at 10", "at 1"), rows)
     lesson.say("""Half as large, and both vanish: 1/2 to the 29th power is 2e-9. Twice as large, the gradient explodes
-        as far as tanh lets it, which is flat where numbers are large. With variance 1/n little is lost, as long as
-        nothing is trained (tanh flattens a bit at every layer). The norms make the size of the weights not matter (what
-        is left grows by a tenth a layer), the residuals open a straight way.""")
+        as far as tanh lets it, which is flat where numbers are large. With variance 1/n only tanh takes some away, as
+        long as nothing is trained. The norms make the size of the weights not matter (what is left grows by a tenth a
+        layer), the residuals open a straight way.""")
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -131,4 +131,5 @@ def run(lesson: Lesson) -> dict[str, float]:
         axes.legend(frameon=False, fontsize=8)
 
     lesson.picture("depth", draw)
-    return {name: gradients[0] for name, (_, gradients) in measured.items()}
+    found = {name: gradients[0] for name, (_, gradients) in measured.items()}
+    return {**found, "signal": measured["half as large"][0][-1]}

@@ -8,8 +8,8 @@ The mean of m is 1 - p, so the mean of y is x, and in use, where nothing is drop
 gradient goes where the numbers went: d y / d x = m / (1 - p) (Srivastava et al. 2014,
 jmlr.org/papers/v15/srivastava14a.html; dividing in training and not in use is called inverted dropout).
 
-A network with more weights than examples can learn these by heart, which is called overfitting: its loss on them falls
-to 0, that on others grows.
+A network with more weights than examples can learn these by heart: its loss on them falls to 0, while that on others
+grows, which is called overfitting.
 Noise is hard to learn by heart through a network that is another one at every step.
 """
 
@@ -114,6 +114,8 @@ def run(lesson: Lesson) -> dict[str, float]:
 
     lesson.picture("dropout", draw)
     return {
+        "seen_without": mean[0.0][0][-1],
+        "best_without": min(mean[0.0][1]),
         "mean_error": worst,
         "gap_without": mean[0.0][1][-1] - mean[0.0][0][-1],
         "gap_with": mean[0.5][1][-1] - mean[0.5][0][-1],

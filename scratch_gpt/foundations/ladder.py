@@ -1,26 +1,27 @@
 """The ladder: every idea on the way from the bigram to today's GPT, under one budget on one text.
 
-The first four rungs are models of their own; from one head on, each rung is the one before with one idea more. The
-budget is the same steps on the same batches in the same order, not the same seconds or parameters. Optimizers and
-learning rates are the same for all and tuned for none: AdamW (Adam, Loshchilov and Hutter 2019) for embeddings, head,
-norms and biases, Muon for the matrices between (`train/muon.py`: momentum with all its singular values made about 1);
-the rates rise for 20 steps and fall along a cosine, and a gradient longer than 1 is cut to 1. All are judged on the
-same held-out end of the text.
+The first four rungs are models of their own; from one head on, each rung changes one thing of the one before (GPT's
+start two). The budget is the same steps on the same batches in the same order, not the same seconds or parameters.
+Optimizers and learning rates are the same for all and tuned for none: AdamW (Adam, Loshchilov and Hutter 2019) for
+embeddings, head, norms and biases, Muon for the matrices between (`train/muon.py`: momentum with all its singular
+values made about 1); the rates rise for 20 steps and fall along a cosine, and a gradient longer than 1 is cut to 1. All
+are judged on the same held-out end of the text.
 
 What no station before has shown:
 
 - *recurrent network*: one memory, which each character rewrites: h_t = tanh(x_t W + h_{t-1} U + b);
 - *feed-forward*: each token through two layers of its own, C → 4C → C, with a bend between;
 - *GPT's start*: one matrix for embedding and head, and small random weights (GPT-2);
-- *RMSNorm*: x / √mean(x²), without mean and bias;
-- *rotary positions*: pairs of features of query and key are turned by t · θ_i, so that their product depends on the
-  distance of the tokens;
+- *RMSNorm*: x / √mean(x²) times a learned scale, without mean and bias;
+- *rotary positions*: pairs of features of query and key are turned by t · θ_i, θ_i = 10000^(-2i/D), so that of the
+  positions only their distance enters the product;
 - *SwiGLU*: (silu(x W_g) · x W_u) W_d: one half of the wide layer opens and closes the other.
 
 Rungs are made of `models/` wherever they are its special case; what is built here is only what the GPT is not: the
 window, the recurrent network, and a block that still lacks something.
 
-Dimension letters: B batch, T characters, C features, V vocabulary.
+Every model here takes ids (B, T) and gives scores (B, T, V). Dimension letters: B batch, T characters, C features,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Bigram(nn.Module):
 
 
 class Window(nn.Module):
-    """The last characters, each an embedding, side by side through one hidden layer; before a row there are zeros."""
+    """The last characters, each an embedding, side by side through one hidden layer; a row is preceded by ids 0."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
@@ -88,7 +89,7 @@ class Window(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A memory that every character rewrites: h_t = tanh(W x_t + U h_{t-1} + b) (Elman 1990)."""
+    """A memory that every character rewrites (Elman 1990)."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
@@ -226,7 +227,7 @@ def read(text: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     number = {character: i for i, character in enumerate(characters)}
     ids = torch.tensor([number[character] for character in text])
     cut = int(len(ids) * (1 - HELD_OUT))
-    if len(ids) - cut <= CONTEXT:
+    if len(ids) * HELD_OUT < CONTEXT + 1:
         raise ScratchError(f"the text has {len(ids):,} characters, want at least {int((CONTEXT + 1) / HELD_OUT):,}")
     if len(characters) < 2:
         raise ScratchError(f"the text is {characters[0]!r} from end to end: there is nothing to learn")
@@ -271,7 +272,8 @@ def learn(rung: Rung, text: str, seed: int, steps: int) -> Result:
 
 @torch.no_grad()
 def judge(model: nn.Module, ids: torch.Tensor) -> float:
-    """Loss of every character but the first, in rows of CONTEXT that begin anew."""
+    """Mean loss in nats a character of ids (N,), in whole rows of CONTEXT that begin anew; the first character and what
+    fills no row are left out."""
     full = (len(ids) - 1) // CONTEXT * CONTEXT
     inputs, targets = ids[:full].view(-1, CONTEXT), ids[1 : full + 1].view(-1, CONTEXT)
     total = 0.0
@@ -284,7 +286,7 @@ def climb(text: str, seeds: int, steps: int) -> dict[str, list[Result]]:
     """Every rung with every seed, as many at a time as there are cores, each on one.
 
     Raises:
-        ScratchError: the text is too short.
+        ScratchError: the text is too short, or but one character.
     """
     read(text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -315,13 +317,17 @@ def remarks(results: dict[str, list[Result]]) -> list[str]:
 
 
 def run(lesson: Lesson, text: str, seeds: int = 3, steps: int = 1200) -> dict[str, list[Result]]:
-    """Climb, and end with a table and a chart."""
-    knows_nothing = last = math.log(len(set(text)))
+    """Climb, and end with a table and a chart.
+
+    Raises:
+        ScratchError: the text is too short, or but one character.
+    """
+    knows_nothing = last = math.log(len(read(text)[2]))
     lesson.part(
         "The ladder",
         f"""{steps:,} steps of {ROWS} rows of {CONTEXT} characters, {HIDDEN} features. Held-out loss in nats a
-        character, mean of {seeds} {"seed" if seeds == 1 else "seeds"} ± half their range. A model that knows nothing
-        has {knows_nothing:.3f}.""",
+        character, {"one seed" if seeds == 1 else f"mean of {seeds} seeds ± half their range"}. A model that knows
+        nothing has {knows_nothing:.3f}.""",
     )
     results = climb(text, seeds, steps)
     rows = []
@@ -363,9 +369,8 @@ def draw(results: dict[str, list[Result]], figure: Figure) -> None:
         panels[0].scatter(
             [result.loss for result in results[name]], [place] * len(results[name]), color=BLUE, s=14, zorder=2
         )
-        panels[0].annotate(
-            f"{losses[place]:.2f}", (losses[place], place), (8, 0), textcoords="offset points", va="center"
-        )
+        end = max(result.loss for result in results[name]), place
+        panels[0].annotate(f"{losses[place]:.2f}", end, (8, 0), textcoords="offset points", va="center")
     panels[0].set(yticks=places, yticklabels=names, xlabel="loss on held-out text, nats a character")
     panels[0].invert_yaxis()
     panels[0].margins(x=0.12)

@@ -99,8 +99,8 @@ def run(lesson: Lesson) -> dict[str, float]:
     shown = (1, 5, 10, 11, 20, 99)
     rows = [(f"{x}", 1 - 0.02 * x * x, wild[x], wild[x + 1]) for x in shown]
     lesson.table(("x", "factor 1 - 0.02 x²", "w - 1 before", "w - 1 after"), rows)
-    lesson.say("""Up to x = 9 the factor lies between -1 and 1 and the error shrinks. From 11 on each example makes it
-        larger than the one before had left it. At the end the weight has over a hundred digits.""")
+    lesson.say("""From x = 1 to 9 the factor lies between -1 and 1 and the error shrinks. From 11 on each example makes
+        it larger than the one before had left it. At the end the weight has over a hundred digits.""")
     found["factor_error"] = max(
         abs(after - before * (1 - 0.02 * x * x)) / max(abs(before), 1e-9)
         for x, (before, after) in enumerate(itertools.pairwise(wild))

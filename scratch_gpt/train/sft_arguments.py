@@ -19,7 +19,7 @@ class ConversationArguments:
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    num_questions: int = argument(40_000, "How many built-in questions to learn from.")
+    num_questions: int = argument(80_000, "How many built-in questions to learn from.")
     validation_fraction: float = argument(0.05, "Share of the conversations held out, drawn by --seed.")
     test_fraction: float = argument(0.0, "Share held out from all of the training, and scored once when it has ended.")
     max_conversations: int | None = argument(None, "Read only so many. Default: all.")

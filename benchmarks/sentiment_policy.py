@@ -1,6 +1,6 @@
 """Teach a GPT to be friendly by PPO against our own classifier, and let a second classifier say whether it became so.
 
-    python benchmarks/sentiment_policy.py train.tsv [--seeds 0] [--output FILE.json] [--keep FOLDER]
+    python benchmarks/sentiment_policy.py train.tsv [--seeds 0] [--output FILE.json]
 
 `train.tsv` holds sentences and labels 0 and 1 (SST-2). Each half of it trains a classifier (`sst2.yaml`); all
 sentences, without labels, a small GPT; PPO rewards what the first classifier takes for positive. In the end 500
@@ -61,10 +61,8 @@ def prepare(table: Path, folder: Path) -> None:
     (folder / "judges.py").write_text(JUDGES.format(folder=folder))
 
 
-def train(script: str, out: Path, *options: str) -> float | None:
-    """Run a training script; the seconds that it takes, None where it had been run."""
-    if (out / "run.yaml").exists() and (out / "model.safetensors").exists():
-        return None
+def train(script: str, out: Path, *options: str) -> float:
+    """Run a training script; the seconds that it takes."""
     started = time.perf_counter()
     run(str(PROJECT / "training" / script), "--output_dir", str(out), *options)
     return time.perf_counter() - started
@@ -88,12 +86,10 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="train.tsv of SST-2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, default=Path("sentiment_policy.json"))
-    parser.add_argument("--keep", type=Path, help="folder for the models; those that lie there are taken as they are")
     args = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.keep.resolve() if args.keep else Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(temporary)
         prepare(args.table, folder)
         config = str(PROJECT / "training" / "configs" / "sst2.yaml")
         for name in ("first", "second"):

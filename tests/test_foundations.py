@@ -14,7 +14,6 @@ from matplotlib.image import imread
 from rich.console import Console
 from torch.nn import functional as F
 
-from scratch_gpt.cli import main
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.foundations import (
     LADDER,
@@ -324,112 +323,6 @@ def test_dropout_keeps_or_drops_and_hands_gradients_back_alike():
 def test_pairs_are_counted_in_their_order():
     counts = text.count_pairs(np.array([0, 1, 0, 1, 2]), 3)
     assert counts.tolist() == [[0, 2, 0], [1, 0, 1], [0, 0, 0]]
-
-
-# --- the ladder ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("rung", ladder.RUNGS, ids=lambda rung: rung.name)
-def test_no_rung_sees_the_future_and_all_learn(rung):
-    torch.manual_seed(0)
-    model = rung.build(13).eval()
-    ids = torch.randint(13, (2, ladder.CONTEXT))
-    changed = ids.clone()
-    changed[:, 40] = (changed[:, 40] + 1) % 13
-    with torch.no_grad():
-        before, after = model(ids), model(changed)
-    assert before.shape == (2, ladder.CONTEXT, 13)
-    torch.testing.assert_close(before[:, :40], after[:, :40])
-    assert (before[:, 40] - after[:, 40]).abs().max() > 1e-4
-    optimized = [p for optimizer in ladder.optimizers(model) for g in optimizer.param_groups for p in g["params"]]
-    assert {id(p) for p in optimized} == {id(p) for p in model.parameters()}
-    assert len(optimized) == len({id(p) for p in optimized})
-    sample = "the cat sat on the mat. " * 60
-    result = ladder.learn(rung, sample, 0, 30)
-    assert result.loss < math.log(len(set(sample)))
-    assert result.parameters == sum(p.numel() for p in rung.build(len(set(sample))).parameters())
-
-
-def test_the_block_with_everything_is_the_gpts():
-    torch.manual_seed(0)
-    unfinished = ladder.UnfinishedGPT(13, ladder.HEADS, feed_forward=True, residual=True, norm=True)
-    gpt = ladder.GPT(13, num_hidden_layers=1, tie_word_embeddings=False).model
-    block = gpt.model.layers[0]
-    parts = {
-        "embed_tokens": gpt.model.embed_tokens,
-        "embed_positions": gpt.model.embed_positions,
-        "branches.0": block.self_attn,
-        "branches.1": block.mlp,
-        "norms.0": block.input_layernorm,
-        "norms.1": block.post_attention_layernorm,
-        "norms.2": gpt.model.norm,
-        "lm_head": gpt.lm_head,
-    }
-    for name, part in parts.items():
-        unfinished.get_submodule(name).load_state_dict(part.state_dict())
-    ids = torch.randint(13, (2, 20))
-    torch.testing.assert_close(unfinished(ids), gpt(ids).logits)
-
-
-def test_the_recurrent_rung_is_torchs():
-    torch.manual_seed(0)
-    model = ladder.Recurrent(13)
-    rnn = torch.nn.RNN(ladder.HIDDEN, ladder.HIDDEN, batch_first=True)
-    with torch.no_grad():
-        rnn.weight_ih_l0.copy_(model.input.weight)
-        rnn.bias_ih_l0.copy_(model.input.bias)
-        rnn.weight_hh_l0.copy_(model.memory.weight)
-        rnn.bias_hh_l0.zero_()
-    ids = torch.randint(13, (2, 20))
-    torch.testing.assert_close(model(ids), model.lm_head(rnn(model.embed_tokens(ids))[0]))
-
-
-def test_remarks_name_what_does_not_pay():
-    def rung(name, *losses):
-        return name, [ladder.Result(name, seed, loss, 1, 1.0) for seed, loss in enumerate(losses)]
-
-    rungs = [rung("a", 2.5, 2.6), rung("b", 2.0, 2.1), rung("c", 2.02, 2.1), rung("d", 2.4, 2.5), rung("e", 2.35, 2.45)]
-    found = ladder.remarks(dict(rungs))
-    assert len(found) == 3
-    assert found[0].startswith("c can't be told from b (+0.010")
-    assert found[1].startswith("d is above c (+0.390")
-    assert found[2].startswith("e can't be told from d (-0.050")
-
-
-@pytest.mark.slow
-def test_the_ladder_ends_with_a_table_and_a_chart(monkeypatch, capsys, tmp_path):
-    file = tmp_path / "text.txt"
-    file.write_text("the cat sat on the mat. " * 60)
-    argv = ["learn", "ladder", "--dataset", str(file), "--seeds", "2", "--steps", "2", "--save", str(tmp_path / "out")]
-    monkeypatch.setattr("sys.argv", ["scratch-gpt", *argv])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 0
-    printed = capsys.readouterr().out
-    assert all(rung.name in printed for rung in ladder.RUNGS)
-    assert "ladder.py" in printed
-    assert (tmp_path / "out" / "ladder.png").stat().st_size > 20_000
-    assert all(len(part.splitlines()) <= SCREEN for part in printed.split("\n2. What does not pay"))
-
-
-def test_a_text_too_short_is_refused_before_anything_is_learned(tmp_path):
-    with pytest.raises(ScratchError, match="the text has 90 characters, want at least 650"):
-        ladder.climb("nine lives" * 9, 1, 1)
-    with pytest.raises(ScratchError, match="is 'a' from end to end"):
-        ladder.climb("a" * 1000, 1, 1)
-    (tmp_path / "latin").write_bytes("süß".encode("latin-1"))
-    with pytest.raises(ScratchError, match="no text in UTF-8"):
-        ladder.open_text(tmp_path / "latin")
-    assert len(ladder.open_text(None)) > 500_000
-
-
-def test_a_rung_is_judged_on_each_character_but_the_first():
-    torch.manual_seed(0)
-    model = ladder.Bigram(7)
-    ids = torch.randint(7, (ladder.CONTEXT * 70 + 20,))  # more rows than are judged at a time
-    shares = model.model.table.weight.detach().log_softmax(-1)
-    wanted = -shares[ids[:-1], ids[1:]][: ladder.CONTEXT * 70].mean().item()
-    assert ladder.judge(model, ids) == pytest.approx(wanted, rel=1e-5)
-    train, held_out, characters = ladder.read("abc" * 500)
-    assert (len(train), len(held_out), characters) == (1350, 150, ["a", "b", "c"])
 
 
 def test_a_folder_that_cannot_be_is_refused_before_anything_is_learned(tmp_path):

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +53,7 @@ from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..models.normalization import build_norm
 from ..train.muon import Muon
+from ..train.setup import available_cores
 from .lesson import BLUE, LIGHT, RED, Lesson
 from .text import WINDOW, WindowNetwork
 
@@ -289,9 +289,8 @@ def climb(text: str, seeds: int, steps: int) -> dict[str, list[Result]]:
         ScratchError: the text is too short, or but one character.
     """
     read(text)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     results: dict[str, list[Result]] = {rung.name: [] for rung in RUNGS}
-    with ProcessPoolExecutor(cores, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(available_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         # the slow ones first, so that no core waits in the end
         asked = [pool.submit(learn, rung, text, seed, steps) for rung in reversed(RUNGS) for seed in range(seeds)]
         for future in tqdm(

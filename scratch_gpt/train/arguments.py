@@ -73,6 +73,9 @@ class ModelArguments:
         None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
     )
     dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the preset.")
+    attention_dropout: float | None = argument(
+        None, "Attention dropout alone, on a processor the dearest part of a step. Default: as --dropout."
+    )
     tie_word_embeddings: bool | None = argument(None, "Share embedding and head. Default: as the preset does.")
 
 

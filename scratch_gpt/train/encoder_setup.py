@@ -37,7 +37,7 @@ from ..models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, Scratch
 from ..models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
 from ..tokenization.training import Template, encode_batch
 from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, LabelledArguments
-from .setup import DROPOUTS, build_tokenizer
+from .setup import build_tokenizer, chosen_dropouts
 
 BATCH_TEXTS = 256
 
@@ -115,7 +115,7 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
     encoder, layers = args.preset in PRESETS, args.num_hidden_layers
     if layers is None:
         layers = PRESETS.get(args.preset, {}).get("num_hidden_layers", 2)
-    chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **dict.fromkeys(DROPOUTS, args.dropout)}
+    chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **chosen_dropouts(args)}
     if encoder:
         chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling")}
     try:
@@ -167,7 +167,7 @@ def known_labels(name: str, trust_remote_code: bool) -> list[str] | None:
 
 def load_classifier(name: str, args: ClassifierModelArguments, names: list[str] | None) -> PreTrainedModel:
     """A classifier from a checkpoint: one, or a model that reads or writes, with a fresh head for labels `names`."""
-    chosen: dict[str, Any] = dict.fromkeys(DROPOUTS, args.dropout)
+    chosen: dict[str, Any] = {**chosen_dropouts(args)}
     chosen |= {n: getattr(args, n) for n in ("classifier_dropout", "classifier_pooling")}
     fields = {name: value for name, value in chosen.items() if value is not None}
     return load_model(name, args.trust_remote_code, "classifier", **fields, **(label_fields(names) if names else {}))

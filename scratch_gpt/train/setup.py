@@ -214,7 +214,7 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
             return ScratchBigramConfig(**shared)
         chosen = {
             **{name: getattr(args, name) for name in ("num_key_value_heads", "intermediate_size")},
-            **dict.fromkeys(DROPOUTS, args.dropout),
+            **chosen_dropouts(args),
             "tie_word_embeddings": args.tie_word_embeddings,
         }
         return ScratchGPTConfig.from_preset(
@@ -228,6 +228,14 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
     except (ValueError, StrictDataclassError) as error:
         reason = str(error).split("ValueError: ")[-1]
         raise ScratchError(reason.replace("choose one of gpt2", "choose one of bigram, gpt2")) from error
+
+
+def chosen_dropouts(args: Any) -> dict[str, float]:
+    """The fields of a config for what --dropout and --attention_dropout say, as far as they say something."""
+    chosen = dict.fromkeys(DROPOUTS, args.dropout)
+    if getattr(args, "attention_dropout", None) is not None:
+        chosen["attention_dropout"] = args.attention_dropout
+    return {name: share for name, share in chosen.items() if share is not None}
 
 
 def build_model(config: Any) -> PreTrainedModel:
@@ -249,7 +257,7 @@ def check_init_from(data: Any, args: Any) -> None:
     Args:
         data, args: what to train on, and what to train; any of their dataclasses.
     """
-    free = {"init_from", "trust_remote_code", "context_length", "dropout", "label_smoothing"}
+    free = {"init_from", "trust_remote_code", "context_length", "dropout", "attention_dropout", "label_smoothing"}
     free |= {"classifier_dropout", "classifier_pooling", "lora_rank", "lora_alpha", "lora_targets"}
     given = [f.name for f in fields(args) if f.name not in free and getattr(args, f.name) != f.default]
     decided = {"vocab_size", "separate_vocabularies"} | (set() if isinstance(data, DataArguments) else {"tokenizer"})

@@ -30,8 +30,8 @@ def prepare(
     accelerator = setup.start(args)
     with accelerator.main_process_first():
         if origin is not None:
-            dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
-            model = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropout)
+            dropouts = setup.chosen_dropouts(model_args)
+            model = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
             tokenizer = opening.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
         else:
             tokenizer = setup.build_tokenizer(

@@ -30,8 +30,8 @@ def prepare(
     accelerator = setup.start(args)
     with accelerator.main_process_first():
         if origin is not None:
-            dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
-            model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropout)
+            dropouts = setup.chosen_dropouts(model_args)
+            model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
             longest = getattr(model.config, "max_position_embeddings", context_length)
             if model_args.context_length is None:
                 context_length = min(context_length, longest)

@@ -101,6 +101,6 @@ def open_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
             f"{args.init_from} is a {reference.config.model_type} model: turn it into ours with 'scratch-gpt import' "
             "first"
         )
-    dropouts = dict.fromkeys(setup.DROPOUTS, args.dropout)
+    dropouts = setup.chosen_dropouts(args)
     policy = opening.load_model(resume_from or args.init_from, args.trust_remote_code, "causal", **dropouts)
     return policy, reference

@@ -64,8 +64,7 @@ def prepare(
             parts = {"train": list(source.read()), **{name: list(part.read()) for name, part in held_out.items()}}
         else:
             parts = split_conversations(list(source.read()), fractions, args.seed)
-        dropout = {} if model_args.dropout is None else dict.fromkeys(setup.DROPOUTS, model_args.dropout)
-        model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropout)
+        model = opening.load_model(origin, model_args.trust_remote_code, "causal", **setup.chosen_dropouts(model_args))
         tokenizer = opening.open_tokenizer(str(origin))
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     most = getattr(model.config, "max_position_embeddings", None) or setup.DEFAULT_CONTEXT_LENGTH

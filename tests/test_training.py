@@ -188,6 +188,17 @@ def test_going_on_from_a_checkpoint_of_any_kind(text_file, tmp_path):
     )
 
 
+def test_dropout_is_of_all_kinds_but_where_attention_has_its_own(text_file, tmp_path):
+    def dropouts(name: str, *arguments: str) -> tuple[float, float, float]:
+        pretrain(tmp_path / name, text_file, "--max_steps", "1", *arguments)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        return config["embedding_dropout"], config["attention_dropout"], config["residual_dropout"]
+
+    assert dropouts("all", "--dropout", "0.3") == (0.3, 0.3, 0.3)
+    assert dropouts("two", "--dropout", "0.3", "--attention_dropout", "0") == (0.3, 0.0, 0.3)
+    assert dropouts("preset", "--preset", "gpt2", "--attention_dropout", "0") == (0.1, 0.0, 0.1)
+
+
 def test_early_stopping_keeps_the_best(text_file, tmp_path):
     options = ("--max_steps", "60", "--eval_every", "2", "--early_stopping_patience", "2", "--schedule", "constant")
     pretrain(tmp_path / "run", text_file, *options, "--learning_rate", "0.5", "--optimizer", "adamw")

@@ -6,7 +6,7 @@ nanoGPT runs with the command of its README for a CPU (4 layers, width 128, cont
 `training/configs/speedrun.yaml`, which is made to end just below 1.8857, what that command reached here. Each is scored
 on every token of the last tenth of the text, in windows of its own context that do not overlap; nanoGPT by the
 checkpoint that it keeps. Training time is that of the steps, without start-up, evaluation and saving. The text is made
-into ids before. Run it on an idle machine.
+into ids before (nanoGPT's script for that needs `pip install requests`). Run it on an idle machine.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ Dimension letters: B rows, H query heads, G key-value heads, D head size, C hidd
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +21,13 @@ from .attention import ScratchAttention
 from .block import TransformerBlock
 from .feed_forward import FeedForward
 from .normalization import LayerNorm
-from .positions import SinusoidalPositions, check_length, rotate_half
+from .positions import SinusoidalPositions, check_length
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
+Step = Callable[[torch.Tensor], torch.Tensor]
 
 FIRST_ROOM = 256  # tokens that there is room for at first, beside the prompt; doubled when full
-COPIED_WEIGHTS = 2**20  # up to so many numbers in a matrix, `generate` copies it once, laid out for one row
+COPIED_WEIGHTS = 2**20  # matrices of up to so many numbers together are copied once into one
 
 
 class StepAttention:
@@ -37,54 +37,59 @@ class StepAttention:
         self.head_dim, self.scaling = attention.head_dim, attention.scaling
         self.groups = attention.k_proj.out_features // self.head_dim
         self.heads = self.groups * attention.num_key_value_groups
-        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        self.width = self.heads * self.head_dim
+        self.q_norm, self.k_norm = (None if n is None else lean(n) for n in (attention.q_norm, attention.k_norm))
         self.output = linear(attention.o_proj)
 
 
 class StepSelfAttention(StepAttention):
-    """Attention to the tokens so far, whose keys and values stand in buffers with room for more.
+    """Attention to the tokens so far.
 
     SDPA is fastest for a single row; for several, in float32 on a processor, two products and a softmax are.
     """
 
-    def __init__(self, attention: ScratchAttention, key: torch.Tensor, value: torch.Tensor, room: int):
+    def __init__(self, attention: ScratchAttention, by_products: bool):
         super().__init__(attention)
         self.project = together(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.by_products = key.device.type == "cpu" and key.dtype == torch.float32 and len(key) > 1
-        self.nothing = key.new_zeros(1, 1, 1)
-        self.grow(key, value, room)
+        self.by_products, self.nothing = by_products, attention.k_proj.weight.new_zeros(1, 1, 1)
 
-    def grow(self, key: torch.Tensor, value: torch.Tensor, room: int) -> None:
-        """Make room for so many tokens, of which the first have these keys and values (B, G, S, D)."""
-        seen = key.shape[2]
-        self.keys, self.values = (x.new_empty(*x.shape[:2], room, x.shape[3]) for x in (key, value))
-        self.keys[:, :, :seen], self.values[:, :, :seen] = key, value
+    def step(
+        self,
+        x: torch.Tensor,
+        slot: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        rotary: Rotary | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Attend from one token a row, (B, C) to (B, C).
 
-    def reorder(self, rows: torch.Tensor, seen: int) -> None:
-        for buffer in (self.keys[:, :, :seen], self.values[:, :, :seen]):
-            buffer.copy_(buffer.index_select(0, rows))
-
-    def step(self, x: torch.Tensor, place: int, rotary: Rotary | None, mask: torch.Tensor | None) -> torch.Tensor:
-        """Attend from the tokens at `place`, (B, C) to (B, C); the mask is additive, (B, 1, 1, place + 1)."""
-        heads = self.project(x).view(len(x), -1, self.head_dim)  # (B, H + 2 G, D)
-        query, key, value = heads.split((self.heads, self.groups, self.groups), dim=1)
+        Args:
+            slot: where its keys and values come to stand (B, 2 G, 1, D), the last place of the next two.
+            keys, values: of the tokens so far, this one included (B, G, S, D).
+            rotary: the angles of its position.
+            mask: what is added to the scores (B, 1, 1, S).
+        """
+        heads = self.project(x).view(-1, self.heads + 2 * self.groups, 1, self.head_dim)  # (B, H + 2 G, 1, D)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
+            query, key = heads.narrow(1, 0, self.heads), heads.narrow(1, self.heads, self.groups)
+            query.copy_(self.q_norm(query))
+            key.copy_(self.k_norm(key))
         if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
-        self.keys.select(2, place).copy_(key)
-        self.values.select(2, place).copy_(value)
-        keys, values = self.keys.narrow(2, 0, place + 1), self.values.narrow(2, 0, place + 1)
-        query = query.view(len(x), self.groups, -1, self.head_dim)  # the heads of a group read the same keys
+            rotate_(heads.narrow(1, 0, self.heads + self.groups), rotary)
+        query, new = heads.split_with_sizes((self.heads, 2 * self.groups), 1)
+        slot.copy_(new)
+        if self.heads != self.groups:  # the heads of a group read the same keys
+            query = query.reshape(-1, self.groups, self.heads // self.groups, self.head_dim)
         if not self.by_products:
             attended = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scaling)
-            return self.output(attended.reshape(len(x), -1))
+            return self.output(attended.reshape(-1, self.width))
         scores = torch.baddbmm(  # (B * G, H / G, S)
             self.nothing, query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=self.scaling
         )
         if mask is not None:
-            scores.unflatten(0, (len(x), -1)).add_(mask)
-        return self.output(torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(len(x), -1))
+            scores.unflatten(0, (-1, self.groups)).add_(mask)
+        return self.output(torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)).view(-1, self.width))
 
 
 class StepCrossAttention(StepAttention):
@@ -100,17 +105,17 @@ class StepCrossAttention(StepAttention):
         self.project = linear(attention.q_proj)
 
     def step(self, x: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
-        query = self.project(x).view(len(x), self.heads, self.head_dim)
+        query = self.project(x).view(-1, self.heads, 1, self.head_dim)
         if self.q_norm is not None:
             query = self.q_norm(query)
         if rotary is not None:
-            query = rotate(query, rotary)
+            rotate_(query, rotary)
         query = query.view(-1, self.beams, self.groups, self.heads // self.groups, self.head_dim).transpose(1, 2)
         attended = F.scaled_dot_product_attention(
             query.flatten(2, 3), self.key, self.value, self.mask, scale=self.scaling
         )  # (B / beams, G, beams * H / G, D)
         attended = attended.unflatten(2, (self.beams, -1)).transpose(1, 2)
-        return self.output(attended.reshape(len(x), -1))
+        return self.output(attended.reshape(-1, self.width))
 
 
 class StepDecoder:
@@ -138,9 +143,9 @@ class StepDecoder:
         beams: so many rows, one after the other, read the same source.
         """
         self.config, self.trunk = model.config, trunk
+        self.longest = self.config.max_position_embeddings  # beyond it, look closer; to ask a config is slow
         own: Any = getattr(cache, "self_attention_cache", cache)
         self.seen = own.get_seq_length()
-        self.room = self.seen + FIRST_ROOM
         first = own.layers[0].keys
         self.mask = None if attention_mask is None else F.pad(additive(attention_mask, first.dtype), (0, FIRST_ROOM))
         self.position: int | torch.Tensor = self.seen  # where a row's next token stands; a tensor where rows differ
@@ -154,10 +159,9 @@ class StepDecoder:
         self.ngrams = getattr(trunk, "embed_ngrams", None)
         if self.ngrams is not None:  # the last layer of the cache has the tokens
             self.previous = self.ngrams.last_of(own.layers.pop().keys[:, 0, :, 0], self.position, attention_mask)
-        self.attentions = [
-            StepSelfAttention(block.self_attn, layer.keys, layer.values, self.room)
-            for block, layer in zip(trunk.layers, own.layers, strict=True)
-        ]
+        by_products = first.device.type == "cpu" and first.dtype == torch.float32 and len(first) > 1
+        self.attentions = [StepSelfAttention(block.self_attn, by_products) for block in trunk.layers]
+        self.make_room([(layer.keys, layer.values) for layer in own.layers], self.seen + FIRST_ROOM)
         self.sources: list[StepCrossAttention] = []
         source: Any = getattr(cache, "cross_attention_cache", None)
         if source is not None:
@@ -185,16 +189,24 @@ class StepDecoder:
             self.vectors = learned(positions).to(like.dtype)  # (room, C)
         self.angles: Rotary | None = None
         if self.trunk.rotary_emb is not None:
-            cos, sin = self.trunk.rotary_emb(like, positions[:, None])  # each (room, 1, D)
-            self.angles = cos, sin
+            cos, sin = (x[:, None] for x in self.trunk.rotary_emb(like, positions[:, None]))  # each (room, 1, 1, D)
+            half = cos.shape[-1] // 2
+            self.angles = cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
 
-    def make_room(self) -> None:
-        more, self.room = self.room, 2 * self.room
-        for attention in self.attentions:
-            attention.grow(attention.keys, attention.values, self.room)
+    def make_room(self, so_far: list[tuple[torch.Tensor, torch.Tensor]], room: int) -> None:
+        """Let so many tokens have keys and values, the first of which are these, block by block (B, G, S, D)."""
+        rows, groups, seen, head_dim = so_far[0][0].shape
+        self.room = room
+        self.buffer = so_far[0][0].new_empty(len(so_far), rows, 2 * groups, room, head_dim)
+        self.keys, self.values = self.buffer.split(groups, dim=2)
+        for i, (key, value) in enumerate(so_far):
+            self.keys[i, :, :, :seen], self.values[i, :, :, :seen] = key, value
+
+    def double_room(self) -> None:
         if self.mask is not None:
-            self.mask = F.pad(self.mask, (0, more))
-        self.look_up(self.attentions[0].keys)
+            self.mask = F.pad(self.mask, (0, self.room))
+        self.make_room(list(zip(self.keys, self.values, strict=True)), 2 * self.room)
+        self.look_up(self.buffer)
 
     def step(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B,), the next of each row, to the logits (B, V) of the one after.
@@ -203,9 +215,10 @@ class StepDecoder:
             ValueError: more tokens than learned positions.
         """
         place, position = self.seen, self.position
-        check_length(self.config, place + 1)
+        if place >= self.longest:
+            check_length(self.config, place + 1)
         if place == self.room:
-            self.make_room()
+            self.double_room()
         x = F.embedding(token_ids, self.trunk.embed_tokens.weight)  # (B, C)
         if self.ngrams is not None:
             x = x + self.ngrams(self.ngrams.rows_of(token_ids[:, None], self.previous))[:, 0]
@@ -218,11 +231,13 @@ class StepDecoder:
             x = self.embedding_norm(x)
         rotary = None if self.angles is None else (self.angles[0][position], self.angles[1][position])
         mask = None if self.mask is None else self.mask[..., : place + 1]
+        slots = self.buffer.narrow(3, place, 1).unbind()
+        keys, values = (x.narrow(3, 0, place + 1).unbind() for x in (self.keys, self.values))
         for i, attention in enumerate(self.attentions):
-            x = self.residual(self.norms[i][0], x, partial(attention.step, place=place, rotary=rotary, mask=mask))
+            x = self.residual(self.norms[i][0], x, attention.step, slots[i], keys[i], values[i], rotary, mask)
             if self.sources:
                 turn = rotary if self.source_is_rotated else None
-                x = self.residual(self.norms[i][1], x, partial(self.sources[i].step, rotary=turn))
+                x = self.residual(self.norms[i][1], x, self.sources[i].step, turn)
             x = self.residual(self.norms[i][-1], x, self.thoughts[i])
         self.seen, self.position = place + 1, position + 1
         logits = self.head(self.last_norm(x))
@@ -230,52 +245,54 @@ class StepDecoder:
             logits = self.softcapping * torch.tanh(logits / self.softcapping)
         return logits
 
-    def residual(
-        self, norm: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, branch: Callable[..., torch.Tensor]
-    ) -> torch.Tensor:
-        return x + branch(norm(x)) if self.pre_norm else norm(x + branch(x))
+    def residual(self, norm: Step, x: torch.Tensor, branch: Callable[..., torch.Tensor], *inputs: Any) -> torch.Tensor:
+        return branch(norm(x), *inputs).add_(x) if self.pre_norm else norm(branch(x, *inputs).add_(x))
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Go on from these rows (B,). The source stays: beams never change theirs."""
-        for attention in self.attentions:
-            attention.reorder(beam_idx, self.seen)
+        so_far = self.buffer[:, :, :, : self.seen]
+        so_far.copy_(so_far.index_select(1, beam_idx))
         if self.ngrams is not None:
             self.previous = self.previous[beam_idx]
 
 
-def linear(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A linear layer without the cost of a module's call and of finding its weights, which tell at one row."""
-    return partial(F.linear, weight=layer.weight, bias=layer.bias)
+def linear(layer: nn.Linear) -> Step:
+    """A linear layer without the cost of a module's call, of finding its weights and turning them, which tells at one
+    row."""
+    return product(layer.weight, layer.bias)
 
 
-def lean(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def product(weight: torch.Tensor, bias: torch.Tensor | None) -> Step:
+    turned = weight.t()
+    if bias is None:
+        return lambda x: torch.mm(x, turned)
+    return lambda x: torch.addmm(bias, x, turned)
+
+
+def lean(norm: nn.Module) -> Step:
     """A norm, likewise."""
     if type(norm) is LayerNorm:
-        shape = list(norm.weight.shape)
-        return partial(torch.layer_norm, normalized_shape=shape, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+        shape, weight, bias, eps = list(norm.weight.shape), norm.weight, norm.bias, norm.eps
+        return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
     return norm.forward
 
 
-def together(*layers: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """One product for layers that read the same: x to their results, one after the other in the last dimension.
-
-    Its weights are a copy with the longer side contiguous, which a single row reads a fifth faster.
-    """
+def together(*layers: nn.Linear) -> Step:
+    """One product for layers that read the same: x to their results, one after the other in the last dimension. Large
+    weights, which this would hold twice, are left where they are."""
     if sum(layer.weight.numel() for layer in layers) > COPIED_WEIGHTS:
         parts = [linear(layer) for layer in layers]
-        return parts[0] if len(parts) == 1 else lambda x: torch.cat([part(x) for part in parts], dim=-1)
-    weight = torch.cat([layer.weight for layer in layers])
-    if weight.shape[0] > weight.shape[1]:
-        weight = weight.t().contiguous().t()
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    return partial(F.linear, weight=weight, bias=bias)
+        return lambda x: torch.cat([part(x) for part in parts], dim=-1)
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    weights: list[torch.Tensor] = [layer.weight for layer in layers]
+    return product(torch.cat(weights), torch.cat(biases) if biases else None)
 
 
-def feed_forward(mlp: FeedForward) -> Callable[[torch.Tensor], torch.Tensor]:
+def feed_forward(mlp: FeedForward) -> Step:
     """`FeedForward.forward`, likewise."""
     activation, down = mlp.activation, linear(mlp.down_proj)
     if mlp.gate_proj is None:
-        up = together(mlp.up_proj)
+        up = linear(mlp.up_proj)
         return lambda x: down(activation(up(x)))
     gate_and_up = together(mlp.gate_proj, mlp.up_proj)
 
@@ -292,9 +309,11 @@ def norms_of(block: TransformerBlock) -> list[nn.Module]:
     return [norm for norm in norms if norm is not None]
 
 
-def rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """Turn the heads (B, heads, D) of one token a row; cos and sin are (1, D) or (B, 1, D)."""
-    return x * rotary[0] + rotate_half(x) * rotary[1]
+def rotate_(x: torch.Tensor, rotary: Rotary) -> None:
+    """Turn the heads (B, heads, 1, D) of one token a row, in place; cos and sin, whose first half is negated, are
+    (1, 1, D) or (B, 1, 1, D)."""
+    half_turned = x.roll(x.shape[-1] // 2, -1)
+    x.mul_(rotary[0]).addcmul_(half_turned, rotary[1])
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

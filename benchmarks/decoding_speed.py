@@ -30,7 +30,7 @@ from transformers.utils import logging
 from scratch_gpt.train.setup import use_all_cores
 
 # new tokens after a prompt of 16
-LENGTHS = {"4x128": 256, "6x384": 256, "12x768": 48}
+LENGTHS = {"4x128": 256, "6x384": 256, "12x768": 128}
 CONTENDERS = [f"{kind} {style}" for style in STYLES for kind in ("transformers", "ours")]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Write = Callable[[], None]

@@ -4,9 +4,10 @@
 
 A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders take turns,
 a few steps each, and the median counts. Ours run as they are and with compiled blocks (`--compile on`). The roofline
-is what a step's matrix products alone would take at the speed of one great product, measured in the same run. With
-NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too. `--memory` measures the peak of each contender in a process of its own.
-Run it on an idle machine.
+is what a step's matrix products alone would take at the speed of one great product, measured in the same run; beside
+it stand products of the shapes that a step really has, and nothing between them. With NANOGPT=PATH_TO_CHECKOUT nanoGPT
+runs too, and `--defaults` races its training script's defaults on a processor with those of ours. `--memory` measures
+the peak of each contender in a process of its own. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,10 @@ from transformers.utils import logging
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language import sum_of_losses
+from scratch_gpt.train.arguments import PretrainingArguments
 from scratch_gpt.train.compiling import compile_blocks
-from scratch_gpt.train.setup import choose_attention, keep_memory, use_all_cores
+from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.setup import choose_attention, chooses_bf16, keep_memory, use_all_cores
 
 STYLES = ("gpt2", "llama", "nanochat")
 # layers, width, heads, context, rows, vocabulary
@@ -94,9 +98,9 @@ def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Mo
     return native(style, shape, context) if kind == "transformers" else ours(style, shape, context, kind == "compiled")
 
 
-def contenders(compiled: bool) -> list[str]:
+def contenders(styles: list[str], compiled: bool) -> list[str]:
     kinds = ["transformers", "ours"] + ["compiled"] * compiled
-    return [f"{kind} {style}" for style in STYLES for kind in kinds] + ["nanoGPT"] * ("NANOGPT" in os.environ)
+    return [f"{kind} {style}" for style in styles for kind in kinds] + ["nanoGPT"] * ("NANOGPT" in os.environ)
 
 
 def stepper(contender: str, shape: str, bf16: bool) -> Step:
@@ -125,6 +129,61 @@ def stepper(contender: str, shape: str, bf16: bool) -> Step:
     return step
 
 
+def default_stepper(contender: str, shape: str) -> Step:
+    """A step as a package's own script takes it on a processor, unless told otherwise: nanoGPT's compiled, in float32,
+    with AdamW; ours compiled and in the precision that it chooses, with Muon for matrices."""
+    torch.manual_seed(0)
+    *_, context, rows, vocabulary = SHAPES[shape]
+    model = build("compiled llama" if contender.startswith("ours") else contender, shape).train()
+    tokens = torch.randint(0, vocabulary, (rows, context + 1))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    if contender == "nanoGPT":
+        optimizers = [model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")]
+        model, bf16 = torch.compile(model), False
+    else:
+        optimizers, bf16 = build_optimizers(model, PretrainingArguments()), chooses_bf16("auto")
+    labels = F.pad(inputs[:, 1:], (0, 1), value=-100)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            if contender == "nanoGPT":
+                loss = model(inputs, targets)[1]
+            else:
+                loss = sum_of_losses(model, {"input_ids": inputs, "labels": labels}) / (rows * (context - 1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def products(style: str, shape: str, bf16: bool) -> Step:
+    """The products of a step, forward and backward, and nothing between them."""
+    layers, width, heads, context, rows, vocabulary = SHAPES[shape]
+    wide = -(-8 * width // 96) * 32 if style == "llama" else 4 * width
+    outer = [(width, width)] * 4 + [(width, wide)] * (2 if style == "llama" else 1) + [(wide, width)]
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    tokens = {size: torch.randn(rows * context, size, dtype=dtype) for size in (width, wide, vocabulary)}
+    matrices = {size: torch.randn(size, dtype=dtype) for size in (*outer, (width, vocabulary))}
+    head = torch.randn(rows * heads, context, width // heads, dtype=dtype)
+    scores = head @ head.mT
+
+    def multiply() -> None:
+        for inner, out in outer * layers + [(width, vocabulary)]:
+            tokens[inner] @ matrices[inner, out]
+            tokens[out] @ matrices[inner, out].T
+            tokens[inner].T @ tokens[out]
+        for _ in range(layers):
+            for _ in range(2):
+                head @ head.mT
+                scores @ head
+                scores.mT @ head
+
+    return multiply
+
+
 def roofline(shape: str, bf16: bool) -> float:
     """Seconds that the matrix products of a step would take at the speed of one great product."""
     layers, width, _, context, rows, vocabulary = SHAPES[shape]
@@ -138,16 +197,14 @@ def roofline(shape: str, bf16: bool) -> float:
     return operations / (2 * 2048**3 / min(times))
 
 
-def race(names: list[str], shape: str, bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
+def race(steps: dict[str, Step], shape: str, bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
     """Medians of steps taken in turn, as tokens a second."""
     *_, context, rows, _ = SHAPES[shape]
-    torch.compiler.reset()  # what is compiled for one race would count as too many variants in the next
-    steps = {name: stepper(name, shape, bf16) for name in names}
     for step in steps.values():
         step(), step()
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     ideal = [roofline(shape, bf16)]
-    end = time.perf_counter() + seconds * len(names)
+    end = time.perf_counter() + seconds * len(steps)
     while time.perf_counter() < end or len(ideal) < 4:
         for name, step in steps.items():
             for _ in range(2):
@@ -158,10 +215,11 @@ def race(names: list[str], shape: str, bf16: bool, seconds: float) -> dict[str, 
     speeds = {name: rows * context / statistics.median(found) for name, found in times.items()}
     best = rows * context / statistics.median(ideal)
     figures = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
-    for style in STYLES:
-        for kind in ("ours", "compiled"):
-            if f"{kind} {style}" in figures:
-                figures[f"{kind} {style}"]["ratio"] = speeds[f"{kind} {style}"] / speeds[f"transformers {style}"]
+    for name in speeds:
+        kind, _, style = name.partition(" ")
+        peer = "nanoGPT" if style == "by default" else f"transformers {style}"
+        if kind in ("ours", "compiled"):
+            figures[name]["ratio"] = speeds[name] / speeds[peer]
     return figures
 
 
@@ -180,8 +238,17 @@ def print_peak(contender: str, shape: str, bf16: bool) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
+def show_peaks(peaks: dict[str, int], title: str) -> dict[str, int]:
+    table = Table("contender", "peak memory", "of GPT-2", title=title)
+    for name, peak in peaks.items():
+        of_gpt2 = f"{peak / peaks['transformers gpt2']:.2f}" if "transformers gpt2" in peaks else ""
+        table.add_row(name, f"{peak / 2**30:.2f} GiB", of_gpt2)
+    Console().print(table)
+    return peaks
+
+
 def show(title: str, figures: dict[str, dict[str, float]]) -> None:
-    table = Table("contender", "tokens/s", "of transformers'", "of the roofline", title=title)
+    table = Table("contender", "tokens/s", "of its peer's", "of the roofline", title=title)
     for name, row in figures.items():
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
         table.add_row(name, f"{row['tokens_per_second']:,.0f}", ratio, f"{row['of_roofline']:.0%}")
@@ -191,9 +258,11 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
+    parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES)
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--seconds", type=float, default=10, help="For each contender of a race.")
     parser.add_argument("--no_compile", action="store_true", help="Leave out compiled blocks.")
+    parser.add_argument("--defaults", action="store_true", help="Race nanoGPT's defaults with ours.")
     parser.add_argument("--memory", action="store_true", help="Measure peak memory, not speed.")
     parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
@@ -205,19 +274,22 @@ def main() -> None:
     if args.peak_of:
         print_peak(args.peak_of, args.shapes[0], args.precisions[0] == "bf16")
         return
-    for shape in args.shapes:
-        for precision in args.precisions:
-            names, bf16 = contenders(not args.no_compile), precision == "bf16"
-            if args.memory:
-                peaks = {name: peak_memory(name, shape, bf16) for name in names if not name.startswith("compiled")}
-                table = Table("contender", "peak memory", "of GPT-2", title=f"{shape}, {precision}")
-                for name, peak in peaks.items():
-                    table.add_row(name, f"{peak / 2**30:.2f} GiB", f"{peak / peaks['transformers gpt2']:.2f}")
-                Console().print(table)
-                figures[f"{shape} {precision} memory"] = peaks
-            else:
-                figures[f"{shape} {precision}"] = race(names, shape, bf16, args.seconds)
-                show(f"{shape}, {precision}", figures[f"{shape} {precision}"])
+    for shape, precision in product(args.shapes, ["defaults"] if args.defaults else args.precisions):
+        bf16, title = precision == "bf16", f"{shape} {precision}"
+        names = contenders(args.styles, not args.no_compile)
+        torch.compiler.reset()  # what is compiled for one race would count as too many variants in the next
+        if args.memory:
+            figures[f"{title} memory"] = show_peaks(
+                {name: peak_memory(name, shape, bf16) for name in names if not name.startswith("compiled")}, title
+            )
+            continue
+        if args.defaults:
+            steps = {name: default_stepper(name, shape) for name in ("nanoGPT", "ours by default")}
+        else:
+            steps = {name: stepper(name, shape, bf16) for name in names}
+            steps |= {f"products of {style}": products(style, shape, bf16) for style in args.styles}
+        figures[title] = race(steps, shape, bf16, args.seconds)
+        show(title, figures[title])
     if args.output:
         args.output.write_text(json.dumps(figures, indent=1))
 

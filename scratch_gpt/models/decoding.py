@@ -66,7 +66,7 @@ class StepSelfAttention(StepAttention):
         """Attend from one token a row, (B, C) to (B, C).
 
         Args:
-            slot: where its keys and values come to stand (B, 2 G, 1, D), the last place of the next two.
+            slot: where its keys and values come to stand (B, 2, G, 1, D), the last place of the next two.
             keys, values: of the tokens so far, this one included (B, G, S, D).
             rotary: the angles of its position.
             mask: what is added to the scores (B, 1, 1, S).
@@ -79,7 +79,7 @@ class StepSelfAttention(StepAttention):
         if rotary is not None:
             rotate_(heads.narrow(1, 0, self.heads + self.groups), rotary)
         query, new = heads.split_with_sizes((self.heads, 2 * self.groups), 1)
-        slot.copy_(new)
+        slot.copy_(new.view(-1, 2, self.groups, 1, self.head_dim))
         if self.heads != self.groups:  # the heads of a group read the same keys
             query = query.reshape(-1, self.groups, self.heads // self.groups, self.head_dim)
         if not self.by_products:
@@ -198,8 +198,8 @@ class StepDecoder:
         """Let so many tokens have keys and values, the first of which are these, block by block (B, G, S, D)."""
         rows, groups, seen, head_dim = so_far[0][0].shape
         self.room = room
-        self.buffer = so_far[0][0].new_empty(len(so_far), rows, 2 * groups, room, head_dim)
-        self.keys, self.values = self.buffer.split(groups, dim=2)
+        self.buffer = so_far[0][0].new_empty(2, len(so_far), rows, groups, room, head_dim)
+        self.keys, self.values = self.buffer
         for i, (key, value) in enumerate(so_far):
             self.keys[i, :, :, :seen], self.values[i, :, :, :seen] = key, value
 
@@ -232,7 +232,7 @@ class StepDecoder:
             x = self.embedding_norm(x)
         rotary = None if self.angles is None else (self.angles[0][position], self.angles[1][position])
         mask = None if self.mask is None else self.mask[..., : place + 1]
-        slots = self.buffer.narrow(3, place, 1).unbind()
+        slots = self.buffer.narrow(4, place, 1).permute(1, 2, 0, 3, 4, 5).unbind()
         keys, values = (x.narrow(3, 0, place + 1).unbind() for x in (self.keys, self.values))
         for i, attention in enumerate(self.attentions):
             x = self.residual(self.norms[i][0], x, attention.step, slots[i], keys[i], values[i], rotary, mask)
@@ -251,8 +251,8 @@ class StepDecoder:
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Go on from these rows (B,). The source stays: beams never change theirs."""
-        so_far = self.buffer[:, :, :, : self.seen]
-        so_far.copy_(so_far.index_select(1, beam_idx))
+        so_far = self.buffer[..., : self.seen, :]
+        so_far.copy_(so_far.index_select(2, beam_idx))
         if self.ngrams is not None:
             self.previous = self.previous[beam_idx]
 

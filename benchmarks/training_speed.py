@@ -5,14 +5,15 @@
 A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders take turns,
 a few steps each, and the median counts. Ours run as they are and with compiled blocks (`--compile on`). The roofline
 is what a step's matrix products alone would take at the speed of one great product, measured in the same run; beside
-it stand products of the shapes that a step really has, and nothing between them. With NANOGPT=PATH_TO_CHECKOUT nanoGPT
-runs too, and `--defaults` races its training script's defaults on a processor with those of ours. `--memory` measures
-the peak of each contender in a process of its own. Run it on an idle machine.
+it stand the products of the linear layers, in the shapes that they really have, with nothing between them. With
+NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its training script's defaults on a processor with
+those of ours. `--memory` measures the peak of each contender in a process of its own. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -20,8 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +98,35 @@ def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Mo
     return native(style, shape, context) if kind == "transformers" else ours(style, shape, context, kind == "compiled")
 
 
-def contenders(styles: list[str], compiled: bool) -> list[str]:
+def contenders(styles: Iterable[str], compiled: bool) -> list[str]:
     kinds = ["transformers", "ours"] + ["compiled"] * compiled
     return [f"{kind} {style}" for style in styles for kind in kinds] + ["nanoGPT"] * ("NANOGPT" in os.environ)
 
 
 def stepper(contender: str, shape: str, bf16: bool) -> Step:
-    """A function that takes one training step."""
-    torch.manual_seed(0)
-    *_, context, rows, vocabulary = SHAPES[shape]
+    """A function that takes one training step, all contenders with the same optimizer."""
     model = build(contender, shape).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    return step_of(model, contender, shape, [optimizer], bf16)
+
+
+def default_stepper(contender: str, shape: str) -> Step:
+    """A step as a package's own script takes it in a long run on a processor: nanoGPT's compiled, in float32, with
+    AdamW; ours with compiled blocks, in the precision that it chooses, with Muon for matrices."""
+    if contender == "nanoGPT":
+        model = build(contender, shape).train()
+        optimizers = [model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")]
+        return step_of(torch.compile(model), contender, shape, optimizers, bf16=False, clip=True)
+    model = build("compiled llama", shape).train()
+    optimizers = build_optimizers(model, PretrainingArguments())
+    return step_of(model, contender, shape, optimizers, chooses_bf16("auto"), clip=True)
+
+
+def step_of(
+    model: Any, contender: str, shape: str, optimizers: list[torch.optim.Optimizer], bf16: bool, clip: bool = False
+) -> Step:
+    torch.manual_seed(0)
+    *_, context, rows, vocabulary = SHAPES[shape]
     tokens = torch.randint(0, vocabulary, (rows, context))
     labels = F.pad(tokens[:, 1:], (0, 1), value=-100)
 
@@ -123,35 +141,8 @@ def stepper(contender: str, shape: str, bf16: bool) -> Step:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             value = loss()
         value.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def default_stepper(contender: str, shape: str) -> Step:
-    """A step as a package's own script takes it on a processor, unless told otherwise: nanoGPT's compiled, in float32,
-    with AdamW; ours compiled and in the precision that it chooses, with Muon for matrices."""
-    torch.manual_seed(0)
-    *_, context, rows, vocabulary = SHAPES[shape]
-    model = build("compiled llama" if contender.startswith("ours") else contender, shape).train()
-    tokens = torch.randint(0, vocabulary, (rows, context + 1))
-    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    if contender == "nanoGPT":
-        optimizers = [model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")]
-        model, bf16 = torch.compile(model), False
-    else:
-        optimizers, bf16 = build_optimizers(model, PretrainingArguments()), chooses_bf16("auto")
-    labels = F.pad(inputs[:, 1:], (0, 1), value=-100)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            if contender == "nanoGPT":
-                loss = model(inputs, targets)[1]
-            else:
-                loss = sum_of_losses(model, {"input_ids": inputs, "labels": labels}) / (rows * (context - 1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -160,26 +151,20 @@ def default_stepper(contender: str, shape: str) -> Step:
 
 
 def products(style: str, shape: str, bf16: bool) -> Step:
-    """The products of a step, forward and backward, and nothing between them."""
-    layers, width, heads, context, rows, vocabulary = SHAPES[shape]
-    wide = -(-8 * width // 96) * 32 if style == "llama" else 4 * width
-    outer = [(width, width)] * 4 + [(width, wide)] * (2 if style == "llama" else 1) + [(wide, width)]
+    """The products of a step's linear layers, forward and backward, and nothing between them: what is left to gain,
+    since these shapes run slower than one great product. Attention's own products are not among them."""
+    context, rows = SHAPES[shape][3:5]
     dtype = torch.bfloat16 if bf16 else torch.float32
-    tokens = {size: torch.randn(rows * context, size, dtype=dtype) for size in (width, wide, vocabulary)}
-    matrices = {size: torch.randn(size, dtype=dtype) for size in (*outer, (width, vocabulary))}
-    head = torch.randn(rows * heads, context, width // heads, dtype=dtype)
-    scores = head @ head.mT
+    model = build(f"ours {style}", shape)
+    weights = [part.weight.detach().to(dtype) for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    tokens = {size: torch.randn(rows * context, size, dtype=dtype) for weight in weights for size in weight.shape}
 
     def multiply() -> None:
-        for inner, out in outer * layers + [(width, vocabulary)]:
-            tokens[inner] @ matrices[inner, out]
-            tokens[out] @ matrices[inner, out].T
-            tokens[inner].T @ tokens[out]
-        for _ in range(layers):
-            for _ in range(2):
-                head @ head.mT
-                scores @ head
-                scores.mT @ head
+        for weight in weights:
+            out, inner = weight.shape
+            F.linear(tokens[inner], weight)
+            tokens[out] @ weight
+            tokens[out].T @ tokens[inner]
 
     return multiply
 
@@ -262,7 +247,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--seconds", type=float, default=10, help="For each contender of a race.")
     parser.add_argument("--no_compile", action="store_true", help="Leave out compiled blocks.")
-    parser.add_argument("--defaults", action="store_true", help="Race nanoGPT's defaults with ours.")
+    parser.add_argument("--defaults", action="store_true", help="Race nanoGPT's defaults with ours, and nothing else.")
     parser.add_argument("--memory", action="store_true", help="Measure peak memory, not speed.")
     parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
@@ -274,8 +259,12 @@ def main() -> None:
     if args.peak_of:
         print_peak(args.peak_of, args.shapes[0], args.precisions[0] == "bf16")
         return
-    for shape, precision in product(args.shapes, ["defaults"] if args.defaults else args.precisions):
-        bf16, title = precision == "bf16", f"{shape} {precision}"
+    if args.defaults and (args.memory or "NANOGPT" not in os.environ):
+        parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
+    if args.defaults:
+        args.precisions = ["defaults"]
+    for shape, precision in itertools.product(args.shapes, args.precisions):
+        bf16, title = precision == "bf16" or (args.defaults and chooses_bf16("auto")), f"{shape} {precision}"
         names = contenders(args.styles, not args.no_compile)
         torch.compiler.reset()  # what is compiled for one race would count as too many variants in the next
         if args.memory:

@@ -11,7 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from scratch_gpt import ScratchGPTForCausalLM, ScratchGPTModel
 from scratch_gpt.models import decoding, generation
-from scratch_gpt.models.normalization import LayerNorm
+from scratch_gpt.models.normalization import LayerNorm, RMSNorm
 
 SHAPES = [{}, {"num_key_value_heads": 2}]
 ASKED = {
@@ -129,16 +129,27 @@ def test_positions_of_ones_own_go_on(preset, steps, monkeypatch):
         assert torch.equal(lean, own)
 
 
-def test_half_precision_is_as_near_to_float32_as_the_model_itself(steps):
-    model = tiny_model("llama")
-    half, ids = copy.deepcopy(model).bfloat16(), torch.randint(3, 99, (2, 20))
+@pytest.mark.parametrize("preset", PRESETS)
+def test_half_precision_is_as_near_to_float32_as_the_model_itself(preset, steps):
+    model = tiny_model(preset, num_key_value_heads=2)
+    half, (ids, mask) = copy.deepcopy(model).bfloat16(), padded()
     with torch.no_grad():
-        cache = DynamicCache(config=half.config)
-        half(ids[:, :-1], past_key_values=cache)
-        lean = decoding.StepDecoder(half, half.model, cache).step(ids[:, -1])
-        exact, own = model(ids).logits[:, -1], half(ids).logits[:, -1]
+        cache, before = DynamicCache(config=half.config), mask[:, :-1]
+        half(ids[:, :-1], attention_mask=before, past_key_values=cache)
+        positions = (before.cumsum(-1) - 1).clamp(min=0)
+        lean = decoding.StepDecoder(half, half.model, cache, positions, before).step(ids[:, -1])
+        exact, own = model(ids, attention_mask=mask).logits[:, -1], half(ids, attention_mask=mask).logits[:, -1]
     assert lean.dtype == torch.bfloat16
     assert (lean - exact).abs().max() < 1.5 * (own - exact).abs().max()
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-3, 1.0, 1e4])
+def test_the_lean_norm_is_the_norm(weighted, size):
+    norm, x = RMSNorm(64, elementwise_affine=weighted), size * torch.randn(3, 64)
+    for weight in norm.parameters():
+        torch.nn.init.normal_(weight)
+    torch.testing.assert_close(decoding.lean(norm, x)(x), norm(x))
 
 
 def test_rows_that_end_are_padded_and_strings_stop(story_tokenizer, steps):

@@ -197,6 +197,9 @@ def test_dropout_is_of_all_kinds_but_where_attention_has_its_own(text_file, tmp_
     assert dropouts("all", "--dropout", "0.3") == (0.3, 0.3, 0.3)
     assert dropouts("two", "--dropout", "0.3", "--attention_dropout", "0") == (0.3, 0.0, 0.3)
     assert dropouts("preset", "--preset", "gpt2", "--attention_dropout", "0") == (0.1, 0.0, 0.1)
+    options = ("--output_dir", str(tmp_path / "further"), "--dataset", str(text_file), *TINY_LOOP, "--max_steps", "1")
+    run_here(PRETRAIN, *options, "--init_from", str(tmp_path / "all"), "--attention_dropout", "0")
+    assert json.loads((tmp_path / "further" / "config.json").read_text())["attention_dropout"] == 0
 
 
 def test_early_stopping_keeps_the_best(text_file, tmp_path):

@@ -74,7 +74,7 @@ class ModelArguments:
     )
     dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the preset.")
     attention_dropout: float | None = argument(
-        None, "Attention dropout alone, on a processor the dearest part of a step. Default: as --dropout."
+        None, "Attention dropout alone; on a processor it can take a third of a step. Default: as --dropout."
     )
     tie_word_embeddings: bool | None = argument(None, "Share embedding and head. Default: as the preset does.")
 

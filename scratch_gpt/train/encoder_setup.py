@@ -167,7 +167,7 @@ def known_labels(name: str, trust_remote_code: bool) -> list[str] | None:
 
 def load_classifier(name: str, args: ClassifierModelArguments, names: list[str] | None) -> PreTrainedModel:
     """A classifier from a checkpoint: one, or a model that reads or writes, with a fresh head for labels `names`."""
-    chosen: dict[str, Any] = {**chosen_dropouts(args)}
+    chosen = chosen_dropouts(args)
     chosen |= {n: getattr(args, n) for n in ("classifier_dropout", "classifier_pooling")}
     fields = {name: value for name, value in chosen.items() if value is not None}
     return load_model(name, args.trust_remote_code, "classifier", **fields, **(label_fields(names) if names else {}))

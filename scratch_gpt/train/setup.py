@@ -230,7 +230,7 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
         raise ScratchError(reason.replace("choose one of gpt2", "choose one of bigram, gpt2")) from error
 
 
-def chosen_dropouts(args: Any) -> dict[str, float]:
+def chosen_dropouts(args: Any) -> dict[str, Any]:
     """The fields of a config for what --dropout and --attention_dropout say, as far as they say something."""
     chosen = dict.fromkeys(DROPOUTS, args.dropout)
     if getattr(args, "attention_dropout", None) is not None:

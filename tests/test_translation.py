@@ -234,8 +234,15 @@ def test_pairs_are_learned_in_both_directions(tmp_path):
     assert both["train"]["source_tokens"] == one["train"]["source_tokens"] + one["train"]["target_tokens"]
     assert both["validation"] == one["validation"]
     further = ("--dataset", "grammar", "--num_pairs", "400", "--max_steps", "1", "--num_threads", "1")
-    run_here(TRAIN, "--output_dir", str(tmp_path / "further"), "--init_from", str(tmp_path / "both"), *further)
-    assert yaml.safe_load((tmp_path / "further" / "run.yaml").read_text())["facts"]["train"]["pairs"] == 400
+    for languages in (("de", "en"), ("en", "de")):
+        folder, named = tmp_path / "_".join(languages), ("--source_lang", languages[0], "--target_lang", languages[1])
+        run_here("scratch-gpt", "evaluate", str(tmp_path / "both"), *further[:4], *named, "--num_beams", "1")
+        run_here(TRAIN, "--output_dir", str(folder), "--init_from", str(tmp_path / "both"), *further, *named)
+        assert yaml.safe_load((folder / "run.yaml").read_text())["facts"]["train"]["pairs"] == 400
+        config = json.loads((folder / "config.json").read_text())
+        assert list(config["custom_pipelines"]) == ["translation_{}_to_{}".format(*languages)]
+    both = json.loads((tmp_path / "both" / "config.json").read_text())
+    assert set(both["custom_pipelines"]) == {"translation_de_to_en", "translation_en_to_de"}
 
 
 BAD = {

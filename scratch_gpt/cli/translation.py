@@ -117,11 +117,15 @@ def evaluate_translator(
 def check_languages(model: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
     """The languages of a translator, or those that were asked for, if it knows them."""
     from ..errors import ScratchError
+    from ..models.configuration_scratch_seq2seq import directions_of
 
-    known = getattr(model.config, "source_lang", None), getattr(model.config, "target_lang", None)
-    asked = source_lang or known[0], target_lang or known[1]
-    if None in asked:
+    known = directions_of(model.config)
+    fitting = [(a, b) for a, b in known if source_lang in (None, a) and target_lang in (None, b)]
+    if fitting:
+        return fitting[0]
+    if known:
+        asked = source_lang or known[0][0], target_lang or known[0][1]
+        raise ScratchError(f"the model translates {known[0][0]} to {known[0][1]}, not {asked[0]} to {asked[1]}")
+    if source_lang is None or target_lang is None:
         raise ScratchError("the model does not say its languages: give --source_lang and --target_lang")
-    if None not in known and asked != known:
-        raise ScratchError(f"the model translates {known[0]} to {known[1]}, not {asked[0]} to {asked[1]}")
-    return str(asked[0]), str(asked[1])
+    return source_lang, target_lang

@@ -17,7 +17,7 @@ from .twin import Twin, Weights
 READS = re.compile(r"(embed_tokens|lm_head|q_proj|k_proj|v_proj|up_proj)\.weight$")
 WRITES = re.compile(r"(o_proj|down_proj)\.(weight|bias)$|layernorm\.(weight|bias)$")
 # What Marian knows nothing of, but its config may hold for us.
-CARRIED = ("source_lang", "target_lang", "target_tokenizer")
+CARRIED = ("source_lang", "target_lang", "both_directions", "target_tokenizer")
 
 
 class MarianTwin(Twin):
@@ -61,7 +61,7 @@ class MarianTwin(Twin):
         for name in CARRIED:
             setattr(ours, name, getattr(config, name, getattr(ours, name)))
         if ours.source_lang and ours.target_lang:
-            ours.set_languages(ours.source_lang, ours.target_lang)
+            ours.set_languages(ours.source_lang, ours.target_lang, ours.both_directions)
         ours.embedding_dropout, ours.lm_head_bias, ours.label_smoothing = config.dropout, True, 0.0
         return ours
 

@@ -71,6 +71,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         label_smoothing: share of the target's probability that training spreads over all tokens (Szegedy et al. 2015,
             arXiv:1512.00567); in evaluation mode the loss is the plain cross-entropy.
         source_lang, target_lang: the languages, if it translates; `custom_pipelines` follows from them.
+        both_directions: whether it translates from `target_lang` to `source_lang`, too.
         target_tokenizer: whether the target has a tokenizer of its own, in the folder "target_tokenizer".
         decoder_start_token_id: what the decoder reads before the first token; by default `pad_token_id`.
         use_cache: keep keys and values while generating.
@@ -106,6 +107,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     decoder_start_token_id: int | None = None
     source_lang: str | None = None
     target_lang: str | None = None
+    both_directions: bool = False
     target_tokenizer: bool = False
     custom_pipelines: dict = field(default_factory=dict)
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
@@ -116,13 +118,13 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.pad_token_id
         if self.source_lang and self.target_lang:
-            self.set_languages(self.source_lang, self.target_lang)
+            self.set_languages(self.source_lang, self.target_lang, self.both_directions)
         super().__post_init__(**kwargs)
 
-    def set_languages(self, source_lang: str, target_lang: str) -> None:
-        """Say which languages the model translates, and what its pipeline is therefore called."""
-        self.source_lang, self.target_lang = source_lang, target_lang
-        self.custom_pipelines = {f"translation_{source_lang}_to_{target_lang}": dict(PIPELINE)}
+    def set_languages(self, source_lang: str, target_lang: str, both_directions: bool = False) -> None:
+        """Say which languages the model translates, and what its pipelines are therefore called."""
+        self.source_lang, self.target_lang, self.both_directions = source_lang, target_lang, both_directions
+        self.custom_pipelines = {f"translation_{a}_to_{b}": dict(PIPELINE) for a, b in directions_of(self)}
 
     @property
     def num_residual_branches(self) -> int:
@@ -141,6 +143,14 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         if self.pad_token_id is None:
             wrong.append("pad_token_id is None, want the id that fills up short rows")
         return wrong
+
+
+def directions_of(config: Any) -> list[tuple[str, str]]:
+    """What a translator translates, as far as its config says so: pairs of languages, from the first to the second."""
+    source, target = getattr(config, "source_lang", None), getattr(config, "target_lang", None)
+    if not source or not target:
+        return []
+    return [(source, target), (target, source)] if getattr(config, "both_directions", False) else [(source, target)]
 
 
 __all__ = ["AUTO_MAP", "PRESETS", "ScratchSeq2SeqConfig"]

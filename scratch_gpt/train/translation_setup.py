@@ -16,7 +16,7 @@ from ..data.shards import is_validation
 from ..errors import ScratchError
 from ..hub.model_directory import TARGET_TOKENIZER, has_target_tokenizer
 from ..hub.opening import load_model, open_tokenizer
-from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from .arguments import PairArguments, Seq2SeqModelArguments
 from .setup import build_tokenizer
@@ -134,6 +134,7 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
             tie_word_embeddings=args.tie_word_embeddings,
             source_lang=data.source_lang,
             target_lang=data.target_lang,
+            both_directions=data.both_directions,
             target_tokenizer=data.separate_vocabularies,
             **width,
             **regularization(args),
@@ -168,10 +169,10 @@ def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments)
     config: Any = model.config
     if config.model_type != ScratchSeq2SeqConfig.model_type:
         raise ScratchError(f"{name} is a {config.model_type} model: turn it into ours with 'scratch-gpt import' first")
-    known, wanted = (config.source_lang, config.target_lang), (data.source_lang, data.target_lang)
-    if None not in known and known != wanted:
-        raise ScratchError(f"{name} translates {known[0]} to {known[1]}, not {wanted[0]} to {wanted[1]}")
-    config.set_languages(*wanted)
+    wanted = data.source_lang, data.target_lang
+    if (known := directions_of(config)) and wanted not in known:
+        raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(wanted)}")
+    config.set_languages(*wanted, data.both_directions)
     return model
 
 

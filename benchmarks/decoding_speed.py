@@ -29,8 +29,8 @@ from transformers.utils import logging
 
 from scratch_gpt.train.setup import use_all_cores
 
-# new tokens after a prompt of 16
-LENGTHS = {"4x128": 256, "6x384": 256, "12x768": 128}
+SHAPES = ("4x128", "6x384", "12x768")
+NEW = 256  # tokens after a prompt of 16
 CONTENDERS = [f"{kind} {style}" for style in STYLES for kind in ("transformers", "ours")]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Write = Callable[[], None]
@@ -98,11 +98,11 @@ def products(model: torch.nn.Module, rows: int) -> Write:
 
 def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[str, float]]:
     """Medians of texts written in turn, as tokens a second."""
-    dtype, new = DTYPES[precision], LENGTHS[shape]
+    dtype = DTYPES[precision]
     models = {name: load(name, shape, dtype) for name in CONTENDERS}
-    writers = {name: writer(model, rows, 16, new) for name, model in models.items()}
+    writers = {name: writer(model, rows, 16, NEW) for name, model in models.items()}
     limits = {
-        "roofline": roofline(bytes_read(models["ours gpt2"], rows, 16 + new / 2), dtype),
+        "roofline": roofline(bytes_read(models["ours gpt2"], rows, 16 + NEW / 2), dtype),
         "products of gpt2": products(models["ours gpt2"], rows),
     }
     times: dict[str, list[float]] = {name: [] for name in (*limits, *CONTENDERS)}
@@ -113,10 +113,10 @@ def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[s
                 if turn:  # the first warms up
                     times[name].append(taken)
             for name, limit in limits.items():
-                taken = seconds(limit) / 10 * new
+                taken = seconds(limit) / 10 * NEW
                 if turn:
                     times[name].append(taken)
-    speeds = {name: rows * new / statistics.median(found) for name, found in times.items()}
+    speeds = {name: rows * NEW / statistics.median(found) for name, found in times.items()}
     best = max(speed for name, speed in speeds.items() if name.startswith("transformers"))
     return {
         name: {"tokens_per_second": speed, "ratio": speed / best, "of_roofline": speed / speeds["roofline"]}
@@ -164,7 +164,7 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=LENGTHS, default=["4x128", "6x384"], help="Layers x width.")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 16], help="Texts written at once.")
     parser.add_argument("--rounds", type=int, default=5, help="Texts of each contender.")

@@ -211,7 +211,7 @@ def race(steps: dict[str, Step], shape: str, bf16: bool, seconds: float) -> dict
 def peak_memory(contender: str, shape: str, bf16: bool) -> int:
     """Peak resident bytes of a process that takes two steps, less its peak before it built the model."""
     command = [sys.executable, __file__, "--peak_of", contender, "--shapes", shape]
-    command += ["--precisions", "bf16" if bf16 else "fp32"]
+    command += ["--precisions", "bf16" if bf16 else "fp32", "--rows", str(SHAPES[shape][4])]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES)
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--rows", type=int, help="Rows a step; by default 12, 12, 8 and 4, in the order of the shapes.")
     parser.add_argument("--seconds", type=float, default=10, help="For each contender of a race.")
     parser.add_argument("--no_compile", action="store_true", help="Leave out compiled blocks.")
     parser.add_argument("--defaults", action="store_true", help="Race nanoGPT's defaults with ours, and nothing else.")
@@ -263,6 +264,8 @@ def main() -> None:
         parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
     if args.defaults:
         args.precisions = ["defaults"]
+    if args.rows:
+        SHAPES.update({shape: (*SHAPES[shape][:4], args.rows, SHAPES[shape][5]) for shape in args.shapes})
     for shape, precision in itertools.product(args.shapes, args.precisions):
         bf16, title = precision == "bf16" or (args.defaults and chooses_bf16("auto")), f"{shape} {precision}"
         names = contenders(args.styles, not args.no_compile)

@@ -288,6 +288,11 @@ BAD = {
     "metric": ("--metric_for_best_model accuracy --max_steps 1", "is 'accuracy', want one of val_loss, val_accuracy"),
     "sizes beside a checkpoint": ("--init_from classifier --hidden_size 64", "leave out --hidden_size"),
     "too few": ("--dataset few.csv", "too few texts"),
+    "runs that are none": ("--preset fasttext --ngram_sizes 1 2", "ngram_sizes are [1, 2], want different ones from 2"),
+    "runs without a table": ("--preset modern --ngram_sizes 2", "ngram_sizes are [2], but ngram_buckets is 0"),
+    "runs of a GPT": ("--preset llama --ngram_sizes 2", "ngram_sizes are given for 'llama'"),
+    "a list for one value": ("--config lists.yaml", "want one value, not the list [16, 32]"),
+    "a list with a hole": ("--config hole.yaml", "invalid int value: 'many'"),
 }
 
 
@@ -296,6 +301,8 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     folder = tmp_path_factory.mktemp("bad")
     for name, content in {
         "one.csv": "text,label\n" + "x,a\n" * 30,
+        "lists.yaml": "hidden_size: [16, 32]",
+        "hole.yaml": "ngram_sizes: [2, many]",
         "hole.csv": "text,label\nx,a\ny,\n",
         "mute.csv": "text,label\nx,a\n,b\n",
         "number.jsonl": '{"text": "a", "label": "x"}\n{"text": 5, "label": "y"}\n',

@@ -1,7 +1,5 @@
 """The encoder: what it sees and what it does not, its heads and losses, its ties, and its twin, BERT."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -38,7 +36,7 @@ STYLES = [
     ("modern", {}),
     ("bert", {"classifier_pooling": "mean", "pooler": False}),
     ("modern", {"position_type": "sinusoidal", "classifier_pooling": "cls", "masked_lm_transform": True}),
-    ("fasttext", {"num_hidden_layers": 0, "bigram_buckets": 64}),
+    ("fasttext", {"num_hidden_layers": 0, "ngram_sizes": [2, 4], "ngram_buckets": 64}),
 ]
 
 
@@ -132,28 +130,52 @@ def test_heads_are_saved_and_opened_and_share_the_trunk(preset, more, tmp_path):
         assert len(outputs.hidden_states) == masked.config.num_hidden_layers + 1
 
 
-def test_a_bag_is_the_weighted_sum_of_its_tokens_and_pairs():
-    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=64)
-    weights, generator = model.model.token_weights, torch.Generator().manual_seed(1)
-    weights.tokens.copy_(torch.rand(99, generator=generator))
-    weights.bigrams.copy_(torch.rand(64, generator=generator))
+BAG = {"num_hidden_layers": 0, "ngram_sizes": [2, 3]}
+
+
+def row_of(run: tuple[int, ...], buckets: int) -> int:
+    """The row of a run of tokens, by a polynomial of them."""
+    return sum(token * 16_777_619**power for power, token in enumerate(reversed(run))) % buckets
+
+
+def runs_of(text: list[int], size: int) -> set[tuple[int, ...]]:
+    """The runs of this many tokens, each once."""
+    return {tuple(text[start : start + size]) for start in range(len(text) - size + 1)}
+
+
+def test_a_bag_is_the_weighted_sum_of_its_tokens_and_runs_each_once():
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", ngram_buckets=4096, **BAG)
+    trunk, generator = model.model, torch.Generator().manual_seed(1)
+    trunk.token_weights.tokens.copy_(torch.rand(99, generator=generator))
+    trunk.token_weights.ngrams.copy_(torch.rand(2, 4096, generator=generator))
     mute = 7
-    weights.tokens[mute] = 0
-    text = [5, 9, mute, 9, 12, 5]
-    total = sum(weights.tokens[token] * model.model.embed_tokens.weight[token] for token in text)
-    for first, second in ((5, 9), (9, 12), (12, 5)):  # not those with the mute one
-        row = (first * 1_000_003 + second) % 64
-        total = total + weights.bigrams[row] * model.model.embed_bigrams.embedding.weight[row]
-    expected = model.classifier(total / 6**0.5)
+    trunk.token_weights.tokens[[0, mute]] = 0
+    text = [5, 9, 12, mute, 9, 12, 5, 9, 12]
+    total = sum(trunk.token_weights.tokens[token] * trunk.embed_tokens.weight[token] for token in set(text))
+    for weights, table, size in zip(trunk.token_weights.ngrams, trunk.embed_ngrams, (2, 3), strict=True):
+        for run in runs_of(text, size):
+            if mute not in run:
+                row = row_of(run, 4096)
+                total = total + weights[row] * table.embedding.weight[row]
+    expected = model.classifier(total / 9**0.5)
     torch.testing.assert_close(model(torch.tensor([text])).logits[0], expected)
+    trunk.config.boundary_token_id, trunk.config.bos_token_id = 12, 5
+    edges = [12 if token == 5 else token for token in text]  # tokens stay what they are, runs read them anew
+    extra = model(torch.tensor([edges])).logits[0] - model(torch.tensor([text])).logits[0]
+    own = trunk.token_weights.tokens[5] * trunk.embed_tokens.weight[5]
+    torch.testing.assert_close(extra, -(model.classifier.weight @ own) / 9**0.5)
+    trunk.config.boundary_token_id = None
+    for padded in ([*text, 0, 0], [0, 0, *text]):
+        outputs = model(torch.tensor([padded]), attention_mask=torch.tensor([padded]).ne(0).long())
+        torch.testing.assert_close(outputs.logits[0], expected)
 
 
 def test_token_weights_are_those_of_naive_bayes():
     texts = [[3, 4, 4, 5, 9], [3, 6], [5, 5, 4], [6, 3, 7], [7, 6, 4, 9], [8, 3], [9, 3, 10]]
     labels = np.array([0, 0, 0, 1, 1, 3, 3])  # none has label 2
-    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0, bigram_buckets=1024)
-    special = [0, 1, 2, 8]
-    count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), special)
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", ngram_buckets=1024, **BAG)
+    weights, mute = model.model.token_weights, [0, 8]
+    count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), mute)
 
     def spread(features: list[list[int]], size: int) -> torch.Tensor:
         table = np.zeros((len(texts), size))
@@ -162,17 +184,17 @@ def test_token_weights_are_those_of_naive_bayes():
         log_shares = MultinomialNB(alpha=1.0).fit(table, labels).feature_log_prob_
         return torch.tensor(np.ptp(log_shares, axis=0) * (table.sum(0) > 0), dtype=torch.float32)
 
-    plain = [[token for token in text if token not in special] for text in texts]
-    pairs = [list(pairwise(text)) for text in texts]
-    rows = [[(a * 1_000_003 + b) % 1024 for a, b in found if not {a, b} & set(special)] for found in pairs]
-    torch.testing.assert_close(model.model.token_weights.tokens, spread(plain, 99))
-    torch.testing.assert_close(model.model.token_weights.bigrams, spread(rows, 1024))
-    assert model.model.token_weights.tokens[5] > model.model.token_weights.tokens[4] > 0
+    plain = [[token for token in text if token not in mute] for text in texts]
+    torch.testing.assert_close(weights.tokens, spread(plain, 99))
+    for size, found in ((2, weights.ngrams[0]), (3, weights.ngrams[1])):
+        rows = [[row_of(run, 1024) for run in runs_of(text, size) if not set(run) & set(mute)] for text in texts]
+        torch.testing.assert_close(found, spread(rows, 1024))
+    assert weights.tokens[5] > weights.tokens[4] > 0
 
     # As frequent with every label, it tells nothing by itself, but is no token to be passed over either.
     even = LabelledTokens(Tokens.of([[3, 4], [3, 5]]), np.array([0, 1]), 0)
-    count_token_weights(model.model, even, special)
-    assert 0 < model.model.token_weights.tokens[3] < 1e-5 < model.model.token_weights.tokens[4]
+    count_token_weights(model.model, even, mute)
+    assert 0 < weights.tokens[3] < 1e-5 < weights.tokens[4]
 
 
 def test_bad_inputs_are_refused():
@@ -185,7 +207,7 @@ def test_bad_inputs_are_refused():
     model(ids, token_type_ids=torch.zeros_like(ids))
     with pytest.raises(ValueError, match="token_type_ids are not all 0"):
         model(ids, token_type_ids=torch.ones_like(ids))
-    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=64)
+    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, ngram_buckets=64)
     with pytest.raises(ValueError, match="needs input_ids to know them by"):
         bag(inputs_embeds=bag.embed_tokens(ids))
     with pytest.raises(ValueError, match="counted for this vocabulary"):
@@ -194,6 +216,10 @@ def test_bad_inputs_are_refused():
         tiny_encoder(ScratchEncoderModel, "modern", num_hidden_layers=-1)
     with pytest.raises(StrictDataclassError, match=r"classifier_dropout is 1.0"):
         tiny_encoder(ScratchEncoderModel, "modern", classifier_dropout=1.0)
+    with pytest.raises(StrictDataclassError, match=r"ngram_sizes are \[2, 9\], want different ones from 2 to 8"):
+        tiny_encoder(ScratchEncoderModel, "fasttext", ngram_sizes=[2, 9])
+    with pytest.raises(StrictDataclassError, match=r"ngram_sizes are \[2\], but ngram_buckets is 0"):
+        tiny_encoder(ScratchEncoderModel, "modern", ngram_sizes=[2])
 
 
 SHAPE = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -242,7 +268,12 @@ def test_bert_agrees_in_and_out(name, tmp_path):
             "classifier_pooling is 'mean'",
         ),
         (ScratchEncoderForSequenceClassification, "bert", {"num_key_value_heads": 2}, "num_key_value_heads is 2"),
-        (ScratchEncoderForSequenceClassification, "bert", {"bigram_buckets": 64}, "bigram_buckets is 64"),
+        (
+            ScratchEncoderForSequenceClassification,
+            "bert",
+            {"ngram_sizes": [2], "ngram_buckets": 64},
+            "ngram_buckets is 64",
+        ),
     ],
 )
 def test_what_bert_cannot_express_is_refused(head, preset, fields, reason):

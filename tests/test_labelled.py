@@ -1,6 +1,7 @@
 """Labelled text: how it is read, cut, batched and scored."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 from accelerate import Accelerator
 from conftest import tiny_encoder
 
+from scratch_gpt.data.buckets import hide_tokens
 from scratch_gpt.data.labelled import encode_examples, open_labelled
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
 from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
-from scratch_gpt.tokenization.training import train_tokenizer
+from scratch_gpt.tokenization.training import first_of_word, train_tokenizer
 from scratch_gpt.train.classification import Classification
 
 
@@ -68,6 +70,23 @@ def test_word_dropout_hides_other_words_in_every_epoch():
     assert np.mean(hidden) == pytest.approx(0.4, abs=0.1)
     assert torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(0, 0)["input_ids"])
     assert not torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(1, 0)["input_ids"])
+
+
+def test_word_dropout_hides_whole_words_whatever_the_tokens_are():
+    texts = [f"a fine {'long ' * number}film in{number}deed" for number in range(30)]
+    for kind in ("char", "word", "bpe", "unigram"):
+        tokenizer = train_tokenizer(texts, kind, template="encoder")
+        begins = first_of_word(tokenizer)
+        for text in texts:
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            generator = np.random.default_rng(0)
+            hidden = hide_tokens(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)[0]
+            seen = tokenizer.decode(hidden[hidden != tokenizer.mask_token_id], skip_special_tokens=True).split()
+            assert Counter(seen) <= Counter(text.split()), (kind, seen)
+        assert len(seen) < len(text.split())
+    single = torch.tensor([tokenizer("indeed" * 20)["input_ids"]])  # as in a language without spaces
+    hidden = hide_tokens(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)
+    assert 0 < (hidden == tokenizer.mask_token_id).sum() < (single.shape[1] - 2)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def shortened(command: str, text: Path, table: Path, pairs: Path, labelled: Path
     if "finetune_sft" in command:
         return f"{command} --max_steps 4 --validation_fraction 0.2 --num_questions 200"
     if "sst2.yaml" in command:
-        return f"{command} --max_steps 4 --vocab_size 16"
+        return f"{command} --max_steps 4"
     if "train_classifier" in command or "pretrain_encoder" in command:
         return f"{command} --max_steps 4 {'' if '--init_from' in command else '--hidden_size 32 --num_hidden_layers 1'}"
     if "pretrain_gpt" not in command:

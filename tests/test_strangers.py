@@ -25,7 +25,7 @@ def test_a_sound_directory_opens_and_its_size_is_known(directory):
     model = load_model(directory)
     assert estimated_parameters(model.config) == pytest.approx(model.num_parameters(), rel=0.35)
     assert len(open_tokenizer(str(directory))) <= model.config.vocab_size
-    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, bigram_buckets=8192)
+    bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, ngram_buckets=8192)
     assert estimated_parameters(bag.config) == pytest.approx(bag.num_parameters(), rel=0.35)
 
 

@@ -71,12 +71,30 @@ def inputs(texts: Tokens, numbers: np.ndarray, length: int, pad_token_id: int) -
 
 
 def hide_tokens(
-    ids: torch.Tensor, share: float, behind: int, special_ids: list[int], generator: np.random.Generator
+    ids: torch.Tensor,
+    share: float,
+    behind: int,
+    special_ids: list[int],
+    generator: np.random.Generator,
+    first_of_word: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Token ids with this share of the ordinary ones replaced by `behind`: word dropout (Iyyer et al. 2015,
-    aclanthology.org/P15-1162; for translation Sennrich et al. 2016, arXiv:1606.02891)."""
+    aclanthology.org/P15-1162; for translation Sennrich et al. 2016, arXiv:1606.02891).
+
+    Args:
+        ids: (B, T).
+        first_of_word: for each token of the vocabulary, whether a word begins with it; its other tokens are then
+            hidden with it. A row of a single word, as a language without spaces has them, loses single tokens.
+    """
     rows = ids.numpy()
-    hidden = (generator.random(rows.shape) < share) & ~np.isin(rows, special_ids)
+    hidden = generator.random(rows.shape) < share
+    ordinary = ~np.isin(rows, special_ids)
+    if first_of_word is not None:
+        word = (first_of_word[rows] & ordinary).cumsum(-1)
+        several = ((word != word[:, -1:]) & ordinary).any(-1, keepdims=True)
+        with_its_word = np.take_along_axis(generator.random((len(rows), rows.shape[1] + 1)) < share, word, axis=-1)
+        hidden = np.where(several, with_its_word, hidden)
+    hidden &= ordinary
     return torch.from_numpy(np.where(hidden, behind, rows))
 
 

@@ -147,7 +147,7 @@ def estimated_parameters(config: PreTrainedConfig) -> int:
     """About how many parameters a config asks for, from its sizes alone: embeddings (of tokens, and of runs of them
     where it has some), and blocks of attention and feed-forward network."""
     vocab, hidden = int(getattr(config, "vocab_size", 0) or 0), int(getattr(config, "hidden_size", 0) or 0)
-    runs = sum(int(getattr(config, name, 0) or 0) for name in ("bigram_buckets", "ngram_buckets"))
+    runs = int(getattr(config, "ngram_buckets", 0) or 0) * len(getattr(config, "ngram_sizes", [1]))
     if not hidden:
         return vocab * vocab  # a bigram table
     inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)

@@ -147,8 +147,7 @@ class TransformerBlockConfig(PreTrainedConfig):
             wrong.append(f"norm_eps is {self.norm_eps}, want more than 0")
         if not 0 <= self.initializer_range < math.inf:
             wrong.append(f"initializer_range is {self.initializer_range}, want 0 or more")
-        for name in ("ngram_buckets", "bigram_buckets"):
-            rows = getattr(self, name, 0)
-            if rows < 0 or rows & (rows - 1):
-                wrong.append(f"{name} is {rows}, want a power of two, or 0")
+        rows = getattr(self, "ngram_buckets", 0)
+        if rows < 0 or rows & (rows - 1):
+            wrong.append(f"ngram_buckets is {rows}, want a power of two, or 0")
         return wrong

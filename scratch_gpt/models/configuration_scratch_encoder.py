@@ -10,7 +10,7 @@ from .configuration_block import TransformerBlockConfig
 # A style is a set of independent fields; the model never asks for its name.
 PRESETS: dict[str, dict[str, Any]] = {
     "bert": {
-        "bigram_buckets": 0,
+        "ngram_sizes": [],
         "token_weights": False,
         "norm_type": "layer_norm",
         "norm_position": "post",
@@ -48,7 +48,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "fasttext": {
         "num_hidden_layers": 0,
-        "bigram_buckets": 2**18,
+        "ngram_sizes": [2],
+        "ngram_buckets": 2**18,
         "token_weights": True,
         "norm_position": "post",
         "embedding_norm": False,
@@ -77,8 +78,11 @@ class ScratchEncoderConfig(TransformerBlockConfig):
 
     Args:
         num_hidden_layers: number of blocks; 0 leaves a bag of tokens.
-        bigram_buckets: rows of a table of vectors for pairs of neighbouring tokens, which are added to the tokens'.
-        token_weights: multiply the vectors of tokens and pairs by weights that are counted before training.
+        ngram_sizes: how many tokens in a row, the last one its own, vectors stand for that are added to the tokens'.
+        ngram_buckets: rows (a power of two) of the table of such vectors, one for each size.
+        boundary_token_id: what runs read in place of `<bos>` and `<eos>`, such as the space of characters: a word at
+            the edge of a text is then the same as within.
+        token_weights: multiply the vectors of tokens and runs by weights that are counted before training.
         masked_lm_transform: a dense layer, activation and norm before the masked-LM head.
         lm_head_bias: a bias on the logits of the masked-LM head.
         classifier_pooling: what stands for a text when it is classified: its first token ("cls"), or the mean of its
@@ -102,7 +106,9 @@ class ScratchEncoderConfig(TransformerBlockConfig):
     norm_eps: float = 1e-12
     embedding_norm: bool = True
     hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "gelu"
-    bigram_buckets: int = 0
+    ngram_sizes: list[int] = field(default_factory=list)
+    ngram_buckets: int = 0
+    boundary_token_id: int | None = None
     token_weights: bool = False
     masked_lm_transform: bool = True
     lm_head_bias: bool = True
@@ -121,6 +127,10 @@ class ScratchEncoderConfig(TransformerBlockConfig):
         wrong = super().violations()
         if self.num_hidden_layers < 0:
             wrong.append(f"num_hidden_layers is {self.num_hidden_layers}, want 0 or more")
+        if any(not 2 <= size <= 8 for size in self.ngram_sizes) or len(set(self.ngram_sizes)) < len(self.ngram_sizes):
+            wrong.append(f"ngram_sizes are {self.ngram_sizes}, want different ones from 2 to 8")
+        if self.ngram_sizes and not self.ngram_buckets:
+            wrong.append(f"ngram_sizes are {self.ngram_sizes}, but ngram_buckets is 0: their vectors need a table")
         if not 0 <= (self.classifier_dropout or 0) < 1:
             wrong.append(
                 f"classifier_dropout is {self.classifier_dropout}, want a share from 0 up to, not including, 1"

@@ -56,10 +56,8 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.embed_bigrams = None
-        if config.bigram_buckets:
-            filler = config.pad_token_id or 0
-            self.embed_bigrams = NgramEmbedding(2, config.bigram_buckets, config.hidden_size, filler)
+        runs = config.ngram_buckets, config.hidden_size, config.pad_token_id or 0
+        self.embed_ngrams = nn.ModuleList([NgramEmbedding(size, *runs) for size in config.ngram_sizes])
         self.token_weights = TokenWeights(config) if config.token_weights else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
@@ -96,7 +94,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
             `last_hidden_state` (B, T, C), and `hidden_states` and `attentions` if asked for.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; `inputs_embeds` for a model that reads pairs
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; `inputs_embeds` for a model that reads runs
                 or weighs tokens; more tokens than learned positions; or a token of another type than 0.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -105,8 +103,8 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
             raise ValueError("token_type_ids are not all 0: this model knows one kind of text, not pairs of two kinds")
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]  # there is one of the two
-        elif self.embed_bigrams is not None or self.token_weights is not None:
-            raise ValueError("this model reads pairs of tokens, or weighs tokens, and needs input_ids to know them by")
+        elif self.embed_ngrams or self.token_weights is not None:
+            raise ValueError("this model reads runs of tokens, or weighs tokens, and needs input_ids to know them by")
         check_length(self.config, inputs_embeds.shape[1])
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         if position_ids is None:
@@ -124,20 +122,30 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of pairs, to which
+        """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of runs, to which
         whatever is masked is padding."""
-        if self.embed_bigrams is not None and attention_mask is not None and attention_mask.ndim == 2:
+        if self.embed_ngrams and attention_mask is not None and attention_mask.ndim == 2:
             input_ids = input_ids.masked_fill(attention_mask == 0, self.config.pad_token_id or 0)
         embeds, weights = self.embed_tokens(input_ids), self.token_weights
         if weights is not None:
-            embeds = embeds * weights.tokens[input_ids][..., None]
-        if self.embed_bigrams is None:
-            return embeds
-        rows = self.embed_bigrams.rows_of(input_ids)
-        pairs = self.embed_bigrams(rows)
-        if weights is not None:
-            pairs = pairs * weights.of_pairs(rows, input_ids)[..., None]
-        return embeds + pairs
+            embeds = embeds * weights.of_tokens(input_ids)[..., None]
+        input_ids = self.within_runs(input_ids)
+        for number, embed_ngrams in enumerate(self.embed_ngrams):
+            assert isinstance(embed_ngrams, NgramEmbedding)
+            rows = embed_ngrams.rows_of(input_ids)
+            runs = embed_ngrams(rows)
+            if weights is not None:
+                runs = runs * weights.of_runs(number, rows, input_ids)[..., None]
+            embeds = embeds + runs
+        return embeds
+
+    def within_runs(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) as runs of them read these."""
+        boundary = self.config.boundary_token_id
+        if boundary is None:
+            return input_ids
+        edges = [token for token in (self.config.bos_token_id, self.config.eos_token_id) if token is not None]
+        return input_ids.masked_fill(torch.isin(input_ids, input_ids.new_tensor(edges)), boundary)
 
 
 class MaskedLMTransform(nn.Module):

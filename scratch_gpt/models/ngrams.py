@@ -15,7 +15,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-MULTIPLIER = 1_000_003  # odd, and large: it spreads neighbours over any table whose size is a power of two
+MULTIPLIER = 16_777_619  # the prime of the FNV hash: it spreads neighbours over any table whose size is a power of two
 
 
 class NgramEmbedding(nn.Module):
@@ -135,18 +135,18 @@ def check_ngrams(input_ids: torch.Tensor | None, kwargs: Mapping[str, Any]) -> N
 
 
 class TokenWeights(nn.Module):
-    """How much tokens, and pairs of them, tell about the labels: the spread of their log-probabilities over the
+    """How much tokens, and runs of them, tell about the labels: the spread of their log-probabilities over the
     labels, which naive Bayes would add up (Wang and Manning 2012, aclanthology.org/P12-2018). Set before training, and
     never trained; 1 until then."""
 
     tokens: torch.Tensor
-    bigrams: torch.Tensor
+    ngrams: torch.Tensor
 
     def __init__(self, config):
         super().__init__()
-        self.pad_token_id = config.pad_token_id
+        self.pad_token_id, self.sizes = config.pad_token_id, config.ngram_sizes
         self.register_buffer("tokens", torch.empty(config.vocab_size))
-        self.register_buffer("bigrams", torch.empty(config.bigram_buckets))
+        self.register_buffer("ngrams", torch.empty(len(self.sizes), config.ngram_buckets))
         self.reset()
 
     def reset(self) -> None:
@@ -155,9 +155,22 @@ class TokenWeights(nn.Module):
         if self.pad_token_id is not None:
             tokens[self.pad_token_id] = 0
         init.copy_(self.tokens, tokens)
-        init.ones_(self.bigrams)
+        init.ones_(self.ngrams)
 
-    def of_pairs(self, rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """Weights (B, T) of pairs, by their rows; 0 where either token has weight 0, as `<mask>` and padding have."""
-        told = self.tokens[input_ids] != 0
-        return self.bigrams[rows] * (told & nn.functional.pad(told[:, :-1], (1, 0)))
+    def of_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Weights (B, T) of tokens; 0 where a token has stood in the text before."""
+        return self.tokens[input_ids] * first_of_each(input_ids)
+
+    def of_runs(self, number: int, rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """Weights (B, T) of the runs of the size of this number, by their rows; 0 where a run has stood in the text
+        before, or any of its tokens has weight 0, as `<mask>` and padding have."""
+        size = self.sizes[number]
+        told = nn.functional.pad(self.tokens[input_ids] != 0, (size - 1, 0)).unfold(1, size, 1).all(-1)
+        return self.ngrams[number][rows] * (told & first_of_each(rows.masked_fill(~told, -1)))
+
+
+def first_of_each(rows: torch.Tensor) -> torch.Tensor:
+    """Where each number stands in its row (B, T) for the first time."""
+    together, order = rows.sort(dim=-1, stable=True)
+    new = nn.functional.pad(together[:, 1:] != together[:, :-1], (1, 0), value=True)
+    return torch.zeros_like(new).scatter(-1, order, new)

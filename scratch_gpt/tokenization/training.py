@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
+import numpy as np
 from tokenizers import (
     AddedToken,
     Regex,
@@ -34,6 +35,9 @@ PAD, BOS, EOS, UNK, MASK = "<pad>", "<bos>", "<eos>", "<unk>", "<mask>"
 TEMPLATES: dict[str, str] = {"causal": f"{BOS} $A", "seq2seq": f"$A {EOS}", "encoder": f"{BOS} $A {EOS}"}
 
 DEFAULT_VOCAB_SIZE = 4096
+
+# How tokens write the space before a word: as it is, by bytes, and by unigram.
+SPACES = {" ", "Ġ", "▁"}
 
 # A piece of text handed to `tokenizers` at a time. Words are cut only at white space, so pieces do not cross them.
 PIECE_CHARACTERS = 1 << 16
@@ -124,6 +128,11 @@ def encode_batch(
             backend.enable_truncation(**before[1])
         if before[2]:
             backend.enable_padding(**before[2])
+
+
+def first_of_word(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """For each token of the vocabulary, whether it begins a word, as its space, by whatever sign, says."""
+    return np.array([token[:1] in SPACES for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))])
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:

@@ -308,9 +308,14 @@ def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -
     for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
         if value is None:
             continue
+        several = actions[name].nargs in ("+", "*")
         try:
-            values[name] = parser._get_value(actions[name], str(value))
-            parser._check_value(actions[name], values[name])
+            if isinstance(value, list) and not several:
+                raise argparse.ArgumentError(actions[name], f"want one value, not the list {value}")
+            found = [parser._get_value(actions[name], str(v)) for v in (value if isinstance(value, list) else [value])]
+            for one in found:
+                parser._check_value(actions[name], one)
+            values[name] = found if several else found[0]
         except argparse.ArgumentError as error:
             parser.error(f"--config {path}: {error}")
     return values

@@ -13,6 +13,7 @@ from ..data.buckets import LabelledBatches, hide_tokens
 from ..data.labelled import LabelledTokens
 from ..errors import ScratchError
 from ..evaluation.classification import classification_scores
+from ..tokenization.training import first_of_word
 from .checkpoint import unwrapped
 from .task import Batch, BucketTask
 
@@ -29,7 +30,7 @@ class Classification(BucketTask):
         seed: of the order of the batches, and of the tokens that are hidden.
         balance: weigh each training text by how rare its label is, so that all labels weigh the same together.
         label_smoothing: share of the target's probability that training spreads over all labels.
-        word_dropout: share of the tokens of training texts that the model sees as `<mask>`, others in every epoch.
+        word_dropout: share of the words of training texts that the model sees as `<mask>`, others in every epoch.
 
     Raises:
         ScratchError: words are to be dropped, and the tokenizer has no mask.
@@ -55,7 +56,7 @@ class Classification(BucketTask):
             raise ScratchError(f"word_dropout is {word_dropout}, but the tokenizer has no mask: leave it 0")
         self.accelerator, self.label_names, self.label_smoothing = accelerator, label_names, label_smoothing
         self.seed, self.word_dropout, self.mask_token_id = seed, word_dropout, tokenizer.mask_token_id
-        self.special_ids = list(tokenizer.all_special_ids)
+        self.special_ids, self.first_of_word = list(tokenizer.all_special_ids), first_of_word(tokenizer)
         self.train: LabelledBatches = LabelledBatches(train, tokens_per_batch, tokenizer.pad_token_id, seed)
         self.validation = LabelledBatches(validation, tokens_per_batch, tokenizer.pad_token_id)
         counts = np.bincount(train.labels, minlength=len(label_names)).clip(min=1)
@@ -67,7 +68,9 @@ class Classification(BucketTask):
         if self.word_dropout:
             generator = np.random.default_rng((self.seed, epoch, number))
             ids, mask = batch["input_ids"], int(self.mask_token_id)
-            batch["input_ids"] = hide_tokens(ids, self.word_dropout, mask, self.special_ids, generator)
+            batch["input_ids"] = hide_tokens(
+                ids, self.word_dropout, mask, self.special_ids, generator, self.first_of_word
+            )
         return batch
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

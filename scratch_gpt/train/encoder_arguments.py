@@ -65,8 +65,13 @@ class ClassifierModelArguments(EncoderModelArguments):
 
     preset: str = argument(
         "modern",
-        "Style: 'bert', 'modern' or 'fasttext' (a bag of words and pairs, for a few thousand texts) of an encoder; "
-        "'gpt2', 'llama', 'nanochat' or 'nanochat_ngram' of a GPT.",
+        "Style: 'bert', 'modern' or 'fasttext' (a bag of tokens and runs of them, for a few thousand texts) of an "
+        "encoder; 'gpt2', 'llama', 'nanochat' or 'nanochat_ngram' of a GPT.",
+    )
+    ngram_sizes: list[int] | None = argument(  # noqa: RUF009  (a field, as the others are)
+        None,
+        "Of 'fasttext': the lengths of the runs of tokens that have vectors of their own, such as 2 3 4 5 6 beside "
+        "--tokenizer char. Default: 2.",
     )
     classifier_dropout: float | None = argument(None, "Dropout before the classifier. Default: as --dropout.")
     classifier_pooling: Literal["cls", "mean", "sum"] | None = argument(
@@ -90,7 +95,7 @@ class ClassifierTrainingArguments(TrainingArguments):
     )
     label_smoothing: float = argument(0.0, "Share of the target's probability spread over all labels in training.")
     word_dropout: float = argument(
-        0.0, "Share of the tokens that training hides behind <mask>, others in every pass; a great help on few texts."
+        0.0, "Share of the words that training hides behind <mask>, others in every pass; a great help on few texts."
     )
     metric_for_best_model: str = argument(
         "val_accuracy", "The figure that picks the published model: val_accuracy, val_f1 or val_loss."

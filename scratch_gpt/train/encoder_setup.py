@@ -117,13 +117,15 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
         layers = PRESETS.get(args.preset, {}).get("num_hidden_layers", 2)
     chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **chosen_dropouts(args)}
     if encoder:
-        chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling")}
+        chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling", "ngram_sizes")}
     try:
         if not isinstance(args, ClassifierModelArguments):
             if not encoder:
                 raise ValueError(f"unknown preset {args.preset!r}: choose one of {', '.join(PRESETS)}")
             if layers == 0:
                 raise ValueError("num_hidden_layers is 0, want at least 1: nothing else sees what a mask stands among")
+        if not encoder and getattr(args, "ngram_sizes", None):
+            raise ValueError(f"ngram_sizes are given for {args.preset!r}: they are of preset 'fasttext'")
         if not encoder and args.preset not in ScratchGPTConfig.presets:
             known = ", ".join([*PRESETS, *ScratchGPTConfig.presets])
             raise ValueError(f"unknown preset {args.preset!r}: choose one of {known}")
@@ -156,6 +158,8 @@ def build_classifier(args: ClassifierModelArguments, tokenizer: PreTrainedTokeni
     """A fresh classifier in float32."""
     config = build_config(args, len(tokenizer), ids_of(tokenizer), **label_fields(names))
     encoder = config.model_type == ScratchEncoderConfig.model_type
+    if encoder and config.ngram_sizes:
+        config.boundary_token_id = tokenizer.get_vocab().get(" ")
     return (ScratchEncoderForSequenceClassification if encoder else ScratchGPTForSequenceClassification)(config)
 
 

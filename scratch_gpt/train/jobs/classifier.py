@@ -56,7 +56,7 @@ def prepare(
     )
     train, validation = encode(train_examples, split="training"), encode(validation_examples, split="validation")
     if origin is None and getattr(model.config, "token_weights", False):
-        count_token_weights(model.model, train, list(tokenizer.all_special_ids))
+        count_token_weights(model.model, train, [tokenizer.pad_token_id, tokenizer.mask_token_id])
     task = Classification(
         accelerator,
         train,

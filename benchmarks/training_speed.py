@@ -264,6 +264,8 @@ def main() -> None:
         parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
     if args.defaults:
         args.precisions = ["defaults"]
+    if args.rows is not None and args.rows < 1:
+        parser.error(f"--rows is {args.rows}, want at least 1")
     if args.rows:
         SHAPES.update({shape: (*SHAPES[shape][:4], args.rows, SHAPES[shape][5]) for shape in args.shapes})
     for shape, precision in itertools.product(args.shapes, args.precisions):

@@ -222,7 +222,7 @@ def test_two_processes_give_the_curve_of_one(table, tmp_path):
                 assert double.get(name) == pytest.approx(single.get(name), abs=1e-4)
 
 
-def test_a_bag_counts_its_weights_once(table, tmp_path):
+def test_a_bag_counts_its_weights_once(table, tmp_path, story_tokenizer):
     small = ("--hidden_size", "16", "--tokenizer", "word", "--vocab_size", "20", "--eval_every", "0", *LOOP)
     bag, other = tmp_path / "bag", tmp_path / "other.tsv"
     run_here(TRAIN, "--output_dir", str(bag), "--dataset", str(table), "--preset", "fasttext", "--epochs", "8", *small)
@@ -232,6 +232,9 @@ def test_a_bag_counts_its_weights_once(table, tmp_path):
     words = AutoTokenizer.from_pretrained(bag).get_vocab()
     assert told[words[" fine"]] > 2 > 0.5 > told[words[" film"]] > 0
     assert rows_of(bag)[-1]["val_accuracy"] == 1.0
+    story_tokenizer.save_pretrained(tmp_path / "maskless")
+    named = ("--tokenizer", str(tmp_path / "maskless"), "--preset", "fasttext", "--max_steps", "1")
+    run_here(TRAIN, "--output_dir", str(tmp_path / "named"), "--dataset", str(table), *named, *LOOP)
     other.write_text("".join(f"{text}\t{number % 2}\n" for number, (text, _) in enumerate(reviews(60))))
     more = ("--init_from", str(bag), "--dataset", str(other), "--max_steps", "2", "--eval_every", "0", *LOOP)
     run_here(TRAIN, "--output_dir", str(tmp_path / "on"), *more)
@@ -292,6 +295,8 @@ BAD = {
     "runs without a table": ("--preset modern --ngram_sizes 2", "ngram_sizes are [2], but ngram_buckets is 0"),
     "runs of a GPT": ("--preset llama --ngram_sizes 2", "ngram_sizes are given for 'llama'"),
     "a list for one value": ("--config lists.yaml", "want one value, not the list [16, 32]"),
+    "a list of nothing": ("--config nothing.yaml", "want one value or more, not the list []"),
+    "blocks on a bag": ("--preset fasttext --num_hidden_layers 2", "token_weights are for a bag, which has 0 blocks"),
     "a list with a hole": ("--config hole.yaml", "invalid int value: 'many'"),
 }
 
@@ -302,6 +307,7 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     for name, content in {
         "one.csv": "text,label\n" + "x,a\n" * 30,
         "lists.yaml": "hidden_size: [16, 32]",
+        "nothing.yaml": "ngram_sizes: []",
         "hole.yaml": "ngram_sizes: [2, many]",
         "hole.csv": "text,label\nx,a\ny,\n",
         "mute.csv": "text,label\nx,a\n,b\n",

@@ -149,7 +149,7 @@ def test_a_bag_is_the_weighted_sum_of_its_tokens_and_runs_each_once():
     trunk.token_weights.tokens.copy_(torch.rand(99, generator=generator))
     trunk.token_weights.ngrams.copy_(torch.rand(2, 4096, generator=generator))
     mute = 7
-    trunk.token_weights.tokens[[0, mute]] = 0
+    trunk.token_weights.tokens[[0, mute]] = 0  # padding, and one more
     text = [5, 9, 12, mute, 9, 12, 5, 9, 12]
     total = sum(trunk.token_weights.tokens[token] * trunk.embed_tokens.weight[token] for token in set(text))
     for weights, table, size in zip(trunk.token_weights.ngrams, trunk.embed_ngrams, (2, 3), strict=True):
@@ -168,6 +168,16 @@ def test_a_bag_is_the_weighted_sum_of_its_tokens_and_runs_each_once():
     for padded in ([*text, 0, 0], [0, 0, *text]):
         outputs = model(torch.tensor([padded]), attention_mask=torch.tensor([padded]).ne(0).long())
         torch.testing.assert_close(outputs.logits[0], expected)
+
+
+def test_a_bag_is_exported_for_texts_of_any_length():
+    model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", ngram_buckets=64, **BAG).eval()
+    model.model.token_weights.ngrams.uniform_()
+    dynamic = {"input_ids": {1: torch.export.Dim("length", min=2, max=64)}}
+    program = torch.export.export(model, (), {"input_ids": torch.tensor([[5, 9, 12, 5, 9]])}, dynamic_shapes=dynamic)
+    for length in (2, 3, 30):
+        ids = torch.randint(1, 99, (1, length), generator=torch.Generator().manual_seed(length))
+        torch.testing.assert_close(program.module()(input_ids=ids).logits, model(ids).logits)
 
 
 def test_token_weights_are_those_of_naive_bayes():
@@ -220,6 +230,8 @@ def test_bad_inputs_are_refused():
         tiny_encoder(ScratchEncoderModel, "modern", classifier_dropout=1.0)
     with pytest.raises(StrictDataclassError, match=r"ngram_sizes are \[2, 9\], want different ones from 2 to 8"):
         tiny_encoder(ScratchEncoderModel, "fasttext", ngram_sizes=[2, 9])
+    with pytest.raises(StrictDataclassError, match=r"boundary_token_id is 99, want a token from 0 to 98"):
+        tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, boundary_token_id=99)
     with pytest.raises(StrictDataclassError, match=r"ngram_sizes are \[2\], but ngram_buckets is 0"):
         tiny_encoder(ScratchEncoderModel, "modern", ngram_sizes=[2])
 

@@ -82,7 +82,8 @@ class ScratchEncoderConfig(TransformerBlockConfig):
         ngram_buckets: rows (a power of two) of the table of such vectors, one for each size.
         boundary_token_id: what runs read in place of `<bos>` and `<eos>`, such as the space of characters: a word at
             the edge of a text is then the same as within.
-        token_weights: multiply the vectors of tokens and runs by weights that are counted before training.
+        token_weights: multiply the vectors of tokens and runs by weights that are counted before training, each once a
+            text; for a bag only.
         masked_lm_transform: a dense layer, activation and norm before the masked-LM head.
         lm_head_bias: a bias on the logits of the masked-LM head.
         classifier_pooling: what stands for a text when it is classified: its first token ("cls"), or the mean of its
@@ -129,6 +130,13 @@ class ScratchEncoderConfig(TransformerBlockConfig):
             wrong.append(f"num_hidden_layers is {self.num_hidden_layers}, want 0 or more")
         if any(not 2 <= size <= 8 for size in self.ngram_sizes) or len(set(self.ngram_sizes)) < len(self.ngram_sizes):
             wrong.append(f"ngram_sizes are {self.ngram_sizes}, want different ones from 2 to 8")
+        if self.boundary_token_id is not None and not 0 <= self.boundary_token_id < self.vocab_size:
+            wrong.append(f"boundary_token_id is {self.boundary_token_id}, want a token from 0 to {self.vocab_size - 1}")
+        if self.token_weights and (self.num_hidden_layers or self.pad_token_id is None):
+            wrong.append(
+                f"num_hidden_layers is {self.num_hidden_layers} and pad_token_id is {self.pad_token_id}: token_weights "
+                "are for a bag, which has 0 blocks, and a token for padding"
+            )
         if self.ngram_sizes and not self.ngram_buckets:
             wrong.append(f"ngram_sizes are {self.ngram_sizes}, but ngram_buckets is 0: their vectors need a table")
         if not 0 <= (self.classifier_dropout or 0) < 1:

@@ -124,9 +124,10 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of runs, to which
         whatever is masked is padding."""
-        if self.embed_ngrams and attention_mask is not None and attention_mask.ndim == 2:
+        weights = self.token_weights
+        if (self.embed_ngrams or weights is not None) and attention_mask is not None and attention_mask.ndim == 2:
             input_ids = input_ids.masked_fill(attention_mask == 0, self.config.pad_token_id or 0)
-        embeds, weights = self.embed_tokens(input_ids), self.token_weights
+        embeds = self.embed_tokens(input_ids)
         if weights is not None:
             embeds = embeds * weights.of_tokens(input_ids)[..., None]
         input_ids = self.within_runs(input_ids)
@@ -144,8 +145,10 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         boundary = self.config.boundary_token_id
         if boundary is None:
             return input_ids
-        edges = [token for token in (self.config.bos_token_id, self.config.eos_token_id) if token is not None]
-        return input_ids.masked_fill(torch.isin(input_ids, input_ids.new_tensor(edges)), boundary)
+        ends = self.config.eos_token_id
+        edges = {self.config.bos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        edges -= {None, self.config.pad_token_id}
+        return input_ids.masked_fill(torch.isin(input_ids, input_ids.new_tensor(sorted(edges))), boundary)
 
 
 class MaskedLMTransform(nn.Module):

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-MULTIPLIER = 16_777_619  # the prime of the FNV hash: it spreads neighbours over any table whose size is a power of two
+MULTIPLIER = 16_777_619  # the prime of the FNV hash; runs of characters, above all, share few rows by it
 
 
 class NgramEmbedding(nn.Module):
@@ -164,13 +164,14 @@ class TokenWeights(nn.Module):
     def of_runs(self, number: int, rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         """Weights (B, T) of the runs of the size of this number, by their rows; 0 where a run has stood in the text
         before, or any of its tokens has weight 0, as `<mask>` and padding have."""
-        size = self.sizes[number]
-        told = nn.functional.pad(self.tokens[input_ids] != 0, (size - 1, 0)).unfold(1, size, 1).all(-1)
+        tells = told = self.tokens[input_ids] != 0
+        for back in range(1, self.sizes[number]):
+            told = told & nn.functional.pad(tells, (back, 0))[:, : tells.shape[1]]
         return self.ngrams[number][rows] * (told & first_of_each(rows.masked_fill(~told, -1)))
 
 
 def first_of_each(rows: torch.Tensor) -> torch.Tensor:
-    """Where each number stands in its row (B, T) for the first time."""
+    """Where each number, -1 or more, stands in its row (B, T) for the first time."""
     together, order = rows.sort(dim=-1, stable=True)
-    new = nn.functional.pad(together[:, 1:] != together[:, :-1], (1, 0), value=True)
+    new = together != nn.functional.pad(together, (1, 0), value=-2)[:, :-1]
     return torch.zeros_like(new).scatter(-1, order, new)

@@ -36,8 +36,8 @@ TEMPLATES: dict[str, str] = {"causal": f"{BOS} $A", "seq2seq": f"$A {EOS}", "enc
 
 DEFAULT_VOCAB_SIZE = 4096
 
-# How tokens write the space before a word: as it is, by bytes, and by unigram.
-SPACES = {" ", "Ġ", "▁"}
+# How tokens write the white space before a word, by bytes (space, new line, tab) and by unigram.
+SPACES = {"Ġ", "Ċ", "ĉ", "▁"}
 
 # A piece of text handed to `tokenizers` at a time. Words are cut only at white space, so pieces do not cross them.
 PIECE_CHARACTERS = 1 << 16
@@ -131,8 +131,18 @@ def encode_batch(
 
 
 def first_of_word(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """For each token of the vocabulary, whether it begins a word, as its space, by whatever sign, says."""
-    return np.array([token[:1] in SPACES for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))])
+    """For each token id, whether it begins a word, as its white space, by whatever sign, says."""
+    vocabulary = tokenizer.get_vocab()
+    begins = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    for token, number in vocabulary.items():
+        begins[number] = token[:1] in SPACES or token[:1].isspace()
+    return begins
+
+
+def space_of_characters(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id of the space, where every ordinary token is a character."""
+    ordinary = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    return tokenizer.get_vocab().get(" ") if all(len(token) == 1 for token in ordinary) else None
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:

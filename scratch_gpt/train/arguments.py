@@ -310,8 +310,9 @@ def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -
             continue
         several = actions[name].nargs in ("+", "*")
         try:
-            if isinstance(value, list) and not several:
-                raise argparse.ArgumentError(actions[name], f"want one value, not the list {value}")
+            if isinstance(value, list) and not (several and value):
+                wanted = "one value or more" if several else "one value"
+                raise argparse.ArgumentError(actions[name], f"want {wanted}, not the list {value}")
             found = [parser._get_value(actions[name], str(v)) for v in (value if isinstance(value, list) else [value])]
             for one in found:
                 parser._check_value(actions[name], one)

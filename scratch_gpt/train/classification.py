@@ -56,7 +56,9 @@ class Classification(BucketTask):
             raise ScratchError(f"word_dropout is {word_dropout}, but the tokenizer has no mask: leave it 0")
         self.accelerator, self.label_names, self.label_smoothing = accelerator, label_names, label_smoothing
         self.seed, self.word_dropout, self.mask_token_id = seed, word_dropout, tokenizer.mask_token_id
-        self.special_ids, self.first_of_word = list(tokenizer.all_special_ids), first_of_word(tokenizer)
+        self.special_ids, self.first_of_word = list(tokenizer.all_special_ids), None
+        if word_dropout:
+            self.first_of_word = first_of_word(tokenizer)
         self.train: LabelledBatches = LabelledBatches(train, tokens_per_batch, tokenizer.pad_token_id, seed)
         self.validation = LabelledBatches(validation, tokens_per_batch, tokenizer.pad_token_id)
         counts = np.bincount(train.labels, minlength=len(label_names)).clip(min=1)

@@ -35,7 +35,7 @@ from ..models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification
 from ..models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
-from ..tokenization.training import Template, encode_batch
+from ..tokenization.training import Template, encode_batch, space_of_characters
 from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, LabelledArguments
 from .setup import build_tokenizer, chosen_dropouts
 
@@ -156,10 +156,11 @@ def label_fields(names: Sequence[str]) -> dict[str, Any]:
 
 def build_classifier(args: ClassifierModelArguments, tokenizer: PreTrainedTokenizerFast, names: list[str]) -> Any:
     """A fresh classifier in float32."""
-    config = build_config(args, len(tokenizer), ids_of(tokenizer), **label_fields(names))
+    more = label_fields(names)
+    if args.preset in PRESETS:
+        more["boundary_token_id"] = space_of_characters(tokenizer)
+    config = build_config(args, len(tokenizer), ids_of(tokenizer), **more)
     encoder = config.model_type == ScratchEncoderConfig.model_type
-    if encoder and config.ngram_sizes:
-        config.boundary_token_id = tokenizer.get_vocab().get(" ")
     return (ScratchEncoderForSequenceClassification if encoder else ScratchGPTForSequenceClassification)(config)
 
 

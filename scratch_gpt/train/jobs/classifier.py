@@ -56,7 +56,8 @@ def prepare(
     )
     train, validation = encode(train_examples, split="training"), encode(validation_examples, split="validation")
     if origin is None and getattr(model.config, "token_weights", False):
-        count_token_weights(model.model, train, [tokenizer.pad_token_id, tokenizer.mask_token_id])
+        mute = [token for token in (tokenizer.pad_token_id, tokenizer.mask_token_id) if token is not None]
+        count_token_weights(model.model, train, mute)
     task = Classification(
         accelerator,
         train,

@@ -159,14 +159,15 @@ def test_a_bag_is_the_weighted_sum_of_its_tokens_and_runs_each_once():
                 total = total + weights[row] * table.embedding.weight[row]
     expected = model.classifier(total / 9**0.5)
     torch.testing.assert_close(model(torch.tensor([text])).logits[0], expected)
-    trunk.config.boundary_token_id, trunk.config.bos_token_id = 12, 5
+    trunk.config.boundary_token_id, trunk.config.eos_token_id = 12, [1, 5]
     edges = [12 if token == 5 else token for token in text]  # tokens stay what they are, runs read them anew
     extra = model(torch.tensor([edges])).logits[0] - model(torch.tensor([text])).logits[0]
     own = trunk.token_weights.tokens[5] * trunk.embed_tokens.weight[5]
     torch.testing.assert_close(extra, -(model.classifier.weight @ own) / 9**0.5)
     trunk.config.boundary_token_id = None
-    for padded in ([*text, 0, 0], [0, 0, *text]):
-        outputs = model(torch.tensor([padded]), attention_mask=torch.tensor([padded]).ne(0).long())
+    hidden, shown = [0, 9], [1] * len(text)  # what a mask hides is no first one, either
+    for padded, mask in (([*text, *hidden], [*shown, 0, 0]), ([*hidden, *text], [0, 0, *shown])):
+        outputs = model(torch.tensor([padded]), attention_mask=torch.tensor([mask]))
         torch.testing.assert_close(outputs.logits[0], expected)
 
 

@@ -73,7 +73,7 @@ def test_word_dropout_hides_other_words_in_every_epoch():
 
 
 def test_word_dropout_hides_whole_words_whatever_the_tokens_are():
-    texts = [f"a fine {'long ' * number}film in{number}deed" for number in range(30)]
+    texts = [f"a fine {'long ' * number}film\nin{number}deed" for number in range(30)]
     for kind in ("char", "word", "bpe", "unigram"):
         tokenizer = train_tokenizer(texts, kind, template="encoder")
         begins = first_of_word(tokenizer)

@@ -7,9 +7,11 @@ from safetensors.torch import load_file
 from test_training import metrics, pretrain
 from torch._dynamo.utils import counters
 from torch._inductor.exc import InvalidCxxCompiler
+from torch.nn import functional as F
 
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.models.dropout import Dropout
+from scratch_gpt.models.feed_forward import gelu_new
 from scratch_gpt.train import compiling
 from scratch_gpt.train.compiling import can_compile, compile_blocks
 
@@ -50,6 +52,19 @@ def test_compiled_dropout_draws_anew_and_keeps_the_mean():
     assert not torch.equal(first, second)
     first.sum().backward()
     torch.testing.assert_close(ones.grad, first.detach())
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_a_compiled_gelu_is_the_same_function():
+    compile_blocks(tiny_model("gpt2"), "on", 0)  # sets what is compiled from here on
+    torch.manual_seed(0)
+    inputs = torch.cat((5 * torch.randn(2000), torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]))).requires_grad_()
+    exact = inputs.detach().double().requires_grad_()
+    expected, found = F.gelu(exact, approximate="tanh"), torch.compile(gelu_new, fullgraph=True)(inputs)
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6)  # F.gelu itself is 0.4e-6 from exact
+    wanted, slope = torch.autograd.grad(expected.sum(), exact)[0], torch.autograd.grad(found.sum(), inputs)[0]
+    torch.testing.assert_close(slope, wanted.float(), rtol=0, atol=3e-6)  # and its slope 1.0e-6
     torch.compiler.reset()
 
 

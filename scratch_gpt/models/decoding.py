@@ -190,9 +190,8 @@ class StepDecoder:
             self.vectors = learned(positions).to(like.dtype)  # (room, C)
         self.angles: Rotary | None = None
         if self.trunk.rotary_emb is not None:
-            cos, sin = (x[:, None] for x in self.trunk.rotary_emb(like, positions[:, None]))  # each (room, 1, 1, D)
-            half = cos.shape[-1] // 2
-            self.angles = cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+            cos, sin = (x[:, None] for x in self.trunk.rotary_emb(like, positions[:, None]))  # each (room, 1, 1, D/2)
+            self.angles = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
     def make_room(self, so_far: list[tuple[torch.Tensor, torch.Tensor]], room: int) -> None:
         """Let so many tokens have keys and values, the first of which are these, block by block (B, G, S, D)."""
@@ -320,8 +319,8 @@ def norms_of(block: TransformerBlock) -> list[nn.Module]:
 
 
 def rotate_(x: torch.Tensor, rotary: Rotary) -> None:
-    """Turn the heads (B, heads, 1, D) of one token a row, in place, by cos, and sin with its first half negated, each
-    (1, 1, D) or (B, 1, 1, D)."""
+    """`apply_rotary` in place: turn the heads (B, heads, 1, D) of one token a row by the cosines of all features, and
+    their sines, negated in the first half, each (1, 1, D) or (B, 1, 1, D)."""
     swapped = x.roll(x.shape[-1] // 2, -1)
     x.mul_(rotary[0]).addcmul_(swapped, rotary[1])
 

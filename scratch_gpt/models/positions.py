@@ -56,22 +56,18 @@ class RotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position ids (B, T) to cosines and sines, each (B, T, D) in the dtype of `x`."""
+        """Position ids (B, T) to cosines and sines, each (B, T, D/2) in the dtype of `x`."""
         angles = position_ids[..., None].float() * self.inv_freq.float()  # (B, T, D/2)
-        angles = torch.cat((angles, angles), dim=-1)  # (B, T, D)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    """Turn each pair (x_i, x_{i+D/2}) by a right angle."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
-
-
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys (B, H, T, D) by the angles of their positions; cos and sin are (B, T, D)."""
-    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+    """Turn each pair (x_i, x_{i+D/2}) of queries or keys (B, H, T, D) by an angle of its position; cos and sin are
+    (B, T, D/2)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def build_positions(config) -> nn.Module | None:

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.loss import linear_cross_entropy
+from scratch_gpt.models.loss import COLUMNS, linear_cross_entropy
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 
 PRESETS = ("vaswani2017", "modern")
@@ -192,6 +192,21 @@ def test_the_chunked_loss_has_the_gradients_of_torchs(rows, smoothing):
         torch.testing.assert_close(loss, expected)
         for gradient, other in zip(torch.autograd.grad(loss, (states, weight, bias)), wanted, strict=True):
             torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-4)
+
+
+def test_the_chunked_loss_in_16_bits():
+    torch.manual_seed(0)
+    vocabulary = COLUMNS + 808  # two pieces of a gradient, and two chunks of positions
+    states, weight = torch.randn(600, 16, requires_grad=True), torch.randn(vocabulary, 16, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (600,))
+    expected = F.cross_entropy(F.linear(states, weight), labels, reduction="sum")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(states, weight, labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    wanted = torch.autograd.grad(expected, (states, weight))
+    for gradient, other in zip(torch.autograd.grad(loss, (states, weight)), wanted, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - other).norm() < 0.01 * other.norm()
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -84,7 +84,7 @@ class FastGenerationMixin(GenerationMixin):
             if generation_config.do_sample:
                 tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
             else:
-                tokens = scores.argmax(dim=-1)
+                tokens = scores.max(dim=-1).indices  # argmax, which takes three times as long on a processor
             if pads:
                 tokens = torch.where(finished, generation_config._pad_token_tensor, tokens)
             input_ids = torch.cat((input_ids, tokens[:, None]), dim=-1)

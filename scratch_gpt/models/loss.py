@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 ROWS = 512  # logits of so many positions exist at a time
+COLUMNS = 8192  # gradients of so many tokens of the vocabulary are converted at a time
 
 
 def linear_cross_entropy(
@@ -48,8 +49,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         states, head = hidden_states.to(dtype), weight.to(dtype)
         head_bias = None if bias is None else bias.to(dtype)
         scored = labels != -100
-        vocab_size, head_mean = weight.shape[0], head.float().mean(0)
-        bias_mean = 0.0 if bias is None else bias.float().mean()
+        vocab_size = weight.shape[0]
+        if smoothing:
+            head_mean, bias_mean = head.float().mean(0), 0.0 if bias is None else bias.float().mean()
         grad_states = torch.empty_like(states)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
@@ -76,10 +78,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if cap is not None:
                 probabilities *= slope
             grad_logits = probabilities.to(dtype)
-            grad_states[rows] = (grad_logits @ head - (smoothing * head_mean).to(dtype)) * keep
-            grad_weight += grad_logits.T @ x
+            grad_x = grad_logits @ head
+            add_product_(grad_weight, grad_logits, x)
             if smoothing:
+                grad_x -= (smoothing * head_mean).to(dtype)
                 grad_weight -= x.float().sum(0) * (smoothing / vocab_size)
+            grad_states[rows] = grad_x * keep
             if grad_bias is not None:
                 grad_bias += (keep.float().T @ probabilities)[0] - keep.sum() * (smoothing / vocab_size)
         ctx.save_for_backward(grad_states.to(hidden_states.dtype), grad_weight.to(weight.dtype), grad_bias)
@@ -98,3 +102,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add left^T @ right, (R, V) and (R, C), to the total (V, C), in place. Where its dtype is wider, piece by piece:
+    what is to be added is converted, and so no more than a piece of it ever exists."""
+    if left.dtype == total.dtype:
+        total.addmm_(left.T, right)
+        return
+    for part, columns in zip(total.split(COLUMNS), left.split(COLUMNS, dim=1), strict=True):
+        part += columns.T @ right

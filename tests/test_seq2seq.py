@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.loss import COLUMNS, linear_cross_entropy
+from scratch_gpt.models.loss import COLUMNS, ROWS, SCORED, linear_cross_entropy
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 
 PRESETS = ("vaswani2017", "modern")
@@ -177,11 +177,12 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("rows", [5, 512, 700])
-def test_the_chunked_loss_has_the_gradients_of_torchs(rows, smoothing):
+@pytest.mark.parametrize(("rows", "vocabulary"), [(5, 50), (512, 50), (700, 50), (700, 2000)])
+def test_the_chunked_loss_has_the_gradients_of_torchs(rows, vocabulary, smoothing):
+    assert ROWS > SCORED // 2000  # several pieces of a chunk, in the last case
     states = torch.randn(rows, 16, requires_grad=True)
-    weight, bias = torch.randn(50, 16, requires_grad=True), torch.randn(50, requires_grad=True)
-    labels = torch.randint(0, 50, (rows,))
+    weight, bias = torch.randn(vocabulary, 16, requires_grad=True), torch.randn(vocabulary, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (rows,))
     labels[::3] = -100
     for cap in (None, 2.0) if not smoothing else (None,):
         logits = F.linear(states, weight, bias)

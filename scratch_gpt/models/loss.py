@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 ROWS = 512  # logits of so many positions exist at a time
+SCORED = 2**19  # so many logits are turned into gradients at a time on a processor, within its cache
 COLUMNS = 8192  # gradients of so many tokens of the vocabulary are converted at a time
 
 
@@ -16,8 +17,8 @@ def linear_cross_entropy(
     softcapping: float | None = None,
 ) -> torch.Tensor:
     """`F.cross_entropy(hidden_states @ weight.T + bias, labels, reduction="sum", label_smoothing=…)`, without ever
-    holding all logits: they are made, scored and turned into gradients a few hundred positions at a time, while they
-    lie in the processor's cache (Wijmans et al. 2024, arXiv:2411.09009, and Hsu et al. 2024, arXiv:2410.10989).
+    holding all logits: they are made, scored and turned into gradients a few hundred positions at a time
+    (Wijmans et al. 2024, arXiv:2411.09009, and Hsu et al. 2024, arXiv:2410.10989).
 
     Args:
         hidden_states: (N, C).
@@ -56,28 +57,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=weight.device)
+        at_once = max(1, SCORED // vocab_size) if weight.device.type == "cpu" else ROWS
         for start in range(0, len(labels), ROWS):
             rows = slice(start, start + ROWS)
             keep = scored[rows, None]
             x, y = states[rows] * keep, labels[rows, None].clamp(min=0)
-            logits = F.linear(x, head, head_bias).float()  # (R, V)
-            if cap is not None:
-                logits = logits.div_(cap).tanh_()
-                slope = 1 - logits.square()
-                logits *= cap
-            highest, expected = logits.amax(-1, keepdim=True), logits.gather(1, y)
-            probabilities = torch.softmax(logits, -1, out=logits)
-            logsumexp = highest - probabilities.amax(-1, keepdim=True).log()  # that one is never rounded to 0
-            losses = logsumexp - (1 - smoothing) * expected
+            grad_logits = F.linear(x, head, head_bias)  # (R, V); as yet the logits, which their gradients replace
+            pieces = zip(grad_logits.split(at_once), y.split(at_once), strict=True)
+            losses = torch.cat([score_(logits, own, smoothing, cap, wants_gradients) for logits, own in pieces])
             if smoothing:
                 losses -= smoothing * ((x.float() @ head_mean)[:, None] + bias_mean)
             total += (losses * keep).sum()
             if not wants_gradients:
                 continue
-            probabilities.scatter_add_(1, y, torch.full_like(y, -(1 - smoothing), dtype=torch.float32))
-            if cap is not None:
-                probabilities *= slope
-            grad_logits = probabilities.to(dtype)
             grad_x = grad_logits @ head
             add_product_(grad_weight, grad_logits, x)
             if smoothing:
@@ -85,7 +77,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight -= x.float().sum(0) * (smoothing / vocab_size)
             grad_states[rows] = grad_x * keep
             if grad_bias is not None:
-                grad_bias += (keep.float().T @ probabilities)[0] - keep.sum() * (smoothing / vocab_size)
+                grad_bias += grad_logits.mul_(keep).sum(0, dtype=torch.float32) - keep.sum() * (smoothing / vocab_size)
         ctx.save_for_backward(grad_states.to(hidden_states.dtype), grad_weight.to(weight.dtype), grad_bias)
         return total
 
@@ -102,6 +94,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def score_(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float, cap: float | None, wants_gradients: bool
+) -> torch.Tensor:
+    """The losses (R, 1) of labels (R, 1) in float32, but for the part of smoothing that all tokens share; in the place
+    of the logits (R, V), if wanted, the gradients by them, likewise."""
+    scores = logits.float()
+    if cap is not None:
+        scores = scores.div_(cap).tanh_()
+        slope = 1 - scores.square()
+        scores *= cap
+    highest, expected = scores.amax(-1, keepdim=True), scores.gather(1, labels)
+    probabilities = torch.softmax(scores, -1, out=scores)
+    logsumexp = highest - probabilities.amax(-1, keepdim=True).log()  # that one is never rounded to 0
+    if wants_gradients:
+        probabilities.scatter_add_(1, labels, torch.full_like(expected, smoothing - 1))
+        if cap is not None:
+            probabilities *= slope
+        logits.copy_(probabilities)
+    return logsumexp - (1 - smoothing) * expected
 
 
 def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

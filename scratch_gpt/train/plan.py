@@ -148,8 +148,8 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> int:
     """Bytes that autograd keeps from the forward pass, each storage counted once, and what the loss takes beside them:
-    of a GPT a few hundred positions' logits, slopes and gradients, and the head's gradient a second time; of a bigram,
-    whose weights are logits, the gradients on both sides of the softmax of all."""
+    of a GPT a few hundred positions' logits, in bfloat16 beside the head in it, and after them the head's gradient a
+    second time; of a bigram, whose weights are logits, the gradients on both sides of the softmax of all."""
     held: dict[int, torch.UntypedStorage] = {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -164,8 +164,10 @@ def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: in
     saved = sum(storage.nbytes() for storage in held.values())
     del loss
     positions = batch_size * context_length
-    gpt = isinstance(model, ScratchGPTForCausalLM)
-    rows = 3 * min(ROWS, positions) + model.config.hidden_size if gpt else 2 * positions
+    rows = 2 * positions
+    if isinstance(model, ScratchGPTForCausalLM):
+        width, scored = model.config.hidden_size, min(ROWS, positions)
+        rows = max(width, (scored + width) // 2 if bf16 else scored)
     return saved + rows * BYTES * model.config.vocab_size
 
 

@@ -21,7 +21,7 @@ class LabelledArguments:
         None, "Column with the text. Default: 'text', 'sentence', or the only one with text."
     )
     label_column: str | None = argument(None, "Column with the label. Default: 'label', or the other one of two.")
-    label_names: list[str] | None = argument(  # noqa: RUF009  (a field, as the others are)
+    label_names: list[str] | None = argument(
         None, "Names for labels that are numbers, in their order, such as: negative positive."
     )
     dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
@@ -68,7 +68,7 @@ class ClassifierModelArguments(EncoderModelArguments):
         "Style: 'bert', 'modern' or 'fasttext' (a bag of tokens and runs of them, for a few thousand texts) of an "
         "encoder; 'gpt2', 'llama', 'nanochat' or 'nanochat_ngram' of a GPT.",
     )
-    ngram_sizes: list[int] | None = argument(  # noqa: RUF009  (a field, as the others are)
+    ngram_sizes: list[int] | None = argument(
         None,
         "Of 'fasttext': the lengths of the runs of tokens that have vectors of their own, such as 2 3 4 5 6 beside "
         "--tokenizer char. Default: 2.",

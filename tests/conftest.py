@@ -3,6 +3,7 @@
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -12,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import psutil
 import pytest
 import torch
 from hypothesis import settings
@@ -36,6 +38,9 @@ settings.load_profile("few")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
+# A launcher that picks a free port: tests run side by side.
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")
+HANGS_AFTER = 400  # seconds, before pytest gives up on the whole test and says nothing of what hung
 PRESETS = ("gpt2", "llama", "nanochat", "nanochat_ngram")
 
 
@@ -131,9 +136,19 @@ def text_file(tmp_path):
 
 
 def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
-    """Run this Python with `arguments` in `cwd`, one thread, and hand back what it printed."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", **environment}
-    result = subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    """Run this Python with `arguments` in `cwd`, one thread, and hand back what it printed. What hangs is ended, with
+    all that it started, and each thread says where it stood."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
+    command, pipe = [sys.executable, *arguments], subprocess.PIPE
+    with subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            printed = process.communicate(timeout=HANGS_AFTER)
+        except subprocess.TimeoutExpired:
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.send_signal(signal.SIGABRT)
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"hung for {HANGS_AFTER} s\n{stdout[-4000:]}\n{stderr[-20000:]}") from None
+    result = subprocess.CompletedProcess(command, process.returncode, *printed)
     if check and result.returncode:
         raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-6000:]}")
     return result

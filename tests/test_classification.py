@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, refusals, run_here, run_python, tiny_model
+from conftest import PROJECT, TWO_PROCESSES, refusals, run_here, run_python, tiny_model
 from loopback_hub import running_hub
 from safetensors.torch import load_file
 from test_hub import push
@@ -214,8 +214,7 @@ def test_two_processes_give_the_curve_of_one(table, tmp_path):
         one, two = tmp_path / f"{Path(script).stem}1", tmp_path / f"{Path(script).stem}2"
         options += ("--dropout", "0")
         run_here(script, *options, "--output_dir", str(one), "--gradient_accumulation_steps", "2")
-        launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29578")
-        run_python(*launch, script, *options, "--output_dir", str(two), cwd=PROJECT)
+        run_python(*TWO_PROCESSES, script, *options, "--output_dir", str(two), cwd=PROJECT)
         for single, double in zip(rows_of(one), rows_of(two), strict=True):
             assert double["tokens"] == single["tokens"]
             for name in ("train_loss", "val_loss", "val_accuracy"):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import PROJECT, randomise, refusals, run_here, run_python
+from conftest import PROJECT, TWO_PROCESSES, randomise, refusals, run_here, run_python
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -145,15 +145,11 @@ def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
         "24",
         "--learning_rate",
         "0.003",
-        "--output_dir",
-        str(out),
+        "--num_generations",
+        "4",
     ]
-    run_python(
-        *("-m", "torch.distributed.run", "--nproc_per_node", "2", PPO, "--init_from", str(base / "model")),
-        *("--reward", "re:a", "--dataset", str(base / "prompts.txt"), "--num_generations", "4", *options),
-        cwd=tmp_path,
-        OMP_NUM_THREADS="1",
-    )
+    options += ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt")]
+    run_python(*TWO_PROCESSES, PPO, *options, "--output_dir", str(out), cwd=tmp_path, OMP_NUM_THREADS="1")
     last = rows_of(out)[-1]
     assert last["samples"] == 128 * 2
     assert last["val_reward"] > rows_of(out)[0]["val_reward"]

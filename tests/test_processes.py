@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here, run_python
+from conftest import PRETRAIN, PROJECT, TINY_RUN, TWO_PROCESSES, run_here, run_python
 from test_training import weights
 
 from scratch_gpt import train_tokenizer
@@ -97,8 +97,8 @@ def test_two_processes_one_and_two_again_end_as_one_run(tmp_path):
     text, straight, changing = tmp_path / "text.txt", tmp_path / "straight", tmp_path / "changing"
     text.write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)
     options = ("--max_steps", "9", "--save_every", "3", "--keep_last", "9", "--log_every", "1", "--dropout", "0")
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631", PRETRAIN)
-    run_python(*launch, "--output_dir", str(straight), "--dataset", str(text), *TINY_RUN, *options, cwd=PROJECT)
+    fresh = ("--output_dir", str(straight), "--dataset", str(text), *TINY_RUN, *options)
+    run_python(*TWO_PROCESSES, PRETRAIN, *fresh, cwd=PROJECT)
     shutil.copytree(straight, changing)
     for step, processes in ((3, 1), (6, 2)):
         for folder in (changing / "checkpoints").glob("step-*"):
@@ -110,7 +110,7 @@ def test_two_processes_one_and_two_again_end_as_one_run(tmp_path):
             state = json.loads((changing / "checkpoints/step-00000009/training_state.json").read_text())
             assert len(state["random"]) == 1  # written by one process
         else:
-            run_python(*launch, *resume, cwd=PROJECT)
+            run_python(*TWO_PROCESSES, PRETRAIN, *resume, cwd=PROJECT)
     for step in (3, 6, 9):
         name = f"checkpoints/step-{step:08d}"
         numbers = [json.loads((r / name / "training_state.json").read_text())["loop"] for r in (straight, changing)]

@@ -6,7 +6,7 @@ Accelerate shards on accelerators only, so this drives torch's `fully_shard` by 
 import os
 
 import pytest
-from conftest import run_python
+from conftest import TWO_PROCESSES, run_python
 
 SCRIPT = """
 import sys
@@ -55,5 +55,4 @@ dist.destroy_process_group()
 def test_sharded_model_equals_the_whole_one(tmp_path):
     script = tmp_path / "shard.py"
     script.write_text(SCRIPT)
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(29000 + os.getpid() % 500))
-    run_python(*launch, str(script), str(tmp_path / "out"), os.path.dirname(__file__), cwd=tmp_path)
+    run_python(*TWO_PROCESSES, str(script), str(tmp_path / "out"), os.path.dirname(__file__), cwd=tmp_path)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,17 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, run_here, run_python, tiny_config, tiny_encoder
+from conftest import (
+    PRETRAIN,
+    PROJECT,
+    TINY_LOOP,
+    TINY_RUN,
+    TWO_PROCESSES,
+    run_here,
+    run_python,
+    tiny_config,
+    tiny_encoder,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
@@ -159,8 +168,7 @@ def test_two_processes_give_the_curve_of_one(text_file, tmp_path):
     options = ("--max_steps", "12", "--eval_every", "6", "--log_every", "1", "--dropout", "0", "--epochs", "9")
     pretrain(tmp_path / "one", text_file, *options, "--gradient_accumulation_steps", "2")
     arguments = (PRETRAIN, "--output_dir", str(tmp_path / "two"), "--dataset", str(text_file), *TINY_RUN, *options)
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(29500 + os.getpid() % 500))
-    run_python(*launch, *arguments, cwd=PROJECT)
+    run_python(*TWO_PROCESSES, *arguments, cwd=PROJECT)
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert len(one) == len(two) == 12
     for alone, shared in zip(one, two, strict=True):

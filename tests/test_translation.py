@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import PROJECT, refusals, run_here, run_python, tiny_model, tiny_seq2seq_config
+from conftest import PROJECT, TWO_PROCESSES, refusals, run_here, run_python, tiny_model, tiny_seq2seq_config
 from loopback_hub import running_hub
 from safetensors.torch import load_file
 from test_hub import online, push
@@ -374,8 +374,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     alone = [option.replace("RUN", str(one)) for option in options]
     run_here(TRAIN, *alone, "--gradient_accumulation_steps", "2")
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577")
-    run_python(*launch, TRAIN, *[option.replace("RUN", str(two)) for option in options], cwd=PROJECT)
+    run_python(*TWO_PROCESSES, TRAIN, *[option.replace("RUN", str(two)) for option in options], cwd=PROJECT)
     rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
     for single, double in zip(*rows, strict=True):
         assert double["train_loss"] == pytest.approx(single["train_loss"], abs=1e-4)

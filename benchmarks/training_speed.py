@@ -209,10 +209,12 @@ def race(steps: dict[str, Step], shape: str, bf16: bool, seconds: float) -> dict
 
 
 def peak_memory(contender: str, shape: str, bf16: bool) -> int:
-    """Peak resident bytes of a process that takes two steps, less its peak before it built the model."""
+    """Peak resident bytes of a process that takes two steps, less its peak before it built the model: the median of
+    three, since holes between blocks of memory differ from process to process."""
     command = [sys.executable, __file__, "--peak_of", contender, "--shapes", shape]
     command += ["--precisions", "bf16" if bf16 else "fp32", "--rows", str(SHAPES[shape][4])]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
+    return int(statistics.median(int(run.stdout.split()[-1]) for run in runs))
 
 
 def print_peak(contender: str, shape: str, bf16: bool) -> None:

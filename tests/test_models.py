@@ -357,3 +357,20 @@ def test_dropout_is_torchs_in_distribution():
     z = torch.ones(7, requires_grad=True)
     dropout.train()(z).sum().backward()
     assert set(z.grad.tolist()) <= {0.0, z.grad.max().item()}
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama"])
+def test_what_linear_layers_read_is_converted_to_16_bits_once(preset):
+    """Each would keep a copy of its own for the backward pass; 3 of one size are left in a block: what attention
+    reads, what its output projection reads, and what the feed-forward network reads."""
+    model, kept = tiny_model(preset, num_hidden_layers=1), {}
+    tokens = torch.randint(5, 99, (2, 8))
+
+    def keep(tensor):
+        if tensor.dtype == torch.bfloat16 and tensor.shape == (16, 32):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        model.model(tokens)
+    assert len(kept) == 3

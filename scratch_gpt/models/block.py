@@ -14,6 +14,7 @@ from .attention import ScratchAttention
 from .dropout import Dropout
 from .feed_forward import FeedForward
 from .normalization import build_norm
+from .precision import computed_dtype
 
 
 class TransformerBlock(GradientCheckpointingLayer):
@@ -75,8 +76,9 @@ class TransformerBlock(GradientCheckpointingLayer):
         return self.after(self.post_attention_layernorm, residual + self.dropout(thought))
 
     def before(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What a branch reads."""
-        return norm(hidden_states) if self.pre_norm else hidden_states
+        """What a branch reads, converted here for all linear layers that read it, which would each keep a copy."""
+        read = norm(hidden_states) if self.pre_norm else hidden_states
+        return read.to(computed_dtype(read))
 
     def after(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
         """What a sum becomes."""

@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from .precision import computed_dtype
+
 ROWS = 512  # logits of so many positions exist at a time
 SCORED = 2**19  # so many logits are turned into gradients at a time on a processor, within its cache
 COLUMNS = 8192  # gradients of so many tokens of the vocabulary are converted at a time
@@ -31,9 +33,7 @@ def linear_cross_entropy(
         The sum of the losses, a float32 scalar.
     """
     assert not (label_smoothing and softcapping), "no model has both"
-    dtype = (
-        torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
-    )
+    dtype = computed_dtype(weight)
     with torch.autocast(weight.device.type, enabled=False):  # what is float32 below is so for a reason
         return _LinearCrossEntropy.apply(
             hidden_states, weight, bias, labels, label_smoothing, softcapping, dtype, torch.is_grad_enabled()
@@ -47,6 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_states, weight, bias, labels, smoothing, cap, dtype, wants_gradients):
+        grad_weight = torch.zeros_like(weight if wants_gradients else weight[:0], dtype=torch.float32)
         states, head = hidden_states.to(dtype), weight.to(dtype)
         head_bias = None if bias is None else bias.to(dtype)
         scored = labels != -100
@@ -54,7 +55,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if smoothing:
             head_mean, bias_mean = head.float().mean(0), 0.0 if bias is None else bias.float().mean()
         grad_states = torch.empty_like(states)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=weight.device)
         at_once = max(1, SCORED // vocab_size) if weight.device.type == "cpu" else ROWS

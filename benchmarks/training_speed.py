@@ -54,6 +54,7 @@ SHAPES = {
     "6x384": (6, 384, 6, 256, 8, 65),
     "12x768": (12, 768, 12, 512, 4, 50304),
 }
+WARM_UP = 6  # steps of each contender, in turn: great blocks of memory must find their places
 Step = Callable[[], None]
 
 
@@ -185,8 +186,8 @@ def roofline(shape: str, bf16: bool) -> float:
 def race(steps: dict[str, Step], shape: str, bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
     """Medians of steps taken in turn, as tokens a second."""
     *_, context, rows, _ = SHAPES[shape]
-    for step in steps.values():
-        step(), step()
+    for step in [*steps.values()] * WARM_UP:
+        step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     ideal = [roofline(shape, bf16)]
     end = time.perf_counter() + seconds * len(steps)

@@ -37,10 +37,11 @@ from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArguments
 from scratch_gpt.train.arguments import parse_arguments
+from scratch_gpt.train.blockwise_attention import BLOCKWISE, LONG_ROW
 from scratch_gpt.train.manifest import write_manifest
 from scratch_gpt.train.muon import Muon
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
-from scratch_gpt.train.setup import LONG_ROW, choose_attention
+from scratch_gpt.train.setup import choose_attention
 
 
 def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):
@@ -384,7 +385,7 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
     assert judge_stories([last["sample"].rsplit(".", 1)[0] + "."], "").parsed > 0.5
 
 
-@pytest.mark.parametrize(("length", "chosen"), [(LONG_ROW, "eager"), (LONG_ROW + 1, "sdpa")])
+@pytest.mark.parametrize(("length", "chosen"), [(LONG_ROW, "eager"), (LONG_ROW + 1, BLOCKWISE)])
 def test_attention_is_plain_on_short_rows_of_a_processor_only(length, chosen):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):
         model = ScratchGPTForCausalLM(tiny_config("llama"))

@@ -36,9 +36,9 @@ from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..secrecy import redact, redact_logs
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
+from .blockwise_attention import BLOCKWISE, LONG_ROW
 
 DEFAULT_CONTEXT_LENGTH = 256
-LONG_ROW = 256  # tokens; on a processor, plain attention is faster up to here
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
@@ -245,10 +245,10 @@ def build_model(config: Any) -> PreTrainedModel:
 
 def choose_attention(model: PreTrainedModel, device: torch.device, longest: int) -> None:
     """On processors, train with plain products where rows have at most `LONG_ROW` tokens: in bfloat16 a step takes two
-    thirds of the time at 64 tokens and nine tenths at 256, in float32 the same. Longer rows keep transformers' choice,
-    which does not hold the weights of attention for the backward pass."""
-    if device.type == "cpu" and longest <= LONG_ROW:
-        model.set_attn_implementation("eager")
+    thirds of the time at 64 tokens and nine tenths at 256, in float32 the same. For longer rows there is attention that
+    does not hold its weights for the backward pass."""
+    if device.type == "cpu":
+        model.set_attn_implementation("eager" if longest <= LONG_ROW else BLOCKWISE)
 
 
 def check_init_from(data: Any, args: Any) -> None:

@@ -1,0 +1,86 @@
+"""Attention for training on a processor, where rows are long, blocks are compiled and numbers have 16 bits.
+
+Forward it is SDPA's own kernel. Its gradient takes six times as long there as its result; here it is made of plain
+products over blocks of queries, in the way of Dao et al. 2022 (arXiv:2205.14135): the weights of a block are made anew
+from what is known of their rows, and never held for the whole. What stands between the products is left to the
+compiler; uncompiled it would be slower than SDPA, to which everything else goes.
+
+Dimension letters: B batch, T tokens, H query heads, G key-value heads, D head size.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ..models.precision import computed_dtype
+
+BLOCKWISE = "blockwise"
+LONG_ROW = 256  # tokens; on a processor, plain attention is faster up to here
+BLOCKS = 4  # of queries: 5/8 of all pairs are multiplied, of which a causal row needs half
+
+
+def blockwise_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of a row to itself; arguments and result are those of `eager_attention_forward`, without the
+    weights."""
+    dtype = computed_dtype(query)
+    learns = torch.compiler.is_compiling() and torch.is_grad_enabled()
+    suits = query.device.type == "cpu" and dtype.itemsize == 2 and not dropout
+    causal = attention_mask is None and module.is_causal and query.shape[2] == key.shape[2] > LONG_ROW
+    if not (learns and suits and causal):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)  # (B, H, T, D)
+    attended = _Blockwise.apply(query.to(dtype), key.to(dtype), value.to(dtype), scaling)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+class _Blockwise(torch.autograd.Function):
+    """With weights W = exp(S - logsumexp(S)) of scores S = Q K^T * scaling and a gradient G of W V, that of the scores
+    is W * (G V^T - rowsum(G * W V)), from which those of queries and keys follow."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, scaling):
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        attended, logsumexp = attention(query, key, value, 0.0, True, scale=scaling)  # (B, H, T, D), (B, H, T)
+        ctx.save_for_backward(query, key, value, attended, logsumexp)
+        ctx.scaling = scaling
+        return attended
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, attended, logsumexp = ctx.saved_tensors
+        length, dtype = query.shape[2], query.dtype
+        expected = (grad.float() * attended.float()).sum(-1, keepdim=True)  # (B, H, T, 1)
+        grads_query, grad_key, grad_value = [], torch.zeros(()), torch.zeros(())
+        for block in range(BLOCKS):
+            start, end = length * block // BLOCKS, length * (block + 1) // BLOCKS
+            rows = slice(start, end)
+            own, own_grad, keys, values = query[:, :, rows], grad[:, :, rows], key[:, :, :end], value[:, :, :end]
+            scores = (own @ keys.transpose(-1, -2)).float() * ctx.scaling
+            sees = torch.arange(end)[None, :] <= torch.arange(start, end)[:, None]
+            weights = torch.where(sees, (scores - logsumexp[:, :, rows, None]).exp(), 0.0)
+            grad_scores = (own_grad @ values.transpose(-1, -2)).float() - expected[:, :, rows]
+            grad_scores = (weights * grad_scores * ctx.scaling).to(dtype)
+            grads_query.append(grad_scores @ keys)
+            room = (0, 0, 0, length - end)
+            grad_key = grad_key + nn.functional.pad(grad_scores.transpose(-1, -2) @ own, room).float()
+            grad_value = grad_value + nn.functional.pad(weights.to(dtype).transpose(-1, -2) @ own_grad, room).float()
+        return torch.cat(grads_query, dim=2), grad_key.to(dtype), grad_value.to(dtype), None
+
+
+AttentionInterface.register(BLOCKWISE, blockwise_attention_forward)
+AttentionMaskInterface.register(BLOCKWISE, sdpa_mask)

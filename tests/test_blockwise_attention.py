@@ -1,0 +1,87 @@
+"""Attention by blocks of queries: its gradients are right where it is used, and SDPA stands in everywhere else."""
+
+import pytest
+import torch
+from conftest import tiny_model
+from test_compiling import needs_compiler
+from torch._dynamo.utils import counters
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from scratch_gpt.train import blockwise_attention
+from scratch_gpt.train.blockwise_attention import BLOCKWISE, LONG_ROW
+from scratch_gpt.train.compiling import compile_blocks
+
+
+def model_with(attention, compiled, dtype=torch.bfloat16, **overrides):
+    """Its parts that only attention teaches, and what gives the loss of a model in `dtype`'s autocast."""
+    model = tiny_model("llama", max_position_embeddings=512, num_hidden_layers=1, **overrides).train()
+    model.set_attn_implementation(attention)
+    compile_blocks(model, "on" if compiled else "off", 0)
+
+    def loss(tokens, **inputs):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return model(tokens, labels=tokens, use_cache=False, **inputs).loss
+
+    attention = model.model.layers[0].self_attn
+    return [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight], loss
+
+
+@needs_compiler
+def test_its_gradients_are_those_of_sdpa(monkeypatch):
+    """Nearly as near to those in float32, for long rows of any length with two graphs; short ones go to SDPA."""
+
+    calls = []
+
+    def counted(*arguments, **more):
+        calls.append(arguments)
+        return sdpa_attention_forward(*arguments, **more)
+
+    monkeypatch.setattr(blockwise_attention, "sdpa_attention_forward", counted)
+    sizes = {"num_key_value_heads": 2, "head_dim": 12}
+    ours, our_loss = model_with(BLOCKWISE, True, **sizes)
+    sdpa, sdpa_loss = model_with("sdpa", False, **sizes)
+    exact, exact_loss = model_with("sdpa", False, torch.float32, **sizes)
+    for lengths in ((301, LONG_ROW + 1, 333, 512), (LONG_ROW, 7)):
+        counters.clear()
+        for length in lengths:
+            tokens = torch.randint(5, 99, (2, length))
+            expected = torch.autograd.grad(exact_loss(tokens), exact)
+            found, peers = (torch.autograd.grad(f(tokens), w) for f, w in ((our_loss, ours), (sdpa_loss, sdpa)))
+            for got, peer, wanted in zip(found, peers, expected, strict=True):
+                error, usual = ((each - wanted).norm() / wanted.norm() for each in (got, peer))
+                assert 0 < error < 2 * usual < 0.05, length
+        assert bool(calls) == (LONG_ROW in lengths)
+        assert counters["stats"]["unique_graphs"] <= 2  # the second fits any length
+    torch.compiler.reset()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("compiled", "dtype", "overrides", "padded"),
+    [
+        (False, torch.bfloat16, {}, False),
+        (True, torch.float32, {}, False),
+        (True, torch.bfloat16, {"attention_dropout": 0.1}, False),
+        (True, torch.bfloat16, {}, True),
+    ],
+    ids=["plain", "float32", "dropout", "padding"],
+)
+def test_sdpa_stands_in(compiled, dtype, overrides, padded, monkeypatch):
+    class Wrong:
+        @staticmethod
+        def apply(query, *_):
+            return torch.zeros_like(query)
+
+    monkeypatch.setattr(blockwise_attention, "_Blockwise", Wrong)
+    inputs, losses = {}, []
+    tokens = torch.randint(5, 99, (2, 300))
+    if padded:
+        inputs["attention_mask"] = torch.ones_like(tokens)
+        inputs["attention_mask"][0, :7] = 0
+    for attention in (BLOCKWISE, "sdpa"):
+        weights, loss = model_with(attention, compiled, dtype, **overrides)
+        torch.manual_seed(0)
+        losses.append(loss(tokens, **inputs).item())
+        torch.autograd.grad(loss(tokens, **inputs), weights)
+    assert losses[0] == losses[1]
+    torch.compiler.reset()

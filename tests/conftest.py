@@ -6,7 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,7 +40,7 @@ PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
 # A launcher that picks a free port: tests run side by side.
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")
-HANGS_AFTER = 400  # seconds, before pytest gives up on the whole test and says nothing of what hung
+HANGS_AFTER = 280  # seconds, so that pytest does not give up first, on a test that runs two
 PRESETS = ("gpt2", "llama", "nanochat", "nanochat_ngram")
 
 
@@ -140,18 +140,28 @@ def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environme
     all that it started, and each thread says where it stood."""
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
     command, pipe = [sys.executable, *arguments], subprocess.PIPE
-    with subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            printed = process.communicate(timeout=HANGS_AFTER)
-        except subprocess.TimeoutExpired:
-            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-                each.send_signal(signal.SIGABRT)
-            stdout, stderr = process.communicate()
-            raise AssertionError(f"hung for {HANGS_AFTER} s\n{stdout[-4000:]}\n{stderr[-20000:]}") from None
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True)
+    try:
+        printed = process.communicate(timeout=HANGS_AFTER)
+    except subprocess.TimeoutExpired:
+        end_all(process.pid, signal.SIGABRT)
+        stdout, stderr = process.communicate(timeout=30)
+        raise AssertionError(f"hung for {HANGS_AFTER} s\n{stdout[-4000:]}\n{stderr[-20000:]}") from None
+    finally:
+        end_all(process.pid, signal.SIGKILL)
     result = subprocess.CompletedProcess(command, process.returncode, *printed)
     if check and result.returncode:
         raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-6000:]}")
     return result
+
+
+def end_all(pid: int, number: int) -> None:
+    """Send a signal to a process, if there is one, and to all that it started."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
 
 
 def run_here(

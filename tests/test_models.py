@@ -374,3 +374,9 @@ def test_what_linear_layers_read_is_converted_to_16_bits_once(preset):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         model.model(tokens)
     assert len(kept) == 3
+
+
+def test_float64_stays_so_under_autocast():
+    model, tokens = tiny_model("llama").double(), ids()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(tokens).logits.dtype == torch.float64

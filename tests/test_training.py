@@ -31,6 +31,7 @@ from scratch_gpt import (
     ScratchEncoderForSequenceClassification,
     ScratchGPTForCausalLM,
     ScratchGPTForSequenceClassification,
+    export_native,
 )
 from scratch_gpt.data.rows import Rows
 from scratch_gpt.data.shards import prepare
@@ -386,8 +387,11 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
 
 
 @pytest.mark.parametrize(("length", "chosen"), [(LONG_ROW, "eager"), (LONG_ROW + 1, BLOCKWISE)])
-def test_attention_is_plain_on_short_rows_of_a_processor_only(length, chosen):
+def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):
         model = ScratchGPTForCausalLM(tiny_config("llama"))
-        choose_attention(model, torch.device(device), length)
+        choose_attention(model, torch.device(device), length, all_alike=True)
         assert model.config._attn_implementation == expected
+    for other, all_alike in ((export_native(model), True), (ScratchGPTForCausalLM(tiny_config("llama")), False)):
+        choose_attention(other, torch.device("cpu"), LONG_ROW + 1, all_alike)
+        assert other.config._attn_implementation == "sdpa"

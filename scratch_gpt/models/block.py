@@ -76,7 +76,7 @@ class TransformerBlock(GradientCheckpointingLayer):
         return self.after(self.post_attention_layernorm, residual + self.dropout(thought))
 
     def before(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What a branch reads, converted here for all linear layers that read it, which would each keep a copy."""
+        """What a branch reads, converted here once: else each of its linear layers would keep a copy of its own."""
         read = norm(hidden_states) if self.pre_norm else hidden_states
         return read.to(computed_dtype(read))
 

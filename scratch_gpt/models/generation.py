@@ -30,6 +30,7 @@ PARTS = (
 )
 SLOTS = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}  # of a block
 INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "encoder_outputs"}
+SAME_ATTENTION = ("eager", "sdpa", "blockwise")  # of which the last is for training, and is SDPA otherwise
 FIXED_ROPE = {"default", "linear", "llama3", "yarn"}  # of which the frequencies don't depend on the length
 PREPARATION = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 
@@ -136,7 +137,7 @@ def is_plain(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs
         return False
     if mask is not None and not bool(mask.any(dim=-1).all()):  # nothing to see: the kernels differ
         return False
-    if config._attn_implementation not in ("eager", "sdpa"):
+    if config._attn_implementation not in SAME_ATTENTION:
         return False
     if config.position_type == "rotary" and config.rope_parameters["rope_type"] not in FIXED_ROPE:
         return False

@@ -47,6 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_states, weight, bias, labels, smoothing, cap, dtype, wants_gradients):
+        # First: the place of the last step's is free, and smaller blocks would cut it up.
         grad_weight = torch.zeros_like(weight if wants_gradients else weight[:0], dtype=torch.float32)
         states, head = hidden_states.to(dtype), weight.to(dtype)
         head_bias = None if bias is None else bias.to(dtype)

@@ -4,8 +4,8 @@ import torch
 
 
 def computed_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """The dtype in which products of a tensor are computed: autocast's, or else its own."""
+    """The dtype in which products of a tensor are computed: autocast's, which spares float64, or else its own."""
     kind = tensor.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if tensor.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return tensor.dtype

@@ -33,6 +33,7 @@ from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ..models.pretrained_model import ScratchPreTrainedModel
 from ..secrecy import redact, redact_logs
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
@@ -119,7 +120,7 @@ def keep_memory() -> None:
     except (AttributeError, OSError, TypeError):
         return
     if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):  # the most that an older glibc takes
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def make_output_dir(args: TrainingArguments) -> Path:
@@ -243,12 +244,17 @@ def build_model(config: Any) -> PreTrainedModel:
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
 
 
-def choose_attention(model: PreTrainedModel, device: torch.device, longest: int) -> None:
+def choose_attention(model: PreTrainedModel, device: torch.device, longest: int, all_alike: bool = False) -> None:
     """On processors, train with plain products where rows have at most `LONG_ROW` tokens: in bfloat16 a step takes two
-    thirds of the time at 64 tokens and nine tenths at 256, in float32 the same. For longer rows there is attention that
-    does not hold its weights for the backward pass."""
-    if device.type == "cpu":
-        model.set_attn_implementation("eager" if longest <= LONG_ROW else BLOCKWISE)
+    thirds of the time at 64 tokens and nine tenths at 256, in float32 the same, beside SDPA. Longer rows keep
+    transformers' choice, which does not hold the weights of attention for the backward pass. Where they are `all_alike`
+    in length, so that few graphs are compiled, models of ours have `BLOCKWISE`: the same, but in compiled blocks."""
+    if device.type != "cpu":
+        return
+    if longest <= LONG_ROW:
+        model.set_attn_implementation("eager")
+    elif all_alike and isinstance(model, ScratchPreTrainedModel):  # others may ask more of attention
+        model.set_attn_implementation(BLOCKWISE)
 
 
 def check_init_from(data: Any, args: Any) -> None:

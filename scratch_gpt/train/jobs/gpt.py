@@ -46,7 +46,7 @@ def prepare(
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
     setup.check_context(model.config, shards, context_length)
-    setup.choose_attention(model, accelerator.device, context_length)
+    setup.choose_attention(model, accelerator.device, context_length, all_alike=True)
 
     held_out = shards["validation"]
     is_stories = {source.name, (validation or source).name} == {"stories"}

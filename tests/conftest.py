@@ -140,25 +140,24 @@ def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environme
     all that it started, and each thread says where it stood."""
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
     command, pipe = [sys.executable, *arguments], subprocess.PIPE
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True)
+    process = psutil.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True)
     try:
         printed = process.communicate(timeout=HANGS_AFTER)
     except subprocess.TimeoutExpired:
-        end_all(process.pid, signal.SIGABRT)
+        end_all(process, signal.SIGABRT)
         stdout, stderr = process.communicate(timeout=30)
         raise AssertionError(f"hung for {HANGS_AFTER} s\n{stdout[-4000:]}\n{stderr[-20000:]}") from None
     finally:
-        end_all(process.pid, signal.SIGKILL)
+        end_all(process, signal.SIGKILL)
     result = subprocess.CompletedProcess(command, process.returncode, *printed)
     if check and result.returncode:
         raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-6000:]}")
     return result
 
 
-def end_all(pid: int, number: int) -> None:
-    """Send a signal to a process, if there is one, and to all that it started."""
+def end_all(process: psutil.Popen, number: int) -> None:
+    """Send a signal to a process, if it still runs, and to all that it started."""
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
         for each in [*process.children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(number)

@@ -7,6 +7,7 @@ from test_compiling import needs_compiler
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from scratch_gpt import ScratchEncoderForMaskedLM
+from scratch_gpt.models import decoding
 from scratch_gpt.models.attention import eager_attention_forward
 from scratch_gpt.train import blockwise_attention
 from scratch_gpt.train.blockwise_attention import BLOCKWISE, LONG_ROW
@@ -14,7 +15,7 @@ from scratch_gpt.train.compiling import compile_blocks
 
 
 def model_with(attention, compiled, dtype=torch.bfloat16, **overrides):
-    """Its parts that only attention teaches, and what gives the loss of a model in `dtype`'s autocast."""
+    """Weights of a model that only attention teaches, and what gives its loss in `dtype`'s autocast."""
     model = tiny_model("llama", max_position_embeddings=512, num_hidden_layers=1, **overrides).train()
     model.set_attn_implementation(attention)
     compile_blocks(model, "on" if compiled else "off", 0)
@@ -30,7 +31,6 @@ def model_with(attention, compiled, dtype=torch.bfloat16, **overrides):
 @needs_compiler
 def test_its_gradients_are_those_of_sdpa(monkeypatch):
     """Nearly as near to those in float32, for long rows of any length; short ones go to SDPA."""
-
     calls = []
 
     def counted(*arguments, **more):
@@ -120,3 +120,13 @@ def test_an_encoder_looks_both_ways():
             states.append(model(tokens).logits)
     assert torch.equal(*states)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", BLOCKWISE])
+def test_attention_that_is_the_same_function_keeps_the_lean_step(attention, monkeypatch):
+    steps, step = [], decoding.StepDecoder.step
+    monkeypatch.setattr(decoding.StepDecoder, "step", lambda self, ids: steps.append(ids) or step(self, ids))
+    model, ids = tiny_model("llama"), torch.randint(3, 99, (1, 6))
+    model.set_attn_implementation(attention)
+    model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert steps

@@ -329,16 +329,6 @@ def test_a_changed_model_is_left_to_transformers(change, steps):
     assert not steps
 
 
-@pytest.mark.parametrize("attention", generation.SAME_ATTENTION)
-def test_attention_that_is_the_same_function_keeps_the_lean_step(attention, steps):
-    import scratch_gpt.train.blockwise_attention  # noqa: F401 registers its name
-
-    model, ids = tiny_model("llama"), torch.randint(3, 99, (1, 6))
-    model.set_attn_implementation(attention)
-    model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
-    assert steps
-
-
 def test_a_hook_on_all_modules_is_seen(steps):
     hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
     try:

@@ -137,17 +137,8 @@ def test_a_collapse_stops_the_run_and_the_best_model_stays(base, tmp_path):
 @pytest.mark.slow
 def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
     out = tmp_path / "run"
-    options = [
-        *OPTIONS,
-        "--max_steps",
-        "24",
-        "--eval_every",
-        "24",
-        "--learning_rate",
-        "0.003",
-        "--num_generations",
-        "4",
-    ]
+    options = [*OPTIONS, "--max_steps", "24", "--eval_every", "24", "--learning_rate", "0.003"]
+    options += ["--num_generations", "4"]
     options += ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt")]
     run_python(*TWO_PROCESSES, PPO, *options, "--output_dir", str(out), cwd=tmp_path, OMP_NUM_THREADS="1")
     last = rows_of(out)[-1]

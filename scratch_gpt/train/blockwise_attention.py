@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..models.precision import computed_dtype
@@ -52,7 +52,7 @@ class _Blockwise(torch.autograd.Function):
     def forward(ctx, query, key, value, scaling):
         groups = query.shape[1] // key.shape[1]
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        repeated = (shared.repeat_interleave(groups, dim=1) if groups > 1 else shared for shared in (key, value))
+        repeated = repeat_kv(key, groups), repeat_kv(value, groups)  # (B, H, T, D)
         attended, logsumexp = attention(query, *repeated, 0.0, True, scale=scaling)  # (B, H, T, D), (B, H, T)
         ctx.save_for_backward(query, key, value, attended, logsumexp)
         ctx.scaling = scaling
@@ -62,8 +62,7 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx, grad):
         query, key, value, attended, logsumexp = ctx.saved_tensors
         length, dtype, groups = query.shape[2], query.dtype, query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         expected = (grad.float() * attended.float()).sum(-1, keepdim=True)  # (B, H, T, 1)
         grads_query, grad_key, grad_value = [], torch.zeros(()), torch.zeros(())
         for block in range(BLOCKS):

@@ -257,7 +257,7 @@ def test_transformers_serves_it_and_chats_with_it(tuned, tmp_path):
         assert "".join(said) == "blue"
         assert len([piece for piece in said if piece]) > 1
         chat = subprocess.run(
-            [command, "chat", str(tuned), url],
+            [command, "chat", str(tuned), url, "do_sample=False"],  # it samples unless told
             input="Colour of b?\n!exit\n",
             env=environment,
             cwd=tmp_path,

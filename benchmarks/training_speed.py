@@ -2,17 +2,20 @@
 
     pip install -e . && python benchmarks/training_speed.py [--shapes 4x128 6x384] [--output speed.json]
 
-A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders take turns,
-a few steps each, and the median counts. Ours run as they are and with compiled blocks (`--compile on`). The roofline
-is what a step's matrix products alone would take at the speed of one great product, measured in the same run; beside
-it stand the products of the linear layers, in the shapes that they really have, with nothing between them. With
-NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its training script's defaults on a processor with
-those of ours. `--memory` measures the peak of each contender in a process of its own. Run it on an idle machine.
+A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders, each in a
+process of its own, take turns of a few steps, and the median counts. Ours run as they are and with compiled blocks
+(`--compile on`), and keep the memory that they have freed, as all runs of ours do; the others run as they come, and
+with `--keep_memory` keep theirs, too. The roofline is what a step's matrix products alone would take at the speed of
+one great product, measured in the same run; beside it stand the products of the linear layers, in the shapes that they
+really have, with nothing between them. With NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its
+training script's defaults on a processor with those of ours. `--memory` measures peaks, not speed. Run it on an idle
+machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -54,7 +57,8 @@ SHAPES = {
     "6x384": (6, 384, 6, 256, 8, 65),
     "12x768": (12, 768, 12, 512, 4, 50304),
 }
-WARM_UP = 4  # steps of each contender, in turn: great blocks of memory must find their places
+PEERS = ("transformers", "nanoGPT")
+WARM_UP = 4  # steps of each contender: great blocks of memory must find their places
 Step = Callable[[], None]
 
 
@@ -183,21 +187,68 @@ def roofline(shape: str, bf16: bool) -> float:
     return operations / (2 * 2048**3 / min(times))
 
 
-def race(steps: dict[str, Step], shape: str, bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
+class Contender:
+    """A process that takes steps when it is asked to."""
+
+    def __init__(self, name: str, shape: str, options: list[str]):
+        command = [sys.executable, __file__, "--contender", name, "--shapes", shape, *options]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def take(self, steps: int) -> dict[str, Any]:
+        """The seconds of so many steps, and its peak of resident bytes so far, less that before it built the model."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answer = next((line for line in self.process.stdout if line.startswith("{")), None)
+        if answer is None:
+            raise SystemExit("a contender has failed; its own words are above")
+        return json.loads(answer)
+
+
+def contend(name: str, shape: str, precision: str) -> None:
+    """The other end of a contender."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = build_step(name, shape, precision)
+    for line in sys.stdin:
+        times = []
+        for _ in range(int(line)):
+            started = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - started)
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        print(json.dumps({"seconds": times, "peak": peak}), flush=True)
+
+
+def build_step(name: str, shape: str, precision: str) -> Step:
+    if precision == "defaults":
+        return default_stepper(name, shape)
+    if name.startswith("products"):
+        return products(name.split()[-1], shape, precision == "bf16")
+    return stepper(name, shape, precision == "bf16")
+
+
+def race(names: list[str], shape: str, options: list[str], bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
     """Medians of steps taken in turn, as tokens a second."""
     *_, context, rows, _ = SHAPES[shape]
-    for step in [*steps.values()] * WARM_UP:
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in names}
     ideal = [roofline(shape, bf16)]
-    end = time.perf_counter() + seconds * len(steps)
-    while time.perf_counter() < end or len(ideal) < 4:
-        for name, step in steps.items():
-            for _ in range(2):
-                started = time.perf_counter()
-                step()
-                times[name].append(time.perf_counter() - started)
-        ideal.append(roofline(shape, bf16))
+    with contextlib.ExitStack() as stack:
+        racing = {name: stack.enter_context(Contender(name, shape, options)) for name in names}
+        for contender in racing.values():
+            contender.take(WARM_UP)
+        end = time.perf_counter() + seconds * len(names)
+        while time.perf_counter() < end or len(ideal) < 4:
+            for name, contender in racing.items():
+                times[name] += contender.take(2)["seconds"]
+            ideal.append(roofline(shape, bf16))
     speeds = {name: rows * context / statistics.median(found) for name, found in times.items()}
     best = rows * context / statistics.median(ideal)
     figures = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
@@ -209,21 +260,14 @@ def race(steps: dict[str, Step], shape: str, bf16: bool, seconds: float) -> dict
     return figures
 
 
-def peak_memory(contender: str, shape: str, bf16: bool) -> int:
-    """Peak resident bytes of a process that takes two steps, less its peak before it built the model: the median of
-    three, since holes between blocks of memory differ from process to process."""
-    command = [sys.executable, __file__, "--peak_of", contender, "--shapes", shape]
-    command += ["--precisions", "bf16" if bf16 else "fp32", "--rows", str(SHAPES[shape][4])]
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
-    return int(statistics.median(int(run.stdout.split()[-1]) for run in runs))
-
-
-def print_peak(contender: str, shape: str, bf16: bool) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = stepper(contender, shape, bf16)
-    for _ in range(2):
-        step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+def peak_memory(name: str, shape: str, options: list[str]) -> int:
+    """The peak of a process that takes two steps: the median of three, since holes between blocks of memory differ from
+    process to process."""
+    peaks = []
+    for _ in range(3):
+        with Contender(name, shape, options) as contender:
+            peaks.append(contender.take(2)["peak"])
+    return int(statistics.median(peaks))
 
 
 def show_peaks(peaks: dict[str, int], title: str) -> dict[str, int]:
@@ -253,39 +297,36 @@ def main() -> None:
     parser.add_argument("--no_compile", action="store_true", help="Leave out compiled blocks.")
     parser.add_argument("--defaults", action="store_true", help="Race nanoGPT's defaults with ours, and nothing else.")
     parser.add_argument("--memory", action="store_true", help="Measure peak memory, not speed.")
+    parser.add_argument("--keep_memory", action="store_true", help="Let the others, too, keep the memory they freed.")
     parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
-    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.set_verbosity_error()
     use_all_cores()
-    keep_memory()
-    figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    if args.peak_of:
-        print_peak(args.peak_of, args.shapes[0], args.precisions[0] == "bf16")
-        return
-    if args.defaults and (args.memory or "NANOGPT" not in os.environ):
-        parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
-    if args.defaults:
-        args.precisions = ["defaults"]
     if args.rows is not None and args.rows < 1:
         parser.error(f"--rows is {args.rows}, want at least 1")
     if args.rows:
         SHAPES.update({shape: (*SHAPES[shape][:4], args.rows, SHAPES[shape][5]) for shape in args.shapes})
-    for shape, precision in itertools.product(args.shapes, args.precisions):
+    if args.contender:
+        if args.keep_memory or not args.contender.startswith(PEERS):
+            keep_memory()
+        contend(args.contender, args.shapes[0], "defaults" if args.defaults else args.precisions[0])
+        return
+    if args.defaults and (args.memory or "NANOGPT" not in os.environ):
+        parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
+    figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    for shape, precision in itertools.product(args.shapes, ["defaults"] if args.defaults else args.precisions):
         bf16, title = precision == "bf16" or (args.defaults and chooses_bf16("auto")), f"{shape} {precision}"
-        names = contenders(args.styles, not args.no_compile)
-        torch.compiler.reset()  # what is compiled for one race would count as too many variants in the next
+        options = ["--rows", str(SHAPES[shape][4])] + ["--keep_memory"] * args.keep_memory
+        options += ["--defaults"] if args.defaults else ["--precisions", precision]
+        names = contenders(args.styles, not (args.no_compile or args.memory))
         if args.memory:
-            figures[f"{title} memory"] = show_peaks(
-                {name: peak_memory(name, shape, bf16) for name in names if not name.startswith("compiled")}, title
-            )
+            peaks = {name: peak_memory(name, shape, options) for name in names}
+            figures[f"{title} memory"] = show_peaks(peaks, title)
             continue
-        if args.defaults:
-            steps = {name: default_stepper(name, shape) for name in ("nanoGPT", "ours by default")}
-        else:
-            steps = {name: stepper(name, shape, bf16) for name in names}
-            steps |= {f"products of {style}": products(style, shape, bf16) for style in args.styles}
-        figures[title] = race(steps, shape, bf16, args.seconds)
+        names += [f"products of {style}" for style in args.styles]
+        names = ["nanoGPT", "ours by default"] if args.defaults else names
+        figures[title] = race(names, shape, options, bf16, args.seconds)
         show(title, figures[title])
     if args.output:
         args.output.write_text(json.dumps(figures, indent=1))

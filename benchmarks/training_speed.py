@@ -325,7 +325,8 @@ def main() -> None:
             figures[f"{title} memory"] = show_peaks(peaks, title)
             continue
         names += [f"products of {style}" for style in args.styles]
-        names = ["nanoGPT", "ours by default"] if args.defaults else names
+        if args.defaults:
+            names = ["nanoGPT", "ours by default"]
         figures[title] = race(names, shape, options, bf16, args.seconds)
         show(title, figures[title])
     if args.output:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from test_training import metrics, pretrain
 from torch._dynamo.utils import counters
 from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.utils import run_and_get_code
 from torch.nn import functional as F
 
 from scratch_gpt.errors import ScratchError
@@ -65,6 +66,23 @@ def test_a_compiled_gelu_is_the_same_function():
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6)  # F.gelu itself is 0.4e-6 from exact
     wanted, slope = torch.autograd.grad(expected.sum(), exact)[0], torch.autograd.grad(found.sum(), inputs)[0]
     torch.testing.assert_close(slope, wanted.float(), rtol=0, atol=3e-6)  # and its slope 1.0e-6
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_a_bias_joins_what_follows_it():
+    """In float32, so that it is never copied; in 16 bits it stays where it is rounded once."""
+    compile_blocks(tiny_model("gpt2"), "on", 0)  # sets what is compiled from here on
+    layer, inputs = torch.nn.Linear(24, 40), torch.randn(3, 7, 24)
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.compiler.reset()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found, (code, *_) = run_and_get_code(torch.compile(lambda x: layer(x).relu()), inputs)
+            expected = layer(inputs).relu()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 0)
+        assert ("addmm(" in code) == (dtype == torch.bfloat16)
+        gradients = [torch.autograd.grad(out.float().square().sum(), layer.bias)[0] for out in (found, expected)]
+        torch.testing.assert_close(*gradients)
     torch.compiler.reset()
 
 

@@ -45,6 +45,9 @@ def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
     if device == "cpu":
         import torch._inductor.config as inductor  # takes a second, which most runs need not wait
 
+        from .bias_apart import BiasApart
+
+        inductor.post_grad_custom_post_pass = BiasApart()
         inductor.fallback_random = True  # Dropout's own draws, which are cheaper than those of compiled code
         inductor.cpp.use_decompose_tanh = True  # by an exponential: GELU takes half the time, or less
     for block in blocks:

@@ -38,7 +38,7 @@ from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArguments
 from scratch_gpt.train.arguments import parse_arguments
-from scratch_gpt.train.blockwise_attention import BLOCKWISE, LONG_ROW
+from scratch_gpt.train.blockwise_attention import BLOCK, BLOCKWISE, SHORT_ROW
 from scratch_gpt.train.manifest import write_manifest
 from scratch_gpt.train.muon import Muon
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
@@ -386,12 +386,15 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
     assert judge_stories([last["sample"].rsplit(".", 1)[0] + "."], "").parsed > 0.5
 
 
-@pytest.mark.parametrize(("length", "chosen"), [(LONG_ROW, "eager"), (LONG_ROW + 1, BLOCKWISE)])
-def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen):
+@pytest.mark.parametrize(
+    ("length", "chosen", "elsewhere"),
+    [(BLOCK, "eager", "eager"), (SHORT_ROW, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
+)
+def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen, elsewhere):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):
         model = ScratchGPTForCausalLM(tiny_config("llama"))
         choose_attention(model, torch.device(device), length, all_alike=True)
         assert model.config._attn_implementation == expected
     for other, all_alike in ((export_native(model), True), (ScratchGPTForCausalLM(tiny_config("llama")), False)):
-        choose_attention(other, torch.device("cpu"), LONG_ROW + 1, all_alike)
-        assert other.config._attn_implementation == "sdpa"
+        choose_attention(other, torch.device("cpu"), length, all_alike)
+        assert other.config._attn_implementation == elsewhere

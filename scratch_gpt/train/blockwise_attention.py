@@ -1,13 +1,16 @@
-"""Attention for training on a processor, where rows are long, blocks are compiled and numbers are bfloat16.
+"""Attention for training on a processor, where blocks are compiled: plain products over blocks of queries.
 
-Forward it is SDPA's own kernel. Its gradient takes six times as long there as its result; here it is made of plain
-products over blocks of queries, in the way of Dao et al. 2022 (arXiv:2205.14135): the weights of a block are made anew
-from what is known of their rows, and never held for the whole. What stands between the products is left to the
-compiler; uncompiled it would be slower than SDPA, to which everything else goes.
+A causal row needs half of all pairs of tokens, and a block of queries leaves out the keys behind its last one. SDPA
+leaves them out, too, but its gradient takes twice as long as its result, in bfloat16 six times. Of rows that are not
+too long the weights are held for the way back; of longer ones they are made anew from what is known of them, in the way
+of Dao et al. 2022 (arXiv:2205.14135), so that memory grows with the tokens and not with their square. What stands
+between the products is left to the compiler; uncompiled this would be slower than SDPA.
 
-Dimension letters: B batch, T tokens, H query heads, G key-value heads, D head size.
+Dimension letters: B batch, H query heads, G key-value heads, N = B * H, T tokens, S those up to a block's end, D head
+size.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,11 +19,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ..models.attention import eager_attention_forward
 from ..models.precision import computed_dtype
 
 BLOCKWISE = "blockwise"
-LONG_ROW = 256  # tokens; up to here plain attention is as fast, and faster than SDPA
-BLOCKS = 4  # of queries: 5/8 of all pairs are multiplied, where a causal row needs 1/2
+BLOCK = 128  # queries at least; smaller products take longer for each number
+MOST_BLOCKS = 4  # of which 5/8 of all pairs are multiplied; more take long to compile
+SHORT_ROW = 256  # tokens; up to here uncompiled eager attention is as fast as SDPA, and faster in bfloat16
+LONG_ROW = 512  # tokens; of longer ones weights are not held, in float32 SDPA is faster
 
 
 def blockwise_attention_forward(
@@ -32,28 +38,70 @@ def blockwise_attention_forward(
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Causal attention of a row to itself; arguments and result are those of `eager_attention_forward`, without the
-    weights."""
-    dtype, causal = computed_dtype(query), kwargs.get("is_causal", module.is_causal)
-    suits = torch.compiler.is_compiling() and query.device.type == "cpu" and dtype == torch.bfloat16
-    if not (suits and causal and attention_mask is None and not dropout and key.shape[2] == query.shape[2] > LONG_ROW):
+    weights where the row is cut into blocks."""
+    dtype, length = computed_dtype(query), query.shape[2]
+    causal = kwargs.get("is_causal", module.is_causal) and attention_mask is None and key.shape[2] == length > 1
+    if not causal or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    attended = _Blockwise.apply(query.to(dtype), key.to(dtype), value.to(dtype), scaling)
-    return attended.transpose(1, 2).contiguous(), None
+    by_blocks = torch.compiler.is_compiling() and not dropout and length > BLOCK
+    if by_blocks and dtype in ((torch.float32, torch.bfloat16) if length <= LONG_ROW else (torch.bfloat16,)):
+        groups = query.shape[1] // key.shape[1]
+        inputs = [x.to(dtype) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups))]  # (B, H, T, D)
+        if length > LONG_ROW:
+            attended = _BlockwiseAnew.apply(*inputs, scaling)
+        else:
+            attended = _Blockwise.apply(*(x.contiguous().flatten(0, 1) for x in inputs), scaling)  # (N, T, D)
+        return attended.reshape(query.shape).transpose(1, 2).contiguous(), None
+    if length > SHORT_ROW:
+        return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **kwargs)
+    mask = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
+    return eager_attention_forward(module, query, key, value, mask, scaling, dropout)
 
 
 class _Blockwise(torch.autograd.Function):
-    """With weights W = exp(S - logsumexp(S)) of scores S = Q K^T * scaling and a gradient G of W V, that of the scores
-    is W * (G V^T - rowsum(G * W V)), from which those of queries and keys follow. As the scores are rounded, a row of
-    weights does not sum to 1; what is left to do is done to the small matrices that it is multiplied with."""
+    """With weights W = softmax(S) of scores S = Q K^T * scaling and a gradient G of W V, that of the scores is
+    W * (G V^T - rowsum(W * G V^T)), from which those of queries and keys follow. Dimensions are (N, T, D)."""
 
     @staticmethod
     def forward(ctx, query, key, value, scaling):
-        groups = query.shape[1] // key.shape[1]
+        weights, attended = [], []
+        for rows, end in blocks(query.shape[1]):
+            scores = (query[:, rows] @ key[:, :end].mT).float() * scaling
+            keys = torch.arange(end, dtype=torch.int32)  # as wide as the scores: compared as many at once
+            scores = torch.where(keys <= keys[rows, None], scores, float("-inf"))  # (N, rows, S)
+            weights.append(scores.softmax(dim=-1).to(query.dtype))
+            attended.append(weights[-1] @ value[:, :end])
+        ctx.save_for_backward(query, key, value, *weights)
+        ctx.scaling = scaling
+        return torch.cat(attended, dim=1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, *known = ctx.saved_tensors
+        length, dtype, grad = query.shape[1], query.dtype, grad.contiguous()
+        grads_query, grad_key, grad_value = [], torch.zeros(()), torch.zeros(())
+        for weights, (rows, end) in zip(known, blocks(length), strict=True):
+            grad_weights = (grad[:, rows] @ value[:, :end].mT).float()
+            total = (weights.float() * grad_weights).sum(dim=-1, keepdim=True)
+            grad_scores = (weights.float() * (grad_weights - total) * ctx.scaling).to(dtype)
+            grads_query.append(grad_scores @ key[:, :end])
+            room = (0, 0, 0, length - end)
+            grad_key = grad_key + nn.functional.pad(grad_scores.mT @ query[:, rows], room).float()
+            grad_value = grad_value + nn.functional.pad(weights.mT @ grad[:, rows], room).float()
+        return torch.cat(grads_query, dim=1), grad_key.to(dtype), grad_value.to(dtype), None
+
+
+class _BlockwiseAnew(torch.autograd.Function):
+    """The same without W, which is exp(S - logsumexp(S)); and rowsum(W * G V^T) is rowsum(G * W V). As these scores are
+    rounded, a row of weights does not sum to 1; what is left to do is done to the small matrices that it is multiplied
+    with. Dimensions are (B, H, T, D), so that SDPA's kernel reads and writes as the rest of the block does."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, scaling):
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        repeated = repeat_kv(key, groups), repeat_kv(value, groups)  # (B, H, T, D)
-        attended, logsumexp = attention(query, *repeated, 0.0, True, scale=scaling)  # (B, H, T, D), (B, H, T)
+        attended, logsumexp = attention(query, key, value, 0.0, True, scale=scaling)  # (B, H, T, D), (B, H, T)
         ctx.save_for_backward(query, key, value, attended, logsumexp)
         ctx.scaling = scaling
         return attended
@@ -61,16 +109,13 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         query, key, value, attended, logsumexp = ctx.saved_tensors
-        length, dtype, groups = query.shape[2], query.dtype, query.shape[1] // key.shape[1]
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        length, dtype = query.shape[2], query.dtype
         expected = (grad.float() * attended.float()).sum(-1, keepdim=True)  # (B, H, T, 1)
         grads_query, grad_key, grad_value = [], torch.zeros(()), torch.zeros(())
-        for block in range(BLOCKS):
-            start, end = length * block // BLOCKS, length * (block + 1) // BLOCKS
-            rows = slice(start, end)
+        for rows, end in blocks(length):
             own, own_grad, keys, values = query[:, :, rows], grad[:, :, rows], key[:, :, :end], value[:, :, :end]
             scores = (own @ keys.transpose(-1, -2)).float() * ctx.scaling
-            sees = torch.arange(end)[None, :] <= torch.arange(start, end)[:, None]
+            sees = torch.arange(end)[None, :] <= torch.arange(rows.start, end)[:, None]
             weights = torch.where(sees, (scores - logsumexp[:, :, rows, None]).exp(), 0.0).to(dtype)
             grad_scores = (own_grad @ values.transpose(-1, -2)).float() - expected[:, :, rows]
             grad_scores = (weights.float() * grad_scores * ctx.scaling).to(dtype)
@@ -80,8 +125,15 @@ class _Blockwise(torch.autograd.Function):
             room = (0, 0, 0, length - end)
             grad_key = grad_key + nn.functional.pad(grad_scores.transpose(-1, -2) @ own, room).float()
             grad_value = grad_value + nn.functional.pad(weights.transpose(-1, -2) @ own_grad, room).float()
-        grad_key, grad_value = (grad.unflatten(1, (-1, groups)).sum(2).to(dtype) for grad in (grad_key, grad_value))
-        return torch.cat(grads_query, dim=2), grad_key, grad_value, None
+        return torch.cat(grads_query, dim=2), grad_key.to(dtype), grad_value.to(dtype), None
+
+
+def blocks(length: int) -> Iterator[tuple[slice, int]]:
+    """The rows of each block of queries, and how many keys they may look at together."""
+    count = min(MOST_BLOCKS, -(-length // BLOCK))
+    for i in range(count):
+        start, end = length * i // count, length * (i + 1) // count
+        yield slice(start, end), end
 
 
 AttentionInterface.register(BLOCKWISE, blockwise_attention_forward)

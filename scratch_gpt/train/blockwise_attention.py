@@ -45,8 +45,8 @@ def blockwise_attention_forward(
     causal = kwargs.get("is_causal", module.is_causal) and attention_mask is None and key.shape[2] == length > 1
     if not causal or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    by_blocks = torch.compiler.is_compiling() and not dropout and length > BLOCK
-    if by_blocks and dtype in ((torch.float32, torch.bfloat16) if length <= LONG_ROW else (torch.bfloat16,)):
+    suits = dtype == torch.bfloat16 or (dtype == torch.float32 and length <= LONG_ROW)
+    if torch.compiler.is_compiling() and suits and not dropout and length > BLOCK:
         groups = query.shape[1] // key.shape[1]
         inputs = [x.to(dtype) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups))]  # (B, H, T, D)
         if length > LONG_ROW:

@@ -1,6 +1,8 @@
-"""Greedy writing through plain `generate`, beside transformers' own models of the same shape: tokens a second.
+"""Greedy writing through plain `generate`, beside transformers' own models of the same shape and litgpt's Llama: tokens
+a second.
 
-    pip install -e . && python benchmarks/decoding_speed.py [--shapes 4x128 6x384 12x768] [--output decoding.json]
+    pip install -e ".[benchmarks]"
+    python benchmarks/decoding_speed.py [--shapes 4x128 6x384 12x768] [--output decoding.json]
 
 The contenders take turns and the median counts; all write the same number of tokens after the same prompt, and no
 end-of-text stops them. The roofline is what reading all weights and the cache once a token would take, at the speed at
@@ -18,12 +20,13 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
-from training_speed import STYLES, build
+from training_speed import STYLES, build, check_peers
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
@@ -31,7 +34,7 @@ from scratch_gpt.train.setup import use_all_cores
 
 SHAPES = ("4x128", "6x384", "12x768")
 NEW = 256  # tokens after a prompt of 16
-CONTENDERS = [f"{kind} {style}" for style in STYLES for kind in ("transformers", "ours")]
+CONTENDERS = [*(f"{kind} {style}" for style in STYLES for kind in ("transformers", "ours")), "litgpt llama"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Write = Callable[[], None]
 
@@ -39,11 +42,33 @@ Write = Callable[[], None]
 def writer(model: torch.nn.Module, rows: int, prompt: int, new: int, streamer: BaseStreamer | None = None) -> Write:
     """A function that writes so many tokens after each of so many prompts."""
     ids = torch.randint(3, 60, (rows, prompt), generator=torch.Generator().manual_seed(0))
+    if not hasattr(model, "generate"):
+        return litgpt_writer(model, ids, new)
     asked = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "use_cache": True, "streamer": streamer}
 
     def write() -> None:
         written = model.generate(ids, max_new_tokens=new, attention_mask=torch.ones_like(ids), **asked)
         assert written.shape[1] == prompt + new
+
+    return write
+
+
+def litgpt_writer(model: Any, ids: torch.Tensor, new: int) -> Write:
+    """The same by litgpt's own functions for one text and for several."""
+    from litgpt.generate.base import batched_generate_fn, generate
+
+    rows, prompt = ids.shape
+    model.set_kv_cache(batch_size=rows, max_seq_length=prompt + new)
+    greedy = {"temperature": 0.0, "top_p": 0.0}
+
+    def write() -> None:
+        if rows == 1:
+            assert len(generate(model, ids[0], prompt + new, **greedy)) == prompt + new
+            return
+        steps = batched_generate_fn(
+            model, ids, prompt + new, sample_args=greedy, include_prompt=False, include_eos=True
+        )
+        assert len(list(steps)) == new
 
     return write
 
@@ -171,6 +196,7 @@ def main() -> None:
     parser.add_argument("--positions", action="store_true", help="Compare late and early tokens, too.")
     parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
     args = parser.parse_args()
+    check_peers(parser)
     logging.set_verbosity_error()
     use_all_cores()
     found: dict[str, dict[str, dict[str, float]] | dict[str, float]] = {}

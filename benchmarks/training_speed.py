@@ -1,11 +1,13 @@
-"""Training steps beside transformers' own models of the same shape, and nanoGPT's: tokens a second, and peak memory.
+"""Training steps beside transformers' own models of the same shape, litgpt's and nanoGPT's: tokens a second, and peak
+memory.
 
-    pip install -e . && python benchmarks/training_speed.py [--shapes 4x128 6x384] [--output speed.json]
+    pip install -e ".[benchmarks]" && python benchmarks/training_speed.py [--shapes 4x128 6x384] [--output speed.json]
 
 A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders, each in a
 process of its own, take turns of a few steps, and the median counts. Ours run as they are and with compiled blocks
 (`--compile on`), and keep the memory that they have freed, as all runs of ours do; the others run as they come, and
-with `--keep_memory` keep theirs, too. The roofline is what a step's matrix products alone would take at the speed of
+with `--keep_memory` keep theirs, too. litgpt's Llama runs once more compiled as a whole, as its own script has it. The
+roofline is what a step's matrix products alone would take at the speed of
 one great product, measured in the same run; beside it stand the products of the linear layers, in the shapes that they
 really have, with nothing between them. With NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its
 training script's defaults on a processor with those of ours. `--memory` measures peaks, not speed. Run it on an idle
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -57,7 +60,7 @@ SHAPES = {
     "6x384": (6, 384, 6, 256, 8, 65),
     "12x768": (12, 768, 12, 512, 4, 50304),
 }
-PEERS = ("transformers", "nanoGPT")
+PEERS = ("transformers", "litgpt", "nanoGPT")
 WARM_UP = 4  # steps of each contender: great blocks of memory must find their places
 Step = Callable[[], None]
 
@@ -86,6 +89,18 @@ def native(style: str, shape: str, context: int) -> torch.nn.Module:
     return NanoChatForCausalLM(NanoChatConfig(intermediate_size=4 * width, **sizes))
 
 
+def litgpt(shape: str, context: int) -> torch.nn.Module:
+    """litgpt's model with the parts and sizes of the Llama above."""
+    from litgpt.config import Config
+    from litgpt.model import GPT
+
+    layers, width, heads, _, _, vocabulary = SHAPES[shape]
+    sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "intermediate_size": -(-8 * width // 96) * 32}
+    sizes |= {"block_size": context, "vocab_size": vocabulary, "padded_vocab_size": vocabulary}
+    parts = {"norm_class_name": "RMSNorm", "mlp_class_name": "LLaMAMLP", "rotary_percentage": 1.0}
+    return GPT(Config(bias=False, parallel_residual=False, **parts, **sizes))
+
+
 def nanogpt(shape: str) -> torch.nn.Module:
     sys.path.insert(0, os.environ["NANOGPT"])
     from model import GPT, GPTConfig
@@ -100,18 +115,25 @@ def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Mo
     context = context or SHAPES[shape][3]
     if kind == "nanoGPT":
         return nanogpt(shape)
+    if kind == "litgpt":
+        return litgpt(shape, context)
     return native(style, shape, context) if kind == "transformers" else ours(style, shape, context, kind == "compiled")
 
 
 def contenders(styles: Iterable[str], compiled: bool) -> list[str]:
     kinds = ["transformers", "ours"] + ["compiled"] * compiled
-    return [f"{kind} {style}" for style in styles for kind in kinds] + ["nanoGPT"] * ("NANOGPT" in os.environ)
+    names = [f"{kind} {style}" for style in styles for kind in kinds]
+    if "llama" in styles:
+        names += ["litgpt llama"] + ["litgpt llama, compiled"] * compiled
+    return names + ["nanoGPT"] * ("NANOGPT" in os.environ)
 
 
 def stepper(contender: str, shape: str, bf16: bool) -> Step:
     """A function that takes one training step, all contenders with the same optimizer."""
     model = build(contender, shape).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    if contender == "litgpt llama, compiled":
+        model = torch.compile(model)
     return step_of(model, contender, shape, [optimizer], bf16)
 
 
@@ -138,6 +160,8 @@ def step_of(
     def loss() -> torch.Tensor:
         if contender == "nanoGPT":
             return model(tokens, torch.where(labels == -100, -1, labels))[1]
+        if contender.startswith("litgpt"):
+            return F.cross_entropy(model(tokens).flatten(0, 1), labels.flatten())
         if contender.startswith("transformers"):
             return model(input_ids=tokens, labels=tokens, use_cache=False).loss
         return sum_of_losses(model, {"input_ids": tokens, "labels": labels}) / (rows * (context - 1))
@@ -253,9 +277,9 @@ def race(names: list[str], shape: str, options: list[str], bf16: bool, seconds: 
     best = rows * context / statistics.median(ideal)
     figures = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
     for name in speeds:
-        kind, _, style = name.partition(" ")
-        peer = "nanoGPT" if style == "by default" else f"transformers {style}"
-        if kind in ("ours", "compiled"):
+        _, _, style = name.partition(" ")
+        peer = "nanoGPT" if style == "by default" else f"transformers {style.removesuffix(', compiled')}"
+        if peer in speeds and peer != name:
             figures[name]["ratio"] = speeds[name] / speeds[peer]
     return figures
 
@@ -287,6 +311,11 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
     Console().print(table)
 
 
+def check_peers(parser: argparse.ArgumentParser) -> None:
+    if importlib.util.find_spec("litgpt") is None:
+        parser.error('litgpt is missing: pip install -e ".[benchmarks]"')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
@@ -312,6 +341,7 @@ def main() -> None:
             keep_memory()
         contend(args.contender, args.shapes[0], "defaults" if args.defaults else args.precisions[0])
         return
+    check_peers(parser)
     if args.defaults and (args.memory or "NANOGPT" not in os.environ):
         parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}

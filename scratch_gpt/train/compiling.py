@@ -48,6 +48,7 @@ def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
         from .bias_apart import BiasApart
 
         inductor.post_grad_custom_post_pass = BiasApart()
+        inductor.cpp_wrapper = True  # what calls the kernels is C++, too: it tells where these are small
         inductor.fallback_random = True  # Dropout's own draws, which are cheaper than those of compiled code
         inductor.cpp.use_decompose_tanh = True  # by an exponential: GELU takes half the time, or less
     for block in blocks:

@@ -72,7 +72,7 @@ def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Modul
     config = ScratchGPTConfig.from_preset(style, vocab_size=vocabulary, max_position_embeddings=context, **sizes, **off)
     model = ScratchGPTForCausalLM(config)
     choose_attention(model, torch.device("cpu"), context, all_alike=True)
-    compile_blocks(model, "on" if compiled else "off", 0)
+    compile_blocks(model, "on" if compiled else "off", 0, fixed_shape=True)
     return model
 
 

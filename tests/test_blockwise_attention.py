@@ -19,7 +19,7 @@ def model_with(attention, compiled, dtype=torch.bfloat16, **overrides):
     """Weights of a model that only attention teaches, and what gives its loss in `dtype`'s autocast."""
     model = tiny_model("llama", max_position_embeddings=640, num_hidden_layers=1, **overrides).train()
     model.set_attn_implementation(attention)
-    compile_blocks(model, "on" if compiled else "off", 0)
+    compile_blocks(model, "on" if compiled else "off", 0, True)
 
     def loss(tokens, **inputs):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -148,7 +148,7 @@ def test_an_encoder_looks_both_ways():
     for attention in (BLOCKWISE, "sdpa"):
         model = tiny_encoder(ScratchEncoderForMaskedLM, "bert", max_position_embeddings=512)
         model.set_attn_implementation(attention)
-        compile_blocks(model, "on", 0)
+        compile_blocks(model, "on", 0, True)
         with torch.autocast("cpu", torch.bfloat16):
             states.append(model(tokens).logits)
     assert torch.equal(*states)

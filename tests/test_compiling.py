@@ -58,7 +58,7 @@ def test_compiled_dropout_draws_anew_and_keeps_the_mean():
 
 @needs_compiler
 def test_a_compiled_gelu_is_the_same_function():
-    compile_blocks(tiny_model("gpt2"), "on", 0)  # sets what is compiled from here on
+    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
     torch.manual_seed(0)
     inputs = torch.cat((5 * torch.randn(2000), torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]))).requires_grad_()
     exact = inputs.detach().double().requires_grad_()
@@ -72,7 +72,7 @@ def test_a_compiled_gelu_is_the_same_function():
 @needs_compiler
 def test_a_bias_joins_what_follows_it():
     """In float32, so that it is never copied; in 16 bits it stays where it is rounded once."""
-    compile_blocks(tiny_model("gpt2"), "on", 0)  # sets what is compiled from here on
+    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
     layer, inputs = torch.nn.Linear(24, 40), torch.randn(3, 7, 24)
     for dtype in (torch.float32, torch.bfloat16):
         torch.compiler.reset()
@@ -86,17 +86,28 @@ def test_a_bias_joins_what_follows_it():
     torch.compiler.reset()
 
 
+@needs_compiler
+@pytest.mark.parametrize("fixed_shape", [True, False])
+def test_batches_of_one_shape_are_called_from_cpp(fixed_shape):
+    compile_blocks(tiny_model("gpt2"), "on", 0, fixed_shape)  # sets what is compiled from here on
+    torch.compiler.reset()
+    found, (code, *_) = run_and_get_code(torch.compile(lambda x: x.sin() @ x), torch.eye(5))
+    torch.testing.assert_close(found, torch.eye(5).sin())
+    assert ("cpp_wrapper_src" in code) == fixed_shape
+    torch.compiler.reset()
+
+
 def test_what_auto_compiles(monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     blocks = sum(p.numel() for p in model.model.layers.parameters())
     long = int(compiling.LONG_RUN["cpu"] / blocks) + 1
-    assert not compile_blocks(model, "auto", long - 2)
-    assert not compile_blocks(model, "off", long)
-    assert compile_blocks(model, "auto", long)
+    assert not compile_blocks(model, "auto", long - 2, True)
+    assert not compile_blocks(model, "off", long, True)
+    assert compile_blocks(model, "auto", long, True)
     checkpointing = tiny_model("llama")
     checkpointing.gradient_checkpointing_enable()
-    assert not compile_blocks(checkpointing, "auto", long)
+    assert not compile_blocks(checkpointing, "auto", long, True)
 
 
 @pytest.mark.parametrize("lacking", ["compiler", "headers"])
@@ -110,6 +121,6 @@ def test_without_a_compiler_auto_goes_on_and_on_says_why(lacking, monkeypatch, t
         monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     model = tiny_model("llama")
     assert not can_compile("cpu")
-    assert not compile_blocks(model, "auto", 10**9)
+    assert not compile_blocks(model, "auto", 10**9, True)
     with pytest.raises(ScratchError, match=r"it takes a C\+\+ compiler and Python.h: install g\+\+"):
-        compile_blocks(model, "on", 1)
+        compile_blocks(model, "on", 1, True)

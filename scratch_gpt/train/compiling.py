@@ -20,12 +20,13 @@ from ..errors import ScratchError
 LONG_RUN = {"cpu": 4e9, "cuda": 4e11}
 
 
-def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
+def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool) -> bool:
     """Compile the blocks if that is wanted and can be done, and say whether it was.
 
     Args:
         model: whatever is trained; its blocks are compiled in place, and its parameters keep their names.
         choice: "on", "off", or "auto": where the run has `steps` enough, and the machine what it takes.
+        fixed_shape: whether all batches are of one shape.
 
     Raises:
         ScratchError: it is wanted, and there is nothing to compile with.
@@ -48,7 +49,8 @@ def compile_blocks(model: nn.Module, choice: str, steps: int) -> bool:
         from .bias_apart import BiasApart
 
         inductor.post_grad_custom_post_pass = BiasApart()
-        inductor.cpp_wrapper = True  # what calls the kernels is C++, too: it tells where these are small
+        # What calls the kernels is C++, too, which tells where they are small; for any shape it takes long to compile.
+        inductor.cpp_wrapper = fixed_shape
         inductor.fallback_random = True  # Dropout's own draws, which are cheaper than those of compiled code
         inductor.cpp.use_decompose_tanh = True  # by an exponential: GELU takes half the time, or less
     for block in blocks:

@@ -32,6 +32,7 @@ class LanguageModeling:
     figures: tuple[str, ...] = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
     unit = "token"
     evaluates_first = False
+    fixed_shape = True
 
     def __init__(
         self,

@@ -101,7 +101,7 @@ class Trainer:
         batches_left = 0 if args.max_steps else task.batches_left(self.progress.data, args.epochs)
         steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps or self.progress.step + steps_left
-        compile_blocks(self.model, args.compile, self.total_steps)
+        compile_blocks(self.model, args.compile, self.total_steps, task.fixed_shape)
 
     def run(self) -> Progress:
         """Train to the end; afterwards the run's directory holds the best model.

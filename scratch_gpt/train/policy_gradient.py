@@ -50,6 +50,7 @@ class PolicyGradient:
 
     unit = "token"
     evaluates_first = True
+    fixed_shape = False
 
     def __init__(
         self,

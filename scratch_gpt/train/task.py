@@ -34,6 +34,7 @@ class Task(Protocol):
 
     unit: str  # what the loss is a mean of: "token" or "text"
     evaluates_first: bool  # whether the model as it is counts as the first to be best
+    fixed_shape: bool  # whether all batches have as many rows, and these as many tokens
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """This process's share of the batches from `state` on, without end, each with the state behind it."""
@@ -89,6 +90,7 @@ class BucketTask(ABC):
     accelerator: Accelerator
     train: Buckets
     evaluates_first = False
+    fixed_shape = False
 
     @abstractmethod
     def make_batch(self, epoch: int, number: int) -> Batch:

@@ -7,11 +7,10 @@ A step is forward, backward and fused AdamW, without dropout, on one batch of ra
 process of its own, take turns of a few steps, and the median counts. Ours run as they are and with compiled blocks
 (`--compile on`), and keep the memory that they have freed, as all runs of ours do; the others run as they come, and
 with `--keep_memory` keep theirs, too. litgpt's Llama runs once more compiled as a whole, as its own script has it. The
-roofline is what a step's matrix products alone would take at the speed of
-one great product, measured in the same run; beside it stand the products of the linear layers, in the shapes that they
-really have, with nothing between them. With NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its
-training script's defaults on a processor with those of ours. `--memory` measures peaks, not speed. Run it on an idle
-machine.
+roofline is what a step's matrix products alone would take at the speed of one great product, measured in the same run;
+beside it stand the products of the linear layers, in the shapes that they really have, with nothing between them. With
+NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its training script's defaults on a processor with
+those of ours. `--memory` measures peaks, not speed. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -76,6 +75,11 @@ def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Modul
     return model
 
 
+def gated_size(width: int) -> int:
+    """How wide our `llama` makes its feed-forward network."""
+    return ScratchGPTConfig.from_preset("llama", hidden_size=width, num_attention_heads=1).intermediate_size
+
+
 def native(style: str, shape: str, context: int) -> torch.nn.Module:
     layers, width, heads, _, _, vocabulary = SHAPES[shape]
     if style == "gpt2":
@@ -85,7 +89,7 @@ def native(style: str, shape: str, context: int) -> torch.nn.Module:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     sizes |= {"num_key_value_heads": heads, "max_position_embeddings": context, "vocab_size": vocabulary}
     if style == "llama":
-        return LlamaForCausalLM(LlamaConfig(intermediate_size=-(-8 * width // 96) * 32, **sizes))
+        return LlamaForCausalLM(LlamaConfig(intermediate_size=gated_size(width), **sizes))
     return NanoChatForCausalLM(NanoChatConfig(intermediate_size=4 * width, **sizes))
 
 
@@ -95,7 +99,7 @@ def litgpt(shape: str, context: int) -> torch.nn.Module:
     from litgpt.model import GPT
 
     layers, width, heads, _, _, vocabulary = SHAPES[shape]
-    sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "intermediate_size": -(-8 * width // 96) * 32}
+    sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "intermediate_size": gated_size(width)}
     sizes |= {"block_size": context, "vocab_size": vocabulary, "padded_vocab_size": vocabulary}
     parts = {"norm_class_name": "RMSNorm", "mlp_class_name": "LLaMAMLP", "rotary_percentage": 1.0}
     return GPT(Config(bias=False, parallel_residual=False, **parts, **sizes))
@@ -115,7 +119,7 @@ def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Mo
     context = context or SHAPES[shape][3]
     if kind == "nanoGPT":
         return nanogpt(shape)
-    if kind == "litgpt":
+    if kind in ("litgpt", "litgpt-compiled"):
         return litgpt(shape, context)
     return native(style, shape, context) if kind == "transformers" else ours(style, shape, context, kind == "compiled")
 
@@ -124,7 +128,7 @@ def contenders(styles: Iterable[str], compiled: bool) -> list[str]:
     kinds = ["transformers", "ours"] + ["compiled"] * compiled
     names = [f"{kind} {style}" for style in styles for kind in kinds]
     if "llama" in styles:
-        names += ["litgpt llama"] + ["litgpt llama, compiled"] * compiled
+        names += ["litgpt llama"] + ["litgpt-compiled llama"] * compiled
     return names + ["nanoGPT"] * ("NANOGPT" in os.environ)
 
 
@@ -132,7 +136,7 @@ def stepper(contender: str, shape: str, bf16: bool) -> Step:
     """A function that takes one training step, all contenders with the same optimizer."""
     model = build(contender, shape).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    if contender == "litgpt llama, compiled":
+    if contender.startswith("litgpt-compiled"):
         model = torch.compile(model)
     return step_of(model, contender, shape, [optimizer], bf16)
 
@@ -278,7 +282,7 @@ def race(names: list[str], shape: str, options: list[str], bf16: bool, seconds: 
     figures = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
     for name in speeds:
         _, _, style = name.partition(" ")
-        peer = "nanoGPT" if style == "by default" else f"transformers {style.removesuffix(', compiled')}"
+        peer = "nanoGPT" if style == "by default" else f"transformers {style}"
         if peer in speeds and peer != name:
             figures[name]["ratio"] = speeds[name] / speeds[peer]
     return figures

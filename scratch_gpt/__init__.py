@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WANTED = ((5, 17), (6, 0))
+_WANTED = ((5, 24), (6, 0))
 _installed = version("transformers")
 if not _WANTED[0] <= tuple(int(part) for part in _installed.split(".")[:2]) < _WANTED[1]:
     raise ImportError(
-        f"scratch_gpt needs transformers>=5.17,<6 and found {_installed}: pip install 'transformers>=5.17,<6'"
+        f"scratch_gpt needs transformers>=5.24,<6 and found {_installed}: pip install 'transformers>=5.24,<6'"
     )
 
 # Public names and the modules they live in; a module is imported when its name is first used.

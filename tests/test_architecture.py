@@ -90,4 +90,4 @@ def test_an_unfit_transformers_is_refused_in_one_line():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
     assert result.returncode == 1
-    assert "needs transformers>=5.17,<6 and found 4.57.1: pip install" in result.stderr.strip().splitlines()[-1]
+    assert "needs transformers>=5.24,<6 and found 4.57.1: pip install" in result.stderr.strip().splitlines()[-1]

@@ -106,7 +106,7 @@ def test_the_logits_are_the_same(preset, rows, steps):
         with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
             patched.setattr(decoding, "COPIED_WEIGHTS", copied)
             cache = DynamicCache(config=model.config)
-            model(ids, attention_mask=mask, past_key_values=cache)
+            model(ids, attention_mask=mask, cache=cache)
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             decoder = decoding.StepDecoder(model, model.model, cache, positions, mask)
             text, seen = ids, mask
@@ -135,7 +135,7 @@ def test_half_precision_is_as_near_to_float32_as_the_model_itself(preset, steps)
     half, (ids, mask) = copy.deepcopy(model).bfloat16(), padded()
     with torch.no_grad():
         cache, before = DynamicCache(config=half.config), mask[:, :-1]
-        half(ids[:, :-1], attention_mask=before, past_key_values=cache)
+        half(ids[:, :-1], attention_mask=before, cache=cache)
         positions = (before.cumsum(-1) - 1).clamp(min=0)
         lean = decoding.StepDecoder(half, half.model, cache, positions, before).step(ids[:, -1])
         exact, own = model(ids, attention_mask=mask).logits[:, -1], half(ids, attention_mask=mask).logits[:, -1]
@@ -366,7 +366,7 @@ def test_the_prompts_cache_is_let_go(steps, monkeypatch):
         {"return_dict_in_generate": True},
         {"use_cache": False},
         {"cache_implementation": "static"},
-        {"past_key_values": DynamicCache()},
+        {"cache": DynamicCache()},
         {"prompt_lookup_num_tokens": 2},
         {"attention_mask": torch.zeros(1, 6, dtype=torch.long)},
     ],

@@ -80,8 +80,8 @@ def test_left_padded_rows_equal_rows_alone(preset):
 def test_going_on_from_a_cache():
     model, x = tiny_model("llama"), prompt()
     cache = DynamicCache(config=model.config)
-    first = model.generate(x, **GREEDY, past_key_values=cache)
-    longer = model.generate(first, **{**GREEDY, "max_new_tokens": 5}, past_key_values=cache)
+    first = model.generate(x, **GREEDY, cache=cache)
+    longer = model.generate(first, **{**GREEDY, "max_new_tokens": 5}, cache=cache)
     assert torch.equal(longer, by_hand(model, x, 17))
 
 
@@ -102,8 +102,9 @@ def test_streaming_hands_over_every_token():
     assert streamer.ended
 
 
-def test_continuous_batching_gives_the_same_texts():
-    model = tiny_model("llama")
+@pytest.mark.parametrize("preset", ["gpt2", "llama"])
+def test_continuous_batching_gives_the_same_texts(preset):
+    model = tiny_model(preset)
     inputs = [prompt(1, n)[0].tolist() for n in (3, 8, 5)]
     settings = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=98, pad_token_id=0)
     results = model.generate_batch(inputs=inputs, generation_config=settings, progress_bar=False)

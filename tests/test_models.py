@@ -86,8 +86,8 @@ def test_cached_decoding_equals_full_forward(preset, fields):
     full = model(x).logits
     cache, steps = None, []
     for piece in (x[:, :4], *x[:, 4:].split(1, dim=1)):
-        out = model(piece, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = model(piece, cache=cache, use_cache=True)
+        cache = out.cache
         steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, 1), full, atol=1e-5, rtol=1e-4)
 
@@ -97,7 +97,7 @@ def test_static_cache_equals_full_forward(preset):
     model, x = tiny_model(preset), ids()
     full = model(x).logits
     cache = StaticCache(config=model.config, max_cache_len=32)
-    steps = [model(piece, past_key_values=cache, use_cache=True).logits for piece in (x[:, :4], *x[:, 4:].split(1, 1))]
+    steps = [model(piece, cache=cache, use_cache=True).logits for piece in (x[:, :4], *x[:, 4:].split(1, 1))]
     torch.testing.assert_close(torch.cat(steps, 1), full, atol=1e-5, rtol=1e-4)
 
 

@@ -36,14 +36,14 @@ def test_pieces_behind_a_cache_read_the_runs_of_the_whole(kind):
     with torch.no_grad():
         whole = model(x).logits
         for length in (1, 1, 4, 2):
-            pieces.append(model(x[:, at : at + length], past_key_values=cache).logits)
+            pieces.append(model(x[:, at : at + length], cache=cache).logits)
             at += length
         if kind != "static":  # which can't be cropped
-            model(ids(2, 3), past_key_values=cache)
+            model(ids(2, 3), cache=cache)
             cache.crop(-3)
         swap = torch.tensor([1, 0])
         cache.reorder_cache(swap)
-        pieces.append(model(x[swap, at:], past_key_values=cache).logits[swap])
+        pieces.append(model(x[swap, at:], cache=cache).logits[swap])
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_a_prompt_shorter_than_a_run_goes_on_like_any(length):
 
 
 def with_mask(model, x, mask, cache=None, **kwargs):
-    return model(x, attention_mask=mask, past_key_values=cache, **kwargs).logits
+    return model(x, attention_mask=mask, cache=cache, **kwargs).logits
 
 
 @pytest.mark.parametrize("in_cache", [False, True])

@@ -111,10 +111,10 @@ def test_token_by_token_with_a_cache_equals_all_at_once(preset):
             encoder_outputs=encoded,
             attention_mask=mask,
             decoder_input_ids=target[:, position : position + 1],
-            past_key_values=past,
+            cache=past,
             use_cache=True,
         )
-        past = out.past_key_values
+        past = out.cache
         steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=2e-5, rtol=1e-4)
     cross = past.cross_attention_cache

@@ -80,7 +80,7 @@ class ScratchAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         key_value_states: torch.Tensor | None = None,
         key_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
@@ -98,12 +98,12 @@ class ScratchAttention(nn.Module):
             query = apply_rotary(query, *position_embeddings)
         if key_value_states is None:
             key, value = self._keys_and_values(hidden_states, position_embeddings)  # (B, G, T, D)
-            if past_key_values is not None:
-                cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-                key, value = cache.update(key, value, self.layer_idx)  # (B, G, S, D)
+            if cache is not None:
+                own: Any = getattr(cache, "self_attention_cache", cache)
+                key, value = own.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, G, S, D)
         else:
             source = key_value_states, key_position_embeddings
-            key, value = self._source_keys_and_values(*source, past_key_values)  # (B, G, S, D)
+            key, value = self._source_keys_and_values(*source, cache)  # (B, G, S, D)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attention(
@@ -138,14 +138,14 @@ class ScratchAttention(nn.Module):
         self,
         states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Those of the source, which does not change while the target is written: computed once, then remembered."""
-        if not isinstance(past_key_values, EncoderDecoderCache):
+        if not isinstance(cache, EncoderDecoderCache):
             return self._keys_and_values(states, position_embeddings)
-        cache = past_key_values.cross_attention_cache
-        if past_key_values.is_updated.get(self.layer_idx):
-            layer: Any = cache.layers[self.layer_idx]
+        of_source = cache.cross_attention_cache
+        if cache.is_updated.get(self.layer_idx):
+            layer: Any = of_source.layers[self.layer_idx]
             return layer.keys, layer.values
-        past_key_values.is_updated[self.layer_idx] = True
-        return cache.update(*self._keys_and_values(states, position_embeddings), self.layer_idx)
+        cache.is_updated[self.layer_idx] = True
+        return of_source.update(*self._keys_and_values(states, position_embeddings), self.layer_idx)

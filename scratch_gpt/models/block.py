@@ -40,7 +40,7 @@ class TransformerBlock(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         encoder_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """Hidden states (B, T, C) in and out; `encoder_hidden_states` (B, S, C) are the source, where there is one.
@@ -53,7 +53,7 @@ class TransformerBlock(GradientCheckpointingLayer):
             self.before(self.input_layernorm, hidden_states),
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
-            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
         hidden_states = self.after(self.input_layernorm, residual + self.dropout(attended))
@@ -66,7 +66,7 @@ class TransformerBlock(GradientCheckpointingLayer):
                 position_embeddings=position_embeddings if encoder_position_embeddings is not None else None,
                 key_position_embeddings=encoder_position_embeddings,
                 attention_mask=encoder_attention_mask,
-                past_key_values=past_key_values,
+                cache=cache,
                 **kwargs,
             )
             hidden_states = self.after(self.cross_attn_layernorm, residual + self.dropout(attended))

@@ -78,7 +78,7 @@ class ScratchGPTConfig(TransformerBlockConfig):
     """
 
     model_type = "scratch_gpt"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
     presets = PRESETS
     layer_fields = ("num_hidden_layers",)
     base_model_pp_plan = {

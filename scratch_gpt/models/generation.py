@@ -29,7 +29,7 @@ PARTS = (
     *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions, NgramEmbedding),
 )
 SLOTS = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}  # of a block
-INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "encoder_outputs"}
+INPUTS = {"attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep", "encoder_outputs"}
 SAME_ATTENTION = ("eager", "sdpa", "blockwise")  # of which the last is for training, and is SDPA otherwise
 FIXED_ROPE = {"default", "linear", "llama3", "yarn"}  # of which the frequencies don't depend on the length
 PREPARATION = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
@@ -46,7 +46,7 @@ class FastGenerationMixin(GenerationMixin):
         """Read the prompt; while searching with beams, go on from there in lean steps."""
         outputs = super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)  # type: ignore[misc]
         if generation_config.num_beams > 1 and is_plain(self, input_ids, generation_config, model_kwargs):
-            outputs.past_key_values = self._step_decoder(outputs.past_key_values, generation_config, model_kwargs)
+            outputs.cache = self._step_decoder(outputs.cache, generation_config, model_kwargs)
         return outputs
 
     def _step_decoder(self, cache, generation_config, model_kwargs) -> StepDecoder:
@@ -96,7 +96,7 @@ class FastGenerationMixin(GenerationMixin):
             if input_ids.shape[1] >= longest or (criteria and bool(finished.all())):
                 break
             if decoder is None:
-                decoder = self._step_decoder(outputs.past_key_values, generation_config, kwargs)
+                decoder = self._step_decoder(outputs.cache, generation_config, kwargs)
             logits = decoder.step(tokens)
         if streamer is not None:
             streamer.end()
@@ -125,7 +125,7 @@ def is_plain(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs
         return False
     if any(value is not None and name not in INPUTS for name, value in inputs.items()) or not inputs.get("use_cache"):
         return False
-    cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
+    cache, mask = inputs.get("cache"), inputs.get("attention_mask")
     own = getattr(cache, "self_attention_cache", cache)
     if type(own) is not DynamicCache or own.offloading or getattr(cache, "_is_user_defined", False):
         return False

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -58,6 +59,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -65,7 +67,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -79,12 +81,12 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 (under flash attention, transformers does this for a batch of one row only).
             position_ids: position of each token in its document (B, T). By default counted from the cache and, under
                 padding, from the first real token.
-            past_key_values: keys and values of the tokens seen so far; with n-gram embeddings, as this model left it,
+            cache: keys and values of the tokens seen so far; with n-gram embeddings, as this model left it,
                 since it keeps these tokens too.
-            use_cache: return `past_key_values`.
+            use_cache: return `cache`.
 
         Returns:
-            `last_hidden_state` (B, T, C), `past_key_values`, and `hidden_states` and `attentions` if asked for.
+            `last_hidden_state` (B, T, C), `cache`, and `hidden_states` and `attentions` if asked for.
 
         Raises:
             ValueError: both or neither of `input_ids` and `inputs_embeds`; more tokens than learned positions; or, with
@@ -93,25 +95,25 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if self.embed_ngrams is not None:
-            check_ngrams(input_ids, kwargs)
+            check_ngrams(input_ids, cache, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        check_length(self.config, inputs_embeds.shape[1], past_key_values)
+        check_length(self.config, inputs_embeds.shape[1], cache)
         causal_mask = create_causal_mask(  # before a fresh cache, beside which it would not look for packed documents
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             position_ids=position_ids,
         )
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = count_positions(inputs_embeds, attention_mask, past_key_values)
+            position_ids = count_positions(inputs_embeds, attention_mask, cache)
 
         hidden_states = inputs_embeds
         if self.embed_ngrams is not None:
-            context = attention_mask, past_key_values, len(self.layers)
+            context = attention_mask, cache, len(self.layers)
             rows = self.embed_ngrams.rows_in_context(input_ids, position_ids, *context)  # type: ignore[arg-type]
             hidden_states = hidden_states + self.embed_ngrams(rows)
         if self.embed_positions is not None:
@@ -126,12 +128,12 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 hidden_states,
                 attention_mask=causal_mask,
                 position_embeddings=rotary,
-                past_key_values=past_key_values,
+                cache=cache,
                 position_ids=position_ids,
                 use_cache=use_cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
 
 
 class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
@@ -149,13 +151,14 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -175,15 +178,13 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         Returns:
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
         """
-        if isinstance(past_key_values, StepDecoder):
-            return CausalLMOutputWithPast(
-                logits=past_key_values.step(input_ids[:, 0])[:, None], past_key_values=past_key_values
-            )
+        if isinstance(cache, StepDecoder):
+            return CausalLMOutputWithPast(logits=cache.step(input_ids[:, 0])[:, None], cache=cache)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -202,7 +203,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -237,13 +238,14 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)  # type: ignore[arg-type]
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -265,7 +267,7 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -281,7 +283,7 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -158,7 +159,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: Any = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -168,15 +169,15 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         Positions count from the cache: a decoder writes from the start token on, whatever pads the source.
         """
         embeds = self.embed(input_ids, inputs_embeds)
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-        own_past = getattr(past_key_values, "self_attention_cache", past_key_values)
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        own_past = getattr(cache, "self_attention_cache", cache)
         check_length(self.config, embeds.shape[1], own_past)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=embeds,
             attention_mask=attention_mask,
-            past_key_values=own_past,
+            cache=own_past,
         )
         source_mask = create_bidirectional_mask(
             config=self.config,
@@ -197,13 +198,11 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
                 encoder_attention_mask=source_mask,
                 position_embeddings=rotary,
                 encoder_position_embeddings=source_rotary,
-                past_key_values=past_key_values,
+                cache=cache,
                 use_cache=use_cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_states), cache=cache)
 
 
 class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
@@ -225,6 +224,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         if self.config.share_encoder_decoder_embeddings:
             self.decoder.embed_tokens = value  # type: ignore[assignment]
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -233,7 +233,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: Any | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         decoder_inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
@@ -249,11 +249,11 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
             decoder_attention_mask: the same for the target (B, tokens seen + T). Padding on its right needs none.
             encoder_outputs: what the encoder returned for this source (or a tuple of the same); it is then not run
                 again.
-            past_key_values: an `EncoderDecoderCache` of the target tokens seen so far, and of the source.
-            use_cache: return `past_key_values`.
+            cache: an `EncoderDecoderCache` of the target tokens seen so far, and of the source.
+            use_cache: return `cache`.
 
         Returns:
-            `last_hidden_state` (B, T, C), `past_key_values`, `encoder_last_hidden_state` (B, S, C), and the hidden
+            `last_hidden_state` (B, T, C), `cache`, `encoder_last_hidden_state` (B, S, C), and the hidden
             states and attentions of encoder, decoder and between them (`cross_attentions`, each (B, H, T, S)) if
             asked for.
 
@@ -271,14 +271,14 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             **kwargs,
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -305,6 +305,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"} if tied else {}
         return super().get_expanded_tied_weights_keys(all_submodels)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -313,7 +314,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         decoder_inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
@@ -335,9 +336,9 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         Returns:
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
         """
-        if isinstance(past_key_values, StepDecoder):
-            logits = past_key_values.step(decoder_input_ids[:, 0])[:, None]
-            return Seq2SeqLMOutput(logits=logits, past_key_values=past_key_values)
+        if isinstance(cache, StepDecoder):
+            logits = cache.step(decoder_input_ids[:, 0])[:, None]
+            return Seq2SeqLMOutput(logits=logits, cache=cache)
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -348,7 +349,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
@@ -366,7 +367,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

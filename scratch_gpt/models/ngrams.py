@@ -122,7 +122,7 @@ def remember(cache: Cache, layer: int, input_ids: torch.Tensor) -> torch.Tensor:
     return cache.update(ids, ids[..., :0], layer)[0][:, 0, :, 0]
 
 
-def check_ngrams(input_ids: torch.Tensor | None, kwargs: Mapping[str, Any]) -> None:
+def check_ngrams(input_ids: torch.Tensor | None, cache: Any, kwargs: Mapping[str, Any]) -> None:
     """Refuse what runs of tokens can't be read from.
 
     Raises:
@@ -130,7 +130,7 @@ def check_ngrams(input_ids: torch.Tensor | None, kwargs: Mapping[str, Any]) -> N
     """
     if input_ids is None:
         raise ValueError("this model reads runs of tokens together, and needs input_ids to know them by")
-    if any(kwargs.get(name) is not None for name in ("cache", "attention_instances")):  # of transformers, of vLLM
+    if not isinstance(cache, Cache | None) or kwargs.get("attention_instances") is not None:  # of transformers, of vLLM
         raise ValueError("this model reads runs of tokens together, which continuous batching keeps no trace of")
 
 

@@ -78,25 +78,26 @@ def build_positions(config) -> nn.Module | None:
 
 
 def count_positions(
-    inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None = None
+    inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None = None
 ) -> torch.Tensor:
     """Positions (B or 1, T): from the padding mask if there is one, else from the number of tokens seen."""
     length = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    seen = cache.get_seq_length() if cache is not None else 0
     return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
 
 
-def check_length(config, length: int, past_key_values: Cache | None = None) -> None:
-    """Refuse what learned positions don't reach, in words and not as an index error.
+def check_length(config, length: int, cache: Cache | None = None) -> None:
+    """Refuse what learned positions don't reach, in words and not as an index error. Continuous batching, whose cache is
+    of another kind, puts many texts into one row, and counts for itself.
 
     Raises:
         ValueError: more tokens, with those in the cache, than learned positions.
     """
-    if config.position_type != "learned":
+    if config.position_type != "learned" or not isinstance(cache, Cache | None):
         return
-    seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    seen = cache.get_seq_length() if cache is not None else 0
     total = length + (seen if isinstance(seen, int) else 0)  # a compiled cache counts in a tensor
     if total > config.max_position_embeddings:
         raise ValueError(

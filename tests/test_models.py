@@ -92,6 +92,15 @@ def test_cached_decoding_equals_full_forward(preset, fields):
     torch.testing.assert_close(torch.cat(steps, 1), full, atol=1e-5, rtol=1e-4)
 
 
+def test_the_former_name_of_the_cache_is_understood():
+    """As transformers' own models understand it; PEFT still uses it."""
+    model, x = tiny_model("gpt2"), ids()
+    cache = model(x[:, :4], use_cache=True).cache
+    with pytest.warns(FutureWarning, match="Use `cache` instead"):
+        logits = model(x[:, 4:], past_key_values=cache).logits
+    torch.testing.assert_close(logits, model(x).logits[:, 4:], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_static_cache_equals_full_forward(preset):
     model, x = tiny_model(preset), ids()

@@ -66,6 +66,25 @@ def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_pa
         assert torch.equal(tensors["hidden"], ours.model(x).last_hidden_state)
 
 
+def test_a_stranger_with_an_older_transformers_is_told(text_file, tmp_path):
+    run = tmp_path / "run"
+    run_here(PRETRAIN, "--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
+    script = (
+        "import sys, importlib.metadata as metadata\n"
+        "sys.modules['scratch_gpt'] = None\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "true = metadata.version\n"
+        "metadata.version = lambda name: '5.23.0' if name == 'transformers' else true(name)\n"
+        "try:\n"
+        "    AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "except ImportError as error:\n"
+        "    print(error)"
+    )
+    said = run_python("-I", "-c", script, str(run), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")).stdout
+    assert "found transformers==5.23.0" in said
+    assert "pip install 'transformers>=5.24'" in said
+
+
 def test_the_directory_names_every_auto_class(text_file, tmp_path):
     run = tmp_path / "run"
     run_here(PRETRAIN, "--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")

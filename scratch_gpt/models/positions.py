@@ -89,8 +89,8 @@ def count_positions(
 
 
 def check_length(config, length: int, cache: Cache | None = None) -> None:
-    """Refuse what learned positions don't reach, in words and not as an index error. Continuous batching, whose cache is
-    of another kind, puts many texts into one row, and counts for itself.
+    """Refuse what learned positions don't reach, in words and not as an index error. Continuous batching, whose cache
+    is of another kind, puts many texts into one row, and counts for itself.
 
     Raises:
         ValueError: more tokens, with those in the cache, than learned positions.

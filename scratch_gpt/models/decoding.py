@@ -28,6 +28,7 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 FIRST_ROOM = 256  # tokens that there is room for at first, beside the prompt; doubled when full
 COPIED_WEIGHTS = 2**20  # matrices of up to so many numbers together are copied once into one
+SHARED_WEIGHTS = 2**17  # a matrix of fewer numbers lies in a core's cache, and is multiplied there
 
 
 class StepAttention:
@@ -265,10 +266,40 @@ def linear(layer: nn.Linear) -> Function:
 
 
 def product(weight: torch.Tensor, bias: torch.Tensor | None) -> Function:
+    count = shares(weight)
+    if count > 1:
+        return product_of_blocks(weight, bias, count)
     transposed = weight.t()
     if bias is None:
         return lambda x: torch.mm(x, transposed)
     return lambda x: torch.addmm(bias, x, transposed)
+
+
+def product_of_blocks(weight: torch.Tensor, bias: torch.Tensor | None, count: int) -> Function:
+    """The same as so many products at once, of blocks of the matrix's rows: cores share these where they would not
+    share one product."""
+    blocks = weight.unflatten(0, (count, -1)).transpose(1, 2)  # (count, C, N / count)
+    if bias is None:
+        return lambda x: torch.bmm(x.expand(count, -1, -1), blocks).transpose(0, 1).reshape(len(x), -1)
+    biases = bias.view(count, 1, -1)
+    return lambda x: torch.baddbmm(biases, x.expand(count, -1, -1), blocks).transpose(0, 1).reshape(len(x), -1)
+
+
+def shares(weight: torch.Tensor) -> int:
+    """How many blocks to cut a matrix into for a few rows. MKL multiplies these on a single core of AMD's processors,
+    which reads a matrix that is not small half as fast as two. One that can't be cut evenly stays whole."""
+    cores = torch.get_num_threads()
+    if cores == 1 or weight.numel() < SHARED_WEIGHTS or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return 1
+    if not (torch.backends.mkl.is_available() and "AMD" in processor()):
+        return 1
+    counts = [count for count in range(cores, 65) if len(weight) % count == 0]
+    return min(counts, key=lambda count: -(-count // cores) / count, default=1)  # the least for the busiest core
+
+
+def processor() -> str:
+    """What the processor calls itself; nothing where torch does not say."""
+    return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
 
 
 def lean(norm: nn.Module, like: torch.Tensor) -> Function:

@@ -1,0 +1,36 @@
+"""The parts of the lean step: the same functions as the modules whose place they take."""
+
+import pytest
+import torch
+from torch import nn
+
+from scratch_gpt.models import decoding
+from scratch_gpt.models.normalization import RMSNorm
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-3, 1.0, 1e4])
+def test_the_lean_norm_is_the_norm(weighted, size):
+    norm, x = RMSNorm(64, elementwise_affine=weighted), size * torch.randn(3, 64)
+    for weight in norm.parameters():
+        torch.nn.init.normal_(weight)
+    torch.testing.assert_close(decoding.lean(norm, x)(x), norm(x))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("size", [(12, 8), (14, 8), (7, 8), (67, 8)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_cores_share_a_product(rows, size, biased, monkeypatch):
+    """Where the library would leave it to one; a matrix that can't be cut evenly stays whole."""
+    monkeypatch.setattr(decoding, "processor", lambda: "AMD EPYC")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    layer, x = nn.Linear(*reversed(size), bias=biased), torch.randn(rows, size[1])
+    assert decoding.shares(layer.weight) == 1  # too small
+    monkeypatch.setattr(decoding, "SHARED_WEIGHTS", 1)
+    assert decoding.shares(layer.weight) == {12: 4, 14: 7, 7: 7, 67: 1}[size[0]]
+    with torch.no_grad():
+        torch.testing.assert_close(decoding.linear(layer)(x), layer(x))
+    assert decoding.shares(layer.weight.bfloat16()) == 1
+    monkeypatch.setattr(decoding, "processor", lambda: "Intel(R) Xeon(R) Processor")
+    assert decoding.shares(layer.weight) == 1

@@ -7,7 +7,7 @@ a second.
 The contenders take turns and the median counts; all write the same number of tokens after the same prompt, and no
 end-of-text stops them. The roofline is what reading all weights and the cache once a token would take, at the speed at
 which one row goes through a matrix of as many numbers, by torch's product or ours, whichever is faster, measured in the
-same run; beside it stand the model's own linear layers alone, whose smaller matrices are read more slowly. `--positions`
+same run; beside it stand the linear layers alone, whose smaller matrices are read more slowly. `--positions`
 compares the time of a token late in a text with that of an early one. Run it on an idle machine.
 """
 

@@ -122,6 +122,7 @@ def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
         "per_device_train_batch_size": 3,
         "report_to": [],
         "use_cpu": True,
+        "bf16": False,  # TRL's default
     }
     config = DPOConfig(**settings, max_length=64, disable_dropout=True)
     if not conversational:  # TRL leaves the end of a bare text to whoever wrote it

@@ -40,7 +40,6 @@ from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArgum
 from scratch_gpt.train.arguments import parse_arguments
 from scratch_gpt.train.blockwise_attention import BLOCK, BLOCKWISE, SHORT_ROW
 from scratch_gpt.train.manifest import write_manifest
-from scratch_gpt.train.muon import Muon
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
 from scratch_gpt.train.setup import choose_attention
 
@@ -263,23 +262,6 @@ def test_each_parameter_is_in_one_group():
         muon, *rest = build_optimizers(model, OurTrainingArguments())
         updated = [p for o in (muon, *rest) for g in o.param_groups for p in g["params"]]
         assert len(updated) == len({id(p) for p in updated}) == len(names)
-
-
-def test_muon_takes_the_steps_of_torchs():
-    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (16, 8), (8, 24), (8, 8), (16, 8))]
-    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
-    optimizers = (
-        Muon(ours, lr=0.02, weight_decay=0.1),
-        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-    )
-    for _ in range(5):
-        for mine, other in zip(ours, theirs, strict=True):
-            mine.grad = torch.randn_like(mine)
-            other.grad = mine.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
 
 
 def test_learning_rate_schedules():

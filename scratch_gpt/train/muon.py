@@ -17,9 +17,22 @@ import torch
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: torch.Tensor, steps: int) -> torch.Tensor:
-    """Matrices (N, rows, columns) to near-orthogonal ones, by Newton-Schulz iteration in bfloat16."""
-    x = matrices.bfloat16()
+def rough_dtype(device: torch.device) -> torch.dtype:
+    """The coarsest numbers that the device computes with by itself. A processor without bfloat16 takes forty times as
+    long for it as for float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        has = getattr(torch.cpu, "get_capabilities", dict)()
+        native = any(has.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is ARM's
+    else:
+        native = True
+    return torch.bfloat16 if native else torch.float32
+
+
+def orthogonalize(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Matrices (N, rows, columns) to near-orthogonal ones, by Newton-Schulz iteration, for which bfloat16 is enough."""
+    x = x.to(rough_dtype(x.device))
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:
         x = x.mT

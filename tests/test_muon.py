@@ -1,0 +1,49 @@
+"""Muon: torch's own steps, in numbers that the processor computes with by itself."""
+
+import pytest
+import torch
+
+from scratch_gpt.train import muon
+from scratch_gpt.train.muon import Muon
+
+
+def test_muon_takes_the_steps_of_torchs(monkeypatch):
+    monkeypatch.setattr(muon, "rough_dtype", lambda device: torch.bfloat16)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (16, 8), (8, 24), (8, 8), (16, 8))]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    optimizers = (
+        Muon(ours, lr=0.02, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(5):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("has", [{"amx_bf16": True}, {"bf16": True}, {"avx512_bf16": False}, {}])
+def test_muon_is_as_rough_as_the_processor_is_fast(has, monkeypatch):
+    """Where bfloat16 is emulated, a step would take forty times as long."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    asked = []
+    monkeypatch.setattr(torch, "baddbmm", lambda *given, **how: asked.append(given[0].dtype) or given[0])
+    muon.orthogonalize(torch.randn(2, 3, 4), steps=1)
+    assert set(asked) == {torch.bfloat16 if any(has.values()) else torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(2, 16, 16), (3, 24, 8), (1, 8, 24)])
+def test_muon_makes_matrices_nearly_orthogonal(dtype, shape, monkeypatch):
+    """These coefficients bring singular values that are not tiny to between 0.7 and 1.2, and directions stay."""
+    monkeypatch.setattr(muon, "rough_dtype", lambda device: dtype)
+    torch.manual_seed(0)
+    u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = torch.linspace(1.0, 0.1, u.shape[-1])
+    made = muon.orthogonalize(u * values @ vh, steps=5).float()
+    found = torch.diagonal(u.mT @ made @ vh.mT, dim1=-2, dim2=-1)
+    assert 0.65 < found.min() < found.max() < 1.25
+    torch.testing.assert_close(u * found[:, None] @ vh, made, atol=5e-6 if dtype == torch.float32 else 2e-2, rtol=0)

@@ -7,6 +7,7 @@ with a hook that counts the bytes which autograd keeps for the way back.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..evaluation.language import sum_of_losses
 from ..models.loss import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .arguments import PretrainingArguments
+from .muon import rough_dtype
 from .optimization import build_optimizers, parameter_groups
 from .setup import build_model, chooses_bf16
 
@@ -115,6 +117,14 @@ def optimizer_bytes(model: PreTrainedModel, optimizer: str) -> int:
     return BYTES * (2 * (model.num_parameters() - muon) + muon)
 
 
+def orthogonalizing_bytes(model: PreTrainedModel) -> int:
+    """What Muon's step takes beside its state: matrices of one shape twice as they come, twice as it computes them."""
+    together: Counter[torch.Size] = Counter()
+    for matrix in parameter_groups(model)["matrices"]:
+        together[matrix.shape] += matrix.numel()
+    return max(together.values(), default=0) * 2 * (BYTES + rough_dtype(model.device).itemsize)
+
+
 def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:
     """Build the model, run a few steps on random tokens, and add up.
 
@@ -141,7 +151,10 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
             optimizer.zero_grad()
     seconds = (time.perf_counter() - started) / steps
     weights = BYTES * model.num_parameters()
-    memory = Memory(weights, weights, optimizer_bytes(model, args.optimizer), saved)
+    optimizer_memory = optimizer_bytes(model, args.optimizer)
+    if args.optimizer == "muon":
+        optimizer_memory += orthogonalizing_bytes(model)
+    memory = Memory(weights, weights, optimizer_memory, saved)
     speed = args.batch_size * context_length / seconds
     return Plan(model.num_parameters(), flops_per_token(model, context_length), memory, speed, tokens)
 

@@ -22,7 +22,7 @@ def test_the_lean_norm_is_the_norm(weighted, size):
 @pytest.mark.parametrize("biased", [True, False])
 def test_cores_share_a_product(rows, size, biased, monkeypatch):
     """Where the library would leave it to one; a matrix that can't be cut evenly stays whole."""
-    monkeypatch.setattr(decoding, "processor", lambda: "AMD EPYC")
+    monkeypatch.setattr(decoding, "processor", lambda: {"cpu_name": "AMD EPYC"})
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     layer, x = nn.Linear(*reversed(size), bias=biased), torch.randn(rows, size[1])
@@ -32,5 +32,5 @@ def test_cores_share_a_product(rows, size, biased, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(decoding.linear(layer)(x), layer(x))
     assert decoding.shares(layer.weight.bfloat16()) == 1
-    monkeypatch.setattr(decoding, "processor", lambda: "Intel(R) Xeon(R) Processor")
+    monkeypatch.setattr(decoding, "processor", lambda: {"cpu_name": "Intel(R) Xeon(R)"})
     assert decoding.shares(layer.weight) == 1

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ..models.precision import processor
+
 # a X + b (X Xᵀ) X + c (X Xᵀ)² X brings every singular value near 1 in a few rounds.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -23,8 +25,7 @@ def rough_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        has = getattr(torch.cpu, "get_capabilities", dict)()
-        native = any(has.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is ARM's
+        native = any(processor().get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is ARM's
     else:
         native = True
     return torch.bfloat16 if native else torch.float32

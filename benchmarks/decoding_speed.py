@@ -98,7 +98,8 @@ def bytes_read(model: torch.nn.Module, rows: int, position: float) -> float:
 
 def roofline(count: float, dtype: torch.dtype) -> Write:
     """One row through a matrix of so many bytes, as torch does it or, where that is faster, as our step does."""
-    width, height = 1024, 64 * (int(count / dtype.itemsize / 1024 / 64) + 1)  # which can be cut evenly
+    width = 1024
+    height = 64 * (int(count / dtype.itemsize / width / 64) + 1)  # which can be cut evenly
     matrix, row = torch.randn(height, width).to(dtype), torch.randn(1, width).to(dtype)
     ways = [lambda x: F.linear(x, matrix), product(matrix, None)]
     best = min(ways, key=lambda way: min(seconds(lambda: way(row)) for _ in range(4)))

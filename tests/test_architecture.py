@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: which way imports point, and what may travel with a checkpoint."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_import_registers_and_loads_nothing_heavy():
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert run_python("-c", script, cwd=PROJECT).stdout.strip() == "[]"
+
+
+def test_the_oldest_transformers_is_one_number():
+    """It stands where pip reads it, where the package starts, and where a stranger does."""
+    places = ("pyproject.toml", "scratch_gpt/__init__.py", "scratch_gpt/models/configuration_block.py", "model_card.md")
+    found = {name: set(re.findall(r"transformers>=([\d.]+)", (PROJECT / name).read_text())) for name in places}
+    assert len(set.union(*found.values())) == 1, found
+    assert all(found.values()), found
 
 
 def test_an_unfit_transformers_is_refused_in_one_line():

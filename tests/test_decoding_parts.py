@@ -22,15 +22,25 @@ def test_the_lean_norm_is_the_norm(weighted, size):
 @pytest.mark.parametrize("biased", [True, False])
 def test_cores_share_a_product(rows, size, biased, monkeypatch):
     """Where the library would leave it to one; a matrix that can't be cut evenly stays whole."""
-    monkeypatch.setattr(decoding, "processor", lambda: {"cpu_name": "AMD EPYC"})
+    taken, of_blocks = [], decoding.product_of_blocks
+    monkeypatch.setattr(decoding, "product_of_blocks", lambda *given: taken.append(given[2]) or of_blocks(*given))
+    monkeypatch.setattr(decoding, "processor_name", lambda: "AMD EPYC")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     layer, x = nn.Linear(*reversed(size), bias=biased), torch.randn(rows, size[1])
     assert decoding.shares(layer.weight) == 1  # too small
     monkeypatch.setattr(decoding, "SHARED_WEIGHTS", 1)
-    assert decoding.shares(layer.weight) == {12: 4, 14: 7, 7: 7, 67: 1}[size[0]]
+    count = {12: 4, 14: 7, 7: 7, 67: 67}[size[0]]
+    assert decoding.shares(layer.weight) == count
     with torch.no_grad():
         torch.testing.assert_close(decoding.linear(layer)(x), layer(x))
+    assert taken == [count]
     assert decoding.shares(layer.weight.bfloat16()) == 1
-    monkeypatch.setattr(decoding, "processor", lambda: {"cpu_name": "Intel(R) Xeon(R)"})
+    assert decoding.shares(nn.Linear(8, 73).weight) == 1  # can't be cut evenly
+    monkeypatch.setattr(decoding, "processor_name", lambda: "Intel(R) Xeon(R)")
     assert decoding.shares(layer.weight) == 1
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this torch does not know the processor's name")
+def test_torch_knows_the_processors_name():
+    assert decoding.processor_name()

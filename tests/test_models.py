@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import PRESETS, randomise, tiny_config, tiny_model
+from conftest import PRESETS, randomise, tiny_config, tiny_model, tiny_seq2seq
 from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, StaticCache
@@ -96,9 +96,19 @@ def test_the_former_name_of_the_cache_is_understood():
     """As transformers' own models understand it; PEFT still uses it."""
     model, x = tiny_model("gpt2"), ids()
     cache = model(x[:, :4], use_cache=True).cache
-    with pytest.warns(FutureWarning, match="Use `cache` instead"):
-        logits = model(x[:, 4:], past_key_values=cache).logits
+    logits = model(x[:, 4:], past_key_values=cache).logits
     torch.testing.assert_close(logits, model(x).logits[:, 4:], atol=1e-5, rtol=1e-4)
+    translator = tiny_seq2seq("modern")
+    source = {"encoder_outputs": translator.model.encoder(x)}
+    cache = translator(**source, decoder_input_ids=x[:, :4], use_cache=True).cache
+    logits = translator(**source, decoder_input_ids=x[:, 4:], past_key_values=cache).logits
+    expected = translator(**source, decoder_input_ids=x).logits[:, 4:]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    states = source["encoder_outputs"].last_hidden_state
+    first = translator.model.decoder(x[:, :4], encoder_hidden_states=states, use_cache=True).cache
+    later = translator.model.decoder(x[:, 4:], encoder_hidden_states=states, past_key_values=first)
+    whole = translator.model.decoder(x, encoder_hidden_states=states)
+    torch.testing.assert_close(later.last_hidden_state, whole.last_hidden_state[:, 4:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

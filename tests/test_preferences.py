@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
         "per_device_train_batch_size": 3,
         "report_to": [],
         "use_cpu": True,
-        "bf16": False,  # TRL's default
+        "bf16": False,  # which TRL turns on
     }
     config = DPOConfig(**settings, max_length=64, disable_dropout=True)
     if not conversational:  # TRL leaves the end of a bare text to whoever wrote it

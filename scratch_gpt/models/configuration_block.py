@@ -3,9 +3,14 @@
 import math
 from typing import Any, ClassVar, Literal
 
-from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.utils.versions import require_version
+
+# For whoever opens a model without the package, and before anything that older ones lack. This file is read first.
+require_version("transformers>=5.24", "Mend it with: pip install 'transformers>=5.24'")
+
+from huggingface_hub.dataclasses import strict  # noqa: E402
+from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
 
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 

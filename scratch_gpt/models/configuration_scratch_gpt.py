@@ -78,7 +78,6 @@ class ScratchGPTConfig(TransformerBlockConfig):
     """
 
     model_type = "scratch_gpt"
-    keys_to_ignore_at_inference = ["cache"]
     presets = PRESETS
     layer_fields = ("num_hidden_layers",)
     base_model_pp_plan = {

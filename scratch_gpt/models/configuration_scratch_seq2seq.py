@@ -78,7 +78,6 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     """
 
     model_type = "scratch_seq2seq"
-    keys_to_ignore_at_inference = ["cache"]
     attribute_map = {"num_hidden_layers": "encoder_layers"}
     presets = PRESETS
     layer_fields = ("encoder_layers", "decoder_layers", "decoder_vocab_size")

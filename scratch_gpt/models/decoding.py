@@ -22,7 +22,6 @@ from .block import TransformerBlock
 from .feed_forward import FeedForward
 from .normalization import LayerNorm, RMSNorm
 from .positions import SinusoidalPositions, check_length
-from .precision import processor
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -292,10 +291,15 @@ def shares(weight: torch.Tensor) -> int:
     cores = torch.get_num_threads()
     if cores == 1 or weight.numel() < SHARED_WEIGHTS or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 1
-    if not (torch.backends.mkl.is_available() and "AMD" in processor().get("cpu_name", "")):
+    if not (torch.backends.mkl.is_available() and "AMD" in processor_name()):
         return 1
-    counts = [count for count in range(cores, 65) if len(weight) % count == 0]
+    counts = [count for count in range(cores, 2 * cores + 64) if len(weight) % count == 0]
     return min(counts, key=lambda count: -(-count // cores) / count, default=1)  # the least for the busiest core
+
+
+def processor_name() -> str:
+    """What the processor calls itself; nothing in releases of torch that do not say."""
+    return getattr(torch.cpu, "get_capabilities", dict[str, str])().get("cpu_name", "")
 
 
 def lean(norm: nn.Module, like: torch.Tensor) -> Function:

@@ -151,6 +151,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         super().__init__(config, config.decoder_vocab_size, config.decoder_layers, is_decoder=True)  # type: ignore[arg-type]
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -174,10 +175,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         own_past = getattr(cache, "self_attention_cache", cache)
         check_length(self.config, embeds.shape[1], own_past)
         causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=embeds,
-            attention_mask=attention_mask,
-            cache=own_past,
+            config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, cache=own_past
         )
         source_mask = create_bidirectional_mask(
             config=self.config,

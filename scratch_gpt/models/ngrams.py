@@ -15,6 +15,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
+from .positions import is_paged
+
 MULTIPLIER = 16_777_619  # the prime of the FNV hash; runs of characters, above all, share few rows by it
 
 
@@ -130,7 +132,7 @@ def check_ngrams(input_ids: torch.Tensor | None, cache: Any, kwargs: Mapping[str
     """
     if input_ids is None:
         raise ValueError("this model reads runs of tokens together, and needs input_ids to know them by")
-    if not isinstance(cache, Cache | None) or kwargs.get("attention_instances") is not None:  # of transformers, of vLLM
+    if is_paged(cache) or kwargs.get("attention_instances") is not None:  # the latter is vLLM's
         raise ValueError("this model reads runs of tokens together, which continuous batching keeps no trace of")
 
 

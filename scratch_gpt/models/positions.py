@@ -6,6 +6,8 @@ the queries and keys, so that their product depends on the distance between two 
 Dimension letters: B batch, T tokens, H heads, D head size, C hidden size.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -88,14 +90,19 @@ def count_positions(
     return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
 
 
-def check_length(config, length: int, cache: Cache | None = None) -> None:
-    """Refuse what learned positions don't reach, in words and not as an index error. Continuous batching, whose cache
-    is of another kind, puts many texts into one row, and counts for itself.
+def is_paged(cache: Any) -> bool:
+    """Whether a cache is of continuous batching, which puts pieces of many texts into one row."""
+    return cache is not None and not isinstance(cache, Cache)
+
+
+def check_length(config, length: int, cache: Any = None) -> None:
+    """Refuse what learned positions don't reach, in words and not as an index error; under continuous batching, where
+    a row's length says nothing, this is not checked.
 
     Raises:
         ValueError: more tokens, with those in the cache, than learned positions.
     """
-    if config.position_type != "learned" or not isinstance(cache, Cache | None):
+    if config.position_type != "learned" or is_paged(cache):
         return
     seen = cache.get_seq_length() if cache is not None else 0
     total = length + (seen if isinstance(seen, int) else 0)  # a compiled cache counts in a tensor

@@ -1,8 +1,5 @@
 """Mixed precision: which parts of a step are computed in 16 bits is autocast's choice, and this says what it chose."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import torch
 
 
@@ -12,9 +9,3 @@ def computed_dtype(tensor: torch.Tensor) -> torch.dtype:
     if tensor.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return tensor.dtype
-
-
-def processor() -> Mapping[str, Any]:
-    """The processor's name and abilities, as torch knows them; nothing in releases of torch that do not say."""
-    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return ask()

@@ -3,14 +3,10 @@
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.versions import require_version
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
 from .feed_forward import OutputProjection
-
-# Also where the package, whose metadata say so, is not installed: an older one would lose the cache.
-require_version("transformers>=5.24", "Mend it with: pip install 'transformers>=5.24'")
 
 
 class ScratchPreTrainedModel(PreTrainedModel):
@@ -19,7 +15,6 @@ class ScratchPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerBlock"]
-    _skip_keys_device_placement = ["cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

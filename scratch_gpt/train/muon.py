@@ -13,19 +13,17 @@ from typing import Any
 
 import torch
 
-from ..models.precision import processor
-
 # a X + b (X Xᵀ) X + c (X Xᵀ)² X brings every singular value near 1 in a few rounds.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def rough_dtype(device: torch.device) -> torch.dtype:
-    """The coarsest numbers that the device computes with by itself. A processor without bfloat16 takes forty times as
-    long for it as for float32."""
+    """The coarsest numbers that a device is known to compute with by itself. A processor that emulates bfloat16 takes
+    forty times as long for it as for float32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        native = any(processor().get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is ARM's
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     else:
         native = True
     return torch.bfloat16 if native else torch.float32

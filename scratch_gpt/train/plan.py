@@ -118,11 +118,12 @@ def optimizer_bytes(model: PreTrainedModel, optimizer: str) -> int:
 
 
 def orthogonalizing_bytes(model: PreTrainedModel) -> int:
-    """What Muon's step takes beside its state: matrices of one shape twice as they come, twice as it computes them."""
+    """What Muon's step takes beside its state, for the matrices of one shape at once: gradients with momentum twice, or
+    four times the numbers that it computes with. The room that activations leave is in pieces too small for these."""
     together: Counter[torch.Size] = Counter()
     for matrix in parameter_groups(model)["matrices"]:
         together[matrix.shape] += matrix.numel()
-    return max(together.values(), default=0) * 2 * (BYTES + rough_dtype(model.device).itemsize)
+    return max(together.values(), default=0) * max(2 * BYTES, 4 * rough_dtype(model.device).itemsize)
 
 
 def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:

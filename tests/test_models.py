@@ -104,10 +104,9 @@ def test_the_former_name_of_the_cache_is_understood():
     logits = translator(**source, decoder_input_ids=x[:, 4:], past_key_values=cache).logits
     expected = translator(**source, decoder_input_ids=x).logits[:, 4:]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
-    states = source["encoder_outputs"].last_hidden_state
-    first = translator.model.decoder(x[:, :4], encoder_hidden_states=states, use_cache=True).cache
-    later = translator.model.decoder(x[:, 4:], encoder_hidden_states=states, past_key_values=first)
-    whole = translator.model.decoder(x, encoder_hidden_states=states)
+    decoder, states = translator.model.decoder, {"encoder_hidden_states": source["encoder_outputs"].last_hidden_state}
+    later = decoder(x[:, 4:], past_key_values=decoder(x[:, :4], use_cache=True, **states).cache, **states)
+    whole = decoder(x, **states)
     torch.testing.assert_close(later.last_hidden_state, whole.last_hidden_state[:, 4:], atol=1e-5, rtol=1e-4)
 
 

@@ -25,7 +25,7 @@ def test_muon_takes_the_steps_of_torchs(monkeypatch):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("amx", "avx512"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
 def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
     """Where bfloat16 is emulated, a step would take forty times as long."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
@@ -33,7 +33,7 @@ def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "baddbmm", lambda *given, **how: asked.append(given[0].dtype) or given[0])
     muon.orthogonalize(torch.randn(2, 3, 4), steps=1)
-    assert set(asked) == {torch.bfloat16 if avx512 else torch.float32}
+    assert set(asked) == {torch.bfloat16 if amx or avx512 else torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

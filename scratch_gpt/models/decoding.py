@@ -287,7 +287,7 @@ def product_of_blocks(weight: torch.Tensor, bias: torch.Tensor | None, count: in
 
 def shares(weight: torch.Tensor) -> int:
     """How many blocks to cut a matrix into for a few rows. MKL multiplies these on a single core of AMD's processors,
-    which reads a matrix that is not small half as fast as two. One that can't be cut evenly stays whole."""
+    where two cores read a matrix that is not small twice as fast. One that can't be cut evenly stays whole."""
     cores = torch.get_num_threads()
     if cores == 1 or weight.numel() < SHARED_WEIGHTS or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return 1

@@ -11,7 +11,7 @@ from scratch_gpt import ScratchEncoderForMaskedLM
 from scratch_gpt.models import decoding
 from scratch_gpt.models.attention import eager_attention_forward
 from scratch_gpt.train import blockwise_attention
-from scratch_gpt.train.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, SHORT_ROW
+from scratch_gpt.train.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, PLAIN_ROW, SHORT_ROW
 from scratch_gpt.train.compiling import compile_blocks
 
 
@@ -100,24 +100,27 @@ def test_in_a_model_autocast_decides(calls):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("compiled", "overrides", "length", "padded", "stands_in"),
+    ("compiled", "dtype", "overrides", "length", "padded", "stands_in"),
     [
-        (False, {}, 300, False, "sdpa"),
-        (False, {}, SHORT_ROW, False, "eager"),
-        (False, {"attention_dropout": 0.1}, SHORT_ROW, False, "eager"),
-        (True, {"attention_dropout": 0.1}, 300, False, "sdpa"),
-        (True, {}, 300, True, "sdpa"),
+        (False, torch.bfloat16, {}, 300, False, "sdpa"),
+        (False, torch.bfloat16, {}, SHORT_ROW, False, "eager"),
+        (False, torch.float32, {}, PLAIN_ROW, False, "eager"),
+        (False, torch.float32, {}, PLAIN_ROW + 1, False, "sdpa"),
+        (True, torch.float32, {}, PLAIN_ROW + 1, False, "eager"),
+        (False, torch.bfloat16, {"attention_dropout": 0.1}, SHORT_ROW, False, "eager"),
+        (True, torch.bfloat16, {"attention_dropout": 0.1}, 300, False, "sdpa"),
+        (True, torch.bfloat16, {}, 300, True, "sdpa"),
     ],
-    ids=["uncompiled", "short", "short with dropout", "dropout", "padding"],
+    ids=["uncompiled", "short", "shorter", "not so short", "compiled", "short with dropout", "dropout", "padding"],
 )
-def test_what_stands_in(compiled, overrides, length, padded, stands_in, calls):
+def test_what_stands_in(compiled, dtype, overrides, length, padded, stands_in, calls):
     inputs, losses = {}, []
     tokens = torch.randint(5, 99, (2, length))
     if padded:
         inputs["attention_mask"] = torch.ones_like(tokens)
         inputs["attention_mask"][0, :7] = 0
     for attention in (BLOCKWISE, stands_in):
-        weights, loss = model_with(attention, compiled, **overrides)
+        weights, loss = model_with(attention, compiled, dtype, **overrides)
         torch.manual_seed(0)
         losses.append(loss(tokens, **inputs).item())
         torch.autograd.grad(loss(tokens, **inputs), weights)

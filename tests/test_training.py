@@ -38,7 +38,7 @@ from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArguments
 from scratch_gpt.train.arguments import parse_arguments
-from scratch_gpt.train.blockwise_attention import BLOCK, BLOCKWISE, SHORT_ROW
+from scratch_gpt.train.blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
 from scratch_gpt.train.manifest import write_manifest
 from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
 from scratch_gpt.train.setup import choose_attention
@@ -370,7 +370,7 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
 
 @pytest.mark.parametrize(
     ("length", "chosen", "elsewhere"),
-    [(BLOCK, "eager", "eager"), (SHORT_ROW, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
+    [(PLAIN_ROW, "eager", "eager"), (SHORT_ROW, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
 )
 def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen, elsewhere):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):

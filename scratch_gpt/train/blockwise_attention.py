@@ -25,7 +25,8 @@ from ..models.precision import computed_dtype
 BLOCKWISE = "blockwise"
 BLOCK = 128  # queries at least; smaller products take longer for each number
 MOST_BLOCKS = 4  # of which 5/8 of all pairs are multiplied; more take long to compile
-SHORT_ROW = 256  # tokens; up to here uncompiled eager attention is as fast as SDPA, and faster in bfloat16
+SHORT_ROW = 256  # tokens; up to here eager attention is faster than SDPA where blocks are compiled, or in bfloat16
+PLAIN_ROW = 64  # tokens; up to here it is as fast in float32 and uncompiled; at 256 it takes up to a third longer
 LONG_ROW = 512  # tokens; of longer ones weights are not held, in float32 SDPA is faster
 
 
@@ -54,7 +55,8 @@ def blockwise_attention_forward(
         else:
             attended = _Blockwise.apply(*(x.contiguous().flatten(0, 1) for x in inputs), scaling)  # (N, T, D)
         return attended.reshape(query.shape).transpose(1, 2).contiguous(), None
-    if length > SHORT_ROW:
+    plain = PLAIN_ROW if dtype == torch.float32 and not torch.compiler.is_compiling() else SHORT_ROW
+    if length > plain:
         return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **kwargs)
     mask = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
     return eager_attention_forward(module, query, key, value, mask, scaling, dropout)

@@ -37,7 +37,7 @@ from ..models.pretrained_model import ScratchPreTrainedModel
 from ..secrecy import redact, redact_logs
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
-from .blockwise_attention import BLOCK, BLOCKWISE, SHORT_ROW
+from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
 
 DEFAULT_CONTEXT_LENGTH = 256
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -246,13 +246,14 @@ def build_model(config: Any) -> PreTrainedModel:
 
 def choose_attention(model: PreTrainedModel, device: torch.device, longest: int, all_alike: bool = False) -> None:
     """On processors, train with plain products where rows have at most `SHORT_ROW` tokens: in bfloat16 a step takes two
-    thirds of the time at 64 tokens and nine tenths at 256, in float32 the same, beside SDPA. Longer rows keep
-    transformers' choice, which does not hold the weights of attention for the backward pass. Where all rows of more
-    than `BLOCK` tokens are `all_alike` in length, so that few graphs are compiled, models of ours have `BLOCKWISE`: the
-    same, but in compiled blocks."""
+    thirds of the time at 64 tokens and nine tenths at 256, beside SDPA. Longer rows keep transformers' choice, which
+    does not hold the weights of attention for the backward pass. Where all rows of more than `PLAIN_ROW` tokens are
+    `all_alike` in length, so that few graphs are compiled, models of ours have `BLOCKWISE`, which goes by precision and
+    by whether blocks are compiled."""
     if device.type != "cpu":
         return
-    if longest > BLOCK and all_alike and isinstance(model, ScratchPreTrainedModel):  # others may ask more of attention
+    # Models of others may ask more of attention.
+    if longest > PLAIN_ROW and all_alike and isinstance(model, ScratchPreTrainedModel):
         model.set_attn_implementation(BLOCKWISE)
     elif longest <= SHORT_ROW:
         model.set_attn_implementation("eager")

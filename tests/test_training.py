@@ -370,7 +370,7 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
 
 @pytest.mark.parametrize(
     ("length", "chosen", "elsewhere"),
-    [(PLAIN_ROW, "eager", "eager"), (SHORT_ROW, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
+    [(PLAIN_ROW, "eager", "eager"), (PLAIN_ROW + 1, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
 )
 def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen, elsewhere):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):

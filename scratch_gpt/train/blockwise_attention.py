@@ -25,8 +25,8 @@ from ..models.precision import computed_dtype
 BLOCKWISE = "blockwise"
 BLOCK = 128  # queries at least; smaller products take longer for each number
 MOST_BLOCKS = 4  # of which 5/8 of all pairs are multiplied; more take long to compile
-SHORT_ROW = 256  # tokens; up to here eager attention is faster than SDPA where blocks are compiled, or in bfloat16
-PLAIN_ROW = 64  # tokens; up to here it is as fast in float32 and uncompiled; at 256 it takes up to a third longer
+SHORT_ROW = 256  # tokens; up to here eager attention is taken in bfloat16, where it is faster than SDPA, or compiled
+PLAIN_ROW = 64  # tokens; up to here it is as fast in float32, uncompiled; at 256 it takes up to a third longer on AMD
 LONG_ROW = 512  # tokens; of longer ones weights are not held, in float32 SDPA is faster
 
 

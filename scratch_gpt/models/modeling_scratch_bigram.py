@@ -15,6 +15,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_scratch_bigram import ScratchBigramConfig
+from .loss import next_token_labels, token_loss
 
 
 class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
@@ -52,7 +53,9 @@ class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.table(input_ids[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            shift_labels = kwargs.get("shift_labels")
+            targets = next_token_labels(labels) if shift_labels is None else shift_labels
+            loss = token_loss(targets, logits, num_items_in_batch=kwargs.get("num_items_in_batch"))
         return CausalLMOutput(loss=loss, logits=logits)
 
 

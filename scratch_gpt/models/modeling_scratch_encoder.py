@@ -9,7 +9,6 @@ Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 from transformers.processing_utils import Unpack
@@ -21,7 +20,7 @@ from .block import TransformerBlock
 from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
-from .loss import linear_cross_entropy
+from .loss import scored_items, token_loss
 from .ngrams import NgramEmbedding, TokenWeights
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
@@ -219,23 +218,14 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
         logits = None if skip_logits else self.lm_head(self.transform(hidden_states))
         loss = None
         if labels is not None:
-            loss = self.sum_of_losses(hidden_states, logits, labels.to(hidden_states.device))
-            loss = loss / (
-                num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum().clamp(min=1)
-            )
+            targets = labels.to(hidden_states.device)
+            if logits is None:
+                scored = targets != -100
+                targets, hidden_states = targets[scored], self.transform(hidden_states[scored])  # (N,), (N, C)
+            loss = token_loss(targets, logits, hidden_states, self.lm_head, num_items_in_batch)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def sum_of_losses(
-        self, hidden_states: torch.Tensor, logits: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Cross-entropy of labels (B, T): of the logits (B, T, V) or, without them, of the hidden states (B, T, C)."""
-        if logits is not None:
-            return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-        scored = labels != -100
-        states = self.transform(hidden_states[scored])
-        return linear_cross_entropy(states, self.lm_head.weight, labels[scored], self.lm_head.bias)
 
 
 class Pooler(nn.Module):
@@ -296,7 +286,9 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         logits = self.classifier(self.dropout(pooled))  # (B, K)
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+            loss = self.loss_function(
+                labels=labels, pooled_logits=logits, config=self.config, num_items_in_batch=scored_items(labels)
+            )
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -9,7 +9,6 @@ Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import (
@@ -28,7 +27,7 @@ from .configuration_scratch_gpt import ScratchGPTConfig
 from .decoding import StepDecoder
 from .dropout import Dropout
 from .generation import FastGenerationMixin
-from .loss import linear_cross_entropy
+from .loss import next_token_labels, scored_items, token_loss
 from .ngrams import NgramEmbedding, check_ngrams
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
@@ -189,17 +188,24 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
+        hidden_states, cap = outputs.last_hidden_state, self.config.final_logit_softcapping
         loss, logits = None, None
-        if skip_logits and labels is not None and type(self.lm_head) is nn.Linear:  # adapters are no part of its weight
-            loss = self.loss_without_logits(outputs.last_hidden_state, labels, **kwargs)
-        else:
+        # An adapter around the head is no part of the head's weight.
+        if not (skip_logits and labels is not None and type(self.lm_head) is nn.Linear):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(outputs.last_hidden_state[:, kept])
-            if self.config.final_logit_softcapping is not None:
-                cap = self.config.final_logit_softcapping
+            logits = self.lm_head(hidden_states[:, kept])  # (B, T, V)
+            if cap is not None:
                 logits = cap * torch.tanh(logits / cap)
-            if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        if labels is not None:
+            shift_labels = kwargs.get("shift_labels")
+            loss = token_loss(
+                next_token_labels(labels) if shift_labels is None else shift_labels,
+                logits,
+                hidden_states,
+                self.lm_head,
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+                softcapping=cap,
+            )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -207,23 +213,6 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def loss_without_logits(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.Tensor,
-        shift_labels: torch.Tensor | None = None,
-        num_items_in_batch: int | torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
-        """What `loss_function` makes of the logits of states (B, T, C), without holding these."""
-        if shift_labels is None:
-            shift_labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
-        targets = shift_labels.to(hidden_states.device).flatten()
-        total = linear_cross_entropy(
-            hidden_states.flatten(0, 1), self.lm_head.weight, targets, softcapping=self.config.final_logit_softcapping
-        )
-        return total / (num_items_in_batch if num_items_in_batch is not None else (targets != -100).sum())
 
 
 class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
@@ -279,7 +268,9 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+            loss = self.loss_function(
+                labels=labels, pooled_logits=logits, config=self.config, num_items_in_batch=scored_items(labels)
+            )
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,

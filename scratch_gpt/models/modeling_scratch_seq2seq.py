@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import (
@@ -32,7 +31,7 @@ from .configuration_scratch_seq2seq import ScratchSeq2SeqConfig
 from .decoding import StepDecoder
 from .dropout import Dropout
 from .generation import FastGenerationMixin
-from .loss import linear_cross_entropy
+from .loss import token_loss
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
@@ -358,10 +357,9 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         logits = None if skip_logits else self.lm_head(hidden_states[:, kept])
         loss = None
         if labels is not None:
-            loss = self.sum_of_losses(hidden_states, logits, labels.to(hidden_states.device))
-            loss = loss / (
-                num_items_in_batch if num_items_in_batch is not None else (labels != -100).sum().clamp(min=1)
-            )
+            # transformers' `loss_function` would shift the labels again, as a causal model's.
+            smoothing = float(self.config.label_smoothing) if self.training else 0.0
+            loss = token_loss(labels, logits, hidden_states, self.lm_head, num_items_in_batch, smoothing)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -373,18 +371,6 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
             encoder_hidden_states=outputs.encoder_hidden_states,
             encoder_attentions=outputs.encoder_attentions,
         )
-
-    def sum_of_losses(
-        self, hidden_states: torch.Tensor, logits: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Cross-entropy of labels (B, T), smoothed while training: of the logits (B, T, V) or, without them, of the
-        hidden states (B, T, C). transformers' `loss_function` would shift the labels again, as a causal model's."""
-        smoothing, head = float(self.config.label_smoothing) if self.training else 0.0, self.lm_head
-        if logits is None:
-            states = hidden_states.flatten(0, 1)
-            return linear_cross_entropy(states, head.weight, labels.flatten(), head.bias, smoothing)
-        how = {"reduction": "sum", "label_smoothing": smoothing}
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), **how)  # type: ignore[arg-type]
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads for these labels; transformers' collator asks for it under this name."""

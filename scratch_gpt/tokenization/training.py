@@ -58,8 +58,8 @@ def train_tokenizer(
         kind: "char" (one token a character), "word" (a word with the space before it), "bpe" (byte-level byte-pair
             encoding, Sennrich et al. 2016, arXiv:1508.07909, in GPT-2's form; any text comes back exactly) or
             "unigram" (Kudo 2018, arXiv:1804.10959, with SentencePiece's normalisation and word marks).
-        vocab_size: number of tokens, special ones included. BPE and unigram get exactly so many, or, by default, as
-            many as the texts yield up to 4096; for words it is a limit (30,000), rarer ones become `<unk>`;
+        vocab_size: number of tokens, special ones included. BPE and unigram get exactly so many or an error, or, by
+            default, as many as the texts yield up to 4096; for words it is a limit (30,000), rarer ones become `<unk>`;
             characters do not take it.
         template: what is put around a text: "causal" `<bos> text`, "seq2seq" `text <eos>`, "encoder"
             `<bos> text <eos>`, where `<mask>` is a token too.
@@ -86,12 +86,23 @@ def train_tokenizer(
     first = next((text for text in texts if text), None)
     if first is None:
         raise ScratchError("no text to train a tokenizer on: every document is empty")
-    tokenizer.train_from_iterator(_pieces(itertools.chain([first], texts)), trainer)
+    try:
+        tokenizer.train_from_iterator(_pieces(itertools.chain([first], texts)), trainer)
+    except Exception as error:  # tokenizers raises no other class
+        if "vocabulary is not large enough" not in str(error):
+            raise
+        raise ScratchError(
+            f"{trainer.vocab_size} tokens are fewer than these texts have characters: choose a larger vocab_size"
+        ) from error
 
     size = tokenizer.get_vocab_size()
     if kind in ("bpe", "unigram") and vocab_size is not None and size != vocab_size:
-        limit = "at most" if size < vocab_size else "at least"
-        raise ScratchError(f"{vocab_size} tokens were asked for and these texts give {size}: ask for {limit} {size}")
+        # BPE adds one merge after the other, so that its size is a bound; unigram prunes, and another size may work.
+        limit = f"ask for {'at most' if size < vocab_size else 'at least'} {size}"
+        advice = limit if kind == "bpe" else "choose another size"
+        raise ScratchError(
+            f"{vocab_size} tokens were asked for, and these texts give {size}: {advice}, or leave vocab_size out"
+        )
     ids = {token: tokenizer.token_to_id(token) for token in (BOS, EOS)}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=TEMPLATES[template],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2  # the file descriptor
 
 
 class Interruption:
@@ -33,4 +34,6 @@ class Interruption:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        print("\nfinishing the step and saving; once more to stop at once", file=sys.stderr, flush=True)
+        # The signal may come while a buffered stream is being written to, and `print` would then raise.
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            os.write(STDERR, b"\nfinishing the step and saving; once more to stop at once\n")

@@ -1,17 +1,42 @@
 """Losses, metrics, checkpoints and logs in the cases that ordinary runs do not reach."""
 
+import json
+import math
+import os
+import signal
+import sys
+from itertools import pairwise
+
 import pytest
 import torch
-from conftest import tiny_encoder, tiny_model, tiny_seq2seq
+from accelerate import Accelerator, DistributedType
+from conftest import PROJECT, TWO_PROCESSES, run_here, run_python, tiny_encoder, tiny_model, tiny_seq2seq
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM
+from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM, train_tokenizer
+from scratch_gpt.data.tokens import Tokens
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.model_directory import ModelDirectory
 from scratch_gpt.models.loss import linear_cross_entropy, token_loss
 from scratch_gpt.models.modeling_scratch_encoder import (
     ScratchEncoderForMaskedLM,
     ScratchEncoderForSequenceClassification,
 )
 from scratch_gpt.models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
+from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.classification import Classification
+from scratch_gpt.train.interruption import Interruption
+from scratch_gpt.train.language_modeling import LanguageModeling
+from scratch_gpt.train.loop import Trainer
+from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
+from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.plots import plot_losses
+from scratch_gpt.train.policy_gradient import PolicyGradient
+from scratch_gpt.train.preferences import Preferences
+from scratch_gpt.train.reporting import read_metrics
+from scratch_gpt.train.task import check_sharding
+from scratch_gpt.train.translation import Translation
 
 IDS = torch.arange(3, 15).view(2, 6)
 HEADS = {
@@ -78,3 +103,167 @@ def test_the_fused_loss_builds_the_gradients_that_are_needed_and_no_others(learn
     assert built == [parts[learned].shape]
     assert [name for name, gradient in own.items() if gradient is not None] == [learned]
     assert torch.equal(own[learned], every[learned])
+
+
+# --- a run in which nothing is scored --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unscored_run(tmp_path_factory):
+    """An encoder pre-trained on texts of one word, of which none is masked in most batches; validation texts are
+    ordinary."""
+    folder = tmp_path_factory.mktemp("unscored")
+    (folder / "train.txt").write_text("Haus\n", encoding="utf-8")
+    (folder / "validation.txt").write_text("Haus und Hof und Haus und Hof\n" * 20, encoding="utf-8")
+    options = ("--max_steps", "12", "--log_every", "1", "--eval_every", "6", "--hidden_size", "32", "--seed", "3")
+    options += ("--num_attention_heads", "2", "--num_hidden_layers", "1", "--num_threads", "1")
+    files = ("--dataset", str(folder / "train.txt"), "--validation_dataset", str(folder / "validation.txt"))
+    run_here(str(PROJECT / "training/pretrain_encoder.py"), "--output_dir", str(folder / "run"), *files, *options)
+    return folder / "run"
+
+
+def test_a_step_that_scores_nothing_divides_by_nothing(unscored_run):
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (unscored_run / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert 0 < sum("train_loss" in row for row in rows) < 12
+    assert all(row["tokens"] > before["tokens"] for before, row in pairwise(rows) if "train_loss" in row)
+    assert all(row["tokens"] == before["tokens"] for before, row in pairwise(rows) if "train_loss" not in row)
+    assert all(row["val_loss"] > 0 for row in rows if row["step"] in (6, 12))
+    for weight in load_file(unscored_run / "model.safetensors").values():
+        assert weight.isfinite().all()
+
+
+class ScoresAtTimes(MaskedLanguageModeling):
+    """Masked-language modelling whose n-th validation has its loss multiplied by the n-th of these factors."""
+
+    def __init__(self, *args, factors, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.factors = list(factors)
+
+    def evaluate(self, model):
+        factor = self.factors.pop(0)
+        return {name: value * factor for name, value in super().evaluate(model).items()}
+
+
+def trainer_with(folder, factors, **settings):
+    tokenizer = train_tokenizer(["a b c d"], "char", template="encoder")
+    model = tiny_encoder(ScratchEncoderForMaskedLM, "bert", vocab_size=len(tokenizer))
+    texts, nothing = Tokens.of([tokenizer("a b c d")["input_ids"]] * 8), Tokens.of([[1, 2]])
+    accelerator = Accelerator(cpu=True)
+    validation = texts if factors else nothing
+    known = accelerator, texts, validation, tokenizer, 32
+    task = ScoresAtTimes(*known, mask_probability=0.5, seed=0, factors=factors or [1.0] * 9)
+    folder.mkdir()
+    args = TrainingArguments(output_dir=str(folder), max_steps=6, eval_every=2, warmup_steps=0, **settings)
+    directory = ModelDirectory(model, tokenizer, "", lambda: "a card")
+    return Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, folder)
+
+
+@pytest.mark.parametrize(
+    ("factors", "best"),
+    [
+        ([math.nan, 1.0, 2.0], 4),
+        ([1.0, math.nan, 2.0], 2),
+        ([math.nan, math.nan, math.inf], 6),
+        ([2.0, math.nan, 1.0], 6),
+    ],
+)
+def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path, factors, best, capsys):
+    progress = trainer_with(tmp_path / "run", factors).run()
+    assert progress.best_step == best
+    assert progress.best_figure is None or math.isfinite(progress.best_figure)
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert ["val_loss" in row for row in rows] == [math.isfinite(factor) for factor in factors]
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert (tmp_path / "run/loss.png").exists()
+    assert "not finite, since nothing was scored or the model overflows: val_loss" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_validation_that_scores_nothing_has_no_loss(tmp_path):
+    """It had a loss of 0, the best there can be."""
+    progress = trainer_with(tmp_path / "run", [], early_stopping_patience=2).run()
+    assert (progress.best_figure, progress.best_step, progress.step) == (None, 4, 4)
+    assert progress.stopped_early
+    assert not [row for row in read_metrics(tmp_path / "run") if "val_loss" in row or "val_accuracy" in row]
+
+
+def test_a_run_without_losses_can_be_drawn(tmp_path):
+    plot_losses([{"tokens": 0, "step": 1}], tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size
+
+
+def test_fsdp_is_refused_with_the_reason_of_the_task(tmp_path):
+    trainer = trainer_with(tmp_path / "run", [])
+    accelerator = trainer.accelerator
+    check_sharding(trainer.task, accelerator)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    try:
+        with pytest.raises(ScratchError, match="each process validates on batches of its own, which FSDP can't"):
+            check_sharding(trainer.task, accelerator)
+        check_sharding(LanguageModeling, accelerator)
+        for task in (Classification, MaskedLanguageModeling, PolicyGradient, Preferences, Translation):
+            with pytest.raises(ScratchError, match="each process"):
+                check_sharding(task, accelerator)
+    finally:
+        accelerator.state.distributed_type = DistributedType.NO
+
+
+SUMS = """
+from accelerate import Accelerator, DistributedType
+from scratch_gpt.train.task import sum_over_processes
+accelerator = Accelerator(cpu=True)
+count, loss, signal = sum_over_processes(accelerator, 2**40 + 1, 1e8 + 0.125, accelerator.process_index)
+assert (count, loss, signal) == (2**41 + 2, 2e8 + 0.25, 1), (count, loss, signal)
+assert [type(number) for number in (count, loss, signal)] == [int, float, int]
+"""
+
+
+def test_sums_over_processes_keep_every_digit(tmp_path):
+    """In float32, counts beyond 2^24 and the last digits of a loss were lost."""
+    script = tmp_path / "sums.py"
+    script.write_text(SUMS, encoding="utf-8")
+    run_python(*TWO_PROCESSES, str(script), cwd=PROJECT)
+
+
+def test_a_signal_in_the_middle_of_a_print_is_survived(monkeypatch):
+    """Printing from the handler raised "reentrant call" where the signal came inside a print to the same stream."""
+
+    class Stream:
+        """A stream that a signal reaches while it writes."""
+
+        busy = False
+
+        def write(self, text):
+            assert not self.busy, "reentrant call"
+            self.busy = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.busy = False
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    with Interruption() as interruption:
+        sys.stderr.write("a")
+    assert interruption.signal == signal.SIGTERM
+
+
+def test_what_a_signal_is_answered_with_reaches_the_file_descriptor(capfd):
+    with Interruption():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert "finishing the step and saving" in capfd.readouterr().err
+
+
+def test_no_bound_is_named_for_unigram_vocabularies():
+    """It prunes: where 400 tokens give 303, 450 may work."""
+    texts = [f"{i} houses stand in the {i}th street of the old town" for i in range(40)]
+    sizes = {}
+    for size in (400, 900):
+        with pytest.raises(ScratchError, match=f"{size} tokens were asked for, and these texts give") as caught:
+            train_tokenizer(texts, "unigram", size)
+        sizes[size] = str(caught.value)
+    assert all("choose another size" in said and "at most" not in said for said in sizes.values())
+    with pytest.raises(ScratchError, match="5 tokens are fewer than these texts have characters"):
+        train_tokenizer(texts, "unigram", 5)

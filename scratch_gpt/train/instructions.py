@@ -53,6 +53,8 @@ class Instructions(LanguageModeling):
         answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
         self.asked = messages[:answer]
         self.held_out = held_out if exact else []
+        if exact:
+            self.fsdp_obstacle = "each process answers its own share of the questions"
         if not exact:
             self.figures = ("val_loss", "val_perplexity")
         self.before: dict[str, float] = {}

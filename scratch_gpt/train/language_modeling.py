@@ -33,6 +33,7 @@ class LanguageModeling:
     unit = "token"
     evaluates_first = False
     fixed_shape = True
+    fsdp_obstacle: str | None = None
 
     def __init__(
         self,

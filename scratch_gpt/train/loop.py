@@ -40,7 +40,7 @@ from .interruption import Interruption
 from .optimization import learning_rate_factor
 from .plots import plot_run
 from .reporting import Reporter, read_metrics
-from .task import DataState, Task
+from .task import DataState, Task, check_sharding, sum_over_processes
 
 FAILURE, RECENT_STEPS = "failure.json", 20
 
@@ -71,6 +71,9 @@ class Trainer:
         directory: writes model directories.
         folder: of the run.
         resume_from: a checkpoint whose weights `model` already has.
+
+    Raises:
+        ScratchError: the weights are to be sharded, and the task can't have that.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Trainer:
         folder: Path,
         resume_from: Path | None = None,
     ):
+        check_sharding(task, accelerator)
         self.accelerator, self.task, self.args = accelerator, task, args
         self.directory, self.folder, self.writer = directory, folder, BackgroundWriter()
         if accelerator.is_main_process:
@@ -172,7 +176,8 @@ class Trainer:
         return row
 
     def _step(self, batches: Any) -> tuple[float, int, dict[str, float]]:
-        """One optimizer step: the sum of losses, the count of scored tokens, and figures of the step itself."""
+        """One optimizer step: the sum of losses, the count of scored tokens, and figures of the step itself. Where no
+        token is scored, loss and gradient are 0."""
         started = time.perf_counter()
         self.model.train()
         micro_batches, data = [], self.progress.data
@@ -180,7 +185,7 @@ class Trainer:
             batch, data = next(batches)
             micro_batches.append(batch)
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        (count,) = self._sums(sum(self.task.count(batch) for batch in micro_batches))
+        (count,) = sum_over_processes(self.accelerator, sum(self.task.count(batch) for batch in micro_batches))
         total = 0.0
         for i, batch in enumerate(micro_batches):
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -188,15 +193,15 @@ class Trainer:
             with nullcontext() if syncs else self.accelerator.no_sync(self.model):
                 loss = self.task.loss(self.model, batch)
                 # Gradients are averaged over processes, so that this divides by the count of scored tokens of all.
-                self.accelerator.backward(loss * (processes / count))
+                self.accelerator.backward(loss * (processes / max(count, 1)))
             total += loss.item()
-        total, signals = self._sums(total, self.interruption.signal)
+        total, signals = sum_over_processes(self.accelerator, total, self.interruption.signal)
         self.stopping = signals > 0
         grad_norm = float(
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
         )
         factor = learning_rate_factor(self.progress.step, self.total_steps, self.args)
-        self.norms.append({"step": self.progress.step + 1, "loss": total / count, "grad_norm": grad_norm})
+        self.norms.append({"step": self.progress.step + 1, "loss": total / max(count, 1), "grad_norm": grad_norm})
         if not (math.isfinite(total) and math.isfinite(grad_norm)):
             self._fail(data, factor)
         for optimizer in self.optimizers:
@@ -212,13 +217,6 @@ class Trainer:
         self.progress.seconds += time.perf_counter() - started
         figures = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
         return total, int(count), {**figures, "step_seconds": time.perf_counter() - started}
-
-    def _sums(self, *numbers: float) -> list[float]:
-        """The sum of each number over all processes."""
-        if self.accelerator.num_processes == 1:
-            return list(numbers)
-        own = torch.tensor(numbers, dtype=torch.float32, device=self.accelerator.device)
-        return self.accelerator.reduce(own, "sum").tolist()
 
     def _fail(self, data: DataState, factor: float) -> None:
         """Leave in `failure.json` what led to a loss or gradient that is not finite, and stop."""
@@ -244,15 +242,22 @@ class Trainer:
         return nullcontext() if self.average is None else self.average.in_place(self.model)
 
     def _judge(self, row: dict[str, Any]) -> None:
-        """Publish the model if it is the best so far; stop if none has been for long."""
+        """Publish the model if it is the best so far; stop if none has been for long.
+
+        A metric that is not finite is never the best. Until one is finite, the latest model is published.
+        """
         progress, patience, metric = self.progress, self.args.early_stopping_patience, self.args.metric_for_best_model
-        if progress.best_figure is None or is_better(metric, row[metric], progress.best_figure):
-            progress.best_figure, progress.best_step = row[metric], progress.step
+        figure, best = row.get(metric, math.nan), progress.best_figure
+        if math.isfinite(figure) and (best is None or is_better(metric, figure, best)):
+            progress.best_figure, progress.best_step = figure, progress.step
             progress.evaluations_since_best = 0
             self._publish()
-        else:
-            progress.evaluations_since_best += 1
-            progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
+            return
+        if best is None:
+            progress.best_step = progress.step
+            self._publish()
+        progress.evaluations_since_best += 1
+        progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
 
     def _publish(self) -> None:
         """The run's directory becomes a model directory with the present weights, behind the loop."""
@@ -287,12 +292,13 @@ class Trainer:
 
     def _track(self, row: dict[str, Any]) -> None:
         if self.args.tracker:
-            figures = {name: value for name, value in row.items() if isinstance(value, float)}
+            figures = {n: value for n, value in row.items() if isinstance(value, float) and math.isfinite(value)}
             self.accelerator.log({"tokens": self.progress.tokens, **figures}, step=self.progress.step)
 
 
 class _Meter:
-    """Means since the last row: losses by token, speed by time spent in steps."""
+    """Means since the last row: losses by token, speed by time spent in steps. There is no `train_loss` where no token
+    was scored."""
 
     def __init__(self) -> None:
         self.total, self.count, self.seconds = 0.0, 0, 0.0
@@ -300,8 +306,5 @@ class _Meter:
     def add(self, total: float, count: int, figures: dict[str, float]) -> dict[str, float]:
         self.total, self.count = self.total + total, self.count + count
         self.seconds += figures.pop("step_seconds")
-        return {
-            "train_loss": self.total / self.count,
-            **figures,
-            "tokens_per_second": self.count / self.seconds,
-        }
+        loss = {"train_loss": self.total / self.count} if self.count else {}
+        return {**loss, **figures, "tokens_per_second": self.count / self.seconds}

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ..data.buckets import MaskedBatches
 from ..data.tokens import Tokens
 from .checkpoint import unwrapped
-from .task import Batch, BucketTask
+from .task import Batch, BucketTask, sum_over_processes
 
 EXAMPLE_TOKENS = 24
 
@@ -61,24 +61,24 @@ class MaskedLanguageModeling(BucketTask):
         return model(**batch, num_items_in_batch=1, skip_logits=True).loss
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss of the chosen tokens of the validation texts, always the same ones, and the share guessed right."""
+        """Loss of the chosen tokens of the validation texts, always the same ones, and the share guessed right; NaN
+        where no token was chosen."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
-        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)  # losses, right guesses, tokens
+        total, right, count = 0.0, 0, 0
         with torch.no_grad():
             for number in range(process, len(self.validation.plan(0)), processes):
                 batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(0, number).items()}
                 outputs = own(**batch, num_items_in_batch=1)
-                right = (outputs.logits.argmax(-1) == batch["labels"]).sum()
-                sums += torch.stack((outputs.loss.double(), right, (batch["labels"] != -100).sum()))
-        if processes > 1:
-            sums = self.accelerator.reduce(sums, "sum")
-        total, right_guesses, count = sums.tolist()
-        loss = total / max(count, 1)
+                total += outputs.loss.item()
+                right += int((outputs.logits.argmax(-1) == batch["labels"]).sum())
+                count += self.count(batch)
+        total, right, count = sum_over_processes(self.accelerator, total, right, count)  # type: ignore[assignment]
+        loss = total / count if count else math.nan
         return {
             "val_loss": loss,
             "val_perplexity": math.exp(min(loss, 700)),
-            "val_accuracy": right_guesses / max(count, 1),
+            "val_accuracy": right / count if count else math.nan,
         }
 
     def sample(self, model: torch.nn.Module) -> str | None:

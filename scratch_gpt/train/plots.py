@@ -68,12 +68,12 @@ def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: s
     if validated:
         axes.plot(*zip(*validated, strict=True), color=DARK, marker="o", markersize=4, label="validation")
     floors = [row["entropy_floor"] for row in rows if "entropy_floor" in row]
-    lowest = min(loss for _, loss in trained + validated)
     if floors:
         axes.axhline(floors[-1], color=RED, linestyle="--", linewidth=1.2, label="entropy: no model gets below")
-        lowest = min(lowest, floors[-1])
-    highest = trained[len(trained) // 20][1] if trained else max(loss for _, loss in validated)
-    axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest) + 1e-6)
+    if trained or validated:
+        lowest = min([loss for _, loss in trained + validated] + floors[-1:])
+        highest = trained[len(trained) // 20][1] if trained else max(loss for _, loss in validated)
+        axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest) + 1e-6)
     axes.set_xlabel(f"{unit}s seen")
     axes.set_ylabel(f"loss in nats a {unit}")
     axes.set_title(title)
@@ -84,7 +84,8 @@ def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: s
             beside.plot(*zip(*scored, strict=True), color=GREEN, marker="s", markersize=4, linewidth=1.2)
             beside.set_ylabel(label, color=GREEN)
             beside.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
     figure.savefig(path, dpi=150)
     del figure, axes

@@ -51,6 +51,7 @@ class PolicyGradient:
     unit = "token"
     evaluates_first = True
     fixed_shape = False
+    fsdp_obstacle: str | None = "each process writes its own share of the completions"
 
     def __init__(
         self,

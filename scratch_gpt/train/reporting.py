@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from importlib.metadata import version
@@ -63,15 +64,22 @@ class Reporter:
     def live(self, step: int, row: dict[str, float]) -> None:
         """Refresh the progress line."""
         speed = f"{row['tokens_per_second']:,.0f} {self.unit}s/s"
-        text = f"loss {row['train_loss']:.4f}  lr {row['learning_rate']:.1e}  {speed}"
+        loss = f"loss {row['train_loss']:.4f}" if "train_loss" in row else "nothing scored"
+        text = f"{loss}  lr {row['learning_rate']:.1e}  {speed}"
         self.progress.update(self.line, completed=step, description=text)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append a row to `metrics.jsonl`; print it where it holds an evaluation."""
+        """Append a row to `metrics.jsonl`; print it where it holds an evaluation. Figures that are not finite are left
+        out, since JSON has no NaN, and named on the screen."""
         if not self.enabled:
             return
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        undefined = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        row = {name: value for name, value in row.items() if name not in undefined}
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        if undefined:
+            why = "not finite, since nothing was scored or the model overflows"
+            self.progress.print(f"step {row['step']:>6,}  {why}: {', '.join(undefined)}", highlight=False)
         if "val_loss" in row:
             more = "".join(f"  {title} {row[name]:{form}}" for name, (title, form) in SHOWN.items() if name in row)
             trained = f"  train {row['train_loss']:.4f}" if "train_loss" in row else ""
@@ -111,7 +119,8 @@ def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], pr
         "facts": facts,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True)
+    (folder / "run.yaml").write_text(text, encoding="utf-8")
 
 
 def _device() -> str:

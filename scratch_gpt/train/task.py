@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
 
 from ..data.buckets import Buckets
+from ..errors import ScratchError
 
 Batch = dict[str, torch.Tensor]
 
@@ -35,6 +37,7 @@ class Task(Protocol):
     unit: str  # what the loss is a mean of: "token" or "text"
     evaluates_first: bool  # whether the model as it is counts as the first to be best
     fixed_shape: bool  # whether all batches have as many rows, and these as many tokens
+    fsdp_obstacle: str | None  # why the task can't train with sharded weights (FSDP); None where it can
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """This process's share of the batches from `state` on, without end, each with the state behind it."""
@@ -43,16 +46,18 @@ class Task(Protocol):
         """How many batches each process takes between `state` and the end of so many epochs."""
 
     def count(self, batch: Batch) -> int:
-        """How many tokens the loss of this batch scores; the loop divides by the sum over the whole step."""
+        """How many tokens the loss of this batch scores, which may be none; the loop divides by the sum over the whole
+        step."""
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The sum of the losses of the scored tokens."""
+        """The sum of the losses of the scored tokens; 0, with a gradient of zeros, where none is scored."""
 
     def training_figures(self) -> dict[str, float]:
         """Figures of the training since the last call, beside the loss."""
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Named figures over the whole validation split, weighted by tokens; "val_loss" is one of them."""
+        """Named figures over the whole validation split, weighted by tokens; "val_loss" is one of them. A mean over
+        nothing is NaN, which the loop neither records nor takes for the best."""
 
     def sample(self, model: torch.nn.Module) -> str | None:
         """A taste of what the model can do so far, for people to read."""
@@ -61,6 +66,35 @@ class Task(Protocol):
         """What only the task knows and a resume needs, as plain numbers and strings."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def check_sharding(task: Task | type[Task], accelerator: Accelerator) -> None:
+    """Refuse FSDP for a task that can't train with sharded weights.
+
+    Args:
+        task: the task, or its class where that is enough to tell.
+
+    Raises:
+        ScratchError: the weights are sharded, and `fsdp_obstacle` says why the task can't have that.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP and task.fsdp_obstacle is not None:
+        raise ScratchError(f"{task.fsdp_obstacle}, which FSDP can't: use data parallelism")
+
+
+def sum_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """The sum of each number over all processes; every process must call it.
+
+    Sums are computed in float64: integers come back as integers, exact up to 2^53. Devices that may lack float64 (MPS,
+    XPU) exchange Python numbers.
+    """
+    if accelerator.num_processes == 1:
+        return list(numbers)
+    if accelerator.device.type in ("cpu", "cuda"):
+        own = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
+        sums = accelerator.reduce(own, "sum").tolist()
+    else:
+        sums = [sum(values) for values in zip(*gather_object([numbers]), strict=True)]
+    return [int(total) if isinstance(own, int) else total for own, total in zip(numbers, sums, strict=True)]
 
 
 def items_left(items_of_epoch: Callable[[int], int], state: DataState, epochs: float) -> int:
@@ -91,6 +125,7 @@ class BucketTask(ABC):
     train: Buckets
     evaluates_first = False
     fixed_shape = False
+    fsdp_obstacle: str | None = "each process validates on batches of its own"
 
     @abstractmethod
     def make_batch(self, epoch: int, number: int) -> Batch:

@@ -48,6 +48,7 @@ class Translation(BucketTask):
 
     figures = ("val_loss", "val_perplexity", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact")
     unit = "token"
+    fsdp_obstacle: str | None = "each process decodes its own share of the sentences"
 
     def __init__(
         self,

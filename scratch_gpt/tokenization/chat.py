@@ -1,30 +1,47 @@
 """Conversations as tokens: the template that says how, which travels with the tokenizer, and which tokens are learned.
 
-Each message is a token for its role, the text, and a token for its end. `{% generation %}` marks what the assistant
-says (and its end), so that transformers and TRL find the same tokens to learn from.
+Each message is a token for its role, the text, and a token for its end:
+
+    <|user|>How warm is it?<|end|><|assistant|><|tool_call|>{"name": "weather", "arguments": {}}<|end|>
+    <|tool|>21 °C<|end|><|assistant|>It is 21 °C.<|end|>
+
+`{% generation %}` marks what the assistant writes, its tool calls and its end, so that transformers and TRL find the
+same tokens to learn from.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 
-END = "<|end|>"
-ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
+END, TOOL_CALL = "<|end|>", "<|tool_call|>"
+ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
+CHAT_TOKENS = (*ROLE_TOKENS.values(), END, TOOL_CALL)
 
+# A tool call is OpenAI's {"type": "function", "function": {"name": …, "arguments": …}}, or the inner part alone;
+# arguments that are a string are JSON already.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{ raise_exception('a message has the role ' + message['role'] + ', want system, user or assistant') }}{% endif %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
+    "{{ raise_exception('a message has the role ' + message['role'] + ', want system, user, assistant or tool') }}"
+    "{% endif %}"
     "{{ '<|' + message['role'] + '|>' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] or '' }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{% set function = call['function'] or call %}"
+    "{% set arguments = function['arguments'] or {} %}"
+    "{{ '<|tool_call|>{\"name\": ' + function['name'] | tojson + ', \"arguments\": ' }}"
+    "{{ (arguments if arguments is string else arguments | tojson) + '}' }}"
+    "{% endfor %}{{ '<|end|>' }}{% endgeneration %}"
     "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -32,7 +49,7 @@ CHAT_TEMPLATE = (
 
 
 def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Give a tokenizer that has no chat template ours, with the four tokens that it needs, and say whether it was so.
+    """Give a tokenizer that has no chat template ours, with the tokens that it needs, and say whether it was so.
     The model's embeddings must then grow with it.
 
     Raises:
@@ -47,10 +64,21 @@ def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
         return False
     if tokenizer.bos_token is None:
         raise ScratchError("the tokenizer has no <bos> for a conversation to begin with")
-    tokens = [AddedToken(token, special=True, normalized=False) for token in (*ROLE_TOKENS.values(), END)]
+    tokens = [AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS]
     tokenizer.add_special_tokens({"additional_special_tokens": tokens})
     tokenizer.chat_template = CHAT_TEMPLATE
     return True
+
+
+def assistant_text(message: dict[str, Any]) -> str:
+    """What the assistant writes in a message: its content and, as `CHAT_TEMPLATE` has them, its tool calls."""
+    text = message.get("content") or ""
+    for call in message.get("tool_calls") or []:
+        function = call.get("function") or call
+        arguments = function.get("arguments") or {}
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        text += f'{TOOL_CALL}{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {written}}}'
+    return text
 
 
 @dataclass(frozen=True)
@@ -77,19 +105,28 @@ class ChatTokens:
 
 
 def encode_conversations(
-    tokenizer: PreTrainedTokenizerFast, conversations: Iterable[list[dict[str, str]]], max_length: int
+    tokenizer: PreTrainedTokenizerFast, conversations: Iterable[list[dict[str, Any]]], max_length: int
 ) -> ChatTokens:
     """Tokenise conversations by the tokenizer's template, cut behind `max_length` tokens.
 
+    Args:
+        conversations: messages, each with "role", "content" and, of the assistant, "tool_calls" or not.
+
     Raises:
-        ScratchError: the template begins conversations with different tokens.
+        ScratchError: the template begins conversations with different tokens, or refuses one, or leaves out tool calls.
     """
+    writes_calls = "tool_calls" in str(tokenizer.chat_template)
     ids, scored, long, silent, said = [], [], 0, 0, []
     starts, ends = set(), set()
     for conversation in conversations:
-        encoded: Any = tokenizer.apply_chat_template(
-            conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+        if not writes_calls and any(message.get("tool_calls") for message in conversation):
+            raise ScratchError("a conversation has tool calls, which the tokenizer's chat template does not write")
+        try:
+            encoded: Any = tokenizer.apply_chat_template(
+                conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            )
+        except TemplateError as error:
+            raise ScratchError(f"the tokenizer's chat template refuses a conversation: {error}") from error
         starts.add(encoded["input_ids"][0])
         tokens = np.asarray(encoded["input_ids"][1:], dtype=np.int64)
         mask = np.asarray(encoded["assistant_masks"][1:], dtype=bool)
@@ -100,7 +137,7 @@ def encode_conversations(
             continue
         ids.append(tokens[:max_length])
         scored.append(mask[:max_length])
-        said += [message["content"] for message in conversation if message["role"] == "assistant"]
+        said += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
     if len(starts) > 1 or len(ends) > 1:
         raise ScratchError(
             "the tokenizer's chat template begins conversations, or ends what the assistant says, with different "

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..hub.model_directory import ToPublished
-from ..tokenization.chat import END, ROLE_TOKENS
+from ..tokenization.chat import CHAT_TOKENS
 
 ADAPTER = "default"
 A, B, BASE = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight", ".base_layer.weight"
@@ -42,7 +42,7 @@ def add_lora(
     from peft import LoraConfig, inject_adapter_in_model
 
     known = tokenizer.get_vocab()
-    tokens = sorted(known[token] for token in (*ROLE_TOKENS.values(), END) if token in known)
+    tokens = sorted(known[token] for token in CHAT_TOKENS if token in known)
     linear = {n.rpartition(".")[2] for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
     chosen = sorted(linear) if targets == ["all-linear"] else targets
     if unknown := sorted(set(chosen) - linear):

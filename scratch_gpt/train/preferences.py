@@ -16,6 +16,7 @@ from ..data.preferences import Preference
 from ..errors import ScratchError
 from ..rl import losses, rollouts
 from ..rl.rollouts import Rollout
+from ..tokenization.chat import assistant_text
 from .checkpoint import unwrapped
 from .task import Batch, BucketTask
 
@@ -55,7 +56,7 @@ class EncodedPairs:
                 "the tokenizer's chat template writes a prompt to be answered in another way than an answered "
                 "one, so that nothing says where an answer begins: mend the template"
             )
-        return Rollout(prompt, whole["input_ids"][len(prompt) :], side[-1]["content"])
+        return Rollout(prompt, whole["input_ids"][len(prompt) :], assistant_text(side[-1]))
 
     def score(self, model: PreTrainedModel, pad_token_id: int, progress: bool) -> torch.Tensor:
         """Log-probability of each completion under a model (2, pairs)."""

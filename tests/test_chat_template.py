@@ -1,0 +1,103 @@
+"""The chat template with tools: what it writes, what of it is learned, and that it travels with the tokenizer."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data.preferences import Preference
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.tokenization.chat import (
+    CHAT_TOKENS,
+    ROLE_TOKENS,
+    add_chat_template,
+    assistant_text,
+    encode_conversations,
+)
+from scratch_gpt.train.preferences import EncodedPairs
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2}}}
+WRITTEN = '<|tool_call|>{"name": "weather", "arguments": {"city": "Köln", "days": 2}}'
+TALK = [
+    {"role": "system", "content": "Help."},
+    {"role": "user", "content": "How warm is it?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": '{"celsius": 21}'},
+    {"role": "assistant", "content": "It is 21 °C."},
+]
+
+
+@pytest.fixture(scope="module", params=["char", "bpe"])
+def tokenizer(request):
+    texts = ["".join(map(chr, range(32, 127))), "ö °"] + [message["content"] for message in TALK] * 20
+    tokenizer = train_tokenizer(texts, request.param)
+    assert add_chat_template(tokenizer)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("message", "written"),
+    [
+        ({"content": "", "tool_calls": [CALL]}, WRITTEN),
+        ({"content": None, "tool_calls": [CALL]}, WRITTEN),
+        ({"tool_calls": [CALL]}, WRITTEN),
+        ({"content": "Let me look.", "tool_calls": [CALL, CALL]}, "Let me look." + WRITTEN + WRITTEN),
+        ({"content": "a", "tool_calls": [CALL["function"]]}, "a" + WRITTEN),
+        ({"content": "a", "tool_calls": []}, "a"),
+        ({"content": "a", "tool_calls": None}, "a"),
+        (
+            {"content": "", "tool_calls": [{"function": {"name": 'say "hi"', "arguments": '{"a":  1.0}'}}]},
+            '<|tool_call|>{"name": "say \\"hi\\"", "arguments": {"a":  1.0}}',
+        ),
+        ({"tool_calls": [{"name": "now"}]}, '<|tool_call|>{"name": "now", "arguments": {}}'),
+        ({"tool_calls": [{"name": "now", "arguments": ""}]}, '<|tool_call|>{"name": "now", "arguments": {}}'),
+    ],
+)
+def test_calls_are_written_as_json_behind_the_content(tokenizer, message, written):
+    talk = [TALK[1], {"role": "assistant", **message}]
+    text = tokenizer.apply_chat_template(talk, tokenize=False)
+    assert text == f"<bos><|user|>How warm is it?<|end|><|assistant|>{written}<|end|>"
+    assert assistant_text(talk[1]) == written
+    for call in written.split("<|tool_call|>")[1:]:
+        assert json.loads(call).keys() == {"name", "arguments"}
+
+
+def test_what_is_learned_is_all_that_the_assistant_writes_and_its_ends(tokenizer):
+    encoded = encode_conversations(tokenizer, [TALK], 1000)
+    assert tokenizer.decode(encoded.ids[0][encoded.scored[0]]) == f"{WRITTEN}<|end|>It is 21 °C.<|end|>"
+    assert encoded.characters == len(WRITTEN + "It is 21 °C.")
+    assert tokenizer.decode(encoded.ids[0]) == "".join(
+        f"{ROLE_TOKENS[message['role']]}{assistant_text(message)}<|end|>" for message in TALK
+    )
+
+
+def test_a_prompt_is_how_an_answered_conversation_begins(tokenizer):
+    prompt = tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
+    assert whole[: len(prompt)] == prompt
+    pair = Preference(TALK[:2], TALK[2:3], [{"role": "assistant", "content": "No idea."}])
+    encoded = EncodedPairs([pair], tokenizer, 1000)
+    assert encoded.chosen[0].text == WRITTEN
+    assert tokenizer.decode(encoded.chosen[0].completion) == f"{WRITTEN}<|end|>"
+
+
+def test_a_saved_tokenizer_writes_the_same(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.apply_chat_template(TALK, return_dict=True) == tokenizer.apply_chat_template(TALK, return_dict=True)
+    for token in CHAT_TOKENS:
+        assert again(token, add_special_tokens=False)["input_ids"] == [tokenizer.convert_tokens_to_ids(token)]
+    assert again.decode(again(WRITTEN, add_special_tokens=False)["input_ids"]) == WRITTEN
+
+
+def test_other_roles_and_templates_without_tools_are_refused_in_words(tokenizer):
+    with pytest.raises(ScratchError, match="role critic, want system, user, assistant or tool"):
+        encode_conversations(tokenizer, [[{"role": "critic", "content": "a"}]], 100)
+    other = train_tokenizer(["".join(map(chr, range(32, 127)))], "char")
+    other.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(ScratchError, match="tool calls, which the tokenizer's chat template does not write"):
+        encode_conversations(other, [TALK], 100)

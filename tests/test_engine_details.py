@@ -7,6 +7,7 @@ import signal
 import sys
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType
@@ -15,6 +16,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM, train_tokenizer
+from scratch_gpt.data.buckets import Buckets
+from scratch_gpt.data.preferences import Preference
 from scratch_gpt.data.tokens import Tokens
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.model_directory import ModelDirectory
@@ -33,7 +36,7 @@ from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
 from scratch_gpt.train.optimization import build_optimizers
 from scratch_gpt.train.plots import plot_losses
 from scratch_gpt.train.policy_gradient import PolicyGradient
-from scratch_gpt.train.preferences import Preferences
+from scratch_gpt.train.preferences import EncodedPairs, Preferences
 from scratch_gpt.train.reporting import read_metrics
 from scratch_gpt.train.task import check_sharding
 from scratch_gpt.train.translation import Translation
@@ -267,3 +270,34 @@ def test_no_bound_is_named_for_unigram_vocabularies():
     assert all("choose another size" in said and "at most" not in said for said in sizes.values())
     with pytest.raises(ScratchError, match="5 tokens are fewer than these texts have characters"):
         train_tokenizer(texts, "unigram", 5)
+
+
+# --- batches ---------------------------------------------------------------------------------------------
+
+
+def test_the_longest_texts_are_not_padded_beyond_the_longest():
+    """A model has learned positions for its longest text and no more: rounded up, 25 tokens were 28."""
+    lengths = np.array([3, 10, 21, 25, 25])
+    for seed in (0, None):
+        plan = Buckets(lengths, 100, seed).plan(0)
+        assert max(length for length, _ in plan) == 25
+        for length, numbers in plan:
+            assert length >= lengths[numbers].max()
+
+
+def test_batches_of_pairs_have_the_shape_of_their_bucket():
+    """DPO padded to the longest of each batch: a shape for every batch, for which kernels are compiled anew."""
+    tokenizer = train_tokenizer(["a b c d e"], "char")
+    pairs = [Preference("a" * (1 + i % 30), "b" * (1 + i % 11), "c" * (1 + i % 7)) for i in range(300)]
+    encoded = EncodedPairs(pairs, tokenizer, 64)
+    model = tiny_model("gpt2", vocab_size=len(tokenizer))
+    parts = {"train": encoded, "validation": encoded}
+    task = Preferences(Accelerator(cpu=True), parts, model, tokenizer.pad_token_id, 256, 0, 0.1)
+    plan = task.train.plan(0)
+    shapes = {task.make_batch(0, number)["input_ids"].shape[1] for number in range(len(plan))}
+    assert shapes == {length - 1 for length, _ in plan}
+    assert len(shapes) < len(set(encoded.lengths.tolist()))
+    # Padding changes nothing.
+    numbers = plan[0][1]
+    short = task._batch("train", int(encoded.lengths[numbers].max()), numbers)
+    torch.testing.assert_close(task.loss(model, task.make_batch(0, 0)), task.loss(model, short))

@@ -38,7 +38,7 @@ class Buckets:
 
     def __init__(self, lengths: np.ndarray, tokens_per_batch: int, seed: int | None = None):
         self.tokens_per_batch, self.seed = tokens_per_batch, seed
-        self.lengths = bucket_length(lengths)
+        self.lengths, self.longest = bucket_length(lengths), int(lengths.max(initial=0))
         self.plan = lru_cache(maxsize=2)(self._plan)
 
     def _plan(self, epoch: int) -> Plan:
@@ -50,7 +50,8 @@ class Buckets:
                 numbers = generator.permutation(numbers)
             rows = max(1, self.tokens_per_batch // int(length))
             rows = rows // 8 * 8 or rows
-            plan += [(int(length), numbers[i : i + rows]) for i in range(0, len(numbers), rows)]
+            padded_to = min(int(length), self.longest)  # the longest text may fill all positions of a model
+            plan += [(padded_to, numbers[i : i + rows]) for i in range(0, len(numbers), rows)]
         return plan if generator is None else [plan[i] for i in generator.permutation(len(plan))]
 
 

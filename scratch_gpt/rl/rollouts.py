@@ -149,17 +149,20 @@ def room_for(prompts: list[list[int]], positions: int, max_new_tokens: int | Non
     return wanted
 
 
-def rows_of(rollouts: list[Rollout], pad_token_id: int, **numbers: str) -> dict[str, torch.Tensor]:
+def rows_of(
+    rollouts: list[Rollout], pad_token_id: int, length: int | None = None, **numbers: str
+) -> dict[str, torch.Tensor]:
     """Rollouts as rows, filled up on the right, where causal attention does not look.
 
     Args:
+        length: of the rows (T), one less than the tokens of the longest rollout or more; that by default.
         numbers: by the name that it shall have, an attribute of `Rollout` with a number for each token.
 
     Returns:
         `input_ids` (B, T), `labels` (B, T), which hold the token that was chosen next and -100 elsewhere, and the
         numbers (B, T), where the labels are.
     """
-    length = max(len(r.prompt) + len(r.completion) for r in rollouts) - 1
+    length = length or max(len(r.prompt) + len(r.completion) for r in rollouts) - 1
     ids = torch.full((len(rollouts), length), pad_token_id)
     labels = torch.full((len(rollouts), length), IGNORED)
     aligned = {name: torch.zeros(len(rollouts), length) for name in numbers}

@@ -104,13 +104,14 @@ class Preferences(BucketTask):
         self._sums: dict[str, float] = {}
 
     def make_batch(self, epoch: int, number: int) -> Batch:
-        return self._batch("train", self.train.plan(epoch)[number][1])
+        return self._batch("train", *self.train.plan(epoch)[number])
 
-    def _batch(self, part: str, numbers: np.ndarray) -> Batch:
-        """Rows (2B, T), what is preferred first, and the reference's log-probabilities (2B,)."""
+    def _batch(self, part: str, length: int, numbers: np.ndarray) -> Batch:
+        """Rows (2B, T), what is preferred first, and the reference's log-probabilities (2B,). A row reads all of its
+        `length` tokens but the last."""
         pairs = self.pairs[part]
         both = [pairs.chosen[i] for i in numbers] + [pairs.rejected[i] for i in numbers]
-        rows = rollouts.rows_of(both, self.pad_token_id)
+        rows = rollouts.rows_of(both, self.pad_token_id, length - 1)
         return {**rows, "reference": self.reference[part][:, torch.from_numpy(numbers)].flatten()}
 
     def count(self, batch: Batch) -> int:
@@ -146,8 +147,8 @@ class Preferences(BucketTask):
         found: list[tuple[float, float]] = []  # loss of a batch, and its margins
         total = 0.0
         with torch.no_grad():
-            for _, numbers in self.validation.plan(0)[process::processes]:
-                batch = {n: t.to(self.accelerator.device) for n, t in self._batch("validation", numbers).items()}
+            for entry in self.validation.plan(0)[process::processes]:
+                batch = {n: t.to(self.accelerator.device) for n, t in self._batch("validation", *entry).items()}
                 loss, margins = self._losses(own, batch)
                 total += loss.item()
                 found += [(float(margin > 0), margin.item()) for margin in margins]

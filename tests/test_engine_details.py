@@ -14,6 +14,7 @@ from accelerate import Accelerator, DistributedType
 from conftest import PROJECT, TWO_PROCESSES, run_here, run_python, tiny_encoder, tiny_model, tiny_seq2seq
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM, train_tokenizer
 from scratch_gpt.data.buckets import Buckets
@@ -27,6 +28,7 @@ from scratch_gpt.models.modeling_scratch_encoder import (
     ScratchEncoderForSequenceClassification,
 )
 from scratch_gpt.models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
+from scratch_gpt.models.normalization import RMSNorm
 from scratch_gpt.train.arguments import TrainingArguments
 from scratch_gpt.train.classification import Classification
 from scratch_gpt.train.interruption import Interruption
@@ -301,3 +303,30 @@ def test_batches_of_pairs_have_the_shape_of_their_bucket():
     numbers = plan[0][1]
     short = task._batch("train", int(encoded.lengths[numbers].max()), numbers)
     torch.testing.assert_close(task.loss(model, task.make_batch(0, 0)), task.loss(model, short))
+
+
+# --- norms -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_and_its_formula_agree_in_dtype_and_rounding(dtype, weight_dtype):
+    """With a float32 weight and a 16-bit input, the formula returned float32."""
+    norm = RMSNorm(128)
+    with torch.no_grad():
+        norm.weight.copy_(1 + 0.3 * torch.randn(128))
+    norm, x = norm.to(weight_dtype), (3 * torch.randn(64, 128)).to(dtype)
+    assert norm(x).dtype == norm.formula(x).dtype == dtype
+    torch.testing.assert_close(norm(x), norm.formula(x), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_is_llamas_but_for_one_rounding(dtype):
+    ours, theirs = RMSNorm(128), LlamaRMSNorm(128)
+    with torch.no_grad():
+        ours.weight.copy_(1 + 0.3 * torch.randn(128))
+        theirs.weight.copy_(ours.weight)
+    x = (3 * torch.randn(64, 128)).to(dtype)
+    expected = theirs.to(dtype)(x)
+    assert expected.dtype == ours.to(dtype)(x).dtype
+    torch.testing.assert_close(ours(x), expected, rtol=torch.finfo(dtype).eps, atol=0)

@@ -150,7 +150,7 @@ def room_for(prompts: list[list[int]], positions: int, max_new_tokens: int | Non
 
 
 def rows_of(
-    rollouts: list[Rollout], pad_token_id: int, length: int | None = None, **numbers: str
+    rollouts: list[Rollout], pad_token_id: int, length: int | None = None, /, **numbers: str
 ) -> dict[str, torch.Tensor]:
     """Rollouts as rows, filled up on the right, where causal attention does not look.
 

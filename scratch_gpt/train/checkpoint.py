@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from rich.markup import escape
 from safetensors import SafetensorError, safe_open
@@ -41,6 +39,7 @@ from ..hub.model_directory import ToPublished
 from .averaging import MovingAverage
 from .background import in_memory
 from .manifest import damage, sync, sync_one, write_manifest
+from .random_state import get_random_state, set_random_state
 
 TENSORS, NUMBERS, PARTIAL = "training_state.safetensors", "training_state.json", ".partial"
 Optimizers = list[torch.optim.Optimizer]
@@ -61,13 +60,38 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
     return sorted((output_dir / "checkpoints").glob("step-*"))
 
 
-def newest_checkpoint(output_dir: Path) -> Path | None:
+def newest_checkpoint(output_dir: Path, state: PartialState | None = None) -> Path | None:
     """The newest checkpoint whose every byte is as it was written; says which ones were passed over, and why. None for
     a run that was stopped before its first checkpoint.
 
+    Args:
+        state: the processes of the run, each of which must then call this. The first one reads the checkpoints and
+            tells the others, which look at no more than names and sizes. Without it, this process decides for itself.
+
     Raises:
-        ScratchError: there is no run, or no checkpoint of it is whole.
+        ScratchError: there is no run, or no checkpoint of it is whole, or a process does not see the same one.
     """
+    if state is None or state.num_processes == 1:
+        return _newest_checkpoint(output_dir)
+    answer: list[str | None] = [None, None]  # the folder's name, and what is wrong
+    if state.is_main_process:
+        try:
+            found = _newest_checkpoint(output_dir)
+            answer[0] = None if found is None else found.name
+        except ScratchError as error:
+            answer[1] = str(error)
+    name, wrong = broadcast_object_list(answer)
+    if wrong is not None:
+        raise ScratchError(wrong)
+    if name is None:
+        return None
+    folder = output_dir / "checkpoints" / name
+    if not state.is_main_process and (wrong := damage(folder, sizes_only=True)) is not None:
+        raise ScratchError(f"process {state.process_index} does not see {folder} as the first process does: {wrong}")
+    return folder
+
+
+def _newest_checkpoint(output_dir: Path) -> Path | None:
     folders = checkpoint_folders(output_dir)
     if not folders and not (output_dir / "run.yaml").exists():
         raise ScratchError(f"nothing to resume: {output_dir} holds no run; start without --resume")
@@ -105,17 +129,17 @@ def take_snapshot(
         with average.in_place(model):
             averages = _once(in_memory(accelerator.get_state_dict(model)))
     optimizer = _optimizer_state(model, optimizers)
-    random_states = gather_object([_random_state(accelerator)])
+    random_states = gather_object([get_random_state(accelerator.device)])
     if not accelerator.is_main_process:
         return Snapshot(step, {}, {}, {})
-    states = optimizer["state"].items()
-    tensors = in_memory({f"optimizer.{name}.{key}": t for name, state in states for key, t in state.items()})
+    moments = optimizer["state"].items()
+    tensors = in_memory({f"optimizer.{name}.{key}": t for name, state in moments for key, t in state.items()})
     tensors |= apart
     tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
-    for process, random_state in enumerate(random_states):
-        generators = random_state.pop("generators")
+    for process, (_, generators) in enumerate(random_states):
         tensors |= {f"random.{process}.{i}": generator for i, generator in enumerate(generators)}
-    numbers = {"step": step, **numbers, "param_groups": optimizer["param_groups"], "random": random_states}
+    states = [state for state, _ in random_states]
+    numbers = {"step": step, **numbers, "param_groups": optimizer["param_groups"], "random": states}
     return Snapshot(step, weights, tensors, copy.deepcopy(numbers))
 
 
@@ -138,7 +162,7 @@ def write_checkpoint(
     with _beside(output_dir, folder, f"checkpoint {folder.name}") as beside:
         write_model(beside, snapshot.weights)
         save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, beside / TENSORS)
-        (beside / NUMBERS).write_text(json.dumps(snapshot.numbers, indent=1))
+        (beside / NUMBERS).write_text(json.dumps(snapshot.numbers, indent=1), encoding="utf-8")
         write_manifest(beside)
         publish(beside, folder)
         for old in checkpoint_folders(output_dir)[:-keep_last]:
@@ -198,7 +222,7 @@ def load_training_state(
     Returns:
         The numbers that were given to `save_checkpoint`.
     """
-    numbers = json.loads((folder / NUMBERS).read_text())
+    numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
     with safe_open(folder / TENSORS, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     state: dict[str, Any] = {"param_groups": numbers.pop("param_groups"), "state": {}}
@@ -217,7 +241,7 @@ def load_training_state(
     states, process = numbers.pop("random"), accelerator.process_index
     if len(states) == accelerator.num_processes:  # else dropout goes on from the seed: the processes are others
         mine = sorted((n for n in tensors if n.startswith(f"random.{process}.")), key=lambda n: int(n.split(".")[-1]))
-        _set_random_state(states[process], [tensors[name] for name in mine])
+        set_random_state(states[process], [tensors[name] for name in mine], accelerator.device)
     return numbers
 
 
@@ -276,21 +300,3 @@ def _optimizer_state(model: torch.nn.Module, optimizers: Optimizers) -> dict[str
     """Full optimizer state: "state", tensors by parameter name and key, and "param_groups", plain numbers."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return dict(get_optimizer_state_dict(model, _bare(optimizers), options=options))
-
-
-def _random_state(accelerator: Accelerator) -> dict[str, Any]:
-    """Random states of this process: torch's as tensors, the others as numbers."""
-    generators = [torch.get_rng_state()]
-    if accelerator.device.type == "cuda":
-        generators.append(torch.cuda.get_rng_state(accelerator.device))
-    name, keys, *rest = np.random.get_state()
-    return {"generators": generators, "python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
-
-
-def _set_random_state(state: dict[str, Any], generators: list[torch.Tensor]) -> None:
-    torch.set_rng_state(generators[0])
-    if len(generators) > 1 and torch.cuda.is_available():
-        torch.cuda.set_rng_state(generators[1])
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    np.random.set_state(tuple(state["numpy"]))

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.rows import RowPlan, Rows
 from ..data.shards import Shard
 from ..evaluation.language import language_figures, sum_of_losses
+from .random_state import forked_random_state
 from .task import Batch, DataState, items_left
 
 
@@ -92,7 +93,7 @@ class LanguageModeling:
         """One text from nothing but `<bos>`, at most 60 tokens long; on every process, since shards work together."""
         start = torch.tensor([[self.rows.bos_token_id]], device=self.accelerator.device)
         length = max(1, min(60, self.rows.row_length - 1))
-        with torch.random.fork_rng():
+        with forked_random_state(self.accelerator.device):
             torch.manual_seed(0)
             tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=length, do_sample=True)  # type: ignore[operator]
         return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()

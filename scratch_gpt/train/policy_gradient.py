@@ -26,6 +26,7 @@ from ..rl.rewards import Reward, judge
 from ..rl.rollouts import Rollout
 from .checkpoint import unwrapped
 from .policy_arguments import PolicyArguments
+from .random_state import forked_random_state
 from .task import Batch, DataState
 
 SCORES = {"old_log_probs": "log_probs", "reference_log_probs": "reference_log_probs", "old_values": "values"}
@@ -151,8 +152,7 @@ class PolicyGradient:
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         training = self.policy.training
         self.policy.eval()
-        device = self.accelerator.device
-        with torch.compiler.set_stance("force_eager"), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.compiler.set_stance("force_eager"), forked_random_state(self.accelerator.device):
             torch.manual_seed(int(np.random.SeedSequence((*seed, process)).generate_state(1)[0]))
             mine = asked[process::processes]
             ids = [self.ids[part][index] for index in mine]

@@ -29,10 +29,10 @@ def word_attention(
             output_attentions=True,
         )
     model.set_attn_implementation(before)
-    tokens = torch.stack(out.cross_attentions).mean((0, 2))[0].cpu()  # (target tokens, source tokens)
+    tokens = torch.stack(out.cross_attentions).float().mean((0, 2))[0].cpu()  # (target tokens, source tokens)
     source_words, source_of = _words(source, tokenizer)
     target_words, target_of = _words(target, target_tokenizer)
-    by_source = torch.zeros(len(tokens), len(source_words)).index_add_(1, source_of, tokens.float())
+    by_source = torch.zeros(len(tokens), len(source_words)).index_add_(1, source_of, tokens)
     matrix = torch.zeros(len(target_words), len(source_words)).index_add_(0, target_of, by_source)
     return source_words, target_words, matrix / torch.bincount(target_of)[:, None]
 

@@ -103,7 +103,9 @@ def report_classifier(folder: Path, examples: list[tuple[str, str]], trust_remot
     texts = [text for text, _ in examples]
     labels = [names.index(label) for _, label in examples]
     guessed = classify(model, tokenizer, texts).argmax(-1).tolist()
-    say: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    say: Any = pipeline(
+        "text-classification", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
+    )
     console = Console()
     table = Table("text", "label", "guess", "probability", title=f"Reloaded from {folder}")
     for (text, label), guess in zip(examples, say(texts[:SHOWN], truncation=True), strict=False):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.rows import Rows
@@ -18,23 +19,37 @@ DEFAULT_WINDOW = 256
 
 
 def language_figures(
-    accelerator: Accelerator, model: torch.nn.Module, rows: Rows, shard: Shard, batch_size: int
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    rows: Rows,
+    shard: Shard,
+    batch_size: int,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """Every token of a shard scored once, weighted by tokens, shared out among the processes.
+
+    Args:
+        accelerator: which process of how many this is.
+        model: prepared or not; in evaluation mode.
+        rows: the windows of the shard.
+        shard: the tokens, with the size of their text in bytes and characters.
+        batch_size: rows at a time.
+        device: where the model computes. Default: the accelerator's.
 
     Returns:
         "val_loss" in nats a token, "val_perplexity", "val_bits_per_byte" (comparable between tokenizers, as long as
         they know every word), "val_loss_per_character" in nats, and "val_unk_share", the share of `<unk>` tokens.
     """
-    device = accelerator.device
+    device = device or accelerator.device
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in rows.ordered_batches(batch_size, accelerator.process_index, accelerator.num_processes):
             count += int((batch["labels"] != -100).sum())
             total += sum_of_losses(model, {name: tensor.to(device) for name, tensor in batch.items()}).item()
     if accelerator.num_processes > 1:
-        sums = torch.tensor([total, count], dtype=torch.float64, device=device)
-        total, count = accelerator.reduce(sums, "sum").tolist()
+        # Python numbers: not every device has float64, and float32 holds counts up to 2**24 only.
+        sums = gather_object([(total, count)])
+        total, count = math.fsum(loss for loss, _ in sums), sum(tokens for _, tokens in sums)
     return {
         "val_loss": total / count,
         "val_perplexity": math.exp(min(total / count, 700)),
@@ -63,10 +78,12 @@ def evaluate_text(
     context_length: int | None = None,
     batch_size: int = 16,
 ) -> dict[str, float]:
-    """The figures of a model on (the last share of) a text, in windows of `context_length` tokens."""
+    """The metrics of `language_figures` for (the last share of) a text, in windows of `context_length` tokens, computed
+    on the model's device; and the numbers of "tokens" and "characters" that were scored."""
     shard = prepare(source, tokenizer, validation_fraction=held_out, splits=("validation",))["validation"]
     window = context_length or min(DEFAULT_WINDOW, getattr(model.config, "max_position_embeddings", DEFAULT_WINDOW))
     rows = Rows.for_tokenizer(shard, window, tokenizer)
-    figures = language_figures(Accelerator(cpu=model.device.type == "cpu"), model, rows, shard, batch_size)
+    accelerator = Accelerator(cpu=model.device.type == "cpu")
+    figures = language_figures(accelerator, model, rows, shard, batch_size, model.device)
     scored = {name.removeprefix("val_"): value for name, value in figures.items()}
     return {**scored, "tokens": len(shard.tokens), "characters": shard.characters}

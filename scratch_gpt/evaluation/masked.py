@@ -18,7 +18,7 @@ Guess = tuple[str, float]  # a token and its probability
 def guess_masked(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, top_k: int = 5
 ) -> list[list[Guess]]:
-    """The likeliest tokens for each mask of a text, best first.
+    """The likeliest tokens for each mask of a text, best first; computed on the model's device.
 
     Raises:
         ScratchError: the text has no mask.
@@ -26,7 +26,8 @@ def guess_masked(
     mask = str(tokenizer.mask_token)
     if mask not in text:
         raise ScratchError(f"{text!r} has no {mask}: write {mask} where a word is to be guessed")
-    fill: Any = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu", top_k=top_k)
+    options: dict[str, Any] = {"device": model.device, "top_k": top_k}
+    fill: Any = pipeline("fill-mask", model=model, tokenizer=tokenizer, trust_remote_code=False, **options)
     found = fill(text)
     places = found if isinstance(found[0], list) else [found]
     return [[(guess["token_str"].strip(), guess["score"]) for guess in place] for place in places]

@@ -23,7 +23,9 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # batches need one
-    write = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    write = pipeline(
+        "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
+    )
     set_seed(0)
     start = tokenizer.bos_token or tokenizer.eos_token
     count = STORIES if is_stories else TEXTS

@@ -86,11 +86,12 @@ def has_target_tokenizer(config: Any) -> bool:
     return bool(getattr(config, "target_tokenizer", False))
 
 
-def copy_tokenizers(name: str, config: Any, folder: Path) -> None:
+def copy_tokenizers(name: str, config: Any, folder: Path, trust_remote_code: bool = False) -> None:
     """Save the tokenizer, or the two, of a checkpoint into another folder."""
-    AutoTokenizer.from_pretrained(name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).save_pretrained(folder)
     if has_target_tokenizer(config):
-        AutoTokenizer.from_pretrained(name, subfolder=TARGET_TOKENIZER).save_pretrained(folder / TARGET_TOKENIZER)
+        second = AutoTokenizer.from_pretrained(name, subfolder=TARGET_TOKENIZER, trust_remote_code=trust_remote_code)
+        second.save_pretrained(folder / TARGET_TOKENIZER)
 
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

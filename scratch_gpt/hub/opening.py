@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ..errors import ScratchError
 from ..tokenization.training import BUILDERS
@@ -36,14 +37,76 @@ NAMES = {
 }
 
 
-def load_model(
-    name: str | Path, trust_remote_code: bool = False, kind: Kind | None = None, **settings: Any
-) -> PreTrainedModel:
-    """A model in float32, whatever it was saved in.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device that a command-line option names.
 
     Args:
+        name: "auto", the accelerator of this machine (CUDA, MPS, XPU, ...) if there is one, else the CPU; or a device
+            as PyTorch names it, such as "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        ScratchError: there is no such device here; the message names those that there are.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    count = torch.accelerator.device_count() if accelerator else 0
+    available = ["cpu", *(f"{accelerator.type}:{index}" for index in range(count))]
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        known = ", ".join(available)
+        raise ScratchError(f"unknown device {name!r}: want 'auto' or one that is available here ({known})") from error
+    if device.type == "cpu" or (accelerator and device.type == accelerator.type and (device.index or 0) < count):
+        return device
+    if accelerator and device.type == accelerator.type:
+        reason = f"this machine has {count} {device.type} device{'s' if count > 1 else ''}"
+    elif device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        reason = f"PyTorch {torch.__version__} is built without CUDA"
+    else:
+        reason = f"PyTorch {torch.__version__} finds no {device.type} device"
+    raise ScratchError(f"device {name!r} is not available: {reason}; available: {', '.join(available)}")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype | Literal["auto"]:
+    """The data type that a command-line option names.
+
+    Args:
+        name: "float32", "bfloat16", "float16", or "auto": float32 on a CPU and, on an accelerator, "auto", which
+            `load_model` takes as the data type of the checkpoint.
+        device: where the model will run.
+
+    Raises:
+        ScratchError: an unknown name; the message lists the known ones.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if name not in DTYPES:
+        raise ScratchError(f"unknown dtype {name!r}: want one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_model(
+    name: str | Path,
+    trust_remote_code: bool = False,
+    kind: Kind | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    **settings: Any,
+) -> PreTrainedModel:
+    """A model on a device; by default in float32 on the CPU, whatever it was saved in.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint brings. It is never asked for interactively.
         kind: what it is to be used for; None takes what it was saved for. A model that reads or writes can become a
             classifier, with a fresh head.
+        device: where the weights are put.
+        dtype: of the weights; "auto" takes that of the checkpoint.
         settings: fields of its config to change, such as dropouts.
 
     Raises:
@@ -51,7 +114,8 @@ def load_model(
     """
     try:
         check_files(Path(name))
-        _announce_code(name, trust_remote_code)
+        if trust_remote_code:
+            _announce(name, PreTrainedConfig.get_config_dict(name)[0])
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         found = kind_of_model(config)
         if kind not in (None, found, "classifier") or (kind == "classifier" and found == "seq2seq"):
@@ -59,7 +123,7 @@ def load_model(
         check_size(config, Path(name))
         model, report = AUTO_CLASSES[kind or found].from_pretrained(
             name,
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, in a line of its own
@@ -74,11 +138,16 @@ def load_model(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         purpose = f"{NAMES[kind]} " if kind else ""
         raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {error}") from error
-    return model
+    return model.to(device)
 
 
-def open_tokenizer(name: str, subfolder: str = "") -> PreTrainedTokenizerFast:
+def open_tokenizer(name: str, subfolder: str = "", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder or Hub id, or of a folder in it.
+
+    Args:
+        name: folder or Hub id of a tokenizer or model.
+        subfolder: folder in it that holds the tokenizer.
+        trust_remote_code: whether to run the code that it brings. It is never asked for interactively.
 
     Raises:
         ScratchError: there is none, it is a slow one, or it has no token for the end of a text.
@@ -87,7 +156,9 @@ def open_tokenizer(name: str, subfolder: str = "") -> PreTrainedTokenizerFast:
         raise ScratchError(f"a {name} tokenizer would fit no trained model: leave --tokenizer out beside --init_from")
     try:
         check_files(Path(name))
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder)
+        if trust_remote_code:
+            _announce(name, get_tokenizer_config(name, subfolder=subfolder))
+        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, trust_remote_code=trust_remote_code)
     except Exception as error:
         kinds = ", ".join(BUILDERS)
         raise ScratchError(
@@ -170,10 +241,10 @@ def check_size(config: PreTrainedConfig, folder: Path) -> None:
         raise ValueError(f"its config asks for about {count:,} parameters, its weights have {stored:,} bytes")
 
 
-def _announce_code(name: str | Path, trust_remote_code: bool) -> None:
-    """Say which code is about to run."""
-    if not trust_remote_code:
-        return
-    settings, _ = PreTrainedConfig.get_config_dict(name)
-    if references := sorted({str(value) for value in (settings.get("auto_map") or {}).values()}):
+def _announce(name: str | Path, settings: dict[str, Any]) -> None:
+    """Say which code is about to run, as the `auto_map` of a config names it."""
+    named = settings.get("auto_map") or {}
+    values = named.values() if isinstance(named, dict) else named  # tokenizers once had a list
+    flat = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
+    if references := sorted({str(value) for value in flat if value}):
         print(f"running code that {name} brings: {', '.join(references)}", file=sys.stderr)

@@ -35,6 +35,7 @@ MODELS = Path(__file__).parents[1] / "models"
 ATTEMPTS = 3  # of a push as a whole; single requests are repeated by huggingface_hub too, where it can
 # What a Hub answers that is only busy, or whose branch somebody else has moved just now (412).
 PASSING = {408, 412, 429, 500, 502, 503, 504}
+VERIFICATION_TIMEOUT = 900.0  # seconds that a model may take to load and to generate two tokens
 LONGEST_PAUSE = 300.0  # the Hub counts requests over five minutes
 
 STRANGER = """
@@ -100,25 +101,43 @@ def _references(settings: Any) -> set[str]:
     return {str(reference) for reference in flat if reference}
 
 
-def verify_as_stranger(folder: Path, remote_code: bool = True) -> None:
+def verify_as_stranger(folder: Path, remote_code: bool = True, timeout: float = VERIFICATION_TIMEOUT) -> None:
     """Load a directory in a process that cannot import this package, and let it work. It is handed no tokens.
 
+    Args:
+        folder: a model directory.
+        remote_code: whether it needs, and may run, the code in it.
+        timeout: seconds after which the process is ended.
+
     Raises:
-        ScratchError: that process failed; its last words are the reason.
+        ScratchError: that process failed or took too long; its last words are the reason.
     """
     with tempfile.TemporaryDirectory() as elsewhere:
         environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
         environment |= {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": f"{elsewhere}/none"}
         command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), json.dumps(remote_code)]
-        command.append(AUTO_CLASSES[kind_of_model(AutoConfig.from_pretrained(folder))].__name__)
-        result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+        command.append(AUTO_CLASSES[kind_of_model(config)].__name__)
+        options: dict[str, Any] = {"cwd": elsewhere, "env": environment, "stdin": subprocess.DEVNULL}
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+        except subprocess.TimeoutExpired as error:
+            raise ScratchError(
+                f"{folder} was not pushed: loading it and generating two tokens in a process without this package "
+                f"took over {timeout:g} s and was ended"
+            ) from error
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ScratchError(f"{folder} does not open without this package, so it was not pushed: {reason}")
 
 
-def write_native_twin(folder: Path, twin: Path) -> str:
+def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False) -> str:
     """Write the native twin of the model in `folder` into `twin`, and see that it opens without remote code.
+
+    Args:
+        folder: a model directory.
+        twin: an empty folder.
+        trust_remote_code: whether to run code in `folder` that is not this package's.
 
     Returns:
         The name of its class.
@@ -126,10 +145,11 @@ def write_native_twin(folder: Path, twin: Path) -> str:
     Raises:
         ScratchError: no twin can express the model.
     """
-    config = AutoConfig.from_pretrained(folder)
-    native = export_native(AUTO_CLASSES[kind_of_model(config)].from_pretrained(folder))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model = AUTO_CLASSES[kind_of_model(config)].from_pretrained(folder, trust_remote_code=trust_remote_code)
+    native = export_native(model)
     native.save_pretrained(twin)
-    copy_tokenizers(str(folder), config, twin)
+    copy_tokenizers(str(folder), config, twin, trust_remote_code)
     for extra in ("README.md", "loss.png"):
         if (folder / extra).exists():
             (twin / extra).write_bytes((folder / extra).read_bytes())

@@ -16,7 +16,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -30,7 +30,12 @@ Reward = Callable[..., Sequence[float]]
 PATTERN, SHOWN, TEXTS_AT_ONCE = "re:", 60, 64
 
 
-def open_reward(name: str, trust_remote_code: bool = False, device: str | torch.device = "cpu") -> Reward:
+def open_reward(
+    name: str,
+    trust_remote_code: bool = False,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+) -> Reward:
     """The reward that `name` asks for.
 
     Args:
@@ -38,7 +43,7 @@ def open_reward(name: str, trust_remote_code: bool = False, device: str | torch.
             `MODULE:FUNCTION` or `FILE.py:FUNCTION`, a Python function as above; or a folder or Hub id of a text
             classifier, `MODEL` or `MODEL#LABEL`, which gives the probability of the label (by default, the last).
         trust_remote_code: whether to run the code that a classifier brings.
-        device: of the classifier.
+        device, dtype: of the classifier's weights; the dtype "auto" takes that of the checkpoint.
 
     Raises:
         ScratchError: there is no such thing, and what was looked for.
@@ -47,7 +52,7 @@ def open_reward(name: str, trust_remote_code: bool = False, device: str | torch.
         return pattern_reward(name.removeprefix(PATTERN))
     if is_function(name):
         return _function(name)
-    return classifier_reward(name, trust_remote_code, device)
+    return classifier_reward(name, trust_remote_code, device, dtype)
 
 
 def pattern_reward(pattern: str) -> Reward:
@@ -86,13 +91,15 @@ def _function(name: str) -> Reward:
     return found
 
 
-def classifier_reward(name: str, trust_remote_code: bool, device: str | torch.device) -> Reward:
+def classifier_reward(
+    name: str, trust_remote_code: bool, device: str | torch.device, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> Reward:
     """The probability that a classifier gives to a label of the completion; what a reward model, which has one label
     only, says of it."""
     folder, _, label = name.partition("#")
     try:
-        model: Any = load_model(folder, trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: Any = load_model(folder, trust_remote_code, device=device, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if kind_of_model(model.config) != "classifier":
             raise ValueError(f"{folder} is a {type(model).__name__}, which knows no labels")
     except (ScratchError, OSError, ValueError) as error:
@@ -104,7 +111,7 @@ def classifier_reward(name: str, trust_remote_code: bool, device: str | torch.de
         raise ScratchError(f"reward {name!r} asks for the label {label!r}, {folder} knows {', '.join(labels)}")
     index = int(labels[label]) if label else len(labels) - 1
     independent = model.config.problem_type == "multi_label_classification"
-    model.to(device).eval()
+    model.eval()
 
     def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
         given: list[float] = []

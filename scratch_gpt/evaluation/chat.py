@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, pipeline
 
 from ..data.conversations import Conversation
 from ..data.rows import Rows
 from ..data.shards import Shard
 from .language import language_figures
+from .positions import new_tokens_within, pad_rows, position_limit
 
 QUESTIONS, TEST_ROWS = 3, 8
 
@@ -25,24 +27,28 @@ def answer(
     max_new_tokens: int = 60,
     batch_size: int = 64,
 ) -> list[str]:
-    """The likeliest answer to each conversation, which ends with a question."""
-    side, answers = tokenizer.padding_side, []
-    tokenizer.padding_side = "left"
-    try:
-        for at in range(0, len(conversations), batch_size):
-            inputs: Any = tokenizer.apply_chat_template(
-                conversations[at : at + batch_size],
-                add_generation_prompt=True,
-                padding=True,
-                return_tensors="pt",
-                return_dict=True,
-            )
-            with torch.no_grad():
-                tokens = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
-            written = tokens[:, inputs["input_ids"].shape[1] :]
-            answers += [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-    finally:
-        tokenizer.padding_side = side
+    """The greedy answer to each conversation, which ends with a question.
+
+    Prompt and answer stay within the model's positions: an answer is shorter than `max_new_tokens` where they leave
+    less, and "" where they leave nothing, which is counted on standard error. An answer does not depend on the batch,
+    except for rounding.
+    """
+    prompts = [_encode(tokenizer, talk) for talk in conversations]
+    room = [new_tokens_within(model, len(prompt), max_new_tokens) for prompt in prompts]
+    whole = [i for i, tokens in enumerate(room) if tokens == max_new_tokens]
+    batches = [whole[at : at + batch_size] for at in range(0, len(whole), batch_size)]
+    batches += [[i] for i, tokens in enumerate(room) if 0 < tokens < max_new_tokens]
+    answers = [""] * len(prompts)
+    for batch in batches:
+        inputs = pad_rows([prompts[i] for i in batch], tokenizer, "left", model.device)
+        with torch.no_grad():
+            tokens = model.generate(**inputs, max_new_tokens=room[batch[0]], do_sample=False)
+        written = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(batch, written, strict=True):
+            answers[i] = text.strip()
+    if full := room.count(0):
+        limit = position_limit(model.config)
+        print(f"{full:,} of {len(room):,} conversations fill the model's {limit} positions: no answer", file=sys.stderr)
     return answers
 
 
@@ -65,7 +71,9 @@ def report_answers(
     """
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    talk = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    talk = pipeline(
+        "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
+    )
     console = Console()
     console.print(f"\nReloaded from {folder} and asked:\n", highlight=False)
     for conversation in conversations[:QUESTIONS]:
@@ -73,14 +81,14 @@ def report_answers(
         asked = conversation[: turns.index("assistant")]
         if not asked:
             continue
-        said: Any = talk(asked, return_full_text=False)[0]["generated_text"]
+        said = _generated(talk, asked, len(_encode(tokenizer, asked)))
         console.print(f"  {asked[-1]['content']}", highlight=False, markup=False)
         console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
     if test is not None:
         rows = Rows.for_tokenizer(test, context_length, tokenizer, bos_token_id=start)
         figures = language_figures(Accelerator(cpu=True), model.eval(), rows, test, TEST_ROWS)
         console.print(
-            f"On {len(test.ends)} conversations held out from all of the training: {figures['val_loss']:.4f} nats a "
+            f"On {len(test.ends)} conversations held out from all of the training: {figures['val_loss']:.4f} nats per "
             "token of the answers.",
             highlight=False,
         )
@@ -94,11 +102,31 @@ def report_completions(folder: Path, prompts: list[Any], trust_remote_code: bool
     """
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    go_on = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    go_on = pipeline(
+        "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
+    )
     console = Console()
     console.print(f"\nReloaded from {folder}:\n", highlight=False)
     for prompt in prompts[:QUESTIONS]:
-        said: Any = go_on(prompt, return_full_text=False)[0]["generated_text"]
+        said = _generated(go_on, prompt, len(_encode(tokenizer, prompt)))
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         console.print(f"  {asked}", highlight=False, markup=False)
         console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> list[int]:
+    """Token ids of a text, or of a conversation by the chat template."""
+    encoded: Any
+    if isinstance(prompt, str):
+        encoded = tokenizer(prompt)
+    else:
+        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def _generated(generate: Any, prompt: Any, prompt_length: int) -> str:
+    """What a pipeline generates after a text or a conversation of so many tokens, within the model's positions."""
+    room = new_tokens_within(generate.model, prompt_length)
+    if not room:
+        return f"(no answer: {prompt_length} tokens fill the model's {position_limit(generate.model.config)} positions)"
+    return str(generate(prompt, return_full_text=False, max_new_tokens=room)[0]["generated_text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
 from ..models.pipeline_scratch_translation import TASK, longest_translation
+from .positions import pad_rows
 
 BATCH_SIZE = 64
 SHOWN = 4
@@ -33,27 +35,33 @@ def translate(
         model: an encoder-decoder; its generation config says how to search, unless `generation` does.
         tokenizer: of the source and, unless there is another, of the target.
         texts: in any order; those of similar length are translated together. A text longer than the model's
-            positions is cut.
+            positions is cut, and one of white space only has the translation "".
+        target_tokenizer: of the target, where it has one of its own.
         batch_size: texts at a time.
         progress: called with the number of texts finished since the last call.
+        generation: settings of `generate`. By default a translation has at most as many tokens as
+            `longest_translation` says, which depends on its own source only.
+
+    Returns:
+        One string for each text, in the order of the texts. It may hold line ends where the model generates them.
     """
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     longest = model.config.max_position_embeddings
+    filled = [i for i, text in enumerate(texts) if text.strip()]
+    encoded = tokenizer([texts[i] for i in filled], truncation=True, max_length=longest).input_ids if filled else []
+    rows = sorted(zip(filled, encoded, strict=True), key=lambda row: len(row[1]))
     translations = [""] * len(texts)
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        inputs = tokenizer(
-            [texts[i] for i in numbers], return_tensors="pt", padding=True, truncation=True, max_length=longest
-        ).to(model.device)
-        limit = {"max_length": longest_translation(model, inputs.input_ids), "max_new_tokens": None}
-        with torch.no_grad():
-            tokens = model.generate(  # type: ignore[operator]
-                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **{**limit, **generation}
-            )
-        written = (target_tokenizer or tokenizer).batch_decode(tokens, skip_special_tokens=True)
-        for number, text in zip(numbers, written, strict=True):
-            translations[number] = text.strip()
-        progress(len(numbers))
+    for limit, same in groupby(rows, key=lambda row: longest_translation(model, len(row[1]))):
+        while batch := list(islice(same, batch_size)):
+            inputs = pad_rows([ids for _, ids in batch], tokenizer, "right", model.device)
+            length = {"max_length": limit, "max_new_tokens": None}
+            with torch.no_grad():
+                tokens = model.generate(  # type: ignore[operator]
+                    **{**inputs, **length, **generation}
+                )
+            written = (target_tokenizer or tokenizer).batch_decode(tokens, skip_special_tokens=True)
+            for (number, _), text in zip(batch, written, strict=True):
+                translations[number] = text.strip()
+            progress(len(batch))
     return translations
 
 
@@ -99,7 +107,7 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
     says, and print scores and the first few."""
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
+    write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code)  # type: ignore[call-overload]
     sources, references = texts
     translations = translate(model, tokenizer, sources, write.target_tokenizer)
     shown = [result["translation_text"] for result in write(sources[:SHOWN])]

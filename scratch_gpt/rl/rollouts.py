@@ -132,11 +132,39 @@ def _write(
     return rollouts
 
 
-def room_for(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> int:
-    """How many tokens a completion may have: as many as asked, or as the longest prompt leaves.
+def fitting_prompts(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> tuple[list[int], int]:
+    """Which prompts leave room for a completion within the model's positions, and how long a completion may be.
+
+    Args:
+        prompts: token ids.
+        positions: of the model.
+        max_new_tokens: of a completion; prompts that leave fewer are not kept. None: as many as the longest kept prompt
+            leaves, where prompts of more than half of the positions are not kept, so that a single long prompt does
+            not shorten all completions.
+
+    Returns:
+        The numbers of the prompts that are kept, in order, and the tokens that each of their completions may have.
 
     Raises:
-        ScratchError: that is none, or less than asked.
+        ScratchError: no prompt is kept.
+    """
+    most = positions // 2 if max_new_tokens is None else positions - max_new_tokens
+    kept = [number for number, prompt in enumerate(prompts) if len(prompt) <= most]
+    if not kept:
+        wanted = "half of them" if max_new_tokens is None else f"max_new_tokens {max_new_tokens}"
+        raise ScratchError(
+            f"no prompt leaves {wanted} of the model's {positions} positions; the shortest has "
+            f"{min(map(len, prompts), default=0)} tokens: give shorter prompts, or a smaller max_new_tokens"
+        )
+    return kept, room_for([prompts[number] for number in kept], positions, max_new_tokens)
+
+
+def room_for(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> int:
+    """How many tokens the completion of each of these prompts may have: `max_new_tokens` or, if that is None, as many
+    as the longest prompt leaves. Prompts that are too long are refused; `fitting_prompts` sorts them out first.
+
+    Raises:
+        ScratchError: the longest prompt leaves none, or fewer than asked for.
     """
     longest = max(map(len, prompts))
     room = positions - longest

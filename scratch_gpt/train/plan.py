@@ -23,7 +23,8 @@ from .optimization import build_optimizers, parameter_groups
 from .setup import build_model, chooses_bf16
 
 BYTES = 4  # weights, gradients and optimizer states are float32
-USUAL_RATIO = 20.0  # tokens a parameter for the least loss at given arithmetic: Hoffmann et al. 2022, arXiv:2203.15556
+# Tokens per parameter for the lowest loss with a given compute: Hoffmann et al. 2022, arXiv:2203.15556.
+OPTIMAL_RATIO = 20.0
 WORKSPACE = 0.1  # measured on three sizes, which a test repeats: the sum of the parts was 20% too small to 3% too great
 UTILISATION = 0.4  # share of the peak that a plain training loop reaches on a GPU; nanoGPT reports 0.4 to 0.5
 
@@ -83,17 +84,13 @@ class Plan:
         return self.tokens / self.parameters
 
     def remark(self) -> str:
-        """What the ratio of tokens to parameters says."""
-        ratio = self.tokens_per_parameter
-        if ratio < USUAL_RATIO / 4:
-            return (
-                f"few tokens for this size (about {USUAL_RATIO:.0f} a parameter are usual): a smaller model is better"
-            )
-        if ratio > USUAL_RATIO * 10:
-            return (
-                f"many tokens for this size (about {USUAL_RATIO:.0f} a parameter are usual): a larger model is better"
-            )
-        return f"near the usual {USUAL_RATIO:.0f} tokens a parameter"
+        """The ratio of tokens to parameters, compared with the compute-optimal one."""
+        multiple = self.tokens_per_parameter / OPTIMAL_RATIO
+        optimal = f"the compute-optimal ratio of about {OPTIMAL_RATIO:.0f} tokens per parameter"
+        if 0.5 <= multiple <= 2:
+            return f"near {optimal}"
+        other = "smaller model on more tokens" if multiple < 1 else "larger model on fewer tokens"
+        return f"{multiple:.2g} times {optimal}: with the same compute, a {other} would reach a lower loss"
 
 
 def flops_per_token(model: PreTrainedModel, context_length: int) -> float:

@@ -5,7 +5,7 @@ import logging
 import pytest
 from conftest import PRETRAIN, TINY_RUN, run_here
 
-from scratch_gpt.secrecy import is_secret, redact
+from scratch_gpt.secrecy import holds_secret, is_secret, redact
 
 HELD = {
     "HF_TOKEN": "canary-of-the-hub",
@@ -43,6 +43,68 @@ def test_which_variables_hold_secrets():
         map(is_secret, ("HF_TOKEN", "hugging_face_hub_token", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_PAT"))
     )
     assert not any(map(is_secret, ("TOKENIZERS_PARALLELISM", "HF_HOME", "KEYBOARD", "PATH", "PWD", "MAX_TOKENS")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "hf_" + "aB3" * 12),
+        ("HUGGING_FACE_HUB_TOKEN", "some-words"),
+        ("NPM_AUTHTOKEN", "abcdefgh"),
+        ("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567"),
+        ("OPENAI_API_KEY", "sk-proj-abcdefgh"),
+        ("OPENAI_APIKEY", "production"),
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        ("AWS_SECRET_ACCESS_KEY", "/Jalr+UtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "abcdefghijkl"),
+        ("GITHUB_PAT", "github_pat_abcdefgh"),
+        ("DB_PASSWORD", "postgres"),
+        ("PGPASSWORD", "hunter2"),
+        ("MYSQL_PWD", "my secret words"),
+        ("DB_PASS", "letmein2"),
+        ("DJANGO_SECRET", "production"),
+        ("GPG_PASSPHRASE", "correct horse battery staple"),
+        ("FOO_KEY", "ab12cd34"),
+        ("FOO_KEY", "9f86d081884c7d659a2feaa0c55ad015"),
+        ("FOO_KEY", "123e4567-e89b-12d3-a456-426614174000"),
+        ("FOO_KEY", "aBcDeFgHiJkL"),
+        ("FOO_KEY", "qpwoeirutyalskdjfhgzmx"),
+        ("FOO_KEY", "1234567890123456"),
+        ("REDISCLI_AUTH", "letmeinplease"),
+        ("LICENSE_KEY", "AB12-CD34-EF56-GH78"),
+        ("MY_TOKEN_FILE", "hf_" + "aB3" * 12),
+    ],
+)
+def test_a_real_secret_is_struck_out_wherever_it_stands(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    assert holds_secret(name, value)
+    assert value not in redact(f"x{value}y 'https://host/{value}' {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FOO_KEY", "production"),
+        ("PARTITION_KEY", "customer_number"),
+        ("SORT_KEY", "createdTimestamp"),
+        ("REGION_KEY", "eu-west-1a"),
+        ("CACHE_KEY", "Linux-python-3.11-2026"),
+        ("SSH_KEY_PATH", "/home/anna/.ssh/id_rsa"),
+        ("HF_TOKEN_PATH", "/home/anna/.cache/huggingface/token"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/token"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", __file__),
+        ("SSH_KEY_FILE", __file__),
+        ("SHORT_TOKEN", "none"),
+        ("KEYBOARD", "x9Zq7Lm3Kp2"),
+        ("MAX_TOKENS", "1234567890123456"),
+    ],
+)
+def test_words_and_paths_of_other_variables_stay(name, value, monkeypatch):
+    """FOO_KEY=production struck the word from every log."""
+    monkeypatch.setenv(name, value)
+    text = f"reading {value}, which is in production"
+    assert redact(text) == text
 
 
 def test_a_run_writes_down_no_secret(tmp_path, text_file):

@@ -147,6 +147,18 @@ def test_a_step_that_scores_nothing_divides_by_nothing(unscored_run):
         assert weight.isfinite().all()
 
 
+def test_a_run_whose_validation_scores_nothing_ends_with_a_model(unscored_run, tmp_path):
+    """No token of the validation texts is ever chosen."""
+    texts = unscored_run.parent
+    files = ("--dataset", str(texts / "validation.txt"), "--validation_dataset", str(texts / "train.txt"))
+    options = ("--max_steps", "2", "--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1")
+    options += ("--num_threads", "1", "--mask_probability", "0.001", "--output_dir", str(tmp_path / "run"))
+    run_here(str(PROJECT / "training/pretrain_encoder.py"), *files, *options)
+    assert [row for row in read_metrics(tmp_path / "run") if "val_loss" in row] == []
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert (tmp_path / "run/README.md").exists()
+
+
 class ScoresAtTimes(MaskedLanguageModeling):
     """Masked-language modelling whose n-th validation has its loss multiplied by the n-th of these factors."""
 

@@ -25,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from scratch_gpt.data.labelled import open_labelled
+from scratch_gpt.data.tables import ReadOptions
 
 
 class NBSVM(BaseEstimator, ClassifierMixin):
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
     args = parser.parse_args()
     texts, labels = zip(*open_labelled(args.train).read(), strict=True)
-    test_texts, test_labels = zip(*open_labelled(args.test, split="test").read(), strict=True)
+    test_texts, test_labels = zip(*open_labelled(args.test, ReadOptions(split="test")).read(), strict=True)
     labels, test_labels = np.array(labels), np.array(test_labels)
 
     models = {

@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import SHARED
 
-from scratch_gpt.data.conversations import conversation_of, open_conversations, split_conversations
+from scratch_gpt.data.conversations import conversation_of, open_conversations
 from scratch_gpt.data.questions import SPLITS, questions, word_questions
 from scratch_gpt.data.stories import parses
 from scratch_gpt.errors import ScratchError
@@ -39,10 +39,10 @@ def test_an_input_stands_below_its_instruction():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"messages": []}, "row 1 has nothing as 'messages', want a list of messages"),
-        ({"messages": [ASKED]}, "row 1 has no answer of an assistant"),
-        ({"messages": [{"role": "bot", "content": "Hi"}]}, "row 1 has a message of 'bot', want 'role' to be one of"),
-        ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "row 1 has str ' ' as 'content', want text"),
+        ({"messages": []}, "'messages' is empty, want a list of messages: 1, first row 1"),
+        ({"messages": [ASKED]}, "no message is the assistant's"),
+        ({"messages": [{"role": "king", "content": "Hi"}]}, "a message is of the role 'king', want one of system, user"),
+        ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
     ],
 )
 def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
@@ -53,18 +53,8 @@ def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
 
 def test_a_table_of_something_else_says_what_it_has(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(ScratchError, match="has the columns 'text', want 'messages'; or 'prompt' and 'completion'; or"):
+    with pytest.raises(ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'prompt' and"):
         open_conversations(str(tmp_path / "t.jsonl"))
-
-
-def test_the_split_is_seeded_and_loses_nothing():
-    talks = [[{"role": "user", "content": str(i)}] for i in range(100)]
-    shares = {"validation": 0.05, "test": 0.1}
-    parts = split_conversations(talks, shares, seed=0)
-    assert {name: len(part) for name, part in parts.items()} == {"train": 85, "validation": 5, "test": 10}
-    assert sorted(int(t[0]["content"]) for part in parts.values() for t in part) == list(range(100))
-    assert split_conversations(talks, shares, seed=0) == parts
-    assert split_conversations(talks, shares, seed=1)["test"] != parts["test"]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")

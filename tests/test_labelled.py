@@ -107,18 +107,18 @@ def test_labelled_tables(name, content, labels, tmp_path):
         assert rows[0][0] == "a, b"
 
 
-def test_labels_of_a_hub_dataset_have_its_names(tmp_path, monkeypatch):
+def test_class_labels_have_their_names(tmp_path):
     import datasets
-
-    from scratch_gpt.data import labelled
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
-    monkeypatch.setattr(labelled, "load_hub", lambda *asked: (rows, "1"))
-    source = open_labelled("user/corpus")
-    assert list(source.read()) == [("a", "yes"), ("b", "no")]
-    assert source.label_names == ["no", "yes"]
+    rows.save_to_disk(tmp_path / "saved")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for name in ("saved", "rows.parquet"):
+        source = open_labelled(str(tmp_path / name))
+        assert list(source.read()) == [("a", "yes"), ("b", "no")]
+        assert source.label_names == ["no", "yes"]
     hidden = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=features)
-    monkeypatch.setattr(labelled, "load_hub", lambda *asked: (hidden, "1"))
-    with pytest.raises(ScratchError, match=r"row 0 has no label \(-1\)"):
-        list(open_labelled("user/corpus").read())
+    hidden.to_parquet(tmp_path / "hidden.parquet")
+    with pytest.raises(ScratchError, match="'label' is -1, which is none of the 2 classes"):
+        list(open_labelled(str(tmp_path / "hidden.parquet")).read())

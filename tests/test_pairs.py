@@ -14,7 +14,8 @@ from conftest import SHARED
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.buckets import PairBatches, bucket_length
-from scratch_gpt.data.pairs import Pairs, Tokens, encode_pairs, open_pairs, validation_split_of
+from scratch_gpt.data.pairs import Pairs, Tokens, encode_pairs, open_pairs
+from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 from scratch_gpt.train.translation import Tokenizers, Translation
@@ -42,27 +43,28 @@ def world(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "flat.jsonl", "nested.jsonl", "table.csv"])
 def test_every_form_gives_the_same_pairs(name, world):
-    assert list(open_pairs(str(world / name), "de", "en").pairs()) == PAIRS
-    assert list(open_pairs(str(world / name), "en", "de").pairs()) == [(en, de) for de, en in PAIRS]
+    assert list(open_pairs(str(world / name), "de", "en").read()) == PAIRS
+    assert list(open_pairs(str(world / name), "en", "de").read()) == [(en, de) for de, en in PAIRS]
 
 
 def test_two_files_and_gzipped_splits(world):
     two = open_pairs(str(world / "train.de"), "de", "en", target_file=str(world / "train.en"))
-    assert list(two.pairs()) == PAIRS
-    assert validation_split_of(str(world), "de") == "val"
-    zipped = open_pairs(str(world), "de", "en", split="val")
-    assert list(zipped.pairs()) == PAIRS  # the carriage returns are gone
-    assert list(open_pairs(str(world), "de", "en", max_pairs=2).pairs()) == PAIRS[:2]
+    assert list(two.read()) == PAIRS
+    assert open_pairs(str(world), "de", "en").origin.validation_split == "validation"
+    zipped = open_pairs(str(world), "de", "en", ReadOptions(split="validation"))
+    assert zipped.origin.files == [str(world / f"val.{language}.gz") for language in ("de", "en")]
+    assert list(zipped.read()) == PAIRS  # the carriage returns are gone
+    assert list(open_pairs(str(world), "de", "en", ReadOptions(max_rows=2)).read()) == PAIRS[:2]
 
 
 def test_an_empty_side_is_passed_over_and_counted(world):
     (world / "train.en").write_text("A dog runs .\n  \nThe end\n")
-    source = open_pairs(str(world), "de", "en")
-    assert list(source.pairs()) == [PAIRS[0], PAIRS[2]]
-    assert source.empty == 1
+    source = open_pairs(str(world), "de", "en", ReadOptions(max_bad_rows=0.5))
+    assert list(source.read()) == [PAIRS[0], PAIRS[2]]
+    assert source.count.skipped == {"'en' is empty": 1}
     (world / "train.en").write_text("\n\n\n")
-    with pytest.raises(ScratchError, match="holds no pair with text on both sides"):
-        list(open_pairs(str(world), "de", "en").pairs())
+    with pytest.raises(ScratchError, match="3 of 3 rows can't be used .'en' is empty: 3, first row 0"):
+        list(open_pairs(str(world), "de", "en").read())
 
 
 BAD = {
@@ -76,7 +78,7 @@ BAD = {
     "missing cell": (
         lambda w: (w / "flat.jsonl").write_text('{"de": "a", "en": null}'),
         "flat.jsonl",
-        "row 0 .*NoneType",
+        "'en' is null, want text: 1, first row 0",
     ),
     "one side": (lambda w: None, "train.de", "name the other with --target_file"),
     "no such folder": (lambda w: None, "none/", "no such file or folder"),
@@ -89,7 +91,7 @@ def test_bad_input_is_explained(case, world):
     spoil, name, message = BAD[case]
     spoil(world)
     with pytest.raises(ScratchError, match=message):
-        list(open_pairs(str(world / name) + ("/" if name.endswith("/") else ""), "de", "en").pairs())
+        list(open_pairs(str(world / name) + ("/" if name.endswith("/") else ""), "de", "en").read())
 
 
 def test_one_language_twice_and_languages_that_the_grammar_does_not_know():
@@ -159,8 +161,8 @@ def test_processes_share_an_ordered_epoch():
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
 def test_multi30k_opens_as_it_is():
-    source = open_pairs(str(SHARED / "multi30k"), "de", "en", split="test_2016_flickr")
-    pairs = list(source.pairs())
+    source = open_pairs(str(SHARED / "multi30k"), "de", "en", ReadOptions(split="test_2016_flickr"))
+    pairs = list(source.read())
     assert len(pairs) == 1000
     assert pairs[0][0].startswith("Ein Mann mit einem orangefarbenen Hut")
     assert pairs[0][1].startswith("A man in an orange hat")
@@ -168,7 +170,7 @@ def test_multi30k_opens_as_it_is():
 
 def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
     """Nothing else changes: the labels, padding, `<eos>` and what the decoder starts with stay."""
-    pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).pairs())
+    pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).read())
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
     encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
     shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512, "seed": 0}

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from scratch_gpt import ScratchGPTForCausalLM, export_native, train_tokenizer
 from scratch_gpt.data.prompts import open_prompts
+from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.rl.rewards import pattern_reward
 from scratch_gpt.train.policy_arguments import PolicyArguments
@@ -149,7 +150,7 @@ def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
 def task_of(base, **settings):
     model, tokenizer = ScratchGPTForCausalLM.from_pretrained(base / "model"), train_tokenizer(["abcdefgh "], "char")
     args = PolicyArguments(prompts_per_rollout=6, **settings)
-    args.settle(1)
+    args = args.settled_for(1)
     prompts = {"train": ["a", "bc", "def", "gh", "h", "aa"], "validation": ["b"]}
     other = ScratchGPTForCausalLM.from_pretrained(base / "model")
     return model, PolicyGradient(Accelerator(), model, other, tokenizer, pattern_reward("a"), prompts, args)
@@ -258,10 +259,11 @@ def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
 
 
 def test_prompts_come_from_everywhere(base, tmp_path):
-    name, prompts = open_prompts("stories", num_prompts=50, seed=3)
-    assert (name, len(set(prompts))) == ("stories", 50)
-    assert prompts == open_prompts("stories", num_prompts=50, seed=3)[1] != open_prompts("stories", num_prompts=50)[1]
-    assert open_prompts(str(base / "prompts.txt"), max_rows=3) == ("prompts.txt", ["aa", "ab", "ac"])
+    prompts = list(open_prompts("stories", num_prompts=50, seed=3).read())
+    assert len(set(prompts)) == 50
+    assert prompts == list(open_prompts("stories", num_prompts=50, seed=3).read())
+    assert prompts != list(open_prompts("stories", num_prompts=50).read())
+    assert list(open_prompts(str(base / "prompts.txt"), ReadOptions(max_rows=3)).read()) == ["aa", "ab", "ac"]
     ask, said = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}
     table = tmp_path / "t.jsonl"
     for row, wanted in (
@@ -272,7 +274,7 @@ def test_prompts_come_from_everywhere(base, tmp_path):
         ({"instruction": "Hi?", "input": "", "output": "Yes."}, [ask]),
     ):
         table.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
-        assert open_prompts(str(table)) == ("t.jsonl", [wanted])
+        assert list(open_prompts(str(table)).read()) == [wanted]
     table.write_text(json.dumps({"messages": [said]}) + "\n")
-    with pytest.raises(ScratchError, match="row 0 asks for nothing"):
-        open_prompts(str(table))
+    with pytest.raises(ScratchError, match="the conversation asks for nothing: 1, first row 0"):
+        list(open_prompts(str(table)).read())

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.preferences import Preference, open_preferences, preference_of
+from scratch_gpt.data.formats import BadRowError
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
 from scratch_gpt.train.preferences import EncodedPairs, Preferences
@@ -38,20 +39,20 @@ def test_every_shape_is_the_same_pair(row):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "row 1 has the same text as 'chosen' and 'rejected'"),
-        ({"prompt": "", "chosen": "b", "rejected": "c"}, "row 1 has str '' as 'prompt', want text"),
-        ({"prompt": "a", "chosen": "b", "rejected": None}, "row 1 has NoneType None as 'rejected', want text"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "'chosen' and 'rejected' are the same: 1, first row 1"),
+        ({"prompt": "", "chosen": "b", "rejected": "c"}, "'prompt' is empty, want text"),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "'rejected' is null, want text"),
     ],
 )
 def test_a_row_that_holds_no_pair_is_named(row, words, tmp_path):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, (good, row))))
     with pytest.raises(ScratchError, match=words):
-        open_preferences(str(tmp_path / "t.jsonl"))
+        list(open_preferences(str(tmp_path / "t.jsonl")).read())
 
 
 def test_messages_that_do_not_differ_are_no_pair():
-    with pytest.raises(ValueError, match="no difference"):
+    with pytest.raises(BadRowError, match="no difference"):
         preference_of({"chosen": [ASK, GOOD], "rejected": [ASK, GOOD]})
 
 
@@ -161,7 +162,7 @@ def test_padding_beside_longer_pairs_changes_nothing(base):
 
 def test_batches_resume_anywhere(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
-    pairs = EncodedPairs(open_preferences(str(base / "pairs.jsonl"))[1], tokenizer, 64)
+    pairs = EncodedPairs(list(open_preferences(str(base / "pairs.jsonl")).read()), tokenizer, 64)
     model = AutoModelForCausalLM.from_pretrained(base / "model")
     task = Preferences(Accelerator(cpu=True), {"train": pairs, "validation": pairs}, model, 0, 64, 0, 0.1)
     stream = task.batches(DataState())
@@ -176,7 +177,7 @@ BAD = {
     "no pairs": ("--init_from model", "name pairs with --dataset"),
     "no such file": ("--init_from model --dataset ./no.jsonl", "no such file or folder: ./no.jsonl"),
     "other columns": ("--init_from model --dataset none.jsonl", "has the columns 'text', want 'prompt', 'chosen'"),
-    "too few": ("--init_from model --dataset one.jsonl", "one.jsonl has 1 pairs, too few to hold out"),
+    "too few": ("--init_from model --dataset one.jsonl", "one.jsonl leaves nothing for validation (1 for train, 0 for validation"),
     "beta": ("--init_from model --dataset pairs.jsonl --beta 0", "beta is 0.0, want more than 0"),
     "share": ("--init_from model --dataset pairs.jsonl --validation_fraction 1", "validation_fraction is 1.0, want"),
 }

@@ -28,7 +28,7 @@ def language_modeling(tokenizer, accelerator) -> LanguageModeling:
 
 def translation(tokenizer, accelerator) -> Translation:
     """The same of four batches, of whatever rows."""
-    pairs = list(open_pairs("grammar", "de", "en", num_pairs=300).pairs())
+    pairs = list(open_pairs("grammar", "de", "en", num_pairs=300).read())
     encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
     sides = [source for source, _ in pairs], [target for _, target in pairs]
     return Translation(accelerator, encoded, encoded, sides, Tokenizers(tokenizer, tokenizer), 128, seed=3)
@@ -74,7 +74,7 @@ def test_the_samples_of_an_epoch_are_those_of_one_process(make, changes):
     """Seven steps with the first number of processes, eight with the second, the rest of the epoch with the third: no
     row is lost, none comes twice, but for the last step, which reaches into the next epoch with several processes."""
     tokenizer = train_tokenizer(
-        [text for pair in open_pairs("grammar", "de", "en", num_pairs=300).pairs() for text in pair], "char"
+        [text for pair in open_pairs("grammar", "de", "en", num_pairs=300).read() for text in pair], "char"
     )
     alone = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
     whole = rows_of_epoch(make(tokenizer, alone))

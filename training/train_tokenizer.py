@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.training import encode_batch, train_tokenizer
-from scratch_gpt.train.arguments import argument, parse_arguments
+from scratch_gpt.train.arguments import argument
+from scratch_gpt.train.parsing import parse_arguments
 from scratch_gpt.train.setup import run_command
 
 SAMPLE_TEXTS = 50
@@ -48,13 +50,8 @@ def main() -> None:
     folder = Path(args.output_dir)
     if (folder / "tokenizer.json").exists():
         raise ScratchError(f"{folder} holds a tokenizer already: name another --output_dir")
-    source = open_source(
-        args.dataset,
-        text_column=args.text_column,
-        config=args.dataset_config,
-        split=args.dataset_split,
-        streaming=args.streaming,
-    )
+    options = ReadOptions(split=args.dataset_split, config=args.dataset_config, streaming=args.streaming)
+    source = open_source(args.dataset, options, text_column=args.text_column)
     tokenizer = train_tokenizer(source.documents(), args.kind, args.vocab_size, args.template, show_progress=True)
     tokenizer.save_pretrained(folder)
 

@@ -1,87 +1,85 @@
-"""Conversations to learn from: who says what, from a table, a folder of tables or the Hub, in the usual shapes.
+"""Conversations to learn from: who says what, from tables or the Hub, in the usual forms.
 
 A row is one of
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
+    {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}     ShareGPT
     {"prompt": "…", "completion": "…"}                     each a text, or a list of messages
     {"instruction": "…", "input": "…", "output": "…"}      the input may be empty, or left out
+
+Messages may be of the role "tool", and those of the assistant may have "tool_calls", as OpenAI's protocol has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
-
-import numpy as np
+import json
+from collections.abc import Iterator
+from typing import Any
 
 from ..errors import ScratchError
 from . import questions
-from .sources import open_rows, rows_of
+from .corpus import Corpus, Origin
+from .formats import BadRowError
+from .tables import ReadOptions, Table, cell, check_unicode, find_column, open_table
 
-ROLES = ("system", "user", "assistant")
-SHAPES = (("messages",), ("prompt", "completion"), ("instruction", "output"))
+ROLES = ("system", "user", "assistant", "tool")
+SYNONYMS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+SYNONYMS |= {"developer": "system", "observation": "tool", "function": "tool", "function_response": "tool"}
+MESSAGES = ("messages", "conversations")
+FORMS = (("prompt", "completion"), ("instruction", "output"))
 
-T = TypeVar("T")
-Message = dict[str, str]  # "role" and "content"
+Message = dict[str, Any]  # "role", "content" (a text) and, where the assistant calls tools, "tool_calls"
 Conversation = list[Message]
-
-
-@dataclass
-class ConversationSource:
-    """Conversations, in an order that never changes.
-
-    Attributes:
-        name: what the corpus is called.
-        read: a fresh iterator over all conversations.
-    """
-
-    name: str
-    read: Callable[[], Iterator[Conversation]]
 
 
 def open_conversations(
     dataset: str,
+    options: ReadOptions | None = None,
     *,
-    config: str | None = None,
-    split: str = "train",
-    max_rows: int | None = None,
+    messages_column: str | None = None,
     num_questions: int = 40_000,
     seed: int = 0,
-) -> ConversationSource:
+) -> Corpus[Conversation]:
     """Open what `dataset` names.
 
     Args:
-        dataset: "questions" (the built-in set, whose splits are "train", "validation" and "test"); a .json, .jsonl,
-            .csv, .tsv or .parquet file; a folder of such files, named by their split; or the id of a Hub dataset.
-        config, split: of a Hub dataset or, the latter, of a folder.
-        max_rows: read only so many.
+        dataset: "questions" (the built-in set, whose splits are "train", "validation" and "test"); a table; a folder
+            or a pattern of tables; or the id of a dataset on the Hub.
+        options: how to read it.
+        messages_column: the column with the list of messages, or a nested field such as "data.messages"; by default
+            "messages" or "conversations".
         num_questions, seed: of the built-in set.
 
     Raises:
         ScratchError: nothing of that name, or no conversations in it.
     """
+    options = options or ReadOptions()
     if dataset == "questions":
-        return _open_questions(num_questions, seed, split)
-    name, rows = open_rows(dataset, config, split, "conversations")
-    first = next(iter(rows))
-    shape = next((shape for shape in SHAPES if all(column in first for column in shape)), None)
-    if shape is None:
-        wanted = "; or ".join(" and ".join(map(repr, shape)) for shape in SHAPES)
-        raise ScratchError(f"{name} has the columns {', '.join(map(repr, first))}, want {wanted}")
-
-    def read() -> Iterator[Conversation]:
-        for number, row in enumerate(islice(rows_of(rows, name), max_rows)):
-            try:
-                yield conversation_of(row)
-            except ValueError as error:
-                raise ScratchError(f"{name}: row {number} {error}: mend or remove it") from error
-
-    return ConversationSource(name, read)
+        return _open_questions(num_questions, seed, options)
+    names = [messages_column] if messages_column else []
+    table = open_table(dataset, options, names, "conversations")
+    columns = find_form(table, messages_column)
+    origin = Origin.of_table(table, {name: name for name in columns}, options)
+    return Corpus(origin, table.rows, lambda row: conversation_of(row, columns), options)
 
 
-def _open_questions(count: int, seed: int, split: str) -> ConversationSource:
+def find_form(table: Table, messages_column: str | None) -> tuple[str, ...]:
+    """The columns that conversations stand in.
+
+    Raises:
+        ScratchError: there are none.
+    """
+    if (column := find_column(table, messages_column, MESSAGES, "--messages_column")) is not None:
+        return (column,)
+    for form in FORMS:
+        if all(map(table.has, form)):
+            return form + (("input",) if form[0] == "instruction" and table.has("input") else ())
+    wanted = "; or ".join(" and ".join(map(repr, form)) for form in [*((name,) for name in MESSAGES), *FORMS])
+    raise ScratchError(f"{table.name} has the columns {table.described()}, want {wanted}")
+
+
+def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conversation]:
+    split = options.split
     if split not in questions.SPLITS:
         raise ScratchError(f"the built-in questions have the splits {', '.join(questions.SPLITS)}, not {split!r}")
     if count < 1:
@@ -96,75 +94,133 @@ def _open_questions(count: int, seed: int, split: str) -> ConversationSource:
                 messages.append({"role": "assistant", "content": question.answer})
             yield messages
 
-    return ConversationSource("questions", read)
+    origin = Origin("questions", lambda: f"questions-{split}-{count}-{seed}-{options.max_rows}", built_in=True)
+    origin.split, origin.validation_split = split, "validation" if split != "validation" else None
+    return Corpus(origin, read, options=options)
 
 
-def conversation_of(row: dict[str, Any], answered: bool = True) -> Conversation:
-    """The messages of a row of any known shape.
+def conversation_of(row: dict[str, Any], columns: tuple[str, ...] | None = None, answered: bool = True) -> Conversation:
+    """The messages of a row.
 
     Args:
+        columns: that they stand in, as `find_form` gives them; by default found by the row's own.
         answered: whether to take answers with the questions; else the conversation ends before the last answer.
 
     Raises:
-        ValueError: it holds no conversation, and why.
+        BadRowError: it holds no conversation, and why.
     """
-    if "messages" in row:
-        messages = _messages(row["messages"], "messages")
-    elif "prompt" in row:
-        messages = [*_side(row["prompt"], "prompt", "user"), *_side(row["completion"], "completion", "assistant")]
-    else:
-        more = row.get("input") or ""
-        asked = _text(row["instruction"], "instruction") + (f"\n\n{_text(more, 'input')}" if more else "")
+    if columns is None:
+        own = [name for name in ("messages", "conversations", "prompt", "instruction") if name in row]
+        columns = {"prompt": ("prompt", "completion"), "instruction": ("instruction", "output", "input")}.get(
+            own[0], (own[0],)
+        )
+    if columns[0] == "prompt" and len(columns) > 1:
+        messages = _side(row.get("prompt"), "prompt", "user")
+        if answered:
+            messages += _side(row.get("completion"), "completion", "assistant")
+    elif columns[0] == "instruction":
+        more = row.get("input") if isinstance(row.get("input"), str) and row["input"].strip() else None
+        asked = _text(row.get("instruction"), "instruction") + (f"\n\n{_text(more, 'input')}" if more else "")
         messages = [{"role": "user", "content": asked}]
         if answered:
-            messages.append({"role": "assistant", "content": _text(row["output"], "output")})
+            messages.append({"role": "assistant", "content": _text(row.get("output"), "output")})
+    else:
+        messages = messages_of(cell(row, columns[0]), columns[0])
     if not answered:
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
         if not messages:
-            raise ValueError("asks for nothing")
+            raise BadRowError("the conversation asks for nothing")
         return messages
     if not any(message["role"] == "assistant" for message in messages):
-        raise ValueError("has no answer of an assistant, and so nothing to learn")
+        raise BadRowError("no message is the assistant's, so that there is nothing to learn")
     return messages
 
 
-def _messages(value: Any, column: str) -> Conversation:
+def messages_of(value: Any, column: str) -> Conversation:
+    """A list of messages, however it is written: as such, as JSON, or as lists of roles and contents.
+
+    Raises:
+        BadRowError: it is none, and why.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadRowError(f"{column!r} is text that is no JSON list of messages") from None
+    if isinstance(value, dict) and value and all(isinstance(part, list) for part in value.values()):
+        value = [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"has {_seen(value)} as {column!r}, want a list of messages")
-    for message in value:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            role = message.get("role") if isinstance(message, dict) else message
-            raise ValueError(f"has a message of {role!r}, want 'role' to be one of {', '.join(ROLES)}")
-        _text(message.get("content"), "content")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+        raise BadRowError(f"{column!r} is {_seen(value)}, want a list of messages")
+    return [_message(message) for message in value]
+
+
+def _message(message: Any) -> Message:
+    if not isinstance(message, dict):
+        raise BadRowError(f"a message is {_seen(message)}, want an object with 'role' and 'content'")
+    role = message.get("role") or message.get("from")
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    if role == "function_call":  # of the ShareGPT form
+        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(_parsed(content))}
+    role = SYNONYMS.get(role, role) if isinstance(role, str) else role
+    if role not in ROLES:
+        raise BadRowError(f"a message is of the role {role!r:.40}, want one of {', '.join(ROLES)}")
+    if isinstance(content, list):
+        content = _joined(content)
+    if role == "assistant" and message.get("tool_calls"):
+        calls = _tool_calls(message["tool_calls"])
+        return {"role": role, "content": _text(content, "content") if content else "", "tool_calls": calls}
+    return {"role": role, "content": _text(content, "content")}
+
+
+def _joined(parts: list[Any]) -> str:
+    """The text of a content that is a list of parts."""
+    found = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) < len(found):
+        raise BadRowError("a message has parts that are no text, such as pictures")
+    return "".join(texts)
+
+
+def _tool_calls(value: Any) -> list[Message]:
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        function = (call.get("function") or call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRowError("a tool call has no name")
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):  # tables of columns fill what is missing up with nulls
+            arguments = {name: v for name, v in (arguments or {}).items() if v is not None}
+        calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
+    return calls
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise BadRowError("a tool call is no JSON") from None
 
 
 def _side(value: Any, column: str, role: str) -> Conversation:
-    return _messages(value, column) if isinstance(value, list) else [{"role": role, "content": _text(value, column)}]
+    if isinstance(value, list):
+        return messages_of(value, column)
+    return [{"role": role, "content": _text(value, column)}]
 
 
 def _text(value: Any, column: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"has {_seen(value)} as {column!r}, want text")
+        raise BadRowError(f"{column!r} is {_seen(value)}, want text")
+    check_unicode(value, column)
     return value
 
 
 def _seen(value: Any) -> str:
-    return "nothing" if value is None or value == "" or value == [] else f"{type(value).__name__} {value!r:.40}"
+    if isinstance(value, str):
+        return "text" if value.strip() else "empty"
+    return "null" if value is None else "empty" if value == [] else type(value).__name__
 
 
-def split_conversations(conversations: list[T], fractions: dict[str, float], seed: int) -> dict[str, list[T]]:
-    """Deal conversations, or pairs of answers, out at random: to each name its share, and what is left to "train".
-
-    Args:
-        fractions: by name, such as {"validation": 0.05, "test": 0.1}.
-        seed: of the order; the same seed gives the same split.
-    """
-    order = np.random.default_rng((seed, len(conversations))).permutation(len(conversations))
-    parts, at = {}, 0
-    for name, fraction in fractions.items():
-        count = round(fraction * len(conversations))
-        parts[name] = [conversations[i] for i in sorted(order[at : at + count])]
-        at += count
-    return {"train": [conversations[i] for i in sorted(order[at:])], **parts}
+def conversation_key(messages: Conversation) -> str:
+    """One text for a whole conversation; equal conversations have equal ones."""
+    return json.dumps(messages, sort_keys=True, ensure_ascii=False)

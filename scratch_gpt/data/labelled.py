@@ -1,12 +1,10 @@
-"""Labelled text: a text and the name of its class, from a table, a folder of tables, the Hub, or built in."""
+"""Labelled text: a text and the name of its class, from tables, the Hub, or built in."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .shards import is_validation
-from .sources import TABLES, VALIDATION_NAMES, kind_of, load_hub, load_table, pick_text_column, rows_of, tables_of
+from .corpus import Corpus, Origin
+from .formats import BadRowError
+from .tables import ReadOptions, Table, cell, find_column, find_text_column, open_table, text_cell
 from .tokens import Tokens
 
 BATCH_TEXTS = 4096
@@ -24,123 +23,86 @@ BATCH_TEXTS = 4096
 Example = tuple[str, str]  # a text and the name of its label
 
 
-@dataclass
-class LabelledSource:
-    """Texts with a label each, in an order that never changes.
-
-    Attributes:
-        name: what the corpus is called.
-        read: a fresh iterator over all examples.
-        label_names: the names of the labels in order, where the corpus says so.
-    """
-
-    name: str
-    read: Callable[[], Iterator[Example]]
-    label_names: list[str] | None = None
-
-
 def open_labelled(
     dataset: str,
+    options: ReadOptions | None = None,
     *,
     text_column: str | None = None,
     label_column: str | None = None,
-    config: str | None = None,
-    split: str = "train",
-    max_rows: int | None = None,
     num_texts: int = 2_000,
     seed: int = 0,
-) -> LabelledSource:
-    """Open what `dataset` names.
+) -> Corpus[Example]:
+    """Open what `dataset` names. Labels are text: "01" and "1" are two.
 
     Args:
-        dataset: "languages" (built in: sentences in German and in English); a .tsv, .csv, .jsonl, .json or .parquet
-            file; a folder of such files, named by their split; or the id of a dataset on the Hub.
-        text_column: by default "text", "sentence", or the only column with text.
-        label_column: by default "label", or the other one of two columns. Labels are whole numbers or names.
-        config, split: of a Hub dataset or, the latter, of a folder.
-        max_rows: read only so many.
+        dataset: "languages" (built in: sentences in German and in English); a table; a folder or a pattern of tables;
+            or the id of a dataset on the Hub.
+        options: how to read it.
+        text_column: by default "text", "sentence", or the only column with text; "meta.body" is a nested field.
+        label_column: by default "label", or the other one of two columns.
         num_texts, seed: of the built-in text.
 
     Raises:
         ScratchError: nothing of that name, or no such column.
     """
+    options = options or ReadOptions()
     if dataset == "languages":
-        return _open_languages(split, num_texts, seed)
-    path = Path(dataset)
-    if path.is_dir():
-        if not (tables := tables_of(path, split)):
-            there = ", ".join(sorted(p.name for p in path.iterdir())[:12]) or "no files"
-            raise ScratchError(f"{path} holds no table of the split {split!r}, such as {split}.tsv: it has {there}")
-        rows, name = load_table(tables), path.name
-    elif path.is_file():
-        if kind_of(path) not in TABLES:
-            raise ScratchError(f"{path} is no table: labelled text stands in a {', '.join(TABLES)} file")
-        rows, name = load_table([path]), path.name
-    elif kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith("."):
-        raise ScratchError(f"no such file or folder: {dataset}")
-    else:
-        rows, name = load_hub(dataset, config, split)[0], dataset
-    return _from_table(rows, name, text_column, label_column, max_rows)
+        return _open_languages(options, num_texts, seed)
+    table = open_table(dataset, options, [name for name in (text_column, label_column) if name], "labelled text")
+    return _of_table(table, options, text_column, label_column)
 
 
-def validation_split_of(dataset: str) -> str | None:
-    """The split of a folder, or of the built-in text, that is there to validate on; None where there is none."""
-    if dataset == "languages":
-        return "validation"
-    folder = Path(dataset)
-    return next((n for n in VALIDATION_NAMES if folder.is_dir() and tables_of(folder, n)), None)
-
-
-def _open_languages(split: str, count: int, seed: int) -> LabelledSource:
-    if split not in german.SPLITS:
-        raise ScratchError(f"the built-in languages have the splits {', '.join(german.SPLITS)}, not {split!r}")
+def _open_languages(options: ReadOptions, count: int, seed: int) -> Corpus[Example]:
+    if options.split not in german.SPLITS:
+        raise ScratchError(f"the built-in languages have the splits {', '.join(german.SPLITS)}, not {options.split!r}")
 
     def read() -> Iterator[Example]:
-        for number, pair in enumerate(german.pairs(seed, count, split)):
+        for number, pair in enumerate(german.pairs(seed, count, options.split)):
             yield (pair.german, "de") if number % 2 else (pair.english, "en")
 
-    return LabelledSource("languages", read)
+    fingerprint = f"languages-{options.split}-{count}-{seed}-{options.max_rows}"
+    origin = Origin("languages", lambda: fingerprint, built_in=True, split=options.split)
+    origin.validation_split = "validation" if options.split != "validation" else None
+    return Corpus(origin, read, options=options)
 
 
-def _from_table(
-    rows: Any, name: str, text_column: str | None, label_column: str | None, limit: int | None
-) -> LabelledSource:
-    text_column = pick_text_column(rows, text_column, name)
-    first = next(iter(rows))
-    if label_column is None:
-        others = [key for key in first if key != text_column]
-        label_column = "label" if "label" in others else others[0] if len(others) == 1 else None
-    if label_column is None or label_column not in first:
-        asked = "no label column" if label_column is None else f"no column {label_column!r}"
-        raise ScratchError(f"{name} has {asked}, it has {', '.join(map(repr, first))}: choose one with --label_column")
-    names = getattr((getattr(rows, "features", None) or {}).get(label_column), "names", None)  # of a ClassLabel
+def _of_table(table: Table, options: ReadOptions, text_column: str | None, label_column: str | None) -> Corpus[Example]:
+    if text_column is None and label_column is not None and len(others := _others(table, label_column)) == 1:
+        text_column = others[0]
+    text_name = find_text_column(table, text_column, label_column or "label")
+    label_name = find_column(table, label_column, ("label",), "--label_column")
+    if label_name is None:
+        if len(others := _others(table, text_name)) != 1:
+            raise ScratchError(
+                f"{table.name} has no label column, it has {table.described()}: choose one with --label_column"
+            )
+        label_name = others[0]
+    class_names = table.class_names(label_name)
 
-    def read() -> Iterator[Example]:
-        for number, row in enumerate(islice(rows_of(rows, name), limit)):
-            text, label = row[text_column], row[label_column]
-            if not isinstance(text, str) or not text.strip():
-                seen = "is empty" if isinstance(text, str) else f"holds {type(text).__name__}"
-                raise ScratchError(f"{name}: row {number} of column {text_column!r} {seen}, want text: clean the row")
-            if not isinstance(label, str | int) or label == "":
-                seen = "is empty" if label in ("", None) else f"holds {type(label).__name__} {label!r}"
-                raise ScratchError(
-                    f"{name}: row {number} of column {label_column!r} {seen}, want a whole number or a name"
-                )
-            if names is not None and isinstance(label, int):
-                if not 0 <= label < len(names):
-                    raise ScratchError(f"{name}: row {number} has no label ({label}): choose another split")
-                label = names[label]
-            yield text, str(label)
+    def convert(row: dict[str, Any]) -> Example:
+        return text_cell(row, text_name), _label(cell(row, label_name), label_name, class_names)
 
-    return LabelledSource(name, read, names)
+    origin = Origin.of_table(table, {"text": text_name, "label": label_name}, options)
+    return Corpus(origin, table.rows, convert, options, class_names)
 
 
-def split_examples(source: LabelledSource, fraction: float) -> tuple[list[Example], list[Example]]:
-    """The examples of a source, every so-many-th held out."""
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for number, example in enumerate(source.read()):
-        parts[is_validation(number, fraction)].append(example)
-    return parts
+def _others(table: Table, column: str) -> list[str]:
+    return [name for name in table.columns() if name != column]
+
+
+def _label(value: Any, column: str, class_names: list[str] | None) -> str:
+    """The name of a label, which may be a number: "2" for 2 and 2.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or value == "":
+        raise BadRowError(f"{column!r} is {'null' if value is None else 'empty'}")
+    if not isinstance(value, str | int):
+        raise BadRowError(f"{column!r} is {type(value).__name__}, want a whole number or a name")
+    if class_names is not None and isinstance(value, int):
+        if not 0 <= value < len(class_names):
+            raise BadRowError(f"{column!r} is {value}, which is none of the {len(class_names)} classes")
+        return class_names[value]
+    return str(value)
 
 
 def collect_labels(examples: Sequence[Example], names: list[str] | None, source: str) -> list[str]:
@@ -150,13 +112,19 @@ def collect_labels(examples: Sequence[Example], names: list[str] | None, source:
         ScratchError: there is only one label, or one that is not among `names`.
     """
     counts = Counter(label for _, label in examples)
-    found = sorted(counts, key=lambda name: (not name.lstrip("-").isdigit(), int(name) if name.isdigit() else 0, name))
+    found = sorted(counts, key=_label_order)
     if len(counts) < 2:
         raise ScratchError(
             f"{source} has one label only, {found[0]!r}: nothing to tell apart" if found else f"{source} has no rows"
         )
     check_labels(examples, names or found, source)
     return names or found
+
+
+def _label_order(name: str) -> tuple[bool, int, str]:
+    """Numbers by value, then names by the alphabet."""
+    is_number = name.removeprefix("-").isdecimal()
+    return not is_number, int(name) if is_number else 0, name
 
 
 def check_labels(examples: Sequence[Example], names: Sequence[str], source: str) -> None:

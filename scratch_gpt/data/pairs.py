@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .sources import TABLES, VALIDATION_NAMES, kind_of, load_hub, load_table, open_text, rows_of, tables_of
+from .corpus import Corpus, Origin, fingerprint_of
+from .files import OPENERS, canonical_split, kind_of, list_folder, read_lines
+from .formats import BadRowError, fingerprint_of_files
+from .tables import ReadOptions, Table, cell, check_unicode, open_table
 from .tokens import Tokens
 
 BATCH_PAIRS = 4096
@@ -22,176 +24,161 @@ BATCH_PAIRS = 4096
 Pair = tuple[str, str]
 
 
-@dataclass
-class PairSource:
-    """Pairs of sentences, in an order that never changes.
-
-    Attributes:
-        name: what the corpus is called.
-        read: a fresh iterator over all pairs, source first.
-        limit: read only so many.
-        empty: how many pairs were passed over by the last reading, because a side was empty.
-    """
-
-    name: str
-    read: Callable[[], Iterator[Pair]]
-    limit: int | None = None
-    empty: int = field(default=0, init=False)
-
-    def pairs(self) -> Iterator[Pair]:
-        """The pairs, without those that have an empty side, which are counted.
-
-        Raises:
-            ScratchError: the sides are of different lengths, a cell is no text, or nothing is left.
-        """
-        self.empty, found = 0, 0
-        for source, target in islice(self.read(), self.limit):
-            source, target = source.strip(), target.strip()
-            if source and target:
-                found += 1
-                yield source, target
-            else:
-                self.empty += 1
-        if not found:
-            raise ScratchError(f"{self.name} holds no pair with text on both sides")
-
-
 def open_pairs(
     dataset: str,
     source_lang: str,
     target_lang: str,
+    options: ReadOptions | None = None,
     *,
     target_file: str | None = None,
-    split: str = "train",
-    config: str | None = None,
-    max_pairs: int | None = None,
     num_pairs: int = 20_000,
     seed: int = 0,
-) -> PairSource:
-    """Open what `dataset` names.
+) -> Corpus[Pair]:
+    """Open what `dataset` names. Pairs with an empty side are skipped and counted.
 
     Args:
         dataset: "grammar" (the built-in German and English); a text file, a sentence a line, whose translations stand
-            in `target_file`; a folder with files such as `train.de` and `train.en` (also .gz); a .jsonl, .csv, .tsv
-            or .parquet file with a column for each language or a column "translation"; or such a dataset on the Hub.
+            in `target_file`; a folder with files such as `train.de` and `train.en` (plain or compressed); tables with
+            a column for each language or a column "translation"; or such a dataset on the Hub.
         source_lang, target_lang: languages, as files and columns are named by them.
-        split: of a folder, of a Hub dataset, or of the grammar.
-        config: of a Hub dataset.
-        max_pairs: read only so many.
+        options: how to read it; the split is of a folder, of a Hub dataset, or of the grammar.
         num_pairs, seed: of the built-in grammar.
 
     Raises:
         ScratchError: nothing of that name, or not in these languages.
     """
+    options = options or ReadOptions()
     if source_lang == target_lang:
         raise ScratchError(f"source_lang and target_lang are both {source_lang!r}: name two languages")
     if dataset == "grammar":
-        return _open_grammar(source_lang, target_lang, split, num_pairs, seed)
+        return _open_grammar(source_lang, target_lang, options, num_pairs, seed)
     path = Path(dataset)
     if target_file is not None:
-        return _open_files(path, Path(target_file), path.name, max_pairs)
+        return _open_sides(path, Path(target_file), path.name, (source_lang, target_lang), options)
     if path.is_dir():
-        return _open_folder(path, split, source_lang, target_lang, max_pairs)
-    if path.is_file():
-        if kind_of(path) not in TABLES:
-            raise ScratchError(f"{path} is one side of a text: name the other with --target_file, or give their folder")
-        return _from_table(load_table([path]), path.name, source_lang, target_lang, max_pairs)
-    if kind_of(path) in (".txt", *TABLES) or path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1:
-        raise ScratchError(f"no such file or folder: {dataset}")
-    return _from_table(load_hub(dataset, config, split)[0], dataset, source_lang, target_lang, max_pairs)
+        sides = [_side(path, options.split, language) for language in (source_lang, target_lang)]
+        if sides[0] and sides[1]:
+            return _open_folder(path, sides[0], sides[1], (source_lang, target_lang), options)
+        if any(sides):
+            missing = source_lang if sides[0] is None else target_lang
+            raise ScratchError(
+                f"{path} holds no {options.split}.{missing} (plain or compressed): it has {_there(path)}"
+            )
+        if not any(kind_of(p) not in (None, "text") for p in list_folder(path)[0]):
+            wanted = f"{options.split}.{source_lang} and {options.split}.{target_lang}"
+            raise ScratchError(f"{path} holds no {wanted} (plain or compressed), nor a table: it has {_there(path)}")
+    elif path.is_file() and kind_of(path) in (None, "text"):
+        raise ScratchError(f"{path} is one side of a text: name the other with --target_file, or give their folder")
+    table = open_table(dataset, options, (source_lang, target_lang), "a column for each language")
+    return _of_table(table, source_lang, target_lang, options)
 
 
-def validation_split_of(dataset: str, source_lang: str) -> str | None:
-    """The split of a folder or of the grammar that is there to validate on; None where there is none."""
-    if dataset == "grammar":
-        return "validation"
-    folder = Path(dataset)
-    if not folder.is_dir():
-        return None
-    return next((n for n in VALIDATION_NAMES if _side(folder, n, source_lang) or tables_of(folder, n)), None)
-
-
-def _open_grammar(source_lang: str, target_lang: str, split: str, count: int, seed: int) -> PairSource:
+def _open_grammar(source_lang: str, target_lang: str, options: ReadOptions, count: int, seed: int) -> Corpus[Pair]:
     if {source_lang, target_lang} != {"de", "en"}:
         raise ScratchError(f"the built-in grammar knows 'de' and 'en', not {source_lang!r} to {target_lang!r}")
-    if split not in german.SPLITS:
-        raise ScratchError(f"the built-in grammar has the splits {', '.join(german.SPLITS)}, not {split!r}")
+    if options.split not in german.SPLITS:
+        raise ScratchError(f"the built-in grammar has the splits {', '.join(german.SPLITS)}, not {options.split!r}")
     backwards = source_lang == "en"
 
     def read() -> Iterator[Pair]:
-        for pair in german.pairs(seed, count, split):
+        for pair in german.pairs(seed, count, options.split):
             yield (pair.english, pair.german) if backwards else (pair.german, pair.english)
 
-    return PairSource("grammar", read)
+    fingerprint = f"grammar-{source_lang}-{options.split}-{count}-{seed}-{options.max_rows}"
+    origin = Origin("grammar", lambda: fingerprint, built_in=True, split=options.split)
+    origin.validation_split = "validation" if options.split != "validation" else None
+    return Corpus(origin, read, options=options)
 
 
-def _open_folder(folder: Path, split: str, source_lang: str, target_lang: str, limit: int | None) -> PairSource:
-    sides = [_side(folder, split, language) for language in (source_lang, target_lang)]
-    if sides[0] and sides[1]:
-        return _open_files(sides[0], sides[1], folder.name, limit)
-    if tables := tables_of(folder, split):
-        return _from_table(load_table(tables), folder.name, source_lang, target_lang, limit)
-    there = sorted(p.name for p in folder.iterdir() if p.is_file())
-    missing = [lang for lang, side in zip((source_lang, target_lang), sides, strict=True) if side is None]
-    wanted = " and ".join(f"{split}.{lang}" for lang in missing)
-    raise ScratchError(f"{folder} holds no {wanted} (nor .gz): it has {', '.join(there[:12]) or 'no files'}")
+def _open_folder(
+    folder: Path, source: Path, target: Path, languages: tuple[str, str], options: ReadOptions
+) -> Corpus[Pair]:
+    corpus = _open_sides(source, target, folder.resolve().name, languages, options)
+    files, ignored = list_folder(folder)
+    reason = f"not {options.split} in {' or '.join(languages)}"
+    corpus.origin.ignored = ignored | {str(path): reason for path in files if path not in (source, target)}
+    corpus.origin.split = options.split
+    if canonical_split(options.split) != "validation" and all(_side(folder, "validation", lang) for lang in languages):
+        corpus.origin.validation_split = "validation"
+    return corpus
 
 
 def _side(folder: Path, split: str, language: str) -> Path | None:
-    return next((p for p in (folder / f"{split}.{language}", folder / f"{split}.{language}.gz") if p.is_file()), None)
+    """The file of a split in a language, such as `val.de.gz`."""
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    words = {str(name): words for name, words in SPLIT_KEYWORDS.items()}.get(canonical_split(split), [])
+    endings = ("", *OPENERS, ".zst")
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+    wanted = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in endings]
+    return next((there[name] for name in wanted if name in there), None)
 
 
-def _open_files(source: Path, target: Path, name: str, limit: int | None) -> PairSource:
+def _there(folder: Path) -> str:
+    return ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())[:12]) or "no files"
+
+
+def _open_sides(
+    source: Path, target: Path, name: str, languages: tuple[str, str], options: ReadOptions
+) -> Corpus[Pair]:
     for path in (source, target):
         if not path.is_file():
             raise ScratchError(f"no such file: {path}")
 
-    def read() -> Iterator[Pair]:
+    def read() -> Iterator[tuple[str, str]]:
         counts = [0, 0]
         for pair in zip_longest(read_lines(source), read_lines(target)):
             counts = [count + (side is not None) for count, side in zip(counts, pair, strict=True)]
             if None not in pair:
-                yield pair
+                yield pair[0].strip(), pair[1].strip()
         if counts[0] != counts[1]:
             raise ScratchError(
                 f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}: a translation must stand on the "
                 "line of its sentence"
             )
 
-    return PairSource(name, read, limit)
+    def convert(pair: tuple[str, str]) -> Pair:
+        for language, text in zip(languages, pair, strict=True):
+            if not text:
+                raise BadRowError(f"{language!r} is empty")
+        return pair
+
+    paths = [source, target]
+    origin = Origin(
+        name,
+        lambda: fingerprint_of(fingerprint_of_files(paths), *languages, str(options.max_rows)),
+        files=[str(path) for path in paths],
+        columns=dict(zip(("source", "target"), languages, strict=True)),
+    )
+    return Corpus(origin, read, convert, options)
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, plain or gzipped, without their ends.
+def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOptions) -> Corpus[Pair]:
+    columns = {}
+    for role, language in (("source", source_lang), ("target", target_lang)):
+        found = next((name for name in (language, f"translation.{language}") if table.has(name)), None)
+        if found is None:
+            raise ScratchError(f"{table.name} has no {language!r}: it has {_languages_of(table)}")
+        columns[role] = found
 
-    Raises:
-        ScratchError: it is no UTF-8 text, or broken.
-    """
-    with open_text(path, newline="\n") as file:
-        for line in file:
-            yield line.rstrip("\r\n")
+    def convert(row: dict[str, Any]) -> Pair:
+        found = []
+        for language, column in zip((source_lang, target_lang), columns.values(), strict=True):
+            text = cell(row, column)
+            if not isinstance(text, str):
+                raise BadRowError(f"{language!r} is {'null' if text is None else type(text).__name__}, want text")
+            if not text.strip():
+                raise BadRowError(f"{language!r} is empty")
+            check_unicode(text, language)
+            found.append(text)
+        return found[0], found[1]
+
+    return Corpus(Origin.of_table(table, columns, options), table.rows, convert, options)
 
 
-def _from_table(rows: Any, name: str, source_lang: str, target_lang: str, limit: int | None) -> PairSource:
-    first = next(iter(rows), None)
-    if first is None:
-        raise ScratchError(f"{name} holds no rows")
-    nested = isinstance(first.get("translation"), dict)
-    there = first["translation"] if nested else first
-    missing = [language for language in (source_lang, target_lang) if language not in there]
-    if missing:
-        raise ScratchError(f"{name} has no {', '.join(map(repr, missing))}: it has {', '.join(map(repr, there))}")
-
-    def read() -> Iterator[Pair]:
-        for number, row in enumerate(rows_of(rows, name)):
-            cells = row["translation"] if nested else row
-            pair = cells[source_lang], cells[target_lang]
-            for language, cell in zip((source_lang, target_lang), pair, strict=True):
-                if not isinstance(cell, str):
-                    raise ScratchError(f"{name}: row {number} holds {type(cell).__name__} for {language!r}, want text")
-            yield pair
-
-    return PairSource(name, read, limit)
+def _languages_of(table: Table) -> str:
+    nested = table.sample()[0].get("translation")
+    return ", ".join(map(repr, nested if isinstance(nested, dict) else table.columns()))
 
 
 @dataclass(frozen=True)
@@ -228,8 +215,3 @@ def encode_pairs(
                 side.append([*ids[: max_length - 1], tokenizer.eos_token_id])
         progress(len(batch))
     return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), long)
-
-
-def fingerprint_of(*parts: str) -> str:
-    """One name for several."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -10,13 +10,16 @@ A row is one of
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any, NamedTuple
 
 from ..errors import ScratchError
-from .conversations import conversation_of
+from .conversations import Conversation, conversation_of, messages_of
+from .corpus import Corpus, Origin
+from .formats import BadRowError
 from .prompts import Prompt
-from .sources import open_rows, rows_of
+from .tables import ReadOptions, check_unicode, open_table
+
+COLUMNS = ("prompt", "chosen", "rejected")
 
 
 class Preference(NamedTuple):
@@ -27,55 +30,58 @@ class Preference(NamedTuple):
     rejected: Prompt
 
 
-def open_preferences(
-    dataset: str, *, config: str | None = None, split: str = "train", max_rows: int | None = None
-) -> tuple[str, list[Preference]]:
-    """The name of a set of pairs, and the pairs.
+def open_preferences(dataset: str, options: ReadOptions | None = None) -> Corpus[Preference]:
+    """Open what `dataset` names.
 
     Args:
-        dataset: a .json, .jsonl, .csv, .tsv or .parquet file, a folder of such files, or the id of a Hub dataset.
-        config, split: of a Hub dataset or, the latter, of a folder.
-        max_rows: read only so many.
+        dataset: a table, a folder or a pattern of tables, or the id of a Hub dataset.
+        options: how to read it.
 
     Raises:
         ScratchError: nothing of that name, or no pairs in it.
     """
-    name, rows = open_rows(dataset, config, split, "pairs")
-    first = next(iter(rows))
-    if not {"chosen", "rejected"} <= set(first):
-        raise ScratchError(f"{name} has the columns {', '.join(map(repr, first))}, want 'prompt', 'chosen', 'rejected'")
-    pairs = []
-    for number, row in enumerate(islice(rows_of(rows, name), max_rows)):
-        try:
-            pairs.append(preference_of(row))
-        except ValueError as error:
-            raise ScratchError(f"{name}: row {number} {error}: mend or remove it") from error
-    return name, pairs
+    options = options or ReadOptions()
+    table = open_table(dataset, options, COLUMNS, "preferences")
+    if not all(map(table.has, ("chosen", "rejected"))):
+        raise ScratchError(f"{table.name} has the columns {table.described()}, want 'prompt', 'chosen', 'rejected'")
+    columns = {name: name for name in COLUMNS if table.has(name)}
+    return Corpus(Origin.of_table(table, columns, options), table.rows, preference_of, options)
 
 
 def preference_of(row: dict[str, Any]) -> Preference:
-    """The pair of a row of any known shape.
+    """The pair of a row of any known form.
 
     Raises:
-        ValueError: it holds no pair, and why.
+        BadRowError: it holds no pair, and why.
     """
     prompt = row.get("prompt")
-    if all(isinstance(row[side], list) for side in ("chosen", "rejected")):
-        chosen, rejected = (conversation_of({"messages": row[side]}) for side in ("chosen", "rejected"))
-        same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
-        if isinstance(prompt, list) and chosen[: len(prompt)] != prompt:
-            asked = conversation_of({"messages": prompt}, answered=False)
-        elif isinstance(prompt, str) and not same:
-            asked = [{"role": "user", "content": prompt}]
-        else:
-            asked, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
-        if not asked or not chosen or not rejected or chosen == rejected:
-            raise ValueError("has no prompt, or no difference between 'chosen' and 'rejected'")
-        return Preference(asked, chosen, rejected)
-    for column in ("prompt", "chosen", "rejected"):
+    if all(_is_messages(row.get(side)) for side in ("chosen", "rejected")):
+        return _of_messages(prompt, *(conversation_of(row, (side,)) for side in ("chosen", "rejected")))
+    for column in COLUMNS:
         value = row.get(column)
         if not isinstance(value, str) or (column == "prompt" and not value.strip()):  # what follows may be nothing
-            raise ValueError(f"has {type(value).__name__} {value!r:.40} as {column!r}, want text")
+            seen = "null" if value is None else "empty" if isinstance(value, str) else type(value).__name__
+            raise BadRowError(f"{column!r} is {seen}, want text")
+        check_unicode(value, column)
     if row["chosen"] == row["rejected"]:
-        raise ValueError("has the same text as 'chosen' and 'rejected'")
+        raise BadRowError("'chosen' and 'rejected' are the same")
     return Preference(row["prompt"], row["chosen"], row["rejected"])
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith('[{"'))
+
+
+def _of_messages(prompt: Any, chosen: Conversation, rejected: Conversation) -> Preference:
+    asked: Conversation
+    same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
+    given = messages_of(prompt, "prompt") if isinstance(prompt, list) and prompt else None
+    if given is not None and chosen[: len(given)] != given:
+        asked = conversation_of({"prompt": given}, ("prompt",), answered=False)
+    elif isinstance(prompt, str) and prompt.strip() and not same:
+        asked = [{"role": "user", "content": prompt}]
+    else:
+        asked, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+    if not asked or not chosen or not rejected or chosen == rejected:
+        raise BadRowError("there is no prompt, or no difference between 'chosen' and 'rejected'")
+    return Preference(asked, chosen, rejected)

@@ -2,60 +2,106 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ScratchError
 from . import stories
-from .conversations import conversation_of
-from .sources import TABLES, kind_of, open_rows, open_text, rows_of
+from .conversations import MESSAGES, conversation_key, conversation_of, messages_of
+from .corpus import Corpus, Origin, fingerprint_of
+from .files import find_files, read_lines
+from .formats import BadRowError, fingerprint_of_files
+from .tables import ReadOptions, cell, check_unicode, find_column, open_table
 
-Prompt = str | list[dict[str, str]]
-COLUMNS = ("prompt", "text", "instruction", "messages")
+Prompt = str | list[dict[str, Any]]
+COLUMNS = ("prompt", "text", "instruction", *MESSAGES)
+AGAIN, EMPTY = "a prompt that was read before", "an empty line"
 
 
 def open_prompts(
     dataset: str,
+    options: ReadOptions | None = None,
     *,
-    config: str | None = None,
-    split: str = "train",
-    max_rows: int | None = None,
+    prompt_column: str | None = None,
     num_prompts: int = 2000,
     seed: int = 0,
-) -> tuple[str, list[Prompt]]:
-    """The name of a set of prompts and the prompts, none of them twice.
+) -> Corpus[Prompt]:
+    """Open what `dataset` names. A prompt that comes again is skipped and counted.
 
     Args:
         dataset: "stories", first sentences of built-in stories, of a stream of their own; a text file with a prompt a
-            line; a table (.json, .jsonl, .csv, .tsv, .parquet), a folder of tables, or the id of a Hub dataset, with a
-            column `prompt` (a text, or a list of messages), `text`, `instruction` or `messages` (up to the last answer
-            of the assistant).
-        config, split: of a Hub dataset or, the latter, of a folder.
-        max_rows: read only so many.
+            line, or a folder of such files; tables or the id of a Hub dataset, with a column `prompt` (a text, or a
+            list of messages), `text`, `instruction`, `messages` or `conversations` (up to the last answer of the
+            assistant).
+        options: how to read it.
+        prompt_column: another column, or a nested field by dotted path.
         num_prompts, seed: of the built-in ones.
 
     Raises:
         ScratchError: nothing of that name, or no prompts in it.
     """
-    path, prompts = Path(dataset), list[Prompt]()
+    options = options or ReadOptions()
     if dataset == "stories":
-        if num_prompts < 1:
-            raise ScratchError(f"num_prompts is {num_prompts}, want at least 1")
-        name, prompts = dataset, _beginnings(num_prompts, seed)[:max_rows]
-    elif path.is_file() and kind_of(path) not in TABLES:
-        with open_text(path) as file:
-            name, prompts = path.name, list(islice((line.strip() for line in file if line.strip()), max_rows))
-    else:
-        name, rows = open_rows(dataset, config, split, "prompts")
-        prompts = [_prompt_of(row, number, name) for number, row in enumerate(islice(rows_of(rows, name), max_rows))]
-    unique = list({str(prompt): prompt for prompt in prompts}.values())
-    if not unique:
-        raise ScratchError(f"{name} holds no prompts")
-    return name, unique
+        return _open_stories(num_prompts, seed, options)
+    files = find_files(dataset, options.split, options.config, tables_only=prompt_column is not None)
+    if files is not None and files.kind == "text":
+        origin = Origin(
+            files.name,
+            lambda: fingerprint_of(fingerprint_of_files(files.paths), str(options.max_rows)),
+            files=[str(path) for path in files.paths],
+            ignored=files.ignored,
+            split=files.split,
+            validation_split=files.validation_split,
+        )
+        return _without_repeats(origin, lambda: _lines(files.paths), lambda line: line, options)
+    table = open_table(dataset, options, [prompt_column or "prompt"], "prompts")
+    column = find_column(table, prompt_column, COLUMNS, "--prompt_column")
+    if column is None:
+        raise ScratchError(
+            f"{table.name} has the columns {table.described()}, want one of {', '.join(map(repr, COLUMNS))}; or choose "
+            "one with --prompt_column"
+        )
+    origin = Origin.of_table(table, {"prompt": column}, options)
+    return _without_repeats(origin, table.rows, lambda row: _prompt_of(row, column), options)
 
 
-def _beginnings(count: int, seed: int) -> list[Prompt]:
+def _open_stories(count: int, seed: int, options: ReadOptions) -> Corpus[Prompt]:
+    if count < 1:
+        raise ScratchError(f"num_prompts is {count}, want at least 1")
+    fingerprint = f"prompts-{count}-{seed}-{options.max_rows}"
+    origin = Origin("stories", lambda: fingerprint, built_in=True)
+    return Corpus(origin, lambda: _beginnings(count, seed), options=options)
+
+
+def _without_repeats(origin: Origin, rows: Any, convert: Any, options: ReadOptions) -> Corpus[Prompt]:
+    """Prompts, each of them once."""
+
+    def read() -> Iterator[Any]:
+        seen: set[str] = set()
+        for row in rows():
+            try:
+                prompt = row if isinstance(row, BadRowError) else convert(row)
+            except BadRowError as error:
+                prompt = error
+            if not isinstance(prompt, BadRowError):
+                key = prompt if isinstance(prompt, str) else conversation_key(prompt)
+                if key in seen:
+                    prompt = BadRowError(AGAIN)
+                seen.add(key)
+            yield prompt
+
+    corpus: Corpus[Prompt] = Corpus(origin, read, options=options)
+    corpus.harmless = {AGAIN, EMPTY}
+    return corpus
+
+
+def _lines(paths: list[Any]) -> Iterator[Any]:
+    for path in paths:
+        for line in read_lines(path):
+            yield line.strip() or BadRowError(EMPTY)
+
+
+def _beginnings(count: int, seed: int) -> Iterator[Prompt]:
     """First sentences of stories, from a stream of their own; so many different ones."""
     found: dict[Prompt, None] = {}
     stream = f"prompts-{seed}"
@@ -63,21 +109,17 @@ def _beginnings(count: int, seed: int) -> list[Prompt]:
         found[stories.sentences(stories.story(stream, index))[0]] = None
         if len(found) == count:
             break
-    return list(found)
+    return iter(found)
 
 
-def _prompt_of(row: dict[str, Any], number: int, name: str) -> Prompt:
-    column = next((column for column in COLUMNS if column in row), None)
-    if column is None:
-        there, wanted = (", ".join(map(repr, names)) for names in (row, COLUMNS))
-        raise ScratchError(f"{name} has the columns {there}, want one of {wanted}")
-    value = row[column]
-    if column == "instruction" or isinstance(value, list):
-        try:
-            talk = conversation_of(row if column == "instruction" else {"messages": value}, answered=False)
-        except ValueError as error:
-            raise ScratchError(f"{name}: row {number} {error}: mend or remove it") from error
-        return talk
+def _prompt_of(row: dict[str, Any], column: str) -> Prompt:
+    value = cell(row, column)
+    if column == "instruction":
+        return conversation_of(row, ("instruction", "output", "input"), answered=False)
+    if column in MESSAGES or isinstance(value, list):
+        return conversation_of({column: messages_of(value, column)}, (column,), answered=False)
     if not isinstance(value, str) or not value.strip():
-        raise ScratchError(f"{name}: row {number} of column {column!r} holds {value!r:.40}, want text or messages")
+        seen = "null" if value is None else "empty" if isinstance(value, str) else type(value).__name__
+        raise BadRowError(f"{column!r} is {seen}, want text or messages")
+    check_unicode(value, column)
     return value

@@ -1,8 +1,8 @@
 """Texts as token ids on disk: tokenised once, cached by content and settings, read through memory maps.
 
 A cache entry is a folder with, for each split, `SPLIT.bin` (token ids, little endian, the smallest unsigned type that
-holds the vocabulary), `SPLIT.ends.npy` (where each document ends) and `meta.json`. It is written beside its place and
-renamed, so that a half-written one is never used.
+holds the vocabulary), `SPLIT.ends.npy` (where each document ends) and `meta.json`. It is written in a folder of another
+name and renamed, so that a half-written one is never used.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import json
 import os
 import shutil
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
+from .documents import SPLITS, Record, Sizes, TextReading, beginnings, has_one_document, held_out, split_one_text
 from .sources import Piece, Source
 
-SPLITS = ("train", "validation")
-FORMAT = 1
+FORMAT = 2
 BATCH_PIECES = 2048
 BATCH_CHARACTERS = 1 << 23
+COPIED_DOCUMENTS = 1 << 15
 
 Progress = Callable[[int], None]
 
@@ -57,11 +60,6 @@ def cache_directory() -> Path:
     return Path(os.environ.get("SCRATCH_GPT_CACHE") or Path.home() / ".cache" / "scratch_gpt")
 
 
-def is_validation(index: int, fraction: float) -> bool:
-    """Whether document number `index` is held out: evenly spread, so that sorted corpora are split fairly."""
-    return int((index + 1) * fraction) > int(index * fraction)
-
-
 def prepare(
     source: Source,
     tokenizer: PreTrainedTokenizerFast,
@@ -69,10 +67,24 @@ def prepare(
     validation_source: Source | None = None,
     progress: Progress | None = None,
     splits: tuple[str, ...] = SPLITS,
+    seed: int = 0,
 ) -> dict[str, Shard]:
+    """The shards of `prepare_texts`."""
+    return prepare_texts(source, tokenizer, validation_fraction, validation_source, progress, splits, seed)[0]
+
+
+def prepare_texts(
+    source: Source,
+    tokenizer: PreTrainedTokenizerFast,
+    validation_fraction: float = 0.1,
+    validation_source: Source | None = None,
+    progress: Progress | None = None,
+    splits: tuple[str, ...] = SPLITS,
+    seed: int = 0,
+) -> tuple[dict[str, Shard], TextReading]:
     """Tokenise a source, or find it in the cache.
 
-    One text is split by position, the last part held out; many documents are split by document.
+    Of one text the end is held out; of several, a share of the documents (`splits.hold_out`).
 
     Args:
         source: the texts.
@@ -81,18 +93,20 @@ def prepare(
         validation_source: texts to validate on; then all of `source` is trained on.
         progress: called with the number of characters that have been tokenised since the last call.
         splits: those that are wanted, and must hold text.
+        seed: of the split.
 
     Returns:
-        A shard for each of `splits`.
+        A shard for each of `splits`, and what was read.
 
     Raises:
-        ScratchError: nothing to train on or nothing held out.
+        ScratchError: nothing to train on or nothing held out, or too many rows can't be used.
     """
     settings = {
         "format": FORMAT,
         "source": source.fingerprint(),
         "validation_source": validation_source.fingerprint() if validation_source else None,
         "validation_fraction": 0.0 if validation_source else validation_fraction,
+        "seed": seed,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "eos_token_id": tokenizer.eos_token_id,
         "splits": splits,
@@ -101,73 +115,136 @@ def prepare(
     entry = cache_directory() / "shards" / key
     if not (entry / "meta.json").exists():
         entry.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=entry.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=entry.parent))
         try:
-            texts = split_pieces(source, validation_fraction, validation_source)
-            _write(beside, texts, tokenizer, progress or (lambda characters: None))
-            _check_filled(beside, source, splits)
-            beside.rename(entry)
+            writing = _Preparation(staging, tokenizer, progress or (lambda characters: None))
+            meta = writing.write(source, validation_source, validation_fraction, seed)
+            _check_filled(staging, source, splits)
+            (staging / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            staging.rename(entry)
         except OSError:
             if not (entry / "meta.json").exists():  # else another process was faster with the same
                 raise
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return {split: _open(entry, split) for split in splits}
+            shutil.rmtree(staging, ignore_errors=True)
+    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    reading = TextReading.from_json(meta["reading"])
+    reading.count.check(source.name, source.max_bad_rows)  # the bound may be lower than when it was prepared
+    return {split: _open(entry, split, meta[split]) for split in splits}, reading
 
 
-def split_pieces(
-    source: Source, validation_fraction: float, validation_source: Source | None = None
-) -> Iterator[tuple[str, Piece]]:
-    """Each piece of text with the split that it belongs to."""
-    if validation_source is not None:
-        yield from (("train", piece) for piece in source.pieces())
-        yield from (("validation", piece) for piece in validation_source.pieces())
-        return
-    ends = (piece for piece in source.pieces() if piece.ends_document)
-    if len(list(islice(ends, 2))) == 1:
-        yield from _split_one_text(source, validation_fraction)
-        return
-    index = 0
-    for piece in source.pieces():
-        yield ("validation" if is_validation(index, validation_fraction) else "train"), piece
-        index += piece.ends_document
+class _Writer:
+    """Appends documents to a file of token ids, each closed by `<eos>`."""
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self.path, self.dtype = path, dtype
+        self.file = path.open("wb")
+        self.count = 0
+        self.ends, self.unknown = array("q"), array("q", [0])
+
+    def add(self, ids: list[int], piece: Piece, eos: int, unk: int | None) -> None:
+        self.unknown[-1] += ids.count(unk) if unk is not None else 0
+        if piece.ends_document:
+            ids = [*ids, eos]
+        self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())
+        self.count += len(ids)
+        if piece.ends_document:
+            self.ends.append(self.count)
+            self.unknown.append(0)
 
 
-def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
-    characters = sum(len(piece.text) for piece in source.pieces())
-    border = int(characters * (1 - validation_fraction))
-    position = 0
-    for piece in source.pieces():
-        cut = min(max(border - position, 0), len(piece.text))
-        if cut:
-            yield "train", Piece(piece.text[:cut], position + cut == border)
-        if cut < len(piece.text) or piece.ends_document:
-            yield "validation", Piece(piece.text[cut:], piece.ends_document)
-        position += len(piece.text)
+class _Preparation:
+    """Writes the files of a cache entry."""
 
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, progress: Progress):
+        self.folder, self.tokenizer, self.progress = folder, tokenizer, progress
+        largest = max(tokenizer.get_vocab().values())
+        self.dtype = np.dtype("<u2") if largest < 1 << 16 else np.dtype("<u4")
+        self.record = Record()
 
-def _write(
-    folder: Path,
-    texts: Iterator[tuple[str, Piece]],
-    tokenizer: PreTrainedTokenizerFast,
-    progress: Progress,
-) -> None:
-    largest = max(tokenizer.get_vocab().values())
-    dtype = np.dtype("<u2") if largest < 1 << 16 else np.dtype("<u4")
-    writers = {split: _Writer(folder / f"{split}.bin", dtype) for split in SPLITS}
-    try:
-        for batch in _batches(texts):
-            encoded = encode_batch(tokenizer, [piece.text for _, piece in batch])
-            for (split, piece), ids in zip(batch, encoded, strict=True):
-                writers[split].add(ids, piece, tokenizer.eos_token_id, tokenizer.unk_token_id)
-            progress(sum(len(piece.text) for _, piece in batch))
-    finally:
-        for writer in writers.values():
-            writer.file.close()
-    for split, writer in writers.items():
-        writer.finish(folder / f"{split}.ends.npy")
-    meta = {split: {"dtype": dtype.str, **writer.sizes} for split, writer in writers.items()}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    def write(
+        self, source: Source, validation_source: Source | None, validation_fraction: float, seed: int
+    ) -> dict[str, Any]:
+        """Tokenise and split; the content of `meta.json`."""
+        if validation_source is not None:
+            texts = (("train", piece) for piece in source.pieces())
+            more = (("validation", piece) for piece in validation_source.pieces())
+            meta = self._meta(self._tokenise(chain(texts, more), SPLITS))
+            reading = self.record.reading(source.count + validation_source.count)
+        elif has_one_document(source):
+            meta = self._meta(self._tokenise(split_one_text(source, validation_fraction), SPLITS))
+            reading = self.record.reading(source.count)
+        else:
+            written = self._tokenise((("all", piece) for piece in source.pieces()), ("all",))["all"]
+            count, held = source.count, held_out(self.record.sizes["all"].keys, validation_fraction, seed)
+            meta = self._copy(written, held)
+            begin = ""
+            if held.any() and meta["validation"]["characters"]:
+                begin = next(islice(beginnings(source), int(np.argmax(held)), None), "")
+            reading = self.record.reading(count, held, begin)
+        return {**meta, "reading": reading.to_json()}
+
+    def _tokenise(self, texts: Iterator[tuple[str, Piece]], parts: tuple[str, ...]) -> dict[str, _Writer]:
+        """Token ids of all texts, in a file for each part."""
+        writers = {part: _Writer(self.folder / f"{part}.bin", self.dtype) for part in parts}
+        eos, unk = self.tokenizer.eos_token_id, self.tokenizer.unk_token_id
+        try:
+            for batch in _batches(texts):
+                encoded = encode_batch(self.tokenizer, [piece.text for _, piece in batch])
+                for (part, piece), ids in zip(batch, encoded, strict=True):
+                    writers[part].add(ids, piece, eos, unk)
+                    self.record.add(part, piece)
+                self.progress(sum(len(piece.text) for _, piece in batch))
+        finally:
+            for writer in writers.values():
+                writer.file.close()
+        return writers
+
+    def _meta(self, writers: dict[str, _Writer]) -> dict[str, Any]:
+        """Finish the files of the splits, and say their sizes."""
+        meta = {}
+        for split, writer in writers.items():
+            sizes = self.record.sizes.get(split) or Sizes()
+            meta[split] = {
+                "dtype": self.dtype.str,
+                "characters": sum(sizes.characters),
+                "utf8_bytes": sum(sizes.utf8_bytes),
+                "unknown": sum(writer.unknown),
+            }
+            self._save_ends(split, np.asarray(writer.ends, dtype=np.int64))
+        return meta
+
+    def _copy(self, written: _Writer, held: np.ndarray) -> dict[str, Any]:
+        """Share the documents of one file out among the splits, and say their sizes."""
+        sizes, ends = self.record.sizes["all"], np.asarray(written.ends, dtype=np.int64)
+        lengths = np.diff(ends, prepend=0)
+        tokens = np.memmap(written.path, dtype=self.dtype, mode="r") if written.count else np.empty(0, self.dtype)
+        meta = {}
+        for split, mine in (("train", ~held), ("validation", held)):
+            with (self.folder / f"{split}.bin").open("wb") as file:
+                for start in range(0, len(ends), COPIED_DOCUMENTS):
+                    some = slice(start, start + COPIED_DOCUMENTS)
+                    begin, end = ends[start] - lengths[start], ends[some][-1]
+                    file.write(tokens[begin:end][np.repeat(mine[some], lengths[some])].tobytes())
+            meta[split] = {
+                "dtype": self.dtype.str,
+                "characters": int(np.asarray(sizes.characters)[mine].sum()),
+                "utf8_bytes": int(np.asarray(sizes.utf8_bytes)[mine].sum()),
+                "unknown": int(np.asarray(written.unknown)[: len(mine)][mine].sum()),
+            }
+            self._save_ends(split, np.cumsum(lengths[mine]))
+        del tokens
+        written.path.unlink()
+        return meta
+
+    def _save_ends(self, split: str, ends: np.ndarray) -> None:
+        """Where each document ends. A split of one document gets no `<eos>`: it may have been cut from a longer one,
+        and one `<eos>` teaches nothing."""
+        if len(ends) == 1:
+            ends = ends - 1
+            with (self.folder / f"{split}.bin").open("r+b") as file:
+                file.truncate(int(ends[0]) * self.dtype.itemsize)
+        np.save(self.folder / f"{split}.ends.npy", ends)
 
 
 def _check_filled(folder: Path, source: Source, splits: tuple[str, ...]) -> None:
@@ -175,36 +252,6 @@ def _check_filled(folder: Path, source: Source, splits: tuple[str, ...]) -> None
         if not (folder / f"{split}.bin").stat().st_size:
             advice = "give more text" if split == "train" else "give more text or a larger validation_fraction"
             raise ScratchError(f"{source.name} leaves no text for {split}: {advice}")
-
-
-class _Writer:
-    """Appends documents to a file of token ids, each closed by `<eos>`. A split of one document gets none: it may have
-    been cut from a longer one, and one `<eos>` teaches nothing."""
-
-    def __init__(self, path: Path, dtype: np.dtype):
-        self.path, self.dtype = path, dtype
-        self.file = path.open("wb")
-        self.count = 0
-        self.ends: list[int] = []
-        self.sizes = {"characters": 0, "utf8_bytes": 0, "unknown": 0}
-
-    def add(self, ids: list[int], piece: Piece, eos: int, unk: int | None) -> None:
-        self.sizes["unknown"] += ids.count(unk) if unk is not None else 0
-        if piece.ends_document:
-            ids = [*ids, eos]
-        self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())
-        self.count += len(ids)
-        self.sizes["characters"] += len(piece.text)
-        self.sizes["utf8_bytes"] += len(piece.text.encode("utf-8", "surrogatepass"))
-        if piece.ends_document:
-            self.ends.append(self.count)
-
-    def finish(self, path: Path) -> None:
-        if len(self.ends) == 1:
-            self.ends[0] -= 1
-            with self.path.open("r+b") as file:
-                file.truncate(self.ends[0] * self.dtype.itemsize)
-        np.save(path, np.asarray(self.ends, dtype=np.int64))
 
 
 def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
@@ -221,10 +268,10 @@ def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
         yield batch
 
 
-def _open(entry: Path, split: str) -> Shard:
-    meta = json.loads((entry / "meta.json").read_text())[split]
-    tokens = np.memmap(entry / f"{split}.bin", dtype=meta.pop("dtype"), mode="r")
-    return Shard(tokens=tokens, ends=np.load(entry / f"{split}.ends.npy"), **meta)
+def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
+    tokens = np.memmap(entry / f"{split}.bin", dtype=meta["dtype"], mode="r")
+    sizes = {name: value for name, value in meta.items() if name != "dtype"}
+    return Shard(tokens=tokens, ends=np.load(entry / f"{split}.ends.npy"), **sizes)
 
 
 def shard_sizes(shard: Shard) -> dict[str, int]:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import math
-import os
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NoReturn
-
-import yaml
-from transformers import HfArgumentParser
+from typing import Any, Literal
 
 from ..errors import ScratchError
-from ..secrecy import redact
 
 
 def argument(default: Any, help: str) -> Any:
@@ -24,23 +15,54 @@ def argument(default: Any, help: str) -> Any:
 
 
 @dataclass
-class DataArguments:
+class DatasetArguments:
+    """Where the data comes from and how it is read, whatever the task."""
+
+    dataset: str = argument("", "The data.")
+    dataset_config: str | None = argument(None, "Configuration of a Hub dataset, where it has several.")
+    dataset_split: str = argument("train", "Split of a folder or of a Hub dataset.")
+    validation_dataset: str | None = argument(None, "Other data to validate on, named like --dataset.")
+    validation_split: str | None = argument(
+        None, "Split to validate on. Default: validation, valid, val or dev, if there is one; else a share is held out."
+    )
+    split_seed: int = argument(0, "Seed of the choice of what is held out; --seed does not change it.")
+    delimiter: str | None = argument(
+        None, "Delimiter of CSV and TSV files, such as ';' or 'tab'. Default: found by looking at the file."
+    )
+    header: Literal["auto", "yes", "no"] = argument(
+        "auto", "Whether the first row of CSV and TSV files names the columns; without it they are column_1, column_2."
+    )
+    quoting: Literal["auto", "csv", "backslash", "none"] = argument(
+        "auto",
+        "Quotes in CSV and TSV files: 'csv' (doubled inside a quoted cell), 'backslash' (escaped by one), or 'none' "
+        "(quotes are characters, and each line is a row).",
+    )
+    max_bad_rows: float = argument(
+        0.1, "Largest share of rows that may be skipped because they can't be used, such as rows without text."
+    )
+    dataset_license: str | None = argument(None, "License of the data, for the card, such as 'cc-by-4.0'.")
+
+
+@dataclass
+class DataArguments(DatasetArguments):
     """What to train on."""
 
     dataset: str = argument(
         "stories",
-        "The text: 'stories' (built in), a text file, a folder, a .jsonl, .csv, .tsv, .parquet file, or a Hub dataset.",
+        "The text: 'stories' (built in); a text file; a table (.jsonl, .json, .csv, .tsv, .parquet, .arrow); a folder "
+        "or a pattern of such files; or a Hub dataset.",
     )
-    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
-    dataset_split: str = argument("train", "Split of the Hub dataset.")
-    text_column: str | None = argument(None, "Column that holds the text. Default: 'text', or the only one with text.")
+    text_column: str | None = argument(
+        None,
+        "Column that holds the text, or a nested field such as meta.body. Default: 'text', 'sentence', or the only one "
+        "with text.",
+    )
     streaming: bool = argument(False, "Read the Hub dataset as it comes, without storing it first.")
     num_stories: int = argument(20_000, "How many built-in stories to write.")
-    validation_fraction: float = argument(0.1, "Share held out: the end of one text, or every so-many-th document.")
-    validation_dataset: str | None = argument(None, "A text of its own to validate on, named like --dataset.")
-    validation_split: str = argument("validation", "Split of a Hub dataset named by --validation_dataset.")
-    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
-    max_documents: int | None = argument(None, "Read only so many rows of a table or Hub dataset. Default: all.")
+    validation_fraction: float = argument(
+        0.1, "Share held out, where there is no split to validate on: of the documents, or of one text the end."
+    )
+    max_documents: int | None = argument(None, "Read only so many documents. Default: all.")
     tokenizer: str | None = argument(
         None,
         "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer. "
@@ -141,24 +163,19 @@ class PretrainingArguments(TrainingArguments):
 
 
 @dataclass
-class PairArguments:
+class PairArguments(DatasetArguments):
     """What to learn to translate from."""
 
     dataset: str = argument(
         "grammar",
-        "Parallel text: 'grammar' (built in, German and English), a folder with train.de and train.en (or .gz), a file "
-        "beside --target_file, a .jsonl, .csv, .tsv, .parquet file, or a Hub dataset.",
+        "Parallel text: 'grammar' (built in, German and English); a folder with train.de and train.en (plain or "
+        "compressed); a file beside --target_file; a table (.jsonl, .csv, .tsv, .parquet, .arrow) with a column for "
+        "each language, or a folder of tables; or a Hub dataset.",
     )
     target_file: str | None = argument(None, "File with the translation of each line of --dataset.")
     source_lang: str = argument("de", "Language to translate from, as files and columns are named by it.")
     target_lang: str = argument("en", "Language to translate into.")
-    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
-    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    validation_split: str | None = argument(
-        None, "Split to validate on. Default: validation, valid, val or dev of a folder; else a share is held out."
-    )
-    validation_fraction: float = argument(0.02, "Share of the pairs held out, where there is no validation split.")
-    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
+    validation_fraction: float = argument(0.02, "Share of the pairs held out, where there is no split to validate on.")
     num_pairs: int = argument(20_000, "How many pairs of the built-in grammar to write.")
     max_pairs: int | None = argument(None, "Read only so many pairs. Default: all.")
     tokenizer: Literal["bpe", "unigram", "word", "char"] = argument("bpe", "Kind of tokenizer to train on the text.")
@@ -209,117 +226,6 @@ class Seq2SeqTrainingArguments(TrainingArguments):
         0.0, "Share of the tokens of both sides that training hides, others in every pass; a help on few pairs."
     )
     eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
-
-
-# What a resumed run may be told anew, unasked: how it is watched and kept. Rows and accumulation may change where their
-# product with the number of processes stays.
-RESUME_MAY_CHANGE = {
-    "output_dir",
-    "resume",
-    "allow_changed_settings",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "num_threads",
-    "log_every",
-    "eval_every",
-    "eval_beams",
-    "save_every",
-    "keep_last",
-    "early_stopping_patience",
-    "tracker",
-    "trust_remote_code",
-}
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(redact(message))
-
-
-def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
-    """Read the command line; under it the YAML file that `--config` names, or the record of the run that `--resume`
-    goes on with.
-
-    Args:
-        types: dataclasses whose fields are the arguments.
-        description: what the command does, for `--help`.
-        argv: the arguments; by default those of the process.
-
-    Returns:
-        An instance of each type. An unknown or unfit argument exits with code 2 and one line.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    parser = _Parser(
-        list(types), description=description, allow_abbrev=False, usage="%(prog)s [--config FILE.yaml] [--NAME VALUE …]"
-    )
-    parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
-    first = parser.parse_known_args(argv)[0]
-    if first.config is not None:
-        parser.set_defaults(**_read_config(Path(first.config), types, parser))
-        first = parser.parse_known_args(argv)[0]
-    record: dict[str, Any] = {}
-    processes = 1
-    if getattr(first, "resume", False) and (path := Path(first.output_dir) / "run.yaml").exists():
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            record, processes = dict(content["arguments"]), int(content["machine"]["processes"])
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-            parser.error(f"{path} can't be read, and with it how this run was begun: {' '.join(str(error).split())}")
-        record = {n: v for n, v in record.items() if n not in ("resume", "output_dir")}
-        parser.set_defaults(**record)
-    *parsed, _, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
-    now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
-    if record and not now["allow_changed_settings"]:
-        now = redact(now)  # as the record is
-        changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
-        listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
-        rows = _batches_of_step(record, processes), _batches_of_step(now, int(os.environ.get("WORLD_SIZE", 1)))
-        if rows[0] != rows[1]:
-            listed.append(f"the batch of a step (of all processes, accumulation included) {rows[0]} to {rows[1]}")
-        if listed:
-            parser.error(
-                f"a resumed run can't change {', '.join(listed)}: leave these as they were, start another run with "
-                "--init_from, or insist with --allow_changed_settings true"
-            )
-    return tuple(parsed)
-
-
-def _batches_of_step(settings: dict[str, Any], processes: int) -> int:
-    """Rows (or batches, where these are counted in tokens) of one optimizer step, over all processes."""
-    return settings.get("batch_size", 1) * settings["gradient_accumulation_steps"] * processes
-
-
-def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
-    known = {f.name for t in types for f in dataclasses.fields(t)}
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}")
-    if not isinstance(values, dict):
-        parser.error(f"--config {path} holds {type(values).__name__}, want 'name: value' lines")
-    unknown = sorted(set(values) - known)
-    if unknown:
-        parser.error(f"--config {path} has unknown settings: {', '.join(map(str, unknown))} (see --help)")
-    actions = {action.dest: action for action in parser._actions}
-    for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
-        if value is None:
-            continue
-        several = actions[name].nargs in ("+", "*")
-        try:
-            if isinstance(value, list) and not (several and value):
-                wanted = "one value or more" if several else "one value"
-                raise argparse.ArgumentError(actions[name], f"want {wanted}, not the list {value}")
-            found = [parser._get_value(actions[name], str(v)) for v in (value if isinstance(value, list) else [value])]
-            for one in found:
-                parser._check_value(actions[name], one)
-            values[name] = found if several else found[0]
-        except argparse.ArgumentError as error:
-            parser.error(f"--config {path}: {error}")
-    return values
 
 
 def check_training(args: TrainingArguments) -> None:

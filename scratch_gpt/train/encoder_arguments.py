@@ -5,33 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .arguments import TrainingArguments, argument
+from .arguments import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass
-class LabelledArguments:
+class LabelledArguments(DatasetArguments):
     """What to learn labels from."""
 
     dataset: str = argument(
         "languages",
-        "Labelled text: 'languages' (built in: German or English?), a .tsv, .csv, .jsonl, .parquet file, a folder with "
-        "train.tsv or the like, or a Hub dataset.",
+        "Labelled text: 'languages' (built in: German or English?); a table (.tsv, .csv, .jsonl, .parquet, .arrow); a "
+        "folder with train.tsv or the like, or a pattern of files; or a Hub dataset.",
     )
     text_column: str | None = argument(
-        None, "Column with the text. Default: 'text', 'sentence', or the only one with text."
+        None,
+        "Column with the text, or a nested field such as meta.body. Default: 'text', 'sentence', or the only one with "
+        "text.",
     )
     label_column: str | None = argument(None, "Column with the label. Default: 'label', or the other one of two.")
     label_names: list[str] | None = argument(
         None, "Names for labels that are numbers, in their order, such as: negative positive."
     )
-    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
-    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    validation_dataset: str | None = argument(None, "Labelled text to validate on, named like --dataset.")
-    validation_split: str | None = argument(
-        None, "Split to validate on. Default: validation, valid, val or dev of a folder; else a share is held out."
+    validation_fraction: float = argument(
+        0.1, "Share of the texts held out, the same of each label, where there is no split to validate on."
     )
-    validation_fraction: float = argument(0.1, "Share held out, every so-many-th text, where there is no such split.")
-    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
     num_texts: int = argument(2_000, "How many of the built-in texts to write.")
     max_texts: int | None = argument(None, "Read only so many texts. Default: all.")
     tokenizer: str = argument(

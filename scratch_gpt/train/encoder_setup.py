@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..data.labelled import (
-    Example,
-    LabelledSource,
-    LabelledTokens,
-    check_labels,
-    collect_labels,
-    encode_examples,
-    open_labelled,
-    split_examples,
-    validation_split_of,
-)
-from ..data.pairs import fingerprint_of
-from ..data.shards import is_validation
-from ..data.sources import Source
+from ..data.corpus import Corpus, fingerprint_of
+from ..data.labelled import Example, LabelledTokens, collect_labels, encode_examples, open_labelled
+from ..data.shards import Shard
+from ..data.tables import ReadOptions
 from ..data.tokens import Tokens
 from ..errors import ScratchError
 from ..evaluation.classification import label_names_of
@@ -35,66 +25,60 @@ from ..models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification
 from ..models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
-from ..tokenization.training import Template, encode_batch, space_of_characters
+from ..tokenization.training import Template, space_of_characters
+from .data_setup import ReadExamples, open_parts, read_examples
 from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, LabelledArguments
 from .setup import build_tokenizer, chosen_dropouts
 
-BATCH_TEXTS = 256
+
+def open_examples(data: LabelledArguments, seed: int) -> tuple[Corpus[Example], Corpus[Example] | None]:
+    """The texts to train on and, where there is a split or a dataset of its own for that, those to validate on."""
+    if data.num_texts < 1:
+        raise ScratchError(f"num_texts is {data.num_texts}, want at least 1")
+
+    def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Example]:
+        built_in = dataset == "languages"
+        columns = {} if built_in else {"text_column": data.text_column, "label_column": data.label_column}
+        count = max(2, data.num_texts // 4) if validation else data.num_texts
+        return open_labelled(dataset, options, num_texts=count, seed=seed, **columns)
+
+    return open_parts(data, data.max_texts, open_one)
 
 
-def open_examples(data: LabelledArguments, seed: int) -> tuple[LabelledSource, LabelledSource]:
-    """The texts to train on and those to validate on; the same source twice, where a share is to be held out."""
-    if not 0 < data.validation_fraction < 1:
-        raise ScratchError(f"validation_fraction is {data.validation_fraction}, want a share between 0 and 1")
-    for name in ("num_texts", "max_texts"):
-        if (number := getattr(data, name)) is not None and number < 1:
-            raise ScratchError(f"{name} is {number}, want at least 1")
-    options: dict[str, Any] = {"text_column": data.text_column, "label_column": data.label_column}
-    options |= {"config": data.dataset_config, "num_texts": data.num_texts, "seed": seed}
-    train = open_labelled(data.dataset, split=data.dataset_split, max_rows=data.max_texts, **options)
-    split = data.validation_split or validation_split_of(data.dataset)
-    if data.validation_dataset is not None:
-        return train, open_labelled(data.validation_dataset, split=split or "validation", **options)
-    if split is None:
-        return train, train
-    if split == data.dataset_split:
-        raise ScratchError(f"validation_split is {split!r}, which is trained on: name another")
-    options["num_texts"] = max(2, data.num_texts // 4)
-    return train, open_labelled(data.dataset, split=split, **options)
-
-
-def read_examples(
-    data: LabelledArguments, train: LabelledSource, validation: LabelledSource, known: list[str] | None = None
-) -> tuple[list[Example], list[Example], list[str]]:
-    """The examples of both sources, or of the two parts of one, and the names of the labels.
-
-    Args:
-        known: the labels of the model, where it is trained already.
+def read_labelled(
+    data: LabelledArguments, corpora: tuple[Corpus[Example], Corpus[Example] | None]
+) -> tuple[ReadExamples[Example], list[str]]:
+    """The examples of each split and the names of the labels, which `--label_names` may give.
 
     Raises:
-        ScratchError: one of them is empty, there is one label only, or labels that are not known.
+        ScratchError: nothing is left for a split, or there is one label only.
     """
-    if train is validation:
-        parts = split_examples(train, data.validation_fraction)
-    else:
-        parts = list(train.read()), list(validation.read())
-    found = collect_labels([*parts[0], *parts[1]], train.label_names, train.name)
-    if data.label_names is not None and train.label_names is None:
-        if len(data.label_names) != len(found) or len(set(data.label_names)) != len(found):
-            raise ScratchError(
-                f"label_names are {', '.join(data.label_names)}, want a name for each of the labels {', '.join(found)}"
-            )
-        named = dict(zip(found, data.label_names, strict=True))
-        for part in parts:
-            part[:] = [(text, named[label]) for text, label in part]
-        found = list(data.label_names)
-    if known is not None:
-        check_labels([*parts[0], *parts[1]], known, train.name)
-    if not parts[0] or not parts[1]:
+    found = read_examples(
+        corpora,
+        {"validation": data.validation_fraction},
+        data.split_seed,
+        key=lambda example: example[0],
+        row=lambda example: {"text": example[0], "label": example[1]},
+        texts=lambda example: example[:1],
+        label=lambda example: example[1],
+    )
+    source = corpora[0]
+    examples = [example for part in found.parts.values() for example in part]
+    names = collect_labels(examples, source.label_names, source.name)
+    if data.label_names is None or source.label_names is not None:
+        return found, names
+    if len(data.label_names) != len(names) or len(set(data.label_names)) != len(names):
         raise ScratchError(
-            f"{train.name} has too few texts: {len(parts[0])} to train on, {len(parts[1])} to validate on"
+            f"label_names are {', '.join(data.label_names)}, want a name for each of the labels {', '.join(names)}"
         )
-    return *parts, known or found
+    named = dict(zip(names, data.label_names, strict=True))
+    for part in found.parts.values():
+        part[:] = [(text, named[label]) for text, label in part]
+    for counts in (found.summary.labels, found.summary.validation_labels):
+        assert counts is not None
+        for label in list(counts):
+            counts[named[label]] = counts.pop(label)
+    return found, list(data.label_names)
 
 
 def build_label_tokenizer(data: LabelledArguments, train: list[Example], context_length: int, encoder: bool) -> Any:
@@ -202,48 +186,21 @@ def encode(
     return encoded
 
 
-def encode_documents(
-    source: Source,
-    validation: Source | None,
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    fraction: float,
-    accelerator: Accelerator,
-) -> dict[str, Tokens]:
-    """Documents to rows of at most `max_length` tokens, special ones included: a longer one goes on in the next row.
-
-    Every so-many-th document is held out or, where there are few, every so-many-th row.
+def rows_of_documents(shard: Shard, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokens:
+    """Documents as rows of at most `max_length` tokens, `<bos>` and `<eos>` included; a longer one goes on in the next
+    row.
 
     Raises:
-        ScratchError: there is no text in one of the splits.
+        ScratchError: there is no text in any.
     """
-    rows: dict[str, list[list[int]]] = {"train": [], "validation": []}
-    for split, texts in (("train", source), ("validation", validation)):
-        if texts is not None:
-            rows[split] = _rows(texts, tokenizer, max_length, accelerator)
-    if validation is None:
-        everything, rows["train"] = rows["train"], []
-        for number, row in enumerate(everything):
-            rows["validation" if is_validation(number, fraction) else "train"].append(row)
-    for split, found in rows.items():
-        if not found:
-            raise ScratchError(f"{source.name} has too little text: nothing is left for {split}")
-    return {split: Tokens.of(found) for split, found in rows.items()}
-
-
-def _rows(source: Source, tokenizer: PreTrainedTokenizerFast, max_length: int, accelerator: Accelerator) -> list:
-    start, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-    room, rows, documents = max_length - 2, [], source.documents()
-    with tqdm(
-        total=source.expected_characters(),
-        desc=f"tokenising {source.name}",
-        unit=" characters",
-        unit_scale=True,
-        leave=False,
-        disable=not accelerator.is_main_process or None,
-    ) as bar:
-        while texts := list(islice(documents, BATCH_TEXTS)):
-            for ids in encode_batch(tokenizer, texts):
-                rows += [start + ids[i : i + room] + end for i in range(0, len(ids), room)]
-            bar.update(sum(map(len, texts)))
-    return rows
+    bos, eos = np.uint32(tokenizer.bos_token_id), np.uint32(tokenizer.eos_token_id)
+    room, rows, begin = max_length - 2, [], 0
+    for end in shard.ends.tolist():
+        document = np.asarray(shard.tokens[begin:end])
+        begin = end
+        if len(document) and document[-1] == eos:  # that closes it
+            document = document[:-1]
+        rows += [np.concatenate(([bos], document[i : i + room], [eos])) for i in range(0, len(document), room)]
+    if not rows:
+        raise ScratchError("there is no text to guess the words of: every document is empty")
+    return Tokens(np.concatenate(rows).astype(np.uint32), np.cumsum([len(row) for row in rows], dtype=np.int64))

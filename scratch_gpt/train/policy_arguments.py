@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import ScratchError
-from .arguments import TrainingArguments, argument
+from .arguments import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass
-class PromptArguments:
+class PromptArguments(DatasetArguments):
     """What to write, and what is rewarded."""
 
+    dataset: str = argument(
+        "stories",
+        "Prompts: 'stories' (first sentences of built-in stories), a text file with one a line, a table or folder of "
+        "tables with a column prompt, text, instruction, messages or conversations, or a Hub dataset.",
+    )
     reward: str | None = argument(
         None,
         "What is rewarded: 're:PATTERN' (1 where the regular expression is found in what was written), "
         "'MODULE:FUNCTION' or 'FILE.py:FUNCTION' (called with prompts and completions, gives a number for each), or a "
         "text classifier, 'MODEL' or 'MODEL#LABEL' (the probability of the label).",
     )
-    dataset: str = argument(
-        "stories",
-        "Prompts: 'stories' (first sentences of built-in stories), a text file with one a line, a table or folder of "
-        "tables with a column prompt, text, instruction or messages, or a Hub dataset.",
-    )
-    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
-    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    prompt_column: str | None = argument(None, "Column with the prompt, or a nested field such as meta.question.")
     num_prompts: int = argument(4800, "How many built-in prompts to write.")
     max_prompts: int | None = argument(None, "Read only so many. Default: all.")
-    validation_prompts: int = argument(200, "Prompts held out, drawn by --seed, to evaluate on.")
-    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
+    validation_prompts: int = argument(
+        200, "Prompts to evaluate on: so many of the validation split, or held out where there is none."
+    )
 
 
 @dataclass
@@ -73,11 +73,11 @@ class PolicyArguments(TrainingArguments):
     value_clip_range: float = argument(0.2, "How far a value may move at once, in units of reward (ppo).")
     value_coefficient: float = argument(0.1, "Weight of the value head's loss (ppo).")
     entropy_coefficient: float = argument(0.0, "Reward for entropy, in units of loss a nat.")
-    kl_coefficient: float = argument(0.02, "Price of a nat of KL to the reference, in units of reward.")
+    kl_coefficient: float = argument(0.02, "KL penalty coefficient: reward subtracted per nat of KL to the reference.")
     kl_target: float | None = argument(
-        None, "Adapt that price until the KL stays near so many nats a completion. Default: leave it."
+        None, "Adapt the KL coefficient towards this KL, in nats per completion. Default: keep it fixed."
     )
-    kl_horizon: int = argument(2000, "Samples in which an adapted price changes by a fifth at most.")
+    kl_horizon: int = argument(2000, "Samples over which an adapted KL coefficient changes by at most a fifth.")
     max_kl: float = argument(50.0, "Stop where the KL to the reference is beyond so many nats a completion.")
     optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
     learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.")
@@ -100,42 +100,47 @@ class PolicyArguments(TrainingArguments):
         assert self.batch_size is not None
         return self.num_generations, self.num_ppo_epochs, self.batch_size
 
-    def settle(self, processes: int) -> None:
-        """Fill in what depends on the algorithm.
+    def settled_for(self, processes: int) -> PolicyArguments:
+        """The same with what depends on the algorithm filled in.
 
         Raises:
             ScratchError: numbers that don't go together, all of them at once.
         """
         once = self.algorithm == "reinforce"
-        self.num_generations = self.num_generations or (8 if self.algorithm == "grpo" else 1)
-        self.num_ppo_epochs = self.num_ppo_epochs or (1 if once else 4)
-        samples = self.prompts_per_rollout * self.num_generations
+        generations = self.num_generations or (8 if self.algorithm == "grpo" else 1)
+        epochs = self.num_ppo_epochs or (1 if once else 4)
+        batch_size, accumulation = self.batch_size, self.gradient_accumulation_steps
+        samples = self.prompts_per_rollout * generations
+        product = (
+            f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times num_generations {generations})"
+        )
         if samples % processes:
-            raise ScratchError(
-                f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times num_generations "
-                f"{self.num_generations}) can't be shared out among {processes} processes: want a multiple"
-            )
-        if self.batch_size is None:
-            mine = samples // processes // self.gradient_accumulation_steps
+            raise ScratchError(f"{product} can't be shared out among {processes} processes: want a multiple")
+        if batch_size is None:
+            mine = samples // processes // accumulation
             rows = mine if once or mine % 4 else mine // 4
-            self.batch_size = next(size for size in range(min(64, rows), 0, -1) if rows % size == 0)
-            self.gradient_accumulation_steps *= rows // self.batch_size
-        taken = processes * self.gradient_accumulation_steps
+            batch_size = next(size for size in range(min(64, rows), 0, -1) if rows % size == 0)
+            accumulation *= rows // batch_size
+        rows = batch_size * processes * accumulation
         wrong = []
-        if self.algorithm == "grpo" and self.num_generations < 2:
+        if self.algorithm == "grpo" and generations < 2:
             wrong.append("grpo compares completions of one prompt: num_generations is 1, want at least 2")
-        if samples % (self.batch_size * taken):
-            wrong.append(
-                f"{samples} samples (prompts_per_rollout {self.prompts_per_rollout} times num_generations "
-                f"{self.num_generations}) are no multiple of a step's {self.batch_size * taken} rows"
-            )
-        elif once and (self.num_ppo_epochs > 1 or samples > self.batch_size * taken):
+        if samples % rows:
+            wrong.append(f"{product} are no multiple of a step's {rows} rows")
+        elif once and (epochs > 1 or samples > rows):
             wrong.append(
                 "reinforce learns once from what the present model wrote: want num_ppo_epochs 1, and all samples in "
-                f"one step (batch_size times accumulation {self.batch_size * taken}, samples {samples})"
+                f"one step (batch_size times accumulation {rows}, samples {samples})"
             )
         if wrong:
             raise ScratchError("; ".join(wrong))
+        return replace(
+            self,
+            num_generations=generations,
+            num_ppo_epochs=epochs,
+            batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+        )
 
 
 def check_policy(args: PolicyArguments) -> None:

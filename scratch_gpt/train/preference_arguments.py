@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .arguments import TrainingArguments, argument
+from .arguments import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass
-class PreferenceDataArguments:
+class PreferenceDataArguments(DatasetArguments):
     """What is preferred."""
 
-    dataset: str | None = argument(
-        None,
-        "Pairs: a .json, .jsonl, .csv, .tsv, .parquet file, a folder with train.jsonl or the like, or a Hub dataset, "
-        "with 'prompt', 'chosen' and 'rejected', each a text or a list of messages ('scratch-gpt pairs' makes them).",
+    dataset: str = argument(
+        "",
+        "Pairs: a table (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such files, or a Hub "
+        "dataset, with 'prompt', 'chosen' and 'rejected', each a text or a list of messages ('scratch-gpt pairs' makes "
+        "them).",
     )
-    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
-    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
-    validation_fraction: float = argument(0.1, "Share of the pairs held out, drawn by --seed.")
+    validation_fraction: float = argument(0.1, "Share of the pairs held out, where there is no split to validate on.")
     max_pairs: int | None = argument(None, "Read only so many. Default: all.")
-    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
 
 
 @dataclass
@@ -29,7 +27,7 @@ class PreferenceArguments(TrainingArguments):
     """How to learn it."""
 
     output_dir: str = argument("runs/dpo", "Folder for the model, its checkpoints and the record of the run.")
-    beta: float = argument(0.5, "How dear it is to leave the reference: the less, the farther preferences lead.")
+    beta: float = argument(0.5, "DPO beta: strength of the KL constraint to the reference model.")
     tokens_per_batch: int = argument(4096, "Rows times length, of both sides, that a process takes at a time.")
     optimizer: Literal["adamw", "muon"] = argument("adamw", "'adamw', or 'muon' for matrices with AdamW for the rest.")
     epochs: float = argument(1.0, "Passes over the pairs, where max_steps is not given.")

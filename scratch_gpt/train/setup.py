@@ -25,8 +25,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ..data.shards import Shard, cache_directory, prepare
+from ..data.shards import Shard, cache_directory, prepare_texts
 from ..data.sources import Source, open_source
+from ..data.summary import DataSummary, summarise_texts
+from ..data.tables import ReadOptions
 from ..errors import ScratchError
 from ..hub.opening import open_tokenizer
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
@@ -38,9 +40,11 @@ from ..secrecy import redact, redact_logs
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
+from .data_setup import open_parts
 
 DEFAULT_CONTEXT_LENGTH = 256
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+TOKENIZER_FORMAT = 1  # of trained tokenizers in the cache: a change of how they are trained needs another
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 
@@ -147,15 +151,13 @@ def chooses_bf16(precision: str) -> bool:
 
 
 def open_sources(args: DataArguments, seed: int) -> tuple[Source, Source | None]:
-    """The texts to train on and, if they are given apart, those to validate on."""
-    if not 0 < args.validation_fraction < 1:
-        raise ScratchError(f"validation_fraction is {args.validation_fraction}, want a share between 0 and 1")
-    options: dict[str, Any] = {"text_column": args.text_column, "config": args.dataset_config}
-    options |= {"streaming": args.streaming, "max_documents": args.max_documents, "num_stories": args.num_stories}
-    train = open_source(args.dataset, split=args.dataset_split, seed=seed, **options)
-    if args.validation_dataset is None:
-        return train, None
-    return train, open_source(args.validation_dataset, split=args.validation_split, seed=seed + 1, **options)
+    """The texts to train on and, where there is a split or a dataset of its own for that, those to validate on."""
+
+    def open_one(dataset: str, options: ReadOptions, validation: bool) -> Source:
+        own = {"text_column": args.text_column} if dataset != "stories" else {}
+        return open_source(dataset, options, num_stories=args.num_stories, seed=seed + validation, **own)
+
+    return open_parts(args, args.max_documents, open_one)
 
 
 def build_tokenizer(
@@ -170,7 +172,7 @@ def build_tokenizer(
     the fingerprint of the documents."""
     if name not in BUILDERS:
         return open_tokenizer(name)
-    settings = json.dumps([name, vocab_size, fingerprint, max_length, template])
+    settings = json.dumps([TOKENIZER_FORMAT, name, vocab_size, fingerprint, max_length, template])
     entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
     if not (entry / "tokenizer_config.json").exists():
         tokenizer = train_tokenizer(documents(), name, vocab_size, template, model_max_length=max_length)  # type: ignore[arg-type]
@@ -189,7 +191,7 @@ def prepare_shards(
     validation: Source | None,
     tokenizer: PreTrainedTokenizerFast,
     args: DataArguments,
-) -> dict[str, Shard]:
+) -> tuple[dict[str, Shard], DataSummary]:
     """Tokenise on the first process, with a progress bar; the others find the result in the cache."""
     bar = tqdm(
         total=source.expected_characters(),
@@ -200,7 +202,13 @@ def prepare_shards(
         disable=not accelerator.is_main_process or None,
     )
     with accelerator.main_process_first(), bar:
-        return prepare(source, tokenizer, args.validation_fraction, validation, bar.update)
+        shards, reading = prepare_texts(
+            source, tokenizer, args.validation_fraction, validation, bar.update, seed=args.split_seed
+        )
+    summary = summarise_texts(source, validation, reading)
+    summary.unknown_share = shards["train"].unknown / max(1, len(shards["train"].tokens))
+    summary.samples = [reading.prompt]
+    return shards, summary
 
 
 def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids: dict[str, int | None]) -> Any:

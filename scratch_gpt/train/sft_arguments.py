@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .arguments import TrainingArguments, argument
+from .arguments import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass
-class ConversationArguments:
+class ConversationArguments(DatasetArguments):
     """What to learn to answer."""
 
     dataset: str = argument(
         "questions",
-        "Conversations: 'questions' (built in, about the stories), a .json, .jsonl, .csv, .tsv, .parquet file, a "
-        "folder with train.jsonl or the like, or a Hub dataset, with 'messages', 'prompt' and 'completion', or "
-        "'instruction', 'input' and 'output'.",
+        "Conversations: 'questions' (built in, about the stories); a table (.json, .jsonl, .csv, .tsv, .parquet, "
+        ".arrow), a folder or a pattern of such files, or a Hub dataset, with 'messages', 'conversations' (ShareGPT), "
+        "'prompt' and 'completion', or 'instruction', 'input' and 'output'.",
     )
-    dataset_config: str | None = argument(None, "Configuration of the Hub dataset, where it has several.")
-    dataset_split: str = argument("train", "Split of the folder or of the Hub dataset.")
+    messages_column: str | None = argument(
+        None,
+        "Column with the list of messages, or a nested field such as data.messages. Default: 'messages' or "
+        "'conversations'.",
+    )
     num_questions: int = argument(80_000, "How many built-in questions to learn from.")
-    validation_fraction: float = argument(0.05, "Share of the conversations held out, drawn by --seed.")
+    validation_fraction: float = argument(
+        0.05, "Share of the conversations held out, where there is no split to validate on."
+    )
     test_fraction: float = argument(0.0, "Share held out from all of the training, and scored once when it has ended.")
     max_conversations: int | None = argument(None, "Read only so many. Default: all.")
-    dataset_license: str | None = argument(None, "Licence of the text, for the card, such as 'cc-by-4.0'.")
 
 
 @dataclass

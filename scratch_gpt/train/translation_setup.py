@@ -11,65 +11,46 @@ from rich.console import Console
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ..data.pairs import Pair, Pairs, PairSource, encode_pairs, fingerprint_of, open_pairs, validation_split_of
-from ..data.shards import is_validation
+from ..data.corpus import Corpus, fingerprint_of
+from ..data.pairs import Pair, Pairs, encode_pairs, open_pairs
+from ..data.tables import ReadOptions
 from ..errors import ScratchError
 from ..hub.model_directory import TARGET_TOKENIZER, has_target_tokenizer
 from ..hub.opening import load_model, open_tokenizer
 from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from .arguments import PairArguments, Seq2SeqModelArguments
+from .data_setup import ReadExamples, open_parts, read_examples
 from .setup import build_tokenizer
 from .translation import Tokenizers
 
 
-def open_sources(data: PairArguments, seed: int) -> tuple[PairSource, PairSource]:
-    """The pairs to train on and those to validate on; the same source twice, where a share is to be held out."""
-    if not 0 < data.validation_fraction < 1:
-        raise ScratchError(f"validation_fraction is {data.validation_fraction}, want a share between 0 and 1")
-    least = {"max_length": 2, "num_pairs": 1, "max_pairs": 1}
-    given = {name: getattr(data, name) for name in least if getattr(data, name) is not None}
-    if wrong := [f"{n} is {number}, want at least {least[n]}" for n, number in given.items() if number < least[n]]:
-        raise ScratchError("; ".join(wrong))
-    languages = data.source_lang, data.target_lang
-    options: dict[str, Any] = {"config": data.dataset_config, "seed": seed, "num_pairs": data.num_pairs}
-    train = open_pairs(
-        data.dataset,
-        *languages,
-        target_file=data.target_file,
-        split=data.dataset_split,
-        max_pairs=data.max_pairs,
-        **options,
-    )
-    split = data.validation_split or validation_split_of(data.dataset, data.source_lang)
-    if split is None:
-        return train, train
-    if split == data.dataset_split:
-        raise ScratchError(f"validation_split is {split!r}, which is trained on: name another")
-    if data.target_file is not None:
-        raise ScratchError("two files have no splits: leave --validation_split out, or give a folder")
-    if data.dataset == "grammar":
-        options["num_pairs"] = max(1, min(1000, data.num_pairs // 4))
-    return train, open_pairs(data.dataset, *languages, split=split, **options)
-
-
-def read_pairs(data: PairArguments, train: PairSource, validation: PairSource) -> tuple[list[Pair], list[Pair]]:
-    """The pairs of both sources, or of the two parts of one.
+def read_pairs(data: PairArguments, seed: int) -> ReadExamples[Pair]:
+    """The pairs of each split.
 
     Raises:
-        ScratchError: one of them is empty.
+        ScratchError: there is no such data, or nothing is left for a split.
     """
-    if train is not validation:
-        return list(train.pairs()), list(validation.pairs())
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
-    for number, pair in enumerate(train.pairs()):
-        parts[is_validation(number, data.validation_fraction)].append(pair)
-    if not parts[0] or not parts[1]:
-        raise ScratchError(
-            f"{train.name} has too few pairs to hold out a share of {data.validation_fraction}: {len(parts[0])} to "
-            f"train on, {len(parts[1])} held out"
-        )
-    return parts
+    least = {"max_length": 2, "num_pairs": 1}
+    if wrong := [f"{n} is {getattr(data, n)}, want at least {v}" for n, v in least.items() if getattr(data, n) < v]:
+        raise ScratchError("; ".join(wrong))
+    if data.target_file is not None and data.validation_split is not None:
+        raise ScratchError("two files have no splits: leave --validation_split out, or give a folder")
+
+    def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Pair]:
+        count = max(1, min(1000, data.num_pairs // 4)) if validation else data.num_pairs
+        other = None if validation else data.target_file
+        languages = data.source_lang, data.target_lang
+        return open_pairs(dataset, *languages, options, target_file=other, num_pairs=count, seed=seed)
+
+    return read_examples(
+        open_parts(data, data.max_pairs, open_one),
+        {"validation": data.validation_fraction},
+        data.split_seed,
+        key=lambda pair: pair[0],
+        row=lambda pair: {data.source_lang: pair[0], data.target_lang: pair[1]},
+        texts=lambda pair: pair,
+    )
 
 
 def with_reversed(train: list[Pair], data: PairArguments, shared: bool) -> list[Pair]:
@@ -143,7 +124,7 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
         raise ScratchError(str(error).split("ValueError: ")[-1]) from error
 
 
-def regularization(args: Seq2SeqModelArguments) -> dict[str, float]:
+def regularization(args: Seq2SeqModelArguments) -> dict[str, Any]:
     """Fields of the config for what was asked for; the rest is the preset's, or the checkpoint's."""
     chosen = {
         "embedding_dropout": args.dropout,
@@ -200,7 +181,7 @@ def encode(
     return encoded
 
 
-def sizes(pairs: list[Pair], encoded: Pairs, empty: int) -> dict[str, int]:
+def sizes(pairs: list[Pair], encoded: Pairs) -> dict[str, int]:
     """Facts about a split, for the record."""
     return {
         "pairs": len(encoded),
@@ -208,5 +189,4 @@ def sizes(pairs: list[Pair], encoded: Pairs, empty: int) -> dict[str, int]:
         "target_tokens": len(encoded.target.ids),
         "characters": sum(len(source) + len(target) for source, target in pairs),
         "long": encoded.long,
-        "empty": empty,
     }

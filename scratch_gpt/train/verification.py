@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from ..errors import ScratchError
 from ..hub.opening import load_model
 from ..rl.rewards import is_function
-from .arguments import parse_arguments
 from .checkpoint import TENSORS, checkpoint_folders
 from .jobs import job_of_task
 from .loop import Trainer
 from .manifest import damage
+from .parsing import parse_arguments
 from .reporting import read_metrics
 
 STEPS = 3  # that are taken at a stretch, and once more with a resume between

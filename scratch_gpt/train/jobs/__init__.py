@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..arguments import check_training, parse_arguments
+from ..arguments import check_training
 from ..checkpoint import newest_checkpoint
+from ..parsing import parse_arguments
 from ..run import run
 from ..setup import check_init_from, check_output_dir
 
@@ -50,7 +51,7 @@ def train(kind: ModuleType, description: str) -> None:
         check_init_from(data, model_args)
     resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
     job = kind.prepare(data, model_args, args, resume_from)
-    arguments = {name: value for part in settings for name, value in asdict(part).items()}
+    arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, arguments, resume_from)
     if job.accelerator.is_main_process:
         job.report(folder)

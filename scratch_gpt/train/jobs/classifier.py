@@ -6,20 +6,28 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from ...data.labelled import Example, check_labels
 from ...evaluation.classification import report_classifier
 from ...hub import opening
 from ...models.configuration_scratch_encoder import PRESETS
 from .. import encoder_setup, setup
 from ..classification import Classification
+from ..data_setup import ReadExamples, check_same_data, report_data, unknown_share
 from ..encoder_arguments import (
     ClassifierModelArguments,
     ClassifierTrainingArguments,
     LabelledArguments,
 )
 from ..run import Job
+from ..task import check_sharding
 from ..token_weights import count_token_weights
 
 TYPES = (LabelledArguments, ClassifierModelArguments, ClassifierTrainingArguments)
+
+
+def read(data: LabelledArguments, seed: int) -> tuple[ReadExamples[Example], list[str]]:
+    """The texts of each split with their labels, and the names of the labels in order."""
+    return encoder_setup.read_labelled(data, encoder_setup.open_examples(data, seed))
 
 
 def prepare(
@@ -32,14 +40,19 @@ def prepare(
     origin = resume_from or model_args.init_from
     if origin is None:
         encoder_setup.build_config(model_args, vocab_size=8, ids={})
-    sources = encoder_setup.open_examples(data, args.seed)
+    found, names = read(data, args.seed)
+    check_same_data(found.summary, args)
+    train_examples, validation_examples = found.parts["train"], found.parts["validation"]
 
     accelerator = setup.start(args)
+    check_sharding(Classification, accelerator)
     with accelerator.main_process_first():
         known = None
         if origin is not None:
             known = encoder_setup.known_labels(str(origin), model_args.trust_remote_code)
-        train_examples, validation_examples, names = encoder_setup.read_examples(data, *sources, known)
+        if known is not None:
+            check_labels([*train_examples, *validation_examples], known, found.summary.name)
+            names = known
         if origin is not None:
             model = encoder_setup.load_classifier(str(origin), model_args, None if known else names)
             tokenizer = opening.open_tokenizer(str(origin))
@@ -55,6 +68,8 @@ def prepare(
         encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
     )
     train, validation = encode(train_examples, split="training"), encode(validation_examples, split="validation")
+    found.summary.unknown_share = unknown_share(tokenizer, train.tokens.ids)
+    report_data(found.summary, accelerator.is_main_process)
     if origin is None and getattr(model.config, "token_weights", False):
         mute = [token for token in (tokenizer.pad_token_id, tokenizer.mask_token_id) if token is not None]
         count_token_weights(model.model, train, mute)
@@ -73,16 +88,17 @@ def prepare(
 
     counts = Counter(label for _, label in [*train_examples, *validation_examples])
     style = type(model).__name__ if model_args.init_from else model_args.preset
-    name = sources[0].name
+    name = found.summary.name
     facts = {
         "task": "text-classification",
         "title": f"{style} on {name}",
         "style": style,
         "dataset": name,
-        "license": "apache-2.0" if data.dataset == "languages" else data.dataset_license,
+        "license": "apache-2.0" if found.summary.built_in else data.dataset_license,
         "prompt": validation_examples[0][0],
         "context_length": model.config.max_position_embeddings,
         "labels": {name: counts[name] for name in names},
+        "data": found.summary.record(),
         "train": {"texts": len(train), "tokens": len(train.tokens.ids), "long": train.long},
         "validation": {"texts": len(validation), "tokens": len(validation.tokens.ids), "long": validation.long},
     }

@@ -4,22 +4,58 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from accelerate import DistributedType
+import numpy as np
 
-from ...data.conversations import split_conversations
-from ...data.preferences import open_preferences
+from ...data.corpus import Corpus
+from ...data.preferences import Preference, open_preferences
+from ...data.tables import ReadOptions
 from ...errors import ScratchError
 from ...evaluation.chat import report_completions
 from ...hub import opening
 from ...rl.rollouts import pad_of
 from .. import setup
+from ..data_setup import (
+    ReadExamples,
+    check_same_data,
+    open_parts,
+    read_examples,
+    report_data,
+    unknown_share,
+)
 from ..policy_arguments import PolicyModelArguments
 from ..preference_arguments import PreferenceArguments, PreferenceDataArguments
 from ..preferences import EncodedPairs, Preferences
 from ..run import Job
+from ..task import check_sharding
 from .ppo import open_policy
 
 TYPES = (PreferenceDataArguments, PolicyModelArguments, PreferenceArguments)
+
+
+def read(data: PreferenceDataArguments, seed: int) -> ReadExamples[Preference]:
+    """The pairs of each split; those of one prompt are held out together.
+
+    Raises:
+        ScratchError: there is no such data, or nothing is left for a split.
+    """
+    if not data.dataset:
+        raise ScratchError("there is nothing to learn: name pairs with --dataset ('scratch-gpt pairs' makes them)")
+
+    def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Preference]:
+        return open_preferences(dataset, options)
+
+    def texts(pair: Preference) -> list[str]:
+        messages = [m for side in pair for m in ([side] if isinstance(side, str) else side)]
+        return [m if isinstance(m, str) else m["content"] for m in messages]
+
+    return read_examples(
+        open_parts(data, data.max_pairs, open_one),
+        {"validation": data.validation_fraction},
+        data.split_seed,
+        key=lambda pair: repr(pair.prompt),
+        row=lambda pair: dict(pair._asdict()),
+        texts=texts,
+    )
 
 
 def prepare(
@@ -31,25 +67,14 @@ def prepare(
     """Read the pairs, open policy and reference; what can't be trained is refused before anything is written."""
     if model_args.init_from is None:
         raise ScratchError("there is nothing to tune: name a model with --init_from")
-    if data.dataset is None:
-        raise ScratchError("there is nothing to learn: name pairs with --dataset ('scratch-gpt pairs' makes them)")
-    wrong = [] if args.beta > 0 else [f"beta is {args.beta}, want more than 0"]
-    if not 0 < data.validation_fraction < 1:
-        wrong.append(f"validation_fraction is {data.validation_fraction}, want a share between 0 and 1")
-    if wrong:
-        raise ScratchError("; ".join(wrong))
-    name, pairs = open_preferences(
-        data.dataset, config=data.dataset_config, split=data.dataset_split, max_rows=data.max_pairs
-    )
-    parts = split_conversations(pairs, {"validation": data.validation_fraction}, args.seed)
-    if not all(parts.values()):
-        raise ScratchError(f"{name} has {len(pairs)} pairs, too few to hold out a share of {data.validation_fraction}")
+    if not args.beta > 0:
+        raise ScratchError(f"beta is {args.beta}, want more than 0")
+    found = read(data, args.seed)
+    check_same_data(found.summary, args)
+    parts, name = found.parts, found.summary.name
 
     accelerator = setup.start(args)
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise ScratchError(
-            "processes have different numbers of pairs to validate on, which FSDP can't: use data parallelism"
-        )
+    check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
         tokenizer = opening.open_tokenizer(str(resume_from or model_args.init_from))
         policy, reference = open_policy(model_args, resume_from)
@@ -59,6 +84,10 @@ def prepare(
     for split, part in encoded.items():
         if not len(part):
             raise ScratchError(f"every {split} pair of {name} is longer than the model's {longest} tokens")
+        found.skip(split, f"longer than the model's {longest} tokens", part.long)
+    ids = [rollout.prompt + rollout.completion for rollout in encoded["train"].chosen + encoded["train"].rejected]
+    found.summary.unknown_share = unknown_share(tokenizer, np.concatenate(ids))
+    report_data(found.summary, accelerator.is_main_process)
     for model in (policy, reference):
         setup.choose_attention(model, accelerator.device, longest)
     reference = reference.to(accelerator.device).eval()
@@ -75,6 +104,7 @@ def prepare(
         "prompt": first if isinstance(first, str) else first[-1]["content"],
         "chat": not isinstance(first, str),
         "context_length": longest,
+        "data": found.summary.record(),
         **{split: {"pairs": len(part), "long": part.long} for split, part in encoded.items()},
     }
 

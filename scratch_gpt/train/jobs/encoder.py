@@ -9,9 +9,11 @@ from ...evaluation.masked import report_guesses
 from ...hub import opening
 from .. import encoder_setup, setup
 from ..arguments import DataArguments
+from ..data_setup import check_same_data, report_data
 from ..encoder_arguments import EncoderModelArguments, MaskedTrainingArguments
 from ..masked_language_modeling import MaskedLanguageModeling
 from ..run import Job
+from ..task import check_sharding
 
 TYPES = (DataArguments, EncoderModelArguments, MaskedTrainingArguments)
 
@@ -28,6 +30,7 @@ def prepare(
     source, validation = setup.open_sources(data, args.seed)
 
     accelerator = setup.start(args)
+    check_sharding(MaskedLanguageModeling, accelerator)
     with accelerator.main_process_first():
         if origin is not None:
             dropouts = setup.chosen_dropouts(model_args)
@@ -48,7 +51,10 @@ def prepare(
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
     setup.choose_attention(model, accelerator.device, longest)
-    rows = encoder_setup.encode_documents(source, validation, tokenizer, longest, data.validation_fraction, accelerator)
+    shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
+    check_same_data(summary, args)
+    report_data(summary, accelerator.is_main_process)
+    rows = {split: encoder_setup.rows_of_documents(shard, tokenizer, longest) for split, shard in shards.items()}
     task = MaskedLanguageModeling(
         accelerator,
         rows["train"],
@@ -65,9 +71,10 @@ def prepare(
         "title": f"{style} on {source.name}, masked",
         "style": style,
         "dataset": source.name,
-        "license": "apache-2.0" if source.name == "stories" else data.dataset_license,
+        "license": "apache-2.0" if summary.built_in else data.dataset_license,
         "prompt": task.example,
         "context_length": model.config.max_position_embeddings,
+        "data": summary.record(),
         **{split: {"texts": len(found), "tokens": len(found.ids)} for split, found in rows.items()},
     }
 

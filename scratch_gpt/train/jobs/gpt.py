@@ -11,6 +11,7 @@ from ...hub import opening
 from ...hub.model_directory import set_generation_defaults
 from .. import setup
 from ..arguments import DataArguments, ModelArguments, PretrainingArguments
+from ..data_setup import check_same_data, report_data
 from ..language_modeling import LanguageModeling
 from ..run import Job
 
@@ -44,12 +45,14 @@ def prepare(
             model = setup.build_model(setup.build_config(model_args, len(tokenizer), context_length, ids))
             set_generation_defaults(model, tokenizer)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
-    shards = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
+    shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
+    check_same_data(summary, args)
+    report_data(summary, accelerator.is_main_process)
     setup.check_context(model.config, shards, context_length)
     setup.choose_attention(model, accelerator.device, context_length, all_alike=True)
 
     held_out = shards["validation"]
-    is_stories = {source.name, (validation or source).name} == {"stories"}
+    is_stories = summary.built_in
     floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if is_stories else None
     task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)
 
@@ -61,8 +64,9 @@ def prepare(
         "style": style,
         "dataset": source.name,
         "license": "apache-2.0" if is_stories else data.dataset_license,
-        "prompt": str(tokenizer.decode(held_out.tokens[:24]))[:20].strip(),
+        "prompt": " ".join(summary.samples[0][:20].split()),
         "context_length": context_length,
+        "data": summary.record(),
         **{split: shard_sizes(shard) for split, shard in shards.items()},
     }
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from accelerate import DistributedType
-
-from ...errors import ScratchError
+from ...data.pairs import Pair
 from ...evaluation.translation import report_translations, signatures
 from ...hub import opening
 from ...hub.model_directory import set_translation_defaults
 from .. import setup, translation_setup
 from ..arguments import PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments
+from ..data_setup import ReadExamples, check_same_data, report_data, unknown_share
 from ..run import Job
+from ..task import check_sharding
 from ..translation import Translation
 
 TYPES = (PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments)
+
+
+def read(data: PairArguments, seed: int) -> ReadExamples[Pair]:
+    """The pairs of each split."""
+    return translation_setup.read_pairs(data, seed)
 
 
 def prepare(
@@ -26,13 +31,13 @@ def prepare(
     origin = resume_from or model_args.init_from
     if origin is None:
         translation_setup.build_config(model_args, data, vocab_sizes=(8, 8))
-    train_source, validation_source = translation_setup.open_sources(data, args.seed)
+    found = read(data, args.seed)
+    check_same_data(found.summary, args)
+    train, validation = found.parts["train"], found.parts["validation"]
 
     accelerator = setup.start(args)
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise ScratchError("each process decodes for itself, which FSDP can't: use data parallelism")
+    check_sharding(Translation, accelerator)
     with accelerator.main_process_first():
-        train, validation = translation_setup.read_pairs(data, train_source, validation_source)
         if origin is not None:
             model = translation_setup.load_translator(str(origin), model_args, data)
             tokenizers = translation_setup.open_tokenizers(str(origin), model)
@@ -48,6 +53,12 @@ def prepare(
     encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
     train_tokens = encode(train, "training", data.skip_long)
     validation_tokens = encode(validation, "validation", skip_long=False)
+    if data.skip_long:
+        long = train_tokens.long // (2 if data.both_directions else 1)
+        found.summary.skip("train", f"a side of over {longest} tokens (skip_long)", long)
+    sides = zip(tokenizers, (train_tokens.source, train_tokens.target), strict=True)
+    found.summary.unknown_share = max(unknown_share(tokenizer, side.ids) for tokenizer, side in sides)
+    report_data(found.summary, accelerator.is_main_process)
     texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
     task = Translation(
         accelerator,
@@ -63,21 +74,22 @@ def prepare(
     )
 
     style = type(model).__name__ if model_args.init_from else model_args.preset
-    title = f"{style} on {train_source.name}, {data.source_lang} to {data.target_lang}"
+    title = f"{style} on {found.summary.name}, {data.source_lang} to {data.target_lang}"
     facts = {
         "task": "translation",
         "title": title,
         "style": style,
-        "dataset": train_source.name,
-        "license": "apache-2.0" if data.dataset == "grammar" else data.dataset_license,
+        "dataset": found.summary.name,
+        "license": "apache-2.0" if found.summary.built_in else data.dataset_license,
         "prompt": texts[0][0],
         "context_length": model.config.max_position_embeddings,
         "source_lang": data.source_lang,
         "target_lang": data.target_lang,
         "target_tokenizer": tokenizers.target is not tokenizers.source,
         "scores": signatures(),
-        "train": translation_setup.sizes(train, train_tokens, train_source.empty),
-        "validation": translation_setup.sizes(validation, validation_tokens, validation_source.empty),
+        "data": found.summary.record(),
+        "train": translation_setup.sizes(train, train_tokens),
+        "validation": translation_setup.sizes(validation, validation_tokens),
     }
     second = tokenizers.target if tokenizers.target is not tokenizers.source else None
 

@@ -1,0 +1,211 @@
+"""`scratch-gpt data`: what a dataset holds and what a job would make of it, before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from . import app
+
+# By what the data is for: the module of the job that reads it, and the field that limits its rows.
+FAMILIES = {
+    "language_modeling": "gpt",
+    "masked_lm": "encoder",
+    "classification": "classifier",
+    "translation": "seq2seq",
+    "sft": "sft",
+    "dpo": "dpo",
+    "prompts": "ppo",
+}
+NOT_DATA = {"dataset", "reward", "tokenizer", "vocab_size", "max_length", "skip_long", "both_directions"}
+NOT_DATA |= {"separate_vocabularies", "dataset_license"}  # of training, not of reading
+TEMPLATES = {"translation": "seq2seq", "classification": "encoder", "masked_lm": "encoder"}
+
+
+def argument_types() -> dict[str, Any]:
+    """The dataclass of the data arguments of each family."""
+    from ..train.arguments import DataArguments, PairArguments
+    from ..train.encoder_arguments import LabelledArguments
+    from ..train.policy_arguments import PromptArguments
+    from ..train.preference_arguments import PreferenceDataArguments
+    from ..train.sft_arguments import ConversationArguments
+
+    types = (DataArguments, DataArguments, LabelledArguments, PairArguments, ConversationArguments)
+    return dict(zip(FAMILIES, (*types, PreferenceDataArguments, PromptArguments), strict=True))
+
+
+def data_command(**given: Any) -> None:
+    """Show what is read from a dataset, without training: files, split, columns, delimiter and header; rows read and
+    skipped, with the reasons; characters, duplicates, labels, lengths; how the split falls; five samples.
+
+    The options are those of the jobs, and each job reads exactly what this shows.
+
+    Example: `scratch-gpt data reviews.csv --for classification --label_column stars`,
+    `scratch-gpt data FOLDER --tokenizer bpe --context_length 256`, or `scratch-gpt data stories --json`
+    """
+    import json
+
+    from rich.console import Console
+
+    from ..errors import ScratchError
+
+    family, dataset = given.pop("for_"), given.pop("dataset")
+    as_json, tokenizer = given.pop("json_"), given.pop("tokenizer")
+    vocab_size, context_length, seed = given.pop("vocab_size"), given.pop("context_length"), given.pop("seed")
+    kind = argument_types()[family]
+    chosen = {name: value for name, value in given.items() if value not in (None, [])}
+    if unknown := sorted(set(chosen) - _names(kind)):
+        names = ", ".join(f"--{name}" for name in unknown)
+        raise ScratchError(f"{names} can't be used with --for {family}: leave it out")
+    if tokenizer is None and (vocab_size or context_length):
+        raise ScratchError("--vocab_size and --context_length count tokens: name a --tokenizer")
+    data = kind(dataset=dataset, **chosen)
+    summary, texts = read_data(family, data, seed)
+    content = summary.to_dict()
+    if tokenizer is not None:
+        content["lengths"], content["unknown_share"] = _lengths(tokenizer, vocab_size, context_length, family, texts)
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        _print(Console(), content, summary)
+
+
+def read_data(family: str, data: Any, seed: int) -> tuple[Any, Any]:
+    """The summary of what the jobs of a family read, and a function that gives the texts again."""
+    import importlib
+    from itertools import islice
+
+    from ..data import documents, summary
+    from ..train import setup
+
+    job = importlib.import_module(f"..train.jobs.{FAMILIES[family]}", __package__)
+    if family in ("language_modeling", "masked_lm"):
+        source, validation = setup.open_sources(data, seed)
+        reading = documents.read_texts(source, validation, data.validation_fraction, data.split_seed)
+        found = summary.summarise_texts(source, validation, reading)
+        begins = islice(documents.beginnings(source, summary.SAMPLE_CHARACTERS), summary.SAMPLES)
+        found.samples = [{"text": text} for text in begins]
+        both = [source] if validation is None else [source, validation]
+        return found, lambda: (text for one in both for text in documents.documents_of(one))
+    read = job.read(data, seed)
+    examples = read[0] if isinstance(read, tuple) else read
+    join = (lambda texts: texts) if family == "translation" else (lambda texts: ["\n".join(texts)])
+    everything = [example for part in examples.parts.values() for example in part]
+    return examples.summary, lambda: (text for example in everything for text in join(examples.texts(example)))
+
+
+def _lengths(
+    name: str, vocab_size: int | None, context_length: int | None, family: str, texts: Any
+) -> tuple[dict[str, Any], float]:
+    """Lengths in tokens, and the share of unknown ones, by a tokenizer that is opened, or trained on the texts."""
+    from itertools import islice
+
+    from ..data.summary import length_statistics
+    from ..errors import ScratchError
+    from ..hub.opening import open_tokenizer
+    from ..tokenization.training import BUILDERS, encode_batch, train_tokenizer
+
+    if name in BUILDERS:
+        template: Any = TEMPLATES.get(family, "causal")
+        tokenizer = train_tokenizer(texts(), name, vocab_size, template)  # type: ignore[arg-type]
+    elif vocab_size is not None:
+        raise ScratchError(f"--vocab_size is of a tokenizer that is trained here, and {name} is one already")
+    else:
+        tokenizer = open_tokenizer(name)
+    lengths: list[int] = []
+    unknown, rest = 0, texts()
+    while batch := list(islice(rest, 256)):
+        for ids in encode_batch(tokenizer, batch):
+            lengths.append(len(ids))
+            unknown += ids.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
+    return length_statistics(lengths, context_length), unknown / max(1, sum(lengths))
+
+
+def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
+    from rich.table import Table
+
+    def show(title: str, rows: dict[str, Any]) -> None:
+        table = Table(title=title, show_header=False, title_justify="left")
+        for name, value in rows.items():
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+            table.add_row(name, shown)
+        console.print(table, highlight=False)
+
+    for line in summary.lines():
+        console.print(line, highlight=False, markup=False)
+    rows = {
+        "files": "\n".join(content["files"][:20]) or "none (built in)",
+        "split": content["split"] or "none is named",
+        "columns": ", ".join(f"{role}: {name}" for role, name in content["columns"].items()) or "plain text",
+    }
+    if content["delimiter"] is not None:
+        rows["delimiter"] = repr(content["delimiter"])
+        rows["header"] = "yes" if content["header"] else "no: the columns are column_1, column_2, …"
+        rows["quoting"] = content["quoting"]
+    rows |= {name.replace("_", " "): content[name] for name in ("rows_read", "train_rows", "validation_rows")}
+    rows |= {"characters": content["characters"], "duplicates": content["duplicates"]}
+    show("data", rows)
+    for name, title in (("rows_skipped", "rows skipped"), ("ignored", "files ignored")):
+        if content[name]:
+            show(title, content[name])
+    if content["labels"] is not None:
+        held = content["validation_labels"]
+        show(
+            "labels",
+            {n: f"{count:,}, {held.get(n, 0):,} of them to validate on" for n, count in content["labels"].items()},
+        )
+    if "lengths" in content:
+        shown = {n.replace("_", " "): v for n, v in content["lengths"].items() if v is not None}
+        show("lengths in tokens", {**shown, "unknown tokens": f"{content['unknown_share']:.2%}"})
+    for number, sample in enumerate(content["samples"], 1):
+        console.print(f"{number}. {sample}", highlight=False, markup=False)
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _signature() -> inspect.Signature:
+    """The options of the command: those of the jobs, each with its help, and a few of its own."""
+
+    def option(name: str, kind: Any, help: str, default: Any = None, flag: str | None = None) -> inspect.Parameter:
+        annotation = Annotated[kind, typer.Option(flag or f"--{name}", help=help)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    types = argument_types()
+    dataset = Annotated[str, typer.Argument(help="As --dataset of the job.")]
+    found = {"dataset": inspect.Parameter("dataset", inspect.Parameter.KEYWORD_ONLY, annotation=dataset)}
+    families: Any = Literal[tuple(FAMILIES)]
+    found["for_"] = option("for_", families, "The job that it is to be read for.", "language_modeling", "--for")
+    for kind in types.values():
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if field.name in NOT_DATA or field.name in found:
+                continue
+            base = hints[field.name]
+            if type(None) in get_args(base):
+                base = next(part for part in get_args(base) if part is not type(None))
+            wanted: Any = base if get_origin(base) is list else base | None
+            having = [name for name, other in types.items() if field.name in _names(other)]
+            text = field.metadata["help"]
+            if len(having) < len(types):
+                text = f"({', '.join(having)}) {text}"
+            if field.default not in (None, dataclasses.MISSING) and "Default" not in text:
+                text += f" Default: {field.default}."
+            found[field.name] = option(field.name, wanted | None if get_origin(base) is list else wanted, text)
+    found["tokenizer"] = option(
+        "tokenizer", str | None, "Count lengths in tokens: 'char', 'word', 'bpe', 'unigram', a folder or a Hub id."
+    )
+    found["vocab_size"] = option("vocab_size", int | None, "Tokens of a tokenizer that is trained here.")
+    found["context_length"] = option("context_length", int | None, "Count the rows longer than so many tokens.")
+    found["seed"] = option("seed", int, "Seed of built-in data.", 0)
+    found["json_"] = option("json_", bool, "Print one JSON object.", False, "--json")
+    return inspect.Signature(list(found.values()))
+
+
+data_command.__signature__ = _signature()  # type: ignore[attr-defined]
+data_command.__annotations__ = {p.name: p.annotation for p in data_command.__signature__.parameters.values()}  # type: ignore[attr-defined]
+app.command("data")(data_command)

@@ -1,0 +1,225 @@
+"""CSV and TSV files: how one is written (delimiter, quotes, header), found by looking, and its rows as text.
+
+A file says none of this itself. Quotes are the hard part: in one file `"` opens a cell that may hold delimiters and
+line ends, in another it is a character like any other. A file counts as quoted where every quoted cell ends as it
+should and all rows are of one length; else every line is a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ScratchError
+from .files import open_text, plain_suffix
+
+Quoting = Literal["csv", "backslash", "none"]
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 18, 200
+MOST_RAGGED = 0.1  # share of rows of another length that a file may have
+SWALLOWED = 3  # lines in a quoted cell that are whole rows themselves: then quotes are characters
+NAMES = {"text", "sentence", "content", "document", "body", "title", "label", "labels", "class", "target", "source"}
+NAMES |= {"id", "idx", "index", "prompt", "completion", "response", "instruction", "input", "output", "question"}
+NAMES |= {"answer", "messages", "conversations", "chosen", "rejected", "review", "category", "sentiment", "name"}
+LONGEST_NAME, MOST_WORDS = 64, 4
+ESCAPED = re.compile(r'\\[\\"]')
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a document may be a cell; the default refuses 128 KiB
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a delimited file is written.
+
+    Attributes:
+        delimiter: between cells.
+        quoting: "csv" (`""` is a quote in a quoted cell), "backslash" (a backslash before a quote is), or "none"
+            (quotes are characters, and every line is a row).
+        header: whether the first row names the columns.
+        names: of the columns; "column_1" and so on without a header.
+    """
+
+    delimiter: str
+    quoting: Quoting
+    header: bool
+    names: tuple[str, ...]
+
+
+def read_delimited(path: Path, dialect: Dialect) -> Iterator[list[str]]:
+    """The rows of a file, without the header and without blank lines."""
+    with open_text(path, newline="") as file:
+        rows = (row for row in _parse(file, dialect.delimiter, dialect.quoting) if row)
+        yield from islice(rows, int(dialect.header), None)
+
+
+def find_dialect(
+    path: Path,
+    known_names: Iterable[str] = (),
+    delimiter: str | None = None,
+    header: bool | None = None,
+    quoting: Quoting | None = None,
+) -> Dialect:
+    """How a file is written.
+
+    Args:
+        known_names: columns that were asked for; a first row that has one of them is a header.
+        delimiter, header, quoting: what is known already; None is found by looking at the file.
+
+    Raises:
+        ScratchError: a cell that begins with a quote does not end with one, and the lines are no rows of one length
+            either; or a given quoting does not fit.
+    """
+    with open_text(path, newline="") as file:
+        sample = file.read(SAMPLE_CHARACTERS)
+        whole = not file.read(1)
+    if not whole:
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    delimiter = delimiter or _find_delimiter(path, sample, quoting)
+    quoting = quoting or _find_quoting(path, delimiter)
+    rows = list(
+        islice((row for row in _parse(io.StringIO(sample, newline=""), delimiter, quoting) if row), SAMPLE_ROWS)
+    )
+    if not rows:
+        raise ScratchError(f"{path} holds no rows")
+    header = _has_header(rows, set(known_names)) if header is None else header
+    names = _unique(rows[0]) if header else tuple(f"column_{i + 1}" for i in range(len(rows[0])))
+    return Dialect(delimiter, quoting, header, names)
+
+
+def _parse(lines: Iterable[str], delimiter: str, quoting: Quoting, strict: bool = False) -> Iterator[list[str]]:
+    rules: dict[str, Any] = {"delimiter": delimiter, "strict": strict}
+    if quoting == "none":
+        rules["quoting"] = csv.QUOTE_NONE
+    elif quoting == "backslash":
+        rules |= {"doublequote": False, "escapechar": "\\"}
+    return csv.reader(lines, **rules)
+
+
+def _find_delimiter(path: Path, sample: str, quoting: Quoting | None) -> str:
+    """The file's own by its suffix, unless another cuts the rows into cells more evenly."""
+    own = "," if plain_suffix(path) == ".csv" else "\t"
+    found: dict[str, float] = {}
+    for delimiter in (own, *(other for other in DELIMITERS if other != own)):
+        for kind in ("csv", "none") if quoting is None else (quoting,):
+            rows = list(
+                islice((row for row in _parse(io.StringIO(sample, newline=""), delimiter, kind) if row), SAMPLE_ROWS)
+            )
+            width = len(rows[0]) if rows else 0
+            even = sum(len(row) == width for row in rows) / max(1, len(rows)) if width > 1 else 0.0
+            found[delimiter] = max(found.get(delimiter, 0.0), even)
+        if found[delimiter] == 1:
+            return delimiter
+    best = max(found, key=found.__getitem__)
+    return best if found[best] >= 1 - MOST_RAGGED else own
+
+
+@dataclass
+class _Fit:
+    """How well a way of quoting fits a file."""
+
+    rows: int = 0
+    ragged: int = 0
+    swallowed: bool = False
+    error: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        return self.error is None and self.ragged <= MOST_RAGGED * self.rows
+
+
+def _find_quoting(path: Path, delimiter: str) -> Quoting:
+    with open_text(path, newline="") as file:
+        if not any('"' in block for block in iter(lambda: file.read(1 << 20), "")):
+            return "csv"
+    quoted = _fit(path, delimiter, "csv")
+    if quoted.error is None and not quoted.ragged and not quoted.swallowed:
+        return "csv"
+    escaped = replace(quoted, error="no backslash") if quoted.error is None else _fit(path, delimiter, "backslash")
+    if escaped.error is None and not escaped.ragged and not escaped.swallowed:
+        return "backslash"
+    plain = _fit(path, delimiter, "none")
+    fits: list[tuple[Quoting, _Fit]] = [("csv", quoted), ("backslash", escaped), ("none", plain)]
+    if quoted.swallowed and not plain.ragged:
+        return "none"
+    if not (fitting := [(fit.ragged / fit.rows, kind) for kind, fit in fits if fit.rows and fit.fits]):
+        raise ScratchError(
+            f"{path}: {quoted.error or f'{quoted.ragged:,} of {quoted.rows:,} rows are of another length'}, and read "
+            f"line by line {plain.ragged:,} of {plain.rows:,} rows have another number of cells than the first: mend "
+            "the file, or say how it is written with --delimiter and --quoting"
+        )
+    return min(fitting, key=lambda pair: pair[0])[1]
+
+
+def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
+    """Read a whole file strictly, and count."""
+    fit, width = _Fit(), 0
+    with open_text(path, newline="") as file:
+        lines = (ESCAPED.sub("__", line) for line in file) if quoting == "backslash" else file
+        reader: Any = _parse(lines, delimiter, "csv" if quoting == "backslash" else quoting, strict=True)
+        try:
+            line = 0
+            for row in reader:
+                if row:
+                    width = width or len(row)
+                    fit.rows += 1
+                    fit.ragged += len(row) != width
+                    if reader.line_num - line > SWALLOWED and width > 1 and not fit.swallowed:
+                        fit.swallowed = _holds_rows(row, delimiter, width)
+                line = reader.line_num
+        except csv.Error as error:
+            fit.error = f"line {reader.line_num}: a cell is quoted wrongly ({error})"
+    return fit
+
+
+def _holds_rows(row: list[str], delimiter: str, width: int) -> bool:
+    """Whether a cell has lines in its middle that are rows of the file themselves."""
+    for cell in row:
+        inner = re.split(r"\r\n|\r|\n", cell)[1:-1]
+        if len(inner) >= SWALLOWED - 1 and all(line.count(delimiter) == width - 1 for line in inner):
+            return True
+    return False
+
+
+def _has_header(rows: list[list[str]], known_names: set[str]) -> bool:
+    """Whether the first row names the columns: it has a name that was asked for or is common, or else looks like names
+    and unlike the rows below it."""
+    first, below = [cell.strip() for cell in rows[0]], rows[1:]
+    if set(first) & known_names:
+        return True
+    columns = [{row[i].strip() for row in below if i < len(row)} for i in range(len(first))]
+    comes_again = [cell in column for cell, column in zip(first, columns, strict=True)]
+    if any(cell.lower() in NAMES and not again for cell, again in zip(first, comes_again, strict=True)):
+        return True
+    looks = all(_looks_like_name(cell) for cell in first) and len(set(first)) == len(first)
+    return bool(below) and looks and not any(comes_again)
+
+
+def _looks_like_name(cell: str) -> bool:
+    if not cell or len(cell) > LONGEST_NAME or len(cell.split()) > MOST_WORDS or cell[-1] in ".!?…。":
+        return False
+    return not is_number(cell)
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell reads as a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """Names of columns, stripped; an empty one is called by its place, a repeated one gets its place added."""
+    found: list[str] = []
+    for place, name in enumerate(names, 1):
+        name = name.strip() or f"column_{place}"
+        found.append(name if name not in found else f"{name}_{place}")
+    return tuple(found)

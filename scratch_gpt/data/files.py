@@ -1,0 +1,360 @@
+"""Which files a dataset names: those of a split, by the rules of `datasets`, and those that are ignored, each with the
+reason.
+
+A folder may be a clone of a Hub dataset (whose card may name the files of each configuration), a dataset written by
+`save_to_disk`, or any folder of texts or tables. Files belong to a split where a folder or the file's name says so
+(`train/a.jsonl`, `dev.tsv`, `data/test-00000-of-00002.parquet`), in any case; the words are `datasets`' own.
+"""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import importlib.util
+import json
+import lzma
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import yaml
+
+from ..errors import ScratchError
+
+KINDS = {".txt": "text", ".text": "text", ".md": "text", ".csv": "csv", ".tsv": "csv", ".tab": "csv"}
+KINDS |= {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".arrow": "arrow"}
+TABLES = ("parquet", "arrow", "json", "csv")  # of as many files, the first kind is taken
+TABLE_SUFFIXES = ".jsonl, .json, .csv, .tsv, .parquet or .arrow"
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+NO_TEXT = {".xlsx": "a spreadsheet", ".xls": "a spreadsheet", ".ods": "a spreadsheet", ".pdf": "a PDF"}
+NO_TEXT |= {".docx": "a word processor's file", ".doc": "a word processor's file", ".db": "a database"}
+NO_TEXT |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin"), "binary data")
+METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
+DOCUMENTATION = {"license", "licence", "copying", "notice", "readme", "changelog", "changes", "contributing", "authors"}
+DOCUMENTATION |= {"citation", "requirements"}
+SEPARATORS = "-._ 0-9"  # that may stand around the name of a split in the name of a file
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one split.
+
+    Attributes:
+        name: what the dataset is called.
+        kind: "text", "csv", "json", "parquet" or "arrow"; all files are of one kind.
+        paths: in the order in which they are read.
+        split: that they belong to; None where no file names a split.
+        ignored: the other files of a folder, each with the reason.
+        validation_split: the split of the same folder that is there to validate on.
+    """
+
+    name: str
+    kind: str
+    paths: list[Path]
+    split: str | None = None
+    ignored: dict[str, str] = field(default_factory=dict)
+    validation_split: str | None = None
+
+
+def find_files(
+    dataset: str, split: str = "train", config: str | None = None, tables_only: bool = False
+) -> Files | None:
+    """The files that `dataset` names: a file, a pattern such as `data/*.parquet`, or a folder.
+
+    Args:
+        split: of a folder. Where no file names a split, all files are taken.
+        config: of a clone of a Hub dataset, whose card names configurations.
+        tables_only: whether plain texts are of no use.
+
+    Returns:
+        None where there is no such file or folder, and the name may be that of a Hub dataset.
+
+    Raises:
+        ScratchError: there is no such file, or none of a kind that can be read, or no such split.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        return _of_folder(path, split, config, tables_only)
+    if path.is_file():
+        return Files(path.name, _kind_of_file(path, tables_only), [path])
+    if glob.has_magic(dataset):
+        found = [p for p in map(Path, sorted(glob.glob(dataset, recursive=True))) if p.is_file()]
+        if not found:
+            raise ScratchError(f"no file matches {dataset}")
+        kept, kind, ignored = _of_one_kind(found, tables_only)
+        if not kept:
+            raise ScratchError(f"{dataset} matches no file that can be read: {_reasons(ignored)}")
+        return Files(dataset, kind, kept, ignored=ignored)
+    local = path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1
+    if local or kind_of(path) is not None or path.suffix.lower() in (*OPENERS, ".zst", *ARCHIVES):
+        raise ScratchError(f"no such file or folder: {dataset}")
+    return None
+
+
+def kind_of(path: PurePath) -> str | None:
+    """What the suffix, in any case, says of a file's contents, compressed or not; None where it says nothing."""
+    return KINDS.get(plain_suffix(path))
+
+
+def plain_suffix(path: PurePath) -> str:
+    """The suffix in lower case, without that of a compression."""
+    suffix = path.suffix.lower()
+    return PurePath(path.stem).suffix.lower() if suffix in (*OPENERS, ".zst") else suffix
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """A text file, plain or compressed (.gz, .bz2, .xz, .zst), open for reading, with line ends as Python's `open` has
+    them.
+
+    Raises:
+        ScratchError: while it is read, it turns out to be no UTF-8 text, or broken.
+    """
+    try:
+        with _opener(path)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ScratchError(
+            f"{path} is not UTF-8 text: {error.reason} (byte {error.object[error.start]:#x}); convert it first, for "
+            "example with iconv"
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise ScratchError(f"{path} can't be read: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, without their ends. Only a line feed, with or without a carriage return before it,
+    ends a line.
+
+    Raises:
+        ScratchError: it is no UTF-8 text, or broken.
+    """
+    with open_text(path, newline="\n") as file:
+        for line in file:
+            yield line.rstrip("\r\n")
+
+
+def splits_by_name(paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
+    """Relative paths by the split that they name, as `datasets.data_files.get_data_patterns` has them: numbered shards
+    in `data/`, else folders named as splits, else files. Empty where nothing names a split."""
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    paths = list(paths)
+    shards: dict[str, list[PurePath]] = {}
+    for path in paths:
+        if match := re.fullmatch(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..*", path.as_posix()):
+            shards.setdefault(match[1], []).append(path)
+    if shards:
+        return shards
+    words = {str(split): "|".join(keywords) for split, keywords in SPLIT_KEYWORDS.items()}
+    for named in (lambda path: path.parts[:-1], lambda path: path.parts[-1:]):
+        found: dict[str, list[PurePath]] = {}
+        for split, keywords in words.items():
+            pattern = re.compile(rf"(?:.*[{SEPARATORS}])?(?:{keywords})(?:[{SEPARATORS}].*)?", re.IGNORECASE)
+            if mine := [path for path in paths if any(pattern.fullmatch(part) for part in named(path))]:
+                found[split] = mine
+        if found:
+            return found
+    return {}
+
+
+def canonical_split(name: str) -> str:
+    """The split that a word such as "dev" or "val" stands for; other names as they are."""
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    return next((str(split) for split, words in SPLIT_KEYWORDS.items() if name.lower() in words), name)
+
+
+def list_folder(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files of a folder that may hold data, in order, and the others, each with the reason."""
+    files, ignored = [], {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        reason = _why_ignored(path.relative_to(folder), path)
+        if reason is None:
+            files.append(path)
+        else:
+            ignored[str(path)] = reason
+    return files, ignored
+
+
+def _why_ignored(relative: PurePath, path: Path) -> str | None:
+    if any(part.startswith(".") for part in relative.parts):
+        return "hidden"
+    if any(part.startswith("__") for part in relative.parts[:-1]):
+        return "in a special folder"
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if name in METADATA:
+        return "metadata of a dataset"
+    if PurePath(name).stem in DOCUMENTATION or name in DOCUMENTATION:
+        return "documentation"
+    if suffix in ARCHIVES:
+        return f"a {suffix[1:]} archive: unpack it first"
+    if suffix == ".zst" and _zstandard() is None:
+        return "compressed with Zstandard: pip install zstandard, or unpack it first"
+    return "empty" if path.stat().st_size == 0 else None
+
+
+def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) -> Files:
+    files, ignored = list_folder(folder)
+    if (saved := _saved_to_disk(folder)) is not None:
+        splits = saved
+    elif (named := _named_by_card(folder, config, files)) is not None:
+        splits = named
+    else:
+        readable = [path for path in files if kind_of(path) not in ((None, "text") if tables_only else (None,))]
+        relative = splits_by_name([path.relative_to(folder) for path in readable])
+        splits = {name: [folder / path for path in found] for name, found in relative.items()}
+        if splits and "train" not in splits:  # what names no split is there to train on
+            taken = {path for found in splits.values() for path in found}
+            splits |= {"train": rest} if (rest := [path for path in readable if path not in taken]) else {}
+    wanted = split if split in splits else canonical_split(split)
+    if splits and wanted not in splits:
+        raise ScratchError(f"{folder} has no split {split!r}: it has {', '.join(map(repr, splits))}")
+    for name, found in splits.items():
+        ignored |= {str(path): f"split {name!r}" for path in found if name != wanted}
+    chosen = splits.get(wanted, []) if splits else files
+    kept, kind, others = _of_one_kind(chosen, tables_only)
+    named_paths = {path for found in splits.values() for path in found}
+    unnamed = "plain text, not a table" if tables_only else "names no split"
+    ignored |= {
+        str(p): _no_kind(p) or (unnamed if kind_of(p) == "text" else "names no split")
+        for p in files
+        if splits and p not in named_paths
+    }
+    ignored |= others
+    if not kept:
+        wanted_kinds = f"a {TABLE_SUFFIXES} file" if tables_only else f"a .txt, {TABLE_SUFFIXES} file"
+        raise ScratchError(f"{folder} holds no {wanted_kinds} with text in it: {_reasons(ignored)}")
+    validation = "validation" if "validation" in splits and wanted != "validation" else None
+    ignored = {path: reason for path, reason in sorted(ignored.items()) if Path(path) not in kept}
+    return Files(folder.resolve().name, kind, kept, wanted if splits else None, ignored, validation)
+
+
+def _of_one_kind(paths: list[Path], tables_only: bool) -> tuple[list[Path], str, dict[str, str]]:
+    """The files of the most frequent kind, that kind, and the others with the reason."""
+    ignored = {str(path): reason for path in paths if (reason := _no_kind(path))}
+    counts = Counter(kind for path in paths if (kind := kind_of(path)) and not (tables_only and kind == "text"))
+    if not counts:
+        return [], "", ignored | {str(path): "plain text, not a table" for path in paths if kind_of(path) == "text"}
+    kind = max(counts, key=lambda name: (counts[name], name in TABLES, -(TABLES.index(name) if name in TABLES else 0)))
+    kept = [path for path in paths if kind_of(path) == kind]
+    others = [path for path in paths if kind_of(path) not in (kind, None)]
+    return kept, kind, ignored | {str(path): f"not {kind}, as most files are" for path in others}
+
+
+def _no_kind(path: Path) -> str | None:
+    if kind_of(path) is not None:
+        return None
+    return NO_TEXT.get(path.suffix.lower(), f"no known format ({path.suffix or 'no suffix'})")
+
+
+def _kind_of_file(path: Path, tables_only: bool) -> str:
+    """What a file that was named itself holds: one of unknown suffix is text."""
+    suffix = path.suffix.lower()
+    if path.stat().st_size == 0:
+        raise ScratchError(f"{path} is empty: give a file with text in it")
+    if suffix in ARCHIVES or path.name.lower().endswith(".tar.gz"):
+        raise ScratchError(f"{path} is a {suffix[1:]} archive: unpack it, and name the folder")
+    if suffix in NO_TEXT:
+        raise ScratchError(f"{path} is {NO_TEXT[suffix]}: save its text as .txt, or its table as {TABLE_SUFFIXES}")
+    kind = kind_of(path) or "text"
+    if suffix in (*OPENERS, ".zst") and kind in ("parquet", "arrow"):
+        raise ScratchError(f"{path} is a compressed {kind} file: unpack it first")
+    _opener(path)
+    if tables_only and kind == "text":
+        raise ScratchError(f"{path} is plain text, want a table: a {TABLE_SUFFIXES} file")
+    return kind
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    suffix = path.suffix.lower()
+    if suffix != ".zst":
+        return OPENERS.get(suffix, open)
+    if (zstandard := _zstandard()) is None:
+        raise ScratchError(f"{path} is compressed with Zstandard: pip install zstandard, or unpack it first")
+    return zstandard.open
+
+
+def _zstandard() -> Any:
+    """The module that reads Zstandard: Python's own from 3.14 on, or the package."""
+    for name in ("compression.zstd", "zstandard"):
+        try:
+            if importlib.util.find_spec(name):
+                return importlib.import_module(name)
+        except ModuleNotFoundError:  # of the parent
+            continue
+    return None
+
+
+def _saved_to_disk(folder: Path) -> dict[str, list[Path]] | None:
+    """The Arrow files that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote; None where neither did."""
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            parts = {str(name): folder / str(name) for name in names}
+        elif (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+            parts = {"train": folder}
+        else:
+            return None
+        states = {n: json.loads((part / "state.json").read_text(encoding="utf-8")) for n, part in parts.items()}
+        named = {n: [str(entry["filename"]) for entry in state["_data_files"]] for n, state in states.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ScratchError(f"{folder} was not written whole by save_to_disk: {error}") from error
+    if strange := [name for found in [*named.values(), parts] for name in found if PurePath(name).name != name]:
+        raise ScratchError(f"{folder} names {strange[0]!r}, want the name of a file in the folder")
+    return {name: [parts[name] / file for file in found] for name, found in named.items()}
+
+
+def _named_by_card(folder: Path, config: str | None, files: list[Path]) -> dict[str, list[Path]] | None:
+    """The files of each split as the dataset's card (`README.md`) names them for a configuration; None where it names
+    none."""
+    from datasets.data_files import resolve_pattern, sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCardData
+
+    card = folder / "README.md"
+    found = (
+        re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+        if (card.is_file())
+        else None
+    )
+    try:
+        metadata = yaml.safe_load(found[1]) if found else None
+        configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**metadata)) if metadata else {}
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ScratchError(f"{card}: its metadata can't be read: {' '.join(str(error).split())}") from error
+    configs = {name: fields for name, fields in configs.items() if "data_files" in fields}
+    if not configs:
+        if config is not None:
+            raise ScratchError(f"{folder} names no configurations: leave out --dataset_config {config}")
+        return None
+    default = next((name for name, fields in configs.items() if fields.get("default")), None)
+    chosen = config or default or ("default" if "default" in configs else None)
+    if chosen is None and len(configs) == 1:
+        chosen = next(iter(configs))
+    if chosen not in configs:
+        asked = f"no configuration {config!r}" if config else "several configurations"
+        raise ScratchError(f"{folder} has {asked}: choose one of {', '.join(configs)} with --dataset_config")
+    splits: dict[str, list[Path]] = {}
+    for split, patterns in sanitize_patterns(configs[chosen]["data_files"]).items():
+        matched: set[Path] = set()
+        for pattern in patterns:
+            try:
+                matched |= {Path(p) for p in resolve_pattern(pattern, glob.escape(str(folder.resolve())))}
+            except FileNotFoundError:
+                raise ScratchError(
+                    f"{card} names {pattern!r} for the split {split}, and there is no such file"
+                ) from None
+        splits[str(split)] = [path for path in files if path.resolve() in matched]
+    return {split: found for split, found in splits.items() if found}
+
+
+def _reasons(ignored: dict[str, str]) -> str:
+    shown = [f"{Path(path).name} ({reason})" for path, reason in ignored.items()]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") or "it is empty"

@@ -1,0 +1,141 @@
+"""The rows of one file, by its format: each a dictionary, or a `BadRowError` in the place of one that can't be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScratchError
+from .delimited import Dialect, read_delimited
+from .files import open_text, plain_suffix
+
+FIRST_LINES = 1000  # that are looked at where the first is no JSON
+BATCH_ROWS = 1024
+HASH_BLOCK = 1 << 20
+
+
+class BadRowError(Exception):
+    """A row that can't be used; the message says why, in words that rows with the same fault share."""
+
+
+def fingerprint_of_files(paths: Sequence[Path]) -> str:
+    """A hash of the names, sizes and contents of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def delimited_rows(path: Path, dialect: Dialect) -> Iterator[Any]:
+    """The rows of a CSV or TSV file; every cell is text."""
+    names, width = dialect.names, len(dialect.names)
+    for row in read_delimited(path, dialect):
+        if len(row) == width:
+            yield dict(zip(names, row, strict=True))
+        else:
+            yield BadRowError(f"{len(row)} cells, want {width}")
+
+
+def json_rows(path: Path) -> Iterator[Any]:
+    """The objects of a JSON or JSON lines file: one a line, a list of them, an object with one such list in it, or an
+    object of columns."""
+    with open_text(path, newline="\n") as file:
+        lines = (line for line in file if line.strip())
+        first, second = next(lines, ""), next(lines, None)
+        if _is_object(first) and (second is not None or plain_suffix(path) != ".json"):
+            yield from map(_json_row, chain([first], [second] if second else [], lines))
+            return
+    with open_text(path) as file:
+        text = file.read()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = [line for line in text.split("\n") if line.strip()]
+        if sum(map(_is_object, found[:FIRST_LINES])) > len(found[:FIRST_LINES]) / 2:  # the first line is broken
+            yield from map(_json_row, found)
+            return
+        raise ScratchError(f"{path} can't be read as {plain_suffix(path)[1:]}: {error}") from error
+    for row in _rows_of_content(content):
+        yield row if isinstance(row, dict) else BadRowError(_no_object(row))
+
+
+def _rows_of_content(content: Any) -> list[Any]:
+    """The rows in what a JSON file holds."""
+    if not isinstance(content, dict):
+        return content if isinstance(content, list) else [content]
+    lists = [value for value in content.values() if isinstance(value, list) and value]
+    if any(isinstance(row, dict) and ({"role", "from"} & set(row)) for values in lists for row in values):
+        return [content]  # a conversation
+    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
+        return lists[0]
+    if lists and len(lists) == len(content) and len({len(values) for values in lists}) == 1:
+        return [dict(zip(content, values, strict=True)) for values in zip(*lists, strict=True)]
+    return [content]
+
+
+def _json_row(line: str) -> Any:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return BadRowError("the line is no JSON")
+    return row if isinstance(row, dict) else BadRowError(_no_object(row))
+
+
+def _no_object(row: Any) -> str:
+    return f"the row is {'null' if row is None else type(row).__name__}, want an object"
+
+
+def _is_object(line: str) -> bool:
+    return line.lstrip().startswith("{") and not isinstance(_json_row(line), BadRowError)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() == ".parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS)
+        return
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:
+            file = pa.ipc.open_file(source)
+            yield from (file.get_batch(i) for i in range(file.num_record_batches))
+            return
+        yield from reader
+
+
+def arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet or Arrow file."""
+    for batch in _arrow_batches(path):
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield from batch.slice(start, BATCH_ROWS).to_pylist()
+
+
+def features_of(path: Path) -> Any:
+    """What `datasets` wrote of the columns into a Parquet or Arrow file; None where it can't tell."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    if path.suffix.lower() == ".parquet":
+        schema = pq.read_schema(path)
+    else:
+        with pa.memory_map(str(path)) as source:
+            try:
+                schema = pa.ipc.open_stream(source).schema
+            except pa.ArrowInvalid:
+                schema = pa.ipc.open_file(source).schema
+    try:
+        return Features.from_arrow_schema(schema)
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,318 @@
+"""Rows of tables, read as they come: CSV, TSV, JSON, JSON lines, Parquet and Arrow files, and datasets of the Hub.
+
+What is text in a file stays that text: "007", "1998-05-03" and "NA" are strings, whatever they look like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScratchError
+from .delimited import Dialect, Quoting, find_dialect, is_number
+from .files import Files, canonical_split, find_files
+from .formats import BadRowError, arrow_rows, delimited_rows, features_of, fingerprint_of_files, json_rows
+
+SAMPLE_ROWS = 1000  # that columns are looked for in, before all are
+TEXT_COLUMNS = ("text", "sentence")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a dataset is read, whatever it is for.
+
+    Attributes:
+        split: of a folder or a Hub dataset.
+        config: of a Hub dataset, or of a clone of one.
+        max_rows: read only so many rows; None reads all.
+        streaming: read a Hub dataset as it comes, without storing it.
+        delimiter, header, quoting: of CSV and TSV files; None is found by looking at the file.
+        max_bad_rows: share of the rows that may be skipped because they can't be used.
+    """
+
+    split: str = "train"
+    config: str | None = None
+    max_rows: int | None = None
+    streaming: bool = False
+    delimiter: str | None = None
+    header: bool | None = None
+    quoting: Quoting | None = None
+    max_bad_rows: float = 0.1
+
+
+class Table:
+    """The rows of one split, as dictionaries; a row that can't be read is a `BadRowError` in its place.
+
+    Attributes:
+        name: what the dataset is called.
+        split: that was read; None where nothing names a split.
+        files: their paths; the id of a dataset on the Hub.
+        ignored: files of the same folder that are not read, each with the reason.
+        validation_split: the split of the same dataset that is there to validate on.
+        dialect: of CSV and TSV files.
+        named_by_row: whether each row names its columns, as in JSON, so that a later row may have others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Iterator[Any]],
+        fingerprint: Callable[[], str],
+        files: list[str],
+        split: str | None = None,
+        ignored: dict[str, str] | None = None,
+        validation_split: str | None = None,
+        dialect: Dialect | None = None,
+        features: Any = None,
+        named_by_row: bool = False,
+    ):
+        self.name, self.split, self.files, self.ignored = name, split, files, ignored or {}
+        self.validation_split, self.dialect, self.named_by_row = validation_split, dialect, named_by_row
+        self._read, self._fingerprint, self._features = read, fingerprint, features or {}
+        self._sample: list[dict[str, Any]] | None = None
+
+    def rows(self) -> Iterator[dict[str, Any] | BadRowError]:
+        """The rows, from the first.
+
+        Raises:
+            ScratchError: they can't be read to the end.
+        """
+        try:
+            yield from self._read()
+        except (ScratchError, GeneratorExit):
+            raise
+        except Exception as error:  # pyarrow and datasets raise whatever their readers raise
+            raise ScratchError(f"{self.name} can't be read to the end: {_first_line(error)}") from error
+
+    def fingerprint(self) -> str:
+        """Changes whenever the rows do."""
+        return self._fingerprint()
+
+    def sample(self) -> list[dict[str, Any]]:
+        """The first rows.
+
+        Raises:
+            ScratchError: there is none that can be read.
+        """
+        if self._sample is None:
+            rows = list(islice(self.rows(), SAMPLE_ROWS))
+            self._sample = [row for row in rows if not isinstance(row, BadRowError)]
+            if not self._sample:
+                raise ScratchError(f"{self.name} holds no rows" + (f" that can be read: {rows[0]}" if rows else ""))
+        return self._sample
+
+    def columns(self) -> list[str]:
+        """The names of the columns in the first rows, in order."""
+        return list(dict.fromkeys(name for row in self.sample() for name in row))
+
+    def has(self, name: str) -> bool:
+        """Whether any row has this column, or nested field by dotted path. Where each row of a file names its own, all
+        rows are asked if the first ones have none."""
+        if any(_holds(row, name) for row in self.sample()):
+            return True
+        return self.named_by_row and any(not isinstance(row, BadRowError) and _holds(row, name) for row in self.rows())
+
+    def text_columns(self) -> list[str]:
+        """The columns that hold text, and not only numbers, in the first rows."""
+        found = []
+        for name in self.columns():
+            values = [value for row in self.sample() if (value := row.get(name)) not in (None, "")]
+            texts = [value for value in values if isinstance(value, str)]
+            if values and len(texts) == len(values) and not all(map(is_number, texts)):
+                found.append(name)
+        return found
+
+    def class_names(self, column: str) -> list[str] | None:
+        """The names behind the numbers of a column of class labels (`datasets.ClassLabel`)."""
+        names = getattr(self._features.get(column), "names", None)
+        return list(names) if names else None
+
+    def described(self) -> str:
+        """The columns that there are, for errors."""
+        return ", ".join(map(repr, self.columns()))
+
+
+def cell(row: dict[str, Any], name: str) -> Any:
+    """The value of a column, or of a nested field by dotted path such as "meta.body"; None where there is none."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def text_cell(row: dict[str, Any], name: str, may_be_empty: bool = False) -> str:
+    """The text of a column.
+
+    Raises:
+        BadRowError: it holds none.
+    """
+    value = cell(row, name)
+    if not isinstance(value, str):
+        raise BadRowError(f"{name!r} is {'null' if value is None else type(value).__name__}, want text")
+    if not may_be_empty and not value.strip():
+        raise BadRowError(f"{name!r} is empty")
+    check_unicode(value, name)
+    return value
+
+
+def find_column(table: Table, asked: str | None, usual: Sequence[str], flag: str) -> str | None:
+    """The column that was asked for or, by name, the first of the usual ones; None where there is neither.
+
+    Args:
+        flag: by which it is asked for.
+
+    Raises:
+        ScratchError: there is no such column.
+    """
+    if asked is not None:
+        if not table.has(asked):
+            raise ScratchError(
+                f"{table.name} has no column {asked!r}: it has {table.described()}; choose one with {flag}"
+            )
+        return asked
+    return next((name for name in usual if name in table.columns()), None) or next(filter(table.has, usual), None)
+
+
+def find_text_column(table: Table, asked: str | None, label_column: str | None = "label") -> str:
+    """The column that was asked for, or else "text", "sentence", or the only one with text beside the label's. Without
+    a header, it is the one with the longest cells.
+
+    Raises:
+        ScratchError: there is no such column, or several.
+    """
+    if (found := find_column(table, asked, TEXT_COLUMNS, "--text_column")) is not None:
+        return found
+    texts = [name for name in table.text_columns() if name != label_column]
+    if len(texts) == 1:
+        return texts[0]
+    if texts and table.dialect is not None and not table.dialect.header:
+        return max(texts, key=lambda name: sum(len(row.get(name) or "") for row in table.sample()))
+    raise ScratchError(f"{table.name} has the columns {table.described()}: choose one with --text_column")
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Raise BadRowError where a text has a lone surrogate, which no encoding can write."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadRowError(f"{name!r} is broken Unicode (a lone surrogate)") from None
+
+
+def open_table(dataset: str, options: ReadOptions, known_names: Iterable[str] = (), kind: str = "rows") -> Table:
+    """Open the tables that `dataset` names.
+
+    Args:
+        dataset: a file, a pattern, a folder, or the id of a dataset on the Hub.
+        known_names: columns that were asked for.
+        kind: what the rows are, for errors.
+
+    Raises:
+        ScratchError: there is no such thing, it can't be read, or there is no row in it.
+    """
+    files = find_files(dataset, options.split, options.config, tables_only=True)
+    table = open_hub(dataset, options) if files is None else table_of(files, options, known_names)
+    try:
+        table.sample()
+    except ScratchError as error:
+        raise ScratchError(f"{error} (want {kind})") from error
+    return table
+
+
+def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()) -> Table:
+    """The table that files hold."""
+    given = [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]
+    if given and files.kind != "csv":
+        raise ScratchError(f"{', '.join(given)} can't be used with {files.name}: its files are {files.kind}, not CSV")
+    dialects: dict[Path, Dialect] = {}
+    if files.kind == "csv":
+        asked = options.delimiter, options.header, options.quoting
+        for path in files.paths:
+            dialects[path] = find_dialect(path, known_names, *asked)
+            asked = options.delimiter, dialects[path].header, options.quoting  # the first file decides for all
+
+    def read() -> Iterator[Any]:
+        for path in files.paths:
+            if files.kind == "csv":
+                yield from delimited_rows(path, dialects[path])
+            elif files.kind == "json":
+                yield from json_rows(path)
+            else:
+                yield from arrow_rows(path)
+
+    try:
+        features = features_of(files.paths[0]) if files.kind in ("parquet", "arrow") else None
+    except Exception as error:  # whatever pyarrow raises
+        raise ScratchError(f"{files.paths[0]} can't be read as {files.kind}: {_first_line(error)}") from error
+    return Table(
+        files.name,
+        read,
+        lambda: fingerprint_of_files(files.paths),
+        [str(path) for path in files.paths],
+        files.split,
+        files.ignored,
+        files.validation_split,
+        next(iter(dialects.values()), None),
+        features,
+        named_by_row=files.kind == "json",
+    )
+
+
+def open_hub(name: str, options: ReadOptions) -> Table:
+    """A split of a dataset on the Hub.
+
+    Raises:
+        ScratchError: it can't be opened.
+    """
+    import datasets
+    from huggingface_hub import HfApi
+
+    try:
+        builder = datasets.load_dataset_builder(name, options.config)
+        settings = {"split": options.split, "streaming": options.streaming, **_as_text(builder)}
+        rows = datasets.load_dataset(name, options.config, **settings)
+        revision = HfApi().dataset_info(name).sha if options.streaming else rows._fingerprint
+        splits = datasets.get_dataset_split_names(name, options.config)
+    except Exception as error:
+        raise ScratchError(
+            f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {_first_line(error)}"
+        ) from error
+    validation = next((s for s in splits if canonical_split(s) == "validation" and s != options.split), None)
+    fingerprint = f"{name}-{options.config}-{options.split}-{revision}"
+    return Table(
+        name,
+        lambda: iter(rows),
+        lambda: fingerprint,
+        [name],
+        options.split,
+        validation_split=validation,
+        features=rows.features,
+    )
+
+
+def _as_text(builder: Any) -> dict[str, Any]:
+    """Settings by which a dataset of CSV files on the Hub keeps its cells as they are written."""
+    if type(builder.config).__name__ != "CsvConfig" or builder.config.features is not None:
+        return {}
+    return {"dtype": str, "keep_default_na": False}
+
+
+def _holds(row: dict[str, Any], name: str) -> bool:
+    if name in row:
+        return True
+    value: Any = row
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)

@@ -1,0 +1,158 @@
+"""What every training command does with its data: how it is to be read, which parts it has, and what to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from ..data.corpus import Corpus, Origin
+from ..data.summary import DataSummary, read_parts, summarise
+from ..data.tables import ReadOptions
+from ..errors import ScratchError
+from .arguments import DatasetArguments, TrainingArguments
+
+C = TypeVar("C")  # a Corpus or a Source
+T = TypeVar("T")
+HEADERS = {"auto": None, "yes": True, "no": False}
+
+
+def read_options(data: DatasetArguments, max_rows: int | None) -> ReadOptions:
+    """How the dataset is to be read.
+
+    Raises:
+        ScratchError: a value that can't be, all of them at once.
+    """
+    wrong = []
+    fraction = getattr(data, "validation_fraction", 0.5)
+    if not 0 < fraction < 1:
+        wrong.append(f"validation_fraction is {fraction}, want a share between 0 and 1")
+    if not 0 <= data.max_bad_rows <= 1:
+        wrong.append(f"max_bad_rows is {data.max_bad_rows}, want a share from 0 to 1")
+    if max_rows is not None and max_rows < 1:
+        name = next(n for n in vars(data) if n.startswith("max_") and getattr(data, n) == max_rows)
+        wrong.append(f"{name} is {max_rows}, want at least 1")
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(data.delimiter or "", data.delimiter)
+    if delimiter is not None and len(delimiter) != 1:
+        wrong.append(f"delimiter is {delimiter!r}, want one character, or 'tab'")
+    if not data.split_seed >= 0:
+        wrong.append(f"split_seed is {data.split_seed}, want 0 or more")
+    if wrong:
+        raise ScratchError("; ".join(wrong))
+    return ReadOptions(
+        split=data.dataset_split,
+        config=data.dataset_config,
+        max_rows=max_rows,
+        streaming=getattr(data, "streaming", False),
+        delimiter=delimiter,
+        header=HEADERS[data.header],
+        quoting=None if data.quoting == "auto" else data.quoting,
+        max_bad_rows=data.max_bad_rows,
+    )
+
+
+def open_parts(
+    data: DatasetArguments, max_rows: int | None, open_one: Callable[[str, ReadOptions, bool], C]
+) -> tuple[C, C | None]:
+    """The data to train on and, where there is a split or a dataset of its own for that, the data to validate on.
+
+    Args:
+        max_rows: of the former.
+        open_one: opens a dataset by its name, and is told whether it is to be validated on; what it gives has an
+            `origin`.
+
+    Raises:
+        ScratchError: something can't be opened, or would be both trained and validated on.
+    """
+    options = read_options(data, max_rows)
+    train = open_one(data.dataset, options, False)
+    origin: Origin = train.origin  # type: ignore[attr-defined]
+    if data.validation_dataset is not None:
+        rest = replace(options, split=data.validation_split or "validation", max_rows=None)
+        return train, open_one(data.validation_dataset, rest, True)
+    split = data.validation_split or origin.validation_split
+    if split is None:
+        return train, None
+    if split == data.dataset_split:
+        raise ScratchError(f"validation_split is {split!r}, which is trained on: name another")
+    if data.validation_split is not None and origin.split is None:
+        raise ScratchError(f"{origin.name} has no splits: leave --validation_split out, or give a folder")
+    validation = open_one(data.dataset, replace(options, split=split, max_rows=None), True)
+    both = set(origin.files) & set(validation.origin.files)  # type: ignore[attr-defined]
+    if both and Path(next(iter(both))).exists():
+        raise ScratchError(f"{next(iter(both))} belongs to two splits, {data.dataset_split!r} and {split!r}: rename it")
+    return train, validation
+
+
+@dataclass
+class ReadExamples(Generic[T]):
+    """The examples of each split, and what to say of them."""
+
+    parts: dict[str, list[T]]
+    summary: DataSummary
+    corpora: dict[str, Corpus[T]]  # that the splits were read from
+    texts: Callable[[T], Iterable[str]]  # of an example
+
+    def skip(self, split: str, reason: str, count: int) -> None:
+        """Count examples of a split that turned out to be of no use once they were tokens.
+
+        Raises:
+            ScratchError: too many rows can't be used.
+        """
+        self.summary.skip(split, reason, count)
+        self.corpora[split].skip(reason, count)
+
+
+def read_examples(
+    corpora: tuple[Corpus[T], Corpus[T] | None],
+    fractions: dict[str, float],
+    seed: int,
+    key: Callable[[T], str],
+    row: Callable[[T], dict[str, Any]],
+    texts: Callable[[T], Iterable[str]],
+    label: Callable[[T], str] | None = None,
+) -> ReadExamples[T]:
+    """Read what `open_parts` opened; see `data.summary.read_parts` and `summarise`."""
+    train, validation = corpora
+    parts = read_parts(train, validation, fractions, seed, key, label)
+    sources = dict.fromkeys(parts, train) | ({} if validation is None else {"validation": validation})
+    summary = summarise(train, validation, parts, row, texts, label)
+    return ReadExamples(parts, summary, sources, texts)
+
+
+def check_same_data(summary: DataSummary, args: TrainingArguments) -> None:
+    """Refuse to resume a run on other data than it was begun with.
+
+    Raises:
+        ScratchError: the data has changed since, and this is not allowed for.
+    """
+    path = Path(args.output_dir) / "run.yaml"
+    if not args.resume or args.allow_changed_settings or not path.is_file():
+        return
+    record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = (record["facts"].get("data") or {}).get("fingerprint")
+    if before is not None and before != summary.fingerprint:
+        raise ScratchError(
+            f"the data has changed since the run in {args.output_dir} was begun: put it back as it was, start another "
+            "run with --init_from, or insist with --allow_changed_settings true"
+        )
+
+
+def report_data(summary: DataSummary, main: bool) -> None:
+    """Say what was read, on the first process."""
+    if main:
+        for line in summary.lines():
+            Console().print(line, highlight=False, markup=False)
+        if (warning := summary.warning()) is not None:
+            Console(stderr=True).print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False)
+
+
+def unknown_share(tokenizer: PreTrainedTokenizerBase, ids: Any) -> float:
+    """Share of `<unk>` among token ids (an array of any shape)."""
+    unk: Any = tokenizer.unk_token_id
+    return 0.0 if unk is None or not len(ids) else float((ids == unk).mean())

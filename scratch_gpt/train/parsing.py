@@ -1,0 +1,127 @@
+"""The command line of a training run, under it a YAML file, or the record of the run that is resumed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..secrecy import redact
+
+# What a resumed run may be told anew, unasked: how it is watched and kept. Rows and accumulation may change where their
+# product with the number of processes stays.
+RESUME_MAY_CHANGE = {
+    "output_dir",
+    "resume",
+    "allow_changed_settings",
+    "max_bad_rows",
+    "dataset_license",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "num_threads",
+    "log_every",
+    "eval_every",
+    "eval_beams",
+    "save_every",
+    "keep_last",
+    "early_stopping_patience",
+    "tracker",
+    "trust_remote_code",
+}
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))
+
+
+def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
+    """Read the command line; under it the YAML file that `--config` names, or the record of the run that `--resume`
+    goes on with.
+
+    Args:
+        types: dataclasses whose fields are the arguments.
+        description: what the command does, for `--help`.
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        An instance of each type. An unknown or unfit argument exits with code 2 and one line.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _Parser(
+        list(types), description=description, allow_abbrev=False, usage="%(prog)s [--config FILE.yaml] [--NAME VALUE …]"
+    )
+    parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
+    first = parser.parse_known_args(argv)[0]
+    if first.config is not None:
+        parser.set_defaults(**_read_config(Path(first.config), types, parser))
+        first = parser.parse_known_args(argv)[0]
+    record: dict[str, Any] = {}
+    processes = 1
+    if getattr(first, "resume", False) and (path := Path(first.output_dir) / "run.yaml").exists():
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            record, processes = dict(content["arguments"]), int(content["machine"]["processes"])
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            parser.error(f"{path} can't be read, and with it how this run was begun: {' '.join(str(error).split())}")
+        record = {n: v for n, v in record.items() if n not in ("resume", "output_dir")}
+        parser.set_defaults(**record)
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+    now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
+    if record and not now["allow_changed_settings"]:
+        now = redact(now)  # as the record is
+        changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
+        listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
+        rows = _batches_of_step(record, processes), _batches_of_step(now, int(os.environ.get("WORLD_SIZE", 1)))
+        if rows[0] != rows[1]:
+            listed.append(f"the batch of a step (of all processes, accumulation included) {rows[0]} to {rows[1]}")
+        if listed:
+            parser.error(
+                f"a resumed run can't change {', '.join(listed)}: leave these as they were, start another run with "
+                "--init_from, or insist with --allow_changed_settings true"
+            )
+    return tuple(parsed)
+
+
+def _batches_of_step(settings: dict[str, Any], processes: int) -> int:
+    """Rows (or batches, where these are counted in tokens) of one optimizer step, over all processes."""
+    return settings.get("batch_size", 1) * settings["gradient_accumulation_steps"] * processes
+
+
+def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
+    known = {f.name for t in types for f in dataclasses.fields(t)}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}")
+    if not isinstance(values, dict):
+        parser.error(f"--config {path} holds {type(values).__name__}, want 'name: value' lines")
+    unknown = sorted(set(values) - known)
+    if unknown:
+        parser.error(f"--config {path} has unknown settings: {', '.join(map(str, unknown))} (see --help)")
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
+        if value is None:
+            continue
+        several = actions[name].nargs in ("+", "*")
+        try:
+            if isinstance(value, list) and not (several and value):
+                wanted = "one value or more" if several else "one value"
+                raise argparse.ArgumentError(actions[name], f"want {wanted}, not the list {value}")
+            found = [parser._get_value(actions[name], str(v)) for v in (value if isinstance(value, list) else [value])]
+            for one in found:
+                parser._check_value(actions[name], one)
+            values[name] = found if several else found[0]
+        except argparse.ArgumentError as error:
+            parser.error(f"--config {path}: {error}")
+    return values

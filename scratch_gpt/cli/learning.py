@@ -1,4 +1,4 @@
-"""`scratch-gpt learn`: from one neuron to a language model."""
+"""`scratch-gpt learn`: lessons from one neuron to a language model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from . import app
 
 @app.command()
 def learn(
-    station: Annotated[str | None, typer.Argument(help="Which one; without it, they are listed.")] = None,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures. Ladder: runs/ladder.")] = None,
-    dataset: Annotated[Path | None, typer.Option(metavar="FILE", help="Text that the ladder learns.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each rung of the ladder. Default: 3.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each rung of the ladder. Default: 1,200.")] = None,
+    station: Annotated[str | None, typer.Argument(help="The lesson to run. Without it, all are listed.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for plots. Default of the ladder: runs/ladder.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(metavar="FILE", help="Text file that the ladder trains on.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each model of the ladder. Default: 3.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run of the ladder. Default: 1,200.")] = None,
 ) -> None:
-    """Walk through the foundations: each station runs in seconds, explains what happens, and names its file.
+    """Run a lesson on the foundations: each takes seconds, prints explanations, and names its source file.
 
-    `ladder` trains everything from the bigram to today's GPT under one budget, in minutes: what does each idea buy?
+    `ladder` is an ablation: it trains models from the bigram to a current GPT with the same budget, in minutes.
 
     Example: `scratch-gpt learn neuron --save pictures`
     """

@@ -1,4 +1,4 @@
-"""`scratch-gpt plan`: what a run will cost."""
+"""`scratch-gpt plan`: estimate the cost of a training run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from . import app
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def plan(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Configuration of a run, as pretrain_gpt.py takes it.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens that the run will see.")] = 1_300_000,
-    vocab_size: Annotated[int, typer.Option("--vocab_size", min=1, help="Tokens of the vocabulary.")] = 4096,
+    config: Annotated[Path | None, typer.Option(help="Configuration file of a run, as for pretrain_gpt.py.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Number of training tokens.")] = 1_300_000,
+    vocab_size: Annotated[
+        int | None, typer.Option("--vocab_size", min=1, help="Vocabulary size. Default: that of --config, or 4096.")
+    ] = None,
 ) -> None:
-    """Parameters, arithmetic, memory, speed on this machine, and what named GPUs would take.
+    """Estimate parameters, FLOPs, memory and duration of a training run, on this machine and on some GPUs.
 
-    Any setting of pretrain_gpt.py may follow, such as `--hidden_size 384`.
+    Any option of pretrain_gpt.py may follow, such as `--hidden_size 384`.
 
     Example: `scratch-gpt plan --tokens 10000000 --hidden_size 256 --num_hidden_layers 6 --num_attention_heads 4`
     """
     from rich.console import Console
     from rich.table import Table
 
-    from ..train.arguments import DataArguments, ModelArguments, PretrainingArguments, check_training, parse_arguments
+    from ..train.arguments import DataArguments, ModelArguments, PretrainingArguments, check_training
+    from ..train.parsing import parse_arguments
     from ..train.plan import GPUS, UTILISATION, make_plan
     from ..train.setup import DEFAULT_CONTEXT_LENGTH, build_config, use_all_cores
 
@@ -36,18 +39,18 @@ def plan(
     use_all_cores(args.num_threads)
     length = model_args.context_length or DEFAULT_CONTEXT_LENGTH
     with Console(stderr=True).status("measuring a few steps"):
-        model_config = build_config(model_args, data.vocab_size or vocab_size, length, {})
+        model_config = build_config(model_args, vocab_size or data.vocab_size or 4096, length, {})
         planned = make_plan(model_config, args, length, tokens)
 
     table = Table(title=f"{model_args.preset}, batches of {args.batch_size} × {length} tokens", show_header=False)
     table.add_row("parameters", f"{planned.parameters:,}")
-    table.add_row("FLOPs a token", f"{planned.flops_per_token:,.0f}")
+    table.add_row("FLOPs per token", f"{planned.flops_per_token:,.0f}")
     for part in ("weights", "gradients", "optimizer", "activations", "workspace", "total"):
         table.add_row(f"memory: {part}", f"{getattr(planned.memory, part) / 1e6:,.1f} MB")
     achieved = planned.tokens_per_second * planned.flops_per_token
     table.add_row("here", f"{planned.tokens_per_second:,.0f} tokens/s ({achieved / 1e9:,.0f} GFLOP/s)")
     table.add_row("time here", _duration(planned.seconds))
-    table.add_row("tokens a parameter", f"{planned.tokens_per_parameter:.1f}: {planned.remark()}")
+    table.add_row("tokens per parameter", f"{planned.tokens_per_parameter:.1f}: {planned.remark()}")
     for name, gpu in GPUS.items():
         seconds = tokens * planned.flops_per_token / (gpu.flops * UTILISATION)
         fits = "fits" if planned.memory.total < 0.9 * gpu.memory else "does not fit"

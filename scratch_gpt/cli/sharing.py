@@ -12,19 +12,22 @@ from . import Trust, app
 
 @app.command()
 def push(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory, such as a run leaves.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory, as a training run writes it.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="'user/model' on the Hub.")],
     native: Annotated[
-        bool, typer.Option("--native", help="Also publish the native twin as revision 'native'.")
+        bool, typer.Option("--native", help="Also publish the model in transformers' own class, as revision 'native'.")
     ] = False,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for a Hub that neither takes nor sends a byte.")
+        float,
+        typer.Option(
+            "--timeout", min=0.1, help="Network timeout in seconds: how long to wait without any data transferred."
+        ),
     ] = 120.0,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Verify a directory as a stranger would, show what will be sent, and publish it in one commit.
+    """Check that a model loads without this package, list the files to upload, and publish them in one commit.
 
     Example: `scratch-gpt push runs/gpt user/stories --native --yes`
     """
@@ -68,7 +71,7 @@ def push(
         with console.status("opening it without this package"):
             verify_as_stranger(directory)
             if native:  # made before anything is sent, since a model may have no twin
-                class_name = write_native_twin(directory, twin)
+                class_name = write_native_twin(directory, twin, trust_remote_code)
         console.print("It opens without this package.")
         show(directory, "model, code and card")
         if native:

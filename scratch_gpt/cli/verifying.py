@@ -12,12 +12,14 @@ from . import Trust, app
 
 @app.command()
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a run, with its checkpoints.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Output directory of a training run, with its checkpoints.")
+    ],
     trust_remote_code: Trust = False,
 ) -> None:
-    """Prove that a run's checkpoints are whole, load, score what was recorded, and resume exactly.
+    """Check that a run's checkpoints are complete, load, reproduce the recorded metrics, and resume exactly.
 
-    Nothing is written into the directory. Exit code 1 where something is not as it should be.
+    Nothing is written into the directory. The exit code is 1 where a check fails.
 
     Example: `scratch-gpt verify runs/gpt`
     """

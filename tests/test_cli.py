@@ -32,6 +32,7 @@ def world(tmp_path_factory, story_tokenizer):
     story_tokenizer.save_pretrained(folder / "post")
     (folder / "empty.txt").touch()
     (folder / "prompts.txt").write_text("One day\n\nAnna likes\n")
+    (folder / "latin.txt").write_bytes("Ein Käfer\n".encode("latin-1"))
     (folder / "bad.yaml").write_text("hidden_sise: 3\n")
     return folder
 
@@ -58,16 +59,19 @@ WORKS = {
     "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),
     "tokenizer encode": ("tokenizer 'One day'", "tokens"),
     "tokenizer decode": ("tokenizer 300 301", ""),
-    "tokenizer compare": ("text.txt tokenizer run", "exactly"),
+    "tokenizer compare": ("text.txt tokenizer run", "exact"),
     "generate": ("run --prompt 'One day' --prompt_file prompts.txt --num_samples 2 --max_new_tokens 5", "Anna likes"),
     "evaluate": ("run --dataset text.txt", "bits per byte"),
-    "judge": ("run --reward re:a --dataset prompts.txt --reference run --batch_size 2", "KL to run, nats a completion"),
+    "judge": (
+        "run --reward re:a --dataset prompts.txt --reference run --batch_size 2",
+        "KL to run, nats per completion",
+    ),
     "pairs": ("run --reward re:e --dataset prompts.txt --samples 8 --output pairs.jsonl", "pairs in pairs.jsonl"),
     "info": ("run", "model.layers.1.mlp.down_proj.weight"),
     "export": ("run exported", "LlamaForCausalLM in exported"),
     "import": ("native imported", "ScratchGPTForCausalLM in imported"),
     "learn": ("attention --save pictures", "attention.py"),
-    "plan": ("--hidden_size 32 --num_hidden_layers 1 --batch_size 2 --vocab_size 99", "FLOPs a token"),
+    "plan": ("--hidden_size 32 --num_hidden_layers 1 --batch_size 2 --vocab_size 99", "FLOPs per token"),
 }
 
 FAILS = {
@@ -75,6 +79,8 @@ FAILS = {
         ("none.txt out", "no such file or folder: none.txt"),
         ("empty.txt out", "empty.txt is empty"),
         ("text.txt tokenizer", "holds a tokenizer already"),
+        ("text.txt out --streaming", "--streaming can't be used with a single file"),
+        ("stories out --split test", "--split can't be used with the built-in stories"),
     ],
     "tokenizer encode": [
         ("none 'a'", "tokenizer 'none'"),
@@ -94,22 +100,34 @@ FAILS = {
     "judge": [
         ("none --reward re:a", "no model can be opened from 'none'"),
         ("run --reward re:(", "is no regular expression"),
-        ("run --reward re:a --dataset empty.txt", "empty.txt holds no prompts"),
+        ("run --reward re:a --dataset empty.txt", "empty.txt is empty"),
     ],
     "pairs": [
         ("run --reward re:a --output none/pairs.jsonl", "no such folder: none"),
-        ("run --reward re:$ --dataset prompts.txt --output p.jsonl --samples 32", "were judged alike"),
+        ("run --reward re:$ --dataset prompts.txt --output p.jsonl --samples 32", "had the same reward"),
         ("run --reward re:a", "Missing option '--output'"),
     ],
     "generate": [
         ("none", "no model can be opened from 'none'"),
-        ("run --prompt_file none.txt", "no such prompt file: none.txt"),
+        ("run --prompt_file none.txt", "no such file: none.txt"),
         ("run --top_p 2", "Invalid value for '--top_p'"),
+        ("run --temperature 0 --top_k 5 --seed 1", "--seed, --top_k can't be used with greedy decoding"),
+        ("run --prompt_file latin.txt", "latin.txt is not UTF-8 text"),
+        ("run --device cuda:9", "device 'cuda:9' is not available"),
+        ("run --dtype float64", "unknown dtype 'float64': want one of auto, float32, bfloat16, float16"),
     ],
     "evaluate": [
         ("run --dataset none.txt", "no such file or folder: none.txt"),
         ("run --dataset empty.txt", "empty.txt is empty"),
         ("run --dataset text.txt --num_beams 2", "--num_beams can't be used with a scratch_gpt model"),
+        (
+            "run --dataset text.txt --num_stories 5",
+            "--num_stories can't be used with text.txt, only with",
+        ),
+        ("run --dataset text.txt --seed 5 --num_pairs 3", "--num_pairs can't be used with a scratch_gpt model; --seed"),
+        ("run --dataset text.txt --split train", "--split can't be used with a single file"),
+        ("run --dataset text.txt --text_column a", "--text_column can't be used with a text file"),
+        ("run --dataset stories --text_column a", "--text_column can't be used with the built-in stories"),
     ],
     "translate": [
         ("none 'Ja.'", "no model can be opened from 'none'"),
@@ -123,7 +141,7 @@ FAILS = {
     ],
     "fill": [
         ("none 'A <mask>.'", "no model can be opened from 'none'"),
-        ("run 'A <mask>.'", "which guesses no masked words"),
+        ("run 'A <mask>.'", "which predicts no masked tokens"),
         ("run", "Missing argument"),
     ],
     "info": [

@@ -1,16 +1,19 @@
-"""`scratch-gpt`: every everyday act as a command. Commands parse, call and print; the work is done elsewhere."""
+"""`scratch-gpt`: the command line. Commands parse arguments, call the library and print results."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .texts import read_texts
+
+__all__ = ["Device", "Dtype", "Trust", "app", "main", "open_model", "open_translator", "read_texts", "refuse_unused"]
+
 app = typer.Typer(
     name="scratch-gpt",
-    help="Language models built by hand that are Hugging Face models: use, examine, evaluate and share them.",
+    help="Train tokenizers; use, inspect, evaluate and publish language models built from scratch on Hugging Face.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -27,30 +30,57 @@ def _options(
     _settings["debug"] = debug
 
 
-Trust = Annotated[bool, typer.Option("--trust_remote_code", help="Run the code that the model brings. Read it first.")]
+Trust = Annotated[
+    bool, typer.Option("--trust_remote_code", help="Run the code that the checkpoint brings. Read it first.")
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device to run on: 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu', or 'auto', the accelerator if there is one."
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Data type of the weights: 'float32', 'bfloat16', 'float16', or 'auto', the checkpoint's on an "
+        "accelerator and float32 on a CPU."
+    ),
+]
 
 
-def open_model(name: str, trust_remote_code: bool = False) -> Any:
-    """A model and its tokenizer; the first use registers our classes, which `--help` did without."""
+def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
+    """A model in evaluation mode and its tokenizer; the first use registers our classes, which `--help` did without.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint brings.
+        device, dtype: as the options of these names.
+
+    Raises:
+        ScratchError: it can't be opened, or there is no such device or dtype.
+    """
     from transformers.utils import logging
 
     from ..auto import register
-    from ..hub.opening import check_vocabulary, load_model, open_tokenizer
+    from ..hub.opening import check_vocabulary, choose_device, choose_dtype, load_model, open_tokenizer
     from ..train.setup import use_all_cores
 
+    chosen = choose_device(device)
+    kind = choose_dtype(dtype, chosen)
     register()
     logging.disable_progress_bar()
     use_all_cores()
-    model, tokenizer = load_model(name, trust_remote_code).eval(), open_tokenizer(name)
+    model = load_model(name, trust_remote_code, device=chosen, dtype=kind).eval()
+    tokenizer = open_tokenizer(name, trust_remote_code=trust_remote_code)
     check_vocabulary(tokenizer, model.config.vocab_size)
     return model, tokenizer
 
 
-def open_translator(name: str, trust_remote_code: bool = False) -> Any:
-    """An encoder-decoder and the tokenizers of its two sides."""
+def open_translator(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
+    """An encoder-decoder and the tokenizers of its two sides; arguments as of `open_model`."""
     from ..train.translation_setup import open_tokenizers
 
-    model, _ = open_model(name, trust_remote_code)
+    model, _ = open_model(name, trust_remote_code, device, dtype)
     if not model.config.is_encoder_decoder:
         from ..errors import ScratchError
 
@@ -58,24 +88,29 @@ def open_translator(name: str, trust_remote_code: bool = False) -> Any:
     return model, open_tokenizers(name, model)
 
 
-def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
-    """The texts of the command line, or the lines of a file.
+def given_options(context: typer.Context) -> set[str]:
+    """The names of the parameters that the user gave on the command line, as the command's function has them."""
+    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+
+
+def refuse_unused(context: typer.Context, unused: dict[str, str]) -> None:
+    """Refuse options that were given and have no effect.
+
+    Args:
+        context: of the command.
+        unused: why an option has no effect in this call, by the name of its parameter.
 
     Raises:
-        ScratchError: both or neither are given, or there is no text in them.
+        ScratchError: one of them was given; all are named, with the reason.
     """
-    from ..data.pairs import read_lines
     from ..errors import ScratchError
 
-    if (file is None) == (not texts):
-        raise ScratchError("give either texts or --file")
-    if file is not None:
-        if not file.is_file():
-            raise ScratchError(f"no such file: {file}")
-        texts = list(read_lines(file))
-    if not any(text.strip() for text in texts or []):
-        raise ScratchError(f"{file or 'the command line'} holds no text")
-    return texts or []
+    if given := sorted(given_options(context) & set(unused)):
+        reasons: dict[str, list[str]] = {}
+        for name in given:
+            reasons.setdefault(unused[name], []).append(f"--{name}")
+        said = "; ".join(f"{', '.join(names)} can't be used {reason}" for reason, names in reasons.items())
+        raise ScratchError(f"{said}: leave {'it' if len(given) == 1 else 'them'} out")
 
 
 def main() -> None:
@@ -86,6 +121,7 @@ def main() -> None:
     from ..secrecy import redact, redact_logs
     from . import (  # noqa: F401  (each adds its commands to `app`)
         classification,
+        data,
         learning,
         models,
         planning,

@@ -7,21 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from . import Trust, app, open_model, read_texts
+from . import Device, Dtype, Trust, app, open_model
+from .texts import one_line, read_texts, report_texts
 
 
 @app.command()
 def classify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a classifier.")],
     text: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to classify.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Classify this file line by line.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Classify each line of this UTF-8 text file.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write label and probability of each line here, tab between them.")
+        Path | None, typer.Option(help="Write one line per text here: label and probability, separated by a tab.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Texts at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Texts per forward pass.")] = 64,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Say which label a text has, with the probability of each as a bar.
+    """Classify texts: print the probability of each label.
 
     Example: `scratch-gpt classify runs/classifier "Der Hund schläft."`
     """
@@ -32,12 +35,14 @@ def classify(
     from ..evaluation.masked import probability_bars
 
     texts = read_texts(text, file)
-    opened, tokenizer = open_classifier(model, trust_remote_code)
+    opened, tokenizer = open_classifier(model, trust_remote_code, device, dtype)
+    report_texts(tokenizer, texts, getattr(opened.config, "max_position_embeddings", None))
     names = classification.label_names_of(opened)
     with tqdm(total=len(texts), unit=" texts", leave=False, disable=None if file else True) as bar:
         probabilities = classification.classify(opened, tokenizer, texts, batch_size, bar.update)
     if output is not None or file is not None:
-        rows = [f"{names[int(row.argmax())]}\t{row.max():.4f}" for row in probabilities]
+        labels = [" ".join(one_line(name).split("\t")) for name in names]
+        rows = [f"{labels[int(row.argmax())]}\t{row.max():.4f}" for row in probabilities]
         if output is None:
             print("\n".join(rows))
         else:
@@ -53,11 +58,13 @@ def classify(
 @app.command()
 def fill(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of an encoder.")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text with `<mask>` where a word is to be guessed.")],
-    top_k: Annotated[int, typer.Option("--top_k", min=1, help="How many guesses for each mask.")] = 5,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text with `<mask>` for each token to predict.")],
+    top_k: Annotated[int, typer.Option("--top_k", min=1, help="Number of predictions for each mask.")] = 5,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Guess masked words, with the probability of each as a bar.
+    """Predict masked tokens: print the most probable ones for each mask, with their probabilities.
 
     Example: `scratch-gpt fill runs/encoder "One day, Anna has two old <mask>."`
     """
@@ -66,17 +73,18 @@ def fill(
     from ..errors import ScratchError
     from ..evaluation.masked import guess_masked, print_guesses
 
-    opened, tokenizer = open_model(model, trust_remote_code)
+    opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if tokenizer.mask_token is None or not type(opened).__name__.endswith("ForMaskedLM"):
-        raise ScratchError(f"{model} is a {type(opened).__name__}, which guesses no masked words")
+        raise ScratchError(f"{model} is a {type(opened).__name__}, which predicts no masked tokens")
+    report_texts(tokenizer, [text])
     print_guesses(Console(), text, guess_masked(opened, tokenizer, text, top_k))
 
 
-def open_classifier(model: str, trust_remote_code: bool) -> Any:
-    """A classifier and its tokenizer."""
+def open_classifier(model: str, trust_remote_code: bool, device: str, dtype: str) -> Any:
+    """A classifier and its tokenizer; arguments as of `open_model`."""
     from ..errors import ScratchError
 
-    opened, tokenizer = open_model(model, trust_remote_code)
+    opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if not type(opened).__name__.endswith("ForSequenceClassification"):
         raise ScratchError(f"{model} is a {type(opened).__name__}, which knows no labels")
     return opened, tokenizer

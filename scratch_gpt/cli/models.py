@@ -8,101 +8,162 @@ from typing import Annotated, Any
 
 import typer
 
-from . import Trust, app, open_model
+from . import Device, Dtype, Trust, app, open_model, refuse_unused
+from .texts import read_file, report_texts
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a model.")]
 
 
+# Options of `evaluate` by the kind of model that uses them, and by the built-in dataset that does.
+USED_BY: dict[str, set[str]] = {
+    "causal": {"text_column", "split", "held_out", "context_length", "num_stories", "seed"},
+    "seq2seq": {"split", "target_file", "num_pairs", "seed", "source_lang", "target_lang", "num_beams", "output"},
+    "classifier": {"text_column", "label_column", "split", "confusion"},
+}
+BUILT_IN = {"stories": {"num_stories", "seed"}, "grammar": {"num_pairs", "seed", "split"}, "languages": {"split"}}
+OF_DATA = {"text_column", "label_column", "split", "target_file", "num_stories", "num_pairs", "seed"}
+
+
 @app.command()
 def generate(
+    context: typer.Context,
     model: Model,
-    prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; may be given several times.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option("--prompt_file", help="File with a prompt on each line.")] = None,
-    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Texts for each prompt.")] = 1,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max_new_tokens", min=1, help="Most tokens to write. Default: the model's.")
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; may be given several times.")] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt_file", help="UTF-8 text file with one prompt per line.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Below 1 is bolder, 0 always takes the likeliest.")] = 1.0,
-    top_k: Annotated[int, typer.Option("--top_k", min=0, help="Choose among so many tokens only; 0: among all.")] = 50,
-    top_p: Annotated[
-        float, typer.Option("--top_p", min=0.0, max=1.0, help="Choose among the likeliest that sum to this.")
+    num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Completions of each prompt.")] = 1,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max_new_tokens", min=1, help="Maximum number of new tokens. Default: the model's.")
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Softmax temperature: below 1 sharpens the distribution, above 1 flattens it, 0 is greedy decoding.",
+        ),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    top_k: Annotated[
+        int, typer.Option("--top_k", min=0, help="Sample from the k most probable tokens; 0 disables it.")
+    ] = 50,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top_p",
+            min=0.0,
+            max=1.0,
+            help="Nucleus sampling: from the most probable tokens whose probabilities add up to this; 1 disables it.",
+        ),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Random seed of the sampling.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Write text, as it comes.
+    """Generate text and stream it to standard output.
+
+    Prompt and completion stay within the model's positions: generation stops there, and a prompt that fills them is
+    skipped; both are reported on standard error.
 
     Example: `scratch-gpt generate runs/gpt --prompt "One day, Anna" --num_samples 2 --temperature 0.8`
     """
+    import sys
+
     import torch
     from transformers import TextStreamer
 
     from ..errors import ScratchError
+    from ..evaluation.positions import default_new_tokens, new_tokens_within, pad_rows, position_limit
     from ..hub.model_directory import kind_of_model
+    from ..rl.rollouts import ends_of
 
+    if temperature == 0:
+        refuse_unused(context, dict.fromkeys(("top_k", "top_p", "seed"), "with greedy decoding (--temperature 0)"))
     prompts = list(prompt or [])
     if prompt_file is not None:
-        if not prompt_file.is_file():
-            raise ScratchError(f"no such prompt file: {prompt_file}")
-        prompts += [line for line in prompt_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    opened, tokenizer = open_model(model, trust_remote_code)
+        prompts += [line for line in read_file(prompt_file) if line.strip()]
+        if not prompts:
+            raise ScratchError(f"{prompt_file} holds no prompt")
+    opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if not opened.can_generate() or opened.config.is_encoder_decoder:
         instead = {"classifier": "classify", "masked": "fill", "seq2seq": "translate"}[kind_of_model(opened.config)]
-        raise ScratchError(f"{model} does not go on with a text: use 'scratch-gpt {instead}'")
-    choice = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    how = choice if temperature > 0 else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        raise ScratchError(f"{model} does not continue a text: use 'scratch-gpt {instead}'")
+    report_texts(tokenizer, prompts)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    how = sampling if temperature > 0 else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     streamer = TextStreamer(tokenizer, skip_special_tokens=True)
-    for number, text in enumerate(prompts or [""]):
-        inputs = tokenizer(text, return_tensors="pt")
-        if inputs["input_ids"].shape[1] == 0:
-            inputs = tokenizer(tokenizer.eos_token, return_tensors="pt")
+    ends = ends_of(opened, tokenizer)
+    limit = position_limit(opened.config)
+    written = 0
+    for number, text in enumerate(prompts or [""], start=1):
+        ids = tokenizer(text, verbose=False).input_ids or [tokenizer.eos_token_id]
+        inputs = pad_rows([ids], tokenizer, "left", opened.device)
+        wanted = default_new_tokens(opened, len(ids)) if max_new_tokens is None else max_new_tokens
+        room = new_tokens_within(opened, len(ids), wanted)
+        if room < 1:
+            print(
+                f"prompt {number} is skipped: its {len(ids)} tokens fill the model's {limit} positions", file=sys.stderr
+            )
+            continue
+        stopped = False
         for sample in range(num_samples):
-            torch.manual_seed(seed + sample)
-            opened.generate(**inputs, streamer=streamer, **how, **length)
-            if number + 1 < len(prompts) or sample + 1 < num_samples:
+            if written:
                 print()
+            written += 1
+            torch.manual_seed(seed + sample)
+            tokens = opened.generate(**inputs, streamer=streamer, **how, max_new_tokens=room)[0]
+            stopped |= len(tokens) == len(ids) + room and int(tokens[-1]) not in ends
+        if room < wanted and stopped:
+            print(f"prompt {number}: generation stopped at the model's {limit} positions", file=sys.stderr)
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Model,
     dataset: Annotated[
         str, typer.Option(help="'stories', 'grammar', 'languages', a text file, a folder, a table, or a Hub dataset.")
     ],
-    text_column: Annotated[
-        str | None, typer.Option("--text_column", help="Column of a table that holds the text.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of a Hub dataset; of translations, also of a folder.")] = "test",
+    text_column: Annotated[str | None, typer.Option("--text_column", help="Column of a table with the text.")] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset, a folder, or built-in data.")] = "test",
     held_out: Annotated[
-        float, typer.Option("--held_out", help="Score this last share only, as training held it out; 1: all.")
+        float,
+        typer.Option(
+            "--held_out", help="Evaluate only this last fraction of the text, as held out by training; 1: all."
+        ),
     ] = 1.0,
     context_length: Annotated[
-        int | None, typer.Option("--context_length", min=1, help="Window in tokens. Default: the model's.")
+        int | None, typer.Option("--context_length", min=1, help="Window length in tokens. Default: the model's.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows or sentences at a time.")] = 16,
-    num_stories: Annotated[int, typer.Option("--num_stories", min=1, help="How many built-in stories.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the built-in texts.")] = 1_000_000,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows or texts per batch.")] = 16,
+    num_stories: Annotated[int, typer.Option("--num_stories", min=1, help="Number of built-in stories.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed of the built-in texts.")] = 1_000_000,
     target_file: Annotated[
-        Path | None, typer.Option("--target_file", help="Translations of the lines of --dataset.")
+        Path | None, typer.Option("--target_file", help="Reference translations of the lines of --dataset.")
     ] = None,
-    num_pairs: Annotated[int, typer.Option("--num_pairs", min=1, help="How many pairs of the built-in grammar.")] = 500,
+    num_pairs: Annotated[
+        int, typer.Option("--num_pairs", min=1, help="Number of sentence pairs of the built-in grammar.")
+    ] = 500,
     source_lang: Annotated[
-        str | None, typer.Option("--source_lang", help="Language to translate from. Default: the model's.")
+        str | None, typer.Option("--source_lang", help="Source language. Default: the model's.")
     ] = None,
     target_lang: Annotated[
-        str | None, typer.Option("--target_lang", help="Language to translate into. Default: the model's.")
+        str | None, typer.Option("--target_lang", help="Target language. Default: the model's.")
     ] = None,
-    num_beams: Annotated[int | None, typer.Option("--num_beams", min=1, help="Beams. Default: the model's.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the translations here.")] = None,
+    num_beams: Annotated[
+        int | None, typer.Option("--num_beams", min=1, help="Number of beams. Default: the model's.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations to this file, one per line.")] = None,
     label_column: Annotated[
-        str | None, typer.Option("--label_column", help="Column of a table that holds the label.")
+        str | None, typer.Option("--label_column", help="Column of a table with the label.")
     ] = None,
-    confusion: Annotated[Path | None, typer.Option(help="Draw the confusion matrix here, as a picture.")] = None,
+    confusion: Annotated[Path | None, typer.Option(help="Plot the confusion matrix to this image file.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Score a model. A language model: every token of a text once, as loss, perplexity, bits a byte. A translator: BLEU
-    and chrF of its translations, with sacrebleu's signatures. A classifier: accuracy, F1 and the confusion matrix.
+    """Evaluate a model. A language model: loss, perplexity and bits per byte of a text. A translator: BLEU and chrF,
+    with sacrebleu's signatures. A classifier: accuracy, F1 and the confusion matrix.
 
     Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`,
     `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`, or
@@ -112,29 +173,22 @@ def evaluate(
     from rich.table import Table
 
     from ..data.sources import open_source
+    from ..data.tables import ReadOptions
     from ..errors import ScratchError
     from ..evaluation.language import evaluate_text
     from ..hub.model_directory import kind_of_model
 
-    opened, tokenizer = open_model(model, trust_remote_code)
+    opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     kind = kind_of_model(opened.config)
-    takes: dict[str, dict[str, Any]] = {
-        "causal": {"held_out": held_out != 1.0, "context_length": context_length, "text_column": text_column},
-        "seq2seq": {"target_file": target_file, "source_lang": source_lang, "target_lang": target_lang}
-        | {"num_beams": num_beams, "output": output},
-        "classifier": {"label_column": label_column, "text_column": text_column, "confusion": confusion},
-    }
-    if kind not in takes:
+    if kind not in USED_BY:
         raise ScratchError(f"{model} is a {type(opened).__name__}: train_classifier.py makes a classifier of it")
-    given = {name for other in takes.values() for name, value in other.items() if value} - set(takes[kind])
-    if given:
-        unfit = ", ".join(f"--{name}" for name in sorted(given))
-        raise ScratchError(f"{unfit} can't be used with a {opened.config.model_type} model: leave it out")
+    refuse_unused(context, unused_options(kind, opened.config.model_type, dataset))
+    options = ReadOptions(split=split)
     if kind == "classifier":
         from ..data.labelled import open_labelled
         from .classification import evaluate_classifier
 
-        labelled = open_labelled(dataset, split=split, text_column=text_column, label_column=label_column)
+        labelled = open_labelled(dataset, options, text_column=text_column, label_column=label_column)
         evaluate_classifier(opened, tokenizer, list(labelled.read()), labelled.name, batch_size, confusion)
         return
     if kind == "seq2seq":
@@ -144,12 +198,12 @@ def evaluate(
 
         languages = check_languages(opened, source_lang, target_lang)
         second = str(target_file) if target_file else None
-        pairs = open_pairs(dataset, *languages, target_file=second, split=split, num_pairs=num_pairs, seed=seed)
-        found = list(pairs.pairs())
+        pairs = open_pairs(dataset, *languages, options, target_file=second, num_pairs=num_pairs, seed=seed)
+        found = list(pairs.read())
         tokenizers = open_tokenizers(model, opened)
         evaluate_translator(opened, tokenizers, found, languages[1], num_beams, batch_size, output)
         return
-    source = open_source(dataset, text_column=text_column, split=split, num_stories=num_stories, seed=seed)
+    source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)
     with Console(stderr=True).status("scoring"):
         figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size)
     table = Table(show_header=False)
@@ -160,7 +214,7 @@ def evaluate(
 
 @app.command()
 def info(model: Model, trust_remote_code: Trust = False) -> None:
-    """Show the architecture: each tensor, its shape, its parameters and their share.
+    """Show the parameters of a model: name, shape, number and share of the total.
 
     Example: `scratch-gpt info runs/gpt`
     """
@@ -180,8 +234,10 @@ def info(model: Model, trust_remote_code: Trust = False) -> None:
 
 
 @app.command("export")
-def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder for the twin.")]) -> None:
-    """Write the plain transformers model with the same weights, which needs no remote code.
+def export_command(
+    model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder to write the converted model to.")]
+) -> None:
+    """Convert a model to transformers' own class with the same weights, which needs no remote code.
 
     Example: `scratch-gpt export runs/gpt runs/native`
     """
@@ -191,14 +247,39 @@ def export_command(model: Model, output_dir: Annotated[Path, typer.Argument(help
 
 
 @app.command("import")
-def import_command(model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder for our model.")]) -> None:
-    """Turn a GPT-2, Llama, NanoChat, Marian or BERT checkpoint of transformers into ours.
+def import_command(
+    model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder to write the converted model to.")]
+) -> None:
+    """Convert a GPT-2, Llama, NanoChat, Marian or BERT checkpoint of transformers to this package's classes.
 
     Example: `scratch-gpt import runs/native runs/imported`
     """
     from ..hub.twins import import_native
 
     _convert(model, output_dir, import_native)
+
+
+def unused_options(kind: str, model_type: str, dataset: str) -> dict[str, str]:
+    """Which options of `evaluate` have no effect, and why.
+
+    Args:
+        kind: of the model, as `kind_of_model` says.
+        model_type: its name in the config.
+        dataset: as the option of that name.
+    """
+    from ..data.files import kind_of
+
+    every = set().union(*USED_BY.values())
+    built_in = {"causal": "stories", "seq2seq": "grammar", "classifier": "languages"}[kind]
+    if dataset == built_in:
+        unused = dict.fromkeys(OF_DATA - BUILT_IN[dataset], f"with the built-in {dataset}")
+    else:
+        unused = dict.fromkeys(("num_stories", "num_pairs", "seed"), f"with {dataset}, only with built-in data")
+        if Path(dataset).is_file():
+            unused["split"] = "with a single file"
+            if kind_of(Path(dataset)) in ("text", None):
+                unused["text_column"] = "with a text file"
+    return unused | dict.fromkeys(every - USED_BY[kind], f"with a {model_type} model")
 
 
 def _convert(model: str, output_dir: Path, convert: Callable[[Any], Any]) -> None:

@@ -1,4 +1,4 @@
-"""`scratch-gpt judge` and `pairs`: what a reward says of what a model writes."""
+"""`scratch-gpt judge` and `pairs`: completions of a model, scored by a reward function."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from . import Trust, app, open_model
+from . import Device, Dtype, Trust, app, open_model
+from .texts import report_texts
 
-REWARD_HELP = "'re:PATTERN', 'MODULE:FUNCTION', 'FILE.py:FUNCTION', or a classifier 'MODEL#LABEL'."
-PROMPTS_HELP = "Prompts: 'stories', a text file with one a line, a table, a folder, or a Hub dataset."
+REWARD_HELP = (
+    "Reward: 're:PATTERN' (1 where the regular expression matches), 'MODULE:FUNCTION', 'FILE.py:FUNCTION', or the "
+    "probability of a label by a classifier, 'MODEL#LABEL'."
+)
+PROMPTS_HELP = "Prompts: 'stories', a text file with one prompt per line, a table, a folder, or a Hub dataset."
+LONGEST_HELP = (
+    "Maximum number of new tokens. Default: what the longest prompt leaves of the model's positions; prompts of more "
+    "than half of them are skipped."
+)
 
 Rewarded = Annotated[str, typer.Option(help=REWARD_HELP)]
 Asked = Annotated[str, typer.Option(help=PROMPTS_HELP)]
-Seed = Annotated[int, typer.Option(min=0, help="Of prompts and sampling.")]
-Longest = Annotated[int | None, typer.Option("--max_new_tokens", min=1, help="Default: what the positions leave.")]
-Batch = Annotated[int, typer.Option("--batch_size", min=1, help="Completions at a time.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed of the built-in prompts and of the sampling.")]
+Longest = Annotated[int | None, typer.Option("--max_new_tokens", min=1, help=LONGEST_HELP)]
+Batch = Annotated[int, typer.Option("--batch_size", min=1, help="Completions per batch.")]
 
 
 @app.command()
@@ -25,15 +33,19 @@ def judge(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a GPT.")],
     reward: Rewarded,
     dataset: Asked = "stories",
-    num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="How many prompts at most.")] = 500,
-    reference: Annotated[str | None, typer.Option(help="Also measure how far the model is from this one.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Also write the figures here, as JSON.")] = None,
+    num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="Maximum number of prompts.")] = 500,
+    reference: Annotated[
+        str | None, typer.Option(help="Reference model: also estimate the KL divergence of MODEL from it.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the metrics to this file, as JSON.")] = None,
     max_new_tokens: Longest = None,
     batch_size: Batch = 64,
     seed: Seed = 1000,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Let a model write one completion of each prompt, and print what a reward says of them.
+    """Sample one completion of each prompt and print the mean reward.
 
     Example: `scratch-gpt judge runs/ppo --reward "re:glad|happy|proud" --reference runs/gpt`
     """
@@ -45,10 +57,10 @@ def judge(
     from ..evaluation.stories import judge_stories
     from ..rl import rollouts
 
-    policy, tokenizer = open_model(model, trust_remote_code)
-    other = policy if reference is None else open_model(reference, trust_remote_code)[0]
+    policy, tokenizer = open_model(model, trust_remote_code, device, dtype)
+    other = policy if reference is None else open_model(reference, trust_remote_code, device, dtype)[0]
     found: list[Any] = []
-    asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
+    asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
     for batch in _judged(policy, tokenizer, *asked):
         scoring = (batch, rollouts.pad_of(tokenizer), 1.0, batch_size)
         own = rollouts.score(policy, *scoring)
@@ -57,15 +69,15 @@ def judge(
             rollout.log_probs, rollout.reference_log_probs = log_probs, others
         found += batch
     figures = rollouts.figures_of(found)
-    rows = {"mean reward": f"{figures['reward']:.4f}", "different pairs of words": f"{figures['distinct_2']:.1%}"}
-    rows["tokens of a completion"] = f"{figures['length']:.1f}"
+    rows = {"mean reward": f"{figures['reward']:.4f}", "distinct word bigrams": f"{figures['distinct_2']:.1%}"}
+    rows["tokens per completion"] = f"{figures['length']:.1f}"
     if dataset == "stories":
         figures["parsed"] = judge_stories([rollout.text for rollout in found], "").parsed
         rows["sentences that parse"] = f"{figures['parsed']:.1%}"
     of = "itself" if reference is None else reference
     rows[f"perplexity under {of}"] = f"{figures['reference_perplexity']:.3f}"
     if reference is not None:
-        rows[f"KL to {of}, nats a completion"] = f"{figures['kl']:.3f}"
+        rows[f"KL to {of}, nats per completion"] = f"{figures['kl']:.3f}"
     table = Table(f"{len(found)} completions by {model}", "")
     for title, value in rows.items():
         table.add_row(title, value)
@@ -78,19 +90,21 @@ def judge(
 def pairs(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a GPT.")],
     reward: Rewarded,
-    output: Annotated[Path, typer.Option(help="Write the pairs here, as JSON lines.")],
+    output: Annotated[Path, typer.Option(help="Write the pairs to this file, as JSON lines.")],
     dataset: Asked = "stories",
-    num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="How many prompts at most.")] = 2000,
+    num_prompts: Annotated[int, typer.Option("--num_prompts", min=1, help="Maximum number of prompts.")] = 2000,
     samples: Annotated[int, typer.Option(min=2, help="Completions of each prompt.")] = 4,
     max_new_tokens: Longest = None,
     batch_size: Batch = 64,
     seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Make pairs for finetune_dpo.py: of several completions of a prompt, one of the best and one of the worst, as
-    alike in length as they come, lest length is what is learned.
+    """Make preference pairs for finetune_dpo.py: of several completions of a prompt, one with the highest and one with
+    the lowest reward. Where there are several such, the two closest in length are taken, so that length is not learned.
 
-    Prompts whose completions are all judged alike make no pair; completions that found no end are passed over.
+    A prompt whose completions all have the same reward makes no pair; completions without an end of text are ignored.
 
     Example: `scratch-gpt pairs runs/gpt --reward "re:glad|happy|proud" --output pairs.jsonl`
     """
@@ -102,9 +116,9 @@ def pairs(
 
     if not output.parent.is_dir():
         raise ScratchError(f"no such folder: {output.parent}")
-    policy, tokenizer = open_model(model, trust_remote_code)
+    policy, tokenizer = open_model(model, trust_remote_code, device, dtype)
     ends = rollouts.ends_of(policy, tokenizer)
-    asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code)
+    asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
     written, ended = 0, 0
     beside = output.with_name(f".{output.name}.partial")
     with beside.open("w", encoding="utf-8") as file:
@@ -125,7 +139,7 @@ def pairs(
             written += 1
     if not written:
         beside.unlink()
-        why = "all completions of each prompt were judged alike" if ended else "no completion found its end"
+        why = "all completions of each prompt had the same reward" if ended else "no completion has an end of text"
         raise ScratchError(f"{why}: no pairs; ask for more --samples")
     beside.replace(output)
     print(f"{written:,} pairs in {output}")
@@ -141,22 +155,42 @@ def _judged(
     batch_size: int,
     seed: int,
     trust_remote_code: bool,
+    dtype: str,
     samples: int = 1,
 ) -> Iterator[list[Any]]:
-    """Completions with their rewards: those of a prompt together or, if there is one of each, a batch together."""
+    """Completions with their rewards: those of a prompt together or, if there is one of each, a batch together.
+
+    The classifier of a reward runs on the model's device. Prompts that leave no room for a completion are
+    counted on standard error and skipped.
+    """
+    import sys
+
     import torch
     from tqdm import tqdm
 
     from ..data.prompts import open_prompts
+    from ..data.tables import ReadOptions
     from ..errors import ScratchError
+    from ..hub.opening import choose_dtype
     from ..rl import rewards, rollouts
 
     if model.config.is_encoder_decoder or not model.can_generate():
-        raise ScratchError(f"a {type(model).__name__} does not write on")
-    opened = rewards.open_reward(reward, trust_remote_code)
-    _, prompts = open_prompts(dataset, max_rows=num_prompts, num_prompts=num_prompts, seed=seed)
+        raise ScratchError(f"a {type(model).__name__} generates no text")
+    opened = rewards.open_reward(reward, trust_remote_code, model.device, choose_dtype(dtype, model.device))
+    options = ReadOptions(max_rows=num_prompts)
+    prompts = list(open_prompts(dataset, options, num_prompts=num_prompts, seed=seed).read())
     ids = [rollouts.encode_prompt(tokenizer, prompt) for prompt in prompts]
-    room = rollouts.room_for(ids, model.config.max_position_embeddings, max_new_tokens)
+    positions = model.config.max_position_embeddings
+    kept, room = rollouts.fitting_prompts(ids, positions, max_new_tokens)
+    report_texts(tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)])
+    if skipped := len(ids) - len(kept):
+        needed = "half of them" if max_new_tokens is None else f"{max_new_tokens} tokens"
+        print(
+            f"{skipped:,} of {len(ids):,} prompts are skipped: too long to leave {needed} of the model's {positions} "
+            "positions",
+            file=sys.stderr,
+        )
+        prompts, ids = [prompts[number] for number in kept], [ids[number] for number in kept]
     torch.manual_seed(seed)
     at_once = max(1, batch_size // samples)
     for at in tqdm(range(0, len(prompts), at_once), unit=" batches", leave=False, disable=None):

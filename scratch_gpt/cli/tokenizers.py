@@ -1,4 +1,4 @@
-"""`scratch-gpt tokenizer …`: train, look at, compare."""
+"""`scratch-gpt tokenizer`: train, inspect and compare tokenizers."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import app
+from . import app, refuse_unused
+from .texts import read_file, report_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-tokenizer_app = typer.Typer(help="Train tokenizers, look at what they do, compare them.", no_args_is_help=True)
+tokenizer_app = typer.Typer(help="Train, inspect and compare tokenizers.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
 
 COLOURS = ("black on #a6dcef", "black on #f2cfa5", "black on #b7e4b0", "black on #e6b8d4", "black on #d9d4f0")
-Text = Annotated[str, typer.Argument(help="The text, or '-' to read it from standard input.")]
+Text = Annotated[str, typer.Argument(help="The text, or '-' for standard input.")]
 Tokenizer = Annotated[str, typer.Argument(metavar="TOKENIZER", help="Folder or Hub id of a tokenizer or model.")]
 
 
 @tokenizer_app.command()
 def train(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(help="'stories', a text file, a folder, a table, or a Hub dataset.")],
-    output_dir: Annotated[Path, typer.Argument(help="Folder for the tokenizer.")],
-    kind: Annotated[str, typer.Option(help="'char', 'word', 'bpe' or 'unigram'.")] = "bpe",
+    output_dir: Annotated[Path, typer.Argument(help="Folder to write the tokenizer to.")],
+    kind: Annotated[str, typer.Option(help="Model: 'char', 'word', 'bpe' or 'unigram'.")] = "bpe",
     vocab_size: Annotated[
-        int | None, typer.Option("--vocab_size", help="Tokens. Default: up to 4096 for bpe and unigram.")
+        int | None, typer.Option("--vocab_size", help="Vocabulary size. Default: up to 4096 for bpe and unigram.")
     ] = None,
     template: Annotated[
-        str, typer.Option(help="Around a text: 'causal' <bos> …, 'seq2seq' … <eos>, 'encoder' <bos> … <eos>.")
+        str,
+        typer.Option(help="Special tokens: 'causal' <bos> …, 'seq2seq' … <eos>, 'encoder' <bos> … <eos>."),
     ] = "causal",
-    text_column: Annotated[
-        str | None, typer.Option("--text_column", help="Column of a table that holds the text.")
-    ] = None,
+    text_column: Annotated[str | None, typer.Option("--text_column", help="Column of a table with the text.")] = None,
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
-    streaming: Annotated[bool, typer.Option(help="Read a Hub dataset as it comes, without storing it.")] = False,
+    streaming: Annotated[bool, typer.Option(help="Stream a Hub dataset instead of downloading it.")] = False,
 ) -> None:
     """Train a tokenizer that `AutoTokenizer` opens.
 
     Example: `scratch-gpt tokenizer train stories runs/tokenizer --kind bpe --vocab_size 600`
     """
+    from ..data.files import kind_of
     from ..data.sources import open_source
+    from ..data.tables import ReadOptions
     from ..errors import ScratchError
     from ..tokenization.training import train_tokenizer
 
+    if dataset == "stories":
+        refuse_unused(context, dict.fromkeys(("split", "streaming", "text_column"), "with the built-in stories"))
+    elif Path(dataset).is_file():
+        unused = dict.fromkeys(("split", "streaming"), "with a single file")
+        if kind_of(Path(dataset)) in ("text", None):
+            unused["text_column"] = "with a text file"
+        refuse_unused(context, unused)
     if (output_dir / "tokenizer.json").exists():
         raise ScratchError(f"{output_dir} holds a tokenizer already: name another folder")
-    source = open_source(dataset, text_column=text_column, split=split, streaming=streaming)
+    source = open_source(dataset, ReadOptions(split=split, streaming=streaming), text_column=text_column)
     tokenizer = train_tokenizer(source.documents(), kind, vocab_size, template, show_progress=True)  # type: ignore[arg-type]
     tokenizer.save_pretrained(output_dir)
     _print(f"{len(tokenizer):,} tokens in {output_dir}")
@@ -55,14 +65,15 @@ def train(
 
 @tokenizer_app.command()
 def encode(tokenizer: Tokenizer, text: Text) -> None:
-    """Show the pieces of a text in colour, and their ids.
+    """Tokenize a text: show its tokens in colour, and their ids.
 
     Example: `scratch-gpt tokenizer encode runs/gpt "One day, Anna has two old lamps."`
     """
     from rich.text import Text as RichText
 
-    opened = _open(tokenizer)
-    ids = opened(_read(text)).input_ids
+    opened, text = _open(tokenizer), _read(text)
+    report_texts(opened, [text])
+    ids = opened(text, verbose=False).input_ids
     pieces, numbers = RichText(), RichText()
     for i, token in enumerate(ids):
         piece = str(opened.decode([token])).replace("\n", "⏎\n") or "∅"
@@ -76,7 +87,7 @@ def encode(tokenizer: Tokenizer, text: Text) -> None:
 
 @tokenizer_app.command()
 def decode(tokenizer: Tokenizer, ids: Annotated[list[int], typer.Argument(help="Token ids.")]) -> None:
-    """Turn token ids back into text.
+    """Decode token ids into text.
 
     Example: `scratch-gpt tokenizer decode runs/gpt 1 300 301`
     """
@@ -94,18 +105,18 @@ def compare(
     text: Text,
     tokenizers: Annotated[list[str], typer.Argument(metavar="TOKENIZER...", help="Folders or Hub ids.")],
 ) -> None:
-    """Put several tokenizers beside each other on one text, or on a file of that name.
+    """Compare tokenizers on a text, or on the UTF-8 file of that name: vocabulary, tokens, and lossless round trip.
 
     Example: `scratch-gpt tokenizer compare README.md runs/gpt runs/tokenizer`
     """
     from rich.table import Table
 
-    sample = Path(text).read_text(encoding="utf-8") if Path(text).is_file() else _read(text)
-    table = Table("tokenizer", "vocabulary", "tokens", "characters a token", "comes back")
+    sample = "\n".join(read_file(Path(text))) if _is_file(text) else _read(text)
+    table = Table("tokenizer", "vocabulary", "tokens", "characters per token", "round trip")
     for name in tokenizers:
         opened = _open(name)
-        ids = opened(sample, add_special_tokens=False).input_ids
-        exact = "exactly" if opened.decode(ids) == sample else "changed"
+        ids = opened(sample, add_special_tokens=False, verbose=False).input_ids
+        exact = "exact" if opened.decode(ids) == sample else "changed"
         ratio = f"{len(sample) / max(1, len(ids)):.2f}"
         table.add_row(name, f"{len(opened):,}", f"{len(ids):,}", ratio, exact)
     _print(table)
@@ -114,7 +125,14 @@ def compare(
 def _open(name: str) -> PreTrainedTokenizerFast:
     from ..hub.opening import open_tokenizer
 
-    return open_tokenizer(name)
+    return open_tokenizer(name, trust_remote_code=False)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a text too long for a name
+        return False
 
 
 def _read(text: str) -> str:

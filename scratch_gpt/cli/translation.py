@@ -7,34 +7,46 @@ from typing import Annotated, Any
 
 import typer
 
-from . import Trust, app, open_translator, read_texts
+from . import Device, Dtype, Trust, app, open_translator, refuse_unused
+from .texts import one_line, read_texts, report_texts
 
 
 @app.command()
 def translate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of an encoder-decoder.")],
     text: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Sentences to translate.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Translate this file line by line; empty ones stay empty.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the translations here, not to the screen.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Translate each line of this UTF-8 text file; empty lines stay empty.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write one translation per line here instead of printing them.")
+    ] = None,
     num_beams: Annotated[
-        int | None, typer.Option("--num_beams", min=1, help="Beams of the search; 1 is greedy. Default: the model's.")
+        int | None,
+        typer.Option("--num_beams", min=1, help="Number of beams; 1 is greedy decoding. Default: the model's."),
     ] = None,
     length_penalty: Annotated[
-        float | None, typer.Option("--length_penalty", help="Above 1 favours long translations, below 1 short ones.")
+        float | None,
+        typer.Option(
+            "--length_penalty", help="Exponent of the length in beam scores: higher values favour longer output."
+        ),
     ] = None,
     no_repeat_ngram_size: Annotated[
-        int | None, typer.Option("--no_repeat_ngram_size", min=1, help="Write no so many tokens in a row twice.")
+        int | None, typer.Option("--no_repeat_ngram_size", min=1, help="Generate no n-gram of this many tokens twice.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Sentences at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Sentences per batch.")] = 64,
     source_lang: Annotated[
-        str | None, typer.Option("--source_lang", help="Language of the text. Default: the model's.")
+        str | None, typer.Option("--source_lang", help="Source language. Default: the model's.")
     ] = None,
     target_lang: Annotated[
-        str | None, typer.Option("--target_lang", help="Language to write. Default: the model's.")
+        str | None, typer.Option("--target_lang", help="Target language. Default: the model's.")
     ] = None,
     attention: Annotated[
-        Path | None, typer.Option(help="Draw which words were looked at for which, as a picture; for one sentence.")
+        Path | None, typer.Option(help="Plot the cross-attention between words to this image file; for one sentence.")
     ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
     """Translate sentences, or a file.
@@ -49,29 +61,24 @@ def translate(
     if attention is not None and (file is not None or len(text or []) != 1):
         raise ScratchError("--attention draws one sentence: give one")
     texts = read_texts(text, file)
-    opened, tokenizers = open_translator(model, trust_remote_code)
+    opened, tokenizers = open_translator(model, trust_remote_code, device, dtype)
+    if (num_beams or opened.generation_config.num_beams or 1) == 1:
+        refuse_unused(context, {"length_penalty": "without beam search"})
+    report_texts(tokenizers.source, texts, opened.config.max_position_embeddings)
     check_languages(opened, source_lang, target_lang)
     given = {"num_beams": num_beams, "length_penalty": length_penalty, "no_repeat_ngram_size": no_repeat_ngram_size}
     options = {name: value for name, value in given.items() if value is not None}
-    filled = [i for i, line in enumerate(texts) if line.strip()]
-    written = [""] * len(texts)
-    with tqdm(total=len(filled), unit=" sentences", leave=False, disable=None if file else True) as bar:
-        found = translation.translate(
-            opened,
-            tokenizers.source,
-            [texts[i] for i in filled],
-            tokenizers.target,
-            batch_size,
-            bar.update,
-            **options,
+    total = sum(bool(text.strip()) for text in texts)
+    with tqdm(total=total, unit=" sentences", leave=False, disable=None if file else True) as bar:
+        written = translation.translate(
+            opened, tokenizers.source, texts, tokenizers.target, batch_size, bar.update, **options
         )
-    for i, line in zip(filled, found, strict=True):
-        written[i] = line
+    lines = [one_line(text) for text in written]
     if output is None:
-        print("\n".join(written))
+        print("\n".join(lines))
     else:
-        output.write_text("\n".join(written) + "\n", encoding="utf-8")
-        print(f"{len(written):,} lines in {output}")
+        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"{len(lines):,} lines in {output}")
     if attention is not None:
         from ..evaluation.attention import plot_attention, word_attention
 
@@ -103,7 +110,7 @@ def evaluate_translator(
             model, tokenizers.source, sources, tokenizers.target, batch_size, bar.update, **options
         )
     if output is not None:
-        output.write_text("\n".join(written) + "\n", encoding="utf-8")
+        output.write_text("\n".join(map(one_line, written)) + "\n", encoding="utf-8")
     scores, signatures = translation.translation_scores(written, references), translation.signatures()
     table = Table("score", "", Column("how", overflow="fold"), title=f"{len(pairs):,} sentences")
     for name in ("bleu", "bleu_lowercase", "chrf"):

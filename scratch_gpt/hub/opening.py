@@ -54,7 +54,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return accelerator or torch.device("cpu")
     count = torch.accelerator.device_count() if accelerator else 0
-    available = ["cpu", *(f"{accelerator.type}:{index}" for index in range(count))]
+    available = ["cpu"] + [f"{accelerator.type}:{index}" for index in range(count) if accelerator]
     try:
         device = torch.device(name)
     except RuntimeError as error:

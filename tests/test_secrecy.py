@@ -144,9 +144,12 @@ def test_wrong_arguments_and_logs_hold_none(tmp_path, capsys):
 
 
 def test_a_resume_knows_a_secret_again_and_prints_none(tmp_path, text_file):
-    options = (*TINY_RUN, "--max_steps", "2", "--dataset", str(text_file), "--output_dir", str(tmp_path / "run"))
-    run_here(PRETRAIN, *options, "--dataset_license", "canary-of-mine")
-    run_here(PRETRAIN, *options, "--dataset_license", "canary-of-mine", "--resume")
-    other = run_here(PRETRAIN, *options, "--dataset_license", "canary-of-wandb", "--resume", check=False)
+    """One that names the data."""
+    for name in ("canary-of-mine", "canary-of-wandb"):
+        (tmp_path / f"{name}.txt").write_bytes(text_file.read_bytes())
+    options = (*TINY_RUN, "--max_steps", "2", "--output_dir", str(tmp_path / "run"), "--dataset")
+    run_here(PRETRAIN, *options, str(tmp_path / "canary-of-mine.txt"))
+    run_here(PRETRAIN, *options, str(tmp_path / "canary-of-mine.txt"), "--resume")
+    other = run_here(PRETRAIN, *options, str(tmp_path / "canary-of-wandb.txt"), "--resume", check=False)
     assert other.returncode == 2
-    assert "can't change dataset_license <MY_PASSWORD> to <WANDB_API_KEY>" in other.stderr
+    assert f"can't change dataset {tmp_path}/<MY_PASSWORD>.txt to {tmp_path}/<WANDB_API_KEY>.txt" in other.stderr

@@ -320,9 +320,9 @@ def test_answers_stay_within_the_positions_and_do_not_depend_on_the_batch(learne
 def test_prompts_that_leave_no_room_are_sorted_out():
     prompts = [[1] * n for n in (3, 60, 10, 33, 64)]
     assert fitting_prompts(prompts, 64, 20) == ([0, 2, 3], 20)
-    assert fitting_prompts(prompts, 64, None) == ([0, 2], 54)  # not 0, as the longest of all would leave
+    assert fitting_prompts(prompts, 64, None) == ([0, 2, 3], 31)  # not 0, as the longest of all would leave
     assert fitting_prompts(prompts, 64, 4) == ([0, 1, 2, 3], 4)
-    with pytest.raises(ScratchError, match="no prompt leaves max_new_tokens 62"):
+    with pytest.raises(ScratchError, match="no prompt leaves 62 of the model's 64 positions"):
         fitting_prompts(prompts, 64, 62)
     with pytest.raises(ScratchError, match="the longest prompt has 64 tokens"):
         room_for(prompts, 64, None)
@@ -334,7 +334,7 @@ def test_prompts_that_are_too_long_are_counted_and_skipped(command, learned, tmp
     output = ("--output", "pairs.jsonl", "--samples", "8") if command == "pairs" else ()
     options = ("--reward", "re:a", "--dataset", "prompts.txt", "--max_new_tokens", "4", *output)
     done = scratch_gpt(command, learned, *options, cwd=tmp_path, check=False)
-    assert "2 of 4 prompts are skipped: too long to leave 4 tokens of the model's 64 positions" in done.stderr
+    assert "2 of 4 prompts are skipped: they leave less than 4 of the model's 64 positions" in done.stderr
     if command == "judge":
         assert "2 completions by" in done.stdout
 

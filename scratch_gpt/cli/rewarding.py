@@ -17,8 +17,8 @@ REWARD_HELP = (
 )
 PROMPTS_HELP = "Prompts: 'stories', a text file with one prompt per line, a table, a folder, or a Hub dataset."
 LONGEST_HELP = (
-    "Maximum number of new tokens. Default: what the longest prompt leaves of the model's positions; prompts of more "
-    "than half of them are skipped."
+    "Maximum number of new tokens. Default: what the longest prompt leaves of the model's positions; prompts that "
+    "leave less than a quarter of them are skipped."
 )
 
 Rewarded = Annotated[str, typer.Option(help=REWARD_HELP)]
@@ -184,10 +184,10 @@ def _judged(
     kept, room = rollouts.fitting_prompts(ids, positions, max_new_tokens)
     report_texts(tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)])
     if skipped := len(ids) - len(kept):
-        needed = "half of them" if max_new_tokens is None else f"{max_new_tokens} tokens"
+        needed = positions // 4 if max_new_tokens is None else max_new_tokens
         print(
-            f"{skipped:,} of {len(ids):,} prompts are skipped: too long to leave {needed} of the model's {positions} "
-            "positions",
+            f"{skipped:,} of {len(ids):,} prompts are skipped: they leave less than {needed} of the model's "
+            f"{positions} positions",
             file=sys.stderr,
         )
         prompts, ids = [prompts[number] for number in kept], [ids[number] for number in kept]

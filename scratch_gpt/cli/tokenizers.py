@@ -138,7 +138,12 @@ def _is_file(text: str) -> bool:
 def _read(text: str) -> str:
     import sys
 
-    return sys.stdin.read() if text == "-" else text
+    from ..errors import ScratchError
+
+    try:
+        return sys.stdin.read() if text == "-" else text
+    except UnicodeDecodeError as error:
+        raise ScratchError(f"standard input is not UTF-8 text: {error.reason}") from error
 
 
 def _print(what: Any) -> None:

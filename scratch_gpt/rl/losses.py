@@ -123,7 +123,7 @@ def next_kl_coefficient(coefficient: float, kl: float, target: float, samples: i
     arXiv:1909.08593, section 2.2, here as a power, lest it become negative).
 
     Args:
-        kl, target: nats a completion.
+        kl, target: nats per completion.
         samples: in which this KL was measured.
         horizon: samples in which the price changes by a fifth at most.
     """

@@ -48,7 +48,7 @@ class Rollout:
 
     @property
     def kl(self) -> float:
-        """log p - log p_reference of the completion: its mean is the KL to the reference, in nats a completion."""
+        """log p - log p_reference of the completion: its mean is the KL to the reference, in nats per completion."""
         return sum(self.log_probs) - sum(self.reference_log_probs)
 
 
@@ -139,8 +139,8 @@ def fitting_prompts(prompts: list[list[int]], positions: int, max_new_tokens: in
         prompts: token ids.
         positions: of the model.
         max_new_tokens: of a completion; prompts that leave fewer are not kept. None: as many as the longest kept prompt
-            leaves, where prompts of more than half of the positions are not kept, so that a single long prompt does
-            not shorten all completions.
+            leaves, where prompts that leave less than a quarter of the positions are not kept, so that a single long
+            prompt does not shorten all completions to nothing.
 
     Returns:
         The numbers of the prompts that are kept, in order, and the tokens that each of their completions may have.
@@ -148,12 +148,12 @@ def fitting_prompts(prompts: list[list[int]], positions: int, max_new_tokens: in
     Raises:
         ScratchError: no prompt is kept.
     """
-    most = positions // 2 if max_new_tokens is None else positions - max_new_tokens
+    needed = max(1, positions // 4) if max_new_tokens is None else max_new_tokens
+    most = positions - needed
     kept = [number for number, prompt in enumerate(prompts) if len(prompt) <= most]
     if not kept:
-        wanted = "half of them" if max_new_tokens is None else f"max_new_tokens {max_new_tokens}"
         raise ScratchError(
-            f"no prompt leaves {wanted} of the model's {positions} positions; the shortest has "
+            f"no prompt leaves {needed} of the model's {positions} positions to a completion; the shortest has "
             f"{min(map(len, prompts), default=0)} tokens: give shorter prompts, or a smaller max_new_tokens"
         )
     return kept, room_for([prompts[number] for number in kept], positions, max_new_tokens)
@@ -234,7 +234,7 @@ def distinct(texts: list[str], n: int = 2) -> float:
 
 
 def figures_of(found: list[Rollout]) -> dict[str, float]:
-    """Figures of rollouts that have rewards and log-probabilities: mean reward, KL to the reference in nats a
+    """Figures of rollouts that have rewards and log-probabilities: mean reward, KL to the reference in nats per
     completion, perplexity under the reference, different pairs of words as a share of all, and length in tokens."""
     tokens = sum(len(rollout.completion) for rollout in found)
     surprise = -sum(sum(rollout.reference_log_probs) for rollout in found)

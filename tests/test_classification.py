@@ -268,13 +268,13 @@ def test_masks_are_drawn_80_10_10_and_anew_each_epoch():
 
 BAD = {
     "one class": ("--dataset one.csv", "one.csv has one label only, 'a': nothing to tell apart"),
-    "missing label": ("--dataset hole.csv", "row 1 of column 'label' is empty"),
-    "missing text": ("--dataset mute.csv", "row 1 of column 'text' is empty, want text"),
-    "text that is none": ("--dataset number.jsonl --text_column text", "row 1 of column 'text' holds int"),
-    "label that is none": ("--dataset list.jsonl", "holds list [1]"),
+    "missing label": ("--dataset hole.csv", "'label' is empty: 1, first row 1"),
+    "missing text": ("--dataset mute.csv", "'text' is empty: 1, first row 1"),
+    "text that is none": ("--dataset number.jsonl --text_column text", "'text' is int, want text: 1, first row 1"),
+    "label that is none": ("--dataset list.jsonl", "'label' is list, want a whole number or a name: 2, first row 0"),
     "no such column": ("--dataset plenty.csv --label_column mood", "no column 'mood'"),
     "columns to choose from": ("--dataset three.csv --text_column a", "no label column"),
-    "no table": ("--dataset plain.txt", "is no table"),
+    "no table": ("--dataset plain.txt", "is plain text, want a table"),
     "no such file": ("--dataset ./none.tsv", "no such file or folder: ./none.tsv"),
     "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model knows 'a', 'b'"),
     "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want a name for each"),

@@ -41,7 +41,10 @@ def test_an_input_stands_below_its_instruction():
     [
         ({"messages": []}, "'messages' is empty, want a list of messages: 1, first row 1"),
         ({"messages": [ASKED]}, "no message is the assistant's"),
-        ({"messages": [{"role": "king", "content": "Hi"}]}, "a message is of the role 'king', want one of system, user"),
+        (
+            {"messages": [{"role": "king", "content": "Hi"}]},
+            "a message is of the role 'king', want one of system, user",
+        ),
         ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
     ],
 )
@@ -53,7 +56,9 @@ def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
 
 def test_a_table_of_something_else_says_what_it_has(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'prompt' and"):
+    with pytest.raises(
+        ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'prompt' and"
+    ):
         open_conversations(str(tmp_path / "t.jsonl"))
 
 

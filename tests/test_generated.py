@@ -233,7 +233,7 @@ def test_any_table_is_pairs_or_refused(folder, asked):
     path = folder / f"pairs{asked[0]}"
     path.write_bytes(asked[1])
     try:
-        pairs = list(open_pairs(str(path), "de", "en").pairs())
+        pairs = list(open_pairs(str(path), "de", "en").read())
     except ScratchError as error:
         if path.name not in str(error):
             raise

@@ -239,7 +239,10 @@ BAD = {
     ),
     "no judge": ("--init_from model --reward model", "which knows no labels"),
     "a foreign model": ("--init_from native --reward re:a", "native is a llama model: turn it into ours with"),
-    "no room": ("--init_from model --reward re:a --max_new_tokens 99", "leaves 29 of the model's 32"),
+    "no room": (
+        "--init_from model --reward re:a --max_new_tokens 99",
+        "no prompt leaves 99 of the model's 32 positions",
+    ),
 }
 
 

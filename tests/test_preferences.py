@@ -9,8 +9,8 @@ from conftest import PROJECT, refusals, run_here, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.preferences import Preference, open_preferences, preference_of
 from scratch_gpt.data.formats import BadRowError
+from scratch_gpt.data.preferences import Preference, open_preferences, preference_of
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
 from scratch_gpt.train.preferences import EncodedPairs, Preferences
@@ -177,7 +177,10 @@ BAD = {
     "no pairs": ("--init_from model", "name pairs with --dataset"),
     "no such file": ("--init_from model --dataset ./no.jsonl", "no such file or folder: ./no.jsonl"),
     "other columns": ("--init_from model --dataset none.jsonl", "has the columns 'text', want 'prompt', 'chosen'"),
-    "too few": ("--init_from model --dataset one.jsonl", "one.jsonl leaves nothing for validation (1 for train, 0 for validation"),
+    "too few": (
+        "--init_from model --dataset one.jsonl",
+        "one.jsonl has too few rows: it leaves nothing for validation",
+    ),
     "beta": ("--init_from model --dataset pairs.jsonl --beta 0", "beta is 0.0, want more than 0"),
     "share": ("--init_from model --dataset pairs.jsonl --validation_fraction 1", "validation_fraction is 1.0, want"),
 }

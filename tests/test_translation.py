@@ -25,6 +25,7 @@ from transformers import (
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, train_tokenizer
 from scratch_gpt.data.pairs import open_pairs
+from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
 
 TRAIN = str(PROJECT / "training" / "train_seq2seq.py")
@@ -94,7 +95,7 @@ def test_a_run_leaves_a_model_directory_and_its_record(run):
     # The record is of the published weights, decoded and scored once more here.
     model = AutoModelForSeq2SeqLM.from_pretrained(run).eval()
     tokenizer = AutoTokenizer.from_pretrained(run)
-    pairs = list(open_pairs("grammar", "de", "en", split="validation", num_pairs=100).pairs())
+    pairs = list(open_pairs("grammar", "de", "en", ReadOptions(split="validation"), num_pairs=100).read())
     written = translate(model, tokenizer, [pair[0] for pair in pairs], num_beams=1)
     scores = translation_scores(written, [pair[1] for pair in pairs])
     best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
@@ -247,7 +248,7 @@ def test_pairs_are_learned_in_both_directions(tmp_path):
 
 def test_hugging_face_trainer_trains_it_unchanged(tmp_path):
     """And four batches of two with accumulation give the weights of one of eight."""
-    pairs = list(open_pairs("grammar", "de", "en", num_pairs=32).pairs())
+    pairs = list(open_pairs("grammar", "de", "en", num_pairs=32).read())
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "word", template="seq2seq")
     rows = []
     for source, target in pairs:

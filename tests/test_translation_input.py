@@ -10,8 +10,8 @@ BAD = {
     "no such folder": ("--dataset ./none", "no such file or folder: ./none"),
     "different lengths": ("--dataset uneven", "has 2 lines and"),
     "missing side": ("--dataset half", "half holds no train.en"),
-    "an empty side": ("--dataset hollow", "holds no pair with text on both sides"),
-    "too few pairs": ("--dataset few --vocab_size 280", "too few pairs to hold out a share"),
+    "an empty side": ("--dataset hollow", "2 of 2 rows can't be used ('de' is empty: 2, first row 0)"),
+    "too few pairs": ("--dataset few --vocab_size 280", "too few rows: it leaves nothing for validation"),
     "all too long": ("--dataset plenty --max_length 3 --skip_long true --vocab_size 270", "a side of over 3 tokens"),
     "two ways, two vocabularies": (
         "--both_directions true --separate_vocabularies true",
@@ -83,4 +83,5 @@ def test_long_and_empty_sentences_are_counted(tmp_path):
     assert "1 training pairs with a side of over 24 tokens were cut" in " ".join(result.stderr.split())
     record = (tmp_path / "run" / "run.yaml").read_text()
     assert "long: 1" in record
-    assert "empty: 1" in record
+    assert "'de' is empty: 1" in record
+    assert "skipped: 1 rows ('de' is empty: 1)" in result.stdout

@@ -103,7 +103,8 @@ def _parse(lines: Iterable[str], delimiter: str, quoting: Quoting, strict: bool 
 
 
 def _find_delimiter(path: Path, sample: str, quoting: Quoting | None) -> str:
-    """The file's own by its suffix, unless another cuts the rows into cells more evenly."""
+    """The file's own by its suffix, unless another cuts the rows into cells more evenly, or it looks like a comma of
+    prose: it is followed by a space."""
     own = "," if plain_suffix(path) == ".csv" else "\t"
     found: dict[str, float] = {}
     for delimiter in (own, *(other for other in DELIMITERS if other != own)):
@@ -114,6 +115,8 @@ def _find_delimiter(path: Path, sample: str, quoting: Quoting | None) -> str:
             width = len(rows[0]) if rows else 0
             even = sum(len(row) == width for row in rows) / max(1, len(rows)) if width > 1 else 0.0
             found[delimiter] = max(found.get(delimiter, 0.0), even)
+        if sample.count(delimiter + " ") > sample.count(delimiter) / 2:
+            found[delimiter] -= MOST_RAGGED / 2
         if found[delimiter] == 1:
             return delimiter
     best = max(found, key=found.__getitem__)

@@ -98,8 +98,10 @@ def find_files(
 
 
 def kind_of(path: PurePath) -> str | None:
-    """What the suffix, in any case, says of a file's contents, compressed or not; None where it says nothing."""
-    return KINDS.get(plain_suffix(path))
+    """What the suffix, in any case, says of a file's contents, compressed or not; None where it says nothing, or the
+    format can't be read as a stream that is decompressed."""
+    kind = KINDS.get(plain_suffix(path))
+    return None if kind in ("parquet", "arrow") and path.suffix.lower() in (*OPENERS, ".zst") else kind
 
 
 def plain_suffix(path: PurePath) -> str:
@@ -245,12 +247,16 @@ def _of_one_kind(paths: list[Path], tables_only: bool) -> tuple[list[Path], str,
     kind = max(counts, key=lambda name: (counts[name], name in TABLES, -(TABLES.index(name) if name in TABLES else 0)))
     kept = [path for path in paths if kind_of(path) == kind]
     others = [path for path in paths if kind_of(path) not in (kind, None)]
-    return kept, kind, ignored | {str(path): f"not {kind}, as most files are" for path in others}
+    reasons = {str(p): f"not {kind}, as most files are" for p in others}
+    reasons |= {str(p): "plain text, not a table" for p in others if tables_only and kind_of(p) == "text"}
+    return kept, kind, ignored | reasons
 
 
 def _no_kind(path: Path) -> str | None:
     if kind_of(path) is not None:
         return None
+    if plain_suffix(path) in KINDS:
+        return f"a compressed {KINDS[plain_suffix(path)]} file: unpack it first"
     return NO_TEXT.get(path.suffix.lower(), f"no known format ({path.suffix or 'no suffix'})")
 
 
@@ -264,8 +270,8 @@ def _kind_of_file(path: Path, tables_only: bool) -> str:
     if suffix in NO_TEXT:
         raise ScratchError(f"{path} is {NO_TEXT[suffix]}: save its text as .txt, or its table as {TABLE_SUFFIXES}")
     kind = kind_of(path) or "text"
-    if suffix in (*OPENERS, ".zst") and kind in ("parquet", "arrow"):
-        raise ScratchError(f"{path} is a compressed {kind} file: unpack it first")
+    if kind_of(path) is None and plain_suffix(path) in KINDS:
+        raise ScratchError(f"{path} is a compressed {KINDS[plain_suffix(path)]} file: unpack it first")
     _opener(path)
     if tables_only and kind == "text":
         raise ScratchError(f"{path} is plain text, want a table: a {TABLE_SUFFIXES} file")

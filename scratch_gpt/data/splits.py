@@ -26,7 +26,8 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     """Which rows are held out, as booleans (N,).
 
     The number of rows held out is `fraction` of all, rounded, but at least one and at most all but one; rows with equal
-    keys stay together, so it can differ a little where there are duplicates.
+    keys stay together, so it can differ a little where there are duplicates. Only where all rows are equal is there no
+    other way than to hold some of them out.
 
     Args:
         keys: a 64-bit key for each row (N,), such as `content_key` of its text.
@@ -35,18 +36,18 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
         strata: for each row its label; each label then has about the same share on both sides.
 
     Returns:
-        All False where there are fewer than two different rows: nothing can be held out.
+        All False where there are fewer than two rows: nothing can be held out.
     """
     keys = np.asarray(keys, dtype=np.uint64)
     groups, first, group_of, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(groups), dtype=bool)
+    total = min(max(1, round(fraction * len(keys))), len(keys) - 1)
     if len(groups) < 2:
-        return chosen[group_of]
+        return np.arange(len(keys)) >= len(keys) - total
     order = np.argsort(_mix(groups ^ _mix(np.asarray([seed], dtype=np.uint64))), kind="stable")
     numbers = {label: number for number, label in enumerate(dict.fromkeys(strata or [None]))}
     stratum = np.asarray([numbers[strata[int(i)]] for i in first]) if strata else np.zeros(len(groups), dtype=np.int64)
     rows = np.bincount(stratum, weights=sizes, minlength=len(numbers)).astype(np.int64)
-    total = min(max(1, round(fraction * len(keys))), len(keys) - 1)
     for number, quota in enumerate(_quotas(rows, total)):
         mine = order[stratum[order] == number]
         mine = mine[sizes[mine] <= quota]

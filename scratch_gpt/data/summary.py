@@ -115,14 +115,17 @@ class DataSummary:
             lines.append(f"ignored: {len(self.ignored):,} files ({shown})")
         return lines
 
-    def warning(self) -> str | None:
-        """What to say of unknown tokens, where there are many."""
-        if self.unknown_share is None or self.unknown_share <= UNKNOWN_SHARE:
-            return None
-        return (
-            f"{self.unknown_share:.1%} of the training tokens are unknown to the tokenizer: it was trained on other "
-            "text; what they stand for can't be learned"
-        )
+    def warnings(self) -> list[str]:
+        """What a user should know before training on it."""
+        found = []
+        if self.rows_read > 1 and self.duplicates == self.rows_read - 1 - self.test_rows:
+            found.append("all rows are equal, so that the rows to validate on are trained on too")
+        if self.unknown_share is not None and self.unknown_share > UNKNOWN_SHARE:
+            found.append(
+                f"{self.unknown_share:.1%} of the training tokens are unknown to the tokenizer: it was trained on other "
+                "text, and what they stand for can't be learned"
+            )
+        return found
 
 
 def _base(path: str) -> str:
@@ -165,8 +168,8 @@ def read_parts(
     if empty:
         counts = ", ".join(f"{len(part):,} for {name}" for name, part in parts.items())
         raise ScratchError(
-            f"{train.name} leaves nothing for {empty[0]} ({counts}; equal rows are never shared out): give more rows, "
-            "or a split to validate on"
+            f"{train.name} has too few rows: it leaves nothing for {empty[0]} ({counts}); give more rows, or a split to "
+            "validate on"
         )
     return parts
 

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..data.summary import UNKNOWN_SHARE
+
 # Arguments that may hold a path of the machine, or say nothing about the model.
 PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
 PRIVATE |= {"resume", "tracker", "reward"}
@@ -52,15 +54,18 @@ def template_path() -> Path:
 
 def render_card(folder: Path) -> str:
     """The card of the run in `folder`, from its `run.yaml` and the best evaluation in its `metrics.jsonl`."""
-    run = yaml.safe_load((folder / "run.yaml").read_text())
+    run = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
     arguments, facts = run["arguments"], run["facts"]
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metric = arguments["metric_for_best_model"]
     best: dict[str, Any] = {}
     for row in (row for row in rows if metric in row):
         best = row if not best or is_better(metric, row[metric], best[metric]) else best
     values = {name: _number(value) for name, value in best.items() if isinstance(value, int | float)}
     values |= {f"{split}_{name}": _number(n) for split in ("train", "validation") for name, n in facts[split].items()}
+    data = facts.get("data") or {}
+    skipped = "; ".join(f"{reason}: {count:,}" for reason, count in (data.get("rows_skipped") or {}).items())
+    unknown = data.get("unknown_share") or 0.0
     settings = {name: value for name, value in arguments.items() if name not in PRIVATE and value is not None}
     card = ModelCard.from_template(
         _metadata(facts, best),
@@ -80,6 +85,8 @@ def render_card(folder: Path) -> str:
         context_length=_number(facts["context_length"]),
         dataset=facts["dataset"],
         dataset_license=facts["license"] or "not stated",
+        skipped=skipped.replace("|", "\\|"),
+        unknown=f"{unknown:.1%}" if unknown > UNKNOWN_SHARE else "",
         device=run["machine"]["device"],
         processes=run["machine"]["processes"],
         threads=run["machine"]["threads"],
@@ -104,6 +111,7 @@ def _metadata(facts: dict[str, Any], best: dict[str, Any]) -> ModelCardData:
             metric_value=round(best[name], 4),
         )
         for name, title in figures.items()
+        if name in best  # what could not be measured is left out
     ]
     return ModelCardData(
         library_name="transformers",

@@ -148,7 +148,7 @@ def report_data(summary: DataSummary, main: bool) -> None:
     if main:
         for line in summary.lines():
             Console().print(line, highlight=False, markup=False)
-        if (warning := summary.warning()) is not None:
+        for warning in summary.warnings():
             Console(stderr=True).print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False)
 
 

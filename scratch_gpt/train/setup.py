@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from huggingface_hub.errors import StrictDataclassError
@@ -44,6 +44,7 @@ from .data_setup import open_parts
 
 DEFAULT_CONTEXT_LENGTH = 256
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one prepares the data
 TOKENIZER_FORMAT = 1  # of trained tokenizers in the cache: a change of how they are trained needs another
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
@@ -82,6 +83,11 @@ def check_output_dir(args: TrainingArguments) -> None:
         raise ScratchError(f"output_dir {folder} holds another run ({', '.join(held)}): name another, or --resume it")
 
 
+def start_processes() -> PartialState:
+    """Join the processes of the run; the `Accelerator` that `start` makes later is on top of it."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+
+
 def start(args: TrainingArguments) -> Accelerator:
     """Processes, precision, threads, trackers and seed."""
     logging.disable_progress_bar()
@@ -93,8 +99,7 @@ def start(args: TrainingArguments) -> Accelerator:
             mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
             log_with=args.tracker,
             project_dir=args.output_dir if args.tracker else None,
-            # The others wait while the first process prepares the data.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         )
     except (ValueError, RuntimeError) as error:
         raise ScratchError(f"precision {args.precision} can't be had here: {error}") from error

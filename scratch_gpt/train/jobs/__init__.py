@@ -15,7 +15,7 @@ from ..arguments import check_training
 from ..checkpoint import newest_checkpoint
 from ..parsing import parse_arguments
 from ..run import run
-from ..setup import check_init_from, check_output_dir
+from ..setup import check_init_from, check_output_dir, start_processes
 
 # By the task that `run.yaml` names.
 MODULES = {
@@ -49,7 +49,7 @@ def train(kind: ModuleType, description: str) -> None:
     check_output_dir(args)
     if model_args.init_from is not None:
         check_init_from(data, model_args)
-    resume_from = newest_checkpoint(Path(args.output_dir)) if args.resume else None
+    resume_from = newest_checkpoint(Path(args.output_dir), start_processes()) if args.resume else None
     job = kind.prepare(data, model_args, args, resume_from)
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, arguments, resume_from)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ...data.labelled import Example, check_labels
+from ...errors import ScratchError
 from ...evaluation.classification import report_classifier
 from ...hub import opening
 from ...models.configuration_scratch_encoder import PRESETS
@@ -53,6 +54,10 @@ def prepare(
         if known is not None:
             check_labels([*train_examples, *validation_examples], known, found.summary.name)
             names = known
+        if len({label for _, label in train_examples}) < 2:
+            raise ScratchError(
+                f"{found.summary.name} has too few texts: the {len(train_examples):,} to train on have one label only"
+            )
         if origin is not None:
             model = encoder_setup.load_classifier(str(origin), model_args, None if known else names)
             tokenizer = opening.open_tokenizer(str(origin))

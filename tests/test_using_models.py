@@ -134,6 +134,24 @@ def test_a_plain_tokenizer_of_a_foreign_model_opens_without_its_code(foreign, tm
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_tokenizer_of_ours_opens_without_a_question_or_a_warning(tmp_path):
+    save_tiny(tmp_path / "ours")
+    code, printed = at_a_terminal("tokenizer", "encode", "ours", "a b", cwd=tmp_path)
+    assert code == 0, printed
+    assert "4 tokens" in printed
+    assert "[transformers]" not in printed
+
+
+@pytest.mark.parametrize(
+    "arguments", ["tokenizer encode CAUSAL X", "tokenizer compare X CAUSAL", "generate CAUSAL --prompt X"]
+)
+def test_bytes_that_are_no_utf_8_are_refused(arguments, causal, tmp_path):
+    words = arguments.replace("CAUSAL", str(causal)).replace("X", os.fsdecode(b"a\xff")).split()
+    refused = scratch_gpt(*words, cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "is not UTF-8 text" in refused.stderr
+
+
 def test_our_own_directories_open_with_the_decision_passed_on(tmp_path):
     folder = save_tiny(tmp_path / "ours")
     assert "auto_map" in json.loads((folder / "config.json").read_text())

@@ -49,6 +49,21 @@ def one_line(text: str) -> str:
     return " ".join(part for part in text.splitlines() if part)
 
 
+def check_unicode(texts: list[str]) -> None:
+    """Refuse what was no UTF-8 text on the command line or on standard input, where Python escapes bytes.
+
+    Raises:
+        ScratchError: a text has a surrogate in it.
+    """
+    from ..errors import ScratchError
+
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ScratchError(f"{text!r:.60} is not UTF-8 text: {error.reason}") from error
+
+
 def report_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: int | None = None) -> None:
     """Say on standard error which characters or words are not in the vocabulary, and how many texts are truncated.
 
@@ -56,7 +71,11 @@ def report_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: in
         tokenizer: that will encode them.
         texts: as the user gave them.
         limit: tokens to which a longer text is truncated, special tokens included; None where none is.
+
+    Raises:
+        ScratchError: a text is no Unicode text.
     """
+    check_unicode(texts)
     unknown: dict[str, None] = {}
     long = 0
     for at in range(0, len(texts), AT_ONCE):

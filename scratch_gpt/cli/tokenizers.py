@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import app, refuse_unused
-from .texts import read_file, report_texts
+from .texts import check_unicode, read_file, report_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -112,6 +112,7 @@ def compare(
     from rich.table import Table
 
     sample = "\n".join(read_file(Path(text))) if _is_file(text) else _read(text)
+    check_unicode([sample])
     table = Table("tokenizer", "vocabulary", "tokens", "characters per token", "round trip")
     for name in tokenizers:
         opened = _open(name)
@@ -123,8 +124,10 @@ def compare(
 
 
 def _open(name: str) -> PreTrainedTokenizerFast:
+    from ..auto import register
     from ..hub.opening import open_tokenizer
 
+    register()  # without it, transformers warns of the model's type
     return open_tokenizer(name, trust_remote_code=False)
 
 

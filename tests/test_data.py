@@ -70,7 +70,7 @@ def test_tables_have_a_text_column(tmp_path, suffix):
     if suffix in ("csv", "tsv"):  # what is written there is text
         assert text_of(numbers) == ["1", "2", "3"]
     else:
-        with pytest.raises(ScratchError, match="3 of 3 rows can't be used .'label' is int, want text: 3, first row 0"):
+        with pytest.raises(ScratchError, match=r"3 of 3 rows can't be used .'label' is int, want text: 3, first row 0"):
             text_of(numbers)
 
 
@@ -149,7 +149,7 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, tokenizer):
     before = set((cache_directory() / "shards").glob("*"))
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(['{"text": "fine"}'] * 30 + ['{"text": null}'] * 5))
-    with pytest.raises(ScratchError, match="5 of 35 rows can't be used .'text' is null, want text: 5, first row 30"):
+    with pytest.raises(ScratchError, match=r"5 of 35 rows can't be used .'text' is null, want text: 5, first row 30"):
         prepare(open_source(str(path)), tokenizer)
     assert set((cache_directory() / "shards").glob("*")) == before
 

@@ -63,7 +63,7 @@ def test_an_empty_side_is_passed_over_and_counted(world):
     assert list(source.read()) == [PAIRS[0], PAIRS[2]]
     assert source.count.skipped == {"'en' is empty": 1}
     (world / "train.en").write_text("\n\n\n")
-    with pytest.raises(ScratchError, match="3 of 3 rows can't be used .'en' is empty: 3, first row 0"):
+    with pytest.raises(ScratchError, match=r"3 of 3 rows can't be used .'en' is empty: 3, first row 0"):
         list(open_pairs(str(world), "de", "en").read())
 
 

@@ -9,7 +9,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -43,7 +43,9 @@ class TextReading:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings."""
-        return {**asdict(self), "count": {**asdict(self.count), "harmless": sorted(self.count.harmless)}}
+        count = self.count
+        counted = {"read": count.read, "skipped": dict(count.skipped), "first": count.first}
+        return {**vars(self), "count": {**counted, "harmless": sorted(count.harmless)}}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TextReading:

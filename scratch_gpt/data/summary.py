@@ -122,8 +122,8 @@ class DataSummary:
             found.append("all rows are equal, so that the rows to validate on are trained on too")
         if self.unknown_share is not None and self.unknown_share > UNKNOWN_SHARE:
             found.append(
-                f"{self.unknown_share:.1%} of the training tokens are unknown to the tokenizer: it was trained on other "
-                "text, and what they stand for can't be learned"
+                f"{self.unknown_share:.1%} of the training tokens are unknown to the tokenizer: it was trained on "
+                "other text, and what they stand for can't be learned"
             )
         return found
 
@@ -168,8 +168,8 @@ def read_parts(
     if empty:
         counts = ", ".join(f"{len(part):,} for {name}" for name, part in parts.items())
         raise ScratchError(
-            f"{train.name} has too few rows: it leaves nothing for {empty[0]} ({counts}); give more rows, or a split to "
-            "validate on"
+            f"{train.name} has too few rows: it leaves nothing for {empty[0]} ({counts}); give more rows, or a split "
+            "to validate on"
         )
     return parts
 

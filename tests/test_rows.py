@@ -14,6 +14,7 @@ from scratch_gpt.data.conversations import open_conversations
 from scratch_gpt.data.prompts import open_prompts
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.data.splits import content_key, deal, hold_out
+from scratch_gpt.data.tables import ReadOptions, open_hub
 from scratch_gpt.errors import ScratchError
 
 TEXT_ROWS = "".join(f"a fine film, number {i};{'pos' if i % 3 else 'neg'}\n" for i in range(30))
@@ -34,6 +35,26 @@ def test_a_column_is_chosen_by_its_name_over_all_rows(tmp_path):
     late = [{"other": f"no {i}"} for i in range(1500)] + [{"text": "yes"}] * 20_000
     (tmp_path / "t.jsonl").write_text(lines(*late))
     assert set(texts_of(tmp_path / "t.jsonl")) == {"yes"}
+
+
+def test_text_of_a_hub_dataset_stays_text(tmp_path, monkeypatch):
+    """A folder laid out as a dataset repository stands in for the Hub: the same loader, the same splits."""
+    repository = tmp_path / "user" / "corpus"
+    repository.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"1998-05-{i:02}", "more": {"on": "2020-01-01"}} for i in range(1, 20)]
+    for split in ("train", "validation"):
+        (repository / f"{split}.jsonl").write_text(lines(*rows))
+    table = open_hub("user/corpus", ReadOptions())
+    assert list(table.rows()) == rows
+    assert (table.validation_split, table.split) == ("validation", "train")
+    for split in ("train", "validation"):
+        (repository / f"{split}.jsonl").unlink()
+        (repository / f"{split}.csv").write_text(
+            "text,label\n" + "".join(f"00{i},01\n" for i in range(5)) + "NA,null\n"
+        )
+    found = [tuple(row.values()) for row in open_hub("user/corpus", ReadOptions()).rows()]
+    assert found == [*((f"00{i}", "01") for i in range(5)), ("NA", "null")]
 
 
 def test_nested_fields_are_named_by_dotted_paths(tmp_path):

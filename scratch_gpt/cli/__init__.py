@@ -85,7 +85,7 @@ def open_translator(name: str, trust_remote_code: bool = False, device: str = "c
         from ..errors import ScratchError
 
         raise ScratchError(f"{name} is a {model.config.model_type} model, which does not translate")
-    return model, open_tokenizers(name, model)
+    return model, open_tokenizers(name, model, trust_remote_code)
 
 
 def given_options(context: typer.Context) -> set[str]:

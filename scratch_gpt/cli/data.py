@@ -103,6 +103,7 @@ def _lengths(
     """Lengths in tokens, and the share of unknown ones, by a tokenizer that is opened, or trained on the texts."""
     from itertools import islice
 
+    from ..auto import register
     from ..data.summary import length_statistics
     from ..errors import ScratchError
     from ..hub.opening import open_tokenizer
@@ -114,7 +115,8 @@ def _lengths(
     elif vocab_size is not None:
         raise ScratchError(f"--vocab_size is of a tokenizer that is trained here, and {name} is one already")
     else:
-        tokenizer = open_tokenizer(name)
+        register()
+        tokenizer = open_tokenizer(name, trust_remote_code=False)
     lengths: list[int] = []
     unknown, rest = 0, texts()
     while batch := list(islice(rest, 256)):

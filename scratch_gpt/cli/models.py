@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from . import Device, Dtype, Trust, app, open_model, refuse_unused
-from .texts import read_file, report_texts
+from .texts import read_file, report_skipped, report_texts
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a model.")]
 
 
 # Options of `evaluate` by the kind of model that uses them, and by the built-in dataset that does.
 USED_BY: dict[str, set[str]] = {
-    "causal": {"text_column", "split", "held_out", "context_length", "num_stories", "seed"},
+    "causal": {"text_column", "split", "held_out", "split_seed", "context_length", "num_stories", "seed"},
     "seq2seq": {"split", "target_file", "num_pairs", "seed", "source_lang", "target_lang", "num_beams", "output"},
     "classifier": {"text_column", "label_column", "split", "confusion"},
 }
@@ -129,9 +129,12 @@ def evaluate(
     held_out: Annotated[
         float,
         typer.Option(
-            "--held_out", help="Evaluate only this last fraction of the text, as held out by training; 1: all."
+            "--held_out", help="Evaluate only this share of the text, chosen as training holds it out; 1: all."
         ),
     ] = 1.0,
+    split_seed: Annotated[
+        int, typer.Option("--split_seed", min=0, help="With --held_out: --split_seed of the training run.")
+    ] = 0,
     context_length: Annotated[
         int | None, typer.Option("--context_length", min=1, help="Window length in tokens. Default: the model's.")
     ] = None,
@@ -189,7 +192,9 @@ def evaluate(
         from .classification import evaluate_classifier
 
         labelled = open_labelled(dataset, options, text_column=text_column, label_column=label_column)
-        evaluate_classifier(opened, tokenizer, list(labelled.read()), labelled.name, batch_size, confusion)
+        examples = list(labelled.read())
+        report_skipped(labelled.name, labelled.count)
+        evaluate_classifier(opened, tokenizer, examples, labelled.name, batch_size, confusion)
         return
     if kind == "seq2seq":
         from ..data.pairs import open_pairs
@@ -200,12 +205,13 @@ def evaluate(
         second = str(target_file) if target_file else None
         pairs = open_pairs(dataset, *languages, options, target_file=second, num_pairs=num_pairs, seed=seed)
         found = list(pairs.read())
-        tokenizers = open_tokenizers(model, opened)
+        report_skipped(pairs.name, pairs.count)
+        tokenizers = open_tokenizers(model, opened, trust_remote_code)
         evaluate_translator(opened, tokenizers, found, languages[1], num_beams, batch_size, output)
         return
     source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)
     with Console(stderr=True).status("scoring"):
-        figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size)
+        figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
     table = Table(show_header=False)
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")

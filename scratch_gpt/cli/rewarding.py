@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import Device, Dtype, Trust, app, open_model
-from .texts import report_texts
+from .texts import report_skipped, report_texts
 
 REWARD_HELP = (
     "Reward: 're:PATTERN' (1 where the regular expression matches), 'MODULE:FUNCTION', 'FILE.py:FUNCTION', or the "
@@ -178,7 +178,9 @@ def _judged(
         raise ScratchError(f"a {type(model).__name__} generates no text")
     opened = rewards.open_reward(reward, trust_remote_code, model.device, choose_dtype(dtype, model.device))
     options = ReadOptions(max_rows=num_prompts)
-    prompts = list(open_prompts(dataset, options, num_prompts=num_prompts, seed=seed).read())
+    source = open_prompts(dataset, options, num_prompts=num_prompts, seed=seed)
+    prompts = list(source.read())
+    report_skipped(source.name, source.count)
     ids = [rollouts.encode_prompt(tokenizer, prompt) for prompt in prompts]
     positions = model.config.max_position_embeddings
     kept, room = rollouts.fitting_prompts(ids, positions, max_new_tokens)

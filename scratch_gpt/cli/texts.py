@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from ..data.corpus import ReadCount
+
 SHOWN = 10  # of unknown characters or words
 AT_ONCE = 4096  # texts
 
@@ -42,6 +44,12 @@ def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
     if not any(text.strip() for text in found):
         raise ScratchError(f"{file or 'the command line'} holds no text")
     return found
+
+
+def report_skipped(name: str, count: ReadCount) -> None:
+    """Say which rows of a dataset were skipped, and why."""
+    if count.skipped:
+        print(f"{name}: {count.skipped.total():,} rows skipped ({count.described()})", file=sys.stderr)
 
 
 def one_line(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import app, refuse_unused
-from .texts import check_unicode, read_file, report_texts
+from .texts import check_unicode, read_file, report_skipped, report_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,6 +60,7 @@ def train(
     source = open_source(dataset, ReadOptions(split=split, streaming=streaming), text_column=text_column)
     tokenizer = train_tokenizer(source.documents(), kind, vocab_size, template, show_progress=True)  # type: ignore[arg-type]
     tokenizer.save_pretrained(output_dir)
+    report_skipped(source.name, source.count)
     _print(f"{len(tokenizer):,} tokens in {output_dir}")
 
 

@@ -174,9 +174,8 @@ def open_source(
         if given := [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]:
             raise ScratchError(f"{', '.join(given)} can't be used with {files.name}, which is plain text")
         return FileSource(files, options)
-    table = (
-        open_hub(dataset, options) if files is None else table_of(files, options, [text_column] if text_column else [])
-    )
+    names = [text_column] if text_column else []
+    table = open_hub(dataset, options, names) if files is None else table_of(files, options, names)
     return TableSource(table, text_column, options)
 
 

@@ -5,6 +5,7 @@ What is text in a file stays that text: "007", "1998-05-03" and "NA" are strings
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -216,7 +217,7 @@ def open_table(dataset: str, options: ReadOptions, known_names: Iterable[str] = 
         ScratchError: there is no such thing, it can't be read, or there is no row in it.
     """
     files = find_files(dataset, options.split, options.config, tables_only=True)
-    table = open_hub(dataset, options) if files is None else table_of(files, options, known_names)
+    table = open_hub(dataset, options, known_names) if files is None else table_of(files, options, known_names)
     try:
         table.sample()
     except ScratchError as error:
@@ -263,8 +264,9 @@ def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()
     )
 
 
-def open_hub(name: str, options: ReadOptions) -> Table:
-    """A split of a dataset on the Hub.
+def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -> Table:
+    """A split of a dataset on the Hub. Its CSV and JSON files are read as local ones are, so that text stays text,
+    unless the dataset's card says what its columns are, or it is streamed.
 
     Raises:
         ScratchError: it can't be opened.
@@ -274,15 +276,24 @@ def open_hub(name: str, options: ReadOptions) -> Table:
 
     try:
         builder = datasets.load_dataset_builder(name, options.config)
-        settings = {"split": options.split, "streaming": options.streaming, **_as_text(builder)}
-        rows = datasets.load_dataset(name, options.config, **settings)
-        revision = HfApi().dataset_info(name).sha if options.streaming else rows._fingerprint
         splits = datasets.get_dataset_split_names(name, options.config)
+        validation = next((s for s in splits if canonical_split(s) == "validation" and s != options.split), None)
+        kind = {"CsvConfig": "csv", "JsonConfig": "json"}.get(type(builder.config).__name__)
+        declared: Any = builder.config.features if kind else None
+        if kind and declared is None and builder.info.features is None and not options.streaming:
+            if options.split not in builder.config.data_files:
+                raise ScratchError(f"there is no split {options.split!r}: it has {', '.join(map(repr, splits))}")
+            paths = [_download(str(url)) for url in builder.config.data_files[options.split]]
+            files = Files(name, kind, paths, options.split, validation_split=validation)
+            table = table_of(files, options, known_names)
+            table.files = [name]  # not where they lie on this machine
+            return table
+        rows = datasets.load_dataset(name, options.config, split=options.split, streaming=options.streaming)
+        revision = HfApi().dataset_info(name).sha if options.streaming else rows._fingerprint
     except Exception as error:
         raise ScratchError(
             f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {_first_line(error)}"
         ) from error
-    validation = next((s for s in splits if canonical_split(s) == "validation" and s != options.split), None)
     fingerprint = f"{name}-{options.config}-{options.split}-{revision}"
     return Table(
         name,
@@ -295,11 +306,14 @@ def open_hub(name: str, options: ReadOptions) -> Table:
     )
 
 
-def _as_text(builder: Any) -> dict[str, Any]:
-    """Settings by which a dataset of CSV files on the Hub keeps its cells as they are written."""
-    if type(builder.config).__name__ != "CsvConfig" or builder.config.features is not None:
-        return {}
-    return {"dtype": str, "keep_default_na": False}
+def _download(url: str) -> Path:
+    """A file of a dataset on this machine; `url` is as `datasets` names files: hf://datasets/USER/NAME@REVISION/PATH."""
+    from huggingface_hub import hf_hub_download
+
+    if (found := re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+)", url)) is None:
+        return Path(url)
+    repository, revision, path = found.groups()
+    return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision.replace("%2F", "/")))
 
 
 def _holds(row: dict[str, Any], name: str) -> bool:

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.rows import Rows
-from ..data.shards import Shard, prepare
+from ..data.shards import Shard, prepare_texts
 from ..data.sources import Source
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 
@@ -50,9 +50,10 @@ def language_figures(
         # Python numbers: not every device has float64, and float32 holds counts up to 2**24 only.
         sums = gather_object([(total, count)])
         total, count = math.fsum(loss for loss, _ in sums), sum(tokens for _, tokens in sums)
+    loss = total / count if count else math.nan
     return {
-        "val_loss": total / count,
-        "val_perplexity": math.exp(min(total / count, 700)),
+        "val_loss": loss,
+        "val_perplexity": math.exp(min(loss, 700)),
         "val_bits_per_byte": total / math.log(2) / shard.utf8_bytes,
         "val_loss_per_character": total / shard.characters,
         "val_unk_share": shard.unknown / len(shard.tokens),
@@ -77,13 +78,21 @@ def evaluate_text(
     held_out: float = 1.0,
     context_length: int | None = None,
     batch_size: int = 16,
+    split_seed: int = 0,
 ) -> dict[str, float]:
-    """The metrics of `language_figures` for (the last share of) a text, in windows of `context_length` tokens, computed
-    on the model's device; and the numbers of "tokens" and "characters" that were scored."""
-    shard = prepare(source, tokenizer, validation_fraction=held_out, splits=("validation",))["validation"]
+    """The metrics of `language_figures` for a text, in windows of `context_length` tokens, computed on the model's
+    device; and the numbers of "tokens" and "characters" that were scored, and of rows that were skipped.
+
+    Args:
+        held_out: share of the text to score, as training holds it out; 1 scores all.
+        split_seed: of the choice of what is held out.
+    """
+    shards, reading = prepare_texts(source, tokenizer, held_out, splits=("validation",), seed=split_seed)
+    shard = shards["validation"]
     window = context_length or min(DEFAULT_WINDOW, getattr(model.config, "max_position_embeddings", DEFAULT_WINDOW))
     rows = Rows.for_tokenizer(shard, window, tokenizer)
     accelerator = Accelerator(cpu=model.device.type == "cpu")
     figures = language_figures(accelerator, model, rows, shard, batch_size, model.device)
     scored = {name.removeprefix("val_"): value for name, value in figures.items()}
-    return {**scored, "tokens": len(shard.tokens), "characters": shard.characters}
+    skipped = {"rows_skipped": reading.count.skipped.total()} if reading.count.skipped else {}
+    return {**scored, "tokens": len(shard.tokens), "characters": shard.characters, **skipped}

@@ -85,10 +85,12 @@ def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
     return Tokenizers(both, both)
 
 
-def open_tokenizers(name: str, model: PreTrainedModel) -> Tokenizers:
+def open_tokenizers(name: str, model: PreTrainedModel, trust_remote_code: bool = False) -> Tokenizers:
     """Those of a checkpoint."""
-    source = open_tokenizer(name)
-    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER) if has_target_tokenizer(model.config) else source)
+    source = open_tokenizer(name, trust_remote_code=trust_remote_code)
+    if not has_target_tokenizer(model.config):
+        return Tokenizers(source, source)
+    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER, trust_remote_code))
 
 
 def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: tuple[int, int]) -> Any:

@@ -60,7 +60,7 @@ def prepare(
             )
         if origin is not None:
             model = encoder_setup.load_classifier(str(origin), model_args, None if known else names)
-            tokenizer = opening.open_tokenizer(str(origin))
+            tokenizer = opening.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
         else:
             tokenizer = encoder_setup.build_label_tokenizer(
                 data, train_examples, model_args.context_length, model_args.preset in PRESETS

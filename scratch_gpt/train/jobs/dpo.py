@@ -76,7 +76,8 @@ def prepare(
     accelerator = setup.start(args)
     check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
-        tokenizer = opening.open_tokenizer(str(resume_from or model_args.init_from))
+        origin = str(resume_from or model_args.init_from)
+        tokenizer = opening.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
         policy, reference = open_policy(model_args, resume_from)
     opening.check_vocabulary(tokenizer, policy.config.vocab_size)
     longest = policy.config.max_position_embeddings

@@ -35,7 +35,8 @@ def prepare(
         if origin is not None:
             dropouts = setup.chosen_dropouts(model_args)
             model = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
-            tokenizer = opening.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
+            named = str(origin if resume_from else data.tokenizer or origin)
+            tokenizer = opening.open_tokenizer(named, trust_remote_code=model_args.trust_remote_code)
         else:
             tokenizer = setup.build_tokenizer(
                 data.tokenizer or "bpe",

@@ -36,7 +36,8 @@ def prepare(
             longest = getattr(model.config, "max_position_embeddings", context_length)
             if model_args.context_length is None:
                 context_length = min(context_length, longest)
-            tokenizer = opening.open_tokenizer(str(origin if resume_from else data.tokenizer or origin))
+            named = str(origin if resume_from else data.tokenizer or origin)
+            tokenizer = opening.open_tokenizer(named, trust_remote_code=model_args.trust_remote_code)
         else:
             tokenizer = setup.build_tokenizer(
                 data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), context_length

@@ -114,7 +114,8 @@ def prepare(
     args = args.settled_for(accelerator.num_processes)
     reward = open_reward(data.reward, model_args.trust_remote_code, accelerator.device)
     with accelerator.main_process_first():
-        tokenizer = opening.open_tokenizer(str(resume_from or model_args.init_from))
+        origin = str(resume_from or model_args.init_from)
+        tokenizer = opening.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
         policy, reference = open_policy(model_args, resume_from)
     opening.check_vocabulary(tokenizer, policy.config.vocab_size)
     parts = fitting_prompts(found, tokenizer, policy.config.max_position_embeddings, args.max_new_tokens)

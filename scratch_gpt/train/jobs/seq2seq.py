@@ -40,7 +40,7 @@ def prepare(
     with accelerator.main_process_first():
         if origin is not None:
             model = translation_setup.load_translator(str(origin), model_args, data)
-            tokenizers = translation_setup.open_tokenizers(str(origin), model)
+            tokenizers = translation_setup.open_tokenizers(str(origin), model, model_args.trust_remote_code)
         else:
             tokenizers = translation_setup.build_tokenizers(data, train)
             model = translation_setup.build_model(model_args, data, tokenizers)

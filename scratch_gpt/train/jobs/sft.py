@@ -96,7 +96,7 @@ def prepare(
     accelerator = setup.start(args)
     with accelerator.main_process_first():
         model = opening.load_model(origin, model_args.trust_remote_code, "causal", **setup.chosen_dropouts(model_args))
-        tokenizer = opening.open_tokenizer(str(origin))
+        tokenizer = opening.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     most = getattr(model.config, "max_position_embeddings", None) or setup.DEFAULT_CONTEXT_LENGTH
     context_length = model_args.context_length or min(most, setup.DEFAULT_CONTEXT_LENGTH)

@@ -82,7 +82,8 @@ def test_a_split_holds_its_promises(sizes, fraction, seed, labels):
     strata = [i % labels for i, size in enumerate(sizes) for _ in range(size)]
     held = hold_out(keys, fraction, seed, strata)
     assert 0 < held.sum() < len(keys)  # whenever there are two different rows
-    assert all(len({bool(h) for h, k in zip(held, keys, strict=True) if k == key}) == 1 for key in set(keys))
+    if len(sizes) > labels:  # else each label has one text only
+        assert all(len({bool(h) for h, k in zip(held, keys, strict=True) if k == key}) == 1 for key in set(keys))
     order = np.random.default_rng(seed).permutation(len(keys))
     again = hold_out([keys[i] for i in order], fraction, seed, [strata[i] for i in order])
     if max(sizes) == 1:
@@ -113,6 +114,18 @@ def test_equal_rows_land_on_one_side(job, tmp_path):
     else:
         assert (found["rows_read"], found["duplicates"]) == (30, 20)
         assert found["validation_rows"] % 3 == 0
+
+
+def test_where_each_label_has_one_text_some_rows_of_each_are_held_out(tmp_path):
+    (tmp_path / "t.tsv").write_text("a fine film\t1\na dull film\t0\n" * 30)
+    result = run_here("scratch-gpt", "data", str(tmp_path / "t.tsv"), "--for", "classification", "--json")
+    found = json.loads(result.stdout)
+    assert found["validation_labels"] == {"0": 3, "1": 3}
+    assert found["shared"] == 6
+    (tmp_path / "t.txt").write_text("the same prompt\n" * 20)
+    (tmp_path / "u.jsonl").write_text(lines(*[{"text": "the same"}] * 20))
+    found = shown(tmp_path / "u.jsonl")
+    assert (found["train_rows"], found["validation_rows"], found["shared"]) == (18, 2, 2)
 
 
 def test_something_is_held_out_whenever_there_are_two_documents(tmp_path):

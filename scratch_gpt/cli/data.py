@@ -138,6 +138,8 @@ def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
 
     for line in summary.lines():
         console.print(line, highlight=False, markup=False)
+    for warning in summary.warnings():
+        console.print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False)
     rows = {
         "files": "\n".join(content["files"][:20]) or "none (built in)",
         "split": content["split"] or "none is named",

@@ -32,6 +32,7 @@ class TextReading:
         documents: how many each split has; one text gives a part to both.
         characters: in all documents.
         duplicates: documents that equal an earlier one.
+        shared: documents to validate on that equal one to train on.
         prompt: the beginning of the text to validate on.
     """
 
@@ -39,6 +40,7 @@ class TextReading:
     documents: dict[str, int]
     characters: int
     duplicates: int
+    shared: int
     prompt: str
 
     def to_json(self) -> dict[str, Any]:
@@ -175,15 +177,17 @@ class Record:
             begin: of the text that is held out of "all".
         """
         keys = np.concatenate([np.frombuffer(sizes.keys, np.uint64) for sizes in self.sizes.values() if sizes.keys])
-        documents = {name: len(sizes.keys) for name, sizes in self.sizes.items()}
+        parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items() if sizes.keys}
         if held is not None:
-            documents = {"train": int((~held).sum()), "validation": int(held.sum())}
+            parts = {"train": parts["all"][~held], "validation": parts["all"][held]}
+        parts = {split: parts.get(split, np.empty(0, np.uint64)) for split in SPLITS}
         if begin is None:
             begin = self.sizes["validation"].begin if "validation" in self.sizes else ""
         return TextReading(
             count=count,
-            documents={split: documents.get(split, 0) for split in SPLITS},
+            documents={split: len(part) for split, part in parts.items()},
             characters=sum(sum(sizes.characters) for sizes in self.sizes.values()),
             duplicates=len(keys) - len(np.unique(keys)) if count.read > 1 else 0,
+            shared=int(np.isin(parts["validation"], parts["train"]).sum()) if count.read > 1 else 0,
             prompt=begin,
         )

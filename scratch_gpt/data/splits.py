@@ -26,8 +26,8 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     """Which rows are held out, as booleans (N,).
 
     The number of rows held out is `fraction` of all, rounded, but at least one and at most all but one; rows with equal
-    keys stay together, so it can differ a little where there are duplicates. Only where all rows are equal is there no
-    other way than to hold some of them out.
+    keys stay together, so it can differ a little where there are duplicates. Only where all rows, or all rows of each
+    label, are equal are some of them held out all the same: else nothing, or no row of a label, would be left.
 
     Args:
         keys: a 64-bit key for each row (N,), such as `content_key` of its text.
@@ -41,20 +41,28 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     keys = np.asarray(keys, dtype=np.uint64)
     groups, first, group_of, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(groups), dtype=bool)
-    total = min(max(1, round(fraction * len(keys))), len(keys) - 1)
-    if len(groups) < 2:
-        return np.arange(len(keys)) >= len(keys) - total
+    if len(keys) < 2:
+        return chosen[group_of]
     order = np.argsort(_mix(groups ^ _mix(np.asarray([seed], dtype=np.uint64))), kind="stable")
     numbers = {label: number for number, label in enumerate(dict.fromkeys(strata or [None]))}
     stratum = np.asarray([numbers[strata[int(i)]] for i in first]) if strata else np.zeros(len(groups), dtype=np.int64)
     rows = np.bincount(stratum, weights=sizes, minlength=len(numbers)).astype(np.int64)
-    for number, quota in enumerate(_quotas(rows, total)):
+    quotas = _quotas(rows, min(max(1, round(fraction * len(keys))), len(keys) - 1))
+    for number, quota in enumerate(quotas):
         mine = order[stratum[order] == number]
         mine = mine[sizes[mine] <= quota]
         chosen[mine[np.cumsum(sizes[mine]) <= quota]] = True
-    if not chosen.any():
-        chosen[order[np.argmin(sizes[order])]] = True
-    return chosen[group_of]
+    if chosen.any():
+        return chosen[group_of]
+    several = order[np.bincount(stratum)[stratum[order]] > 1]
+    if len(several) or not quotas.any():  # a group that is larger than was asked for, rather than none
+        left = several if len(several) else order
+        chosen[left[np.argmin(sizes[left])]] = True
+        return chosen[group_of]
+    held = np.zeros(len(keys), dtype=bool)
+    for number, quota in enumerate(quotas):
+        held[np.flatnonzero(stratum[group_of] == number)[len(held) if not quota else -quota :]] = True
+    return held
 
 
 def deal(

@@ -40,6 +40,7 @@ class DataSummary:
         train_rows, validation_rows, test_rows: how the split falls. One text gives a part to each.
         characters: in all rows.
         duplicates: rows that equal an earlier one.
+        shared: rows to validate on that equal one to train on.
         labels, validation_labels: rows by label, in all splits and in the one validated on.
         samples: the first rows.
         fingerprint: changes whenever the data, or what is taken of it, does.
@@ -62,6 +63,7 @@ class DataSummary:
     characters: int
     duplicates: int
     fingerprint: str
+    shared: int = 0
     test_rows: int = 0
     labels: dict[str, int] | None = None
     validation_labels: dict[str, int] | None = None
@@ -118,8 +120,9 @@ class DataSummary:
     def warnings(self) -> list[str]:
         """What a user should know before training on it."""
         found = []
-        if self.rows_read > 1 and self.duplicates == self.rows_read - 1 - self.test_rows:
-            found.append("all rows are equal, so that the rows to validate on are trained on too")
+        if self.shared:
+            of = f"{self.shared:,} of the {self.validation_rows:,} rows to validate on"
+            found.append(f"{of} equal rows that are trained on: what they measure is partly memory")
         if self.unknown_share is not None and self.unknown_share > UNKNOWN_SHARE:
             found.append(
                 f"{self.unknown_share:.1%} of the training tokens are unknown to the tokenizer: it was trained on "
@@ -198,6 +201,8 @@ def summarise(
     summary.test_rows = len(parts.get("test", []))
     summary.characters = sum(len(text) for example in examples for text in texts(example))
     summary.duplicates = len(keys) - len(set(keys))
+    learned = {content_key(repr(row(example))) for example in parts["train"]}
+    summary.shared = sum(content_key(repr(row(example))) in learned for example in parts["validation"])
     if label is not None:
         summary.labels = _counted(map(label, examples))
         summary.validation_labels = _counted(map(label, parts["validation"]))
@@ -210,6 +215,7 @@ def summarise_texts(source: Source, validation: Source | None, reading: TextRead
     summary = _summary(source.origin, None if validation is None else validation.origin, reading.count)
     summary.train_rows, summary.validation_rows = (reading.documents[split] for split in ("train", "validation"))
     summary.characters, summary.duplicates = reading.characters, reading.duplicates
+    summary.shared = reading.shared
     return summary
 
 

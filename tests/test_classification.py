@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from scratch_gpt.data.buckets import MaskedBatches
+from scratch_gpt.data.splits import content_key, hold_out
 from scratch_gpt.data.tokens import Tokens
 
 TRAIN = str(PROJECT / "training" / "train_classifier.py")
@@ -103,7 +104,9 @@ def test_a_run_leaves_a_classifier_and_its_record(run, table):
     assert model.config.id2label == {0: "negative", 1: "positive"}
     best = best_of(run)
     assert best["val_accuracy"] == 1.0  # it learned: the label hangs on one word
-    held_out = reviews(300)[9::10]  # every tenth
+    rows = reviews(300)
+    held = hold_out([content_key(text) for text, _ in rows], 0.1, 0, [label for _, label in rows])
+    held_out = [row for row, out in zip(rows, held, strict=True) if out]
     logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text, _ in held_out])
     labels = torch.tensor([label for _, label in held_out])
     assert (logits.argmax(-1) == labels).float().mean() == best["val_accuracy"]

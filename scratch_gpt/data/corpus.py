@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,9 @@ class Origin:
     header: bool | None = None
     quoting: str | None = None
     validation_split: str | None = None
+
+    def __post_init__(self) -> None:
+        self.fingerprint = cache(self.fingerprint)  # files are hashed once
 
     @classmethod
     def of_table(cls, table: Table, columns: dict[str, str], options: ReadOptions) -> Origin:
@@ -167,6 +171,11 @@ class Corpus(Generic[T]):
     def check(self) -> None:
         """Raise ScratchError where too many rows of the last reading can't be used."""
         self.count.check(self.name, self.options.max_bad_rows)
+
+
+def data_fingerprint(train: Origin, validation: Origin | None) -> str:
+    """One fingerprint for the data of a run."""
+    return fingerprint_of(train.fingerprint(), validation.fingerprint()) if validation else train.fingerprint()
 
 
 def fingerprint_of(*parts: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import ScratchError
-from .corpus import Corpus, Origin, ReadCount, fingerprint_of
+from .corpus import Corpus, Origin, ReadCount, data_fingerprint
 from .documents import TextReading
 from .sources import Source
 from .splits import content_key, deal
@@ -220,12 +220,11 @@ def summarise_texts(source: Source, validation: Source | None, reading: TextRead
 
 
 def _summary(origin: Origin, validation: Origin | None, count: ReadCount) -> DataSummary:
-    files, ignored, fingerprint = origin.files, origin.ignored, origin.fingerprint()
+    files, ignored = origin.files, origin.ignored
     if validation is not None:
         files = [*files, *(path for path in validation.files if path not in files)]
         ignored = {**validation.ignored, **ignored}
         ignored = {path: reason for path, reason in ignored.items() if path not in files}
-        fingerprint = fingerprint_of(fingerprint, validation.fingerprint())
     return DataSummary(
         origin.name,
         origin.built_in and (validation is None or validation.built_in),
@@ -242,7 +241,7 @@ def _summary(origin: Origin, validation: Origin | None, count: ReadCount) -> Dat
         validation_rows=0,
         characters=0,
         duplicates=0,
-        fingerprint=fingerprint,
+        fingerprint=data_fingerprint(origin, validation),
     )
 
 

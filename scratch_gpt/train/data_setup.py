@@ -125,7 +125,7 @@ def read_examples(
     return ReadExamples(parts, summary, sources, texts)
 
 
-def check_same_data(summary: DataSummary, args: TrainingArguments) -> None:
+def check_same_data(fingerprint: str, args: TrainingArguments) -> None:
     """Refuse to resume a run on other data than it was begun with.
 
     Raises:
@@ -136,7 +136,7 @@ def check_same_data(summary: DataSummary, args: TrainingArguments) -> None:
         return
     record = yaml.safe_load(path.read_text(encoding="utf-8"))
     before = (record["facts"].get("data") or {}).get("fingerprint")
-    if before is not None and before != summary.fingerprint:
+    if before is not None and before != fingerprint:
         raise ScratchError(
             f"the data has changed since the run in {args.output_dir} was begun: put it back as it was, start another "
             "run with --init_from, or insist with --allow_changed_settings true"

@@ -42,7 +42,7 @@ def prepare(
     if origin is None:
         encoder_setup.build_config(model_args, vocab_size=8, ids={})
     found, names = read(data, args.seed)
-    check_same_data(found.summary, args)
+    check_same_data(found.summary.fingerprint, args)
     train_examples, validation_examples = found.parts["train"], found.parts["validation"]
 
     accelerator = setup.start(args)

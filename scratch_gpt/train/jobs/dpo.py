@@ -70,7 +70,7 @@ def prepare(
     if not args.beta > 0:
         raise ScratchError(f"beta is {args.beta}, want more than 0")
     found = read(data, args.seed)
-    check_same_data(found.summary, args)
+    check_same_data(found.summary.fingerprint, args)
     parts, name = found.parts, found.summary.name
 
     accelerator = setup.start(args)

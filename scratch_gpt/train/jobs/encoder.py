@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...data.corpus import data_fingerprint
 from ...errors import ScratchError
 from ...evaluation.masked import report_guesses
 from ...hub import opening
@@ -28,6 +29,7 @@ def prepare(
     if origin is None:
         encoder_setup.build_config(model_args, vocab_size=8, ids={})
     source, validation = setup.open_sources(data, args.seed)
+    check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
 
     accelerator = setup.start(args)
     check_sharding(MaskedLanguageModeling, accelerator)
@@ -53,7 +55,6 @@ def prepare(
     longest = min(model_args.context_length, model.config.max_position_embeddings)
     setup.choose_attention(model, accelerator.device, longest)
     shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
-    check_same_data(summary, args)
     report_data(summary, accelerator.is_main_process)
     rows = {split: encoder_setup.rows_of_documents(shard, tokenizer, longest) for split, shard in shards.items()}
     task = MaskedLanguageModeling(

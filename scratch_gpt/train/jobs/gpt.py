@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...data import stories
+from ...data.corpus import data_fingerprint
 from ...data.shards import shard_sizes
 from ...evaluation.reload import report_reloaded
 from ...hub import opening
@@ -27,6 +28,7 @@ def prepare(
     if origin is None:
         setup.build_config(model_args, vocab_size=1, context_length=context_length, ids={})
     source, validation = setup.open_sources(data, args.seed)
+    check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
 
     accelerator = setup.start(args)
     with accelerator.main_process_first():
@@ -47,7 +49,6 @@ def prepare(
             set_generation_defaults(model, tokenizer)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
-    check_same_data(summary, args)
     report_data(summary, accelerator.is_main_process)
     setup.check_context(model.config, shards, context_length)
     setup.choose_attention(model, accelerator.device, context_length, all_alike=True)

@@ -106,7 +106,7 @@ def prepare(
     if data.reward is None:
         raise ScratchError("nothing is rewarded: name a --reward, such as 're:(glad|happy|proud)' (see --help)")
     found = read(data, args.seed)
-    check_same_data(found.summary, args)
+    check_same_data(found.summary.fingerprint, args)
     name = found.summary.name
 
     accelerator = setup.start(args)

@@ -32,7 +32,7 @@ def prepare(
     if origin is None:
         translation_setup.build_config(model_args, data, vocab_sizes=(8, 8))
     found = read(data, args.seed)
-    check_same_data(found.summary, args)
+    check_same_data(found.summary.fingerprint, args)
     train, validation = found.parts["train"], found.parts["validation"]
 
     accelerator = setup.start(args)

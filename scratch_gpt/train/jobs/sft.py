@@ -90,7 +90,7 @@ def prepare(
         raise ScratchError("lora_alpha and lora_targets are of adapters: name their --lora_rank too")
 
     found = read(data, args.seed)
-    check_same_data(found.summary, args)
+    check_same_data(found.summary.fingerprint, args)
     parts, name, is_built_in = found.parts, found.summary.name, found.summary.built_in
 
     accelerator = setup.start(args)

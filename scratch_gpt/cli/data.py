@@ -1,4 +1,4 @@
-"""`scratch-gpt data`: what a dataset holds and what a job would make of it, before any training."""
+"""`scratch-gpt data`: inspect a dataset as a training task would read it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from . import app
 
-# By what the data is for: the module of the job that reads it, and the field that limits its rows.
+# The module in train/jobs that reads the data of each family of tasks.
 FAMILIES = {
     "language_modeling": "gpt",
     "masked_lm": "encoder",
@@ -21,12 +21,12 @@ FAMILIES = {
     "prompts": "ppo",
 }
 NOT_DATA = {"dataset", "reward", "tokenizer", "vocab_size", "max_length", "skip_long", "both_directions"}
-NOT_DATA |= {"separate_vocabularies", "dataset_license"}  # of training, not of reading
+NOT_DATA |= {"separate_vocabularies", "dataset_license"}  # options of training, not of reading
 TEMPLATES = {"translation": "seq2seq", "classification": "encoder", "masked_lm": "encoder"}
 
 
 def argument_types() -> dict[str, Any]:
-    """The dataclass of the data arguments of each family."""
+    """Return the data arguments (a dataclass) of each family."""
     from ..train.arguments import DataArguments, PairArguments
     from ..train.encoder_arguments import LabelledArguments
     from ..train.policy_arguments import PromptArguments
@@ -38,10 +38,10 @@ def argument_types() -> dict[str, Any]:
 
 
 def data_command(**given: Any) -> None:
-    """Show what is read from a dataset, without training: files, split, columns, delimiter and header; rows read and
-    skipped, with the reasons; characters, duplicates, labels, lengths; how the split falls; five samples.
+    """Show what is read from a dataset, without training: files, split, columns, delimiter and header; rows read, and
+    rows skipped by reason; characters, duplicates, labels, lengths; the size of each split; and five samples.
 
-    The options are those of the jobs, and each job reads exactly what this shows.
+    The options are those of the training tasks, and the data is read by the same code.
 
     Example: `scratch-gpt data reviews.csv --for classification --label_column stars`,
     `scratch-gpt data FOLDER --tokenizer bpe --context_length 256`, or `scratch-gpt data stories --json`
@@ -74,7 +74,7 @@ def data_command(**given: Any) -> None:
 
 
 def read_data(family: str, data: Any, seed: int) -> tuple[Any, Any]:
-    """The summary of what the jobs of a family read, and a function that gives the texts again."""
+    """Return the summary of a dataset, and a function that iterates over its texts."""
     import importlib
     from itertools import islice
 
@@ -100,7 +100,7 @@ def read_data(family: str, data: Any, seed: int) -> tuple[Any, Any]:
 def _lengths(
     name: str, vocab_size: int | None, context_length: int | None, family: str, texts: Any
 ) -> tuple[dict[str, Any], float]:
-    """Lengths in tokens, and the share of unknown ones, by a tokenizer that is opened, or trained on the texts."""
+    """Return length statistics in tokens and the fraction of unknown tokens. The tokenizer is loaded or trained."""
     from itertools import islice
 
     from ..auto import register
@@ -173,17 +173,17 @@ def _names(kind: Any) -> set[str]:
 
 
 def _signature() -> inspect.Signature:
-    """The options of the command: those of the jobs, each with its help, and a few of its own."""
+    """Build the signature of the command: the data options of all tasks, and the options of this command."""
 
     def option(name: str, kind: Any, help: str, default: Any = None, flag: str | None = None) -> inspect.Parameter:
         annotation = Annotated[kind, typer.Option(flag or f"--{name}", help=help)]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     types = argument_types()
-    dataset = Annotated[str, typer.Argument(help="As --dataset of the job.")]
+    dataset = Annotated[str, typer.Argument(help="The dataset: same values as --dataset of the training task.")]
     found = {"dataset": inspect.Parameter("dataset", inspect.Parameter.KEYWORD_ONLY, annotation=dataset)}
     families: Any = Literal[tuple(FAMILIES)]
-    found["for_"] = option("for_", families, "The job that it is to be read for.", "language_modeling", "--for")
+    found["for_"] = option("for_", families, "The task to read the data for.", "language_modeling", "--for")
     for kind in types.values():
         hints = get_type_hints(kind)
         for field in dataclasses.fields(kind):
@@ -203,9 +203,9 @@ def _signature() -> inspect.Signature:
     found["tokenizer"] = option(
         "tokenizer", str | None, "Count lengths in tokens: 'char', 'word', 'bpe', 'unigram', a folder or a Hub id."
     )
-    found["vocab_size"] = option("vocab_size", int | None, "Tokens of a tokenizer that is trained here.")
-    found["context_length"] = option("context_length", int | None, "Count the rows longer than so many tokens.")
-    found["seed"] = option("seed", int, "Seed of built-in data.", 0)
+    found["vocab_size"] = option("vocab_size", int | None, "Vocabulary size, for a tokenizer that is trained here.")
+    found["context_length"] = option("context_length", int | None, "Count the texts longer than this number of tokens.")
+    found["seed"] = option("seed", int, "Seed of the built-in data.", 0)
     found["json_"] = option("json_", bool, "Print one JSON object.", False, "--json")
     return inspect.Signature(list(found.values()))
 

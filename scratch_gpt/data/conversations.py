@@ -1,13 +1,13 @@
-"""Conversations to learn from: who says what, from tables or the Hub, in the usual forms.
+"""Conversations for instruction tuning, from tables or the Hub, in the usual formats.
 
-A row is one of
+A row has one of these formats:
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}     ShareGPT
     {"prompt": "…", "completion": "…"}                     each a text, or a list of messages
     {"instruction": "…", "input": "…", "output": "…"}      the input may be empty, or left out
 
-Messages may be of the role "tool", and those of the assistant may have "tool_calls", as OpenAI's protocol has them.
+Messages may have the role "tool", and assistant messages may have "tool_calls", as in the OpenAI API.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def open_conversations(
     num_questions: int = 40_000,
     seed: int = 0,
 ) -> Corpus[Conversation]:
-    """Open what `dataset` names.
+    """Open a conversation dataset.
 
     Args:
-        dataset: "questions" (the built-in set, whose splits are "train", "validation" and "test"); a table; a folder
-            or a pattern of tables; or the id of a dataset on the Hub.
+        dataset: "questions" (built in, with the splits "train", "validation" and "test"); a table; a folder or a glob
+            pattern of tables; or the id of a Hub dataset.
         options: how to read it.
         messages_column: the column with the list of messages, or a nested field such as "data.messages"; by default
             "messages" or "conversations".
-        num_questions, seed: of the built-in set.
+        num_questions, seed: size and seed of the built-in data.
 
     Raises:
-        ScratchError: nothing of that name, or no conversations in it.
+        ScratchError: the dataset does not exist or has no conversation columns.
     """
     options = options or ReadOptions()
     if dataset == "questions":
@@ -64,10 +64,10 @@ def open_conversations(
 
 
 def find_form(table: Table, messages_column: str | None) -> tuple[str, ...]:
-    """The columns that conversations stand in.
+    """Return the columns that contain the conversations.
 
     Raises:
-        ScratchError: there are none.
+        ScratchError: there are no such columns.
     """
     if (column := find_column(table, messages_column, MESSAGES, "--messages_column")) is not None:
         return (column,)
@@ -100,14 +100,15 @@ def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conve
 
 
 def conversation_of(row: dict[str, Any], columns: tuple[str, ...] | None = None, answered: bool = True) -> Conversation:
-    """The messages of a row.
+    """Convert a row to messages.
 
     Args:
-        columns: that they stand in, as `find_form` gives them; by default found by the row's own.
-        answered: whether to take answers with the questions; else the conversation ends before the last answer.
+        row: the row.
+        columns: the columns to read, as returned by `find_form`; by default inferred from the row.
+        answered: whether to keep the final answer; if False, assistant messages at the end are removed.
 
     Raises:
-        BadRowError: it holds no conversation, and why.
+        BadRowError: the row is not a valid conversation.
     """
     if columns is None:
         own = [name for name in ("messages", "conversations", "prompt", "instruction") if name in row]
@@ -138,10 +139,10 @@ def conversation_of(row: dict[str, Any], columns: tuple[str, ...] | None = None,
 
 
 def messages_of(value: Any, column: str) -> Conversation:
-    """A list of messages, however it is written: as such, as JSON, or as lists of roles and contents.
+    """Convert a value to messages: a list of messages, JSON text, or an object with lists of roles and contents.
 
     Raises:
-        BadRowError: it is none, and why.
+        BadRowError: the value is not a valid list of messages.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -160,7 +161,7 @@ def _message(message: Any) -> Message:
         raise BadRowError(f"a message is {_seen(message)}, want an object with 'role' and 'content'")
     role = message.get("role") or message.get("from")
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    if role == "function_call":  # of the ShareGPT form
+    if role == "function_call":  # ShareGPT format
         return {"role": "assistant", "content": "", "tool_calls": _tool_calls(_parsed(content))}
     role = SYNONYMS.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
@@ -174,7 +175,7 @@ def _message(message: Any) -> Message:
 
 
 def _joined(parts: list[Any]) -> str:
-    """The text of a content that is a list of parts."""
+    """Join content that is a list of text parts."""
     found = [part.get("text") if isinstance(part, dict) else part for part in parts]
     texts = [text for text in found if isinstance(text, str)]
     if len(texts) < len(found):
@@ -189,7 +190,7 @@ def _tool_calls(value: Any) -> list[Message]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRowError("a tool call has no name")
         arguments = function.get("arguments")
-        if not isinstance(arguments, str):  # tables of columns fill what is missing up with nulls
+        if not isinstance(arguments, str):  # columnar formats store missing arguments as null
             arguments = {name: v for name, v in (arguments or {}).items() if v is not None}
         calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return calls
@@ -222,5 +223,5 @@ def _seen(value: Any) -> str:
 
 
 def conversation_key(messages: Conversation) -> str:
-    """One text for a whole conversation; equal conversations have equal ones."""
+    """Serialise a conversation to text; equal conversations have equal texts."""
     return json.dumps(messages, sort_keys=True, ensure_ascii=False)

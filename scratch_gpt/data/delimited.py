@@ -1,8 +1,8 @@
-"""CSV and TSV files: how one is written (delimiter, quotes, header), found by looking, and its rows as text.
+"""Read CSV and TSV files as text, and detect their dialect (delimiter, quoting, header).
 
-A file says none of this itself. Quotes are the hard part: in one file `"` opens a cell that may hold delimiters and
-line ends, in another it is a character like any other. A file counts as quoted where every quoted cell ends as it
-should and all rows are of one length; else every line is a row.
+Quoting is ambiguous: in some files `"` opens a cell that may contain delimiters and line breaks, in others it is an
+ordinary character. A file is parsed as quoted if every quoted cell is closed correctly and all rows have the same
+number of cells; otherwise every line is a row.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from .files import open_text, plain_suffix
 Quoting = Literal["csv", "backslash", "none"]
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 18, 200
-MOST_RAGGED = 0.1  # share of rows of another length that a file may have
-SWALLOWED = 3  # lines in a quoted cell that are whole rows themselves: then quotes are characters
+MOST_RAGGED = 0.1  # largest fraction of rows whose number of cells differs from the first row
+SWALLOWED = 3  # if a quoted cell spans this many complete rows, quotes are ordinary characters
 NAMES = {"text", "sentence", "content", "document", "body", "title", "label", "labels", "class", "target", "source"}
 NAMES |= {"id", "idx", "index", "prompt", "completion", "response", "instruction", "input", "output", "question"}
 NAMES |= {"answer", "messages", "conversations", "chosen", "rejected", "review", "category", "sentiment", "name"}
 LONGEST_NAME, MOST_WORDS = 64, 4
 ESCAPED = re.compile(r'\\[\\"]')
 
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a document may be a cell; the default refuses 128 KiB
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a document; the default limit is 128 KiB
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a delimited file is written.
+    """Format of a delimited file.
 
     Attributes:
-        delimiter: between cells.
-        quoting: "csv" (`""` is a quote in a quoted cell), "backslash" (a backslash before a quote is), or "none"
-            (quotes are characters, and every line is a row).
-        header: whether the first row names the columns.
-        names: of the columns; "column_1" and so on without a header.
+        delimiter: the character between cells.
+        quoting: "csv" (a quote in a quoted cell is doubled), "backslash" (it is escaped with a backslash), or "none"
+            (quotes are ordinary characters, and every line is a row).
+        header: whether the first row contains the column names.
+        names: column names; "column_1", "column_2", ... without a header.
     """
 
     delimiter: str
@@ -53,7 +53,7 @@ class Dialect:
 
 
 def read_delimited(path: Path, dialect: Dialect) -> Iterator[list[str]]:
-    """The rows of a file, without the header and without blank lines."""
+    """Iterate over the rows of a file, without the header and blank lines."""
     with open_text(path, newline="") as file:
         rows = (row for row in _parse(file, dialect.delimiter, dialect.quoting) if row)
         yield from islice(rows, int(dialect.header), None)
@@ -66,15 +66,15 @@ def find_dialect(
     header: bool | None = None,
     quoting: Quoting | None = None,
 ) -> Dialect:
-    """How a file is written.
+    """Detect the dialect of a file.
 
     Args:
-        known_names: columns that were asked for; a first row that has one of them is a header.
-        delimiter, header, quoting: what is known already; None is found by looking at the file.
+        path: the file.
+        known_names: requested columns; a first row that contains one of them is a header.
+        delimiter, header, quoting: known properties; None detects them.
 
     Raises:
-        ScratchError: a cell that begins with a quote does not end with one, and the lines are no rows of one length
-            either; or a given quoting does not fit.
+        ScratchError: the file has no rows, or no way of quoting gives rows with a consistent number of cells.
     """
     with open_text(path, newline="") as file:
         sample = file.read(SAMPLE_CHARACTERS)
@@ -103,8 +103,8 @@ def _parse(lines: Iterable[str], delimiter: str, quoting: Quoting, strict: bool 
 
 
 def _find_delimiter(path: Path, sample: str, quoting: Quoting | None) -> str:
-    """The file's own by its suffix, unless another cuts the rows into cells more evenly, or it looks like a comma of
-    prose: it is followed by a space."""
+    """Return the delimiter that the suffix implies, unless another one gives more consistent row lengths. Delimiters
+    that are mostly followed by a space score lower, because they are probably punctuation in prose."""
     own = "," if plain_suffix(path) == ".csv" else "\t"
     found: dict[str, float] = {}
     for delimiter in (own, *(other for other in DELIMITERS if other != own)):
@@ -125,7 +125,7 @@ def _find_delimiter(path: Path, sample: str, quoting: Quoting | None) -> str:
 
 @dataclass
 class _Fit:
-    """How well a way of quoting fits a file."""
+    """Result of parsing a file with one quoting style."""
 
     rows: int = 0
     ragged: int = 0
@@ -161,7 +161,7 @@ def _find_quoting(path: Path, delimiter: str) -> Quoting:
 
 
 def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
-    """Read a whole file strictly, and count."""
+    """Parse a whole file in strict mode and count its rows and errors."""
     fit, width = _Fit(), 0
     with open_text(path, newline="") as file:
         lines = (ESCAPED.sub("__", line) for line in file) if quoting == "backslash" else file
@@ -182,7 +182,7 @@ def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
 
 
 def _holds_rows(row: list[str], delimiter: str, width: int) -> bool:
-    """Whether a cell has lines in its middle that are rows of the file themselves."""
+    """Whether the inner lines of a multi-line cell look like rows of the file."""
     for cell in row:
         inner = re.split(r"\r\n|\r|\n", cell)[1:-1]
         if len(inner) >= SWALLOWED - 1 and all(line.count(delimiter) == width - 1 for line in inner):
@@ -191,8 +191,8 @@ def _holds_rows(row: list[str], delimiter: str, width: int) -> bool:
 
 
 def _has_header(rows: list[list[str]], known_names: set[str]) -> bool:
-    """Whether the first row names the columns: it has a name that was asked for or is common, or else looks like names
-    and unlike the rows below it."""
+    """Whether the first row contains the column names: it has a requested or common name, or all of its cells look
+    like names and none of them occurs again below."""
     first, below = [cell.strip() for cell in rows[0]], rows[1:]
     if set(first) & known_names:
         return True
@@ -211,7 +211,7 @@ def _looks_like_name(cell: str) -> bool:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell reads as a number."""
+    """Whether a cell can be parsed as a number."""
     try:
         float(cell)
     except ValueError:
@@ -220,7 +220,7 @@ def is_number(cell: str) -> bool:
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:
-    """Names of columns, stripped; an empty one is called by its place, a repeated one gets its place added."""
+    """Strip column names; an empty name becomes "column_N", and a repeated one gets its position as a suffix."""
     found: list[str] = []
     for place, name in enumerate(names, 1):
         name = name.strip() or f"column_{place}"

@@ -1,6 +1,6 @@
-"""Documents and how they are split: what was read, each document's size and key, and what is held out.
+"""Split documents into training and validation data, and record their hashes and sizes.
 
-Of one text the end is held out; of several, a share of the documents (`splits.hold_out`).
+If there is a single document, its end is held out; otherwise a fraction of the documents (`splits.hold_out`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ PROMPT_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class TextReading:
-    """What was met when texts were read.
+    """Statistics of the texts that were read.
 
     Attributes:
-        count: documents that were read and skipped.
-        documents: how many each split has; one text gives a part to both.
-        characters: in all documents.
-        duplicates: documents that equal an earlier one.
-        shared: documents to validate on that equal one to train on.
-        prompt: the beginning of the text to validate on.
+        count: number of documents read and skipped.
+        documents: number of documents by split; a single document counts in both.
+        characters: total number of characters.
+        duplicates: number of documents that are equal to an earlier one.
+        shared: number of validation documents that are equal to a training document.
+        prompt: beginning of the validation text.
     """
 
     count: ReadCount
@@ -44,14 +44,14 @@ class TextReading:
     prompt: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers and strings."""
+        """Return a dictionary that can be written as JSON."""
         count = self.count
         counted = {"read": count.read, "skipped": dict(count.skipped), "first": count.first}
         return {**vars(self), "count": {**counted, "harmless": sorted(count.harmless)}}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TextReading:
-        """What `to_json` gave."""
+        """Restore a reading from the result of `to_json`."""
         count = content["count"]
         harmless = set(count["harmless"])
         return cls(
@@ -60,7 +60,13 @@ class TextReading:
 
 
 def read_texts(source: Source, validation_source: Source | None, validation_fraction: float, seed: int) -> TextReading:
-    """What `prepare_texts` reads, without a tokenizer.
+    """Read and split texts as `shards.prepare_texts` does, without tokenising them.
+
+    Args:
+        source: the texts.
+        validation_source: separate validation texts, or None.
+        validation_fraction: fraction to hold out if `validation_source` is None.
+        seed: seed of the split.
 
     Raises:
         ScratchError: too many rows can't be used.
@@ -83,7 +89,7 @@ def read_texts(source: Source, validation_source: Source | None, validation_frac
 
 
 def documents_of(source: Source) -> Iterator[str]:
-    """The documents, each as a whole."""
+    """Iterate over complete documents."""
     held: list[str] = []
     for piece in source.pieces():
         held.append(piece.text)
@@ -93,13 +99,13 @@ def documents_of(source: Source) -> Iterator[str]:
 
 
 def has_one_document(source: Source) -> bool:
-    """Whether there is one text only, of which the end is held out."""
+    """Whether the source has exactly one document, whose end is then held out."""
     ends = (piece for piece in source.pieces() if piece.ends_document)
     return len(list(islice(ends, 2))) == 1
 
 
 def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]:
-    """The beginning of each document."""
+    """Iterate over the first `length` characters of each document."""
     begin = ""
     for piece in source.pieces():
         begin += piece.text[: max(0, length - len(begin))]
@@ -109,13 +115,13 @@ def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]
 
 
 def held_out(keys: array, fraction: float, seed: int) -> np.ndarray:
-    """Which documents are held out, by their keys; a fraction of 1 holds out all."""
+    """Return a boolean mask (N,) of the documents to hold out, from their keys (N,); a fraction of 1 holds out all."""
     found = np.frombuffer(keys, dtype=np.uint64)
     return np.ones(len(found), dtype=bool) if fraction >= 1 else hold_out(found, fraction, seed)
 
 
 def split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
-    """Each piece of the only text with the split that it belongs to."""
+    """Iterate over the pieces of a single document, each with its split; the end goes to "validation"."""
     characters = sum(len(piece.text) for piece in source.pieces())
     border = int(characters * (1 - validation_fraction))
     position = 0
@@ -129,7 +135,7 @@ def split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple
 
 
 class Sizes:
-    """Of each document its key (a hash of its text), characters and bytes."""
+    """The key (a hash of the text), number of characters and number of UTF-8 bytes of each document."""
 
     def __init__(self) -> None:
         self.keys, self.characters, self.utf8_bytes = array("Q"), array("q"), array("q")
@@ -137,7 +143,7 @@ class Sizes:
         self._digest: Any = None
 
     def add(self, piece: Piece) -> None:
-        """Count a piece."""
+        """Add the next piece."""
         data = piece.text.encode("utf-8", "surrogatepass")
         if self._digest is None:
             self._digest = hashlib.blake2b(digest_size=8)
@@ -154,13 +160,13 @@ class Sizes:
 
 
 class Record:
-    """The sizes of all documents, by the part that they were read for: "train", "validation", or "all"."""
+    """The sizes of all documents, by part: "train", "validation", or "all" before they are split."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, Sizes] = {}
 
     def add(self, part: str, piece: Piece) -> None:
-        """Count a piece of a part."""
+        """Add the next piece of a part."""
         self.sizes.setdefault(part, Sizes()).add(piece)
 
     def reading(
@@ -169,12 +175,12 @@ class Record:
         held: np.ndarray | None = None,
         begin: str | None = None,
     ) -> TextReading:
-        """What was read.
+        """Summarise the documents that were added.
 
         Args:
-            count: rows that were read and skipped.
-            held: which of the documents of "all" are held out.
-            begin: of the text that is held out of "all".
+            count: number of rows read and skipped.
+            held: boolean mask (N,) of the documents of "all" that are held out.
+            begin: beginning of the first document held out of "all".
         """
         keys = np.concatenate([np.frombuffer(sizes.keys, np.uint64) for sizes in self.sizes.values() if sizes.keys])
         parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items() if sizes.keys}

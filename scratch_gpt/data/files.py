@@ -1,9 +1,9 @@
-"""Which files a dataset names: those of a split, by the rules of `datasets`, and those that are ignored, each with the
-reason.
+"""Resolve a dataset name to the data files of one split, and record why other files are ignored.
 
-A folder may be a clone of a Hub dataset (whose card may name the files of each configuration), a dataset written by
-`save_to_disk`, or any folder of texts or tables. Files belong to a split where a folder or the file's name says so
-(`train/a.jsonl`, `dev.tsv`, `data/test-00000-of-00002.parquet`), in any case; the words are `datasets`' own.
+A folder may be a clone of a Hub dataset (its card may list the files of each configuration), a dataset written by
+`save_to_disk`, or any folder of text or table files. Splits are inferred from folder and file names
+(`train/a.jsonl`, `dev.tsv`, `data/test-00000-of-00002.parquet`), ignoring case, with the keywords that the `datasets`
+library uses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..errors import ScratchError
 
 KINDS = {".txt": "text", ".text": "text", ".md": "text", ".csv": "csv", ".tsv": "csv", ".tab": "csv"}
 KINDS |= {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".arrow": "arrow"}
-TABLES = ("parquet", "arrow", "json", "csv")  # of as many files, the first kind is taken
+TABLES = ("parquet", "arrow", "json", "csv")  # in order of preference, if two kinds have equally many files
 TABLE_SUFFIXES = ".jsonl, .json, .csv, .tsv, .parquet or .arrow"
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
@@ -38,7 +38,7 @@ NO_TEXT |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".sa
 METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
 DOCUMENTATION = {"license", "licence", "copying", "notice", "readme", "changelog", "changes", "contributing", "authors"}
 DOCUMENTATION |= {"citation", "requirements"}
-SEPARATORS = "-._ 0-9"  # that may stand around the name of a split in the name of a file
+SEPARATORS = "-._ 0-9"  # characters that may surround a split keyword in a file name
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Files:
     """The files of one split.
 
     Attributes:
-        name: what the dataset is called.
-        kind: "text", "csv", "json", "parquet" or "arrow"; all files are of one kind.
-        paths: in the order in which they are read.
-        split: that they belong to; None where no file names a split.
-        ignored: the other files of a folder, each with the reason.
-        validation_split: the split of the same folder that is there to validate on.
+        name: display name of the dataset.
+        kind: "text", "csv", "json", "parquet" or "arrow"; the same for all files.
+        paths: the files, in reading order.
+        split: the split they belong to; None if no file name contains a split name.
+        ignored: reason by path, for the files that are not read.
+        validation_split: name of the validation split in the same folder, if there is one.
     """
 
     name: str
@@ -65,18 +65,19 @@ class Files:
 def find_files(
     dataset: str, split: str = "train", config: str | None = None, tables_only: bool = False
 ) -> Files | None:
-    """The files that `dataset` names: a file, a pattern such as `data/*.parquet`, or a folder.
+    """Find the local files of a dataset.
 
     Args:
-        split: of a folder. Where no file names a split, all files are taken.
-        config: of a clone of a Hub dataset, whose card names configurations.
-        tables_only: whether plain texts are of no use.
+        dataset: a file, a glob pattern such as `data/*.parquet`, or a folder.
+        split: the split to read from a folder. If no file name contains a split name, all files are read.
+        config: configuration name, for a folder whose dataset card lists configurations.
+        tables_only: whether to reject plain text files.
 
     Returns:
-        None where there is no such file or folder, and the name may be that of a Hub dataset.
+        The files, or None if no such path exists and the name may be the id of a Hub dataset.
 
     Raises:
-        ScratchError: there is no such file, or none of a kind that can be read, or no such split.
+        ScratchError: the file or split does not exist, or no file has a supported format.
     """
     path = Path(dataset)
     if path.is_dir():
@@ -98,25 +99,29 @@ def find_files(
 
 
 def kind_of(path: PurePath) -> str | None:
-    """What the suffix, in any case, says of a file's contents, compressed or not; None where it says nothing, or the
-    format can't be read as a stream that is decompressed."""
+    """Return the kind of a file from its suffix, ignoring case and compression.
+
+    None if the suffix is unknown, or if the file is a compressed Parquet or Arrow file, which is not supported."""
     kind = KINDS.get(plain_suffix(path))
     return None if kind in ("parquet", "arrow") and path.suffix.lower() in (*OPENERS, ".zst") else kind
 
 
 def plain_suffix(path: PurePath) -> str:
-    """The suffix in lower case, without that of a compression."""
+    """Return the lower-case suffix, ignoring a compression suffix: ".csv" for `a.CSV.gz`."""
     suffix = path.suffix.lower()
     return PurePath(path.stem).suffix.lower() if suffix in (*OPENERS, ".zst") else suffix
 
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
-    """A text file, plain or compressed (.gz, .bz2, .xz, .zst), open for reading, with line ends as Python's `open` has
-    them.
+    """Open a UTF-8 text file, plain or compressed (.gz, .bz2, .xz, .zst), for reading.
+
+    Args:
+        path: the file.
+        newline: newline handling, as for the built-in `open`.
 
     Raises:
-        ScratchError: while it is read, it turns out to be no UTF-8 text, or broken.
+        ScratchError: the file is not UTF-8 or is corrupt; this is raised while reading.
     """
     try:
         with _opener(path)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
@@ -131,11 +136,10 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, without their ends. Only a line feed, with or without a carriage return before it,
-    ends a line.
+    """Iterate over the lines of a text file, without line endings. Lines end with LF or CRLF only.
 
     Raises:
-        ScratchError: it is no UTF-8 text, or broken.
+        ScratchError: the file is not UTF-8 or is corrupt.
     """
     with open_text(path, newline="\n") as file:
         for line in file:
@@ -143,8 +147,9 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def splits_by_name(paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
-    """Relative paths by the split that they name, as `datasets.data_files.get_data_patterns` has them: numbered shards
-    in `data/`, else folders named as splits, else files. Empty where nothing names a split."""
+    """Group relative paths by split, following `datasets.data_files.get_data_patterns`.
+
+    The first rule that matches is used: numbered shards in `data/`, folder names, file names. Empty if none matches."""
     from datasets.data_files import SPLIT_KEYWORDS
 
     paths = list(paths)
@@ -167,14 +172,14 @@ def splits_by_name(paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
 
 
 def canonical_split(name: str) -> str:
-    """The split that a word such as "dev" or "val" stands for; other names as they are."""
+    """Map a synonym such as "dev" or "val" to the standard split name; other names are returned unchanged."""
     from datasets.data_files import SPLIT_KEYWORDS
 
     return next((str(split) for split, words in SPLIT_KEYWORDS.items() if name.lower() in words), name)
 
 
 def list_folder(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files of a folder that may hold data, in order, and the others, each with the reason."""
+    """List the files of a folder that may contain data, sorted, and the reason for each ignored file."""
     files, ignored = [], {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         reason = _why_ignored(path.relative_to(folder), path)
@@ -212,7 +217,7 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
         readable = [path for path in files if kind_of(path) not in ((None, "text") if tables_only else (None,))]
         relative = splits_by_name([path.relative_to(folder) for path in readable])
         splits = {name: [folder / path for path in found] for name, found in relative.items()}
-        if splits and "train" not in splits:  # what names no split is there to train on
+        if splits and "train" not in splits:  # files without a split name are training data
             taken = {path for found in splits.values() for path in found}
             splits |= {"train": rest} if (rest := [path for path in readable if path not in taken]) else {}
     wanted = split if split in splits else canonical_split(split)
@@ -239,7 +244,7 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
 
 
 def _of_one_kind(paths: list[Path], tables_only: bool) -> tuple[list[Path], str, dict[str, str]]:
-    """The files of the most frequent kind, that kind, and the others with the reason."""
+    """Return the files of the most frequent kind, that kind, and the reason for each ignored file."""
     ignored = {str(path): reason for path in paths if (reason := _no_kind(path))}
     counts = Counter(kind for path in paths if (kind := kind_of(path)) and not (tables_only and kind == "text"))
     if not counts:
@@ -261,7 +266,7 @@ def _no_kind(path: Path) -> str | None:
 
 
 def _kind_of_file(path: Path, tables_only: bool) -> str:
-    """What a file that was named itself holds: one of unknown suffix is text."""
+    """Return the kind of a file given by path; an unknown suffix is read as text."""
     suffix = path.suffix.lower()
     if path.stat().st_size == 0:
         raise ScratchError(f"{path} is empty: give a file with text in it")
@@ -288,18 +293,18 @@ def _opener(path: Path) -> Callable[..., Any]:
 
 
 def _zstandard() -> Any:
-    """The module that reads Zstandard: Python's own from 3.14 on, or the package."""
+    """Return a module that reads Zstandard: `compression.zstd` (Python 3.14 or later) or `zstandard`; else None."""
     for name in ("compression.zstd", "zstandard"):
         try:
             if importlib.util.find_spec(name):
                 return importlib.import_module(name)
-        except ModuleNotFoundError:  # of the parent
+        except ModuleNotFoundError:  # the parent package does not exist
             continue
     return None
 
 
 def _saved_to_disk(folder: Path) -> dict[str, list[Path]] | None:
-    """The Arrow files that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote; None where neither did."""
+    """Return the Arrow files of each split of a folder written by `save_to_disk`; None for other folders."""
     try:
         if (folder / "dataset_dict.json").is_file():
             names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
@@ -318,7 +323,7 @@ def _saved_to_disk(folder: Path) -> dict[str, list[Path]] | None:
 
 
 def _named_by_card(folder: Path, config: str | None, files: list[Path]) -> dict[str, list[Path]] | None:
-    """The files of each split as the dataset's card (`README.md`) names them for a configuration; None where it names
+    """Return the files of each split that the dataset card (`README.md`) lists for a configuration; None if it lists
     none."""
     from datasets.data_files import resolve_pattern, sanitize_patterns
     from datasets.utils.metadata import MetadataConfigs

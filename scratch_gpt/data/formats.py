@@ -1,4 +1,4 @@
-"""The rows of one file, by its format: each a dictionary, or a `BadRowError` in the place of one that can't be read."""
+"""Read the rows of one file as dictionaries. A row that can't be read is yielded as a `BadRowError`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..errors import ScratchError
 from .delimited import Dialect, read_delimited
 from .files import open_text, plain_suffix
 
-FIRST_LINES = 1000  # that are looked at where the first is no JSON
+FIRST_LINES = 1000  # number of lines to check if the first line is not valid JSON
 BATCH_ROWS = 1024
 HASH_BLOCK = 1 << 20
 
 
 class BadRowError(Exception):
-    """A row that can't be used; the message says why, in words that rows with the same fault share."""
+    """A row that can't be used. The message is the reason; rows with the same reason are counted together."""
 
 
 def fingerprint_of_files(paths: Sequence[Path]) -> str:
-    """A hash of the names, sizes and contents of files."""
+    """Return a hash of the names, sizes and contents of files."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -34,7 +34,7 @@ def fingerprint_of_files(paths: Sequence[Path]) -> str:
 
 
 def delimited_rows(path: Path, dialect: Dialect) -> Iterator[Any]:
-    """The rows of a CSV or TSV file; every cell is text."""
+    """Iterate over the rows of a CSV or TSV file; every cell is a string."""
     names, width = dialect.names, len(dialect.names)
     for row in read_delimited(path, dialect):
         if len(row) == width:
@@ -44,8 +44,8 @@ def delimited_rows(path: Path, dialect: Dialect) -> Iterator[Any]:
 
 
 def json_rows(path: Path) -> Iterator[Any]:
-    """The objects of a JSON or JSON lines file: one a line, a list of them, an object with one such list in it, or an
-    object of columns."""
+    """Iterate over the rows of a JSON or JSON Lines file: one object per line, a list of objects, an object that
+    contains one such list, or an object that maps column names to lists of values."""
     with open_text(path, newline="\n") as file:
         lines = (line for line in file if line.strip())
         first, second = next(lines, ""), next(lines, None)
@@ -67,7 +67,7 @@ def json_rows(path: Path) -> Iterator[Any]:
 
 
 def _rows_of_content(content: Any) -> list[Any]:
-    """The rows in what a JSON file holds."""
+    """Return the rows of a parsed JSON file."""
     if not isinstance(content, dict):
         return content if isinstance(content, list) else [content]
     lists = [value for value in content.values() if isinstance(value, list) and value]
@@ -115,14 +115,14 @@ def _arrow_batches(path: Path) -> Iterator[Any]:
 
 
 def arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet or Arrow file."""
+    """Iterate over the rows of a Parquet or Arrow file."""
     for batch in _arrow_batches(path):
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield from batch.slice(start, BATCH_ROWS).to_pylist()
 
 
 def features_of(path: Path) -> Any:
-    """What `datasets` wrote of the columns into a Parquet or Arrow file; None where it can't tell."""
+    """Return the `datasets.Features` of a Parquet or Arrow file; None if the schema can't be converted."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Features

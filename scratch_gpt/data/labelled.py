@@ -1,4 +1,4 @@
-"""Labelled text: a text and the name of its class, from tables, the Hub, or built in."""
+"""Labelled text for classification, from tables, the Hub, or built-in data."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def open_labelled(
     num_texts: int = 2_000,
     seed: int = 0,
 ) -> Corpus[Example]:
-    """Open what `dataset` names. Labels are text: "01" and "1" are two.
+    """Open a labelled dataset. Labels are strings: "01" and "1" are different labels.
 
     Args:
-        dataset: "languages" (built in: sentences in German and in English); a table; a folder or a pattern of tables;
-            or the id of a dataset on the Hub.
+        dataset: "languages" (built-in German and English sentences); a table; a folder or a glob pattern of tables; or
+            the id of a Hub dataset.
         options: how to read it.
-        text_column: by default "text", "sentence", or the only column with text; "meta.body" is a nested field.
-        label_column: by default "label", or the other one of two columns.
-        num_texts, seed: of the built-in text.
+        text_column: column or nested field such as "meta.body"; by default "text", "sentence", or the only text column.
+        label_column: by default "label", or the other column if there are two.
+        num_texts, seed: size and seed of the built-in data.
 
     Raises:
-        ScratchError: nothing of that name, or no such column.
+        ScratchError: the dataset or a column does not exist.
     """
     options = options or ReadOptions()
     if dataset == "languages":
@@ -91,7 +91,7 @@ def _others(table: Table, column: str) -> list[str]:
 
 
 def _label(value: Any, column: str, class_names: list[str] | None) -> str:
-    """The name of a label, which may be a number: "2" for 2 and 2.0."""
+    """Convert a label to its name: the class name, or the number as text ("2" for 2 and 2.0)."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or value == "":
@@ -106,10 +106,15 @@ def _label(value: Any, column: str, class_names: list[str] | None) -> str:
 
 
 def collect_labels(examples: Sequence[Example], names: list[str] | None, source: str) -> list[str]:
-    """The names of the labels, in the order that `names` or their numbers or the alphabet give.
+    """Return the label names: `names` if given, else those in the data, sorted numerically and then alphabetically.
+
+    Args:
+        examples: texts and their labels.
+        names: declared class names, in order.
+        source: name of the dataset, for error messages.
 
     Raises:
-        ScratchError: there is only one label, or one that is not among `names`.
+        ScratchError: there are fewer than two labels, or a label is not in `names`.
     """
     counts = Counter(label for _, label in examples)
     found = sorted(counts, key=_label_order)
@@ -122,13 +127,13 @@ def collect_labels(examples: Sequence[Example], names: list[str] | None, source:
 
 
 def _label_order(name: str) -> tuple[bool, int, str]:
-    """Numbers by value, then names by the alphabet."""
+    """Sort key: integers by value, then other names alphabetically."""
     is_number = name.removeprefix("-").isdecimal()
     return not is_number, int(name) if is_number else 0, name
 
 
 def check_labels(examples: Sequence[Example], names: Sequence[str], source: str) -> None:
-    """Raise ScratchError where an example has a label that is not among `names`."""
+    """Raise ScratchError if an example has a label that is not in `names`."""
     unknown = sorted({label for _, label in examples} - set(names))
     if unknown:
         raise ScratchError(
@@ -139,7 +144,7 @@ def check_labels(examples: Sequence[Example], names: Sequence[str], source: str)
 
 @dataclass(frozen=True)
 class LabelledTokens:
-    """Tokenised texts and the number of each one's label (int64); `long` of them were cut."""
+    """Tokenised texts, their label ids (int64, shape (N,)), and the number of truncated texts (`long`)."""
 
     tokens: Tokens
     labels: np.ndarray
@@ -156,7 +161,15 @@ def encode_examples(
     max_length: int,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> LabelledTokens:
-    """Tokenise texts as the tokenizer's template has them, cut to `max_length` tokens, special ones included."""
+    """Tokenise texts with special tokens, truncated to `max_length` tokens.
+
+    Args:
+        examples: texts and their labels.
+        names: label names; a label id is an index into them.
+        tokenizer: a fast tokenizer; a special token at the end is kept when a text is truncated.
+        max_length: maximum length in tokens, including special tokens.
+        progress: called with the number of texts tokenised since the last call.
+    """
     rows: list[list[int]] = []
     for start in range(0, len(examples), BATCH_TEXTS):
         texts = [text for text, _ in examples[start : start + BATCH_TEXTS]]

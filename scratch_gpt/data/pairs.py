@@ -1,4 +1,4 @@
-"""Parallel text: sentences and their translations, from files, a folder, a table, the Hub, or the built-in grammar."""
+"""Parallel text for translation, from files, a folder, a table, the Hub, or the built-in grammar."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ def open_pairs(
     num_pairs: int = 20_000,
     seed: int = 0,
 ) -> Corpus[Pair]:
-    """Open what `dataset` names. Pairs with an empty side are skipped and counted.
+    """Open a parallel dataset. Pairs with an empty side are skipped and counted.
 
     Args:
-        dataset: "grammar" (the built-in German and English); a text file, a sentence a line, whose translations stand
+        dataset: "grammar" (built-in German and English); a text file with one sentence per line, with its translations
             in `target_file`; a folder with files such as `train.de` and `train.en` (plain or compressed); tables with
             a column for each language or a column "translation"; or such a dataset on the Hub.
-        source_lang, target_lang: languages, as files and columns are named by them.
-        options: how to read it; the split is of a folder, of a Hub dataset, or of the grammar.
-        num_pairs, seed: of the built-in grammar.
+        source_lang, target_lang: language codes, which are also file suffixes or column names.
+        options: how to read it.
+        target_file: file with the translation of each line of `dataset`.
+        num_pairs, seed: size and seed of the built-in data.
 
     Raises:
-        ScratchError: nothing of that name, or not in these languages.
+        ScratchError: the dataset does not exist, or does not contain these languages.
     """
     options = options or ReadOptions()
     if source_lang == target_lang:
@@ -104,7 +105,7 @@ def _open_folder(
 
 
 def _side(folder: Path, split: str, language: str) -> Path | None:
-    """The file of a split in a language, such as `val.de.gz`."""
+    """Find the file of a split in a language, such as `val.de.gz`."""
     from datasets.data_files import SPLIT_KEYWORDS
 
     words = {str(name): words for name, words in SPLIT_KEYWORDS.items()}.get(canonical_split(split), [])
@@ -183,7 +184,7 @@ def _languages_of(table: Table) -> str:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tokenised pairs, with the count of those that were too long."""
+    """Tokenised pairs, and the number of pairs with a side longer than the limit (`long`)."""
 
     source: Tokens
     target: Tokens
@@ -201,7 +202,15 @@ def encode_pairs(
     skip_long: bool,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Pairs:
-    """Tokenise pairs. A side of more than `max_length` tokens, `<eos>` included, is cut, or its pair is skipped."""
+    """Tokenise pairs and append `<eos>` to both sides.
+
+    Args:
+        pairs: source and target texts.
+        source_tokenizer, target_tokenizer: the tokenizer of each side.
+        max_length: maximum length in tokens, including `<eos>`.
+        skip_long: skip pairs with a longer side instead of truncating them.
+        progress: called with the number of pairs tokenised since the last call.
+    """
     sides: tuple[list, list] = ([], [])
     tokenizers, long = (source_tokenizer, target_tokenizer), 0
     while batch := list(islice(pairs, BATCH_PAIRS)):

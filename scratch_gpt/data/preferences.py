@@ -1,11 +1,11 @@
-"""Pairs to learn from: after the same prompt, what is preferred and what is not.
+"""Preference pairs: a chosen and a rejected completion of the same prompt.
 
-A row is one of
+A row has one of these formats:
 
-    {"prompt": "…", "chosen": "…", "rejected": "…"}                         texts to go on with
-    {"prompt": [messages], "chosen": [messages], "rejected": [messages]}    answers in a conversation
-    {"chosen": [messages], "rejected": [messages]}                          the same, begun by the same messages, which
-                                                                            may stand in "prompt" too
+    {"prompt": "…", "chosen": "…", "rejected": "…"}                         text completions
+    {"prompt": [messages], "chosen": [messages], "rejected": [messages]}    conversational
+    {"chosen": [messages], "rejected": [messages]}                          the prompt is the common beginning, and
+                                                                            may be repeated in "prompt"
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = ("prompt", "chosen", "rejected")
 
 
 class Preference(NamedTuple):
-    """A prompt, and two ways to go on: texts, or messages after messages."""
+    """A prompt and two completions; all three are texts or lists of messages."""
 
     prompt: Prompt
     chosen: Prompt
@@ -31,14 +31,14 @@ class Preference(NamedTuple):
 
 
 def open_preferences(dataset: str, options: ReadOptions | None = None) -> Corpus[Preference]:
-    """Open what `dataset` names.
+    """Open a preference dataset.
 
     Args:
-        dataset: a table, a folder or a pattern of tables, or the id of a Hub dataset.
+        dataset: a table, a folder or a glob pattern of tables, or the id of a Hub dataset.
         options: how to read it.
 
     Raises:
-        ScratchError: nothing of that name, or no pairs in it.
+        ScratchError: the dataset does not exist, or has no columns "chosen" and "rejected".
     """
     options = options or ReadOptions()
     table = open_table(dataset, options, COLUMNS, "preferences")
@@ -49,17 +49,17 @@ def open_preferences(dataset: str, options: ReadOptions | None = None) -> Corpus
 
 
 def preference_of(row: dict[str, Any]) -> Preference:
-    """The pair of a row of any known form.
+    """Convert a row to a preference pair.
 
     Raises:
-        BadRowError: it holds no pair, and why.
+        BadRowError: the row is not a valid pair.
     """
     prompt = row.get("prompt")
     if all(_is_messages(row.get(side)) for side in ("chosen", "rejected")):
         return _of_messages(prompt, *(conversation_of(row, (side,)) for side in ("chosen", "rejected")))
     for column in COLUMNS:
         value = row.get(column)
-        if not isinstance(value, str) or (column == "prompt" and not value.strip()):  # what follows may be nothing
+        if not isinstance(value, str) or (column == "prompt" and not value.strip()):  # completions may be empty
             seen = "null" if value is None else "empty" if isinstance(value, str) else type(value).__name__
             raise BadRowError(f"{column!r} is {seen}, want text")
         check_unicode(value, column)

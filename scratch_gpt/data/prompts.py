@@ -1,4 +1,4 @@
-"""Beginnings to go on with, or messages to answer: what a policy is asked while it learns from rewards."""
+"""Prompts for reinforcement learning: texts to continue or messages to answer."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def open_prompts(
     num_prompts: int = 2000,
     seed: int = 0,
 ) -> Corpus[Prompt]:
-    """Open what `dataset` names. A prompt that comes again is skipped and counted.
+    """Open a prompt dataset. Repeated prompts are skipped and counted.
 
     Args:
-        dataset: "stories", first sentences of built-in stories, of a stream of their own; a text file with a prompt a
-            line, or a folder of such files; tables or the id of a Hub dataset, with a column `prompt` (a text, or a
-            list of messages), `text`, `instruction`, `messages` or `conversations` (up to the last answer of the
-            assistant).
+        dataset: "stories" (first sentences of built-in stories that are not used for pre-training); a text file with
+            one prompt per line, or a folder of such files; tables or the id of a Hub dataset, with a column `prompt`
+            (text or a list of messages), `text`, `instruction`, `messages` or `conversations` (without the final
+            assistant messages).
         options: how to read it.
-        prompt_column: another column, or a nested field by dotted path.
-        num_prompts, seed: of the built-in ones.
+        prompt_column: another column, or a nested field given by a dotted path.
+        num_prompts, seed: size and seed of the built-in data.
 
     Raises:
-        ScratchError: nothing of that name, or no prompts in it.
+        ScratchError: the dataset does not exist or has no prompts.
     """
     options = options or ReadOptions()
     if dataset == "stories":
@@ -74,7 +74,7 @@ def _open_stories(count: int, seed: int, options: ReadOptions) -> Corpus[Prompt]
 
 
 def _without_repeats(origin: Origin, rows: Any, convert: Any, options: ReadOptions) -> Corpus[Prompt]:
-    """Prompts, each of them once."""
+    """Return a corpus in which repeated prompts are skipped."""
 
     def read() -> Iterator[Any]:
         seen: set[str] = set()
@@ -102,7 +102,7 @@ def _lines(paths: list[Any]) -> Iterator[Any]:
 
 
 def _beginnings(count: int, seed: int) -> Iterator[Prompt]:
-    """First sentences of stories, from a stream of their own; so many different ones."""
+    """Return up to `count` different first sentences of stories from a separate random stream."""
     found: dict[Prompt, None] = {}
     stream = f"prompts-{seed}"
     for index in range(20 * count):

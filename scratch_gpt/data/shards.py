@@ -1,8 +1,8 @@
-"""Texts as token ids on disk: tokenised once, cached by content and settings, read through memory maps.
+"""Tokenised text on disk: cached by content and settings, and read through memory maps.
 
-A cache entry is a folder with, for each split, `SPLIT.bin` (token ids, little endian, the smallest unsigned type that
-holds the vocabulary), `SPLIT.ends.npy` (where each document ends) and `meta.json`. It is written in a folder of another
-name and renamed, so that a half-written one is never used.
+A cache entry is a folder with `meta.json` and, for each split, `SPLIT.bin` (token ids, little endian, uint16 or uint32
+depending on the vocabulary size) and `SPLIT.ends.npy` (the end of each document). It is written to a temporary folder
+that is renamed when complete, so that an incomplete entry is never used.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Shard:
     """The tokens of one split.
 
     Attributes:
-        tokens: ids of all documents one after the other, each closed by `<eos>` where there are several.
-        ends: index behind the last token of each document.
-        characters, utf8_bytes: size of the text that the tokens stand for.
-        unknown: how many tokens are `<unk>`.
-        scored: which tokens are to be learned; None is all.
+        tokens: concatenated token ids of all documents, shape (T,). If there are several documents, each ends with
+            `<eos>`.
+        ends: end index (exclusive) of each document, shape (D,).
+        characters, utf8_bytes: size of the text before tokenisation.
+        unknown: number of `<unk>` tokens.
+        scored: boolean mask (T,) of the tokens that contribute to the loss; None means all.
     """
 
     tokens: np.ndarray
@@ -56,7 +57,7 @@ class Shard:
 
 
 def cache_directory() -> Path:
-    """Where prepared data lies: `$SCRATCH_GPT_CACHE`, by default `~/.cache/scratch_gpt`."""
+    """Return the cache folder: `$SCRATCH_GPT_CACHE`, by default `~/.cache/scratch_gpt`."""
     return Path(os.environ.get("SCRATCH_GPT_CACHE") or Path.home() / ".cache" / "scratch_gpt")
 
 
@@ -69,7 +70,7 @@ def prepare(
     splits: tuple[str, ...] = SPLITS,
     seed: int = 0,
 ) -> dict[str, Shard]:
-    """The shards of `prepare_texts`."""
+    """Return only the shards of `prepare_texts`."""
     return prepare_texts(source, tokenizer, validation_fraction, validation_source, progress, splits, seed)[0]
 
 
@@ -82,24 +83,25 @@ def prepare_texts(
     splits: tuple[str, ...] = SPLITS,
     seed: int = 0,
 ) -> tuple[dict[str, Shard], TextReading]:
-    """Tokenise a source, or find it in the cache.
+    """Tokenise and split a source, or load the result from the cache.
 
-    Of one text the end is held out; of several, a share of the documents (`splits.hold_out`).
+    If the source is a single document, its end is held out; otherwise a fraction of the documents
+    (`splits.hold_out`).
 
     Args:
         source: the texts.
-        tokenizer: a fast tokenizer; its `<eos>` closes each document.
-        validation_fraction: share held out, if there is no source of its own for that; 1 leaves nothing to train on.
-        validation_source: texts to validate on; then all of `source` is trained on.
-        progress: called with the number of characters that have been tokenised since the last call.
-        splits: those that are wanted, and must hold text.
-        seed: of the split.
+        tokenizer: a fast tokenizer; its `<eos>` is appended to each document.
+        validation_fraction: fraction to hold out if `validation_source` is None; 1 holds out everything.
+        validation_source: separate validation texts; all of `source` is then training data.
+        progress: called with the number of characters tokenised since the last call.
+        splits: the splits to return; each must contain text.
+        seed: seed of the split.
 
     Returns:
-        A shard for each of `splits`, and what was read.
+        A shard for each of `splits`, and statistics of the texts.
 
     Raises:
-        ScratchError: nothing to train on or nothing held out, or too many rows can't be used.
+        ScratchError: a requested split is empty, or too many rows can't be used.
     """
     settings = {
         "format": FORMAT,
@@ -129,12 +131,12 @@ def prepare_texts(
             shutil.rmtree(staging, ignore_errors=True)
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
     reading = TextReading.from_json(meta["reading"])
-    reading.count.check(source.name, source.max_bad_rows)  # the bound may be lower than when it was prepared
+    reading.count.check(source.name, source.max_bad_rows)  # the limit may be lower than when the entry was written
     return {split: _open(entry, split, meta[split]) for split in splits}, reading
 
 
 class _Writer:
-    """Appends documents to a file of token ids, each closed by `<eos>`."""
+    """Append documents to a file of token ids, each followed by `<eos>`."""
 
     def __init__(self, path: Path, dtype: np.dtype):
         self.path, self.dtype = path, dtype
@@ -154,7 +156,7 @@ class _Writer:
 
 
 class _Preparation:
-    """Writes the files of a cache entry."""
+    """Write the files of a cache entry."""
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, progress: Progress):
         self.folder, self.tokenizer, self.progress = folder, tokenizer, progress
@@ -165,7 +167,7 @@ class _Preparation:
     def write(
         self, source: Source, validation_source: Source | None, validation_fraction: float, seed: int
     ) -> dict[str, Any]:
-        """Tokenise and split; the content of `meta.json`."""
+        """Tokenise and split the texts; return the content of `meta.json`."""
         if validation_source is not None:
             texts = (("train", piece) for piece in source.pieces())
             more = (("validation", piece) for piece in validation_source.pieces())
@@ -185,7 +187,7 @@ class _Preparation:
         return {**meta, "reading": reading.to_json()}
 
     def _tokenise(self, texts: Iterator[tuple[str, Piece]], parts: tuple[str, ...]) -> dict[str, _Writer]:
-        """Token ids of all texts, in a file for each part."""
+        """Write the token ids of all texts, one file per part."""
         writers = {part: _Writer(self.folder / f"{part}.bin", self.dtype) for part in parts}
         eos, unk = self.tokenizer.eos_token_id, self.tokenizer.unk_token_id
         try:
@@ -201,7 +203,7 @@ class _Preparation:
         return writers
 
     def _meta(self, writers: dict[str, _Writer]) -> dict[str, Any]:
-        """Finish the files of the splits, and say their sizes."""
+        """Save the document ends of each split; return the sizes."""
         meta = {}
         for split, writer in writers.items():
             sizes = self.record.sizes.get(split) or Sizes()
@@ -215,7 +217,7 @@ class _Preparation:
         return meta
 
     def _copy(self, written: _Writer, held: np.ndarray) -> dict[str, Any]:
-        """Share the documents of one file out among the splits, and say their sizes."""
+        """Copy the documents of one file to the splits; return the sizes."""
         sizes, ends = self.record.sizes["all"], np.asarray(written.ends, dtype=np.int64)
         lengths = np.diff(ends, prepend=0)
         tokens = np.memmap(written.path, dtype=self.dtype, mode="r") if written.count else np.empty(0, self.dtype)
@@ -238,8 +240,8 @@ class _Preparation:
         return meta
 
     def _save_ends(self, split: str, ends: np.ndarray) -> None:
-        """Where each document ends. A split of one document gets no `<eos>`: it may have been cut from a longer one,
-        and one `<eos>` teaches nothing."""
+        """Save the end of each document. The `<eos>` of a split with a single document is removed, because the text may
+        be cut out of a longer document."""
         if len(ends) == 1:
             ends = ends - 1
             with (self.folder / f"{split}.bin").open("r+b") as file:
@@ -255,7 +257,7 @@ def _check_filled(folder: Path, source: Source, splits: tuple[str, ...]) -> None
 
 
 def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
-    """Enough pieces at a time to keep every core busy, few enough to stay small."""
+    """Group pieces into batches of at most `BATCH_PIECES` pieces and about `BATCH_CHARACTERS` characters."""
     batch: list[tuple[str, Piece]] = []
     characters = 0
     for item in pieces:
@@ -275,6 +277,6 @@ def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
 
 
 def shard_sizes(shard: Shard) -> dict[str, int]:
-    """Counts for logs and cards: tokens, documents, characters, bytes."""
+    """Return the number of tokens, documents, characters, UTF-8 bytes and unknown tokens."""
     sizes = {k: v for k, v in asdict(shard).items() if isinstance(v, int)}
     return {"tokens": len(shard.tokens), "documents": len(shard.ends), **sizes}

@@ -1,6 +1,6 @@
-"""One way to name a text: a file, a folder, a table with a column, a Hub dataset, or the built-in stories.
+"""Text sources for language modelling: a file, a folder, a column of a table, a Hub dataset, or the built-in stories.
 
-A source is read as pieces, so that a file larger than memory passes through; the last piece of a document says so.
+Documents are streamed in pieces, so that a file can be larger than memory; the last piece of each document is marked.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ EMPTY = "an empty document"
 
 
 class Piece(NamedTuple):
-    """A stretch of text; documents are cut at white space, or after many characters without any."""
+    """A part of a document. Documents are cut before white space, or after many characters without white space."""
 
     text: str
     ends_document: bool
 
 
 class Source(ABC):
-    """Documents, in an order that never changes.
+    """Documents, in a fixed order.
 
     Attributes:
         origin: where they come from.
-        max_bad_rows: share of the rows that may be skipped.
+        max_bad_rows: largest fraction of rows that may be skipped because they can't be used.
     """
 
     origin: Origin
@@ -46,27 +46,27 @@ class Source(ABC):
     @property
     @abstractmethod
     def count(self) -> ReadCount:
-        """The documents that were read and skipped by the last reading."""
+        """Number of documents read and skipped in the last pass."""
 
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
-        """The texts from the beginning, piece by piece."""
+        """Iterate over the pieces of all documents, from the beginning."""
 
     def fingerprint(self) -> str:
-        """Changes whenever the texts do."""
+        """Return a hash that changes whenever the texts change."""
         return self.origin.fingerprint()
 
     def expected_characters(self) -> float | None:
-        """About how much text there is, for a progress bar; None where nobody knows before the end."""
+        """Estimate the number of characters, for a progress bar; None if it is unknown."""
         return None
 
     def documents(self) -> Iterator[str]:
-        """The texts, cut where a document is too long to be held comfortably: what a tokenizer is trained on."""
+        """Iterate over the texts to train a tokenizer on; long documents are split into pieces."""
         return (piece.text for piece in self.pieces() if piece.text)
 
 
 class StorySource(Source):
-    """The built-in stories, a document each."""
+    """The built-in stories, one document per story."""
 
     def __init__(self, count: int, seed: int):
         if count < 2:
@@ -83,14 +83,14 @@ class StorySource(Source):
         return (Piece(text, True) for text in stories.stories(self.seed, self.number))
 
     def documents(self) -> Iterator[str]:
-        return stories.stories(self.seed, min(self.number, 5_000))  # more of them teach a tokenizer nothing
+        return stories.stories(self.seed, min(self.number, 5_000))  # enough to train a tokenizer
 
     def expected_characters(self) -> float | None:
         return self.number * stories.characters_per_story()
 
 
 class FileSource(Source):
-    """Text files, plain or compressed, a document each."""
+    """Text files, plain or compressed, one document per file."""
 
     def __init__(self, files: Files, options: ReadOptions):
         self.paths = files.paths[: options.max_rows]
@@ -118,8 +118,7 @@ class FileSource(Source):
 
 
 class TableSource(Source):
-    """A column of a table: JSON lines, JSON, CSV, TSV, Parquet or Arrow files, or a dataset of the Hub; a document each
-    row. Empty documents are passed over, and counted."""
+    """A text column of a table or Hub dataset, one document per row. Empty documents are skipped and counted."""
 
     def __init__(self, table: Table, column: str | None, options: ReadOptions):
         self.column = find_text_column(table, column)
@@ -153,18 +152,18 @@ def open_source(
     num_stories: int = 20_000,
     seed: int = 0,
 ) -> Source:
-    """Open what `dataset` names.
+    """Open a text dataset.
 
     Args:
         dataset: "stories"; a text file, plain or compressed; a table (.jsonl, .json, .csv, .tsv, .parquet, .arrow); a
-            folder or a pattern of such files; or the id of a dataset on the Hub.
+            folder or a glob pattern of such files; or the id of a Hub dataset.
         options: how to read it.
-        text_column: the column of a table that holds the text, or a nested field such as "meta.body"; by default
-            "text", "sentence", or the only one with text.
-        num_stories, seed: of the built-in stories.
+        text_column: the column of a table that contains the text, or a nested field such as "meta.body"; by default
+            "text", "sentence", or the only text column.
+        num_stories, seed: size and seed of the built-in stories.
 
     Raises:
-        ScratchError: nothing of that name, nothing in it, or no such column.
+        ScratchError: the dataset or the column does not exist, or the dataset is empty.
     """
     options = options or ReadOptions()
     if dataset == "stories":
@@ -180,8 +179,7 @@ def open_source(
 
 
 def _read_pieces(path: Path) -> Iterator[Piece]:
-    """A file in stretches that end before white space or, where there is none, when they are long; the last one is
-    marked."""
+    """Iterate over the pieces of a file. A piece ends before white space, or after `MOST_BLOCKS` blocks without any."""
     held: list[str] = []
     with open_text(path) as file:
         while block := file.read(PIECE_CHARACTERS):

@@ -1,8 +1,8 @@
-"""Who is held out: one rule for every job.
+"""Deterministic train, validation and test splits, shared by every training task.
 
-A split is a function of the rows' contents and a seed, not of their order: equal rows land on one side, so that no
-duplicate of a training row is validated on, and the shares are those asked for, within each label where there are
-labels. Where there is only one document, its end is held out (`shards.prepare`).
+Rows are assigned by a hash of their content and a seed. Rows with equal content stay in the same split, so that
+duplicates of training rows do not appear in the validation set. With labels, the split is stratified. If the dataset
+is a single document, its end is held out instead (`shards.prepare`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def content_key(*texts: str) -> int:
-    """A 64-bit hash of one text, or of several in their order; equal texts have equal keys."""
+    """Return a 64-bit hash of one text or of several texts in order; equal texts have equal keys."""
     digest = hashlib.blake2b(digest_size=8)
     for number, text in enumerate(texts):
         digest.update(b"\0" * (number > 0) + text.encode("utf-8", "surrogatepass"))
@@ -23,20 +23,20 @@ def content_key(*texts: str) -> int:
 
 
 def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashable] | None = None) -> np.ndarray:
-    """Which rows are held out, as booleans (N,).
+    """Select the rows to hold out.
 
-    The number of rows held out is `fraction` of all, rounded, but at least one and at most all but one; rows with equal
-    keys stay together, so it can differ a little where there are duplicates. Only where all rows, or all rows of each
-    label, are equal are some of them held out all the same: else nothing, or no row of a label, would be left.
+    The target is `round(fraction * N)` rows, at least 1 and at most N - 1. Rows with equal keys stay together, so with
+    duplicates the result can contain fewer rows. The exception is a dataset in which all rows, or all rows of each
+    label, are equal: some copies are then held out, because otherwise one side of the split would be empty.
 
     Args:
-        keys: a 64-bit key for each row (N,), such as `content_key` of its text.
-        fraction: share to hold out, between 0 and 1.
-        seed: the same seed gives the same split, in whatever order the rows come.
-        strata: for each row its label; each label then has about the same share on both sides.
+        keys: a 64-bit key for each row, shape (N,), such as `content_key` of its text.
+        fraction: fraction of the rows to hold out, between 0 and 1.
+        seed: seed of the split.
+        strata: the label of each row, length N, for a stratified split.
 
     Returns:
-        All False where there are fewer than two rows: nothing can be held out.
+        Boolean mask of shape (N,), True for the rows held out. All False if N < 2.
     """
     keys = np.asarray(keys, dtype=np.uint64)
     groups, first, group_of, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
@@ -55,7 +55,7 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     if chosen.any():
         return chosen[group_of]
     several = order[np.bincount(stratum)[stratum[order]] > 1]
-    if len(several) or not quotas.any():  # a group that is larger than was asked for, rather than none
+    if len(several) or not quotas.any():  # hold out a group larger than the quota rather than nothing
         left = several if len(several) else order
         chosen[left[np.argmin(sizes[left])]] = True
         return chosen[group_of]
@@ -68,11 +68,15 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
 def deal(
     keys: Any, fractions: dict[str, float], seed: int = 0, strata: Sequence[Hashable] | None = None
 ) -> dict[str, np.ndarray]:
-    """Row numbers by split, in order: each name of `fractions` gets its share, "train" the rest.
+    """Divide rows into splits. Rows that are in none of the splits named in `fractions` go to "train".
 
     Args:
-        keys, seed, strata: as for `hold_out`.
-        fractions: by name, such as {"validation": 0.05, "test": 0.1}; a share of 0 gets nothing.
+        keys, seed, strata: see `hold_out`.
+        fractions: fraction of all rows by split name, such as {"validation": 0.05, "test": 0.1}. A split with
+            fraction 0 is empty.
+
+    Returns:
+        For each split, the sorted indices of its rows.
     """
     keys = np.asarray(keys, dtype=np.uint64)
     left = np.arange(len(keys))
@@ -86,8 +90,9 @@ def deal(
 
 
 def _quotas(rows: np.ndarray, total: int) -> np.ndarray:
-    """`total` shared out among strata in proportion to their rows by largest remainders; each keeps one row where the
-    others can take what it would give."""
+    """Allocate `total` held-out rows to strata in proportion to their sizes (largest-remainder method).
+
+    At least one row of each stratum is left for training, so the quotas can add up to less than `total`."""
     exact = rows * (total / rows.sum())
     quotas = np.minimum(np.floor(exact).astype(np.int64), np.maximum(rows - 1, 0))
     for number in np.argsort(quotas - exact, kind="stable"):

@@ -1,6 +1,6 @@
-"""Rows of tables, read as they come: CSV, TSV, JSON, JSON lines, Parquet and Arrow files, and datasets of the Hub.
+"""Stream the rows of tables: CSV, TSV, JSON, JSON Lines, Parquet and Arrow files, and Hub datasets.
 
-What is text in a file stays that text: "007", "1998-05-03" and "NA" are strings, whatever they look like.
+Text is never converted to other types: "007", "1998-05-03" and "NA" remain strings.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .delimited import Dialect, Quoting, find_dialect, is_number
 from .files import Files, canonical_split, find_files
 from .formats import BadRowError, arrow_rows, delimited_rows, features_of, fingerprint_of_files, json_rows
 
-SAMPLE_ROWS = 1000  # that columns are looked for in, before all are
+SAMPLE_ROWS = 1000  # rows that are inspected to find the columns
 TEXT_COLUMNS = ("text", "sentence")
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a dataset is read, whatever it is for.
+    """Options for reading a dataset, shared by all tasks.
 
     Attributes:
-        split: of a folder or a Hub dataset.
-        config: of a Hub dataset, or of a clone of one.
-        max_rows: read only so many rows; None reads all.
-        streaming: read a Hub dataset as it comes, without storing it.
-        delimiter, header, quoting: of CSV and TSV files; None is found by looking at the file.
-        max_bad_rows: share of the rows that may be skipped because they can't be used.
+        split: split of a folder or a Hub dataset.
+        config: configuration of a Hub dataset, or of a local clone of one.
+        max_rows: maximum number of rows to read; None reads all.
+        streaming: stream a Hub dataset instead of downloading it first.
+        delimiter, header, quoting: format of CSV and TSV files; None detects it.
+        max_bad_rows: largest fraction of rows that may be skipped because they can't be used.
     """
 
     split: str = "train"
@@ -45,16 +45,16 @@ class ReadOptions:
 
 
 class Table:
-    """The rows of one split, as dictionaries; a row that can't be read is a `BadRowError` in its place.
+    """The rows of one split, as dictionaries. A row that can't be read is yielded as a `BadRowError`.
 
     Attributes:
-        name: what the dataset is called.
-        split: that was read; None where nothing names a split.
-        files: their paths; the id of a dataset on the Hub.
-        ignored: files of the same folder that are not read, each with the reason.
-        validation_split: the split of the same dataset that is there to validate on.
-        dialect: of CSV and TSV files.
-        named_by_row: whether each row names its columns, as in JSON, so that a later row may have others.
+        name: display name of the dataset.
+        split: the split; None if the files have no split names.
+        files: paths of the files, or the id of a Hub dataset.
+        ignored: reason by path, for the files of the same folder that are not read.
+        validation_split: name of the validation split of the same dataset, if there is one.
+        dialect: format of CSV and TSV files; None for other formats.
+        named_by_row: whether each row has its own column names, as in JSON, so that later rows may have other columns.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Table:
         self._sample: list[dict[str, Any]] | None = None
 
     def rows(self) -> Iterator[dict[str, Any] | BadRowError]:
-        """The rows, from the first.
+        """Iterate over all rows.
 
         Raises:
-            ScratchError: they can't be read to the end.
+            ScratchError: reading fails before the end.
         """
         try:
             yield from self._read()
@@ -89,14 +89,14 @@ class Table:
             raise ScratchError(f"{self.name} can't be read to the end: {_first_line(error)}") from error
 
     def fingerprint(self) -> str:
-        """Changes whenever the rows do."""
+        """Return a hash that changes whenever the rows change."""
         return self._fingerprint()
 
     def sample(self) -> list[dict[str, Any]]:
-        """The first rows.
+        """Return the readable rows among the first `SAMPLE_ROWS`.
 
         Raises:
-            ScratchError: there is none that can be read.
+            ScratchError: none of them can be read.
         """
         if self._sample is None:
             rows = list(islice(self.rows(), SAMPLE_ROWS))
@@ -106,18 +106,18 @@ class Table:
         return self._sample
 
     def columns(self) -> list[str]:
-        """The names of the columns in the first rows, in order."""
+        """Return the column names of the sample, in order."""
         return list(dict.fromkeys(name for row in self.sample() for name in row))
 
     def has(self, name: str) -> bool:
-        """Whether any row has this column, or nested field by dotted path. Where each row of a file names its own, all
-        rows are asked if the first ones have none."""
+        """Whether any row has this column, or nested field given by a dotted path. Rows after the sample are searched
+        only if each row has its own column names."""
         if any(_holds(row, name) for row in self.sample()):
             return True
         return self.named_by_row and any(not isinstance(row, BadRowError) and _holds(row, name) for row in self.rows())
 
     def text_columns(self) -> list[str]:
-        """The columns that hold text, and not only numbers, in the first rows."""
+        """Return the columns whose values in the sample are strings and not all numeric."""
         found = []
         for name in self.columns():
             values = [value for row in self.sample() if (value := row.get(name)) not in (None, "")]
@@ -127,17 +127,17 @@ class Table:
         return found
 
     def class_names(self, column: str) -> list[str] | None:
-        """The names behind the numbers of a column of class labels (`datasets.ClassLabel`)."""
+        """Return the class names of a `datasets.ClassLabel` column, in order; None for other columns."""
         names = getattr(self._features.get(column), "names", None)
         return list(names) if names else None
 
     def described(self) -> str:
-        """The columns that there are, for errors."""
+        """Return the column names as text, for error messages."""
         return ", ".join(map(repr, self.columns()))
 
 
 def cell(row: dict[str, Any], name: str) -> Any:
-    """The value of a column, or of a nested field by dotted path such as "meta.body"; None where there is none."""
+    """Return the value of a column, or of a nested field given by a dotted path such as "meta.body"; None if absent."""
     if name in row:
         return row[name]
     value: Any = row
@@ -147,10 +147,15 @@ def cell(row: dict[str, Any], name: str) -> Any:
 
 
 def text_cell(row: dict[str, Any], name: str, may_be_empty: bool = False) -> str:
-    """The text of a column.
+    """Return the text of a column or nested field.
+
+    Args:
+        row: the row.
+        name: the column, or a dotted path.
+        may_be_empty: whether to accept empty text.
 
     Raises:
-        BadRowError: it holds none.
+        BadRowError: the value is not text, is empty, or has a lone surrogate.
     """
     value = cell(row, name)
     if not isinstance(value, str):
@@ -162,13 +167,16 @@ def text_cell(row: dict[str, Any], name: str, may_be_empty: bool = False) -> str
 
 
 def find_column(table: Table, asked: str | None, usual: Sequence[str], flag: str) -> str | None:
-    """The column that was asked for or, by name, the first of the usual ones; None where there is neither.
+    """Return the requested column, or the first of the default columns that exists; None if none exists.
 
     Args:
-        flag: by which it is asked for.
+        table: the table to search.
+        asked: the requested column; None searches for the default columns.
+        usual: default column names, in order of preference.
+        flag: command-line option that sets the column, for the error message.
 
     Raises:
-        ScratchError: there is no such column.
+        ScratchError: the requested column does not exist.
     """
     if asked is not None:
         if not table.has(asked):
@@ -180,11 +188,11 @@ def find_column(table: Table, asked: str | None, usual: Sequence[str], flag: str
 
 
 def find_text_column(table: Table, asked: str | None, label_column: str | None = "label") -> str:
-    """The column that was asked for, or else "text", "sentence", or the only one with text beside the label's. Without
-    a header, it is the one with the longest cells.
+    """Return the text column: the requested one, else "text" or "sentence", else the only text column other than the
+    label. In CSV files without a header, it is the column with the longest text.
 
     Raises:
-        ScratchError: there is no such column, or several.
+        ScratchError: the requested column does not exist, or the choice is ambiguous.
     """
     if (found := find_column(table, asked, TEXT_COLUMNS, "--text_column")) is not None:
         return found
@@ -197,7 +205,7 @@ def find_text_column(table: Table, asked: str | None, label_column: str | None =
 
 
 def check_unicode(text: str, name: str) -> None:
-    """Raise BadRowError where a text has a lone surrogate, which no encoding can write."""
+    """Raise BadRowError if a text has a lone surrogate, which can't be encoded as UTF-8."""
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -206,15 +214,16 @@ def check_unicode(text: str, name: str) -> None:
 
 
 def open_table(dataset: str, options: ReadOptions, known_names: Iterable[str] = (), kind: str = "rows") -> Table:
-    """Open the tables that `dataset` names.
+    """Open a dataset as one table.
 
     Args:
-        dataset: a file, a pattern, a folder, or the id of a dataset on the Hub.
-        known_names: columns that were asked for.
-        kind: what the rows are, for errors.
+        dataset: a file, a glob pattern, a folder, or the id of a Hub dataset.
+        options: how to read it.
+        known_names: requested columns, used to detect the header of CSV and TSV files.
+        kind: what the rows contain, for error messages.
 
     Raises:
-        ScratchError: there is no such thing, it can't be read, or there is no row in it.
+        ScratchError: the dataset does not exist, can't be read, or has no rows.
     """
     files = find_files(dataset, options.split, options.config, tables_only=True)
     table = open_hub(dataset, options, known_names) if files is None else table_of(files, options, known_names)
@@ -226,7 +235,11 @@ def open_table(dataset: str, options: ReadOptions, known_names: Iterable[str] = 
 
 
 def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()) -> Table:
-    """The table that files hold."""
+    """Open local files as one table; see `open_table`.
+
+    Raises:
+        ScratchError: the files can't be read, or CSV options are given for files of another format.
+    """
     given = [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]
     if given and files.kind != "csv":
         raise ScratchError(f"{', '.join(given)} can't be used with {files.name}: its files are {files.kind}, not CSV")
@@ -265,11 +278,18 @@ def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()
 
 
 def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -> Table:
-    """A split of a dataset on the Hub. Its CSV and JSON files are read as local ones are, so that text stays text,
-    unless the dataset's card says what its columns are, or it is streamed.
+    """Open one split of a Hub dataset.
+
+    CSV and JSON files are read like local files, so that text is not converted, unless the dataset declares its
+    features or is streamed.
+
+    Args:
+        name: id of the dataset.
+        options: how to read it.
+        known_names: requested columns, used to detect the header of CSV and TSV files.
 
     Raises:
-        ScratchError: it can't be opened.
+        ScratchError: the dataset can't be opened.
     """
     import datasets
     from huggingface_hub import HfApi
@@ -286,7 +306,7 @@ def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -
             paths = [_download(str(url)) for url in builder.config.data_files[options.split]]
             files = Files(name, kind, paths, options.split, validation_split=validation)
             table = table_of(files, options, known_names)
-            table.files = [name]  # not where they lie on this machine
+            table.files = [name]  # the dataset id, not the paths in the local cache
             return table
         rows = datasets.load_dataset(name, options.config, split=options.split, streaming=options.streaming)
         revision = HfApi().dataset_info(name).sha if options.streaming else rows._fingerprint
@@ -307,7 +327,7 @@ def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -
 
 
 def _download(url: str) -> Path:
-    """A file of a dataset on this machine; `url` is as `datasets` names files: hf://datasets/USER/NAME@REVISION/PATH."""
+    """Download a file, given as `hf://datasets/USER/NAME@REVISION/PATH`, and return its local path."""
     from huggingface_hub import hf_hub_download
 
     if (found := re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+)", url)) is None:

@@ -16,36 +16,34 @@ def argument(default: Any, help: str) -> Any:
 
 @dataclass
 class DatasetArguments:
-    """Where the data comes from and how it is read, whatever the task."""
+    """Data arguments shared by all tasks."""
 
     dataset: str = argument("", "The data.")
     dataset_config: str | None = argument(None, "Configuration of a Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of a folder or of a Hub dataset.")
-    validation_dataset: str | None = argument(None, "Other data to validate on, named like --dataset.")
+    validation_dataset: str | None = argument(None, "Separate validation data; same values as --dataset.")
     validation_split: str | None = argument(
-        None, "Split to validate on. Default: validation, valid, val or dev, if there is one; else a share is held out."
+        None, "Validation split. Default: validation, valid, val or dev, if present; else data is held out."
     )
-    split_seed: int = argument(0, "Seed of the choice of what is held out; --seed does not change it.")
-    delimiter: str | None = argument(
-        None, "Delimiter of CSV and TSV files, such as ';' or 'tab'. Default: found by looking at the file."
-    )
+    split_seed: int = argument(0, "Seed of the train/validation split; independent of --seed.")
+    delimiter: str | None = argument(None, "Delimiter of CSV and TSV files, such as ';' or 'tab'. Default: detected.")
     header: Literal["auto", "yes", "no"] = argument(
         "auto", "Whether the first row of CSV and TSV files names the columns; without it they are column_1, column_2."
     )
     quoting: Literal["auto", "csv", "backslash", "none"] = argument(
         "auto",
-        "Quotes in CSV and TSV files: 'csv' (doubled inside a quoted cell), 'backslash' (escaped by one), or 'none' "
-        "(quotes are characters, and each line is a row).",
+        "Quoting in CSV and TSV files: 'csv' (quotes are doubled in a quoted cell), 'backslash' (quotes are escaped "
+        "with a backslash), or 'none' (quotes are ordinary characters, and each line is a row).",
     )
     max_bad_rows: float = argument(
-        0.1, "Largest share of rows that may be skipped because they can't be used, such as rows without text."
+        0.1, "Largest fraction of rows that may be skipped because they can't be used, such as rows without text."
     )
-    dataset_license: str | None = argument(None, "License of the data, for the card, such as 'cc-by-4.0'.")
+    dataset_license: str | None = argument(None, "License of the data, for the model card, such as 'cc-by-4.0'.")
 
 
 @dataclass
 class DataArguments(DatasetArguments):
-    """What to train on."""
+    """Data arguments for language modelling."""
 
     dataset: str = argument(
         "stories",
@@ -57,18 +55,18 @@ class DataArguments(DatasetArguments):
         "Column that holds the text, or a nested field such as meta.body. Default: 'text', 'sentence', or the only one "
         "with text.",
     )
-    streaming: bool = argument(False, "Read the Hub dataset as it comes, without storing it first.")
-    num_stories: int = argument(20_000, "How many built-in stories to write.")
+    streaming: bool = argument(False, "Stream the Hub dataset instead of downloading it first.")
+    num_stories: int = argument(20_000, "Number of built-in stories.")
     validation_fraction: float = argument(
-        0.1, "Share held out, where there is no split to validate on: of the documents, or of one text the end."
+        0.1, "Fraction of the documents, or of the end of a single text, to hold out if there is no validation split."
     )
-    max_documents: int | None = argument(None, "Read only so many documents. Default: all.")
+    max_documents: int | None = argument(None, "Maximum number of documents to read. Default: all.")
     tokenizer: str | None = argument(
         None,
         "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer. "
         "Default: that of --init_from, else bpe.",
     )
-    vocab_size: int | None = argument(None, "Tokens of a tokenizer trained here. Default: up to 4096 for bpe, unigram.")
+    vocab_size: int | None = argument(None, "Vocabulary size of a new tokenizer. Default: up to 4096 for bpe, unigram.")
 
 
 @dataclass
@@ -164,29 +162,29 @@ class PretrainingArguments(TrainingArguments):
 
 @dataclass
 class PairArguments(DatasetArguments):
-    """What to learn to translate from."""
+    """Data arguments for translation."""
 
     dataset: str = argument(
         "grammar",
         "Parallel text: 'grammar' (built in, German and English); a folder with train.de and train.en (plain or "
-        "compressed); a file beside --target_file; a table (.jsonl, .csv, .tsv, .parquet, .arrow) with a column for "
+        "compressed); a file with --target_file; a table (.jsonl, .csv, .tsv, .parquet, .arrow) with a column for "
         "each language, or a folder of tables; or a Hub dataset.",
     )
     target_file: str | None = argument(None, "File with the translation of each line of --dataset.")
-    source_lang: str = argument("de", "Language to translate from, as files and columns are named by it.")
-    target_lang: str = argument("en", "Language to translate into.")
-    validation_fraction: float = argument(0.02, "Share of the pairs held out, where there is no split to validate on.")
-    num_pairs: int = argument(20_000, "How many pairs of the built-in grammar to write.")
-    max_pairs: int | None = argument(None, "Read only so many pairs. Default: all.")
+    source_lang: str = argument("de", "Source language, as in the names of files and columns.")
+    target_lang: str = argument("en", "Target language, as in the names of files and columns.")
+    validation_fraction: float = argument(0.02, "Fraction of the pairs to hold out if there is no validation split.")
+    num_pairs: int = argument(20_000, "Number of pairs from the built-in grammar.")
+    max_pairs: int | None = argument(None, "Maximum number of pairs to read. Default: all.")
     tokenizer: Literal["bpe", "unigram", "word", "char"] = argument("bpe", "Kind of tokenizer to train on the text.")
-    vocab_size: int | None = argument(None, "Tokens of the tokenizer. Default: up to 4096 for bpe, unigram.")
-    separate_vocabularies: bool = argument(False, "A tokenizer for each language, instead of one for both.")
-    max_length: int = argument(128, "Longest sentence in tokens; longer ones are cut, and counted.")
-    skip_long: bool = argument(False, "Leave out pairs with a longer side, instead of cutting them.")
+    vocab_size: int | None = argument(None, "Vocabulary size. Default: up to 4096 for bpe and unigram.")
+    separate_vocabularies: bool = argument(False, "Train one tokenizer per language instead of a shared one.")
+    max_length: int = argument(128, "Maximum sentence length in tokens; longer sentences are truncated and counted.")
+    skip_long: bool = argument(False, "Skip pairs with a longer side instead of truncating them.")
     both_directions: bool = argument(
         False,
-        "Learn from each pair in the other direction too, into a model that is a better start for a run on one of them "
-        "(with --init_from), where pairs are few.",
+        "Train on both directions of each pair. With few pairs, such a model is a good starting point (--init_from) "
+        "for training on one direction.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What every training command does with its data: how it is to be read, which parts it has, and what to say of it."""
+"""Data setup shared by the training commands: reading options, splits, and the summary that is printed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ HEADERS = {"auto": None, "yes": True, "no": False}
 
 
 def read_options(data: DatasetArguments, max_rows: int | None) -> ReadOptions:
-    """How the dataset is to be read.
+    """Convert command-line arguments to reading options.
 
     Raises:
-        ScratchError: a value that can't be, all of them at once.
+        ScratchError: a value is invalid; all invalid values are reported together.
     """
     wrong = []
     fraction = getattr(data, "validation_fraction", 0.5)
@@ -59,15 +59,19 @@ def read_options(data: DatasetArguments, max_rows: int | None) -> ReadOptions:
 def open_parts(
     data: DatasetArguments, max_rows: int | None, open_one: Callable[[str, ReadOptions, bool], C]
 ) -> tuple[C, C | None]:
-    """The data to train on and, where there is a split or a dataset of its own for that, the data to validate on.
+    """Open the training data and, if there is a separate split or dataset for it, the validation data.
 
     Args:
-        max_rows: of the former.
-        open_one: opens a dataset by its name, and is told whether it is to be validated on; what it gives has an
-            `origin`.
+        data: the data arguments.
+        max_rows: maximum number of training rows; None reads all.
+        open_one: opens a dataset, given its name, the options, and whether it is the validation data. The result has
+            an attribute `origin`.
+
+    Returns:
+        The training data, and the validation data or None.
 
     Raises:
-        ScratchError: something can't be opened, or would be both trained and validated on.
+        ScratchError: a dataset can't be opened, or training and validation data overlap.
     """
     options = read_options(data, max_rows)
     train = open_one(data.dataset, options, False)
@@ -91,15 +95,15 @@ def open_parts(
 
 @dataclass
 class ReadExamples(Generic[T]):
-    """The examples of each split, and what to say of them."""
+    """The examples of each split, and their summary."""
 
     parts: dict[str, list[T]]
     summary: DataSummary
-    corpora: dict[str, Corpus[T]]  # that the splits were read from
-    texts: Callable[[T], Iterable[str]]  # of an example
+    corpora: dict[str, Corpus[T]]  # the corpus of each split
+    texts: Callable[[T], Iterable[str]]  # returns the texts of an example
 
     def skip(self, split: str, reason: str, count: int) -> None:
-        """Count examples of a split that turned out to be of no use once they were tokens.
+        """Count examples of a split that were rejected after tokenisation.
 
         Raises:
             ScratchError: too many rows can't be used.
@@ -117,7 +121,7 @@ def read_examples(
     texts: Callable[[T], Iterable[str]],
     label: Callable[[T], str] | None = None,
 ) -> ReadExamples[T]:
-    """Read what `open_parts` opened; see `data.summary.read_parts` and `summarise`."""
+    """Read the corpora that `open_parts` returned; see `data.summary.read_parts` and `summarise` for the arguments."""
     train, validation = corpora
     parts = read_parts(train, validation, fractions, seed, key, label)
     sources = dict.fromkeys(parts, train) | ({} if validation is None else {"validation": validation})
@@ -144,7 +148,7 @@ def check_same_data(fingerprint: str, args: TrainingArguments) -> None:
 
 
 def report_data(summary: DataSummary, main: bool) -> None:
-    """Say what was read, on the first process."""
+    """Print the summary and its warnings, on the main process only."""
     if main:
         for line in summary.lines():
             Console().print(line, highlight=False, markup=False)
@@ -153,6 +157,6 @@ def report_data(summary: DataSummary, main: bool) -> None:
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, ids: Any) -> float:
-    """Share of `<unk>` among token ids (an array of any shape)."""
+    """Return the fraction of `<unk>` among token ids (an array of any shape)."""
     unk: Any = tokenizer.unk_token_id
     return 0.0 if unk is None or not len(ids) else float((ids == unk).mean())

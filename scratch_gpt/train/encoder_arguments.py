@@ -10,11 +10,11 @@ from .arguments import DatasetArguments, TrainingArguments, argument
 
 @dataclass
 class LabelledArguments(DatasetArguments):
-    """What to learn labels from."""
+    """Data arguments for classification."""
 
     dataset: str = argument(
         "languages",
-        "Labelled text: 'languages' (built in: German or English?); a table (.tsv, .csv, .jsonl, .parquet, .arrow); a "
+        "Labelled text: 'languages' (built in: German or English); a table (.tsv, .csv, .jsonl, .parquet, .arrow); a "
         "folder with train.tsv or the like, or a pattern of files; or a Hub dataset.",
     )
     text_column: str | None = argument(
@@ -22,19 +22,17 @@ class LabelledArguments(DatasetArguments):
         "Column with the text, or a nested field such as meta.body. Default: 'text', 'sentence', or the only one with "
         "text.",
     )
-    label_column: str | None = argument(None, "Column with the label. Default: 'label', or the other one of two.")
-    label_names: list[str] | None = argument(
-        None, "Names for labels that are numbers, in their order, such as: negative positive."
-    )
+    label_column: str | None = argument(None, "Column with the label. Default: 'label', or the other of two columns.")
+    label_names: list[str] | None = argument(None, "Names of numeric labels, in order, such as: negative positive.")
     validation_fraction: float = argument(
-        0.1, "Share of the texts held out, the same of each label, where there is no split to validate on."
+        0.1, "Fraction of the texts to hold out, stratified by label, if there is no validation split."
     )
-    num_texts: int = argument(2_000, "How many of the built-in texts to write.")
-    max_texts: int | None = argument(None, "Read only so many texts. Default: all.")
+    num_texts: int = argument(2_000, "Number of built-in texts.")
+    max_texts: int | None = argument(None, "Maximum number of texts to read. Default: all.")
     tokenizer: str = argument(
         "bpe", "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer."
     )
-    vocab_size: int | None = argument(None, "Tokens of a tokenizer trained here. Default: up to 4096 for bpe, unigram.")
+    vocab_size: int | None = argument(None, "Vocabulary size of a new tokenizer. Default: up to 4096 for bpe, unigram.")
 
 
 @dataclass

@@ -11,24 +11,24 @@ from .arguments import DatasetArguments, TrainingArguments, argument
 
 @dataclass
 class PromptArguments(DatasetArguments):
-    """What to write, and what is rewarded."""
+    """Data arguments for reinforcement learning."""
 
     dataset: str = argument(
         "stories",
-        "Prompts: 'stories' (first sentences of built-in stories), a text file with one a line, a table or folder of "
+        "Prompts: 'stories' (first sentences of built-in stories), a text file with one per line, a table or folder of "
         "tables with a column prompt, text, instruction, messages or conversations, or a Hub dataset.",
     )
     reward: str | None = argument(
         None,
-        "What is rewarded: 're:PATTERN' (1 where the regular expression is found in what was written), "
-        "'MODULE:FUNCTION' or 'FILE.py:FUNCTION' (called with prompts and completions, gives a number for each), or a "
-        "text classifier, 'MODEL' or 'MODEL#LABEL' (the probability of the label).",
+        "Reward: 're:PATTERN' (1 if the regular expression matches anywhere in the completion, else 0), "
+        "'MODULE:FUNCTION' or 'FILE.py:FUNCTION' (called with prompts and completions, returns a number for each), or "
+        "a text classifier, 'MODEL' or 'MODEL#LABEL' (the probability of the label).",
     )
     prompt_column: str | None = argument(None, "Column with the prompt, or a nested field such as meta.question.")
-    num_prompts: int = argument(4800, "How many built-in prompts to write.")
-    max_prompts: int | None = argument(None, "Read only so many. Default: all.")
+    num_prompts: int = argument(4800, "Number of built-in prompts.")
+    max_prompts: int | None = argument(None, "Maximum number of prompts to read. Default: all.")
     validation_prompts: int = argument(
-        200, "Prompts to evaluate on: so many of the validation split, or held out where there is none."
+        200, "Number of prompts to evaluate on, from the validation split or, if there is none, held out."
     )
 
 

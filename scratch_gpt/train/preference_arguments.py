@@ -10,7 +10,7 @@ from .arguments import DatasetArguments, TrainingArguments, argument
 
 @dataclass
 class PreferenceDataArguments(DatasetArguments):
-    """What is preferred."""
+    """Data arguments for preference optimisation."""
 
     dataset: str = argument(
         "",
@@ -18,8 +18,8 @@ class PreferenceDataArguments(DatasetArguments):
         "dataset, with 'prompt', 'chosen' and 'rejected', each a text or a list of messages ('scratch-gpt pairs' makes "
         "them).",
     )
-    validation_fraction: float = argument(0.1, "Share of the pairs held out, where there is no split to validate on.")
-    max_pairs: int | None = argument(None, "Read only so many. Default: all.")
+    validation_fraction: float = argument(0.1, "Fraction of the pairs to hold out if there is no validation split.")
+    max_pairs: int | None = argument(None, "Maximum number of pairs to read. Default: all.")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from .arguments import DatasetArguments, TrainingArguments, argument
 
 @dataclass
 class ConversationArguments(DatasetArguments):
-    """What to learn to answer."""
+    """Data arguments for instruction tuning."""
 
     dataset: str = argument(
         "questions",
@@ -22,12 +22,12 @@ class ConversationArguments(DatasetArguments):
         "Column with the list of messages, or a nested field such as data.messages. Default: 'messages' or "
         "'conversations'.",
     )
-    num_questions: int = argument(80_000, "How many built-in questions to learn from.")
+    num_questions: int = argument(80_000, "Number of built-in questions.")
     validation_fraction: float = argument(
-        0.05, "Share of the conversations held out, where there is no split to validate on."
+        0.05, "Fraction of the conversations to hold out if there is no validation split."
     )
-    test_fraction: float = argument(0.0, "Share held out from all of the training, and scored once when it has ended.")
-    max_conversations: int | None = argument(None, "Read only so many. Default: all.")
+    test_fraction: float = argument(0.0, "Fraction held out as a test set, evaluated once after training.")
+    max_conversations: int | None = argument(None, "Maximum number of conversations to read. Default: all.")
 
 
 @dataclass

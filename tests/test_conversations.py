@@ -57,7 +57,7 @@ def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
 def test_a_table_of_something_else_says_what_it_has(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(
-        ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'prompt' and"
+        ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'conversation'; or"
     ):
         open_conversations(str(tmp_path / "t.jsonl"))
 

@@ -39,6 +39,34 @@ def test_quotes_that_are_characters_swallow_no_rows(tmp_path, every, start):
     assert shown(tmp_path / "t.tsv", "--for", "classification")["rows_read"] == 400
 
 
+@pytest.mark.parametrize("apart", [1, 2, 3, 7])
+def test_a_quotation_over_several_rows_joins_none_of_them(tmp_path, apart):
+    rows = [(f"sentence number {i}", "pos" if i % 3 else "neg") for i in range(400)]
+    for i in range(0, 390, 20):
+        rows[i] = ('"' + rows[i][0], rows[i][1])
+        rows[i + apart] = (rows[i + apart][0] + '"', rows[i + apart][1])
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    assert list(open_labelled(str(tmp_path / "t.tsv")).read()) == rows
+    alone = [('"' if i in (7, 8) else text, label) for i, (text, label) in enumerate(rows[:19])]
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in alone))
+    assert [text for text, _ in open_labelled(str(tmp_path / "t.tsv")).read()][7:9] == ['"', '"']
+
+
+def test_a_declared_delimiter_and_headers_above_large_cells(tmp_path):
+    (tmp_path / "t.csv").write_text("sep=;\r\ntext;label\r\na, b;x\r\nc, d;y\r\n")
+    assert list(open_labelled(str(tmp_path / "t.csv")).read()) == [("a, b", "x"), ("c, d", "y")]
+    (tmp_path / "t.csv").write_text("body_x,score\n" + "".join(f"{'word ' * 60_000}{i},{i}\n" for i in range(4)))
+    found = shown(tmp_path / "t.csv")
+    assert (found["header"], found["rows_read"], found["columns"]) == (True, 4, {"text": "body_x"})
+
+
+def test_without_a_header_the_column_with_more_values_is_the_text(tmp_path):
+    (tmp_path / "t.csv").write_text("".join(f"movie {i},{'negative' if i % 2 else 'positive'}\n" for i in range(20)))
+    assert shown(tmp_path / "t.csv", "--for", "classification")["labels"] == {"negative": 10, "positive": 10}
+    (tmp_path / "t.csv").write_text("".join(f"Text {i}\n" for i in range(20)))
+    assert shown(tmp_path / "t.csv")["rows_read"] == 20
+
+
 def test_quoted_cells_keep_delimiters_and_line_ends(tmp_path):
     rows = [("one, two", "a"), ('say "hi"', "b"), ("line\nbreak\r\nand more", "a"), ("x;y", "b"), ("\ttab", "a")]
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t"), (".csv", ";"), (".csv", "|")):
@@ -73,8 +101,8 @@ def test_delimiter_and_header_are_found_and_said(form, tmp_path):
 
 def test_delimiter_header_and_quoting_may_be_given(tmp_path):
     (tmp_path / "t.csv").write_text('good\nfine\n"quoted"\n')
-    assert texts_of(tmp_path / "t.csv") == ["fine", "quoted"]
-    assert shown(tmp_path / "t.csv", "--header", "no")["rows_read"] == 3
+    assert texts_of(tmp_path / "t.csv") == ["good", "fine", "quoted"]
+    assert shown(tmp_path / "t.csv", "--header", "yes")["rows_read"] == 2
     assert shown(tmp_path / "t.csv", "--quoting", "none", "--header", "no")["samples"][-1] == {"text": '"quoted"'}
     (tmp_path / "u.csv").write_text("text:label\na:b\nc:d\n")
     assert shown(tmp_path / "u.csv", "--delimiter", ":")["columns"] == {"text": "text"}
@@ -297,7 +325,9 @@ def test_what_datasets_wrote_is_read(tmp_path):
     (tmp_path / "pq").mkdir()
     for shard in range(2):
         rows.shard(2, shard).to_parquet(tmp_path / "pq" / f"{shard}.parquet")
-    for name in ("saved", "pq", "pq/*.parquet"):
+    (tmp_path / "pq" / "__MACOSX").mkdir()
+    (tmp_path / "pq" / "__MACOSX" / "0.parquet").write_text("no")
+    for name in ("saved", "pq", "pq/*.parquet", "pq/**/*.parquet"):
         found = shown(tmp_path / name, "--for", "classification")
         assert (found["rows_read"], found["labels"]) == (20, {"no": 10, "yes": 10}), name
     found = shown(tmp_path / "dict", "--for", "classification")
@@ -321,6 +351,11 @@ def test_a_card_may_name_the_files(tmp_path):
     assert names(shown(tmp_path)["files"]) == ["1.jsonl"]
     assert names(shown(tmp_path, "--dataset_config", "large", "--dataset_split", "test")["files"]) == ["b.jsonl"]
     assert "choose one of small, large" in refused(tmp_path, "--dataset_config", "huge")
+    folders = [{"config_name": "de", "data_dir": "y"}, {"config_name": "en", "data_dir": "x"}]
+    (tmp_path / "README.md").write_text("---\n" + json.dumps({"configs": folders}) + "\n---\n")
+    assert names(shown(tmp_path, "--dataset_config", "en")["files"]) == ["1.jsonl"]
+    assert "choose one of de, en" in refused(tmp_path)
+    (tmp_path / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
     (tmp_path / "y/a.jsonl").unlink()
     assert "there is no such file" in refused(tmp_path, "--dataset_config", "large")
 
@@ -364,12 +399,17 @@ def test_archives_and_other_formats_are_refused_by_their_name(tmp_path):
 
 
 def test_texts_and_tables_in_one_folder(tmp_path):
-    for name in ("1.txt", "2.txt", "3.md"):
+    for name in ("1.txt", "2.txt"):
         (tmp_path / name).write_text(f"text {name}")
     (tmp_path / "rows.csv").write_text("text\nsome row\nanother row\n")
     found = shown(tmp_path)
-    assert names(found["files"]) == ["1.txt", "2.txt", "3.md"]
-    assert found["ignored"] == {str(tmp_path / "rows.csv"): "not text, as most files are"}
-    found = shown(tmp_path, "--text_column", "text")
     assert names(found["files"]) == ["rows.csv"]
     assert set(found["ignored"].values()) == {"plain text, not a table"}
+    for name in ("3.md", "4.text"):
+        (tmp_path / name).write_text(f"text {name}")
+    found = shown(tmp_path)  # a folder of texts, and a table about them
+    assert names(found["files"]) == ["1.txt", "2.txt", "3.md", "4.text"]
+    assert found["ignored"] == {str(tmp_path / "rows.csv"): "not text"}
+    assert names(shown(tmp_path, "--text_column", "text")["files"]) == ["rows.csv"]
+    (tmp_path / "LICENSE-MIT.txt").write_text("license")
+    assert shown(tmp_path)["ignored"][str(tmp_path / "LICENSE-MIT.txt")] == "documentation"

@@ -240,6 +240,27 @@ def test_json_in_its_usual_forms(tmp_path):
     assert len(list(open_prompts(str(tmp_path / "t.json")).read())) == 1
 
 
+def test_broken_unicode_anywhere_is_a_bad_row_or_shown(tmp_path):
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
+    (tmp_path / "t.jsonl").write_text(lines(*rows, {"text": "x", "label": "p\ud800"}))
+    found = shown(tmp_path / "t.jsonl", "--for", "classification")
+    assert found["rows_skipped"] == {"'label' is broken Unicode (a lone surrogate)": 1}
+    (tmp_path / "t.jsonl").write_text(lines(*[{"a\ud800": row["text"]} for row in rows]))
+    assert shown(tmp_path / "t.jsonl")["rows_read"] == 20
+    (tmp_path / "t.jsonl").write_text(lines(*rows, {"text": "x", "label": "1" * 5000}))
+    assert len(shown(tmp_path / "t.jsonl", "--for", "classification")["labels"]) == 3
+
+
+def test_a_table_without_any_text_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n" + ",a\n" * 20)
+    assert "t.csv has no text: an empty document: 20" in refused(tmp_path / "t.csv")
+    assert "name of the dataset is empty" in refused("")
+    (tmp_path / "u.txt").write_text("some text")
+    assert "--dataset_split can't be used with u.txt" in refused(tmp_path / "u.txt", "--dataset_split", "test")
+    assert "has no configurations" in refused(tmp_path / "u.txt", "--dataset_config", "x")
+    assert "--delimiter can't be used with stories" in refused("stories", "--delimiter", ";")
+
+
 def test_options_of_another_job_are_refused(tmp_path):
     (tmp_path / "t.txt").write_text("some text")
     assert "--label_column can't be used with --for language_modeling" in refused(

@@ -68,7 +68,12 @@ def data_command(**given: Any) -> None:
     if tokenizer is not None:
         content["lengths"], content["unknown_share"] = _lengths(tokenizer, vocab_size, context_length, family, texts)
     if as_json:
-        print(json.dumps(content, ensure_ascii=False, indent=1))
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:  # a lone surrogate, in a name
+            text = json.dumps(content, indent=1)
+        print(text)
     else:
         _print(Console(), content, summary)
 
@@ -197,6 +202,8 @@ def _signature() -> inspect.Signature:
             text = field.metadata["help"]
             if len(having) < len(types):
                 text = f"({', '.join(having)}) {text}"
+            if get_origin(base) is list:
+                text += " Repeat the option for each of them."
             if field.default not in (None, dataclasses.MISSING) and "Default" not in text:
                 text += f" Default: {field.default}."
             found[field.name] = option(field.name, wanted | None if get_origin(base) is list else wanted, text)

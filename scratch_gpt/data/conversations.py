@@ -25,7 +25,7 @@ from .tables import ReadOptions, Table, cell, check_unicode, find_column, open_t
 ROLES = ("system", "user", "assistant", "tool")
 SYNONYMS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 SYNONYMS |= {"developer": "system", "observation": "tool", "function": "tool", "function_response": "tool"}
-MESSAGES = ("messages", "conversations")
+MESSAGES = ("messages", "conversations", "conversation")
 FORMS = (("prompt", "completion"), ("instruction", "output"))
 
 Message = dict[str, Any]  # "role", "content" (a text) and, where the assistant calls tools, "tool_calls"
@@ -163,11 +163,15 @@ def _message(message: Any) -> Message:
     content = message.get("content") if message.get("content") is not None else message.get("value")
     if role == "function_call":  # ShareGPT format
         return {"role": "assistant", "content": "", "tool_calls": _tool_calls(_parsed(content))}
-    role = SYNONYMS.get(role, role) if isinstance(role, str) else role
+    role = SYNONYMS.get(role.lower(), role.lower()) if isinstance(role, str) else role
     if role not in ROLES:
         raise BadRowError(f"a message is of the role {role!r:.40}, want one of {', '.join(ROLES)}")
     if isinstance(content, list):
         content = _joined(content)
+    if role == "tool":  # what a tool returns may be empty, or an object
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        check_unicode(text, "content")
+        return {"role": role, "content": text}
     if role == "assistant" and message.get("tool_calls"):
         calls = _tool_calls(message["tool_calls"])
         return {"role": role, "content": _text(content, "content") if content else "", "tool_calls": calls}
@@ -192,6 +196,7 @@ def _tool_calls(value: Any) -> list[Message]:
         arguments = function.get("arguments")
         if not isinstance(arguments, str):  # columnar formats store missing arguments as null
             arguments = {name: v for name, v in (arguments or {}).items() if v is not None}
+        check_unicode(json.dumps([function["name"], arguments], ensure_ascii=False), "tool_calls")
         calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return calls
 

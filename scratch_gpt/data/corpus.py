@@ -95,9 +95,10 @@ class ReadCount:
         """Raise ScratchError if more than this fraction of the rows, or all of them, can't be used."""
         bad = sum(count for reason, count in self.skipped.items() if reason not in self.harmless)
         if bad > max_bad_rows * (self.read + bad) or (bad and not self.read):
+            allowed = f", more than the share of {max_bad_rows} that --max_bad_rows allows" if self.read else ""
             raise ScratchError(
-                f"{name}: {bad:,} of {self.read + bad:,} rows can't be used ({self.described()}), more than the share "
-                f"of {max_bad_rows} that --max_bad_rows allows: clean the data, or choose other columns"
+                f"{name}: {bad:,} of {self.read + bad:,} rows can't be used ({self.described()}){allowed}: clean the "
+                "data, or choose other columns"
             )
 
     def described(self) -> str:

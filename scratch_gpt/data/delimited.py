@@ -12,10 +12,11 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from ..errors import ScratchError
 from .files import open_text, plain_suffix
@@ -29,6 +30,8 @@ NAMES = {"text", "sentence", "content", "document", "body", "title", "label", "l
 NAMES |= {"id", "idx", "index", "prompt", "completion", "response", "instruction", "input", "output", "question"}
 NAMES |= {"answer", "messages", "conversations", "chosen", "rejected", "review", "category", "sentiment", "name"}
 LONGEST_NAME, MOST_WORDS = 64, 4
+DECLARED = re.compile(r"sep=(.)\r?\n")
+MOST_VALUES = 10_000  # that are remembered of a column
 ESCAPED = re.compile(r'\\[\\"]')
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a document; the default limit is 128 KiB
@@ -54,7 +57,7 @@ class Dialect:
 
 def read_delimited(path: Path, dialect: Dialect) -> Iterator[list[str]]:
     """Iterate over the rows of a file, without the header and blank lines."""
-    with open_text(path, newline="") as file:
+    with _lines(path) as file:
         rows = (row for row in _parse(file, dialect.delimiter, dialect.quoting) if row)
         yield from islice(rows, int(dialect.header), None)
 
@@ -77,20 +80,33 @@ def find_dialect(
         ScratchError: the file has no rows, or no way of quoting gives rows with a consistent number of cells.
     """
     with open_text(path, newline="") as file:
+        declared = DECLARED.fullmatch(file.readline(len("sep=,\r\n")))
+    with _lines(path) as file:
         sample = file.read(SAMPLE_CHARACTERS)
         whole = not file.read(1)
     if not whole:
         sample = sample[: sample.rfind("\n") + 1] or sample
-    delimiter = delimiter or _find_delimiter(path, sample, quoting)
+    delimiter = delimiter or (declared[1] if declared else _find_delimiter(path, sample, quoting))
     quoting = quoting or _find_quoting(path, delimiter)
-    rows = list(
-        islice((row for row in _parse(io.StringIO(sample, newline=""), delimiter, quoting) if row), SAMPLE_ROWS)
-    )
+    with _lines(path) as file:
+        rows = list(islice((row for row in _parse(file, delimiter, quoting) if row), SAMPLE_ROWS))
     if not rows:
         raise ScratchError(f"{path} holds no rows")
     header = _has_header(rows, set(known_names)) if header is None else header
     names = _unique(rows[0]) if header else tuple(f"column_{i + 1}" for i in range(len(rows[0])))
     return Dialect(delimiter, quoting, header, names)
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[IO[str]]:
+    """A file, open after its first line if that declares the delimiter for spreadsheets (`sep=;`)."""
+    with open_text(path, newline="") as file:
+        first = file.readline(len("sep=,\r\n"))
+        if DECLARED.fullmatch(first):
+            yield file
+            return
+    with open_text(path, newline="") as file:
+        yield file
 
 
 def _parse(lines: Iterable[str], delimiter: str, quoting: Quoting, strict: bool = False) -> Iterator[list[str]]:
@@ -163,7 +179,9 @@ def _find_quoting(path: Path, delimiter: str) -> Quoting:
 def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
     """Parse a whole file in strict mode and count its rows and errors."""
     fit, width = _Fit(), 0
-    with open_text(path, newline="") as file:
+    seen: list[set[str]] = []  # the values of each column in rows of one line
+    long: list[tuple[list[str], int]] = []  # rows of several lines, and how many these are
+    with _lines(path) as file:
         lines = (ESCAPED.sub("__", line) for line in file) if quoting == "backslash" else file
         reader: Any = _parse(lines, delimiter, "csv" if quoting == "backslash" else quoting, strict=True)
         try:
@@ -171,21 +189,32 @@ def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
             for row in reader:
                 if row:
                     width = width or len(row)
+                    seen = seen or [set() for _ in row]
                     fit.rows += 1
                     fit.ragged += len(row) != width
-                    if reader.line_num - line > SWALLOWED and width > 1 and not fit.swallowed:
-                        fit.swallowed = _holds_rows(row, delimiter, width)
+                    if reader.line_num - line > 1:
+                        long += [(row, reader.line_num - line)] if len(long) < MOST_VALUES else []
+                    elif len(row) == width and len(seen[-1]) < MOST_VALUES:
+                        for values, cell in zip(seen, row, strict=True):
+                            values.add(cell)
                 line = reader.line_num
         except csv.Error as error:
             fit.error = f"line {reader.line_num}: a cell is quoted wrongly ({error})"
+    fit.swallowed = width > 1 and any(_holds_rows(row, lines, delimiter, seen) for row, lines in long)
     return fit
 
 
-def _holds_rows(row: list[str], delimiter: str, width: int) -> bool:
-    """Whether the inner lines of a multi-line cell look like rows of the file."""
-    for cell in row:
-        inner = re.split(r"\r\n|\r|\n", cell)[1:-1]
-        if len(inner) >= SWALLOWED - 1 and all(line.count(delimiter) == width - 1 for line in inner):
+def _holds_rows(row: list[str], lines: int, delimiter: str, seen: list[set[str]]) -> bool:
+    """Whether a cell of several lines looks like rows of the file that a stray quote has joined: its inner lines have
+    as many cells as a row, or its first line ends with values that these columns have in other rows."""
+    for column, cell in enumerate(row):
+        first, *rest = re.split(r"\r\n|\r|\n", cell)
+        inner = rest[:-1]
+        if lines > SWALLOWED and inner and all(line.count(delimiter) == len(row) - 1 for line in inner):
+            return True
+        _, *values = first.split(delimiter)
+        known = seen[column + 1 : len(row)]
+        if rest and values and len(values) == len(known) and all(map(set.__contains__, known, values)):
             return True
     return False
 
@@ -200,6 +229,8 @@ def _has_header(rows: list[list[str]], known_names: set[str]) -> bool:
     comes_again = [cell in column for cell, column in zip(first, columns, strict=True)]
     if any(cell.lower() in NAMES and not again for cell, again in zip(first, comes_again, strict=True)):
         return True
+    if len(first) == 1 and not (first[0].isidentifier() and any(" " in cell for cell in columns[0])):
+        return False  # a text among texts
     looks = all(_looks_like_name(cell) for cell in first) and len(set(first)) == len(first)
     return bool(below) and looks and not any(comes_again)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ScratchError
 from .corpus import ReadCount
 from .sources import Piece, Source
 from .splits import hold_out
@@ -83,6 +84,8 @@ def read_texts(source: Source, validation_source: Source | None, validation_frac
         return record.reading(source.count)
     for piece in source.pieces():
         record.add("all", piece)
+    if "all" not in record.sizes:
+        raise ScratchError(f"{source.name} has no text: {source.count.described() or 'it is empty'}")
     count, held = source.count, held_out(record.sizes["all"].keys, validation_fraction, seed)
     begin = next(islice(beginnings(source), int(np.argmax(held)), None), "") if held.any() else ""
     return record.reading(count, held, begin)

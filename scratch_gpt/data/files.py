@@ -38,6 +38,8 @@ NO_TEXT |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".sa
 METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
 DOCUMENTATION = {"license", "licence", "copying", "notice", "readme", "changelog", "changes", "contributing", "authors"}
 DOCUMENTATION |= {"citation", "requirements"}
+LEADING_WORDS = {"license", "licence", "readme", "changelog"}  # also with something after them: LICENSE-MIT.txt
+TEXTS_PER_TABLE = 3  # a folder with more texts than this for each table is a folder of texts
 SEPARATORS = "-._ 0-9"  # characters that may surround a split keyword in a file name
 
 
@@ -79,7 +81,11 @@ def find_files(
     Raises:
         ScratchError: the file or split does not exist, or no file has a supported format.
     """
+    if not dataset.strip():
+        raise ScratchError("the name of the dataset is empty: name a file, a folder or a Hub dataset")
     path = Path(dataset)
+    if path.is_file() and config is not None:
+        raise ScratchError(f"{dataset} is a file and has no configurations: leave out --dataset_config {config}")
     if path.is_dir():
         return _of_folder(path, split, config, tables_only)
     if path.is_file():
@@ -88,7 +94,11 @@ def find_files(
         found = [p for p in map(Path, sorted(glob.glob(dataset, recursive=True))) if p.is_file()]
         if not found:
             raise ScratchError(f"no file matches {dataset}")
-        kept, kind, ignored = _of_one_kind(found, tables_only)
+        asked = len(_hidden_parts(path))
+        unfit = {str(p): "hidden" for p in found if len(_hidden_parts(p)) > asked}
+        unfit |= {str(p): "empty" for p in found if p.stat().st_size == 0}
+        kept, kind, ignored = _of_one_kind([p for p in found if str(p) not in unfit], tables_only)
+        ignored |= unfit
         if not kept:
             raise ScratchError(f"{dataset} matches no file that can be read: {_reasons(ignored)}")
         return Files(dataset, kind, kept, ignored=ignored)
@@ -96,6 +106,11 @@ def find_files(
     if local or kind_of(path) is not None or path.suffix.lower() in (*OPENERS, ".zst", *ARCHIVES):
         raise ScratchError(f"no such file or folder: {dataset}")
     return None
+
+
+def _hidden_parts(path: PurePath) -> list[str]:
+    """The parts of a path that no pattern matches unless it names them: hidden files and special folders."""
+    return [part for part in path.parts if part.startswith((".", "__")) and set(part) != {"."}]
 
 
 def kind_of(path: PurePath) -> str | None:
@@ -198,7 +213,8 @@ def _why_ignored(relative: PurePath, path: Path) -> str | None:
     name, suffix = path.name.lower(), path.suffix.lower()
     if name in METADATA:
         return "metadata of a dataset"
-    if PurePath(name).stem in DOCUMENTATION or name in DOCUMENTATION:
+    stem = PurePath(name).stem
+    if stem in DOCUMENTATION or name in DOCUMENTATION or re.split(r"[-_. ]", stem)[0] in LEADING_WORDS:
         return "documentation"
     if suffix in ARCHIVES:
         return f"a {suffix[1:]} archive: unpack it first"
@@ -244,16 +260,19 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
 
 
 def _of_one_kind(paths: list[Path], tables_only: bool) -> tuple[list[Path], str, dict[str, str]]:
-    """Return the files of the most frequent kind, that kind, and the reason for each ignored file."""
+    """Return the files of one kind, that kind, and the reason for each ignored file. Tables are preferred, of the most
+    frequent kind, unless there are many more texts."""
     ignored = {str(path): reason for path in paths if (reason := _no_kind(path))}
     counts = Counter(kind for path in paths if (kind := kind_of(path)) and not (tables_only and kind == "text"))
     if not counts:
         return [], "", ignored | {str(path): "plain text, not a table" for path in paths if kind_of(path) == "text"}
-    kind = max(counts, key=lambda name: (counts[name], name in TABLES, -(TABLES.index(name) if name in TABLES else 0)))
+    tables = [name for name in TABLES if counts[name]]
+    kind = max(tables, key=lambda name: counts[name], default="text")
+    if counts["text"] > TEXTS_PER_TABLE * sum(counts[name] for name in tables):
+        kind = "text"
     kept = [path for path in paths if kind_of(path) == kind]
     others = [path for path in paths if kind_of(path) not in (kind, None)]
-    reasons = {str(p): f"not {kind}, as most files are" for p in others}
-    reasons |= {str(p): "plain text, not a table" for p in others if tables_only and kind_of(p) == "text"}
+    reasons = {str(p): "plain text, not a table" if kind_of(p) == "text" else f"not {kind}" for p in others}
     return kept, kind, ignored | reasons
 
 
@@ -340,7 +359,7 @@ def _named_by_card(folder: Path, config: str | None, files: list[Path]) -> dict[
         configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**metadata)) if metadata else {}
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ScratchError(f"{card}: its metadata can't be read: {' '.join(str(error).split())}") from error
-    configs = {name: fields for name, fields in configs.items() if "data_files" in fields}
+    configs = {name: fields for name, fields in configs.items() if {"data_files", "data_dir"} & set(fields)}
     if not configs:
         if config is not None:
             raise ScratchError(f"{folder} names no configurations: leave out --dataset_config {config}")
@@ -353,11 +372,17 @@ def _named_by_card(folder: Path, config: str | None, files: list[Path]) -> dict[
         asked = f"no configuration {config!r}" if config else "several configurations"
         raise ScratchError(f"{folder} has {asked}: choose one of {', '.join(configs)} with --dataset_config")
     splits: dict[str, list[Path]] = {}
+    base = (folder / str(configs[chosen].get("data_dir") or ".")).resolve()
+    if "data_files" not in configs[chosen]:
+        inside = [path for path in files if path.resolve().is_relative_to(base)]
+        named = splits_by_name([path.resolve().relative_to(base) for path in inside if kind_of(path) is not None])
+        places = {path.resolve(): path for path in inside}
+        return {split: [places[base / path] for path in found] for split, found in named.items()} or {"train": inside}
     for split, patterns in sanitize_patterns(configs[chosen]["data_files"]).items():
         matched: set[Path] = set()
         for pattern in patterns:
             try:
-                matched |= {Path(p) for p in resolve_pattern(pattern, glob.escape(str(folder.resolve())))}
+                matched |= {Path(p) for p in resolve_pattern(pattern, glob.escape(str(base)))}
             except FileNotFoundError:
                 raise ScratchError(
                     f"{card} names {pattern!r} for the split {split}, and there is no such file"

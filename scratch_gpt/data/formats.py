@@ -71,13 +71,18 @@ def _rows_of_content(content: Any) -> list[Any]:
     if not isinstance(content, dict):
         return content if isinstance(content, list) else [content]
     lists = [value for value in content.values() if isinstance(value, list) and value]
-    if any(isinstance(row, dict) and ({"role", "from"} & set(row)) for values in lists for row in values):
+    if any(map(_is_message, chain.from_iterable(lists))):
         return [content]  # a conversation
-    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
-        return lists[0]
+    tables = [values for values in lists if all(isinstance(row, dict) for row in values)]
+    if len(tables) == 1:
+        return tables[0]
     if lists and len(lists) == len(content) and len({len(values) for values in lists}) == 1:
         return [dict(zip(content, values, strict=True)) for values in zip(*lists, strict=True)]
     return [content]
+
+
+def _is_message(row: Any) -> bool:
+    return isinstance(row, dict) and ({"role", "content"} <= set(row) or {"from", "value"} <= set(row))
 
 
 def _json_row(line: str) -> Any:

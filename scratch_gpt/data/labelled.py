@@ -15,10 +15,11 @@ from ..tokenization.training import encode_batch
 from . import german
 from .corpus import Corpus, Origin
 from .formats import BadRowError
-from .tables import ReadOptions, Table, cell, find_column, find_text_column, open_table, text_cell
+from .tables import ReadOptions, Table, cell, check_unicode, find_column, find_text_column, open_table, text_cell
 from .tokens import Tokens
 
 BATCH_TEXTS = 4096
+LONGEST_NUMBER = 20  # digits; longer ones are names
 
 Example = tuple[str, str]  # a text and the name of its label
 
@@ -94,7 +95,9 @@ def _label(value: Any, column: str, class_names: list[str] | None) -> str:
     """Convert a label to its name: the class name, or the number as text ("2" for 2 and 2.0)."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or value == "":
+    if isinstance(value, str):
+        check_unicode(value, column)
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRowError(f"{column!r} is {'null' if value is None else 'empty'}")
     if not isinstance(value, str | int):
         raise BadRowError(f"{column!r} is {type(value).__name__}, want a whole number or a name")
@@ -128,7 +131,7 @@ def collect_labels(examples: Sequence[Example], names: list[str] | None, source:
 
 def _label_order(name: str) -> tuple[bool, int, str]:
     """Sort key: integers by value, then other names alphabetically."""
-    is_number = name.removeprefix("-").isdecimal()
+    is_number = name.removeprefix("-").isdecimal() and len(name) < LONGEST_NUMBER
     return not is_number, int(name) if is_number else 0, name
 
 

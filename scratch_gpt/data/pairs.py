@@ -151,7 +151,9 @@ def _open_sides(
         files=[str(path) for path in paths],
         columns=dict(zip(("source", "target"), languages, strict=True)),
     )
-    return Corpus(origin, read, convert, options)
+    corpus = Corpus(origin, read, convert, options)
+    corpus.harmless = {f"{language!r} is empty" for language in languages}  # blank lines are common in such files
+    return corpus
 
 
 def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOptions) -> Corpus[Pair]:

@@ -178,6 +178,8 @@ class _Preparation:
             reading = self.record.reading(source.count)
         else:
             written = self._tokenise((("all", piece) for piece in source.pieces()), ("all",))["all"]
+            if "all" not in self.record.sizes:
+                raise ScratchError(f"{source.name} has no text: {source.count.described() or 'it is empty'}")
             count, held = source.count, held_out(self.record.sizes["all"].keys, validation_fraction, seed)
             meta = self._copy(written, held)
             begin = ""

@@ -50,8 +50,13 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     quotas = _quotas(rows, min(max(1, round(fraction * len(keys))), len(keys) - 1))
     for number, quota in enumerate(quotas):
         mine = order[stratum[order] == number]
-        mine = mine[sizes[mine] <= quota]
-        chosen[mine[np.cumsum(sizes[mine]) <= quota]] = True
+        if sizes.max() == 1:
+            chosen[mine[:quota]] = True
+            continue
+        taken = 0
+        for group in mine.tolist():
+            if taken + sizes[group] <= quota:
+                chosen[group], taken = True, taken + sizes[group]
     if chosen.any():
         return chosen[group_of]
     several = order[np.bincount(stratum)[stratum[order]] > 1]

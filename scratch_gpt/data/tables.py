@@ -200,7 +200,8 @@ def find_text_column(table: Table, asked: str | None, label_column: str | None =
     if len(texts) == 1:
         return texts[0]
     if texts and table.dialect is not None and not table.dialect.header:
-        return max(texts, key=lambda name: sum(len(row.get(name) or "") for row in table.sample()))
+        values = {name: [row.get(name) or "" for row in table.sample()] for name in texts}
+        return max(texts, key=lambda name: (len(set(values[name])), sum(map(len, values[name]))))
     raise ScratchError(f"{table.name} has the columns {table.described()}: choose one with --text_column")
 
 

@@ -29,6 +29,7 @@ from .model_directory import AUTO_CLASSES, Kind, kind_of_model
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"
+LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
 NAMES = {
     "causal": "causal language",
     "seq2seq": "sequence-to-sequence",
@@ -166,6 +167,7 @@ def open_tokenizer(name: str, subfolder: str = "", trust_remote_code: bool = Fal
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
         raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
+    tokenizer.deprecation_warnings[LENGTH_WARNING] = True  # every caller counts long texts itself
     return tokenizer
 
 

@@ -76,6 +76,15 @@ def open_parts(
     options = read_options(data, max_rows)
     train = open_one(data.dataset, options, False)
     origin: Origin = train.origin  # type: ignore[attr-defined]
+    unused = []
+    if origin.split is None and data.dataset_split != "train":
+        unused.append("dataset_split")
+    if origin.built_in:
+        unused += [n for n in ("dataset_config", "delimiter") if getattr(data, n) is not None]
+        unused += [n for n in ("header", "quoting") if getattr(data, n) != "auto"]
+    if unused:
+        names = ", ".join(f"--{name}" for name in unused)
+        raise ScratchError(f"{names} can't be used with {origin.name}, which has no such thing: leave it out")
     if data.validation_dataset is not None:
         rest = replace(options, split=data.validation_split or "validation", max_rows=None)
         return train, open_one(data.validation_dataset, rest, True)

@@ -120,6 +120,10 @@ def prepare(
         found.skip(split, f"no answer within the context of {context_length} tokens", part.silent)
     found.summary.unknown_share = unknown_share(tokenizer, np.concatenate(tokens["train"].ids))
     report_data(found.summary, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        for split, part in tokens.items():
+            if cut := part.long - part.silent:
+                print(f"{cut:,} {split} conversations of over {context_length} tokens were cut")
     set_chat_defaults(model, tokenizer, tokens["train"].end)
     setup.choose_attention(model, accelerator.device, context_length)
     asked = parts["validation"]

@@ -265,6 +265,7 @@ PLACES = {
     "upper case": ["TRAIN.JSONL", "Test.Jsonl"],
     "no split": ["a.jsonl", "b.ndjson"],
     "validation words": ["train.jsonl", "valid.jsonl"],
+    "shards of dev": ["data/train-00000-of-00001.jsonl", "data/dev-00000-of-00001.jsonl"],
     "only another split": ["a.jsonl", "test.jsonl"],
 }
 

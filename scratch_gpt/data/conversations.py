@@ -111,7 +111,7 @@ def conversation_of(row: dict[str, Any], columns: tuple[str, ...] | None = None,
         BadRowError: the row is not a valid conversation.
     """
     if columns is None:
-        own = [name for name in ("messages", "conversations", "prompt", "instruction") if name in row]
+        own = [name for name in (*MESSAGES, "prompt", "instruction") if name in row] or ["messages"]
         columns = {"prompt": ("prompt", "completion"), "instruction": ("instruction", "output", "input")}.get(
             own[0], (own[0],)
         )

@@ -214,7 +214,8 @@ def _why_ignored(relative: PurePath, path: Path) -> str | None:
     if name in METADATA:
         return "metadata of a dataset"
     stem = PurePath(name).stem
-    if stem in DOCUMENTATION or name in DOCUMENTATION or re.split(r"[-_. ]", stem)[0] in LEADING_WORDS:
+    is_document = stem in DOCUMENTATION or name in DOCUMENTATION or re.split(r"[-_. ]", stem)[0] in LEADING_WORDS
+    if is_document and kind_of(path) in ("text", None):
         return "documentation"
     if suffix in ARCHIVES:
         return f"a {suffix[1:]} archive: unpack it first"
@@ -236,6 +237,8 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
         if splits and "train" not in splits:  # files without a split name are training data
             taken = {path for found in splits.values() for path in found}
             splits |= {"train": rest} if (rest := [path for path in readable if path not in taken]) else {}
+    renamed = {canonical_split(name): found for name, found in splits.items()}
+    splits = renamed if len(renamed) == len(splits) else splits  # "dev" and "validation" may both be there
     wanted = split if split in splits else canonical_split(split)
     if splits and wanted not in splits:
         raise ScratchError(f"{folder} has no split {split!r}: it has {', '.join(map(repr, splits))}")

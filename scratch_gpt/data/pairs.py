@@ -16,7 +16,7 @@ from . import german
 from .corpus import Corpus, Origin, fingerprint_of
 from .files import OPENERS, canonical_split, kind_of, list_folder, read_lines
 from .formats import BadRowError, fingerprint_of_files
-from .tables import ReadOptions, Table, cell, check_unicode, open_table
+from .tables import ReadOptions, Table, cell, check_unicode, open_table, refuse_csv_options
 from .tokens import Tokens
 
 BATCH_PAIRS = 4096
@@ -125,6 +125,7 @@ def _open_sides(
     for path in (source, target):
         if not path.is_file():
             raise ScratchError(f"no such file: {path}")
+    refuse_csv_options(options, name)
 
     def read() -> Iterator[tuple[str, str]]:
         counts = [0, 0]

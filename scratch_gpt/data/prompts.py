@@ -11,7 +11,7 @@ from .conversations import MESSAGES, conversation_key, conversation_of, messages
 from .corpus import Corpus, Origin, fingerprint_of
 from .files import find_files, read_lines
 from .formats import BadRowError, fingerprint_of_files
-from .tables import ReadOptions, cell, check_unicode, find_column, open_table
+from .tables import ReadOptions, cell, check_unicode, find_column, open_table, refuse_csv_options
 
 Prompt = str | list[dict[str, Any]]
 COLUMNS = ("prompt", "text", "instruction", *MESSAGES)
@@ -45,6 +45,7 @@ def open_prompts(
         return _open_stories(num_prompts, seed, options)
     files = find_files(dataset, options.split, options.config, tables_only=prompt_column is not None)
     if files is not None and files.kind == "text":
+        refuse_csv_options(options, files.name)
         origin = Origin(
             files.name,
             lambda: fingerprint_of(fingerprint_of_files(files.paths), str(options.max_rows)),

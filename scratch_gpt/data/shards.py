@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -280,5 +280,5 @@ def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
 
 def shard_sizes(shard: Shard) -> dict[str, int]:
     """Return the number of tokens, documents, characters, UTF-8 bytes and unknown tokens."""
-    sizes = {k: v for k, v in asdict(shard).items() if isinstance(v, int)}
+    sizes = {name: getattr(shard, name) for name in ("characters", "utf8_bytes", "unknown")}
     return {"tokens": len(shard.tokens), "documents": len(shard.ends), **sizes}

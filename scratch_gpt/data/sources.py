@@ -15,7 +15,7 @@ from . import stories
 from .corpus import Corpus, Origin, ReadCount
 from .files import Files, find_files, open_text
 from .formats import BadRowError, fingerprint_of_files
-from .tables import ReadOptions, Table, cell, check_unicode, find_text_column, open_hub, table_of
+from .tables import ReadOptions, Table, cell, check_unicode, find_text_column, open_hub, refuse_csv_options, table_of
 
 PIECE_CHARACTERS, MOST_BLOCKS = 1 << 16, 4
 EMPTY = "an empty document"
@@ -170,8 +170,7 @@ def open_source(
         return StorySource(min(num_stories, options.max_rows or num_stories), seed)
     files = find_files(dataset, options.split, options.config, tables_only=text_column is not None)
     if files is not None and files.kind == "text":
-        if given := [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]:
-            raise ScratchError(f"{', '.join(given)} can't be used with {files.name}, which is plain text")
+        refuse_csv_options(options, files.name)
         return FileSource(files, options)
     names = [text_column] if text_column else []
     table = open_hub(dataset, options, names) if files is None else table_of(files, options, names)

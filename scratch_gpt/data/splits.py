@@ -39,13 +39,15 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
         Boolean mask of shape (N,), True for the rows held out. All False if N < 2.
     """
     keys = np.asarray(keys, dtype=np.uint64)
-    groups, first, group_of, sizes = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    groups, group_of, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     chosen = np.zeros(len(groups), dtype=bool)
     if len(keys) < 2:
         return chosen[group_of]
     order = np.argsort(_mix(groups ^ _mix(np.asarray([seed], dtype=np.uint64))), kind="stable")
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(strata or [None]))}
-    stratum = np.asarray([numbers[strata[int(i)]] for i in first]) if strata else np.zeros(len(groups), dtype=np.int64)
+    labels = sorted(set(strata), key=str) if strata else [None]
+    numbers = {label: number for number, label in enumerate(labels)}
+    stratum = np.full(len(groups), len(labels), dtype=np.int64)
+    np.minimum.at(stratum, group_of, [numbers[label] for label in strata] if strata else 0)
     rows = np.bincount(stratum, weights=sizes, minlength=len(numbers)).astype(np.int64)
     quotas = _quotas(rows, min(max(1, round(fraction * len(keys))), len(keys) - 1))
     for number, quota in enumerate(quotas):

@@ -74,6 +74,7 @@ class Table:
         self.validation_split, self.dialect, self.named_by_row = validation_split, dialect, named_by_row
         self._read, self._fingerprint, self._features = read, fingerprint, features or {}
         self._sample: list[dict[str, Any]] | None = None
+        self._names: set[str] | None = None
 
     def rows(self) -> Iterator[dict[str, Any] | BadRowError]:
         """Iterate over all rows.
@@ -114,7 +115,13 @@ class Table:
         only if each row has its own column names."""
         if any(_holds(row, name) for row in self.sample()):
             return True
-        return self.named_by_row and any(not isinstance(row, BadRowError) and _holds(row, name) for row in self.rows())
+        if not self.named_by_row:
+            return False
+        if self._names is None:
+            self._names = {key for row in self.rows() if not isinstance(row, BadRowError) for key in row}
+        if name in self._names or name.split(".")[0] not in self._names:
+            return name in self._names
+        return any(not isinstance(row, BadRowError) and _holds(row, name) for row in self.rows())
 
     def text_columns(self) -> list[str]:
         """Return the columns whose values in the sample are strings and not all numeric."""
@@ -189,7 +196,7 @@ def find_column(table: Table, asked: str | None, usual: Sequence[str], flag: str
 
 def find_text_column(table: Table, asked: str | None, label_column: str | None = "label") -> str:
     """Return the text column: the requested one, else "text" or "sentence", else the only text column other than the
-    label. In CSV files without a header, it is the column with the longest text.
+    label. In CSV files without a header, it is the column with the most different values.
 
     Raises:
         ScratchError: the requested column does not exist, or the choice is ambiguous.
@@ -235,15 +242,20 @@ def open_table(dataset: str, options: ReadOptions, known_names: Iterable[str] = 
     return table
 
 
+def refuse_csv_options(options: ReadOptions, name: str) -> None:
+    """Raise ScratchError if there are options for CSV and TSV files, and the data is in no such file."""
+    if given := [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]:
+        raise ScratchError(f"{', '.join(given)} can't be used with {name}, which is no CSV or TSV file")
+
+
 def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()) -> Table:
     """Open local files as one table; see `open_table`.
 
     Raises:
         ScratchError: the files can't be read, or CSV options are given for files of another format.
     """
-    given = [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]
-    if given and files.kind != "csv":
-        raise ScratchError(f"{', '.join(given)} can't be used with {files.name}: its files are {files.kind}, not CSV")
+    if files.kind != "csv":
+        refuse_csv_options(options, files.name)
     dialects: dict[Path, Dialect] = {}
     if files.kind == "csv":
         asked = options.delimiter, options.header, options.quoting
@@ -309,8 +321,11 @@ def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -
             table = table_of(files, options, known_names)
             table.files = [name]  # the dataset id, not the paths in the local cache
             return table
+        refuse_csv_options(options, name)
         rows = datasets.load_dataset(name, options.config, split=options.split, streaming=options.streaming)
         revision = HfApi().dataset_info(name).sha if options.streaming else rows._fingerprint
+    except ScratchError:
+        raise
     except Exception as error:
         raise ScratchError(
             f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {_first_line(error)}"

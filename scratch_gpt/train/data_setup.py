@@ -19,6 +19,7 @@ from .arguments import DatasetArguments, TrainingArguments
 
 C = TypeVar("C")  # a Corpus or a Source
 T = TypeVar("T")
+LIMITS = ("max_documents", "max_pairs", "max_texts", "max_conversations", "max_prompts")
 HEADERS = {"auto": None, "yes": True, "no": False}
 
 
@@ -35,7 +36,7 @@ def read_options(data: DatasetArguments, max_rows: int | None) -> ReadOptions:
     if not 0 <= data.max_bad_rows <= 1:
         wrong.append(f"max_bad_rows is {data.max_bad_rows}, want a share from 0 to 1")
     if max_rows is not None and max_rows < 1:
-        name = next(n for n in vars(data) if n.startswith("max_") and getattr(data, n) == max_rows)
+        name = next(n for n in LIMITS if getattr(data, n, None) == max_rows)
         wrong.append(f"{name} is {max_rows}, want at least 1")
     delimiter = {"tab": "\t", "\\t": "\t"}.get(data.delimiter or "", data.delimiter)
     if delimiter is not None and len(delimiter) != 1:

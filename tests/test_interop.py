@@ -68,7 +68,7 @@ def test_dpo_trainer_runs_with_a_folder_and_its_own_reference(folder, tmp_path):
 
     rows = [{"prompt": ASKED, "chosen": [{"role": "assistant", "content": "a"}]} for _ in range(16)]
     rows = [{**row, "rejected": [{"role": "assistant", "content": "bc"}]} for row in rows]
-    config = DPOConfig(**settings(tmp_path, max_steps=20), max_length=64)
+    config = DPOConfig(**settings(tmp_path, max_steps=30), max_length=64)
     trainer = DPOTrainer(
         folder,
         args=config,

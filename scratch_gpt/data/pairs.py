@@ -16,7 +16,7 @@ from . import german
 from .corpus import Corpus, Origin, fingerprint_of
 from .files import OPENERS, canonical_split, kind_of, list_folder, read_lines
 from .formats import BadRowError, fingerprint_of_files
-from .tables import ReadOptions, Table, cell, check_unicode, open_table, refuse_csv_options
+from .tables import ReadOptions, Table, open_table, refuse_csv_options, text_cell
 from .tokens import Tokens
 
 BATCH_PAIRS = 4096
@@ -166,16 +166,7 @@ def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOpt
         columns[role] = found
 
     def convert(row: dict[str, Any]) -> Pair:
-        found = []
-        for language, column in zip((source_lang, target_lang), columns.values(), strict=True):
-            text = cell(row, column)
-            if not isinstance(text, str):
-                raise BadRowError(f"{language!r} is {'null' if text is None else type(text).__name__}, want text")
-            if not text.strip():
-                raise BadRowError(f"{language!r} is empty")
-            check_unicode(text, language)
-            found.append(text)
-        return found[0], found[1]
+        return text_cell(row, columns["source"]), text_cell(row, columns["target"])
 
     return Corpus(Origin.of_table(table, columns, options), table.rows, convert, options)
 

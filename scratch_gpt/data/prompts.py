@@ -11,7 +11,7 @@ from .conversations import MESSAGES, conversation_key, conversation_of, messages
 from .corpus import Corpus, Origin, fingerprint_of
 from .files import find_files, read_lines
 from .formats import BadRowError, fingerprint_of_files
-from .tables import ReadOptions, cell, check_unicode, find_column, open_table, refuse_csv_options
+from .tables import ReadOptions, cell, find_column, open_table, refuse_csv_options, text_cell
 
 Prompt = str | list[dict[str, Any]]
 COLUMNS = ("prompt", "text", "instruction", *MESSAGES)
@@ -119,8 +119,4 @@ def _prompt_of(row: dict[str, Any], column: str) -> Prompt:
         return conversation_of(row, ("instruction", "output", "input"), answered=False)
     if column in MESSAGES or isinstance(value, list):
         return conversation_of({column: messages_of(value, column)}, (column,), answered=False)
-    if not isinstance(value, str) or not value.strip():
-        seen = "null" if value is None else "empty" if isinstance(value, str) else type(value).__name__
-        raise BadRowError(f"{column!r} is {seen}, want text or messages")
-    check_unicode(value, column)
-    return value
+    return text_cell(row, column)

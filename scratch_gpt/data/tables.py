@@ -18,6 +18,7 @@ from .files import Files, canonical_split, find_files
 from .formats import BadRowError, arrow_rows, delimited_rows, features_of, fingerprint_of_files, json_rows
 
 SAMPLE_ROWS = 1000  # rows that are inspected to find the columns
+SAMPLE_CHARACTERS = 1 << 22  # of text in it, about
 TEXT_COLUMNS = ("text", "sentence")
 
 
@@ -94,13 +95,19 @@ class Table:
         return self._fingerprint()
 
     def sample(self) -> list[dict[str, Any]]:
-        """Return the readable rows among the first `SAMPLE_ROWS`.
+        """Return the readable rows among the first ones, at most `SAMPLE_ROWS`.
 
         Raises:
             ScratchError: none of them can be read.
         """
         if self._sample is None:
-            rows = list(islice(self.rows(), SAMPLE_ROWS))
+            rows, characters = [], 0
+            for row in islice(self.rows(), SAMPLE_ROWS):
+                rows.append(row)
+                if isinstance(row, dict):
+                    characters += sum(len(value) for value in row.values() if isinstance(value, str))
+                if characters > SAMPLE_CHARACTERS:  # the sample is kept
+                    break
             self._sample = [row for row in rows if not isinstance(row, BadRowError)]
             if not self._sample:
                 raise ScratchError(f"{self.name} holds no rows" + (f" that can be read: {rows[0]}" if rows else ""))
@@ -153,13 +160,8 @@ def cell(row: dict[str, Any], name: str) -> Any:
     return value
 
 
-def text_cell(row: dict[str, Any], name: str, may_be_empty: bool = False) -> str:
+def text_cell(row: dict[str, Any], name: str) -> str:
     """Return the text of a column or nested field.
-
-    Args:
-        row: the row.
-        name: the column, or a dotted path.
-        may_be_empty: whether to accept empty text.
 
     Raises:
         BadRowError: the value is not text, is empty, or has a lone surrogate.
@@ -167,7 +169,7 @@ def text_cell(row: dict[str, Any], name: str, may_be_empty: bool = False) -> str
     value = cell(row, name)
     if not isinstance(value, str):
         raise BadRowError(f"{name!r} is {'null' if value is None else type(value).__name__}, want text")
-    if not may_be_empty and not value.strip():
+    if not value.strip():
         raise BadRowError(f"{name!r} is empty")
     check_unicode(value, name)
     return value

@@ -8,6 +8,7 @@ from conftest import run_here
 from scratch_gpt.data.documents import documents_of
 from scratch_gpt.data.sources import open_source
 
+TEXT_ROWS = "".join(f"a fine film, number {i};{'pos' if i % 3 else 'neg'}\n" for i in range(30))
 JOBS = {
     "language_modeling": [{"text": f"text {i}"} for i in range(10)],
     "masked_lm": [{"text": f"text {i}"} for i in range(10)],

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 from conftest import run_here
-from data_helpers import JOBS, for_job, lines, refused, shown, texts_of
+from data_helpers import JOBS, TEXT_ROWS, for_job, lines, refused, shown, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +16,6 @@ from scratch_gpt.data.sources import open_source
 from scratch_gpt.data.splits import content_key, deal, hold_out
 from scratch_gpt.data.tables import ReadOptions, open_hub
 from scratch_gpt.errors import ScratchError
-
-TEXT_ROWS = "".join(f"a fine film, number {i};{'pos' if i % 3 else 'neg'}\n" for i in range(30))
-
 
 # --- columns ---
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import typer
 
 from . import app
+
+if TYPE_CHECKING:
+    from ..tokenization.training import Kind, Template
 
 # The module in train/jobs that reads the data of each family of tasks.
 FAMILIES = {
@@ -22,7 +25,7 @@ FAMILIES = {
 }
 NOT_DATA = {"dataset", "reward", "tokenizer", "vocab_size", "max_length", "skip_long", "both_directions"}
 NOT_DATA |= {"separate_vocabularies", "dataset_license"}  # options of training, not of reading
-TEMPLATES = {"translation": "seq2seq", "classification": "encoder", "masked_lm": "encoder"}
+TEMPLATES: dict[str, Template] = {"translation": "seq2seq", "classification": "encoder", "masked_lm": "encoder"}
 
 
 def argument_types() -> dict[str, Any]:
@@ -115,8 +118,7 @@ def _lengths(
     from ..tokenization.training import BUILDERS, encode_batch, train_tokenizer
 
     if name in BUILDERS:
-        template: Any = TEMPLATES.get(family, "causal")
-        tokenizer = train_tokenizer(texts(), name, vocab_size, template)  # type: ignore[arg-type]
+        tokenizer = train_tokenizer(texts(), cast("Kind", name), vocab_size, TEMPLATES.get(family, "causal"))
     elif vocab_size is not None:
         raise ScratchError(f"--vocab_size is of a tokenizer that is trained here, and {name} is one already")
     else:
@@ -197,7 +199,6 @@ def _signature() -> inspect.Signature:
             base = hints[field.name]
             if type(None) in get_args(base):
                 base = next(part for part in get_args(base) if part is not type(None))
-            wanted: Any = base if get_origin(base) is list else base | None
             having = [name for name, other in types.items() if field.name in _names(other)]
             text = field.metadata["help"]
             if len(having) < len(types):
@@ -206,7 +207,7 @@ def _signature() -> inspect.Signature:
                 text += " Repeat the option for each of them."
             if field.default not in (None, dataclasses.MISSING) and "Default" not in text:
                 text += f" Default: {field.default}."
-            found[field.name] = option(field.name, wanted | None if get_origin(base) is list else wanted, text)
+            found[field.name] = option(field.name, base | None, text)
     found["tokenizer"] = option(
         "tokenizer", str | None, "Count lengths in tokens: 'char', 'word', 'bpe', 'unigram', a folder or a Hub id."
     )
@@ -217,6 +218,13 @@ def _signature() -> inspect.Signature:
     return inspect.Signature(list(found.values()))
 
 
-data_command.__signature__ = _signature()  # type: ignore[attr-defined]
-data_command.__annotations__ = {p.name: p.annotation for p in data_command.__signature__.parameters.values()}  # type: ignore[attr-defined]
-app.command("data")(data_command)
+def _add_command() -> None:
+    """Register the command under the signature that typer is to read, instead of `**given`."""
+    signature = _signature()
+    command: Any = data_command
+    command.__signature__ = signature
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    app.command("data")(command)
+
+
+_add_command()

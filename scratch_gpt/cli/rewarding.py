@@ -173,6 +173,7 @@ def _judged(
     from ..errors import ScratchError
     from ..hub.opening import choose_dtype
     from ..rl import rewards, rollouts
+    from ..tokenization.chat import encode_prompt
 
     if model.config.is_encoder_decoder or not model.can_generate():
         raise ScratchError(f"a {type(model).__name__} generates no text")
@@ -181,7 +182,7 @@ def _judged(
     source = open_prompts(dataset, options, num_prompts=num_prompts, seed=seed)
     prompts = list(source.read())
     report_skipped(source.name, source.count)
-    ids = [rollouts.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     positions = model.config.max_position_embeddings
     kept, room = rollouts.fitting_prompts(ids, positions, max_new_tokens)
     report_texts(tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)])

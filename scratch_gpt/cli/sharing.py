@@ -43,7 +43,7 @@ def push(
         files_to_upload,
         foreign_code,
         push_directory,
-        verify_as_stranger,
+        verify_loads_without_package,
         write_native_twin,
     )
 
@@ -69,7 +69,7 @@ def push(
     with tempfile.TemporaryDirectory() as temporary:
         twin, class_name = Path(temporary), ""
         with console.status("opening it without this package"):
-            verify_as_stranger(directory)
+            verify_loads_without_package(directory)
             if native:  # made before anything is sent, since a model may have no twin
                 class_name = write_native_twin(directory, twin, trust_remote_code)
         console.print("It opens without this package.")

@@ -20,7 +20,7 @@ from ..errors import ScratchError
 from . import questions
 from .corpus import Corpus, Origin
 from .formats import BadRowError
-from .tables import ReadOptions, Table, cell, check_unicode, find_column, open_table
+from .tables import ReadOptions, Table, cell, check_text, check_unicode, find_column, open_table
 
 ROLES = ("system", "user", "assistant", "tool")
 SYNONYMS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
@@ -120,11 +120,12 @@ def conversation_of(row: dict[str, Any], columns: tuple[str, ...] | None = None,
         if answered:
             messages += _side(row.get("completion"), "completion", "assistant")
     elif columns[0] == "instruction":
-        more = row.get("input") if isinstance(row.get("input"), str) and row["input"].strip() else None
-        asked = _text(row.get("instruction"), "instruction") + (f"\n\n{_text(more, 'input')}" if more else "")
+        asked, more = message_text(row.get("instruction"), "instruction"), row.get("input")
+        if isinstance(more, str) and more.strip():
+            asked += f"\n\n{check_text(more, 'input')}"
         messages = [{"role": "user", "content": asked}]
         if answered:
-            messages.append({"role": "assistant", "content": _text(row.get("output"), "output")})
+            messages.append({"role": "assistant", "content": message_text(row.get("output"), "output")})
     else:
         messages = messages_of(cell(row, columns[0]), columns[0])
     if not answered:
@@ -174,8 +175,8 @@ def _message(message: Any) -> Message:
         return {"role": role, "content": text}
     if role == "assistant" and message.get("tool_calls"):
         calls = _tool_calls(message["tool_calls"])
-        return {"role": role, "content": _text(content, "content") if content else "", "tool_calls": calls}
-    return {"role": role, "content": _text(content, "content")}
+        return {"role": role, "content": message_text(content, "content") if content else "", "tool_calls": calls}
+    return {"role": role, "content": message_text(content, "content")}
 
 
 def _joined(parts: list[Any]) -> str:
@@ -211,14 +212,18 @@ def _parsed(value: Any) -> Any:
 def _side(value: Any, column: str, role: str) -> Conversation:
     if isinstance(value, list):
         return messages_of(value, column)
-    return [{"role": role, "content": _text(value, column)}]
+    return [{"role": role, "content": message_text(value, column)}]
 
 
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"{column!r} is {_seen(value)}, want text")
-    check_unicode(value, column)
-    return value
+def message_text(value: Any, column: str) -> str:
+    """Return the text of a message.
+
+    Raises:
+        BadRowError: the value is not text, or is empty.
+    """
+    if value == [] or (isinstance(value, str) and not value.strip()):
+        raise BadRowError(f"{column!r} is empty, want text")
+    return check_text(value, column)
 
 
 def _seen(value: Any) -> str:

@@ -15,7 +15,9 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from ..errors import ScratchError
-from .formats import BadRowError
+from .delimited import Dialect
+from .files import Files
+from .formats import BadRowError, fingerprint_of_files
 from .tables import ReadOptions, Table
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ class Origin:
         ignored: reason by path, for the other files of the folder.
         split: the split that is read; None if the files have no split names.
         columns: column name by role ("text", "label", …).
-        delimiter, header, quoting: format of CSV and TSV files.
+        dialect: format of CSV and TSV files.
         validation_split: name of the validation split of the same dataset, if there is one.
     """
 
@@ -45,19 +47,28 @@ class Origin:
     ignored: dict[str, str] = field(default_factory=dict)
     split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    delimiter: str | None = None
-    header: bool | None = None
-    quoting: str | None = None
+    dialect: Dialect | None = None
     validation_split: str | None = None
 
     def __post_init__(self) -> None:
         self.fingerprint = cache(self.fingerprint)  # files are hashed once
 
     @classmethod
+    def of_files(cls, files: Files, max_rows: int | None = None) -> Origin:
+        """Describe plain text files."""
+        return cls(
+            files.name,
+            lambda: fingerprint_of(fingerprint_of_files(files.paths), str(max_rows)),
+            files=[str(path) for path in files.paths],
+            ignored=files.ignored,
+            split=files.split,
+            validation_split=files.validation_split,
+        )
+
+    @classmethod
     def of_table(cls, table: Table, columns: dict[str, str], options: ReadOptions) -> Origin:
         """Describe the given columns (name by role) of a table."""
-        form = table.dialect
-        taken = sorted(columns.items()), options.config, options.split, options.max_rows, form
+        taken = sorted(columns.items()), options.config, options.split, options.max_rows, table.dialect
         return cls(
             table.name,
             lambda: fingerprint_of(table.fingerprint(), repr(taken)),
@@ -65,9 +76,7 @@ class Origin:
             ignored=table.ignored,
             split=table.split,
             columns=columns,
-            delimiter=form.delimiter if form else None,
-            header=form.header if form else None,
-            quoting=form.quoting if form else None,
+            dialect=table.dialect,
             validation_split=table.validation_split,
         )
 

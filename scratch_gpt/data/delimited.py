@@ -30,11 +30,9 @@ NAMES = {"text", "sentence", "content", "document", "body", "title", "label", "l
 NAMES |= {"id", "idx", "index", "prompt", "completion", "response", "instruction", "input", "output", "question"}
 NAMES |= {"answer", "messages", "conversations", "chosen", "rejected", "review", "category", "sentiment", "name"}
 LONGEST_NAME, MOST_WORDS = 64, 4
-DECLARED = re.compile(r"sep=(.)\r?\n")
+LARGEST_CELL = min(sys.maxsize, 2**31 - 1)  # characters
 MOST_VALUES = 10_000  # that are remembered of a column
 ESCAPED = re.compile(r'\\[\\"]')
-
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a document; the default limit is 128 KiB
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,12 @@ def find_dialect(
     Raises:
         ScratchError: the file has no rows, or no way of quoting gives rows with a consistent number of cells.
     """
-    with open_text(path, newline="") as file:
-        declared = DECLARED.fullmatch(file.readline(len("sep=,\r\n")))
     with _lines(path) as file:
         sample = file.read(SAMPLE_CHARACTERS)
         whole = not file.read(1)
     if not whole:
         sample = sample[: sample.rfind("\n") + 1] or sample
-    delimiter = delimiter or (declared[1] if declared else _find_delimiter(path, sample, quoting))
+    delimiter = delimiter or _declared_delimiter(path) or _find_delimiter(path, sample, quoting)
     quoting = quoting or _find_quoting(path, delimiter)
     with _lines(path) as file:
         rows = list(islice((row for row in _parse(file, delimiter, quoting) if row), SAMPLE_ROWS))
@@ -97,19 +93,25 @@ def find_dialect(
     return Dialect(delimiter, quoting, header, names)
 
 
+def _declared_delimiter(path: Path) -> str | None:
+    """The delimiter in a first line that declares it for spreadsheets (`sep=;`); None without such a line."""
+    with open_text(path, newline="") as file:
+        declared = re.fullmatch(r"sep=(.)\r?\n", file.readline(len("sep=,\r\n")))
+    return declared[1] if declared else None
+
+
 @contextmanager
 def _lines(path: Path) -> Iterator[IO[str]]:
-    """A file, open after its first line if that declares the delimiter for spreadsheets (`sep=;`)."""
+    """A file, open after the line that declares its delimiter, if there is one."""
+    declared = _declared_delimiter(path)
     with open_text(path, newline="") as file:
-        first = file.readline(len("sep=,\r\n"))
-        if DECLARED.fullmatch(first):
-            yield file
-            return
-    with open_text(path, newline="") as file:
+        if declared is not None:
+            file.readline()
         yield file
 
 
 def _parse(lines: Iterable[str], delimiter: str, quoting: Quoting, strict: bool = False) -> Iterator[list[str]]:
+    csv.field_size_limit(LARGEST_CELL)  # of the process: a document may be a cell, and the default refuses 128 KiB
     rules: dict[str, Any] = {"delimiter": delimiter, "strict": strict}
     if quoting == "none":
         rules["quoting"] = csv.QUOTE_NONE

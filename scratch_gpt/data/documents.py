@@ -70,25 +70,26 @@ def read_texts(source: Source, validation_source: Source | None, validation_frac
         seed: seed of the split.
 
     Raises:
-        ScratchError: too many rows can't be used.
+        ScratchError: there is no text, or too many rows can't be used.
     """
     record = Record()
+    for part, piece in parts_of(source, validation_source, validation_fraction):
+        record.add(part, piece)
+    return record.reading(source, validation_source, record.held_out(source, validation_fraction, seed))
+
+
+def parts_of(
+    source: Source, validation_source: Source | None, validation_fraction: float
+) -> Iterator[tuple[str, Piece]]:
+    """Iterate over the pieces of all texts, each with its part: "train", "validation", or "all" if it is only known
+    after the last document which of them are held out (`Record.held_out`)."""
     if validation_source is not None:
-        for split, texts in (("train", source), ("validation", validation_source)):
-            for piece in texts.pieces():
-                record.add(split, piece)
-        return record.reading(source.count + validation_source.count)
-    if has_one_document(source):
-        for split, piece in split_one_text(source, validation_fraction):
-            record.add(split, piece)
-        return record.reading(source.count)
-    for piece in source.pieces():
-        record.add("all", piece)
-    if "all" not in record.sizes:
-        raise ScratchError(f"{source.name} has no text: {source.count.described() or 'it is empty'}")
-    count, held = source.count, held_out(record.sizes["all"].keys, validation_fraction, seed)
-    begin = next(islice(beginnings(source), int(np.argmax(held)), None), "") if held.any() else ""
-    return record.reading(count, held, begin)
+        yield from (("train", piece) for piece in source.pieces())
+        yield from (("validation", piece) for piece in validation_source.pieces())
+    elif _has_one_document(source):
+        yield from _split_one_text(source, validation_fraction)
+    else:
+        yield from (("all", piece) for piece in source.pieces())
 
 
 def documents_of(source: Source) -> Iterator[str]:
@@ -101,7 +102,7 @@ def documents_of(source: Source) -> Iterator[str]:
             held = []
 
 
-def has_one_document(source: Source) -> bool:
+def _has_one_document(source: Source) -> bool:
     """Whether the source has exactly one document, whose end is then held out."""
     ends = (piece for piece in source.pieces() if piece.ends_document)
     return len(list(islice(ends, 2))) == 1
@@ -117,13 +118,7 @@ def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]
             begin = ""
 
 
-def held_out(keys: array, fraction: float, seed: int) -> np.ndarray:
-    """Return a boolean mask (N,) of the documents to hold out, from their keys (N,); a fraction of 1 holds out all."""
-    found = np.frombuffer(keys, dtype=np.uint64)
-    return np.ones(len(found), dtype=bool) if fraction >= 1 else hold_out(found, fraction, seed)
-
-
-def split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
+def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
     """Iterate over the pieces of a single document, each with its split; the end goes to "validation"."""
     characters = sum(len(piece.text) for piece in source.pieces())
     border = int(characters * (1 - validation_fraction))
@@ -172,31 +167,41 @@ class Record:
         """Add the next piece of a part."""
         self.sizes.setdefault(part, Sizes()).add(piece)
 
-    def reading(
-        self,
-        count: ReadCount,
-        held: np.ndarray | None = None,
-        begin: str | None = None,
-    ) -> TextReading:
-        """Summarise the documents that were added.
+    def held_out(self, source: Source, fraction: float, seed: int) -> np.ndarray | None:
+        """Return a boolean mask (N,) of the documents of "all" to hold out; a fraction of 1 holds out all of them. None
+        if the parts are known already.
+
+        Raises:
+            ScratchError: there is no document.
+        """
+        if not self.sizes:
+            raise ScratchError(f"{source.name} has no text: {source.count.described() or 'it is empty'}")
+        if "all" not in self.sizes:
+            return None
+        keys = np.frombuffer(self.sizes["all"].keys, dtype=np.uint64)
+        return np.ones(len(keys), dtype=bool) if fraction >= 1 else hold_out(keys, fraction, seed)
+
+    def reading(self, source: Source, validation_source: Source | None, held: np.ndarray | None) -> TextReading:
+        """Summarise the documents that were added; they must have been the last that was read of the sources.
 
         Args:
-            count: number of rows read and skipped.
-            held: boolean mask (N,) of the documents of "all" that are held out.
-            begin: beginning of the first document held out of "all".
+            source, validation_source: the sources they come from.
+            held: the result of `held_out`.
         """
-        keys = np.concatenate([np.frombuffer(sizes.keys, np.uint64) for sizes in self.sizes.values() if sizes.keys])
+        count = source.count if validation_source is None else source.count + validation_source.count
         parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items() if sizes.keys}
+        prompt = self.sizes["validation"].begin if "validation" in self.sizes else ""
         if held is not None:
             parts = {"train": parts["all"][~held], "validation": parts["all"][held]}
-        parts = {split: parts.get(split, np.empty(0, np.uint64)) for split in SPLITS}
-        if begin is None:
-            begin = self.sizes["validation"].begin if "validation" in self.sizes else ""
+            if held.any():  # the source is read again, up to the first document that is held out
+                prompt = next(islice(beginnings(source), int(np.argmax(held)), None), "")
+        train, validation = (parts.get(split, np.empty(0, np.uint64)) for split in SPLITS)
+        several = count.read > 1  # else both parts are of one text
         return TextReading(
             count=count,
-            documents={split: len(part) for split, part in parts.items()},
+            documents={"train": len(train), "validation": len(validation)},
             characters=sum(sum(sizes.characters) for sizes in self.sizes.values()),
-            duplicates=len(keys) - len(np.unique(keys)) if count.read > 1 else 0,
-            shared=int(np.isin(parts["validation"], parts["train"]).sum()) if count.read > 1 else 0,
-            prompt=begin,
+            duplicates=len(train) + len(validation) - len(np.union1d(train, validation)) if several else 0,
+            shared=int(np.isin(validation, train).sum()) if several else 0,
+            prompt=prompt,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -101,46 +102,40 @@ def _is_object(line: str) -> bool:
     return line.lstrip().startswith("{") and not isinstance(_json_row(line), BadRowError)
 
 
-def _arrow_batches(path: Path) -> Iterator[Any]:
+@contextmanager
+def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The schema and the record batches of a Parquet file, or of an Arrow stream or file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if path.suffix.lower() == ".parquet":
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS)
+        with pq.ParquetFile(path) as parquet:
+            yield parquet.schema_arrow, parquet.iter_batches(batch_size=BATCH_ROWS)
         return
     with pa.memory_map(str(path)) as source:
         try:
-            reader = pa.ipc.open_stream(source)
+            stream = pa.ipc.open_stream(source)
         except pa.ArrowInvalid:
             file = pa.ipc.open_file(source)
-            yield from (file.get_batch(i) for i in range(file.num_record_batches))
-            return
-        yield from reader
+            yield file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            yield stream.schema, iter(stream)
 
 
 def arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Iterate over the rows of a Parquet or Arrow file."""
-    for batch in _arrow_batches(path):
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield from batch.slice(start, BATCH_ROWS).to_pylist()
+    with _open_arrow(path) as (_, batches):
+        for batch in batches:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield from batch.slice(start, BATCH_ROWS).to_pylist()
 
 
 def features_of(path: Path) -> Any:
     """Return the `datasets.Features` of a Parquet or Arrow file; None if the schema can't be converted."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from datasets import Features
 
-    if path.suffix.lower() == ".parquet":
-        schema = pq.read_schema(path)
-    else:
-        with pa.memory_map(str(path)) as source:
-            try:
-                schema = pa.ipc.open_stream(source).schema
-            except pa.ArrowInvalid:
-                schema = pa.ipc.open_file(source).schema
-    try:
-        return Features.from_arrow_schema(schema)
-    except (ValueError, TypeError, KeyError):
-        return None
+    with _open_arrow(path) as (schema, _):
+        try:
+            return Features.from_arrow_schema(schema)
+        except (ValueError, TypeError, KeyError):
+            return None

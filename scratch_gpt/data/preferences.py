@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..errors import ScratchError
-from .conversations import Conversation, conversation_of, messages_of
+from .conversations import Conversation, conversation_of, message_text, messages_of
 from .corpus import Corpus, Origin
 from .formats import BadRowError
 from .prompts import Prompt
-from .tables import ReadOptions, check_unicode, open_table
+from .tables import ReadOptions, check_text, open_table
 
 COLUMNS = ("prompt", "chosen", "rejected")
 
@@ -57,15 +57,11 @@ def preference_of(row: dict[str, Any]) -> Preference:
     prompt = row.get("prompt")
     if all(_is_messages(row.get(side)) for side in ("chosen", "rejected")):
         return _of_messages(prompt, *(conversation_of(row, (side,)) for side in ("chosen", "rejected")))
-    for column in COLUMNS:
-        value = row.get(column)
-        if not isinstance(value, str) or (column == "prompt" and not value.strip()):  # completions may be empty
-            seen = "null" if value is None else "empty" if isinstance(value, str) else type(value).__name__
-            raise BadRowError(f"{column!r} is {seen}, want text")
-        check_unicode(value, column)
-    if row["chosen"] == row["rejected"]:
+    asked = message_text(prompt, "prompt")
+    chosen, rejected = (check_text(row.get(side), side) for side in ("chosen", "rejected"))  # may be empty
+    if chosen == rejected:
         raise BadRowError("'chosen' and 'rejected' are the same")
-    return Preference(row["prompt"], row["chosen"], row["rejected"])
+    return Preference(asked, chosen, rejected)
 
 
 def _is_messages(value: Any) -> bool:

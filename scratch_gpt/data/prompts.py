@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import ScratchError
 from . import stories
 from .conversations import MESSAGES, conversation_key, conversation_of, messages_of
-from .corpus import Corpus, Origin, fingerprint_of
+from .corpus import Corpus, Origin
 from .files import find_files, read_lines
-from .formats import BadRowError, fingerprint_of_files
+from .formats import BadRowError
 from .tables import ReadOptions, cell, find_column, open_table, refuse_csv_options, text_cell
 
 Prompt = str | list[dict[str, Any]]
@@ -46,14 +46,7 @@ def open_prompts(
     files = find_files(dataset, options.split, options.config, tables_only=prompt_column is not None)
     if files is not None and files.kind == "text":
         refuse_csv_options(options, files.name)
-        origin = Origin(
-            files.name,
-            lambda: fingerprint_of(fingerprint_of_files(files.paths), str(options.max_rows)),
-            files=[str(path) for path in files.paths],
-            ignored=files.ignored,
-            split=files.split,
-            validation_split=files.validation_split,
-        )
+        origin = Origin.of_files(files, options.max_rows)
         return _without_repeats(origin, lambda: _lines(files.paths), lambda line: line, options)
     table = open_table(dataset, options, [prompt_column or "prompt"], "prompts")
     column = find_column(table, prompt_column, COLUMNS, "--prompt_column")
@@ -74,24 +67,25 @@ def _open_stories(count: int, seed: int, options: ReadOptions) -> Corpus[Prompt]
     return Corpus(origin, lambda: _beginnings(count, seed), options=options)
 
 
-def _without_repeats(origin: Origin, rows: Any, convert: Any, options: ReadOptions) -> Corpus[Prompt]:
+def _without_repeats(
+    origin: Origin, rows: Callable[[], Iterator[Any]], convert: Callable[[Any], Prompt], options: ReadOptions
+) -> Corpus[Prompt]:
     """Return a corpus in which repeated prompts are skipped."""
+    seen: set[str] = set()
 
     def read() -> Iterator[Any]:
-        seen: set[str] = set()
-        for row in rows():
-            try:
-                prompt = row if isinstance(row, BadRowError) else convert(row)
-            except BadRowError as error:
-                prompt = error
-            if not isinstance(prompt, BadRowError):
-                key = prompt if isinstance(prompt, str) else conversation_key(prompt)
-                if key in seen:
-                    prompt = BadRowError(AGAIN)
-                seen.add(key)
-            yield prompt
+        seen.clear()
+        yield from rows()
 
-    corpus: Corpus[Prompt] = Corpus(origin, read, options=options)
+    def convert_new(row: Any) -> Prompt:
+        prompt = convert(row)
+        key = prompt if isinstance(prompt, str) else conversation_key(prompt)
+        if key in seen:
+            raise BadRowError(AGAIN)
+        seen.add(key)
+        return prompt
+
+    corpus: Corpus[Prompt] = Corpus(origin, read, convert_new, options)
     corpus.harmless = {AGAIN, EMPTY}
     return corpus
 

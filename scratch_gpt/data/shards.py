@@ -15,7 +15,6 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
-from .documents import SPLITS, Record, Sizes, TextReading, beginnings, has_one_document, held_out, split_one_text
+from .documents import SPLITS, Record, Sizes, TextReading, parts_of
 from .sources import Piece, Source
 
 FORMAT = 2
@@ -168,29 +167,23 @@ class _Preparation:
         self, source: Source, validation_source: Source | None, validation_fraction: float, seed: int
     ) -> dict[str, Any]:
         """Tokenise and split the texts; return the content of `meta.json`."""
-        if validation_source is not None:
-            texts = (("train", piece) for piece in source.pieces())
-            more = (("validation", piece) for piece in validation_source.pieces())
-            meta = self._meta(self._tokenise(chain(texts, more), SPLITS))
-            reading = self.record.reading(source.count + validation_source.count)
-        elif has_one_document(source):
-            meta = self._meta(self._tokenise(split_one_text(source, validation_fraction), SPLITS))
-            reading = self.record.reading(source.count)
+        writers = self._tokenise(parts_of(source, validation_source, validation_fraction))
+        held = self.record.held_out(source, validation_fraction, seed)
+        meta = {}
+        if held is None:
+            for split in SPLITS:
+                everything = np.ones(len(writers[split].ends), dtype=bool)
+                meta[split] = self._finish(split, writers[split], split, everything)
         else:
-            written = self._tokenise((("all", piece) for piece in source.pieces()), ("all",))["all"]
-            if "all" not in self.record.sizes:
-                raise ScratchError(f"{source.name} has no text: {source.count.described() or 'it is empty'}")
-            count, held = source.count, held_out(self.record.sizes["all"].keys, validation_fraction, seed)
-            meta = self._copy(written, held)
-            begin = ""
-            if held.any() and meta["validation"]["characters"]:
-                begin = next(islice(beginnings(source), int(np.argmax(held)), None), "")
-            reading = self.record.reading(count, held, begin)
-        return {**meta, "reading": reading.to_json()}
+            for split, mine in (("train", ~held), ("validation", held)):
+                self._copy(writers["all"], split, mine)
+                meta[split] = self._finish(split, writers["all"], "all", mine)
+        writers["all"].path.unlink()
+        return {**meta, "reading": self.record.reading(source, validation_source, held).to_json()}
 
-    def _tokenise(self, texts: Iterator[tuple[str, Piece]], parts: tuple[str, ...]) -> dict[str, _Writer]:
+    def _tokenise(self, texts: Iterator[tuple[str, Piece]]) -> dict[str, _Writer]:
         """Write the token ids of all texts, one file per part."""
-        writers = {part: _Writer(self.folder / f"{part}.bin", self.dtype) for part in parts}
+        writers = {part: _Writer(self.folder / f"{part}.bin", self.dtype) for part in (*SPLITS, "all")}
         eos, unk = self.tokenizer.eos_token_id, self.tokenizer.unk_token_id
         try:
             for batch in _batches(texts):
@@ -204,51 +197,32 @@ class _Preparation:
                 writer.file.close()
         return writers
 
-    def _meta(self, writers: dict[str, _Writer]) -> dict[str, Any]:
-        """Save the document ends of each split; return the sizes."""
-        meta = {}
-        for split, writer in writers.items():
-            sizes = self.record.sizes.get(split) or Sizes()
-            meta[split] = {
-                "dtype": self.dtype.str,
-                "characters": sum(sizes.characters),
-                "utf8_bytes": sum(sizes.utf8_bytes),
-                "unknown": sum(writer.unknown),
-            }
-            self._save_ends(split, np.asarray(writer.ends, dtype=np.int64))
-        return meta
-
-    def _copy(self, written: _Writer, held: np.ndarray) -> dict[str, Any]:
-        """Copy the documents of one file to the splits; return the sizes."""
-        sizes, ends = self.record.sizes["all"], np.asarray(written.ends, dtype=np.int64)
+    def _copy(self, written: _Writer, split: str, mine: np.ndarray) -> None:
+        """Copy the documents of a mask (N,) from the file of all documents to that of a split."""
+        ends = np.asarray(written.ends, dtype=np.int64)
         lengths = np.diff(ends, prepend=0)
         tokens = np.memmap(written.path, dtype=self.dtype, mode="r") if written.count else np.empty(0, self.dtype)
-        meta = {}
-        for split, mine in (("train", ~held), ("validation", held)):
-            with (self.folder / f"{split}.bin").open("wb") as file:
-                for start in range(0, len(ends), COPIED_DOCUMENTS):
-                    some = slice(start, start + COPIED_DOCUMENTS)
-                    begin, end = ends[start] - lengths[start], ends[some][-1]
-                    file.write(tokens[begin:end][np.repeat(mine[some], lengths[some])].tobytes())
-            meta[split] = {
-                "dtype": self.dtype.str,
-                "characters": int(np.asarray(sizes.characters)[mine].sum()),
-                "utf8_bytes": int(np.asarray(sizes.utf8_bytes)[mine].sum()),
-                "unknown": int(np.asarray(written.unknown)[: len(mine)][mine].sum()),
-            }
-            self._save_ends(split, np.cumsum(lengths[mine]))
-        del tokens
-        written.path.unlink()
-        return meta
+        with (self.folder / f"{split}.bin").open("wb") as file:
+            for start in range(0, len(ends), COPIED_DOCUMENTS):
+                some = slice(start, start + COPIED_DOCUMENTS)
+                begin, end = ends[start] - lengths[start], ends[some][-1]
+                file.write(tokens[begin:end][np.repeat(mine[some], lengths[some])].tobytes())
 
-    def _save_ends(self, split: str, ends: np.ndarray) -> None:
-        """Save the end of each document. The `<eos>` of a split with a single document is removed, because the text may
-        be cut out of a longer document."""
+    def _finish(self, split: str, written: _Writer, part: str, mine: np.ndarray) -> dict[str, Any]:
+        """Save the ends of the documents of a split, which are those of a mask (N,) in a part; return their sizes.
+
+        The `<eos>` of a split with a single document is removed, because the text may be cut out of a longer document.
+        """
+        ends = np.cumsum(np.diff(np.asarray(written.ends, dtype=np.int64), prepend=0)[mine])
         if len(ends) == 1:
             ends = ends - 1
             with (self.folder / f"{split}.bin").open("r+b") as file:
                 file.truncate(int(ends[0]) * self.dtype.itemsize)
         np.save(self.folder / f"{split}.ends.npy", ends)
+        sizes = self.record.sizes.get(part) or Sizes()
+        columns = {"characters": sizes.characters, "utf8_bytes": sizes.utf8_bytes, "unknown": written.unknown}
+        totals = {name: int(np.asarray(column, np.int64)[: len(mine)][mine].sum()) for name, column in columns.items()}
+        return {"dtype": self.dtype.str, **totals}
 
 
 def _check_filled(folder: Path, source: Source, splits: tuple[str, ...]) -> None:

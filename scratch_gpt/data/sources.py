@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from ..errors import ScratchError
 from . import stories
 from .corpus import Corpus, Origin, ReadCount
 from .files import Files, find_files, open_text
-from .formats import BadRowError, fingerprint_of_files
-from .tables import ReadOptions, Table, cell, check_unicode, find_text_column, open_hub, refuse_csv_options, table_of
+from .formats import BadRowError
+from .tables import ReadOptions, Table, cell, check_text, find_text_column, open_hub, refuse_csv_options, table_of
 
 PIECE_CHARACTERS, MOST_BLOCKS = 1 << 16, 4
 EMPTY = "an empty document"
@@ -94,15 +95,8 @@ class FileSource(Source):
 
     def __init__(self, files: Files, options: ReadOptions):
         self.paths = files.paths[: options.max_rows]
-        ignored = files.ignored | {str(path): "after max_documents" for path in files.paths[len(self.paths) :]}
-        self.origin = Origin(
-            files.name,
-            lambda: fingerprint_of_files(self.paths),
-            files=[str(path) for path in self.paths],
-            ignored=ignored,
-            split=files.split,
-            validation_split=files.validation_split,
-        )
+        rest = {str(path): "after max_documents" for path in files.paths[len(self.paths) :]}
+        self.origin = Origin.of_files(replace(files, paths=self.paths, ignored=files.ignored | rest))
 
     @property
     def count(self) -> ReadCount:
@@ -128,12 +122,9 @@ class TableSource(Source):
         self.corpus.harmless = {EMPTY}
 
     def _document(self, row: dict) -> str:
-        text = cell(row, self.column)
-        if not isinstance(text, str):
-            raise BadRowError(f"{self.column!r} is {'null' if text is None else type(text).__name__}, want text")
+        text = check_text(cell(row, self.column), self.column)
         if not text:
             raise BadRowError(EMPTY)
-        check_unicode(text, self.column)
         return text
 
     @property

@@ -150,13 +150,28 @@ class Table:
         return ", ".join(map(repr, self.columns()))
 
 
-def cell(row: dict[str, Any], name: str) -> Any:
-    """Return the value of a column, or of a nested field given by a dotted path such as "meta.body"; None if absent."""
+def cell(row: dict[str, Any], name: str, default: Any = None) -> Any:
+    """Return the value of a column, or of a nested field given by a dotted path such as "meta.body"; `default` if there
+    is none."""
     if name in row:
         return row[name]
     value: Any = row
     for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or part not in value:
+            return default
+        value = value[part]
+    return value
+
+
+def check_text(value: Any, name: str) -> str:
+    """Return a value that is text, which may be empty.
+
+    Raises:
+        BadRowError: the value is not text, or has a lone surrogate.
+    """
+    if not isinstance(value, str):
+        raise BadRowError(f"{name!r} is {'null' if value is None else type(value).__name__}, want text")
+    check_unicode(value, name)
     return value
 
 
@@ -166,13 +181,10 @@ def text_cell(row: dict[str, Any], name: str) -> str:
     Raises:
         BadRowError: the value is not text, is empty, or has a lone surrogate.
     """
-    value = cell(row, name)
-    if not isinstance(value, str):
-        raise BadRowError(f"{name!r} is {'null' if value is None else type(value).__name__}, want text")
-    if not value.strip():
+    text = check_text(cell(row, name), name)
+    if not text.strip():
         raise BadRowError(f"{name!r} is empty")
-    check_unicode(value, name)
-    return value
+    return text
 
 
 def find_column(table: Table, asked: str | None, usual: Sequence[str], flag: str) -> str | None:
@@ -355,14 +367,7 @@ def _download(url: str) -> Path:
 
 
 def _holds(row: dict[str, Any], name: str) -> bool:
-    if name in row:
-        return True
-    value: Any = row
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return False
-        value = value[part]
-    return True
+    return cell(row, name, default=...) is not ...
 
 
 def _first_line(error: Exception) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from ..data.conversations import Conversation
 from ..data.rows import Rows
 from ..data.shards import Shard
+from ..tokenization.chat import encode_prompt
 from .language import language_figures
 from .positions import new_tokens_within, pad_rows, position_limit
 
@@ -33,7 +34,7 @@ def answer(
     less, and "" where they leave nothing, which is counted on standard error. An answer does not depend on the batch,
     except for rounding.
     """
-    prompts = [_encode(tokenizer, talk) for talk in conversations]
+    prompts = [encode_prompt(tokenizer, talk) for talk in conversations]
     room = [new_tokens_within(model, len(prompt), max_new_tokens) for prompt in prompts]
     whole = [i for i, tokens in enumerate(room) if tokens == max_new_tokens]
     batches = [whole[at : at + batch_size] for at in range(0, len(whole), batch_size)]
@@ -81,7 +82,7 @@ def report_answers(
         asked = conversation[: turns.index("assistant")]
         if not asked:
             continue
-        said = _generated(talk, asked, len(_encode(tokenizer, asked)))
+        said = _generated(talk, asked, len(encode_prompt(tokenizer, asked)))
         console.print(f"  {asked[-1]['content']}", highlight=False, markup=False)
         console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
     if test is not None:
@@ -108,24 +109,14 @@ def report_completions(folder: Path, prompts: list[Any], trust_remote_code: bool
     console = Console()
     console.print(f"\nReloaded from {folder}:\n", highlight=False)
     for prompt in prompts[:QUESTIONS]:
-        said = _generated(go_on, prompt, len(_encode(tokenizer, prompt)))
+        said = _generated(go_on, prompt, len(encode_prompt(tokenizer, prompt)))
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         console.print(f"  {asked}", highlight=False, markup=False)
         console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> list[int]:
-    """Token ids of a text, or of a conversation by the chat template."""
-    encoded: Any
-    if isinstance(prompt, str):
-        encoded = tokenizer(prompt)
-    else:
-        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-    return list(encoded["input_ids"])
-
-
 def _generated(generate: Any, prompt: Any, prompt_length: int) -> str:
-    """What a pipeline generates after a text or a conversation of so many tokens, within the model's positions."""
+    """What a pipeline generates after a prompt of `prompt_length` tokens, within the model's positions."""
     room = new_tokens_within(generate.model, prompt_length)
     if not room:
         return f"(no answer: {prompt_length} tokens fill the model's {position_limit(generate.model.config)} positions)"

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ..data.rows import Rows
 from ..data.shards import Shard, prepare_texts
 from ..data.sources import Source
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
+from .processes import sum_over_processes
 
 DEFAULT_WINDOW = 256
 
@@ -46,16 +46,13 @@ def language_figures(
         for batch in rows.ordered_batches(batch_size, accelerator.process_index, accelerator.num_processes):
             count += int((batch["labels"] != -100).sum())
             total += sum_of_losses(model, {name: tensor.to(device) for name, tensor in batch.items()}).item()
-    if accelerator.num_processes > 1:
-        # Python numbers: not every device has float64, and float32 holds counts up to 2**24 only.
-        sums = gather_object([(total, count)])
-        total, count = math.fsum(loss for loss, _ in sums), sum(tokens for _, tokens in sums)
-    loss = total / count if count else math.nan
+    losses, scored = sum_over_processes(accelerator, total, count)
+    loss = losses / scored if scored else math.nan
     return {
         "val_loss": loss,
         "val_perplexity": math.exp(min(loss, 700)),
-        "val_bits_per_byte": total / math.log(2) / shard.utf8_bytes,
-        "val_loss_per_character": total / shard.characters,
+        "val_bits_per_byte": losses / math.log(2) / shard.utf8_bytes,
+        "val_loss_per_character": losses / shard.characters,
         "val_unk_share": shard.unknown / len(shard.tokens),
     }
 

@@ -50,14 +50,13 @@ def translate(
     encoded = tokenizer([texts[i] for i in filled], truncation=True, max_length=longest).input_ids if filled else []
     rows = sorted(zip(filled, encoded, strict=True), key=lambda row: len(row[1]))
     translations = [""] * len(texts)
+    generate: Any = model.generate  # not declared on `PreTrainedModel`
     for limit, same in groupby(rows, key=lambda row: longest_translation(model, len(row[1]))):
         while batch := list(islice(same, batch_size)):
             inputs = pad_rows([ids for _, ids in batch], tokenizer, "right", model.device)
             length = {"max_length": limit, "max_new_tokens": None}
             with torch.no_grad():
-                tokens = model.generate(  # type: ignore[operator]
-                    **{**inputs, **length, **generation}
-                )
+                tokens = generate(**{**inputs, **length, **generation})
             written = (target_tokenizer or tokenizer).batch_decode(tokens, skip_special_tokens=True)
             for (number, _), text in zip(batch, written, strict=True):
                 translations[number] = text.strip()
@@ -107,6 +106,7 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
     says, and print scores and the first few."""
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    # transformers' overloads know its own tasks only.
     write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code)  # type: ignore[call-overload]
     sources, references = texts
     translations = translate(model, tokenizer, sources, write.target_tokenizer)

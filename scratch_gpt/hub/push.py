@@ -101,7 +101,7 @@ def _references(settings: Any) -> set[str]:
     return {str(reference) for reference in flat if reference}
 
 
-def verify_as_stranger(folder: Path, remote_code: bool = True, timeout: float = VERIFICATION_TIMEOUT) -> None:
+def verify_loads_without_package(folder: Path, remote_code: bool = True, timeout: float = VERIFICATION_TIMEOUT) -> None:
     """Load a directory in a process that cannot import this package, and let it work. It is handed no tokens.
 
     Args:
@@ -153,7 +153,7 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
     for extra in ("README.md", "loss.png"):
         if (folder / extra).exists():
             (twin / extra).write_bytes((folder / extra).read_bytes())
-    verify_as_stranger(twin, remote_code=False)
+    verify_loads_without_package(twin, remote_code=False)
     return type(native).__name__
 
 

@@ -52,22 +52,6 @@ class Rollout:
         return sum(self.log_probs) - sum(self.reference_log_probs)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str | list[dict[str, str]]) -> list[int]:
-    """Token ids of a prompt: a text to go on with, or messages to answer, by the tokenizer's chat template.
-
-    Raises:
-        ScratchError: it has none.
-    """
-    encoded: Any
-    if isinstance(prompt, str):
-        encoded = tokenizer(prompt)
-    elif tokenizer.chat_template is None:
-        raise ScratchError("the prompts are messages, and the tokenizer has no chat template: see finetune_sft.py")
-    else:
-        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-    return list(encoded["input_ids"])
-
-
 def write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 
@@ -79,6 +79,22 @@ def assistant_text(message: dict[str, Any]) -> str:
         written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         text += f'{TOOL_CALL}{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {written}}}'
     return text
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict[str, Any]]) -> list[int]:
+    """Token ids of a prompt: a text to go on with, or messages to answer, by the tokenizer's chat template.
+
+    Raises:
+        ScratchError: it has none.
+    """
+    encoded: Any
+    if isinstance(prompt, str):
+        encoded = tokenizer(prompt)
+    elif tokenizer.chat_template is None:
+        raise ScratchError("the prompts are messages, and the tokenizer has no chat template: see finetune_sft.py")
+    else:
+        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import yaml
 from rich.console import Console
@@ -17,7 +17,14 @@ from ..data.tables import ReadOptions
 from ..errors import ScratchError
 from .arguments import DatasetArguments, TrainingArguments
 
-C = TypeVar("C")  # a Corpus or a Source
+
+class HasOrigin(Protocol):
+    """A corpus, or a source of texts."""
+
+    origin: Origin
+
+
+C = TypeVar("C", bound=HasOrigin)
 T = TypeVar("T")
 LIMITS = ("max_documents", "max_pairs", "max_texts", "max_conversations", "max_prompts")
 HEADERS = {"auto": None, "yes": True, "no": False}
@@ -65,8 +72,7 @@ def open_parts(
     Args:
         data: the data arguments.
         max_rows: maximum number of training rows; None reads all.
-        open_one: opens a dataset, given its name, the options, and whether it is the validation data. The result has
-            an attribute `origin`.
+        open_one: opens a dataset, given its name, the options, and whether it is the validation data.
 
     Returns:
         The training data, and the validation data or None.
@@ -76,7 +82,7 @@ def open_parts(
     """
     options = read_options(data, max_rows)
     train = open_one(data.dataset, options, False)
-    origin: Origin = train.origin  # type: ignore[attr-defined]
+    origin = train.origin
     unused = []
     if origin.split is None and data.dataset_split != "train":
         unused.append("dataset_split")
@@ -97,7 +103,7 @@ def open_parts(
     if data.validation_split is not None and origin.split is None:
         raise ScratchError(f"{origin.name} has no splits: leave --validation_split out, or give a folder")
     validation = open_one(data.dataset, replace(options, split=split, max_rows=None), True)
-    both = set(origin.files) & set(validation.origin.files)  # type: ignore[attr-defined]
+    both = set(origin.files) & set(validation.origin.files)
     if both and Path(next(iter(both))).exists():
         raise ScratchError(f"{next(iter(both))} belongs to two splits, {data.dataset_split!r} and {split!r}: rename it")
     return train, validation

@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 
 from ..errors import RunInterruptedError, TrainingError
+from ..evaluation.processes import sum_over_processes
 from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
@@ -40,7 +41,7 @@ from .interruption import Interruption
 from .optimization import learning_rate_factor
 from .plots import plot_run
 from .reporting import Reporter, read_metrics
-from .task import DataState, Task, check_sharding, sum_over_processes
+from .task import DataState, Task, check_sharding
 
 FAILURE, RECENT_STEPS = "failure.json", 20
 

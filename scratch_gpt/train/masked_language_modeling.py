@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ..data.buckets import MaskedBatches
 from ..data.tokens import Tokens
+from ..evaluation.processes import sum_over_processes
 from .checkpoint import unwrapped
-from .task import Batch, BucketTask, sum_over_processes
+from .task import Batch, BucketTask
 
 EXAMPLE_TOKENS = 24
 
@@ -73,12 +74,12 @@ class MaskedLanguageModeling(BucketTask):
                 total += outputs.loss.item()
                 right += int((outputs.logits.argmax(-1) == batch["labels"]).sum())
                 count += self.count(batch)
-        total, right, count = sum_over_processes(self.accelerator, total, right, count)  # type: ignore[assignment]
-        loss = total / count if count else math.nan
+        losses, hits, scored = sum_over_processes(self.accelerator, total, right, count)
+        loss = losses / scored if scored else math.nan
         return {
             "val_loss": loss,
             "val_perplexity": math.exp(min(loss, 700)),
-            "val_accuracy": right / count if count else math.nan,
+            "val_accuracy": hits / scored if scored else math.nan,
         }
 
     def sample(self, model: torch.nn.Module) -> str | None:

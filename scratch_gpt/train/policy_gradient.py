@@ -24,6 +24,7 @@ from ..evaluation.stories import judge_stories
 from ..rl import losses, rollouts
 from ..rl.rewards import Reward, judge
 from ..rl.rollouts import Rollout
+from ..tokenization.chat import encode_prompt
 from .checkpoint import unwrapped
 from .policy_arguments import PolicyArguments
 from .random_state import forked_random_state
@@ -68,7 +69,7 @@ class PolicyGradient:
         self.accelerator, self.policy, self.tokenizer, self.reward = accelerator, policy, tokenizer, reward
         self.reference = reference.to(accelerator.device).eval().requires_grad_(False)
         self.prompts, self.args, self.of_stories = prompts, args, of_stories
-        self.ids = {n: [rollouts.encode_prompt(tokenizer, p) for p in part] for n, part in prompts.items()}
+        self.ids = {n: [encode_prompt(tokenizer, p) for p in part] for n, part in prompts.items()}
         everything = [ids for part in self.ids.values() for ids in part]
         self.max_new_tokens = rollouts.room_for(everything, policy.config.max_position_embeddings, args.max_new_tokens)
         self.pad_token_id = rollouts.pad_of(tokenizer)

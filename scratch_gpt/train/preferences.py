@@ -16,7 +16,7 @@ from ..data.preferences import Preference
 from ..errors import ScratchError
 from ..rl import losses, rollouts
 from ..rl.rollouts import Rollout
-from ..tokenization.chat import assistant_text
+from ..tokenization.chat import assistant_text, encode_prompt
 from .checkpoint import unwrapped
 from .task import Batch, BucketTask
 
@@ -45,7 +45,7 @@ class EncodedPairs:
 
     @staticmethod
     def _encode(pair: Preference, side: Any, tokenizer: PreTrainedTokenizerFast) -> Rollout:
-        prompt = rollouts.encode_prompt(tokenizer, pair.prompt)
+        prompt = encode_prompt(tokenizer, pair.prompt)
         if isinstance(side, str):
             end: Any = tokenizer.eos_token_id
             completion = [*tokenizer(side, add_special_tokens=False)["input_ids"], end]

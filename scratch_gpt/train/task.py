@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import gather_object
 
 from ..data.buckets import Buckets
 from ..errors import ScratchError
@@ -79,22 +78,6 @@ def check_sharding(task: Task | type[Task], accelerator: Accelerator) -> None:
     """
     if accelerator.distributed_type == DistributedType.FSDP and task.fsdp_obstacle is not None:
         raise ScratchError(f"{task.fsdp_obstacle}, which FSDP can't: use data parallelism")
-
-
-def sum_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]:
-    """The sum of each number over all processes; every process must call it.
-
-    Sums are computed in float64: integers come back as integers, exact up to 2^53. Devices that may lack float64 (MPS,
-    XPU) exchange Python numbers.
-    """
-    if accelerator.num_processes == 1:
-        return list(numbers)
-    if accelerator.device.type in ("cpu", "cuda"):
-        own = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
-        sums = accelerator.reduce(own, "sum").tolist()
-    else:
-        sums = [sum(values) for values in zip(*gather_object([numbers]), strict=True)]
-    return [int(total) if isinstance(own, int) else total for own, total in zip(numbers, sums, strict=True)]
 
 
 def items_left(items_of_epoch: Callable[[int], int], state: DataState, epochs: float) -> int:

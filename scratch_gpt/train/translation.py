@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from ..data.buckets import PairBatches, hide_tokens
 from ..data.pairs import Pairs
 from ..errors import ScratchError
+from ..evaluation.processes import sum_over_processes
 from ..evaluation.translation import translate, translation_scores
 from ..models.modeling_scratch_seq2seq import shift_right
 from .checkpoint import unwrapped
@@ -112,13 +113,12 @@ class Translation(BucketTask):
             self.tokenizers.target,
             num_beams=self.eval_beams,
         )
-        if processes > 1:
-            total, count = (sum(numbers) for numbers in zip(*gather_object([(total, count)]), strict=True))
+        losses, scored = sum_over_processes(self.accelerator, total, count)
         self.translations = [""] * len(self.sources)
         for number, texts in enumerate(gather_object([mine])):
             self.translations[number::processes] = texts
         scores = translation_scores(self.translations, self.references)
-        loss = total / count
+        loss = losses / scored
         return {
             "val_loss": loss,
             "val_perplexity": math.exp(min(loss, 700)),

@@ -18,6 +18,7 @@ from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from ...rl import rollouts
 from ...rl.rewards import open_reward
 from ...rl.value_head import add_value_head, without_value_head
+from ...tokenization.chat import encode_prompt
 from .. import setup
 from ..data_setup import (
     ReadExamples,
@@ -84,7 +85,7 @@ def fitting_prompts(
     """
     parts, unknown = {}, 0.0
     for split, prompts in found.parts.items():
-        ids = [rollouts.encode_prompt(tokenizer, prompt) for prompt in prompts]
+        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
         kept, _ = rollouts.fitting_prompts(ids, positions, max_new_tokens)
         parts[split] = [prompts[number] for number in kept]
         reason = f"a prompt that leaves too few of the model's {positions} positions"

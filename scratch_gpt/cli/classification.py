@@ -28,11 +28,11 @@ def classify(
 
     Example: `scratch-gpt classify runs/classifier "Der Hund schläft."`
     """
-    from rich.console import Console
     from tqdm import tqdm
 
     from ..evaluation import classification
     from ..evaluation.masked import probability_bars
+    from ..terminal import SafeConsole
 
     texts = read_texts(text, file)
     opened, tokenizer = open_classifier(model, trust_remote_code, device, dtype)
@@ -49,9 +49,9 @@ def classify(
             output.write_text("\n".join(rows) + "\n", encoding="utf-8")
             print(f"{len(rows):,} lines in {output}")
         return
-    console = Console()
+    console = SafeConsole()
     for line, row in zip(texts, probabilities.tolist(), strict=True):
-        console.print(line, style="italic", highlight=False, markup=False)
+        console.print(line, style="italic")
         console.print(probability_bars(sorted(zip(names, row, strict=True), key=lambda pair: -pair[1])))
 
 
@@ -68,16 +68,15 @@ def fill(
 
     Example: `scratch-gpt fill runs/encoder "One day, Anna has two old <mask>."`
     """
-    from rich.console import Console
-
     from ..errors import ScratchError
     from ..evaluation.masked import guess_masked, print_guesses
+    from ..terminal import SafeConsole
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if tokenizer.mask_token is None or not type(opened).__name__.endswith("ForMaskedLM"):
         raise ScratchError(f"{model} is a {type(opened).__name__}, which predicts no masked tokens")
     report_texts(tokenizer, [text])
-    print_guesses(Console(), text, guess_masked(opened, tokenizer, text, top_k))
+    print_guesses(SafeConsole(), text, guess_masked(opened, tokenizer, text, top_k))
 
 
 def open_classifier(model: str, trust_remote_code: bool, device: str, dtype: str) -> Any:
@@ -94,11 +93,11 @@ def evaluate_classifier(
     model: Any, tokenizer: Any, examples: list[tuple[str, str]], source: str, batch_size: int, confusion: Path | None
 ) -> None:
     """Classify all texts and print accuracy, F1 and the confusion matrix."""
-    from rich.console import Console
     from tqdm import tqdm
 
     from ..data.labelled import check_labels
     from ..evaluation import classification
+    from ..terminal import SafeConsole
 
     names = classification.label_names_of(model)
     if all(label.isdigit() for _, label in examples) and not all(name.isdigit() for name in names):
@@ -108,7 +107,7 @@ def evaluate_classifier(
     with tqdm(total=len(examples), unit=" texts", leave=False, disable=None) as bar:
         found = classification.classify(model, tokenizer, [text for text, _ in examples], batch_size, bar.update)
     labels, guessed = [names.index(label) for _, label in examples], found.argmax(-1).tolist()
-    classification.print_scores(Console(), labels, guessed, names, source)
+    classification.print_scores(SafeConsole(), labels, guessed, names, source)
     if confusion is not None:
         matrix = classification.confusion_matrix(labels, guessed, len(names))
         classification.plot_confusion(matrix, names, confusion)

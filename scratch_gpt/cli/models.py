@@ -172,7 +172,6 @@ def evaluate(
     `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`, or
     `scratch-gpt evaluate runs/classifier --dataset languages --confusion confusion.png`
     """
-    from rich.console import Console
     from rich.table import Table
 
     from ..data.sources import open_source
@@ -180,6 +179,7 @@ def evaluate(
     from ..errors import ScratchError
     from ..evaluation.language import evaluate_text
     from ..hub.model_directory import kind_of_model
+    from ..terminal import SafeConsole
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     kind = kind_of_model(opened.config)
@@ -210,12 +210,12 @@ def evaluate(
         evaluate_translator(opened, tokenizers, found, languages[1], num_beams, batch_size, output)
         return
     source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)
-    with Console(stderr=True).status("scoring"):
+    with SafeConsole(stderr=True).status("scoring"):
         figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
     table = Table(show_header=False)
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 @app.command()
@@ -224,8 +224,9 @@ def info(model: Model, trust_remote_code: Trust = False) -> None:
 
     Example: `scratch-gpt info runs/gpt`
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from ..terminal import SafeConsole
 
     opened, _ = open_model(model, trust_remote_code)
     total = opened.num_parameters()
@@ -236,7 +237,7 @@ def info(model: Model, trust_remote_code: Trust = False) -> None:
     tied = sorted(getattr(opened, "all_tied_weights_keys", None) or {})
     if tied:
         table.caption = f"tied to the embedding: {', '.join(tied)}"
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 @app.command("export")

@@ -25,9 +25,9 @@ def plan(
 
     Example: `scratch-gpt plan --tokens 10000000 --hidden_size 256 --num_hidden_layers 6 --num_attention_heads 4`
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from ..terminal import SafeConsole
     from ..train.arguments import DataArguments, ModelArguments, PretrainingArguments, check_training
     from ..train.parsing import parse_arguments
     from ..train.plan import GPUS, UTILISATION, make_plan
@@ -38,7 +38,7 @@ def plan(
     check_training(args)
     use_all_cores(args.num_threads)
     length = model_args.context_length or DEFAULT_CONTEXT_LENGTH
-    with Console(stderr=True).status("measuring a few steps"):
+    with SafeConsole(stderr=True).status("measuring a few steps"):
         model_config = build_config(model_args, vocab_size or data.vocab_size or 4096, length, {})
         planned = make_plan(model_config, args, length, tokens)
 
@@ -55,7 +55,7 @@ def plan(
         seconds = tokens * planned.flops_per_token / (gpu.flops * UTILISATION)
         fits = "fits" if planned.memory.total < 0.9 * gpu.memory else "does not fit"
         table.add_row(f"on one {name}", f"at least {_duration(seconds)} at {UTILISATION:.0%} of its peak; {fits}")
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def _duration(seconds: float) -> str:

@@ -51,11 +51,11 @@ def judge(
     """
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     from ..evaluation.stories import judge_stories
     from ..rl import rollouts
+    from ..terminal import SafeConsole
 
     policy, tokenizer = open_model(model, trust_remote_code, device, dtype)
     other = policy if reference is None else open_model(reference, trust_remote_code, device, dtype)[0]
@@ -81,7 +81,7 @@ def judge(
     table = Table(f"{len(found)} completions by {model}", "")
     for title, value in rows.items():
         table.add_row(title, value)
-    Console().print(table)
+    SafeConsole().print(table)
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -151,6 +151,6 @@ def _read(text: str) -> str:
 
 
 def _print(what: Any) -> None:
-    from rich.console import Console
+    from ..terminal import SafeConsole
 
-    Console(highlight=False).print(what)
+    SafeConsole().print(what)

@@ -97,11 +97,11 @@ def evaluate_translator(
     output: Path | None,
 ) -> None:
     """Translate all sources and print the scores."""
-    from rich.console import Console
     from rich.table import Column, Table
     from tqdm import tqdm
 
     from ..evaluation import translation
+    from ..terminal import SafeConsole
 
     sources, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     options = {} if num_beams is None else {"num_beams": num_beams}
@@ -118,7 +118,7 @@ def evaluate_translator(
     moses = translation.moses_bleu(written, references, target_lang)
     table.add_row("bleu of Moses tokens", f"{moses:.2f}", f"lower-cased, sacremoses, {target_lang}")
     table.add_row("exactly as the reference", f"{scores['exact']:.1%}", "")
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def check_languages(model: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:

@@ -23,17 +23,17 @@ def verify(
 
     Example: `scratch-gpt verify runs/gpt`
     """
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     from ..auto import register
+    from ..terminal import SafeConsole
     from ..train.verification import verify_run
 
     register()
-    console, good = Console(), True
+    console, good = SafeConsole(), True
     for finding in verify_run(run, trust_remote_code):
-        mark = "[green]✓[/]" if finding.good else "[bold red]✗[/]"
-        console.print(f"{mark} {escape(finding.what)}: {escape(finding.found)}", highlight=False)
+        mark = Text("✓", style="green") if finding.good else Text("✗", style="bold red")
+        console.print(mark, f"{finding.what}: {finding.found}")
         good = good and finding.good
     if not good:
         raise typer.Exit(1)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from ..data.conversations import Conversation
 from ..data.rows import Rows
 from ..data.shards import Shard
+from ..terminal import SafeConsole
 from ..tokenization.chat import encode_prompt
 from .language import language_figures
 from .positions import new_tokens_within, pad_rows, position_limit
@@ -75,16 +75,16 @@ def report_answers(
     talk = pipeline(
         "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
     )
-    console = Console()
-    console.print(f"\nReloaded from {folder} and asked:\n", highlight=False)
+    console = SafeConsole()
+    console.print(f"\nReloaded from {folder} and asked:\n")
     for conversation in conversations[:QUESTIONS]:
         turns = [message["role"] for message in conversation]
         asked = conversation[: turns.index("assistant")]
         if not asked:
             continue
         said = _generated(talk, asked, len(encode_prompt(tokenizer, asked)))
-        console.print(f"  {asked[-1]['content']}", highlight=False, markup=False)
-        console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
+        console.print(f"  {asked[-1]['content']}")
+        console.print(f"  → {said.strip()}\n", style="italic")
     if test is not None:
         rows = Rows.for_tokenizer(test, context_length, tokenizer, bos_token_id=start)
         figures = language_figures(Accelerator(cpu=True), model.eval(), rows, test, TEST_ROWS)
@@ -106,13 +106,13 @@ def report_completions(folder: Path, prompts: list[Any], trust_remote_code: bool
     go_on = pipeline(
         "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
     )
-    console = Console()
-    console.print(f"\nReloaded from {folder}:\n", highlight=False)
+    console = SafeConsole()
+    console.print(f"\nReloaded from {folder}:\n")
     for prompt in prompts[:QUESTIONS]:
         said = _generated(go_on, prompt, len(encode_prompt(tokenizer, prompt)))
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        console.print(f"  {asked}", highlight=False, markup=False)
-        console.print(f"  → {said.strip()}\n", style="italic", highlight=False, markup=False)
+        console.print(f"  {asked}")
+        console.print(f"  → {said.strip()}\n", style="italic")
 
 
 def _generated(generate: Any, prompt: Any, prompt_length: int) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import (
     AutoModelForSequenceClassification,
@@ -17,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     pipeline,
 )
+
+from ..terminal import SafeConsole
 
 BATCH_SIZE = 64
 SHOWN = 4
@@ -81,7 +82,9 @@ def confusion_matrix(labels: Sequence[int], guessed: Sequence[int], num_labels: 
     return count(labels, guessed, labels=range(num_labels))
 
 
-def print_scores(console: Console, labels: Sequence[int], guessed: Sequence[int], names: list[str], title: str) -> None:
+def print_scores(
+    console: SafeConsole, labels: Sequence[int], guessed: Sequence[int], names: list[str], title: str
+) -> None:
     """Accuracy, F1 and the confusion matrix as tables."""
     scores = classification_scores(labels, guessed, len(names))
     table = Table("of the texts", f"{len(labels):,}", title=title)
@@ -106,7 +109,7 @@ def report_classifier(folder: Path, examples: list[tuple[str, str]], trust_remot
     say: Any = pipeline(
         "text-classification", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
     )
-    console = Console()
+    console = SafeConsole()
     table = Table("text", "label", "guess", "probability", title=f"Reloaded from {folder}")
     for (text, label), guess in zip(examples, say(texts[:SHOWN], truncation=True), strict=False):
         table.add_row(text, label, guess["label"], f"{guess['score']:.1%}")

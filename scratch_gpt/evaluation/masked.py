@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.bar import Bar
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
 from ..errors import ScratchError
+from ..terminal import SafeConsole
 
 Guess = tuple[str, float]  # a token and its probability
 
@@ -33,9 +33,9 @@ def guess_masked(
     return [[(guess["token_str"].strip(), guess["score"]) for guess in place] for place in places]
 
 
-def print_guesses(console: Console, text: str, places: list[list[Guess]]) -> None:
+def print_guesses(console: SafeConsole, text: str, places: list[list[Guess]]) -> None:
     """The guesses with their probabilities as bars."""
-    console.print(text, style="italic", highlight=False, markup=False)
+    console.print(text, style="italic")
     for number, place in enumerate(places):
         console.print(probability_bars(place, f"mask {number + 1}" if len(places) > 1 else None))
 
@@ -52,6 +52,6 @@ def report_guesses(folder: Path, text: str, trust_remote_code: bool) -> None:
     """Load `folder` through the Auto classes and let it guess the masked word of a held-out text."""
     model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    console = Console()
-    console.print(f"\nReloaded from {folder} and asked to guess:\n", highlight=False)
+    console = SafeConsole()
+    console.print(f"\nReloaded from {folder} and asked to guess:\n")
     print_guesses(console, text, guess_masked(model, tokenizer, text))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 
 from ..data.shards import Shard
+from ..terminal import SafeConsole
 from .stories import judge_stories
 
 STORIES = 40
@@ -33,10 +33,10 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
     results = write([start] * count, batch_size=count, add_special_tokens=False, return_full_text=False)
     texts = [result[0]["generated_text"].strip() for result in results]
 
-    console = Console()
-    console.print(f"\nReloaded from {folder} and asked to write:\n", highlight=False)
+    console = SafeConsole()
+    console.print(f"\nReloaded from {folder} and asked to write:\n")
     for text in texts[:TEXTS]:
-        console.print(f"  {text}\n", style="italic", highlight=False, markup=False)
+        console.print(f"  {text}\n", style="italic")
     if is_stories:
         verdict = judge_stories(texts, str(tokenizer.decode(shards["train"].tokens)))
         table = Table("of the sentences in", f"{count} stories", title=None)

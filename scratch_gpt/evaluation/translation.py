@@ -9,11 +9,11 @@ from typing import Any
 
 import sacrebleu
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
 from ..models.pipeline_scratch_translation import TASK, longest_translation
+from ..terminal import SafeConsole
 from .positions import pad_rows
 
 BATCH_SIZE = 64
@@ -112,7 +112,7 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
     translations = translate(model, tokenizer, sources, write.target_tokenizer)
     shown = [result["translation_text"] for result in write(sources[:SHOWN])]
 
-    console = Console()
+    console = SafeConsole()
     table = Table("source", "translation", "reference", title=f"Reloaded from {folder}")
     for row in zip(sources, shown, references, strict=False):
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""Open models and tokenizers by folder or Hub id, a stranger's too: what can be refused is refused before it is read.
+"""Open models and tokenizers by folder or Hub id, untrusted ones too: `directory_checks` looks at their files first.
 
 Only safetensors are loaded, since a pickle runs code when it is opened. The code that a checkpoint brings runs only
 where `trust_remote_code` was asked for, and is named before it does.
@@ -6,30 +6,25 @@ where `trust_remote_code` was asked for, and is named before it does.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import ScratchError
+from ..terminal import printable
+from ..tokenization.safety import check_growth, check_template, panics_as_errors
 from ..tokenization.training import BUILDERS
+from ..untrusted import read_json
+from .directory_checks import check_files, check_integers, check_size
 from .model_directory import AUTO_CLASSES, Kind, kind_of_model
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"
 LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
+CUSTOM_GENERATE = "custom_generate/generate.py"  # which transformers runs in place of its own
 NAMES = {
     "causal": "causal language",
     "seq2seq": "sequence-to-sequence",
@@ -115,13 +110,17 @@ def load_model(
     """
     try:
         check_files(Path(name))
+        raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
+        check_integers(raw, CONFIG_NAME)
+        if "quantization_config" in raw:
+            raise ValueError("its weights are quantised, want floating point")
         if trust_remote_code:
-            _announce(name, PreTrainedConfig.get_config_dict(name)[0])
+            _announce(name, raw)
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         found = kind_of_model(config)
         if kind not in (None, found, "classifier") or (kind == "classifier" and found == "seq2seq"):
             raise ValueError(f"it is a {config.model_type} model, which is {found}")
-        check_size(config, Path(name))
+        check_size(AUTO_CLASSES[kind or found], config, Path(name), trust_remote_code)
         model, report = AUTO_CLASSES[kind or found].from_pretrained(
             name,
             dtype=dtype,
@@ -136,7 +135,7 @@ def load_model(
             raise ValueError(f"{weight} has the shape {tuple(there)}, its config asks for {tuple(wanted)}")
         if report["missing_keys"] and kind in (None, found):
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:4])}")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a config that was tampered with can make any of them
         purpose = f"{NAMES[kind]} " if kind else ""
         raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {error}") from error
     return model.to(device)
@@ -159,7 +158,8 @@ def open_tokenizer(name: str, subfolder: str = "", trust_remote_code: bool = Fal
         check_files(Path(name))
         if trust_remote_code:
             _announce(name, get_tokenizer_config(name, subfolder=subfolder))
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, trust_remote_code=trust_remote_code)
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, trust_remote_code=trust_remote_code)
     except Exception as error:
         kinds = ", ".join(BUILDERS)
         raise ScratchError(
@@ -167,86 +167,36 @@ def open_tokenizer(name: str, subfolder: str = "", trust_remote_code: bool = Fal
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
         raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
+    try:
+        check_growth(tokenizer)
+        check_template(tokenizer.chat_template)
+    except ScratchError as error:
+        raise ScratchError(f"tokenizer {name!r} can't be used: {error}") from error
+    # What a saved tokenizer says of these would pad or cut every text, unasked.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.deprecation_warnings[LENGTH_WARNING] = True  # every caller counts long texts itself
     return tokenizer
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
-    """Raise ScratchError where the tokenizer knows more tokens than the model."""
-    if len(tokenizer) > vocab_size:
+    """Raise ScratchError where the tokenizer knows more tokens than the model, or ids beyond its embedding."""
+    count = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
+    if count > vocab_size:
         raise ScratchError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model's vocabulary {vocab_size}: use the "
-            "model's own tokenizer"
+            f"the tokenizer has {count} tokens and the model's vocabulary {vocab_size}: use the model's own tokenizer"
         )
-
-
-def check_files(folder: Path) -> None:
-    """Raise ValueError where a local folder holds what is not to be opened: names or links that lead out of it (the
-    Hub's cache links to its own blobs, and may), weights that are pickles, cut short, or no floating-point numbers."""
-    if not folder.is_dir():
-        return
-    files = [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
-    home = folder.resolve()
-    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    for path in files:
-        if not any(path.resolve().is_relative_to(place) for place in homes):
-            raise ValueError(f"{path.relative_to(folder)} is a link to {path.resolve()}, outside of the folder")
-    if (folder / INDEX).is_file():
-        for part in set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()):
-            if Path(part).name != part:
-                raise ValueError(f"{INDEX} names {part!r}, want the name of a file in the same folder")
-    weights = sorted(folder.glob(WEIGHTS))
-    pickles = sorted(path.name for path in files if path.suffix in PICKLES and path.parent == folder)
-    if pickles and not weights:
-        raise ValueError(
-            f"{pickles[0]} is a pickle, which runs code when it is opened: only safetensors are loaded; have its maker "
-            "save it with save_pretrained"
-        )
-    for path in weights:
-        _check_weights(path)
-
-
-def _check_weights(path: Path) -> None:
-    try:
-        with safe_open(path, "pt") as file:
-            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged or cut short: {error}") from error
-    if strange := sorted(kind for kind in types if not kind.startswith(("F", "BF"))):
-        raise ValueError(f"{path.name} holds numbers of type {', '.join(strange)}, want floating point")
-
-
-def estimated_parameters(config: PreTrainedConfig) -> int:
-    """About how many parameters a config asks for, from its sizes alone: embeddings (of tokens, and of runs of them
-    where it has some), and blocks of attention and feed-forward network."""
-    vocab, hidden = int(getattr(config, "vocab_size", 0) or 0), int(getattr(config, "hidden_size", 0) or 0)
-    runs = int(getattr(config, "ngram_buckets", 0) or 0) * len(getattr(config, "ngram_sizes", [1]))
-    if not hidden:
-        return vocab * vocab  # a bigram table
-    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-    stacks = ("encoder_layers", "decoder_layers") if config.is_encoder_decoder else ("num_hidden_layers",)
-    layers = sum(int(getattr(config, name, 0) or 0) for name in stacks)
-    return (vocab + runs) * hidden + layers * (4 * hidden * hidden + 2 * hidden * inner)
-
-
-def check_size(config: PreTrainedConfig, folder: Path) -> None:
-    """Raise ValueError where a config asks for more than machine or weights can hold, before memory is taken."""
-    count = estimated_parameters(config)
-    there = psutil.virtual_memory().total
-    if 4 * count > there:
-        raise ValueError(
-            f"its config asks for about {count:,} parameters, which take {4 * count / 2**30:,.0f} GiB in float32; this "
-            f"machine has {there / 2**30:,.0f} GiB"
-        )
-    stored = sum(path.stat().st_size for path in folder.glob(WEIGHTS)) if folder.is_dir() else 0
-    if stored and count > stored:  # a parameter takes at least a byte
-        raise ValueError(f"its config asks for about {count:,} parameters, its weights have {stored:,} bytes")
 
 
 def _announce(name: str | Path, settings: dict[str, Any]) -> None:
-    """Say which code is about to run, as the `auto_map` of a config names it."""
+    """Print which code is about to run: what the `auto_map` of a config names, and a `generate` of its own."""
     named = settings.get("auto_map") or {}
     values = named.values() if isinstance(named, dict) else named  # tokenizers once had a list
     flat = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
-    if references := sorted({str(value) for value in flat if value}):
-        print(f"running code that {name} brings: {', '.join(references)}", file=sys.stderr)
+    references = {str(value) for value in flat if value}
+    here = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    if "architectures" in settings and cached_file(name, CUSTOM_GENERATE, **here):
+        references.add(CUSTOM_GENERATE)
+    if references:
+        said = f"running code that {name} brings: {', '.join(sorted(references))}"
+        print(printable(said), file=sys.stderr)

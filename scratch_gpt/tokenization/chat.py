@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
+from .safety import render_chat
 
 END, TOOL_CALL = "<|end|>", "<|tool_call|>"
 ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
@@ -93,7 +93,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict[st
     elif tokenizer.chat_template is None:
         raise ScratchError("the prompts are messages, and the tokenizer has no chat template: see finetune_sft.py")
     else:
-        encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+        encoded = render_chat(tokenizer, prompt, add_generation_prompt=True)
     return list(encoded["input_ids"])
 
 
@@ -137,12 +137,7 @@ def encode_conversations(
     for conversation in conversations:
         if not writes_calls and any(message.get("tool_calls") for message in conversation):
             raise ScratchError("a conversation has tool calls, which the tokenizer's chat template does not write")
-        try:
-            encoded: Any = tokenizer.apply_chat_template(
-                conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-            )
-        except TemplateError as error:
-            raise ScratchError(f"the tokenizer's chat template refuses a conversation: {error}") from error
+        encoded = render_chat(tokenizer, conversation, return_assistant_tokens_mask=True)
         starts.add(encoded["input_ids"][0])
         tokens = np.asarray(encoded["input_ids"][1:], dtype=np.int64)
         mask = np.asarray(encoded["assistant_masks"][1:], dtype=bool)

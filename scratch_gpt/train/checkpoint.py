@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from rich.console import Console
-from rich.markup import escape
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
@@ -36,6 +34,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ScratchError, TrainingError
 from ..hub.model_directory import ToPublished
+from ..terminal import SafeConsole
 from .averaging import MovingAverage
 from .background import in_memory
 from .manifest import damage, sync, sync_one, write_manifest
@@ -98,7 +97,7 @@ def _newest_checkpoint(output_dir: Path) -> Path | None:
     for folder in reversed(folders):
         if (wrong := damage(folder)) is None:
             return folder
-        Console(stderr=True).print(f"[bold red]checkpoint {folder.name} is passed over:[/] {escape(wrong)}")
+        SafeConsole(stderr=True).print(f"checkpoint {folder.name} is passed over: {wrong}", style="bold red")
     if folders:
         raise ScratchError(f"nothing to resume: no checkpoint in {output_dir} is whole; start anew in another folder")
     return None

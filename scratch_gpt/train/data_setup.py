@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import yaml
-from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import Corpus, Origin
 from ..data.summary import DataSummary, read_parts, summarise
 from ..data.tables import ReadOptions
 from ..errors import ScratchError
+from ..terminal import SafeConsole
 from .arguments import DatasetArguments, TrainingArguments
 
 
@@ -167,9 +167,9 @@ def report_data(summary: DataSummary, main: bool) -> None:
     """Print the summary and its warnings, on the main process only."""
     if main:
         for line in summary.lines():
-            Console().print(line, highlight=False, markup=False)
+            SafeConsole().print(line)
         for warning in summary.warnings():
-            Console(stderr=True).print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False)
+            SafeConsole(stderr=True).print(f"warning: {warning}", style="bold yellow")
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, ids: Any) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
-from rich.console import Console
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -25,6 +24,7 @@ from ..models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification
 from ..models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
+from ..terminal import SafeConsole
 from ..tokenization.training import Template, space_of_characters
 from .data_setup import ReadExamples, open_parts, read_examples
 from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, LabelledArguments
@@ -182,7 +182,7 @@ def encode(
     ) as bar:
         encoded = encode_examples(examples, names, tokenizer, max_length, bar.update)
     if encoded.long and main:
-        Console(stderr=True).print(f"{encoded.long:,} {split} texts of over {max_length} tokens were cut")
+        SafeConsole(stderr=True).print(f"{encoded.long:,} {split} texts of over {max_length} tokens were cut")
     return encoded
 
 

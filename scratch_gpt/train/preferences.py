@@ -17,6 +17,7 @@ from ..errors import ScratchError
 from ..rl import losses, rollouts
 from ..rl.rollouts import Rollout
 from ..tokenization.chat import assistant_text, encode_prompt
+from ..tokenization.safety import render_chat
 from .checkpoint import unwrapped
 from .task import Batch, BucketTask
 
@@ -50,7 +51,7 @@ class EncodedPairs:
             end: Any = tokenizer.eos_token_id
             completion = [*tokenizer(side, add_special_tokens=False)["input_ids"], end]
             return Rollout(prompt, completion, side)
-        whole: Any = tokenizer.apply_chat_template([*pair.prompt, *side], return_dict=True)
+        whole = render_chat(tokenizer, [*pair.prompt, *side])
         if whole["input_ids"][: len(prompt)] != prompt:
             raise ScratchError(
                 "the tokenizer's chat template writes a prompt to be answered in another way than an answered "

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..secrecy import redact
+from ..terminal import SafeConsole
 
 METRICS = "metrics.jsonl"
 
@@ -39,7 +39,7 @@ class Reporter:
 
     def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool, unit: str = "token"):
         self.folder, self.enabled, self.unit = folder, enabled, unit
-        self.console = Console(quiet=not enabled)
+        self.console = SafeConsole(quiet=not enabled)
         self.progress = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
             BarColumn(bar_width=24),
@@ -79,7 +79,7 @@ class Reporter:
             file.write(json.dumps(row, allow_nan=False) + "\n")
         if undefined:
             why = "not finite, since nothing was scored or the model overflows"
-            self.progress.print(f"step {row['step']:>6,}  {why}: {', '.join(undefined)}", highlight=False)
+            self.progress.print(f"step {row['step']:>6,}  {why}: {', '.join(undefined)}")
         if "val_loss" in row:
             more = "".join(f"  {title} {row[name]:{form}}" for name, (title, form) in SHOWN.items() if name in row)
             trained = f"  train {row['train_loss']:.4f}" if "train_loss" in row else ""
@@ -89,7 +89,7 @@ class Reporter:
                 highlight=False,
             )
         if "sample" in row:
-            self.progress.print(f"    {row['sample']}", style="italic", highlight=False, markup=False)
+            self.progress.print(f"    {row['sample']}", style="italic")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

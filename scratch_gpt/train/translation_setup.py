@@ -7,7 +7,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
-from rich.console import Console
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -19,6 +18,7 @@ from ..hub.model_directory import TARGET_TOKENIZER, has_target_tokenizer
 from ..hub.opening import load_model, open_tokenizer
 from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
+from ..terminal import SafeConsole
 from .arguments import PairArguments, Seq2SeqModelArguments
 from .data_setup import ReadExamples, open_parts, read_examples
 from .setup import build_tokenizer
@@ -177,7 +177,9 @@ def encode(
         encoded = encode_pairs(iter(pairs), *tokenizers, max_length, skip_long, bar.update)
     if encoded.long and main:
         done = "left out" if skip_long else "cut"
-        Console(stderr=True).print(f"{encoded.long:,} {name} pairs with a side of over {max_length} tokens were {done}")
+        SafeConsole(stderr=True).print(
+            f"{encoded.long:,} {name} pairs with a side of over {max_length} tokens were {done}"
+        )
     if not len(encoded):
         raise ScratchError(f"every {name} pair has a side of over {max_length} tokens: raise --max_length")
     return encoded

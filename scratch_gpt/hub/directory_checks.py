@@ -1,0 +1,220 @@
+"""Check a model directory before anything in it is opened: its files, its links, and the sizes its configs ask for.
+
+Nothing here loads a weight or runs code of the directory. A directory that passes can still hold a wrong model; it can
+no longer take the machine's memory, or make a reader wait, by its few bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from safetensors import SafetensorError, safe_open
+from torch.nn.modules import module as torch_module
+from transformers import PreTrainedConfig
+from transformers.initialization import no_init_weights
+
+from ..errors import ScratchError
+from ..untrusted import MAX_BYTES, check_regular, leads_into, read_json
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+MAX_FILES = 100_000  # in a directory, at any depth
+# Largest size of the files that are read whole, by their name or suffix; tokenizers of 260,000 tokens have 35 MB.
+MAX_SIZES = {"tokenizer.json": 64 << 20, ".model": 64 << 20, ".txt": 64 << 20, ".jinja": 1 << 18, ".py": 1 << 20}
+MAX_HEADER = 16 << 20  # bytes of the table of tensors in a safetensors file
+
+# Integers of a config. One that counts parts of a model becomes as many objects before the first weight is made.
+COUNTED = ("layers", "experts", "heads", "groups", "labels", "layer", "depth", "stages", "blocks", "beams", "sequences")
+MAX_COUNT, MAX_INTEGER = 100_000, 2**40
+MAX_SEQUENCES = 1024  # of `generate` at once: beams, or sequences returned
+# What a model may have beside its stored weights: tied ones, a new head, tables of positions.
+FREE_PARAMETERS, FREE_TENSORS = 1 << 24, 1000
+
+
+def check_files(folder: Path) -> None:
+    """Check the files of a local folder; anything that is no folder passes, since it may be the id of a Hub model.
+
+    Raises:
+        ScratchError: a file is a named pipe, a socket or a device; a link leads out (the Hub's cache links to its own
+            blobs, and may); a JSON file or another that is read whole is too large or nested too deep; weights are
+            pickles, cut short, or no floating-point numbers; it is an adapter, which builds on another model.
+    """
+    if not folder.is_dir():
+        return
+    home = folder.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    for path in _walk(folder):
+        if path.is_symlink() and not leads_into(path, homes):
+            raise ScratchError(f"{path.relative_to(folder)} is a link to {os.readlink(path)}, outside of the folder")
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+    found = {path.name for path in folder.iterdir() if path.is_file()}
+    if adapters := sorted(found & set(ADAPTERS)):
+        raise ScratchError(f"{adapters[0]} is of an adapter: merge it into its model first (peft: merge_and_unload)")
+    for path in _read_whole(folder):
+        _check_size_of(path)
+    weights = sorted(folder.glob(WEIGHTS))
+    pickles = sorted(name for name in found if PurePath(name).suffix in PICKLES)
+    if pickles and not weights:
+        raise ScratchError(
+            f"{pickles[0]} is a pickle, which runs code when it is opened: only safetensors are loaded; have its maker "
+            "save it with save_pretrained"
+        )
+    if INDEX in found:
+        _check_index(folder / INDEX)
+    for path in weights:
+        _check_weights(path)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file, link and folder below a folder, links not followed."""
+    count = 0
+    for base, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            count += 1
+            if count > MAX_FILES:
+                raise ScratchError(f"{folder} has more than {MAX_FILES:,} files: want a model directory")
+            yield Path(base, name)
+
+
+def _read_whole(folder: Path) -> Iterator[Path]:
+    """The files of a model directory that transformers reads whole: its own, and those of a second tokenizer."""
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name.endswith("tokenizer"))):
+        for path in place.iterdir():
+            if path.is_file() and (path.suffix == ".json" or path.suffix in MAX_SIZES):
+                yield path
+
+
+def _check_size_of(path: Path) -> None:
+    limit = MAX_SIZES.get(path.name, MAX_SIZES.get(path.suffix, MAX_BYTES))
+    if (size := check_regular(path)) > limit:
+        raise ScratchError(f"{path.name} has {size:,} bytes, want at most {limit:,}")
+    if path.suffix == ".json" and path.name != "tokenizer.json":
+        content = read_json(path)
+        if path.name == "config.json":
+            check_integers(content, path.name)
+        elif path.name == "generation_config.json":
+            check_integers(content, path.name, MAX_SEQUENCES)
+
+
+def check_integers(content: Any, name: str, most: int = MAX_COUNT) -> None:
+    """Check the numbers of a config before it is built: a count of layers, labels and the like becomes a list of them.
+
+    Args:
+        content: the config as it is parsed from JSON.
+        name: of its file, for errors.
+        most: of what is counted.
+
+    Raises:
+        ScratchError: it is no object, or a number is larger than any model has.
+    """
+    if not isinstance(content, dict):
+        raise ScratchError(f"{name} holds {type(content).__name__}, want an object")
+    left: list[tuple[str, Any]] = list(content.items())
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, part) for part in value if isinstance(part, dict | list | int)]
+        elif isinstance(value, int):
+            counted = key.lower().rsplit("_", 1)[-1] in COUNTED
+            if abs(value) > (limit := most if counted else MAX_INTEGER):
+                raise ScratchError(f"{name} says that {key} is {value:.6g}, want at most {limit:,}")
+
+
+def _check_index(path: Path) -> None:
+    content = read_json(path)
+    parts = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise ScratchError(f"{INDEX} can't be used, want a weight_map with the file of each weight")
+    for part in sorted(set(parts.values())):
+        if PurePath(part).name != part:
+            raise ScratchError(f"{INDEX} names {part!r}, want the name of a file in the same folder")
+
+
+def _check_weights(path: Path) -> None:
+    size = check_regular(path)
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > MAX_HEADER and header < size:
+        raise ScratchError(f"{path.name} begins with {header:,} bytes about its tensors, want at most {MAX_HEADER:,}")
+    try:
+        with safe_open(path, "pt") as weights:
+            types = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ScratchError(f"{path.name} is damaged or cut short: {error}") from error
+    if strange := sorted(kind for kind in types if not kind.startswith(("F", "BF"))):
+        raise ScratchError(f"{path.name} holds numbers of type {', '.join(strange)}, want floating point")
+
+
+class Stored(NamedTuple):
+    """How many tensors, and values in them, a folder's safetensors have."""
+
+    tensors: int
+    values: int
+
+
+def stored_weights(folder: Path) -> Stored | None:
+    """What the safetensors of a local folder hold, from their tables alone; None where there are none."""
+    paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
+    shapes: list[list[int]] = []
+    for path in paths:
+        with safe_open(path, "pt") as weights:
+            shapes += [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118  (not a dict)
+    return Stored(len(shapes), sum(map(math.prod, shapes))) if paths else None
+
+
+def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
+    """Check what a config asks for before memory is taken: the model is built without memory, on PyTorch's device
+    "meta", and given up as soon as it has more than weights or machine can hold.
+
+    Args:
+        auto_class: the `AutoModelFor…` that will open it.
+        config: of the model.
+        folder: whose weights will be loaded, where that is local.
+        trust_remote_code: whether code that the checkpoint brings may run.
+
+    Raises:
+        ScratchError: it asks for too much.
+    """
+    memory = psutil.virtual_memory().total
+    largest = Stored(MAX_COUNT, memory // 4)  # float32
+    why = f"this machine has {memory / 2**30:,.0f} GiB of memory"
+    stored = stored_weights(folder)
+    if stored is not None and stored.values + FREE_PARAMETERS < largest.values:
+        largest = Stored(2 * stored.tensors + FREE_TENSORS, stored.values + FREE_PARAMETERS)
+        why = f"its weights have {stored.values:,} in {stored.tensors:,} tensors"
+    with torch.device("meta"), no_init_weights(), _at_most(largest, why):
+        auto_class.from_config(config, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _at_most(largest: Stored, why: str) -> Iterator[None]:
+    """Inside, the parameters and buffers of all modules that are built may be no more than `largest`."""
+    values, tensors = 0, 0
+
+    def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal values, tensors
+        if tensor is not None:
+            values, tensors = values + tensor.numel(), tensors + 1
+        if values > largest.values or tensors > largest.tensors:
+            raise ScratchError(f"its config asks for {values:,} parameters or more, in {tensors:,} tensors; {why}")
+
+    handles = [
+        torch_module.register_module_parameter_registration_hook(count),
+        torch_module.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,141 @@
+"""Bounds for tokenizers that someone else made: how much they may lengthen a text, and how long a template may run."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+from jinja2 import TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..errors import ScratchError
+
+MAX_GROWTH = 10_000  # characters that a normalizer or decoder may make of one
+MAX_TEMPLATE, MAX_REPETITION = 1 << 18, 1000  # characters; times that a text may be repeated by `*`
+TEMPLATE_SECONDS, TEMPLATE_BYTES = 2.0, 256 << 20  # that one rendering may take
+CHECK_EVERY = 0.05  # seconds
+_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # transformers' own tags
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Turn a panic of the Rust code under `tokenizers`, which is no `Exception`, into a ScratchError. A regular
+    expression that backtracks too often is one."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise ScratchError(f"the tokenizer fails on this text: {error}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of Rust code; its class can't be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+def check_growth(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Check that no chain of replacements, each of which doubles a text, makes gigabytes of one character.
+
+    Raises:
+        ScratchError: normalizer or decoder may make more than `MAX_GROWTH` characters of one.
+    """
+    backend = tokenizer.backend_tokenizer
+    for name, part in (("normalizer", backend.normalizer), ("decoder", backend.decoder)):
+        growth = 1.0 if part is None else _growth(json.loads(part.__getstate__()))
+        if growth > MAX_GROWTH:
+            raise ScratchError(f"its {name} may make {growth:.3g} characters of one, want at most {MAX_GROWTH:,}")
+
+
+def _growth(part: dict[str, Any]) -> float:
+    """How many characters a normalizer or decoder makes of one, at most."""
+    inner = part.get("normalizers") or part.get("decoders") or []
+    growth = math.prod(map(_growth, inner))
+    if part.get("type") == "Replace":
+        pattern = (part.get("pattern") or {}).get("String")
+        growth *= max(1.0, len(part.get("content") or "") / max(1, len(pattern or "")))
+    elif part.get("type") == "Prepend":
+        growth *= 1 + len(part.get("prepend") or "")
+    return growth
+
+
+def check_template(template: Any) -> None:
+    """Check a chat template, or several by name, without rendering one.
+
+    Raises:
+        ScratchError: it is too long, is no Jinja template, or repeats a text more than `MAX_REPETITION` times.
+    """
+    for text in template.values() if isinstance(template, dict) else [template]:
+        if text is None:
+            continue
+        if not isinstance(text, str) or len(text) > MAX_TEMPLATE:
+            raise ScratchError(f"its chat template is no text of at most {MAX_TEMPLATE:,} characters")
+        try:
+            tree = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
+                _GENERATION.sub("", text)
+            )
+        except RecursionError as error:
+            raise ScratchError("its chat template is nested too deep") from error
+        except TemplateError:
+            continue  # rendering it will fail, and say why
+        for operation in tree.find_all((nodes.Mul, nodes.Pow)):
+            sides = [side.value for side in (operation.left, operation.right) if isinstance(side, nodes.Const)]
+            bounded = any(isinstance(side, int | float) and abs(side) <= MAX_REPETITION for side in sides)
+            if isinstance(operation, nodes.Pow) or not bounded:
+                raise ScratchError(
+                    f"its chat template multiplies (line {operation.lineno}), which can fill the memory: only products "
+                    f"with a number of at most {MAX_REPETITION:,} are taken"
+                )
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], **options: Any) -> Any:
+    """`tokenizer.apply_chat_template` with dictionaries as result, bounded in time and memory.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: each with "role" and "content".
+        options: of `apply_chat_template`.
+
+    Raises:
+        ScratchError: the template refuses the messages, fails, or takes more than two seconds or 256 MiB. (Where there
+            are no signals, and in other threads than the main one, time and memory are not bounded.)
+    """
+    try:
+        with _bounded(), panics_as_errors():
+            return tokenizer.apply_chat_template(messages, return_dict=True, **options)
+    except ScratchError:
+        raise
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
+        raise ScratchError(f"the tokenizer's chat template refuses a conversation: {error}") from error
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    started, process = time.monotonic(), psutil.Process()
+    before = process.memory_info().rss
+
+    def check(*_: Any) -> None:
+        if time.monotonic() - started > TEMPLATE_SECONDS:
+            raise ScratchError(f"the tokenizer's chat template ran for more than {TEMPLATE_SECONDS:g} s")
+        if process.memory_info().rss - before > TEMPLATE_BYTES:
+            raise ScratchError(f"the tokenizer's chat template took more than {TEMPLATE_BYTES >> 20} MiB")
+
+    former = signal.signal(signal.SIGALRM, check)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_EVERY, CHECK_EVERY)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)

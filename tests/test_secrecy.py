@@ -1,9 +1,12 @@
 """Tokens and passwords reach no log, card, record or traceback."""
 
+import json
 import logging
+from importlib.util import find_spec
+from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import PRETRAIN, TINY_RUN, run_here
+from conftest import PRETRAIN, TINY_RUN, run_here, run_python
 
 from scratch_gpt.secrecy import holds_secret, is_secret, redact
 
@@ -32,6 +35,32 @@ def _held(monkeypatch):
         ("https://a.blob/x?sv=1&sig=ab%2F12", "https://a.blob/x?sv=1&sig=<…>"),
         ("canary-of-the-hub-2", "<OTHER_TOKEN>"),
         ("hf_transfer, the key=value of a token", "hf_transfer, the key=value of a token"),
+        ("https://h/?X-Amz-Credential=AB%2F1&x=2", "https://h/?X-Amz-Credential=<…>&x=2"),
+        ("https://h/?api_key=ab&password=cd&user=me", "https://h/?api_key=<…>&password=<…>&user=me"),
+        ("https://h/#access_token=ab", "https://h/#access_token=<…>"),
+        ("ghp_" + "a1" * 18, "<token>"),
+        ("see github_pat_11ABCDEFG0_abcdefghijklm.", "see <token>."),
+        ("glpat-abcdefghij-1234567890", "<token>"),
+        ("sk-proj-" + "aB3_" * 10, "<token>"),
+        ("AKIAIOSFODNN7EXAMPLE/x", "<token>/x"),
+        ("xoxb-123456789012-abcdefghij", "<token>"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc-DEF_1", "<token>"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----!", "<token>!"),
+        ("Authorization: Bearer abcdefgh, 401", "Authorization: <…>, 401"),
+        ("{'authorization': 'Basic dXNlcjpwYXNz'}", "{'authorization': '<…>'}"),
+        ("sent with Bearer abcdef123456.", "sent with Bearer <…>"),
+        ("Cookie: session=abc; id=2", "Cookie: <…>"),
+        ("X-Api-Key: abcdef", "X-Api-Key: <…>"),
+        *[
+            (text, text)
+            for text in (
+                "global-attention-with-a-sliding-window-of-32",
+                "scikit-learn, sk-learn, sk-this-is-no-token-but-words",
+                "the bearer of bad news, bearer authentication",
+                "?max_length=3&seed=4",
+                "MAX_TOKENS=4096",
+            )
+        ],
     ],
 )
 def test_what_looks_like_a_secret_is_struck_out_and_nothing_else(text, expected):
@@ -74,6 +103,12 @@ def test_which_variables_hold_secrets():
         ("REDISCLI_AUTH", "letmeinplease"),
         ("LICENSE_KEY", "AB12-CD34-EF56-GH78"),
         ("MY_TOKEN_FILE", "hf_" + "aB3" * 12),
+        ("DB_SECRETS", "production"),
+        ("CI_TOKENS", "first-one second-one"),
+        ("API_KEYS", "staging-keys"),
+        ("DOCKER_AUTH_CONFIG", '{"auths": {"h": {"auth": "dXNlcjpwYXNz"}}}'),
+        ("COOKIE", "session=abcdef"),
+        ("BEARER", "abcdefgh"),
     ],
 )
 def test_a_real_secret_is_struck_out_wherever_it_stands(name, value, monkeypatch):
@@ -82,9 +117,37 @@ def test_a_real_secret_is_struck_out_wherever_it_stands(name, value, monkeypatch
     assert value not in redact(f"x{value}y 'https://host/{value}' {value!r}")
 
 
+@pytest.mark.parametrize("name", ["PGPASSWORD", "SSHPASS", "GPG_PASSPHRASE", "DB_PASS", "COOKIE", "BEARER"])
+def test_a_short_word_is_struck_out_where_it_stands_alone(name, monkeypatch):
+    monkeypatch.setenv(name, "letmein")
+    assert (
+        redact("postgres://letmein, password_letmein, letmeinside")
+        == f"postgres://<{name}>, password_<{name}>, letmeinside"
+    )
+
+
+def test_a_secret_is_found_in_every_form(monkeypatch):
+    """With a line end, as files have one; in one line, as errors are put; URL-encoded; escaped; a part of JSON."""
+    secret = "ab/cd+ef g'h\ni\n"
+    monkeypatch.setenv("MY_PASSWORD", secret)
+    texts = {secret.strip(), "ab/cd+ef g'h i", repr(secret)[1:-1].removesuffix("\\n"), json.dumps(secret.strip())[1:-1]}
+    for text in (secret.strip(), "ab/cd+ef g'h i"):
+        texts |= {quote(text), quote_plus(text), quote(text, safe=""), quote(text, safe="").lower()}
+    assert {redact(f"x {text} y") for text in texts} == {"x <MY_PASSWORD> y"}
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", '{"auths": {"host": {"auth": "dXNlcjpwYXNz"}}}')
+    assert redact("sent dXNlcjpwYXNz to the host") == "sent <DOCKER_AUTH_CONFIG> to the host"
+    monkeypatch.setenv("DEPLOY_PRIVATE_KEY", "first-line-of-a-key\nsecond-line-of-a-key\n")
+    assert redact("read second-line-of-a-key") == "read <DEPLOY_PRIVATE_KEY>"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("CACHE_KEY", "myshakespeare"),
+        ("CACHE_KEY", "v3-9f86d081884c7d659a2feaa0"),
+        ("PARTITION_KEY", "qpwoeirutyalskdjfhgzmx"),
+        ("MAX_NEW_TOKENS", "4096"),
+        ("BATCH_TOKENS", "65_536"),
         ("FOO_KEY", "production"),
         ("PARTITION_KEY", "customer_number"),
         ("SORT_KEY", "createdTimestamp"),
@@ -153,3 +216,18 @@ def test_a_resume_knows_a_secret_again_and_prints_none(tmp_path, text_file):
     other = run_here(PRETRAIN, *options, str(tmp_path / "canary-of-wandb.txt"), "--resume", check=False)
     assert other.returncode == 2
     assert f"can't change dataset {tmp_path}/<MY_PASSWORD>.txt to {tmp_path}/<WANDB_API_KEY>.txt" in other.stderr
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "tensorboard", "trackio"])
+def test_a_tracker_is_told_no_secret_of_the_command_line(tracker, tmp_path, text_file):
+    """wandb records `sys.argv` unless it is told not to."""
+    if find_spec(tracker) is None:
+        pytest.skip(f"{tracker} is not installed: pip install 'scratch_gpt[{tracker}]'")
+    token, options = "ghp_" + "a1" * 18, (*TINY_RUN, "--max_steps", "2", "--tracker", tracker)
+    arguments = ("--dataset", str(text_file), "--dataset_license", f"see {token}", "--output_dir", "run")
+    places = {name: str(tmp_path) for name in ("HOME", "HF_HOME", "WANDB_DIR", "TRACKIO_DIR")}
+    result = run_python(PRETRAIN, *options, *arguments, cwd=tmp_path, WANDB_MODE="offline", **places)
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    kept = [path for path in written if tracker in str(path) or "tfevents" in path.name]
+    assert any(b"see <token>" in written[path] for path in kept), result.stderr  # it was told the arguments
+    assert [path for path in written if token.encode() in written[path]] == []

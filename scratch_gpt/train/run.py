@@ -23,6 +23,9 @@ from .reporting import write_run
 from .setup import make_output_dir
 from .task import Task
 
+# wandb records the command line and the address of the git remote by itself, with the secrets in them.
+TRACKERS = {"wandb": {"settings": {"x_disable_meta": True, "disable_git": True}}}
+
 
 @dataclass
 class Job:
@@ -88,7 +91,7 @@ def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) ->
     accelerator.wait_for_everyone()
     if args.tracker:
         given = {name: value for name, value in arguments.items() if value is not None}
-        accelerator.init_trackers("scratch_gpt", config=redact(given))
+        accelerator.init_trackers("scratch_gpt", config=redact(given), init_kwargs=TRACKERS)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     try:

@@ -147,6 +147,12 @@ def _events(text: str) -> Iterator[yaml.Event]:
     return yaml.parse(text, Loader=_Loader)
 
 
+def find_links(folder: Path) -> Iterator[Path]:
+    """Yield the symbolic links below a folder, at any depth; they are not followed."""
+    for base, folders, files in os.walk(folder):
+        yield from (path for name in sorted(folders + files) if (path := Path(base, name)).is_symlink())
+
+
 def find_links_out(folder: Path, homes: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield the symbolic links below a folder, at any depth, that lead out of it.
 
@@ -155,9 +161,7 @@ def find_links_out(folder: Path, homes: Iterable[Path] = ()) -> Iterator[Path]:
         homes: other folders, resolved, that links may lead to.
     """
     allowed = [folder.resolve(), *homes]
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not leads_into(path, allowed):
-            yield path
+    yield from (path for path in find_links(folder) if not leads_into(path, allowed))
 
 
 def leads_into(path: Path, homes: Iterable[Path]) -> bool:

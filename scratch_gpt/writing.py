@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(descriptor)
     staged = Path(name)
     try:
-        staged.chmod(0o666 & ~_umask())  # mkstemp lets only its owner read
+        staged.chmod(0o666 & ~umask())  # mkstemp lets only its owner read
         yield staged
         os.replace(staged, path)
     finally:
@@ -33,7 +33,8 @@ def write_text(path: Path, text: str) -> None:
         staged.write_text(text, encoding="utf-8")
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that this process withholds from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -33,7 +33,7 @@ from scratch_gpt.train.optimization import build_optimizers
 from scratch_gpt.train.plots import plot_losses
 from scratch_gpt.train.policy_gradient import PolicyGradient
 from scratch_gpt.train.preferences import EncodedPairs, Preferences
-from scratch_gpt.train.reporting import read_metrics
+from scratch_gpt.train.run_directory import read_metrics
 from scratch_gpt.train.task import check_sharding
 from scratch_gpt.train.translation import Translation
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from ..terminal import SafeConsole
+from ..writing import replacing
 
 BATCH_SIZE = 64
 SHOWN = 4
@@ -115,7 +116,8 @@ def report_classifier(folder: Path, examples: list[tuple[str, str]], trust_remot
         table.add_row(text, label, guess["label"], f"{guess['score']:.1%}")
     console.print(table)
     print_scores(console, labels, guessed, names, "held out")
-    plot_confusion(confusion_matrix(labels, guessed, len(names)), names, folder / "confusion.png")
+    with replacing(folder / "confusion.png") as picture:
+        plot_confusion(confusion_matrix(labels, guessed, len(names)), names, picture)
 
 
 def plot_confusion(matrix: np.ndarray, names: list[str], path: Path) -> None:

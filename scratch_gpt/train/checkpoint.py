@@ -12,7 +12,9 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,12 +37,16 @@ from transformers import PreTrainedModel
 from ..errors import ScratchError, TrainingError
 from ..hub.model_directory import ToPublished
 from ..terminal import SafeConsole
+from ..untrusted import read_json
+from ..writing import umask
 from .averaging import MovingAverage
 from .background import in_memory
 from .manifest import damage, sync, sync_one, write_manifest
 from .random_state import get_random_state, set_random_state
 
 TENSORS, NUMBERS, PARTIAL = "training_state.safetensors", "training_state.json", ".partial"
+MAX_NUMBERS = 64 << 20  # bytes; the random state of a process takes 20 KB
+NAME = re.compile(r"step-\d{8,}")
 Optimizers = list[torch.optim.Optimizer]
 
 
@@ -55,8 +61,9 @@ class Snapshot:
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted((output_dir / "checkpoints").glob("step-*"))
+    """The checkpoints of a run, oldest first: folders, and no links to such, that are named `step-` and a number."""
+    found = (output_dir / "checkpoints").glob("step-*")
+    return sorted(path for path in found if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink())
 
 
 def newest_checkpoint(output_dir: Path, state: PartialState | None = None) -> Path | None:
@@ -188,13 +195,15 @@ def write_best(
 @contextmanager
 def _beside(output_dir: Path, folder: Path, what: str) -> Iterator[Path]:
     """An empty folder beside `folder`. Where the disk refuses, nothing is left of it and the error says what to do."""
-    beside = folder.with_name(f".{folder.name}{PARTIAL}")
+    beside = None
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PARTIAL, dir=folder.parent))
+        beside.chmod(0o777 & ~umask())  # mkdtemp lets only its owner in
         yield beside
     except Exception as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
         if not isinstance(error, (OSError, SafetensorError)):
             raise
         whole = [path.name for path in checkpoint_folders(output_dir) if damage(path) is None]
@@ -205,7 +214,8 @@ def _beside(output_dir: Path, folder: Path, what: str) -> Iterator[Path]:
 def remove_partial(output_dir: Path) -> None:
     """Remove what a kill in the middle of a write has left."""
     for path in (*output_dir.glob(f".*{PARTIAL}"), *(output_dir / "checkpoints").glob(f".*{PARTIAL}")):
-        shutil.rmtree(path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def load_training_state(
@@ -221,7 +231,7 @@ def load_training_state(
     Returns:
         The numbers that were given to `save_checkpoint`.
     """
-    numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    numbers = read_json(folder / NUMBERS, MAX_NUMBERS)
     with safe_open(folder / TENSORS, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     state: dict[str, Any] = {"param_groups": numbers.pop("param_groups"), "state": {}}

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import yaml
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import Corpus, Origin
@@ -16,6 +15,7 @@ from ..data.tables import ReadOptions
 from ..errors import ScratchError
 from ..terminal import SafeConsole
 from .arguments import DatasetArguments, TrainingArguments
+from .run_directory import RECORD, read_run
 
 
 class HasOrigin(Protocol):
@@ -151,12 +151,10 @@ def check_same_data(fingerprint: str, args: TrainingArguments) -> None:
     Raises:
         ScratchError: the data has changed since, and this is not allowed for.
     """
-    path = Path(args.output_dir) / "run.yaml"
-    if not args.resume or args.allow_changed_settings or not path.is_file():
+    folder = Path(args.output_dir)
+    if not args.resume or args.allow_changed_settings or not (folder / RECORD).is_file():
         return
-    record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    before = (record["facts"].get("data") or {}).get("fingerprint")
-    if before is not None and before != fingerprint:
+    if read_run(folder).data_fingerprint != fingerprint:
         raise ScratchError(
             f"the data has changed since the run in {args.output_dir} was begun: put it back as it was, start another "
             "run with --init_from, or insist with --allow_changed_settings true"

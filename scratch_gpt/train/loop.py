@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..errors import RunInterruptedError, TrainingError
+from ..errors import RunInterruptedError, ScratchError, TrainingError
 from ..evaluation.processes import sum_over_processes
 from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
+from ..writing import replacing, write_text
 from .arguments import TrainingArguments
 from .averaging import MovingAverage
 from .background import BackgroundWriter, in_memory
@@ -40,7 +41,8 @@ from .compiling import compile_blocks
 from .interruption import Interruption
 from .optimization import learning_rate_factor
 from .plots import plot_run
-from .reporting import Reporter, read_metrics
+from .reporting import Reporter
+from .run_directory import read_metrics
 from .task import DataState, Task, check_sharding
 
 FAILURE, RECENT_STEPS = "failure.json", 20
@@ -58,6 +60,23 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
+
+
+def check_state(progress: Progress) -> None:
+    """Check the types of what a checkpoint says was done.
+
+    Raises:
+        ValueError: a field is not as `Progress` has it.
+    """
+    data = progress.data
+    counts = [progress.step, progress.tokens, progress.best_step, progress.evaluations_since_best, data.epoch, data.row]
+    if not all(isinstance(count, int) and 0 <= count < 2**53 for count in counts):
+        raise ValueError(f"its counters are {counts}, want integers of at least 0")
+    numbers = (progress.seconds, progress.best_figure or 0.0)
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"its numbers are {numbers}, want finite ones")
+    if not isinstance(progress.stopped_early, bool):
+        raise ValueError(f"its stopped_early is {progress.stopped_early!r}, want true or false")
 
 
 class Trainer:
@@ -99,14 +118,28 @@ class Trainer:
         self.norms: deque[dict[str, float]] = deque(maxlen=RECENT_STEPS)
         self.progress = Progress()
         if resume_from is not None:
-            numbers = load_training_state(resume_from, accelerator, self.model, self.optimizers, self.average)
-            self.task.load_state_dict(numbers.pop("task"))
-            loop = numbers.pop("loop")
-            self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
+            self._resume(resume_from)
         batches_left = 0 if args.max_steps else task.batches_left(self.progress.data, args.epochs)
         steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps or self.progress.step + steps_left
         compile_blocks(self.model, args.compile, self.total_steps, task.fixed_shape)
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint, whose numbers may be anything.
+
+        Raises:
+            ScratchError: it does not hold the state of such a run.
+        """
+        try:
+            numbers = load_training_state(checkpoint, self.accelerator, self.model, self.optimizers, self.average)
+            self.task.load_state_dict(numbers.pop("task"))
+            loop = numbers.pop("loop")
+            self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
+            check_state(self.progress)
+        except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
+            raise ScratchError(
+                f"checkpoint {checkpoint} can't be resumed: {type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
 
     def run(self) -> Progress:
         """Train to the end; afterwards the run's directory holds the best model.
@@ -230,7 +263,7 @@ class Trainer:
             "last_steps": [{k: v if math.isfinite(v) else str(v) for k, v in row.items()} for row in self.norms],
         }
         if self.accelerator.is_main_process:
-            (self.folder / FAILURE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_text(self.folder / FAILURE, json.dumps(record, indent=1) + "\n")
         last = self.norms[-1]
         raise TrainingError(
             f"step {last['step']}: loss {last['loss']:.4g}, gradient norm {last['grad_norm']:.4g}; the weights were "
@@ -289,7 +322,8 @@ class Trainer:
     def _write_checkpoint(self, snapshot: Snapshot) -> None:
         write_checkpoint(self.folder, snapshot, self.directory.write, self.args.keep_last)
         if rows := read_metrics(self.folder):
-            plot_run(rows, self.folder / "loss.png", self.directory.title, self.task.unit)
+            with replacing(self.folder / "loss.png") as picture:
+                plot_run(rows, picture, self.directory.title, self.task.unit)
 
     def _track(self, row: dict[str, Any]) -> None:
         if self.args.tracker:

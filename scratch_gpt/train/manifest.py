@@ -11,7 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "manifest.json"
+from ..untrusted import parse_json, read_text
+
+MANIFEST, MAX_MANIFEST = "manifest.json", 16 << 20  # bytes
 
 
 def write_manifest(folder: Path) -> None:
@@ -27,27 +29,29 @@ def damage(folder: Path, sizes_only: bool = False) -> str | None:
         sizes_only: compare the names and sizes of the files, and read none of them.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        return f"has no {MANIFEST}"
     try:
-        text = path.read_bytes()
-        listed: dict[str, dict[str, Any]] = json.loads(text)["files"]
-        if _render(listed) != text:
+        text = read_text(path, MAX_MANIFEST)
+        listed: dict[str, dict[str, Any]] = parse_json(text, MANIFEST)["files"]
+        if _render(listed) != text.encode():
             return f"{MANIFEST} was changed"
-    except (ValueError, KeyError, TypeError):
+        wanted = {name: (entry["size"], entry["sha256"]) for name, entry in listed.items()}
+    except FileNotFoundError:
+        return f"has no {MANIFEST}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{MANIFEST} can't be read"
     found = _files(folder)
-    if missing := sorted(listed.keys() - found.keys()):
+    if missing := sorted(wanted.keys() - found.keys()):
         return f"{', '.join(missing)} missing"
-    if strange := sorted(found.keys() - listed.keys()):
+    if strange := sorted(found.keys() - wanted.keys()):
         return f"{', '.join(strange)} not listed in {MANIFEST}"
-    for name, entry in listed.items():
-        size = found[name].stat().st_size
-        if size != entry["size"]:
-            return f"{name} has {size:,} bytes, {entry['size']:,} were written"
+    if odd := sorted(name for name, file in found.items() if file.is_symlink() or not file.is_file()):
+        return f"{', '.join(odd)} is a link, or no regular file"
+    for name, (written, _) in wanted.items():
+        if (size := found[name].stat().st_size) != written:
+            return f"{name} has {size:,} bytes, {written} were written"
     if sizes_only:
         return None
-    changed = [name for name, entry in listed.items() if _sha256(found[name]) != entry["sha256"]]
+    changed = [name for name, (_, checksum) in wanted.items() if _sha256(found[name]) != checksum]
     return f"the bytes of {', '.join(changed)} were changed" if changed else None
 
 
@@ -67,7 +71,7 @@ def sync_one(path: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+    found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     return {path.relative_to(folder).as_posix(): path for path in found if path != folder / MANIFEST}
 
 

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
 
+from ..errors import ScratchError
+from ..rl.rewards import is_function
 from ..secrecy import redact
+from ..terminal import printable
+from ..untrusted import read_yaml
+from .run_directory import RECORD, check_run_directory, read_run
 
 # What a resumed run may be told anew, unasked: how it is watched and kept. Rows and accumulation may change where their
 # product with the number of processes stays.
@@ -36,9 +40,13 @@ RESUME_MAY_CHANGE = {
 }
 
 
+# What the record of a run does not decide when it is resumed. Trust above all: it comes from this command line alone.
+NEVER_RECORDED = {"resume", "output_dir", "trust_remote_code"}
+
+
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(redact(message))
+        self.exit(2, redact(f"error: {' '.join(printable(message).split())}\n"))
 
 
 def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
@@ -64,13 +72,17 @@ def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | 
         first = parser.parse_known_args(argv)[0]
     record: dict[str, Any] = {}
     processes = 1
-    if getattr(first, "resume", False) and (path := Path(first.output_dir) / "run.yaml").exists():
+    if getattr(first, "resume", False) and (Path(first.output_dir) / RECORD).exists():
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            record, processes = dict(content["arguments"]), int(content["machine"]["processes"])
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-            parser.error(f"{path} can't be read, and with it how this run was begun: {' '.join(str(error).split())}")
-        record = {n: v for n, v in record.items() if n not in ("resume", "output_dir")}
+            check_run_directory(Path(first.output_dir))
+            run = read_run(Path(first.output_dir))
+        except ScratchError as error:
+            parser.error(str(error))
+        processes = run.processes
+        path = Path(first.output_dir) / RECORD
+        record = {n: v for n, v in run.arguments.items() if n not in NEVER_RECORDED}
+        record = _typed(record, str(path), types, parser)
+        _refuse_code_of_reward(record, path, argv, first, parser)
         parser.set_defaults(**record)
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
@@ -98,19 +110,37 @@ def _batches_of_step(settings: dict[str, Any], processes: int) -> int:
     return settings.get("batch_size", 1) * settings["gradient_accumulation_steps"] * processes
 
 
+def _refuse_code_of_reward(record: dict[str, Any], path: Path, argv: list[str], first: Any, parser: Any) -> None:
+    """Refuse a reward that is code and that only the record asks for: a directory grants itself no trust."""
+    reward = record.get("reward")
+    given = any(argument == "--reward" or argument.startswith("--reward=") for argument in argv)
+    if isinstance(reward, str) and is_function(reward) and not given and not first.trust_remote_code:
+        parser.error(
+            f"{path} asks for the reward {reward}, which is code: read it, then insist with --trust_remote_code true"
+        )
+
+
 def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
-    known = {f.name for t in types for f in dataclasses.fields(t)}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        values = read_yaml(path) or {}
+    except (OSError, ScratchError) as error:
         parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}")
     if not isinstance(values, dict):
         parser.error(f"--config {path} holds {type(values).__name__}, want 'name: value' lines")
-    unknown = sorted(set(values) - known)
+    return _typed(values, f"--config {path}", types, parser)
+
+
+def _typed(values: dict[str, Any], source: str, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
+    """The values of a YAML file as flags would be read, so that "1e-3" is a number here too; an unknown name or unfit
+    value exits with code 2. `source` says in errors where they stand."""
+    known = {f.name for t in types for f in dataclasses.fields(t)}
+    unknown = sorted(str(name) for name in set(values) - known)
     if unknown:
-        parser.error(f"--config {path} has unknown settings: {', '.join(map(str, unknown))} (see --help)")
+        parser.error(f"{source} has unknown settings: {', '.join(unknown)} (see --help)")
     actions = {action.dest: action for action in parser._actions}
-    for name, value in values.items():  # as a flag would be read, so that "1e-3" is a number here too
+    typed = {}
+    for name, value in values.items():
+        typed[name] = value
         if value is None:
             continue
         several = actions[name].nargs in ("+", "*")
@@ -121,7 +151,7 @@ def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -
             found = [parser._get_value(actions[name], str(v)) for v in (value if isinstance(value, list) else [value])]
             for one in found:
                 parser._check_value(actions[name], one)
-            values[name] = found if several else found[0]
+            typed[name] = found if several else found[0]
         except argparse.ArgumentError as error:
-            parser.error(f"--config {path}: {error}")
-    return values
+            parser.error(f"{source}: {error}")
+    return typed

@@ -1,23 +1,16 @@
-"""What a run tells while it runs and leaves behind: a live line, `metrics.jsonl`, `loss.png`, `run.yaml`."""
+"""What a run reports while it runs: a progress line, evaluations on the screen, and rows of `metrics.jsonl`."""
 
 from __future__ import annotations
 
 import json
 import math
-import platform
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..secrecy import redact
 from ..terminal import SafeConsole
-
-METRICS = "metrics.jsonl"
+from .run_directory import METRICS, truncate_metrics
 
 # Figures that an evaluation prints beside the losses, where the task has them.
 SHOWN = {
@@ -52,7 +45,7 @@ class Reporter:
         )
         self.line = self.progress.add_task("warming up", total=total_steps, completed=step)
         if enabled:
-            forget_after(folder, step or -1)  # a run that saved nothing begins anew
+            truncate_metrics(folder, step or -1)  # a run that saved nothing begins anew
 
     def __enter__(self) -> Reporter:
         self.progress.start()
@@ -90,42 +83,3 @@ class Reporter:
             )
         if "sample" in row:
             self.progress.print(f"    {row['sample']}", style="italic")
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run; a last line that a kill has cut short is none."""
-    path = folder / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def forget_after(folder: Path, step: int) -> None:
-    """Drop the rows behind `step`, which a resumed run writes again, and what a kill has cut short."""
-    path = folder / METRICS
-    kept = "".join(json.dumps(row) + "\n" for row in read_metrics(folder) if row["step"] <= step)
-    if path.exists() and path.read_text(encoding="utf-8") != kept:
-        beside = folder / f".{METRICS}"
-        beside.write_text(kept, encoding="utf-8")
-        beside.replace(path)
-
-
-def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:
-    """`run.yaml`: every argument, versions, machine, and facts such as sizes of model and data; no secrets."""
-    packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
-    content = {
-        "arguments": arguments,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"threads": torch.get_num_threads(), "processes": processes, "device": _device()},
-        "facts": facts,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    text = yaml.safe_dump(redact(content), sort_keys=False, allow_unicode=True)
-    (folder / "run.yaml").write_text(text, encoding="utf-8")
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()} processor"
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine()

@@ -19,7 +19,7 @@ from ..secrecy import redact
 from .arguments import TrainingArguments
 from .loop import Trainer
 from .optimization import build_optimizers
-from .reporting import write_run
+from .run_directory import write_run
 from .setup import make_output_dir
 from .task import Task
 

@@ -41,6 +41,7 @@ from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
 from .data_setup import open_parts
+from .run_directory import check_run_directory
 
 DEFAULT_CONTEXT_LENGTH = 256
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -70,15 +71,16 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def check_output_dir(args: TrainingArguments) -> None:
-    """Refuse a folder that holds another run.
+    """Refuse a folder that holds another run, or links through which a run would write elsewhere.
 
     Raises:
-        ScratchError: it does, and this is not a resume.
+        ScratchError: it holds a run and this is not a resume, or it can't be used (see `check_run_directory`).
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ScratchError(f"output_dir {folder} is a file: name a folder")
     held = [name for name in ("run.yaml", "config.json", "checkpoints") if (folder / name).exists()]
+    check_run_directory(folder)
     if held and not args.resume:
         raise ScratchError(f"output_dir {folder} holds another run ({', '.join(held)}): name another, or --resume it")
 

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from ..errors import ScratchError
 from ..hub.opening import load_model
-from ..rl.rewards import is_function
+from .arguments import check_training
 from .checkpoint import TENSORS, checkpoint_folders
 from .jobs import job_of_task
 from .loop import Trainer
 from .manifest import damage
 from .parsing import parse_arguments
-from .reporting import read_metrics
+from .run_directory import RECORD, check_run_directory, read_metrics, read_run
 
 STEPS = 3  # that are taken at a stretch, and once more with a resume between
 TOLERANCE = 1e-4  # of a validation loss: other processors round otherwise
@@ -44,11 +44,10 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
         ScratchError: it holds no run, or its data can't be had here.
     """
     folders = checkpoint_folders(folder)
-    if not (folder / "run.yaml").is_file() or not folders:
+    if not (folder / RECORD).is_file() or not folders:
         raise ScratchError(f"{folder} holds no run with checkpoints: name the output_dir of one")
-    reward = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["arguments"].get("reward")
-    if reward and is_function(reward) and not trust_remote_code:
-        raise ScratchError(f"the run's reward {reward} is code: read it, then insist with --trust_remote_code")
+    check_run_directory(folder)
+    _options_of(folder, trust_remote_code)  # refuses early what can't be resumed
     whole = []
     for checkpoint in folders:
         wrong = damage(checkpoint)
@@ -59,13 +58,13 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
         return
     model = load_model(folder, trust_remote_code)
     yield Finding("the published model", f"loads, {model.num_parameters():,} parameters", True)
-    yield _check_score(folder, whole[-1])
-    yield _check_resume(folder, whole[0])
+    yield _check_score(folder, whole[-1], trust_remote_code)
+    yield _check_resume(folder, whole[0], trust_remote_code)
 
 
-def _check_score(folder: Path, checkpoint: Path) -> Finding:
+def _check_score(folder: Path, checkpoint: Path, trust: bool) -> Finding:
     """Whether a checkpoint has the validation loss that was recorded at its step."""
-    with _trainer(folder, checkpoint) as trainer:
+    with _trainer(folder, checkpoint, trust) as trainer:
         step = trainer.progress.step
         recorded = [row["val_loss"] for row in read_metrics(folder) if row["step"] == step and "val_loss" in row]
         if not recorded:
@@ -75,14 +74,14 @@ def _check_score(folder: Path, checkpoint: Path) -> Finding:
     return Finding(f"{checkpoint.name}: validation loss", f"{found:.6f}, recorded {recorded[-1]:.6f}", good)
 
 
-def _check_resume(folder: Path, checkpoint: Path) -> Finding:
+def _check_resume(folder: Path, checkpoint: Path, trust: bool) -> Finding:
     """Whether a few steps, a save, a resume and a few more end where all these steps at a stretch end."""
-    with _trainer(folder, checkpoint) as straight:
+    with _trainer(folder, checkpoint, trust) as straight:
         straight.advance(2 * STEPS)
         expected = _state_of(straight.save_now())
-    with _trainer(folder, checkpoint) as first:
+    with _trainer(folder, checkpoint, trust) as first:
         first.advance(STEPS)
-        with _trainer(folder, first.save_now()) as second:
+        with _trainer(folder, first.save_now(), trust) as second:
             second.advance(STEPS)
             found = _state_of(second.save_now())
     differ = [name for name, tensor in expected.items() if name not in found or not torch.equal(found[name], tensor)]
@@ -96,15 +95,32 @@ def _state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / TENSORS)
 
 
+def _options_of(folder: Path, trust: bool) -> tuple[ModuleType, tuple[Any, ...]]:
+    """The kind of a run, and its arguments as a resume on one process has them.
+
+    Args:
+        folder: of the run.
+        trust: whether code that the run brings may run; what its record says of that counts for nothing.
+
+    Raises:
+        ScratchError: no run can have these arguments.
+    """
+    record = read_run(folder)
+    kind = job_of_task(record.facts.get("task"))
+    accumulation = record.arguments.get("gradient_accumulation_steps")
+    if not isinstance(accumulation, int):
+        raise ScratchError(f"{folder / RECORD}: gradient_accumulation_steps is {accumulation!r}, want an integer")
+    argv = ["--output_dir", str(folder), "--resume", "--trust_remote_code", str(trust)]
+    argv += ["--gradient_accumulation_steps", str(accumulation * record.processes)]
+    settings = parse_arguments(kind.TYPES, "", argv)
+    check_training(settings[-1])
+    return kind, settings
+
+
 @contextmanager
-def _trainer(folder: Path, checkpoint: Path) -> Iterator[Trainer]:
+def _trainer(folder: Path, checkpoint: Path, trust: bool) -> Iterator[Trainer]:
     """The run as it stood at a checkpoint, on one process; whatever it writes is gone in the end."""
-    record: dict[str, Any] = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
-    kind = job_of_task(record["facts"]["task"])
-    processes = record["machine"]["processes"]
-    accumulation = record["arguments"]["gradient_accumulation_steps"] * processes
-    argv = ["--output_dir", str(folder), "--resume", "--gradient_accumulation_steps", str(accumulation)]
-    data, model_args, args = parse_arguments(kind.TYPES, "", argv)
+    kind, (data, model_args, args) = _options_of(folder, trust)
     AcceleratorState._reset_state(True)  # one job follows another in this process
     GradientState._reset_state()
     job = kind.prepare(data, model_args, replace(args, tracker=None), checkpoint)

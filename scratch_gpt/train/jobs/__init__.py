@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ...errors import ScratchError
 from ..arguments import check_training
 from ..checkpoint import newest_checkpoint
 from ..parsing import parse_arguments
@@ -29,8 +30,14 @@ MODULES = {
 }
 
 
-def job_of_task(task: str) -> ModuleType:
-    """The module that prepares runs of a task."""
+def job_of_task(task: Any) -> ModuleType:
+    """The module that prepares runs of a task.
+
+    Raises:
+        ScratchError: there is no such task.
+    """
+    if not isinstance(task, str) or task not in MODULES:
+        raise ScratchError(f"no such task: {task!r:.60}, want one of {', '.join(MODULES)}")
     return importlib.import_module(f".{MODULES[task]}", __name__)
 
 

@@ -1,0 +1,157 @@
+"""The files of a run beside its model, `run.yaml` and `metrics.jsonl`.
+
+A run's directory may come from someone else: `check_run_directory` looks at it before anything in it is read, resumed
+or overwritten, and the readers take nothing for granted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..errors import ScratchError
+from ..hub.directory_checks import check_files
+from ..secrecy import redact
+from ..untrusted import find_links, parse_json, read_text, read_yaml
+from ..writing import write_text
+
+RECORD, METRICS = "run.yaml", "metrics.jsonl"
+MAX_METRICS = 256 << 20  # bytes
+MAX_PROCESSES = 100_000
+
+
+def check_run_directory(folder: Path) -> None:
+    """Check a directory that a run is to be read from, or written into.
+
+    Raises:
+        ScratchError: it has a link, through which a run would write or remove files elsewhere; or a file that
+            `check_files` refuses.
+    """
+    for link in find_links(folder):
+        raise ScratchError(
+            f"{link} is a link, and a run writes and removes files in {folder} only: put the files themselves there, "
+            "or name another output_dir"
+        )
+    try:
+        check_files(folder)
+    except ScratchError as error:
+        raise ScratchError(f"{folder} can't be used: {error}") from error
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.yaml` says of a run.
+
+    Attributes:
+        arguments: value by name, as the run was started with.
+        facts: of model and data; "task" among them.
+        processes: number of processes.
+    """
+
+    arguments: dict[str, Any]
+    facts: dict[str, Any]
+    processes: int
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        """Hash of the data that the run was begun with."""
+        data = self.facts.get("data")
+        return data.get("fingerprint") if isinstance(data, dict) else None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read `run.yaml` of a run.
+
+    Raises:
+        ScratchError: there is none, or it is not as `write_run` wrote it.
+    """
+    path = folder / RECORD
+    try:
+        content = read_yaml(path)
+    except OSError as error:
+        raise ScratchError(f"{path} can't be read, and with it how this run was begun: {error.strerror}") from error
+    parts = [content.get(name) if isinstance(content, dict) else None for name in ("arguments", "facts", "machine")]
+    arguments, facts, machine = parts
+    processes = machine.get("processes") if isinstance(machine, dict) else None
+    if not (isinstance(arguments, dict) and isinstance(facts, dict) and isinstance(processes, int)):
+        raise ScratchError(f"{path} is no record of a run: want arguments, facts and the number of processes")
+    if not 1 <= processes <= MAX_PROCESSES:
+        raise ScratchError(f"{path} says that there were {processes} processes, want 1 to {MAX_PROCESSES:,}")
+    if not all(isinstance(name, str) for name in (*arguments, *facts)):
+        raise ScratchError(f"{path} has a name that is no text")
+    return RunRecord(arguments, facts, processes)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a value that occurs twice out twice: aliases are not read (see `untrusted.parse_yaml`)."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:
+    """Write `run.yaml`: every argument, versions, machine, and facts such as sizes of model and data; no secrets."""
+    packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
+    content = {
+        "arguments": arguments,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {"threads": torch.get_num_threads(), "processes": processes, "device": _device()},
+        "facts": facts,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_text(folder / RECORD, yaml.dump(redact(content), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True))
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()} processor"
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows of a run; a last line that was cut short by a kill is left out.
+
+    Returns:
+        Rows with "step", an integer, and numbers by name; "sample" is a text.
+
+    Raises:
+        ScratchError: a line is no such row.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    lines = read_text(path, MAX_METRICS).splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith("\n"):
+            row = parse_json(line, f"{path}, line {number}")
+            if not _is_row(row):
+                raise ScratchError(f"{path}, line {number} is no row of metrics: want a step and numbers by name")
+            rows.append(row)
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return False
+    numbers = [value for name, value in row.items() if name != "sample"]
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop the rows after `step`, which a resumed run writes again, and what was cut short by a kill."""
+    if (folder / METRICS).exists():
+        kept = [row for row in read_metrics(folder) if row["step"] <= step]
+        # Always a new file: rows are appended to it, and what stood there may be a hard link to another one.
+        write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))

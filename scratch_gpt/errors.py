@@ -25,3 +25,9 @@ class RunInterruptedError(ScratchError):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of the Rust code under tokenizers or safetensors. It is no `Exception`, and its class
+    can't be imported. A regular expression of a tokenizer that backtracks too often ends in one."""
+    return type(error).__name__ == "PanicException"

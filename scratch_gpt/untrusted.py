@@ -1,17 +1,23 @@
 """Read small files that someone else may have written: regular files only, of bounded size and depth.
 
-JSON and YAML of a model directory, a run or a dataset's card are read through these functions, and nowhere else.
+JSON and YAML of a model directory, a run or a dataset's card are read through these functions, and nowhere else. What
+has to be run to be used, as a template or a regular expression, is `bounded` in time and memory.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from .errors import ScratchError
@@ -19,6 +25,7 @@ from .errors import ScratchError
 MAX_BYTES = 4 << 20  # of a JSON file: the config of a classifier with 21,000 labels has 2 MB
 MAX_YAML_BYTES = 1 << 19  # YAML takes a second for as much
 MAX_DEPTH = 64  # of nested lists and mappings
+CHECK_EVERY = 0.05  # seconds, of what is `bounded`
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -171,3 +178,39 @@ def leads_into(path: Path, homes: Iterable[Path]) -> bool:
     except (OSError, RuntimeError):
         return False
     return any(place.is_relative_to(home) for home in homes)
+
+
+@contextmanager
+def bounded(what: str, seconds: float, memory: int | None = None) -> Iterator[None]:
+    """End a block that runs too long or takes too much memory, such as a template or a regular expression.
+
+    A timer of the operating system interrupts it, which takes effect between two instructions of Python, and inside of
+    the module `re`. Where there is no such timer (Windows), and in other threads than the main one, nothing is bounded.
+
+    Args:
+        what: runs in the block, for errors.
+        seconds: that it may take.
+        memory: bytes that the process may grow by; None sets no limit.
+
+    Raises:
+        ScratchError: it takes more.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    started, process = time.monotonic(), psutil.Process()
+    before = process.memory_info().rss
+
+    def check(*_: Any) -> None:
+        if time.monotonic() - started > seconds:
+            raise ScratchError(f"{what} ran for more than {seconds:g} s")
+        if memory is not None and process.memory_info().rss - before > memory:
+            raise ScratchError(f"{what} took more than {memory >> 20} MiB of memory")
+
+    former = signal.signal(signal.SIGALRM, check)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_EVERY, CHECK_EVERY)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)

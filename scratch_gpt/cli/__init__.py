@@ -117,8 +117,9 @@ def main() -> None:
     """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
     import traceback
 
-    from ..errors import ScratchError
+    from ..errors import ScratchError, is_panic
     from ..secrecy import redact, redact_logs
+    from ..terminal import printable
     from . import (  # noqa: F401  (each adds its commands to `app`)
         classification,
         data,
@@ -135,9 +136,11 @@ def main() -> None:
     redact_logs()
     try:
         sys.exit(app(standalone_mode=False) or 0)
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if _settings["debug"]:
-            print(redact(traceback.format_exc()), file=sys.stderr)
+            print(printable(redact(traceback.format_exc())), file=sys.stderr)
             sys.exit(1)
         if isinstance(error, typer.Abort):
             print("nothing was done", file=sys.stderr)
@@ -150,5 +153,5 @@ def main() -> None:
         code = getattr(error, "exit_code", 1)
         if not isinstance(error, ScratchError) and code == 1:
             text = f"{type(error).__name__}: {text} (run again as 'scratch-gpt --debug …' for the details)"
-        print(redact(f"error: {' '.join(text.split())}"), file=sys.stderr)
+        print(printable(redact(f"error: {' '.join(text.split())}")), file=sys.stderr)
         sys.exit(code)

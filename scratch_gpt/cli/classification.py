@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import Device, Dtype, Trust, app, open_model
-from .texts import one_line, read_texts, report_texts
+from .texts import one_line, print_data, read_texts, report_texts
 
 
 @app.command()
@@ -44,7 +44,7 @@ def classify(
         labels = [" ".join(one_line(name).split("\t")) for name in names]
         rows = [f"{labels[int(row.argmax())]}\t{row.max():.4f}" for row in probabilities]
         if output is None:
-            print("\n".join(rows))
+            print_data("\n".join(rows))
         else:
             output.write_text("\n".join(rows) + "\n", encoding="utf-8")
             print(f"{len(rows):,} lines in {output}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import Device, Dtype, Trust, app, open_model, refuse_unused
-from .texts import read_file, report_skipped, report_texts
+from .texts import read_file, report_skipped, report_texts, safe_streamer
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a model.")]
 
@@ -70,7 +70,6 @@ def generate(
     import sys
 
     import torch
-    from transformers import TextStreamer
 
     from ..errors import ScratchError
     from ..evaluation.positions import default_new_tokens, new_tokens_within, pad_rows, position_limit
@@ -91,7 +90,7 @@ def generate(
     report_texts(tokenizer, prompts)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     how = sampling if temperature > 0 else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+    streamer = safe_streamer(tokenizer)
     ends = ends_of(opened, tokenizer)
     limit = position_limit(opened.config)
     written = 0

@@ -113,6 +113,7 @@ def pairs(
 
     from ..errors import ScratchError
     from ..rl import rollouts
+    from ..writing import replacing
 
     if not output.parent.is_dir():
         raise ScratchError(f"no such folder: {output.parent}")
@@ -120,8 +121,7 @@ def pairs(
     ends = rollouts.ends_of(policy, tokenizer)
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
     written, ended = 0, 0
-    beside = output.with_name(f".{output.name}.partial")
-    with beside.open("w", encoding="utf-8") as file:
+    with replacing(output) as staged, staged.open("w", encoding="utf-8") as file:
         for group in _judged(policy, tokenizer, *asked, samples=samples):
             whole = [rollout for rollout in group if rollout.completion[-1] in ends]
             ended += len(whole)
@@ -137,11 +137,9 @@ def pairs(
                 sides = [[{"role": "assistant", "content": text}] for text in sides]
             file.write(json.dumps({"prompt": best.asked, "chosen": sides[0], "rejected": sides[1]}) + "\n")
             written += 1
-    if not written:
-        beside.unlink()
-        why = "all completions of each prompt had the same reward" if ended else "no completion has an end of text"
-        raise ScratchError(f"{why}: no pairs; ask for more --samples")
-    beside.replace(output)
+        if not written:
+            why = "all completions of each prompt had the same reward" if ended else "no completion has an end of text"
+            raise ScratchError(f"{why}: no pairs; ask for more --samples")
     print(f"{written:,} pairs in {output}")
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..terminal import printable, printable_at_terminal
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -49,12 +51,30 @@ def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
 def report_skipped(name: str, count: ReadCount) -> None:
     """Say which rows of a dataset were skipped, and why."""
     if count.skipped:
-        print(f"{name}: {count.skipped.total():,} rows skipped ({count.described()})", file=sys.stderr)
+        said = f"{name}: {count.skipped.total():,} rows skipped ({count.described()})"
+        print(printable(said), file=sys.stderr)
 
 
 def one_line(text: str) -> str:
     """A text with spaces for its line ends, whichever characters `str.splitlines` takes for one."""
     return " ".join(part for part in text.splitlines() if part)
+
+
+def print_data(text: str) -> None:
+    """Print what a model or tokenizer makes: as it is into a file or pipe, with escapes for control characters at a
+    terminal."""
+    print(printable_at_terminal(text))
+
+
+def safe_streamer(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A transformers streamer that writes to standard output as `print_data` does."""
+    from transformers import TextStreamer
+
+    class SafeStreamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(printable_at_terminal(text), stream_end)
+
+    return SafeStreamer(tokenizer, skip_special_tokens=True)
 
 
 def check_unicode(texts: list[str]) -> None:
@@ -98,7 +118,7 @@ def report_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: in
                 pieces = (text[begin:end] for token, (begin, end) in pairs if token == tokenizer.unk_token_id)
                 unknown |= dict.fromkeys(piece for piece in pieces if piece not in ("", str(tokenizer.unk_token)))
     if unknown:
-        print(_unknown(tokenizer, list(unknown)), file=sys.stderr)
+        print(printable(_unknown(tokenizer, list(unknown))), file=sys.stderr)
     if long:
         what = "1 text has" if long == 1 else f"{long:,} texts have"
         print(f"{what} more tokens than the model's {limit} positions: truncated", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import app, refuse_unused
-from .texts import check_unicode, read_file, report_skipped, report_texts
+from .texts import check_unicode, print_data, read_file, report_skipped, report_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,6 +47,7 @@ def train(
     from ..data.tables import ReadOptions
     from ..errors import ScratchError
     from ..tokenization.training import train_tokenizer
+    from ..untrusted import find_links
 
     if dataset == "stories":
         refuse_unused(context, dict.fromkeys(("split", "streaming", "text_column"), "with the built-in stories"))
@@ -57,6 +58,8 @@ def train(
         refuse_unused(context, unused)
     if (output_dir / "tokenizer.json").exists():
         raise ScratchError(f"{output_dir} holds a tokenizer already: name another folder")
+    for link in find_links(output_dir):
+        raise ScratchError(f"{link} is a link, through which a file elsewhere could be written: name another folder")
     source = open_source(dataset, ReadOptions(split=split, streaming=streaming), text_column=text_column)
     tokenizer = train_tokenizer(source.documents(), kind, vocab_size, template, show_progress=True)  # type: ignore[arg-type]
     tokenizer.save_pretrained(output_dir)
@@ -72,12 +75,14 @@ def encode(tokenizer: Tokenizer, text: Text) -> None:
     """
     from rich.text import Text as RichText
 
+    from ..terminal import printable
+
     opened, text = _open(tokenizer), _read(text)
     report_texts(opened, [text])
     ids = opened(text, verbose=False).input_ids
     pieces, numbers = RichText(), RichText()
     for i, token in enumerate(ids):
-        piece = str(opened.decode([token])).replace("\n", "⏎\n") or "∅"
+        piece = printable(str(opened.decode([token]))).replace("\n", "⏎\n") or "∅"
         colour = COLOURS[i % len(COLOURS)]
         pieces.append(piece, colour)
         numbers.append(f"{token} ", colour.split(" on ")[1])
@@ -98,7 +103,7 @@ def decode(tokenizer: Tokenizer, ids: Annotated[list[int], typer.Argument(help="
     wrong = [i for i in ids if not 0 <= i < len(opened)]
     if wrong:
         raise ScratchError(f"no such tokens: {', '.join(map(str, wrong))}; this vocabulary ends at {len(opened) - 1}")
-    print(opened.decode(ids))
+    print_data(str(opened.decode(ids)))
 
 
 @tokenizer_app.command()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import Device, Dtype, Trust, app, open_translator, refuse_unused
-from .texts import one_line, read_texts, report_texts
+from .texts import one_line, print_data, read_texts, report_texts
 
 
 @app.command()
@@ -75,7 +75,7 @@ def translate(
         )
     lines = [one_line(text) for text in written]
     if output is None:
-        print("\n".join(lines))
+        print_data("\n".join(lines))
     else:
         output.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{len(lines):,} lines in {output}")

@@ -141,16 +141,19 @@ def load_model(
     return model.to(device)
 
 
-def open_tokenizer(name: str, subfolder: str = "", trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+def open_tokenizer(
+    name: str, subfolder: str = "", trust_remote_code: bool = False, needs_end: bool = True
+) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder or Hub id, or of a folder in it.
 
     Args:
         name: folder or Hub id of a tokenizer or model.
         subfolder: folder in it that holds the tokenizer.
         trust_remote_code: whether to run the code that it brings. It is never asked for interactively.
+        needs_end: whether it must have a token for the end of a text.
 
     Raises:
-        ScratchError: there is none, it is a slow one, or it has no token for the end of a text.
+        ScratchError: there is none, it is a slow one, or it lacks that token.
     """
     if name in BUILDERS:
         raise ScratchError(f"a {name} tokenizer would fit no trained model: leave --tokenizer out beside --init_from")
@@ -165,7 +168,7 @@ def open_tokenizer(name: str, subfolder: str = "", trust_remote_code: bool = Fal
         raise ScratchError(
             f"tokenizer {name!r} is none of {kinds}, and no folder or Hub id that opens: {error}"
         ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or (needs_end and tokenizer.eos_token_id is None):
         raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
     try:
         check_growth(tokenizer)

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
 
 from ..errors import ScratchError
 from ..hub.model_directory import kind_of_model
-from ..hub.opening import load_model
+from ..hub.opening import load_model, open_tokenizer
+from ..untrusted import bounded
 
 Reward = Callable[..., Sequence[float]]
 
 PATTERN, SHOWN, TEXTS_AT_ONCE = "re:", 60, 64
+PATTERN_SECONDS = 1.0  # that a search in one completion may take
 
 
 def open_reward(
@@ -56,14 +57,24 @@ def open_reward(
 
 
 def pattern_reward(pattern: str) -> Reward:
-    """1 where a regular expression is found in a completion, else 0."""
+    """1 where a regular expression is found in a completion, else 0.
+
+    Raises:
+        ScratchError: it is none; the reward itself raises one where a search takes more than a second.
+    """
     try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ScratchError(f"reward {PATTERN}{pattern} is no regular expression: {error}") from error
+        with bounded("compiling it", PATTERN_SECONDS):
+            expression = re.compile(pattern)
+    except (ValueError, re.error, RecursionError, OverflowError, MemoryError) as error:
+        raise ScratchError(f"reward {PATTERN}{pattern:.{SHOWN}} is no regular expression: {error}") from error
 
     def reward(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
-        return [float(expression.search(text) is not None) for text in completions]
+        return [float(found(text)) for text in completions]
+
+    def found(text: str) -> bool:
+        # Nested repetitions may take a time that is exponential in the length of the text.
+        with bounded(f"the search for {pattern:.{SHOWN}} in one completion", PATTERN_SECONDS):
+            return expression.search(text) is not None
 
     return reward
 
@@ -99,10 +110,10 @@ def classifier_reward(
     folder, _, label = name.partition("#")
     try:
         model: Any = load_model(folder, trust_remote_code, device=device, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = open_tokenizer(folder, trust_remote_code=trust_remote_code, needs_end=False)
         if kind_of_model(model.config) != "classifier":
             raise ValueError(f"{folder} is a {type(model).__name__}, which knows no labels")
-    except (ScratchError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ScratchError(
             f"reward {name!r} is no {PATTERN}PATTERN, no MODULE:FUNCTION, and no classifier that opens: {error}"
         ) from error
@@ -139,7 +150,9 @@ def judge(reward: Reward, prompts: list[Any], completions: list[str]) -> list[fl
         return []
     try:
         given = reward(prompts=prompts, completions=completions)
-    except Exception as error:  # a stranger's function may raise anything
+    except ScratchError:
+        raise  # says itself what is wrong
+    except Exception as error:  # a user's function may raise anything
         which = _first_that_raises(reward, prompts, completions)
         raise ScratchError(f"the reward raised {type(error).__name__}: {error}; {which}") from error
     if isinstance(given, torch.Tensor) or hasattr(given, "tolist"):

@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 from jinja2 import TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..errors import ScratchError
+from ..errors import ScratchError, is_panic
+from ..untrusted import bounded
 
 MAX_GROWTH = 10_000  # characters that a normalizer or decoder may make of one
 MAX_TEMPLATE, MAX_REPETITION = 1 << 18, 1000  # characters; times that a text may be repeated by `*`
 TEMPLATE_SECONDS, TEMPLATE_BYTES = 2.0, 256 << 20  # that one rendering may take
-CHECK_EVERY = 0.05  # seconds
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # transformers' own tags
 
 
@@ -36,11 +32,6 @@ def panics_as_errors() -> Iterator[None]:
         if not is_panic(error):
             raise
         raise ScratchError(f"the tokenizer fails on this text: {error}") from error
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of Rust code; its class can't be imported."""
-    return type(error).__name__ == "PanicException"
 
 
 def check_growth(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -106,36 +97,13 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any
         options: of `apply_chat_template`.
 
     Raises:
-        ScratchError: the template refuses the messages, fails, or takes more than two seconds or 256 MiB. (Where there
-            are no signals, and in other threads than the main one, time and memory are not bounded.)
+        ScratchError: the template refuses the messages, fails, or takes more than two seconds or 256 MiB (see
+            `untrusted.bounded` for where that is not enforced).
     """
     try:
-        with _bounded(), panics_as_errors():
+        with bounded("the tokenizer's chat template", TEMPLATE_SECONDS, TEMPLATE_BYTES), panics_as_errors():
             return tokenizer.apply_chat_template(messages, return_dict=True, **options)
     except ScratchError:
         raise
     except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError, MemoryError) as error:
         raise ScratchError(f"the tokenizer's chat template refuses a conversation: {error}") from error
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-    started, process = time.monotonic(), psutil.Process()
-    before = process.memory_info().rss
-
-    def check(*_: Any) -> None:
-        if time.monotonic() - started > TEMPLATE_SECONDS:
-            raise ScratchError(f"the tokenizer's chat template ran for more than {TEMPLATE_SECONDS:g} s")
-        if process.memory_info().rss - before > TEMPLATE_BYTES:
-            raise ScratchError(f"the tokenizer's chat template took more than {TEMPLATE_BYTES >> 20} MiB")
-
-    former = signal.signal(signal.SIGALRM, check)
-    signal.setitimer(signal.ITIMER_REAL, CHECK_EVERY, CHECK_EVERY)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)

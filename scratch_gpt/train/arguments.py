@@ -226,6 +226,10 @@ class Seq2SeqTrainingArguments(TrainingArguments):
     eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
 
 
+# What a process takes at a time, at most: more than that no machine holds.
+AT_ONCE = {"batch_size": 1 << 20, "tokens_per_batch": 1 << 26, "eval_beams": 1024, "num_threads": 1 << 14}
+
+
 def check_training(args: TrainingArguments) -> None:
     """Raise ScratchError for numbers that no training can run with, all of them at once."""
     positive: tuple[str, ...] = (
@@ -245,6 +249,8 @@ def check_training(args: TrainingArguments) -> None:
     wrong = [
         f"{n} is {numbers[n]}, want more than 0" for n in positive if n in numbers and not 0 < numbers[n] < math.inf
     ]
+    at_once = {name: getattr(args, name, None) or 0 for name in AT_ONCE}
+    wrong += [f"{n} is {at_once[n]}, want at most {most:,}" for n, most in AT_ONCE.items() if at_once[n] > most]
     wrong += [
         f"{n} is {numbers[n]}, want 0 or more" for n in at_least_zero if n in numbers and not 0 <= numbers[n] < math.inf
     ]

@@ -137,7 +137,8 @@ def _typed(values: dict[str, Any], source: str, types: tuple[Any, ...], parser: 
     unknown = sorted(str(name) for name in set(values) - known)
     if unknown:
         parser.error(f"{source} has unknown settings: {', '.join(unknown)} (see --help)")
-    actions = {action.dest: action for action in parser._actions}
+    # By option, since a switch that is on by default has two actions: --name and --no_name.
+    actions = {option.removeprefix("--"): action for action in parser._actions for option in action.option_strings}
     typed = {}
     for name, value in values.items():
         typed[name] = value

@@ -29,7 +29,7 @@ from ..data.shards import Shard, cache_directory, prepare_texts
 from ..data.sources import Source, open_source
 from ..data.summary import DataSummary, summarise_texts
 from ..data.tables import ReadOptions
-from ..errors import ScratchError
+from ..errors import ScratchError, is_panic
 from ..hub.opening import open_tokenizer
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
@@ -37,6 +37,7 @@ from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..models.pretrained_model import ScratchPreTrainedModel
 from ..secrecy import redact, redact_logs
+from ..terminal import printable
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
 from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
@@ -57,17 +58,22 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except ScratchError as error:
-        print(redact(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+        print(printable(redact(f"error: {' '.join(str(error).split())}")), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(redact(f"error: {error}"), file=sys.stderr)
+        print(printable(redact(f"error: {error}")), file=sys.stderr)
         sys.exit(1)
     except Exception:  # a defect of ours, which is shown whole
-        print(redact(traceback.format_exc()), file=sys.stderr)
+        print(printable(redact(traceback.format_exc())), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped before the first step: there is nothing to save", file=sys.stderr)
         sys.exit(130)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        print(printable(redact(f"error: {type(error).__name__}: {error}")), file=sys.stderr)
+        sys.exit(1)
 
 
 def check_output_dir(args: TrainingArguments) -> None:

@@ -51,9 +51,8 @@ def data_command(**given: Any) -> None:
     """
     import json
 
-    from rich.console import Console
-
     from ..errors import ScratchError
+    from ..terminal import SafeConsole, printable
 
     family, dataset = given.pop("for_"), given.pop("dataset")
     as_json, tokenizer = given.pop("json_"), given.pop("tokenizer")
@@ -72,13 +71,10 @@ def data_command(**given: Any) -> None:
         content["lengths"], content["unknown_share"] = _lengths(tokenizer, vocab_size, context_length, family, texts)
     if as_json:
         text = json.dumps(content, ensure_ascii=False, indent=1)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:  # a lone surrogate, in a name
-            text = json.dumps(content, indent=1)
-        print(text)
+        # JSON itself escapes only a part of the control characters, and no lone surrogates.
+        print(text if printable(text) == text else json.dumps(content, indent=1))
     else:
-        _print(Console(), content, summary)
+        _print(SafeConsole(), content, summary)
 
 
 def read_data(family: str, data: Any, seed: int) -> tuple[Any, Any]:
@@ -141,12 +137,12 @@ def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
         for name, value in rows.items():
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
             table.add_row(name, shown)
-        console.print(table, highlight=False)
+        console.print(table)
 
     for line in summary.lines():
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     for warning in summary.warnings():
-        console.print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False)
+        console.print(f"warning: {warning}", style="bold yellow")
     rows = {
         "files": "\n".join(content["files"][:20]) or "none (built in)",
         "split": content["split"] or "none is named",
@@ -172,7 +168,7 @@ def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
         shown = {n.replace("_", " "): v for n, v in content["lengths"].items() if v is not None}
         show("lengths in tokens", {**shown, "unknown tokens": f"{content['unknown_share']:.2%}"})
     for number, sample in enumerate(content["samples"], 1):
-        console.print(f"{number}. {sample}", highlight=False, markup=False)
+        console.print(f"{number}. {sample}")
 
 
 def _names(kind: Any) -> set[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import ScratchError
 from . import questions
-from .corpus import Corpus, Origin
+from .corpus import Corpus, Origin, check_built_in_size
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, check_unicode, find_column, open_table
 
@@ -60,7 +60,7 @@ def open_conversations(
     table = open_table(dataset, options, names, "conversations")
     columns = find_form(table, messages_column)
     origin = Origin.of_table(table, {name: name for name in columns}, options)
-    return Corpus(origin, table.rows, lambda row: conversation_of(row, columns), options)
+    return Corpus(origin, table.reader(columns), lambda row: conversation_of(row, columns), options)
 
 
 def find_form(table: Table, messages_column: str | None) -> tuple[str, ...]:
@@ -82,8 +82,7 @@ def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conve
     split = options.split
     if split not in questions.SPLITS:
         raise ScratchError(f"the built-in questions have the splits {', '.join(questions.SPLITS)}, not {split!r}")
-    if count < 1:
-        raise ScratchError(f"num_questions is {count}, want at least 1")
+    check_built_in_size("num_questions", count)
 
     def read() -> Iterator[Conversation]:
         for talk in questions.questions(seed, count, split):

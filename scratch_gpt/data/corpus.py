@@ -16,12 +16,30 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import ScratchError
 from .delimited import Dialect
-from .files import Files
+from .finding import Files
 from .formats import BadRowError, fingerprint_of_files
 from .tables import ReadOptions, Table
 
 T = TypeVar("T")
 SHOWN_REASONS = 6
+MOST_BUILT_IN = 1_000_000  # examples of built-in data, which are held in memory
+MOST_STORIES = 10_000_000  # these are streamed to disk, where they take about 10 GB
+
+
+def check_built_in_size(name: str, count: int, least: int = 1, most: int = MOST_BUILT_IN) -> None:
+    """Refuse a size of built-in data that no memory or disk can hold, which a run by someone else may ask for.
+
+    Args:
+        name: of the option.
+        count: its value, a number of examples.
+        least, most: the limits.
+
+    Raises:
+        ScratchError: the size is outside of them.
+    """
+    if not least <= count <= most:
+        wanted = f"at least {least}" if count < least else f"at most {most:,}"
+        raise ScratchError(f"{name} is {count:,}, want {wanted}")
 
 
 @dataclass

@@ -52,12 +52,38 @@ class TextReading:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TextReading:
-        """Restore a reading from the result of `to_json`."""
+        """Restore a reading from the result of `to_json`, which may come from a file that others can change.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError: it is not such a result.
+        """
         count = content["count"]
-        harmless = set(count["harmless"])
-        return cls(
-            **{**content, "count": ReadCount(count["read"], Counter(count["skipped"]), count["first"], harmless)}
+        reading = cls(
+            count=ReadCount(_number(count["read"]), Counter(_numbers(count["skipped"])), _numbers(count["first"])),
+            documents={split: _number(content["documents"][split]) for split in SPLITS},
+            characters=_number(content["characters"]),
+            duplicates=_number(content["duplicates"]),
+            shared=_number(content["shared"]),
+            prompt=_text(content["prompt"]),
         )
+        reading.count.harmless = set(map(_text, count["harmless"]))
+        return reading
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a number of documents or characters")
+    return value
+
+
+def _numbers(values: Any) -> dict[str, int]:
+    return {_text(name): _number(value) for name, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    return value
 
 
 def read_texts(source: Source, validation_source: Source | None, validation_fraction: float, seed: int) -> TextReading:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .files import open_text, plain_suffix
 FIRST_LINES = 1000  # number of lines to check if the first line is not valid JSON
 BATCH_ROWS = 1024
 HASH_BLOCK = 1 << 20
+UNDECODED = b""  # instead of an image and the like, which are no text anyway
 
 
 class BadRowError(Exception):
@@ -53,6 +55,7 @@ def json_rows(path: Path) -> Iterator[Any]:
         if _is_object(first) and (second is not None or plain_suffix(path) != ".json"):
             yield from map(_json_row, chain([first], [second] if second else [], lines))
             return
+    del first, second, lines  # each line may be the whole file
     with open_text(path) as file:
         text = file.read()
     try:
@@ -103,39 +106,96 @@ def _is_object(line: str) -> bool:
 
 
 @contextmanager
-def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """The schema and the record batches of a Parquet file, or of an Arrow stream or file."""
+def _open_arrow(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The schema and the record batches of a Parquet file, or of an Arrow stream or file.
+
+    Other columns than `columns`, if these are given, are neither read nor decompressed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if path.suffix.lower() == ".parquet":
         with pq.ParquetFile(path) as parquet:
-            yield parquet.schema_arrow, parquet.iter_batches(batch_size=BATCH_ROWS)
+            yield parquet.schema_arrow, parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns)
         return
     with pa.memory_map(str(path)) as source:
         try:
-            stream = pa.ipc.open_stream(source)
+            schema, opened = pa.ipc.open_stream(source).schema, pa.ipc.open_stream
         except pa.ArrowInvalid:
-            file = pa.ipc.open_file(source)
-            yield file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
+            schema, opened = pa.ipc.open_file(source).schema, pa.ipc.open_file
+        included = None if columns is None else [i for i, name in enumerate(schema.names) if name in columns]
+        source.seek(0)
+        reader = opened(source, options=pa.ipc.IpcReadOptions(included_fields=included))
+        if opened is pa.ipc.open_stream:
+            yield schema, iter(reader)
         else:
-            yield stream.schema, iter(stream)
+            yield schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
-def arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Iterate over the rows of a Parquet or Arrow file."""
-    with _open_arrow(path) as (_, batches):
+def arrow_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Iterate over the rows of a Parquet or Arrow file; see `read_columns`."""
+    return read_columns(*schema_of(path), columns, partial(_arrow_rows, path))
+
+
+def _arrow_rows(path: Path, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    with _open_arrow(path, columns) as (_, batches):
         for batch in batches:
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield from batch.slice(start, BATCH_ROWS).to_pylist()
 
 
-def features_of(path: Path) -> Any:
-    """Return the `datasets.Features` of a Parquet or Arrow file; None if the schema can't be converted."""
+def read_columns(
+    names: Sequence[str] | None,
+    features: Any,
+    columns: Collection[str] | None,
+    read: Callable[[list[str] | None], Iterator[dict[str, Any]]],
+) -> Iterator[dict[str, Any]]:
+    """Read rows without decoding columns of images, audio and the like: their cells become `UNDECODED`.
+
+    Args:
+        names: the columns that there are; None if they are not known, and all are then read.
+        features: the `datasets.Features` of the columns; None if they are not known.
+        columns: the columns to read, as far as they are there; None reads all.
+        read: iterates over the rows with some columns; given None, with all.
+    """
+    media = media_columns(features)
+    if names is None or (columns is None and not media):
+        yield from read(None)
+        return
+    wanted = [name for name in names if columns is None or name in columns]
+    undecoded = dict.fromkeys((name for name in wanted if name in media), UNDECODED)
+    # Another column is read if all that are wanted are undecoded, or there are none: it tells the number of rows.
+    plain = [name for name in wanted if name not in media] or [name for name in names if name not in media][:1]
+    if not plain:
+        raise ScratchError(f"there are only columns of images, audio and the like: {', '.join(map(repr, names))}")
+    for row in read(plain):
+        yield {**row, **undecoded}
+
+
+def schema_of(path: Path) -> tuple[list[str], Any]:
+    """Return the column names of a Parquet or Arrow file, and its `datasets.Features`; None instead of these if the
+    schema can't be converted."""
     from datasets import Features
 
     with _open_arrow(path) as (schema, _):
         try:
-            return Features.from_arrow_schema(schema)
+            return schema.names, Features.from_arrow_schema(schema)
         except (ValueError, TypeError, KeyError):
-            return None
+            return schema.names, None
+
+
+def media_columns(features: Any) -> set[str]:
+    """Return the columns of `datasets.Features` that hold images, audio and the like, which are never decoded: their
+    cells may name files and addresses, and decoding opens these."""
+    return {name for name, feature in (features or {}).items() if _holds_media(feature)}
+
+
+def _holds_media(feature: Any) -> bool:
+    from datasets import Json
+
+    if isinstance(feature, dict):
+        return any(map(_holds_media, feature.values()))
+    if isinstance(feature, list | tuple):
+        return any(map(_holds_media, feature))
+    if hasattr(feature, "feature"):  # a list
+        return _holds_media(feature.feature)
+    return hasattr(feature, "decode_example") and not isinstance(feature, Json)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
 from . import german
-from .corpus import Corpus, Origin
+from .corpus import Corpus, Origin, check_built_in_size
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_unicode, find_column, find_text_column, open_table, text_cell
 from .tokens import Tokens
@@ -56,6 +56,7 @@ def open_labelled(
 def _open_languages(options: ReadOptions, count: int, seed: int) -> Corpus[Example]:
     if options.split not in german.SPLITS:
         raise ScratchError(f"the built-in languages have the splits {', '.join(german.SPLITS)}, not {options.split!r}")
+    check_built_in_size("num_texts", count)
 
     def read() -> Iterator[Example]:
         for number, pair in enumerate(german.pairs(seed, count, options.split)):
@@ -84,7 +85,7 @@ def _of_table(table: Table, options: ReadOptions, text_column: str | None, label
         return text_cell(row, text_name), _label(cell(row, label_name), label_name, class_names)
 
     origin = Origin.of_table(table, {"text": text_name, "label": label_name}, options)
-    return Corpus(origin, table.rows, convert, options, class_names)
+    return Corpus(origin, table.reader([text_name, label_name]), convert, options, class_names)
 
 
 def _others(table: Table, column: str) -> list[str]:

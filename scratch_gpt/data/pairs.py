@@ -12,9 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
+from ..untrusted import check_regular
 from . import german
-from .corpus import Corpus, Origin, fingerprint_of
-from .files import OPENERS, canonical_split, kind_of, list_folder, read_lines
+from .cards import canonical_split
+from .compressed import SUFFIXES
+from .corpus import Corpus, Origin, check_built_in_size, fingerprint_of
+from .files import kind_of, read_lines
+from .folders import list_folder
 from .formats import BadRowError, fingerprint_of_files
 from .tables import ReadOptions, Table, open_table, refuse_csv_options, text_cell
 from .tokens import Tokens
@@ -57,17 +61,9 @@ def open_pairs(
     if target_file is not None:
         return _open_sides(path, Path(target_file), path.name, (source_lang, target_lang), options)
     if path.is_dir():
-        sides = [_side(path, options.split, language) for language in (source_lang, target_lang)]
-        if sides[0] and sides[1]:
-            return _open_folder(path, sides[0], sides[1], (source_lang, target_lang), options)
-        if any(sides):
-            missing = source_lang if sides[0] is None else target_lang
-            raise ScratchError(
-                f"{path} holds no {options.split}.{missing} (plain or compressed): it has {_there(path)}"
-            )
-        if not any(kind_of(p) not in (None, "text") for p in list_folder(path)[0]):
-            wanted = f"{options.split}.{source_lang} and {options.split}.{target_lang}"
-            raise ScratchError(f"{path} holds no {wanted} (plain or compressed), nor a table: it has {_there(path)}")
+        corpus = _open_folder(path, (source_lang, target_lang), options)
+        if corpus is not None:
+            return corpus
     elif path.is_file() and kind_of(path) in (None, "text"):
         raise ScratchError(f"{path} is one side of a text: name the other with --target_file, or give their folder")
     table = open_table(dataset, options, (source_lang, target_lang), "a column for each language")
@@ -79,6 +75,7 @@ def _open_grammar(source_lang: str, target_lang: str, options: ReadOptions, coun
         raise ScratchError(f"the built-in grammar knows 'de' and 'en', not {source_lang!r} to {target_lang!r}")
     if options.split not in german.SPLITS:
         raise ScratchError(f"the built-in grammar has the splits {', '.join(german.SPLITS)}, not {options.split!r}")
+    check_built_in_size("num_pairs", count)
     backwards = source_lang == "en"
 
     def read() -> Iterator[Pair]:
@@ -91,40 +88,50 @@ def _open_grammar(source_lang: str, target_lang: str, options: ReadOptions, coun
     return Corpus(origin, read, options=options)
 
 
-def _open_folder(
-    folder: Path, source: Path, target: Path, languages: tuple[str, str], options: ReadOptions
-) -> Corpus[Pair]:
-    corpus = _open_sides(source, target, folder.resolve().name, languages, options)
+def _open_folder(folder: Path, languages: tuple[str, str], options: ReadOptions) -> Corpus[Pair] | None:
+    """Open the two text files of a folder; None if it has neither of them, but tables.
+
+    Raises:
+        ScratchError: one of them is missing, or both are and there is no table.
+    """
     files, ignored = list_folder(folder)
+    there = {path.name.lower(): path for path in files if path.parent == folder}
+    source, target = (_side(there, options.split, language) for language in languages)
+    if source is None and target is None and any(kind_of(path) not in (None, "text") for path in files):
+        return None
+    if source is None or target is None:
+        missing = [name for name, side in zip(languages, (source, target), strict=True) if side is None]
+        wanted = " and ".join(f"{options.split}.{name}" for name in missing)
+        nor_table = ", nor a table" if len(missing) == 2 else ""
+        shown = [path.name for path in files if path.parent == folder]
+        shown += [f"{Path(path).name} ({why})" for path, why in ignored.items() if Path(path).parent == folder]
+        has = ", ".join(sorted(shown)[:12]) or "no files"
+        raise ScratchError(f"{folder} holds no {wanted} (plain or compressed){nor_table}: it has {has}")
+    corpus = _open_sides(source, target, folder.resolve().name, languages, options)
     reason = f"not {options.split} in {' or '.join(languages)}"
     corpus.origin.ignored = ignored | {str(path): reason for path in files if path not in (source, target)}
     corpus.origin.split = options.split
-    if canonical_split(options.split) != "validation" and all(_side(folder, "validation", lang) for lang in languages):
+    if canonical_split(options.split) != "validation" and all(_side(there, "validation", name) for name in languages):
         corpus.origin.validation_split = "validation"
     return corpus
 
 
-def _side(folder: Path, split: str, language: str) -> Path | None:
-    """Find the file of a split in a language, such as `val.de.gz`."""
+def _side(there: dict[str, Path], split: str, language: str) -> Path | None:
+    """Find the file of a split in a language, such as `val.de.gz`, among files by their lower-case names."""
     from datasets.data_files import SPLIT_KEYWORDS
 
     words = {str(name): words for name, words in SPLIT_KEYWORDS.items()}.get(canonical_split(split), [])
-    endings = ("", *OPENERS, ".zst")
-    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
-    wanted = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in endings]
+    wanted = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in ("", *SUFFIXES)]
     return next((there[name] for name in wanted if name in there), None)
-
-
-def _there(folder: Path) -> str:
-    return ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file())[:12]) or "no files"
 
 
 def _open_sides(
     source: Path, target: Path, name: str, languages: tuple[str, str], options: ReadOptions
 ) -> Corpus[Pair]:
     for path in (source, target):
-        if not path.is_file():
+        if not path.exists():
             raise ScratchError(f"no such file: {path}")
+        check_regular(path)
     refuse_csv_options(options, name)
 
     def read() -> Iterator[tuple[str, str]]:
@@ -168,7 +175,7 @@ def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOpt
     def convert(row: dict[str, Any]) -> Pair:
         return text_cell(row, columns["source"]), text_cell(row, columns["target"])
 
-    return Corpus(Origin.of_table(table, columns, options), table.rows, convert, options)
+    return Corpus(Origin.of_table(table, columns, options), table.reader(columns.values()), convert, options)
 
 
 def _languages_of(table: Table) -> str:

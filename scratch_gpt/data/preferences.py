@@ -45,7 +45,7 @@ def open_preferences(dataset: str, options: ReadOptions | None = None) -> Corpus
     if not all(map(table.has, ("chosen", "rejected"))):
         raise ScratchError(f"{table.name} has the columns {table.described()}, want 'prompt', 'chosen', 'rejected'")
     columns = {name: name for name in COLUMNS if table.has(name)}
-    return Corpus(Origin.of_table(table, columns, options), table.rows, preference_of, options)
+    return Corpus(Origin.of_table(table, columns, options), table.reader(columns), preference_of, options)
 
 
 def preference_of(row: dict[str, Any]) -> Preference:

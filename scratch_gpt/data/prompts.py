@@ -8,13 +8,15 @@ from typing import Any
 from ..errors import ScratchError
 from . import stories
 from .conversations import MESSAGES, conversation_key, conversation_of, messages_of
-from .corpus import Corpus, Origin
-from .files import find_files, read_lines
+from .corpus import Corpus, Origin, check_built_in_size
+from .files import read_lines
+from .finding import find_files
 from .formats import BadRowError
 from .tables import ReadOptions, cell, find_column, open_table, refuse_csv_options, text_cell
 
 Prompt = str | list[dict[str, Any]]
 COLUMNS = ("prompt", "text", "instruction", *MESSAGES)
+INSTRUCTION = ("instruction", "output", "input")  # the columns of such a row
 AGAIN, EMPTY = "a prompt that was read before", "an empty line"
 
 
@@ -56,12 +58,12 @@ def open_prompts(
             "one with --prompt_column"
         )
     origin = Origin.of_table(table, {"prompt": column}, options)
-    return _without_repeats(origin, table.rows, lambda row: _prompt_of(row, column), options)
+    read = INSTRUCTION if column == "instruction" else (column,)
+    return _without_repeats(origin, table.reader(read), lambda row: _prompt_of(row, column), options)
 
 
 def _open_stories(count: int, seed: int, options: ReadOptions) -> Corpus[Prompt]:
-    if count < 1:
-        raise ScratchError(f"num_prompts is {count}, want at least 1")
+    check_built_in_size("num_prompts", count)
     fingerprint = f"prompts-{count}-{seed}-{options.max_rows}"
     origin = Origin("stories", lambda: fingerprint, built_in=True)
     return Corpus(origin, lambda: _beginnings(count, seed), options=options)
@@ -110,7 +112,7 @@ def _beginnings(count: int, seed: int) -> Iterator[Prompt]:
 def _prompt_of(row: dict[str, Any], column: str) -> Prompt:
     value = cell(row, column)
     if column == "instruction":
-        return conversation_of(row, ("instruction", "output", "input"), answered=False)
+        return conversation_of(row, INSTRUCTION, answered=False)
     if column in MESSAGES or isinstance(value, list):
         return conversation_of({column: messages_of(value, column)}, (column,), answered=False)
     return text_cell(row, column)

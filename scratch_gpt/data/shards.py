@@ -23,10 +23,13 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..tokenization.training import encode_batch
+from ..untrusted import check_regular, read_json
 from .documents import SPLITS, Record, Sizes, TextReading, parts_of
 from .sources import Piece, Source
 
 FORMAT = 2
+DTYPES = ("<u2", "<u4")  # of tokens
+SIZES = ("characters", "utf8_bytes", "unknown")
 BATCH_PIECES = 2048
 BATCH_CHARACTERS = 1 << 23
 COPIED_DOCUMENTS = 1 << 15
@@ -58,6 +61,15 @@ class Shard:
 def cache_directory() -> Path:
     """Return the cache folder: `$SCRATCH_GPT_CACHE`, by default `~/.cache/scratch_gpt`."""
     return Path(os.environ.get("SCRATCH_GPT_CACHE") or Path.home() / ".cache" / "scratch_gpt")
+
+
+def make_cache(name: str) -> Path:
+    """Create a folder of the cache, and the cache, if they are not there; only their owner can write and read there."""
+    folder = cache_directory() / name
+    cache_directory().parent.mkdir(parents=True, exist_ok=True)
+    for place in (cache_directory(), folder):
+        place.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def prepare(
@@ -114,9 +126,10 @@ def prepare_texts(
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     entry = cache_directory() / "shards" / key
-    if not (entry / "meta.json").exists():
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=entry.parent))
+    prepared = _open_entry(entry, splits)
+    if prepared is None:
+        _discard(entry)
+        staging = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=make_cache("shards")))
         try:
             writing = _Preparation(staging, tokenizer, progress or (lambda characters: None))
             meta = writing.write(source, validation_source, validation_fraction, seed)
@@ -128,10 +141,20 @@ def prepare_texts(
                 raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    reading = TextReading.from_json(meta["reading"])
+        prepared = _open_entry(entry, splits)
+    if prepared is None:
+        raise ScratchError(f"{entry} is damaged and can't be replaced: remove it, or name another SCRATCH_GPT_CACHE")
+    shards, reading = prepared
     reading.count.check(source.name, source.max_bad_rows)  # the limit may be lower than when the entry was written
-    return {split: _open(entry, split, meta[split]) for split in splits}, reading
+    return shards, reading
+
+
+def _discard(entry: Path) -> None:
+    """Remove what has the name of an entry; a link itself, and never what it leads to."""
+    if entry.is_symlink() or entry.is_file():
+        entry.unlink()
+    elif entry.exists():
+        shutil.rmtree(entry)
 
 
 class _Writer:
@@ -160,7 +183,7 @@ class _Preparation:
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, progress: Progress):
         self.folder, self.tokenizer, self.progress = folder, tokenizer, progress
         largest = max(tokenizer.get_vocab().values())
-        self.dtype = np.dtype("<u2") if largest < 1 << 16 else np.dtype("<u4")
+        self.dtype = np.dtype(DTYPES[largest >= 1 << 16])
         self.record = Record()
 
     def write(
@@ -246,13 +269,49 @@ def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
         yield batch
 
 
+def _open_entry(entry: Path, splits: tuple[str, ...]) -> tuple[dict[str, Shard], TextReading] | None:
+    """Open an entry of the cache; None if there is none, or a file of it is not as `_Preparation` writes them, which
+    may be the work of others who can write to the folder."""
+    try:
+        if _has_link(entry):
+            return None
+        meta = read_json(entry / "meta.json")
+        reading = TextReading.from_json(meta["reading"])
+        return {split: _open(entry, split, meta[split]) for split in splits}, reading
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
+        return None
+
+
+def _has_link(entry: Path) -> bool:
+    """Whether an entry is a symbolic link, or holds one."""
+    return entry.is_symlink() or (entry.is_dir() and any(path.is_symlink() for path in entry.iterdir()))
+
+
 def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
+    """Open the shard of a split.
+
+    Raises:
+        ValueError: its files or sizes are not as `_Preparation` writes them.
+    """
+    if meta["dtype"] not in DTYPES:
+        raise ValueError(f"{entry} has tokens of type {meta['dtype']!r}, want one of {', '.join(DTYPES)}")
+    for name in (f"{split}.bin", f"{split}.ends.npy"):
+        check_regular(entry / name)
     tokens = np.memmap(entry / f"{split}.bin", dtype=meta["dtype"], mode="r")
-    sizes = {name: value for name, value in meta.items() if name != "dtype"}
-    return Shard(tokens=tokens, ends=np.load(entry / f"{split}.ends.npy"), **sizes)
+    # Mapped first, so that an array that is larger than its file takes no memory.
+    ends = np.load(entry / f"{split}.ends.npy", mmap_mode="r", allow_pickle=False)
+    if ends.dtype != np.int64 or ends.ndim != 1 or not len(ends):
+        raise ValueError(f"{entry} has no list of ends of documents for {split}")
+    ends = np.array(ends)
+    if ends[0] < 0 or np.any(ends[1:] < ends[:-1]) or ends[-1] != len(tokens):
+        raise ValueError(f"{entry} has ends of documents that are not those of its tokens")
+    sizes = {name: meta[name] for name in SIZES}
+    if not all(type(size) is int and size >= 0 for size in sizes.values()):
+        raise ValueError(f"{entry} has sizes that are no numbers")
+    return Shard(tokens=tokens, ends=ends, **sizes)
 
 
 def shard_sizes(shard: Shard) -> dict[str, int]:
     """Return the number of tokens, documents, characters, UTF-8 bytes and unknown tokens."""
-    sizes = {name: getattr(shard, name) for name in ("characters", "utf8_bytes", "unknown")}
+    sizes = {name: getattr(shard, name) for name in SIZES}
     return {"tokens": len(shard.tokens), "documents": len(shard.ends), **sizes}

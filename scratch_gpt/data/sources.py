@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import ScratchError
 from . import stories
-from .corpus import Corpus, Origin, ReadCount
-from .files import Files, find_files, open_text
+from .corpus import MOST_STORIES, Corpus, Origin, ReadCount, check_built_in_size
+from .files import open_text
+from .finding import Files, find_files
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, find_text_column, open_hub, refuse_csv_options, table_of
 
@@ -70,8 +70,7 @@ class StorySource(Source):
     """The built-in stories, one document per story."""
 
     def __init__(self, count: int, seed: int):
-        if count < 2:
-            raise ScratchError(f"num_stories is {count}: ask for at least 2")
+        check_built_in_size("num_stories", count, least=2, most=MOST_STORIES)
         self.number, self.seed = count, seed
         fingerprint = f"stories-{count}-{seed}-{stories.entropy_per_story()}"
         self.origin = Origin("stories", lambda: fingerprint, built_in=True)
@@ -118,7 +117,7 @@ class TableSource(Source):
         self.column = find_text_column(table, column)
         self.origin = Origin.of_table(table, {"text": self.column}, options)
         self.max_bad_rows = options.max_bad_rows
-        self.corpus = Corpus(self.origin, table.rows, self._document, options)
+        self.corpus = Corpus(self.origin, table.reader([self.column]), self._document, options)
         self.corpus.harmless = {EMPTY}
 
     def _document(self, row: dict) -> str:

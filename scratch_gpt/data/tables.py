@@ -6,16 +6,18 @@ Text is never converted to other types: "007", "1998-05-03" and "NA" remain stri
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import ScratchError
+from .cards import canonical_split
 from .delimited import Dialect, Quoting, find_dialect, is_number
-from .files import Files, canonical_split, find_files
-from .formats import BadRowError, arrow_rows, delimited_rows, features_of, fingerprint_of_files, json_rows
+from .finding import Files, find_files
+from .formats import BadRowError, arrow_rows, delimited_rows, fingerprint_of_files, json_rows, read_columns, schema_of
 
 SAMPLE_ROWS = 1000  # rows that are inspected to find the columns
 SAMPLE_CHARACTERS = 1 << 22  # of text in it, about
@@ -61,7 +63,7 @@ class Table:
     def __init__(
         self,
         name: str,
-        read: Callable[[], Iterator[Any]],
+        read: Callable[[Collection[str] | None], Iterator[Any]],
         fingerprint: Callable[[], str],
         files: list[str],
         split: str | None = None,
@@ -77,18 +79,32 @@ class Table:
         self._sample: list[dict[str, Any]] | None = None
         self._names: set[str] | None = None
 
-    def rows(self) -> Iterator[dict[str, Any] | BadRowError]:
+    def rows(self, columns: Collection[str] | None = None) -> Iterator[dict[str, Any] | BadRowError]:
         """Iterate over all rows.
+
+        Columns of images, audio and the like are never decoded, since decoding opens what their cells name: each cell
+        is `formats.UNDECODED`.
+
+        Args:
+            columns: names of columns, or of nested fields, to read; rows of formats that store columns apart then have
+                no others. None reads all.
 
         Raises:
             ScratchError: reading fails before the end.
         """
+        if columns is not None:
+            columns = {part for name in columns for part in (name, name.split(".")[0])}
         try:
-            yield from self._read()
+            yield from self._read(columns)
         except (ScratchError, GeneratorExit):
             raise
         except Exception as error:  # pyarrow and datasets raise whatever their readers raise
             raise ScratchError(f"{self.name} can't be read to the end: {_first_line(error)}") from error
+
+    def reader(self, columns: Iterable[str]) -> Callable[[], Iterator[dict[str, Any] | BadRowError]]:
+        """Return a function that iterates over all rows, of which only these columns are needed; see `rows`."""
+        wanted = list(columns)
+        return lambda: self.rows(wanted)
 
     def fingerprint(self) -> str:
         """Return a hash that changes whenever the rows change."""
@@ -277,19 +293,20 @@ def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()
             dialects[path] = find_dialect(path, known_names, *asked)
             asked = options.delimiter, dialects[path].header, options.quoting  # the first file decides for all
 
-    def read() -> Iterator[Any]:
+    try:
+        features = schema_of(files.paths[0])[1] if files.kind in ("parquet", "arrow") else None
+    except Exception as error:  # whatever pyarrow raises
+        raise ScratchError(f"{files.paths[0]} can't be read as {files.kind}: {_first_line(error)}") from error
+
+    def read(columns: Collection[str] | None) -> Iterator[Any]:
         for path in files.paths:
             if files.kind == "csv":
                 yield from delimited_rows(path, dialects[path])
             elif files.kind == "json":
                 yield from json_rows(path)
             else:
-                yield from arrow_rows(path)
+                yield from arrow_rows(path, columns)
 
-    try:
-        features = features_of(files.paths[0]) if files.kind in ("parquet", "arrow") else None
-    except Exception as error:  # whatever pyarrow raises
-        raise ScratchError(f"{files.paths[0]} can't be read as {files.kind}: {_first_line(error)}") from error
     return Table(
         files.name,
         read,
@@ -347,13 +364,17 @@ def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -
     fingerprint = f"{name}-{options.config}-{options.split}-{revision}"
     return Table(
         name,
-        lambda: iter(rows),
+        lambda columns: read_columns(rows.column_names, rows.features, columns, partial(_selected, rows)),
         lambda: fingerprint,
         [name],
         options.split,
         validation_split=validation,
         features=rows.features,
     )
+
+
+def _selected(rows: Any, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    return iter(rows if columns is None else rows.select_columns(columns))
 
 
 def _download(url: str) -> Path:

@@ -142,3 +142,65 @@ def test_code_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp
         load_model(folder, trust_remote_code=True)
     assert (tmp_path / "ran").exists()
     assert f"running code that {folder} brings: evil.Config, evil.M" in capsys.readouterr().err
+
+
+def test_a_generate_of_its_own_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    (folder / "custom_generate").mkdir()
+    code = f"open({str(tmp_path / 'ran')!r}, 'w').write('')\ndef generate(model, **kwargs):\n    return None\n"
+    (folder / "custom_generate/generate.py").write_text(code)
+    load_model(folder)
+    assert not (tmp_path / "ran").exists()
+    assert "running code" not in capsys.readouterr().err
+    load_model(folder, trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
+    assert "custom_generate/generate.py" in capsys.readouterr().err
+
+
+CLASSES = ("os.system", "subprocess.Popen", "../evil.Fast", "evil--x.Fast", "builtins.eval")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_that_a_tokenizer_names_is_none_of_pythons(name, directory, tmp_path):
+    """Whatever opens is a plain tokenizer, and nothing of that name is imported."""
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')\n")
+    path = folder / "tokenizer_config.json"
+    fields = {"tokenizer_class": name, "tokenizer_file": "/etc/passwd", "vocab_file": "/etc/passwd"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    try:
+        tokenizer = open_tokenizer(str(folder))
+    except ScratchError:
+        return
+    assert tokenizer.encode("a b") == open_tokenizer(str(directory)).encode("a b")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("reference", ["sub.evil.Config", "other/repo--evil.Config", "../evil.Config", "os.system"])
+def test_code_elsewhere_is_not_reached_either(reference, directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    edit_config(folder, model_type="theirs", auto_map={"AutoConfig": reference})
+    for place in (folder / "sub/evil.py", tmp_path / "evil.py", folder / "evil.py"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')\n")
+    with pytest.raises(ScratchError, match="no model can be opened"):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_and_pipelines_that_a_config_names_are_not_taken(directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    torch.save(load_file(folder / "model.safetensors"), tmp_path / "w.bin")
+    edit_config(folder, transformers_weights="../w.bin")
+    with pytest.raises(ScratchError, match="no model can be opened"):
+        load_model(folder)
+    edit_config(folder, transformers_weights=None, custom_pipelines={"text-generation": {"impl": "evil.P", "pt": []}})
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')\n")
+    (folder / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "evil.P"}}')
+    load_model(folder)
+    open_tokenizer(str(folder))
+    assert not (tmp_path / "ran").exists()

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here, save_tiny, tiny_encoder, tiny_model
+from conftest import run_here, save_tiny
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
 
-from scratch_gpt import ScratchEncoderModel, train_tokenizer
+from scratch_gpt import train_tokenizer
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.directory_checks import check_size
 from scratch_gpt.hub.opening import load_model, open_tokenizer
 
 

@@ -14,8 +14,11 @@ from conftest import PRETRAIN, TINY_RUN, run_here, run_python
 from huggingface_hub import ModelCard, RepoCard
 from huggingface_hub.repocard_data import ModelCardData
 from loopback_hub import running_hub
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from scratch_gpt.hub.card import TASKS, code_span, escape_markdown, fence, render_card
 
 COMMAND = str(Path(sys.executable).with_name("scratch-gpt"))
 X = "torch.arange(3, 43).view(2, 20) % model.config.vocab_size"
@@ -194,3 +197,84 @@ def test_the_cards_ways_to_load_work(run, tmp_path, example):
     script = examples[example].replace("PATH_OR_ID", str(run))
     assert str(run) in script
     run_python("-c", script, cwd=tmp_path)
+
+
+HOSTILE = (
+    "a |\n\n## Licence\n\n[log in](http://x.org) <img src=y> ![z](http://w) `c` ``` **b** <http://v> www.x.org "
+    "\\| &lt; \x1b[31m"
+)
+SHOWN = " ".join(HOSTILE.replace("\x1b", "\\x1b").split())
+
+
+def card_of(folder: Path, task: str, text: str) -> str:
+    """The card of a run whose every text is `text`."""
+    scores = dict.fromkeys(("bleu", "bleu_lowercase", "chrf"), text)
+    facts = {"task": task, "parameters": 1, "context_length": 8, "scores": scores, "labels": {text: 2, "plain": 3}}
+    facts |= dict.fromkeys(("title", "style", "dataset", "license", "prompt", "rewarded"), text)
+    facts |= dict.fromkeys(("source_lang", "target_lang"), text)
+    facts |= {"train": {}, "validation": {}, "data": {"rows_skipped": {text: 4}, "unknown_share": 0.5}}
+    machine = {"device": text, "processes": 1, "threads": 1}
+    arguments = {"metric_for_best_model": "val_loss", "chat_template": text, "lines": "x\n```\n# y\n"}
+    run = {"arguments": arguments, "facts": facts, "machine": machine, "versions": {text: "1.0"}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    row = {"val_loss": 1.0, "val_reward": 0.5, "step": 1, "title": 7, "fence": 8, text: 9, "note": text}
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return render_card(folder)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_card_of_hostile_names_has_the_shape_of_one_of_plain_names(task, tmp_path):
+    """No heading, link, picture, HTML, table cell or code block of its own, and the names are there to read."""
+
+    def shape(card: str) -> list[tuple[str, str]]:
+        tokens = [token for each in parse(card) for token in (each, *(each.children or ()))]
+        kinds = (
+            "heading",
+            "link",
+            "image",
+            "html",
+            "tr_",
+            "td_",
+            "th_",
+            "fence",
+            "code_block",
+            "hr",
+            "list",
+            "blockquote",
+        )
+        return [
+            (token.type, token.attrGet("href") or token.attrGet("src") or "")
+            for token in tokens
+            if token.type.startswith(kinds)
+        ]
+
+    def parse(card: str) -> list:
+        return MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1])
+
+    card = card_of(tmp_path, task, HOSTILE)
+    assert shape(card) == shape(card_of(tmp_path, task, "plain"))
+    assert "\x1b" not in card
+    texts = "\n".join("".join(child.content for child in token.children or ()) for token in parse(card))
+    assert SHOWN in texts.splitlines()  # the heading
+    assert texts.count(SHOWN) >= 5
+    blocks = [token for token in parse(card) if token.type == "fence"]
+    settings = yaml.safe_load(blocks[-1].content)
+    assert (settings["chat_template"], settings["lines"]) == (HOSTILE, "x\n```\n# y\n")
+    for block in blocks[:-1]:
+        compile(block.content, "example", "exec")
+    data = ModelCard(card).data
+    assert (data.model_name, data.eval_results[0].dataset_name) == (SHOWN, SHOWN)
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE, "", "\\", "a\\", "|", "`", "_a_b_", "snake_case", "1.5 - 2", "trailing #", "``a``"]
+)
+def test_escaped_text_renders_as_itself(text):
+    shown = " ".join(text.replace("\x1b", "\\x1b").split())
+    markdown = MarkdownIt("commonmark").enable("table")
+    for line, code in ((escape_markdown(text), False), (code_span(text), True)):
+        cells = [token for token in markdown.parse(f"| x | y |\n|-|-|\n| {line} | z |\n") if token.type == "inline"]
+        assert [cell.content for cell in cells[:2] + cells[3:]] == ["x", "y", "z"]
+        assert {child.type for child in cells[2].children} <= ({"code_inline"} if code else {"text"})
+        assert "".join(child.content for child in cells[2].children).strip() == shown
+    assert fence("a ```` b") == "`````"

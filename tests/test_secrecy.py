@@ -225,7 +225,7 @@ def test_a_tracker_is_told_no_secret_of_the_command_line(tracker, tmp_path, text
         pytest.skip(f"{tracker} is not installed: pip install 'scratch_gpt[{tracker}]'")
     token, options = "ghp_" + "a1" * 18, (*TINY_RUN, "--max_steps", "2", "--tracker", tracker)
     arguments = ("--dataset", str(text_file), "--dataset_license", f"see {token}", "--output_dir", "run")
-    places = {name: str(tmp_path) for name in ("HOME", "HF_HOME", "WANDB_DIR", "TRACKIO_DIR")}
+    places = {name: str(tmp_path / tracker) for name in ("HOME", "HF_HOME", "WANDB_DIR", "TRACKIO_DIR")}
     result = run_python(PRETRAIN, *options, *arguments, cwd=tmp_path, WANDB_MODE="offline", **places)
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     kept = [path for path in written if tracker in str(path) or "tfevents" in path.name]

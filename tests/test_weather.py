@@ -15,7 +15,7 @@ from loopback_hub import Storm, running_hub
 from test_hub import online, push
 
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.push import files_to_upload, foreign_code
+from scratch_gpt.hub.staging import files_to_upload, foreign_code
 
 TOKEN = "hf_" + "x" * 34
 COMMIT = "POST /api/models/tester/{}/commit/{}"
@@ -50,7 +50,7 @@ SCRIPT = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from scratch_gpt.hub.push import push_directory
+from scratch_gpt.hub.upload import push_directory
 
 def push(name):
     revisions = ("main", "native") if name == "native" else ("main",)
@@ -177,5 +177,5 @@ def test_what_a_link_points_to_is_not_published(directory, tmp_path):
     shutil.copytree(directory, folder)
     (tmp_path / "token").write_text(TOKEN)
     (folder / "README.md").symlink_to(tmp_path / "token")
-    with pytest.raises(ScratchError, match=r"can't be pushed: README\.md is a link to"):
+    with pytest.raises(ScratchError, match=r"can be pushed: README\.md is a link to"):
         files_to_upload(folder)

@@ -1,0 +1,146 @@
+"""What of a model directory a push may send, in a folder of its own, and the code in it that is not this package's.
+
+Everything that a push tries and sends is read from that folder, so that what is tried is what is sent: nothing else of
+the directory, such as `custom_generate/generate.py` or a pickle beside the weights, is there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScratchError
+from ..untrusted import read_bytes, read_json
+from .directory_checks import INDEX, check_files
+from .model_directory import TARGET_TOKENIZER
+
+MODELS = Path(__file__).parents[1] / "models"
+WEIGHTS = "model.safetensors"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+DOCUMENTS = ("README.md", "loss.png")
+SETTINGS = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "chat_template.jinja",
+)
+SECOND_TOKENIZER = f"{TARGET_TOKENIZER}/tokenizer*.json"
+
+
+def files_to_upload(folder: Path) -> list[Path]:
+    """The files of a model directory that a push sends, in order of name: weights as safetensors, configs, tokenizers,
+    code and card. Checkpoints, logs and anything else in the folder stays.
+
+    Raises:
+        ScratchError: this is no model directory, or holds what is not to be opened, such as links that lead out of it.
+    """
+    try:
+        if not (folder / "config.json").is_file():
+            raise ScratchError("want config.json and model.safetensors in it")
+        check_files(folder)
+        found = {folder / name for name in (*DOCUMENTS, *SETTINGS) if (folder / name).is_file()}
+        found |= {path for name in ("*.py", SECOND_TOKENIZER) for path in folder.glob(name) if path.is_file()}
+        return sorted(found | {folder / name for name in _weights(folder)})
+    except (ScratchError, OSError) as error:
+        raise ScratchError(f"{folder} is no model directory that can be pushed: {error}") from error
+
+
+def _weights(folder: Path) -> list[str]:
+    """The files of the weights, as transformers picks them: `model.safetensors`, or else the shards of an index."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise ScratchError("want model.safetensors in it, or an index and its shards")
+    shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    for shard in shards:
+        if not SHARD.fullmatch(shard):
+            raise ScratchError(f"{INDEX} names {shard!r}, want names such as model-00001-of-00002.safetensors")
+        if not (folder / shard).is_file():
+            raise ScratchError(f"{INDEX} names {shard}, which is not there")
+    return [INDEX, *shards]
+
+
+def is_replaced(name: str) -> bool:
+    """Whether a push deletes a file of this name from a repository where it sends none: only what a push of this
+    package sends, and no card or picture, which say nothing that a later model contradicts by running."""
+    return (
+        name in (WEIGHTS, INDEX, *SETTINGS)
+        or SHARD.fullmatch(name) is not None
+        or ("/" not in name and name.endswith(".py") and (MODELS / name).is_file())
+        or (name.count("/") == 1 and fnmatchcase(name, SECOND_TOKENIZER))
+    )
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a new folder of the same name that holds exactly what a push of `folder` sends; it is removed in the end.
+
+    Weights are hard links where the file system has them; what is small is copied. Errors inside name `folder`.
+
+    Raises:
+        ScratchError: as `files_to_upload`.
+    """
+    files = files_to_upload(folder)
+    home = folder.resolve()
+    beside = home.parent if os.access(home.parent, os.W_OK) else None  # on the same file system
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=beside) as temporary:
+        copy = Path(temporary) / (home.name or "model")
+        for path in files:
+            target = copy / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(path.resolve(), target)
+        try:
+            yield copy
+        except ScratchError as error:
+            raise type(error)(str(error).replace(str(copy), str(folder))) from error
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    if path.suffix == ".safetensors" or target.suffix == ".safetensors":
+        try:
+            os.link(path, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(path, target)
+
+
+def foreign_code(folder: Path) -> list[str]:
+    """What opening a staged model directory may run that is not, byte for byte, this package's own: Python files, and
+    references in its configs to code elsewhere, in other folders or repositories.
+
+    Raises:
+        ScratchError: a config can't be read.
+    """
+    ours = {path.name: path.read_bytes() for path in MODELS.glob("*.py")}
+    files = {path.name for path in folder.glob("*.py") if ours.get(path.name) != read_bytes(path)}
+    configs = [folder / name for name in SETTINGS if name.endswith(".json") and name != "tokenizer.json"]
+    named: set[str] = set()
+    for path in (*configs, folder / TARGET_TOKENIZER / "tokenizer_config.json"):
+        if path.is_file():
+            named |= _references(read_json(path))
+    return sorted(files | {name for name in named if f"{name.rpartition('.')[0]}.py" not in ours})
+
+
+def _references(settings: Any) -> set[str]:
+    """The code that a config names at any depth: all of its `auto_map`, and the classes of `custom_pipelines`."""
+    parts = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    found = set().union(*map(_references, parts)) if parts else set()
+    if isinstance(settings, dict):
+        found |= set(_texts(settings.get("auto_map")))
+        pipelines = settings.get("custom_pipelines")
+        for pipeline in pipelines.values() if isinstance(pipelines, dict) else ():
+            found |= set(_texts(pipeline.get("impl") if isinstance(pipeline, dict) else pipeline))
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value:
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(part)

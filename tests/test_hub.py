@@ -59,12 +59,14 @@ def online(hub, home: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
+        "COLUMNS": "200",
     }
 
 
 def push(hub, home: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [COMMAND, "push", *arguments]
-    return subprocess.run(command, env=online(hub, home), capture_output=True, text=True, timeout=300, cwd=home.parent)
+    command, options = [COMMAND, "push", *arguments], {"capture_output": True, "text": True, "timeout": 300}
+    environment = online(hub, home)
+    return subprocess.run(command, env=environment, cwd=home.parent, stdin=subprocess.DEVNULL, **options)
 
 
 def test_push_then_load_by_name(run, tmp_path):

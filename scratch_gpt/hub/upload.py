@@ -38,7 +38,8 @@ def check_repository_name(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ScratchError(f"{name!r} is no name of a repository, want 'user/model': {error}") from error
+        said = "letters, digits, '-', '_' and '.', no other sign, and at most 96 of them"
+        raise ScratchError(f"{name!r} is no name of a repository, want 'user/model': {said}") from error
 
 
 @dataclass(frozen=True)

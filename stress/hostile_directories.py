@@ -1,0 +1,122 @@
+"""Try hostile directories, thousands of them, on every command that opens one.
+
+    python stress/hostile_directories.py --directories 2000 --seed 0 --jobs 2
+    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # what failed, once more
+
+Prints what each command did, and the failures by cause; the plans of those are written as JSON lines to
+stress/output/, from which they can be tried again. The exit code is 1 where there are some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+sys.path[:0] = [str(PROJECT / "tests")]
+
+import hostile_directories as hostile  # noqa: E402
+from hostile_process import environment  # noqa: E402
+
+Found = tuple[int, hostile.Outcome]  # with the number of its case
+
+
+def main() -> None:
+    args = parse()
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hostile") as folder, hostile.hub_running() as endpoint:
+        os.environ |= environment(Path(folder), endpoint)
+        world = hostile.make_world(Path(folder).resolve(), endpoint)
+        cases = read_cases(args.replay, args.commands) if args.replay else []
+        count = args.directories if args.directories is not None else 0 if args.replay else 2000
+        if count:
+            cases += [(plan, tuple(args.commands)) for plan in hostile.draw_plans(count, args.seed)]
+        found = run(world, cases, args)
+    print_table(found)
+    print_failures(found)
+    sys.exit(any(outcome.failures for _, outcome in found))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directories", type=int, help="How many directories to make. Default: 2000; 0 with --replay.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the directories.")
+    parser.add_argument("--jobs", type=int, default=hostile.process_count(), help="Directories at a time.")
+    parser.add_argument("--commands", nargs="+", choices=hostile.COMMANDS, default=hostile.COMMANDS)
+    parser.add_argument("--replay", type=Path, help="JSON lines of failures, or of plans, to try again.")
+    parser.add_argument("--show", action="store_true", help="Print what commands that failed have printed.")
+    parser.add_argument("--shrink", action="store_true", help="Look for the fewest mutations that fail by each cause.")
+    parser.add_argument("--output", type=Path, default=PROJECT / "stress" / "output")
+    return parser.parse_args()
+
+
+def read_cases(path: Path, commands: Sequence[str]) -> list[hostile.Case]:
+    """Plans with the command that each failed in or, of a plan alone, with all `commands`."""
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    cases = [(line.get("plan", line), (line["command"],) if "command" in line else tuple(commands)) for line in lines]
+    return [case for case in cases if set(case[1]) <= set(commands)]
+
+
+def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespace) -> list[Found]:
+    found: list[Found] = []
+    started = time.monotonic()
+    with (args.output / "hostile_directories.jsonl").open("w") as log:
+        for done, (number, outcomes) in enumerate(hostile.try_cases(world, cases, args.jobs), start=1):
+            found += [(number, outcome) for outcome in outcomes]
+            for outcome in outcomes:
+                if outcome.failures:
+                    log.write(hostile.as_json(number, cases[number][0], outcome) + "\n")
+                    log.flush()
+                    if args.show:
+                        print(f"--- {number} {outcome.command} {outcome.failures}\n{outcome.printed}\n")
+            if done % 25 == 0:
+                failed = sum(bool(outcome.failures) for _, outcome in found)
+                print(f"{done} directories, {failed} failures, {time.monotonic() - started:.0f} s", flush=True)
+    if args.shrink:
+        shrink(world, cases, found, args.output / "hostile_directories_shrunk.jsonl")
+    return found
+
+
+def shrink(world: hostile.World, cases: list[hostile.Case], found: list[Found], path: Path) -> None:
+    """Write one small plan of each cause."""
+    first: dict[tuple[str, str, str], Found] = {}
+    for number, outcome in found:
+        for failure in outcome.failures:
+            first.setdefault((outcome.command, failure, outcome.cause), (number, outcome))
+    with path.open("w") as log:
+        for number, outcome in first.values():
+            plan = hostile.shrink(world, cases[number][0], outcome)
+            log.write(hostile.as_json(number, plan, outcome) + "\n")
+
+
+def print_table(found: list[Found]) -> None:
+    print("| command | runs | refused | succeeded | worst seconds | worst MB | failures |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for command in hostile.COMMANDS:
+        mine = [outcome for _, outcome in found if outcome.command == command]
+        good = sum(outcome.code == 0 for outcome in mine)
+        failed = sum(bool(outcome.failures) for outcome in mine)
+        refused = sum(outcome.code in (1, 2) for outcome in mine)
+        worst = [max((getattr(o, name) for o in mine), default=0) for name in ("seconds", "megabytes")]
+        print(f"| {command} | {len(mine)} | {refused} | {good} | {worst[0]:.1f} | {worst[1]:.0f} | {failed} |")
+
+
+def print_failures(found: list[Found]) -> None:
+    """Failures by kind and cause, the most frequent first."""
+    causes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for _, outcome in found:
+        for failure in outcome.failures:
+            causes[failure, outcome.cause][outcome.command] += 1
+    for (failure, cause), counts in sorted(causes.items(), key=lambda item: -sum(item[1].values())):
+        print(f"{sum(counts.values()):4} {failure}: {cause[:200]} ({', '.join(f'{n} {c}' for c, n in counts.items())})")
+
+
+if __name__ == "__main__":
+    main()

@@ -45,7 +45,7 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = read_arguments()
-    output = arguments.output
+    output = arguments.output = arguments.output.resolve()  # forks run elsewhere
     output.mkdir(parents=True, exist_ok=True)
     if arguments.id:
         mutants = by_id(arguments.id)
@@ -115,6 +115,7 @@ def record(recordings: Path) -> None:
         files = sorted(path.relative_to(tree.root).as_posix() for path in tree.root.glob("tests/test_*.py"))
         record_all(tree, recordings, files)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of the command must not stop the cleaning up
         forks.end_children()
         tree.remove()
 
@@ -132,10 +133,11 @@ def by_id(ids: list[str]) -> list[Mutant]:
 
 def check_all(mutants: list[Mutant], plans: dict, arguments: argparse.Namespace) -> Iterator[dict]:
     """Check mutants in `arguments.jobs` processes; yields one result after another, in the order of their ends."""
-    context, waiting, given = multiprocessing.get_context("fork"), deque(mutants), {}
+    context, waiting, given, workers = multiprocessing.get_context("fork"), deque(mutants), {}, []
     for _ in range(min(arguments.jobs, len(mutants))):
         here, there = context.Pipe()
-        context.Process(target=work_on, args=(there, plans, arguments), daemon=True).start()
+        workers.append(context.Process(target=work_on, args=(there, plans, arguments), daemon=True))
+        workers[-1].start()
         there.close()
         given[here] = waiting.popleft()
         here.send(given[here])
@@ -152,6 +154,8 @@ def check_all(mutants: list[Mutant], plans: dict, arguments: argparse.Namespace)
             if waiting:
                 given[connection] = waiting.popleft()
             connection.send(given.get(connection))
+    for worker in workers:
+        worker.join()
 
 
 def work_on(connection, plans: dict, arguments: argparse.Namespace) -> None:
@@ -159,12 +163,13 @@ def work_on(connection, plans: dict, arguments: argparse.Namespace) -> None:
     tree = forks.Tree()
     try:
         forks.prepare(tree)
-        logs = (arguments.output / "logs").resolve()
+        logs = arguments.output / "logs"
         logs.mkdir(exist_ok=True)
         checker = Checker(tree, logs, arguments.budget)
         while (mutant := connection.recv()) is not None:
             connection.send(row_of(mutant, checker.check(mutant, plans[mutant.id])))
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of the command must not stop the cleaning up
         forks.end_children()
         tree.remove()
 

@@ -1,10 +1,13 @@
 """The bugs that stress/mutants.py plants, and the order in which it runs tests."""
 
 import ast
+import json
+import shutil
+import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, run_python
 
 sys.path.append(str(PROJECT / "stress"))
 
@@ -127,3 +130,63 @@ def test_fast_tests_run_first_and_one_case_of_each_before_the_others():
 def test_neither_equivalent_mutants_nor_errors_count():
     rows = [{"status": status} for status in ("caught", "timeout", "survived", "no test", "equivalent", "error")]
     assert share(rows) == 0.5
+
+
+MODULE = """
+LIMIT = 3
+
+
+def clip(x):
+    return min(x, LIMIT)
+
+
+def twice(n, times=2):
+    kept = n * 5
+    return n * times
+
+
+def unused(x):
+    return x + 1
+"""
+TESTS = """
+import subprocess, sys
+from scratch_gpt.rl.x import clip
+
+
+def test_clip():
+    assert (clip(5), clip(2)) == (3, 2)
+
+
+def test_twice_in_another_process():
+    subprocess.run([sys.executable, "-c", "from scratch_gpt.rl.x import twice; assert twice(3) == 6"], check=True)
+"""
+
+
+def test_the_command_tells_caught_from_surviving_and_unreached_and_goes_on(tmp_path):
+    """On a small repository: constants at import, defaults, and a process that a test starts are reached."""
+    pytest.importorskip("coverage")
+    shutil.copytree(PROJECT / "stress", tmp_path / "stress", ignore=shutil.ignore_patterns("output"))
+    forks = tmp_path / "stress" / "mutation" / "forks.py"
+    forks.write_text(forks.read_text().replace("in PRELOADED.split()", "in ['pytest']"))  # these tests need no more
+    for name, text in {"__init__.py": "", "rl/__init__.py": "", "rl/x.py": MODULE}.items():
+        (tmp_path / "scratch_gpt" / "rl").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scratch_gpt" / name).write_text(text)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_x.py").write_text(TESTS)
+    subprocess.run("git init -q . && git add .", cwd=tmp_path, shell=True, check=True)
+    command = ("stress/mutants.py", "--only", "scratch_gpt/rl", "--count", "20", "--jobs", "1", "--output", "out")
+    first = run_python(*command, cwd=tmp_path, check=False, TMPDIR=str(tmp_path))
+    rows = {row["line"]: row for row in map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())}
+    found = {line: row["status"] for line, row in rows.items()}
+    caught = dict.fromkeys((2, 6, 9, 11), "caught")
+    assert (first.returncode, found) == (1, {**caught, 10: "survived", 15: "no test"}), first.stderr
+    assert rows[11]["by"] == "tests/test_x.py::test_twice_in_another_process"
+    assert "| rl | 6 | 4 | 0 | 1 | 1 | 0 | 66.7% |" in first.stdout
+    assert not list(tmp_path.glob("mutants-*"))
+
+    survivor = [rows[10]["file"], "twice", f"{rows[10]['before']} => {rows[10]['after']}", "never read"]
+    (tmp_path / "stress" / "equivalent_mutants.txt").write_text("\t".join(survivor) + "\n")
+    second = run_python(*command, "--resume", "--minimum", "0.8", cwd=tmp_path, check=False, TMPDIR=str(tmp_path))
+    assert (second.returncode, second.stderr) == (0, "")
+    assert "| rl | 6 | 4 | 0 | 0 | 1 | 1 | 80.0% |" in second.stdout
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6

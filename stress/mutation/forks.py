@@ -105,9 +105,8 @@ def prepare(tree: Tree) -> None:
     for name in PRELOADED.split():
         with suppress(ImportError):
             importlib.import_module(name)
-    import torch
-
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     if "scratch_gpt" in sys.modules:
         raise RuntimeError("scratch_gpt was imported before the fork, so a mutant of it would have no effect.")
     become_subreaper = 36  # PR_SET_CHILD_SUBREAPER of Linux: what outlives its parent is ours to end

@@ -121,7 +121,7 @@ def record(file: str, tree: forks.Tree, folder: Path) -> int:
     coverage = Coverage(data_file=str(data), data_suffix="here", source=[str(source)], config_file=False)
     recorder = Recorder(coverage)
     coverage.start()
-    code = forks.run_pytest([file], tree, [recorder])
+    code = forks.run_pytest([file], tree, [recorder], "-o", "timeout=0")  # coverage and a busy machine are slow
     coverage.stop()
     coverage.save()
     del os.environ["COVERAGE_PROCESS_START"]
@@ -168,11 +168,13 @@ def keep_sources(tree: forks.Tree, names: set[str], folder: Path) -> dict[str, s
 
 
 def record_all(tree: forks.Tree, folder: Path, files: list[str]) -> None:
-    """Record those of `files` that have no recording of their present text, one forked process each."""
+    """Record those of `files` that have no recording of their present text, one forked process each. Where tests failed
+    (a deadline of their own on a busy machine, say) what they run is not known whole, and they are recorded again."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         path = folder / f"{Path(file).stem}.json"
-        if path.exists() and json.loads(path.read_text())["hash"] == digest(tree.root / file):
+        known = json.loads(path.read_text()) if path.exists() else {"hash": "", "failed": []}
+        if known["hash"] == digest(tree.root / file) and not known["failed"]:
             continue
         tree.clean()
         began = time.monotonic()
@@ -181,7 +183,9 @@ def record_all(tree: forks.Tree, folder: Path, files: list[str]) -> None:
         while code is None and forks.cpu_seconds(process) < LONGEST_RECORDING:
             code = forks.wait(process, 1)
         forks.end(process)
-        print(f"{file}: exit code {code}, {time.monotonic() - began:.0f} s", flush=True)
+        failed = json.loads(path.read_text())["failed"] if path.exists() else []
+        said = f", failed: {', '.join(failed)}" if failed else ""
+        print(f"{file}: exit code {code}, {time.monotonic() - began:.0f} s{said}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def check_and_keep(mutants: list[Mutant], plans: dict, arguments: argparse.Names
 
 def in_process(work, *arguments) -> None:
     """Call `work` in a process of its own, which may import what this one must not: all its forks would inherit it."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments, daemon=True)
     process.start()
     process.join()
     if process.exitcode:

@@ -17,9 +17,9 @@ from data_helpers import JOBS, for_job, lines, names, refused, shown, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratch_gpt.data.cards import splits_by_name
 from scratch_gpt.data.conversations import open_conversations
 from scratch_gpt.data.corpus import Corpus
-from scratch_gpt.data.cards import splits_by_name
 from scratch_gpt.data.labelled import open_labelled
 from scratch_gpt.data.pairs import open_pairs
 from scratch_gpt.data.preferences import open_preferences

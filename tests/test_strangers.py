@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here, save_tiny
+from conftest import PRETRAIN, TINY_LOOP, run_here, save_tiny
 from safetensors.torch import load_file, save_file
 
 from scratch_gpt import train_tokenizer
@@ -202,3 +202,46 @@ def test_weights_and_pipelines_that_a_config_names_are_not_taken(directory, tmp_
     load_model(folder)
     open_tokenizer(str(folder))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("settings", [{"prompt_lookup_num_tokens": []}, {"temperature": "warm"}, {"top_k": {}}])
+def test_settings_that_generate_nothing_end_a_command_in_one_line_and_no_run(settings, directory, tmp_path):
+    """A sample that a run shows is no reason to lose it."""
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": True, **settings}))
+    (tmp_path / "text.txt").write_text("a b c " * 99)
+    options = ("--dataset", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), *TINY_LOOP)
+    trained = run_here(PRETRAIN, "--init_from", str(folder), *options, "--max_steps", "1", check=False)
+    assert "Traceback" not in trained.stderr
+    assert load_model(tmp_path / "run").num_parameters() > 0
+    if "prompt_lookup_num_tokens" in settings:
+        result = run_here("scratch-gpt", "generate", str(folder), "--prompt", "a", check=False)
+        assert result.returncode == 2
+        assert "the model generates no text, see its generation_config.json" in result.stderr
+        assert "(no sample: the model generates no text" in trained.stdout
+
+
+def test_weights_that_are_not_finite_are_refused(directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    for value in (float("nan"), float("inf")):
+        weights = load_file(folder / "model.safetensors")
+        weights["model.norm.weight"][3] = value
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ScratchError, match=r"model\.norm\.weight has numbers that are not finite"):
+            load_model(folder)
+
+
+def test_ids_that_a_post_processor_adds_are_within_the_vocabulary(directory, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(directory, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    special = {"<far>": {"id": "<far>", "ids": [4_000_000_000], "tokens": ["<far>"]}}
+    single = [{"SpecialToken": {"id": "<far>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    content["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    result = run_here("scratch-gpt", "generate", str(folder), "--prompt", "a", check=False)
+    assert result.returncode == 2
+    assert "4000000001 tokens and the model's vocabulary 99" in result.stderr

@@ -303,6 +303,14 @@ def test_the_state_of_another_run_is_refused(case, run):
     assert "step-00000002 can't be resumed" in said
 
 
+def test_a_pickle_in_place_of_the_state_is_refused(run):
+    folder = checkpoint_folders(run)[-1]
+    (folder / "training_state.safetensors").write_bytes(b"\x80\x04cos\nsystem\n." * 9)
+    write_manifest(folder)
+    edit_record(run, "arguments", max_steps=3)
+    assert "step-00000002 can't be resumed: SafetensorError" in refused(PRETRAIN, "--output_dir", str(run), "--resume")
+
+
 MANIFESTS = ["[]", "{}", '{"files": 7}', '{"files": {"a": 7}}', '{"files": {"a": {"size": "x"}}}', "[" * 500, "\xff"]
 
 

@@ -73,6 +73,7 @@ def generate(
 
     from ..errors import ScratchError
     from ..evaluation.positions import default_new_tokens, new_tokens_within, pad_rows, position_limit
+    from ..evaluation.positions import generate as generate_tokens
     from ..hub.model_directory import kind_of_model
     from ..rl.rollouts import ends_of
 
@@ -110,7 +111,7 @@ def generate(
                 print()
             written += 1
             torch.manual_seed(seed + sample)
-            tokens = opened.generate(**inputs, streamer=streamer, **how, max_new_tokens=room)[0]
+            tokens = generate_tokens(opened, **inputs, streamer=streamer, **how, max_new_tokens=room)[0]
             stopped |= len(tokens) == len(ids) + room and int(tokens[-1]) not in ends
         if room < wanted and stopped:
             print(f"prompt {number}: generation stopped at the model's {limit} positions", file=sys.stderr)

@@ -16,7 +16,7 @@ from ..data.shards import Shard
 from ..terminal import SafeConsole
 from ..tokenization.chat import encode_prompt
 from .language import language_figures
-from .positions import new_tokens_within, pad_rows, position_limit
+from .positions import generate, new_tokens_within, pad_rows, position_limit
 
 QUESTIONS, TEST_ROWS = 3, 8
 
@@ -43,7 +43,7 @@ def answer(
     for batch in batches:
         inputs = pad_rows([prompts[i] for i in batch], tokenizer, "left", model.device)
         with torch.no_grad():
-            tokens = model.generate(**inputs, max_new_tokens=room[batch[0]], do_sample=False)
+            tokens = generate(model, **inputs, max_new_tokens=room[batch[0]], do_sample=False)
         written = tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(batch, written, strict=True):
             answers[i] = text.strip()

@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
+from ..errors import ScratchError
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 
 DEFAULT_NEW_TOKENS = 20  # of `generate`, where neither the call nor the generation config says more
@@ -54,3 +55,18 @@ def pad_rows(
     ids = pad_sequence([torch.tensor(row) for row in rows], True, pad, side)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True, 0, side)
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def generate(model: Any, **options: Any) -> torch.Tensor:
+    """`model.generate`, with the settings that the model's `generation_config.json` has beside `options`.
+
+    Raises:
+        ScratchError: no text can be generated with these settings, or with these weights.
+    """
+    try:
+        return model.generate(**options)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ScratchError(
+            f"the model generates no text, see its generation_config.json and weights: {reason}"
+        ) from error

@@ -135,6 +135,9 @@ def load_model(
             raise ValueError(f"{weight} has the shape {tuple(there)}, its config asks for {tuple(wanted)}")
         if report["missing_keys"] and kind in (None, found):
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:4])}")
+        for weight, values in model.named_parameters():
+            if values.numel() and not torch.isfinite(torch.stack(torch.aminmax(values.detach()))).all():
+                raise ValueError(f"{weight} has numbers that are not finite")
     except Exception as error:  # a config that was tampered with can make any of them
         purpose = f"{NAMES[kind]} " if kind else ""
         raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {error}") from error
@@ -184,7 +187,8 @@ def open_tokenizer(
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
     """Raise ScratchError where the tokenizer knows more tokens than the model, or ids beyond its embedding."""
-    count = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
+    largest = max([*tokenizer.get_vocab().values(), *tokenizer("a", verbose=False)["input_ids"]], default=0)
+    count = max(len(tokenizer), largest + 1)
     if count > vocab_size:
         raise ScratchError(
             f"the tokenizer has {count} tokens and the model's vocabulary {vocab_size}: use the model's own tokenizer"

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.rows import RowPlan, Rows
 from ..data.shards import Shard
 from ..evaluation.language import language_figures, sum_of_losses
+from ..evaluation.positions import generate
 from .random_state import forked_random_state
 from .task import Batch, DataState, items_left
 
@@ -95,7 +96,8 @@ class LanguageModeling:
         length = max(1, min(60, self.rows.row_length - 1))
         with forked_random_state(self.accelerator.device):
             torch.manual_seed(0)
-            tokens = model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=length, do_sample=True)  # type: ignore[operator]
+            inputs = {"input_ids": start, "attention_mask": torch.ones_like(start)}
+            tokens = generate(model, **inputs, max_new_tokens=length, do_sample=True)
         return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
 
     def state_dict(self) -> dict[str, Any]:

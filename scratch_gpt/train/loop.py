@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from ..errors import RunInterruptedError, ScratchError, TrainingError
 from ..evaluation.processes import sum_over_processes
@@ -46,6 +47,17 @@ from .run_directory import read_metrics
 from .task import DataState, Task, check_sharding
 
 FAILURE, RECENT_STEPS = "failure.json", 20
+# What the state of another run, or a file that is none, may raise.
+UNFIT_STATE = (
+    OSError,
+    SafetensorError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 @dataclass
@@ -136,7 +148,16 @@ class Trainer:
             loop = numbers.pop("loop")
             self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
             check_state(self.progress)
-        except (OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
+        except (
+            OSError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            ArithmeticError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             raise ScratchError(
                 f"checkpoint {checkpoint} can't be resumed: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
@@ -205,7 +226,11 @@ class Trainer:
         self.model.eval()
         with self.averaged(), torch.compiler.set_stance("force_eager"):
             row: dict[str, Any] = self.task.evaluate(self.model)
-            if sample := self.task.sample(unwrapped(self.accelerator, self.model)):
+            try:
+                sample = self.task.sample(unwrapped(self.accelerator, self.model))
+            except ScratchError as error:  # a sample is only shown, and is no reason to lose the run
+                sample = f"(no sample: {error})"
+            if sample:
                 row["sample"] = sample
         return row
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ...errors import ScratchError
+from ...errors import ScratchError, TrainingError
 from ..arguments import check_training
 from ..checkpoint import newest_checkpoint
 from ..parsing import parse_arguments
@@ -61,4 +61,8 @@ def train(kind: ModuleType, description: str) -> None:
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, arguments, resume_from)
     if job.accelerator.is_main_process:
-        job.report(folder)
+        try:
+            job.report(folder)
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise TrainingError(f"{folder} is complete, but what it can do can't be shown: {reason}") from error

@@ -148,16 +148,7 @@ class Trainer:
             loop = numbers.pop("loop")
             self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
             check_state(self.progress)
-        except (
-            OSError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            ArithmeticError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:
+        except UNFIT_STATE as error:
             raise ScratchError(
                 f"checkpoint {checkpoint} can't be resumed: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error

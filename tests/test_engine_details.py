@@ -98,7 +98,8 @@ def trainer_with(folder, factors, **settings):
     known = accelerator, texts, validation, tokenizer, 32
     task = ScoresAtTimes(*known, mask_probability=0.5, seed=0, factors=factors or [1.0] * 9)
     folder.mkdir()
-    args = TrainingArguments(output_dir=str(folder), max_steps=6, eval_every=2, warmup_steps=0, **settings)
+    common = {"max_steps": 6, "eval_every": 2, "warmup_steps": 0}
+    args = TrainingArguments(output_dir=str(folder), **{**common, **settings})
     directory = ModelDirectory(model, tokenizer, "", lambda: "a card")
     return Trainer(accelerator, model, build_optimizers(model, args), task, args, directory, folder)
 

@@ -62,6 +62,16 @@ def test_rows_come_in_another_order_in_each_epoch():
     assert orders[0] != sorted(orders[0])
 
 
+def test_full_rows_come_among_the_others():
+    """Windows that fill a row are made first, and would else all be learned from before the others."""
+    plan = Rows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
+    full = np.flatnonzero(plan.lengths[plan.offsets[:-1]] == 32)
+    assert len(full) == 100
+    assert full.min() < 10
+    assert full.max() > 190
+    assert 80 < full.mean() < 120
+
+
 def test_texts_share_batches_with_others_in_each_epoch():
     buckets = Buckets(np.full(400, 10), 80, seed=4)
     together = [{frozenset(numbers.tolist()) for _, numbers in buckets.plan(epoch)} for epoch in (0, 1)]
@@ -137,11 +147,14 @@ def test_each_setting_has_tokens_of_its_own(texts, tmp_path, monkeypatch):
     fewer = train_tokenizer(["text"], "char")
     other = tmp_path / "other.txt"
     other.write_text("something else\n" * 5)
+    another = tmp_path / "another.txt"
+    another.write_text("and something else\n" * 5)
     ways = {
         "plain": lambda: prepare(source(), tokenizer),
         "seed": lambda: prepare(source(), tokenizer, seed=1),
         "fraction": lambda: prepare(source(), tokenizer, 0.3),
         "validation": lambda: prepare(source(), tokenizer, validation_source=open_source(str(other))),
+        "another": lambda: prepare(source(), tokenizer, validation_source=open_source(str(another))),
         "tokenizer": lambda: prepare(source(), fewer),
         "source": lambda: prepare(open_source(str(other)), tokenizer),
     }

@@ -1,6 +1,9 @@
 """What tests of data share: `scratch-gpt data` as JSON, its refusals, and ten rows for every job."""
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import run_here
@@ -46,3 +49,19 @@ def names(paths) -> list[str]:
 
 def texts_of(path: str | Path, **options) -> list[str]:
     return list(documents_of(open_source(str(path), **options)))
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Fail where something hangs, as the opening of a named pipe does that nobody writes to."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError(f"it hung for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

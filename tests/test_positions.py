@@ -99,10 +99,12 @@ def test_a_masked_row_counts_its_positions_through_a_cache(preset, fields):
         torch.testing.assert_close(logits[1], model(x[1:]).logits[0], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("masked_target", [True, False])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
-def test_a_padded_source_does_not_move_the_target(preset, side):
-    """An encoder-decoder, piece by piece from its cache, with masks on both sides: each row as alone."""
+def test_a_padded_source_does_not_move_the_target(preset, side, masked_target):
+    """An encoder-decoder, piece by piece from its cache, with a mask of the source and perhaps one of the target: each
+    row as alone."""
     model = tiny_seq2seq(preset)
     source, target = torch.randint(3, 99, (2, 9)), torch.randint(3, 99, (2, 12))
     mask = torch.ones_like(source)
@@ -117,7 +119,7 @@ def test_a_padded_source_does_not_move_the_target(preset, side):
                 encoder_outputs=encoded,
                 attention_mask=mask,
                 decoder_input_ids=target[:, begin:end],
-                decoder_attention_mask=torch.ones(2, end, dtype=torch.long),
+                decoder_attention_mask=torch.ones(2, end, dtype=torch.long) if masked_target else None,
                 cache=cache,
                 use_cache=True,
             )

@@ -7,7 +7,7 @@ from conftest import PRETRAIN, TINY_RUN, run_here
 from loopback_hub import running_hub
 from test_hub import push
 
-from scratch_gpt.hub.push import files_to_upload
+from scratch_gpt.hub.staging import files_to_upload
 
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 STATE_FILES = {"training_state.safetensors", "training_state.json", "manifest.json"}

@@ -27,7 +27,7 @@ def homes_of(folder: Path) -> list[Path]:
     home = folder.resolve()
     for place in (home, *home.parents):
         blobs = place.parent.parent / "blobs"
-        if place.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+        if place.parent.name == "snapshots" and blobs.is_dir():  # one that is a link itself leads nowhere
             return [home, blobs]
     return [home]
 

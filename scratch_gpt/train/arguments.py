@@ -56,7 +56,7 @@ class DataArguments(DatasetArguments):
         "with text.",
     )
     streaming: bool = argument(False, "Stream the Hub dataset instead of downloading it first.")
-    num_stories: int = argument(20_000, "Number of built-in stories.")
+    num_stories: int = argument(20_000, "Number of built-in stories, at most 10 million.")
     validation_fraction: float = argument(
         0.1, "Fraction of the documents, or of the end of a single text, to hold out if there is no validation split."
     )
@@ -174,7 +174,7 @@ class PairArguments(DatasetArguments):
     source_lang: str = argument("de", "Source language, as in the names of files and columns.")
     target_lang: str = argument("en", "Target language, as in the names of files and columns.")
     validation_fraction: float = argument(0.02, "Fraction of the pairs to hold out if there is no validation split.")
-    num_pairs: int = argument(20_000, "Number of pairs from the built-in grammar.")
+    num_pairs: int = argument(20_000, "Number of pairs from the built-in grammar, at most 1 million.")
     max_pairs: int | None = argument(None, "Maximum number of pairs to read. Default: all.")
     tokenizer: Literal["bpe", "unigram", "word", "char"] = argument("bpe", "Kind of tokenizer to train on the text.")
     vocab_size: int | None = argument(None, "Vocabulary size. Default: up to 4096 for bpe and unigram.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..data.shards import cache_directory
+from ..data.shards import make_cache
 from ..errors import ScratchError
 
 # Parameters of the blocks times steps, from where on a run takes so many minutes that compiling is soon paid back.
@@ -46,7 +46,7 @@ def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool)
         needed = "a C++ compiler and Python.h: install g++ and python3-dev" if device == "cpu" else "Triton and gcc"
         raise ScratchError(f"compile is 'on', but it takes {needed}, or leave it 'auto'")
     # Elsewhere than by default, a folder of a known name under the temporary folder, which others may have made first.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(make_cache("compiled")))
     if device == "cpu":
         import torch._inductor.config as inductor  # takes a second, which most runs need not wait
 

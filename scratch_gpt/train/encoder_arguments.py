@@ -27,7 +27,7 @@ class LabelledArguments(DatasetArguments):
     validation_fraction: float = argument(
         0.1, "Fraction of the texts to hold out, stratified by label, if there is no validation split."
     )
-    num_texts: int = argument(2_000, "Number of built-in texts.")
+    num_texts: int = argument(2_000, "Number of built-in texts, at most 1 million.")
     max_texts: int | None = argument(None, "Maximum number of texts to read. Default: all.")
     tokenizer: str = argument(
         "bpe", "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer."

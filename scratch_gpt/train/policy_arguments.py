@@ -25,7 +25,7 @@ class PromptArguments(DatasetArguments):
         "a text classifier, 'MODEL' or 'MODEL#LABEL' (the probability of the label).",
     )
     prompt_column: str | None = argument(None, "Column with the prompt, or a nested field such as meta.question.")
-    num_prompts: int = argument(4800, "Number of built-in prompts.")
+    num_prompts: int = argument(4800, "Number of built-in prompts, at most 1 million.")
     max_prompts: int | None = argument(None, "Maximum number of prompts to read. Default: all.")
     validation_prompts: int = argument(
         200, "Number of prompts to evaluate on, from the validation split or, if there is none, held out."

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ..data.shards import Shard, cache_directory, prepare_texts
+from ..data.shards import Shard, cache_directory, make_cache, prepare_texts
 from ..data.sources import Source, open_source
 from ..data.summary import DataSummary, summarise_texts
 from ..data.tables import ReadOptions
@@ -189,8 +189,7 @@ def build_tokenizer(
     entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
     if not (entry / "tokenizer_config.json").exists():
         tokenizer = train_tokenizer(documents(), name, vocab_size, template, model_max_length=max_length)  # type: ignore[arg-type]
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=entry.parent) as beside:
+        with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=make_cache("tokenizers")) as beside:
             tokenizer.save_pretrained(beside)
             shutil.rmtree(entry, ignore_errors=True)
             shutil.copytree(beside, beside + ".whole")

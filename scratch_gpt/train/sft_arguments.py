@@ -22,7 +22,7 @@ class ConversationArguments(DatasetArguments):
         "Column with the list of messages, or a nested field such as data.messages. Default: 'messages' or "
         "'conversations'.",
     )
-    num_questions: int = argument(80_000, "Number of built-in questions.")
+    num_questions: int = argument(80_000, "Number of built-in questions, at most 1 million.")
     validation_fraction: float = argument(
         0.05, "Fraction of the conversations to hold out if there is no validation split."
     )

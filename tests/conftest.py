@@ -37,6 +37,8 @@ settings.register_profile("thorough", max_examples=2000, deadline=30_000, databa
 settings.load_profile("few")
 
 PROJECT = Path(__file__).parents[1]
+# Compiled once for all workers: by default, each has a cache of its own.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(PROJECT / ".pytest_cache" / "compiled"))
 SHARED = PROJECT.parent / "shared" / "data"
 # A launcher that picks a free port: tests run side by side.
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")

@@ -1,5 +1,7 @@
 """Compiled blocks learn what plain ones learn, and are compiled where that pays."""
 
+import os
+
 import pytest
 import torch
 from conftest import tiny_model
@@ -124,3 +126,12 @@ def test_without_a_compiler_auto_goes_on_and_on_says_why(lacking, monkeypatch, t
     assert not compile_blocks(model, "auto", 10**9, True)
     with pytest.raises(ScratchError, match=r"it takes a C\+\+ compiler and Python.h: install g\+\+"):
         compile_blocks(model, "on", 1, True)
+
+
+def test_compiled_code_is_kept_in_the_own_cache(monkeypatch, tmp_path):
+    """By default it is a folder of a known name under the temporary folder, which others may have made before."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
+    assert compile_blocks(tiny_model("llama"), "on", 1, True)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0

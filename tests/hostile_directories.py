@@ -39,6 +39,7 @@ BASE = f"{TINY} --preset llama --hidden_size 16 --num_hidden_layers 1 --num_atte
 BASE += " --max_steps 3 --save_every 1 --eval_every 1 --keep_last 3"
 # Where a command may write, below the folder of a case.
 MAY_WRITE = {"export": "out", "init_from": "out", "resume": "run"}
+STAGES_IN = {"push": "run/checkpoints"}  # folder of the directory to push, where a folder comes and goes
 EVERY_COMMAND_MAY_WRITE = ("cache", "tmp", "home")
 UNEXPECTED = "run again as 'scratch-gpt --debug"
 
@@ -178,7 +179,8 @@ def judge(outcome: Outcome, case: Path, before: dict[str, str]) -> None:
         said.append("code ran")
     mine = MAY_WRITE.get(outcome.command)
     after = state_of(case)
-    changed = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n) and n != "mark"]
+    allowed = ("mark", STAGES_IN.get(outcome.command))
+    changed = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n) and n not in allowed]
     if wrong := [name for name in changed if name.split("/")[0] != mine]:
         said.append(f"wrote to {', '.join(wrong[:5])}")
     if outcome.code in (TOO_SLOW, HUNG, TOO_LARGE):

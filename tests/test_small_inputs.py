@@ -189,6 +189,13 @@ def test_a_file_that_takes_time_or_memory_is_refused(case, model):
     assert said in refusal(load_model, model)
 
 
+def test_files_that_are_not_read_may_be_of_any_size(model):
+    """A log of a trainer, a text to learn from, the state of a run with many processes."""
+    for name in ("trainer_state.json", "training_state.json", "text.txt", "notes.md"):
+        long_file(name, 10**9)(model)
+    assert load_model(model).num_parameters() > 0
+
+
 def edit_tokenizer(folder: Path, **parts) -> None:
     path = folder / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))

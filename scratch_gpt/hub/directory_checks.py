@@ -27,8 +27,13 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 MAX_FILES = 100_000  # in a directory, at any depth
-# Largest size of the files that are read whole, by their name or suffix; tokenizers of 260,000 tokens have 35 MB.
-MAX_SIZES = {"tokenizer.json": 64 << 20, ".model": 64 << 20, ".txt": 64 << 20, ".jinja": 1 << 18, ".py": 1 << 20}
+# Files that transformers reads whole, and the largest size of each; tokenizers of 260,000 tokens have 35 MB.
+CONFIGS = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", INDEX),
+    *("added_tokens.json", "processor_config.json", "preprocessor_config.json", "chat_template.json"),
+)
+MAX_SIZES = dict.fromkeys(CONFIGS, MAX_BYTES) | {"*.jinja": 1 << 18, "*.py": 1 << 20}
+MAX_SIZES |= dict.fromkeys(("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "*.model"), 64 << 20)
 MAX_HEADER = 16 << 20  # bytes of the table of tensors in a safetensors file
 
 # Integers of a config. One that counts parts of a model becomes as many objects before the first weight is made.
@@ -59,8 +64,8 @@ def check_files(folder: Path) -> None:
     found = {path.name for path in folder.iterdir() if path.is_file()}
     if adapters := sorted(found & set(ADAPTERS)):
         raise ScratchError(f"{adapters[0]} is of an adapter: merge it into its model first (peft: merge_and_unload)")
-    for path in _read_whole(folder):
-        _check_size_of(path)
+    for path, limit in _read_whole(folder):
+        _check_size_of(path, limit)
     weights = sorted(folder.glob(WEIGHTS))
     pickles = sorted(name for name in found if PurePath(name).suffix in PICKLES)
     if pickles and not weights:
@@ -85,19 +90,18 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield Path(base, name)
 
 
-def _read_whole(folder: Path) -> Iterator[Path]:
-    """The files of a model directory that transformers reads whole: its own, and those of a second tokenizer."""
+def _read_whole(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The files of a model directory that are read whole, with the limit of each: its own, and those of tokenizers in
+    folders of it."""
     for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name.endswith("tokenizer"))):
-        for path in place.iterdir():
-            if path.is_file() and (path.suffix == ".json" or path.suffix in MAX_SIZES):
-                yield path
+        for pattern, limit in MAX_SIZES.items():
+            yield from ((path, limit) for path in sorted(place.glob(pattern)) if path.is_file())
 
 
-def _check_size_of(path: Path) -> None:
-    limit = MAX_SIZES.get(path.name, MAX_SIZES.get(path.suffix, MAX_BYTES))
+def _check_size_of(path: Path, limit: int) -> None:
     if (size := check_regular(path)) > limit:
         raise ScratchError(f"{path.name} has {size:,} bytes, want at most {limit:,}")
-    if path.suffix == ".json" and path.name != "tokenizer.json":
+    if path.name in CONFIGS:
         content = read_json(path)
         if path.name == "config.json":
             check_integers(content, path.name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,9 @@ Found = tuple[int, hostile.Outcome]  # with the number of its case
 
 def main() -> None:
     args = parse()
+    process = os.getpid()
+    # Ended from outside, it ends the directories in work and leaves no folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM") if os.getpid() == process else os._exit(1))
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hostile") as folder, hostile.hub_running() as endpoint:
         os.environ |= environment(Path(folder), endpoint)

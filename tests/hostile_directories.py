@@ -266,10 +266,13 @@ def try_plan(world: World, plan: dict[str, Any], number: int, commands: tuple[st
 def try_cases(world: World, cases: list[Case], jobs: int = 1) -> Iterator[tuple[int, list[Outcome]]]:
     """The outcomes of each case, by its number, as they come."""
     gc.freeze()  # so that what was imported stays shared between the processes
-    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("fork"))
+    try:
         futures = {pool.submit(try_plan, world, plan, n, commands): n for n, (plan, commands) in enumerate(cases)}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def shrink(world: World, plan: dict[str, Any], outcome: Outcome) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def preload() -> None:
 def enter(home: Path, cwd: Path, stdin: int, log: Path) -> None:
     """In a process that was just forked: streams, folder, variables and limits of its own."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     errors = os.open(log.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for target, source in ((0, stdin), (1, descriptor), (2, errors)):

@@ -113,7 +113,7 @@ def test_a_run_leaves_a_model_directory_and_its_record(run):
     card = (run / "README.md").read_text()
     assert f"{best['val_bleu']:,.4f}" in card
     assert signatures()["bleu"].replace("|", "\\|") in card  # no end of a cell
-    assert 'pipeline("translation_de_to_en"' in card
+    assert "pipeline('translation_de_to_en'" in card
     assert "text-generation" not in card
 
 

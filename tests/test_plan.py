@@ -1,5 +1,7 @@
 """The plan against reality: parameters, arithmetic, and the memory that a training process really takes."""
 
+from statistics import fmean
+
 import pytest
 import torch
 from conftest import run_python, tiny_config
@@ -54,8 +56,9 @@ def test_memory_is_right_within_15_percent(size, optimizer, tmp_path):
     config = ScratchGPTConfig.from_preset("llama", max_position_embeddings=length, **shape)
     args = PretrainingArguments(batch_size=batch, precision="fp32", optimizer=optimizer, num_threads=1)
     plan = make_plan(config, args, length, tokens=10**6, steps=1)
-    process = run_python("-c", MEASURE, *map(str, size), optimizer, cwd=tmp_path)
-    planned, measured = plan.memory.total, int(process.stdout.split()[-1])
+    # The mean of two, since what a heap takes goes up and down by some hundredths with its place in memory.
+    runs = [run_python("-c", MEASURE, *map(str, size), optimizer, cwd=tmp_path).stdout.split()[-1] for _ in range(2)]
+    planned, measured = plan.memory.total, fmean(map(int, runs))
     print(f"{planned / 1e6:.0f} MB planned, {measured / 1e6:.0f} MB measured, ratio {planned / measured:.3f}")
     assert planned == pytest.approx(measured, rel=0.15)
 

@@ -31,7 +31,7 @@ def peak():  # not getrusage, whose peak a child inherits from the process that 
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def steps(model, batch, length):
     """Until three more take no more. What is freed is kept, as in training, and blocks of many sizes find their places
-    in it over some steps: what two steps had taken was a matter of chance, with a tenth more or less."""
+    in it over some steps: how much two steps had taken was a matter of chance."""
     optimizers, peaks = build_optimizers(model, args), []
     while len(peaks) < 4 or (peaks[-1] > 1.003 * peaks[-4] and len(peaks) < 20):
         _forward(model, batch, length, False).backward()

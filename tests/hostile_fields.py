@@ -1,4 +1,4 @@
-"""Values that a stranger could put into the files of a run, and the fields that are known to matter.
+"""Hostile values for the files of a run, and the fields that are known to matter.
 
 In the texts of a plan, `@OUTSIDE@` stands for a folder that nobody may write to, `@HERE@` for the directory, `@MARK@`
 for a file that code would write, and `@DEEP9@`, `@LONG9@`, `@DIGITS9@`, `@MANY9@` and `@NAMES9@` for nine levels of

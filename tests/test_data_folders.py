@@ -1,4 +1,4 @@
-"""Dataset folders and patterns as a stranger could hand them over: what is outside of them is never read, and names
+"""Dataset folders and patterns from untrusted sources: what is outside of them is never read, and names
 with wildcards in them are names."""
 
 import json

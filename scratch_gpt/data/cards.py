@@ -1,6 +1,6 @@
 """Which files of a folder belong to which split: by the folder's dataset card, by `save_to_disk`, or by their names.
 
-The card and the JSON files of a folder may be a stranger's: they choose among the files that `list_folder` found, and
+The card and the JSON files of a folder may be untrusted: they choose among the files that `list_folder` found, and
 open no other file or address.
 """
 

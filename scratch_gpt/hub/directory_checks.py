@@ -152,12 +152,17 @@ def _check_weights(path: Path) -> None:
     if header > MAX_HEADER and header < size:
         raise ScratchError(f"{path.name} begins with {header:,} bytes about its tensors, want at most {MAX_HEADER:,}")
     try:
-        with safe_open(path, "pt") as weights:
-            types = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  (not a dict)
+        types = {tensor.get_dtype() for tensor in _tensors_of(path)}
     except (SafetensorError, OSError) as error:
         raise ScratchError(f"{path.name} is damaged or cut short: {error}") from error
     if strange := sorted(kind for kind in types if not kind.startswith(("F", "BF"))):
         raise ScratchError(f"{path.name} holds numbers of type {', '.join(strange)}, want floating point")
+
+
+def _tensors_of(path: Path) -> Iterator[Any]:
+    """Data type and shape of each tensor in a safetensors file, from its table alone."""
+    with safe_open(path, "pt") as weights:
+        yield from (weights.get_slice(name) for name in weights.keys())  # noqa: SIM118  (not a dict)
 
 
 class Stored(NamedTuple):
@@ -170,10 +175,7 @@ class Stored(NamedTuple):
 def stored_weights(folder: Path) -> Stored | None:
     """What the safetensors of a local folder hold, from their tables alone; None where there are none."""
     paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
-    shapes: list[list[int]] = []
-    for path in paths:
-        with safe_open(path, "pt") as weights:
-            shapes += [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118  (not a dict)
+    shapes = [tensor.get_shape() for path in paths for tensor in _tensors_of(path)]
     return Stored(len(shapes), sum(map(math.prod, shapes))) if paths else None
 
 

@@ -366,7 +366,7 @@ def code_lines(content: bytes) -> int:
 
 
 def folder_of(file: str) -> str:
-    """The folder of the package that a file stands in."""
+    """The folder of the package that contains a file."""
     return Path(file).parts[1]
 
 

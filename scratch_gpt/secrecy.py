@@ -100,15 +100,15 @@ def _is_path_here(value: str) -> bool:
 
 
 def redact(value: Any) -> Any:
-    """The same without secrets; of dictionaries and lists, every text in them. Struck out are the secrets that
-    environment variables hold, the stored token of the Hub, and what looks like a token, a password in an address, a
-    credential or signature in its query, or the header of a request that has one."""
+    """The same without secrets; of dictionaries and lists, every text in them, keys too. Struck out are the secrets
+    that environment variables hold, the stored token of the Hub, and what looks like a token, a password in an
+    address, a credential or signature in its query, or the header of a request that has one."""
     return _redact(value, _held())
 
 
 def _redact(value: Any, held: list[tuple[str, str]]) -> Any:
     if isinstance(value, dict):
-        return {name: _redact(part, held) for name, part in value.items()}
+        return {_redact(name, held): _redact(part, held) for name, part in value.items()}
     if isinstance(value, list):
         return [_redact(part, held) for part in value]
     if not isinstance(value, str):
@@ -150,7 +150,7 @@ def _held() -> list[tuple[str, str]]:
 
 @functools.lru_cache(maxsize=256)
 def _forms(secret: str) -> frozenset[str]:
-    """How a secret may stand in a text: without the spaces and line ends around it, in one line, escaped, URL-encoded;
+    """The forms of a secret in texts: without surrounding spaces and line ends, in one line, escaped, URL-encoded;
     of several lines each long one, of JSON each long text."""
     bare = secret.strip()
     plain = {bare, " ".join(bare.split())}

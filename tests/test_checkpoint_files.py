@@ -125,7 +125,7 @@ def test_every_file_of_the_best_model_is_synced_before_it_replaces_another(tmp_p
 
 @pytest.mark.parametrize("way", [publish, publish_into])
 def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
-    """As those of a second tokenizer are; and at the end the folder that holds the new names."""
+    """As those of a second tokenizer are; and at the end each folder that holds a new name."""
     unfinished = tmp_path / "unfinished"
     (unfinished / "target_tokenizer").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "target_tokenizer/tokenizer.json"):
@@ -138,8 +138,8 @@ def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
     assert disk.renamed
     assert [unsynced for _, _, unsynced, _ in disk.renamed] == [[]] * len(disk.renamed)
     assert (finished / "target_tokenizer/tokenizer.json").read_text() == "target_tokenizer/tokenizer.json"
-    holds_the_names = tmp_path if way is publish else finished
-    assert identity(holds_the_names.stat()) in disk.synced  # after the last rename
+    hold_new_names = [tmp_path] if way is publish else [finished, finished / "target_tokenizer"]
+    assert all(identity(folder.stat()) in disk.synced for folder in hold_new_names)  # after the last rename
 
 
 def test_a_disk_that_refuses_a_sync_of_a_checkpoint_costs_none_before(tmp_path, monkeypatch):

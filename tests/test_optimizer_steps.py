@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from conftest import PRETRAIN, TINY_RUN, run_here, tiny_config, tiny_encoder, tiny_model, tiny_seq2seq
 from test_engine_details import trainer_with
@@ -254,10 +255,9 @@ def test_the_card_of_a_run_shows_its_highest_chrf(tmp_path):
     run_here(script, "--output_dir", str(run), *options.split(), "--metric_for_best_model", "val_chrf")
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     rows = [{**row, "val_chrf": chrf, "val_loss": loss} for chrf, loss in ((10.5, 3.5), (30.25, 4.5), (20.125, 2.5))]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     from scratch_gpt.hub.card import render_card
 
-    card = render_card(run)
+    card = render_card(yaml.safe_load((run / "run.yaml").read_text()), rows)
     assert "30.2500" in card
     assert "4.5000" in card
     assert not {"10.5000", "20.1250", "3.5000", "2.5000"} & set(card.replace("|", " ").split())

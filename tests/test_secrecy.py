@@ -138,6 +138,7 @@ def test_a_secret_is_found_in_every_form(monkeypatch):
     assert redact("sent dXNlcjpwYXNz to the host") == "sent <DOCKER_AUTH_CONFIG> to the host"
     monkeypatch.setenv("DEPLOY_PRIVATE_KEY", "first-line-of-a-key\nsecond-line-of-a-key\n")
     assert redact("read second-line-of-a-key") == "read <DEPLOY_PRIVATE_KEY>"
+    assert redact({"dXNlcjpwYXNz": [{"dXNlcjpwYXNz": 1}]}) == {"<DOCKER_AUTH_CONFIG>": [{"<DOCKER_AUTH_CONFIG>": 1}]}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from scratch_gpt import export_native, import_native
+from scratch_gpt.errors import ScratchError
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DECODER = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **IDS}
@@ -51,10 +52,14 @@ ROPES = [
          long_factor=[1.0, 3.0, 5.0, 7.0]),
     rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
 ]  # fmt: skip
+SCALED_ROPES = [fields for fields in ROPES if fields["rope_parameters"]["rope_type"] in ("yarn", "longrope")]
+# NanoChat normalises queries and keys after their rotation: it knows no such factor but 1.
+UNSCALED_ROPES = [fields for fields in ROPES if fields not in SCALED_ROPES]
+UNSCALED_ROPES += [rope(**{**fields["rope_parameters"], "attention_factor": 1.0}) for fields in SCALED_ROPES]
 # What changes the logits of the same weights, and what does not.
 FORWARD = {
     "llama": [{"rms_norm_eps": 0.3}, {"hidden_act": "gelu"}, *ROPES],
-    "nanochat": [{"rms_norm_eps": 0.3}, {"hidden_act": "silu"}, {"final_logit_softcapping": 0.5}, *ROPES],
+    "nanochat": [{"rms_norm_eps": 0.3}, {"hidden_act": "silu"}, {"final_logit_softcapping": 0.5}, *UNSCALED_ROPES],
     "gpt2": [{"layer_norm_epsilon": 0.3}, {"activation_function": "relu"}],
     "marian": [{"activation_function": "relu"}, {"activation_function": "silu"}, {"scale_embedding": True}],
     "bert": [{"layer_norm_eps": 0.3}, {"hidden_act": "relu"}],
@@ -120,18 +125,8 @@ OTHER = {
 }
 
 
-def marks_of(family: str, fields: dict) -> list:
-    """NanoChat normalises queries and keys after it has rotated them, which takes the factor of YaRN and LongRoPE on
-    cosines and sines away again; ours normalises before, and keeps it."""
-    scales = fields.get("rope_parameters", {}).get("rope_type") in ("yarn", "longrope")
-    reason = "the factor is neither refused nor taken out"
-    return [pytest.mark.xfail(strict=True, reason=reason)] if family == "nanochat" and scales else []
-
-
 SWEEP = [
-    pytest.param(
-        family, fields, changes, id=f"{family}-{'-'.join(map(str, fields))}-{i}", marks=marks_of(family, fields)
-    )
+    pytest.param(family, fields, changes, id=f"{family}-{'-'.join(map(str, fields))}-{i}")
     for table, changes in ((FORWARD, True), (OTHER, False))
     for family, cases in table.items()
     for i, fields in enumerate(cases)
@@ -172,6 +167,17 @@ def test_a_setting_goes_in_and_comes_back(family, fields, changes):
         assert (logits_of(out, length) - expected).abs().max() <= 1e-4 * max(1.0, expected.abs().max().item())
     for name in fields:
         assert getattr(out.config, name) == getattr(native.config, name), name
+
+
+@pytest.mark.parametrize("fields", SCALED_ROPES, ids=lambda fields: fields["rope_parameters"]["rope_type"])
+def test_nanochat_has_no_factor_on_cosines_and_sines(fields):
+    """Both ways, the logits would differ by about 1 without a word."""
+    with pytest.raises(ScratchError, match=r"attention_factor .*want 1"):
+        import_native(native_with("nanochat", **fields))
+    ours = import_native(native_with("nanochat"))
+    ours.config.rope_parameters = fields["rope_parameters"]
+    with pytest.raises(ScratchError, match=r"attention_factor .*want 1"):
+        export_native(ours)
 
 
 OURS = [

@@ -16,9 +16,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.summary import UNKNOWN_SHARE
 from ..errors import ScratchError
 from ..terminal import printable
-from ..untrusted import parse_json, read_text, read_yaml
-
-MAX_METRICS = 1 << 28  # bytes of metrics.jsonl
 
 # Arguments that may hold a path of the machine, or say nothing about the model.
 PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
@@ -61,21 +58,21 @@ def template_path() -> Path:
     return inside if inside.exists() else Path(__file__).parents[2] / "model_card.md"
 
 
-def render_card(folder: Path) -> str:
-    """The card of the run in `folder`, from its `run.yaml` and the best evaluation in its `metrics.jsonl`.
+def render_card(run: Any, rows: list[dict[str, Any]]) -> str:
+    """The card of a run.
+
+    Args:
+        run: the content of its `run.yaml`.
+        rows: of its `metrics.jsonl`; the best evaluation among them is shown.
 
     Raises:
-        ScratchError: these files can't be read, or are not as a run writes them.
+        ScratchError: these are not as a run writes them.
     """
     try:
-        return _render(read_yaml(folder / "run.yaml"), _read_rows(folder / "metrics.jsonl"))
+        return _render(run, rows)
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ScratchError(f"no card can be written from run.yaml and metrics.jsonl in {folder}: {reason}") from error
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return [parse_json(line, path.name) for line in read_text(path, MAX_METRICS).splitlines()]
+        raise ScratchError(f"no card can be written from run.yaml and metrics.jsonl: {reason}") from error
 
 
 def _render(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:

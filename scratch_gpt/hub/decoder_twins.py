@@ -74,6 +74,24 @@ class NanoChatTwin(DecoderTwin):
     names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
     free = frozenset({"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"})
 
+    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
+        return super().why_not_import(config) + self.why_not_scaled_rotation(config)
+
+    def why_not_export(self, config: Any) -> list[str]:
+        return super().why_not_export(config) + self.why_not_scaled_rotation(config)
+
+    @staticmethod
+    def why_not_scaled_rotation(config: Any) -> list[str]:
+        """NanoChat normalises queries and keys after their rotation, ours before: a factor on the cosines and sines
+        cancels there and scales the logits of the attention here."""
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") not in ("yarn", "longrope") or rope.get("attention_factor") == 1:
+            return []
+        return [
+            f"rope_type is {rope['rope_type']!r} with the attention_factor {rope.get('attention_factor')}, which "
+            "NanoChatForCausalLM cancels and ours applies, want 1: set rope_parameters['attention_factor'] to 1"
+        ]
+
     def swap_halves(self, weights: Weights, config: Any) -> Weights:
         assert config.head_dim is not None  # derived when the config was made
         swapped = dict(weights)

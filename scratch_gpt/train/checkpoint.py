@@ -273,11 +273,14 @@ def publish_into(beside: Path, folder: Path) -> None:
     _let_others_read(beside)
     sync(beside)
     files = [path for path in beside.rglob("*") if path.is_file()]
+    folders = {folder}
     for path in sorted(files, key=lambda path: (path.suffix == ".safetensors", path.name)):
         place = folder / path.relative_to(beside)
         place.parent.mkdir(exist_ok=True)
         os.replace(path, place)
-    sync_one(folder)
+        folders.add(place.parent)
+    for changed in sorted(folders, reverse=True):  # what is in a folder before the folder's own name
+        sync_one(changed)
     shutil.rmtree(beside)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from ..errors import ScratchError
 from ..hub.card import render_card
 from ..hub.model_directory import ModelDirectory, ToPublished
 from ..secrecy import redact
+from ..untrusted import read_yaml
 from .arguments import TrainingArguments
 from .loop import Trainer
 from .optimization import build_optimizers
-from .run_directory import write_run
+from .run_directory import RECORD, read_metrics, write_run
 from .setup import make_output_dir
 from .task import Task
 
@@ -59,7 +59,7 @@ class Job:
             self.model,
             self.tokenizer,
             self.facts["title"],
-            partial(render_card, folder),
+            lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder)),
             self.target_tokenizer,
             self.published,
         )

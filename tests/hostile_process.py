@@ -69,7 +69,7 @@ def enter(home: Path, cwd: Path, stdin: int, log: Path) -> None:
     errors = os.open(log.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for target, source in ((0, stdin), (1, descriptor), (2, errors)):
         os.dup2(source, target)
-    sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", encoding="utf-8")  # noqa: SIM115  (as long as it runs)
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     os.chdir(cwd)
     for name in ("tmp", "cache"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here, run_python
 from safetensors.torch import load_file, save_file
 from test_training import pretrain, weights
@@ -215,6 +216,17 @@ def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
     none = run_here("scratch-gpt", "verify", str(tmp_path), check=False)
     assert none.returncode == 2
     assert "holds no run with checkpoints" in none.stderr
+
+
+@pytest.mark.slow
+def test_verify_compiles_nothing(run, tmp_path, monkeypatch):
+    """A run that was compiled is verified in seconds, and where there is no compiler."""
+    shutil.copytree(run, tmp_path / "run")
+    record = yaml.safe_load((run / "run.yaml").read_text())
+    record["arguments"]["compile"] = "on"
+    (tmp_path / "run/run.yaml").write_text(yaml.safe_dump(record))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: pytest.fail("compiles"))
+    assert run_here("scratch-gpt", "verify", str(tmp_path / "run")).stdout.count("✓") == 5
 
 
 @pytest.mark.slow

@@ -119,10 +119,10 @@ def _options_of(folder: Path, trust: bool) -> tuple[ModuleType, tuple[Any, ...]]
 
 @contextmanager
 def _trainer(folder: Path, checkpoint: Path, trust: bool) -> Iterator[Trainer]:
-    """The run as it stood at a checkpoint, on one process; whatever it writes is gone in the end."""
+    """The run as it was at a checkpoint, on one process, not compiled; whatever it writes is gone in the end."""
     kind, (data, model_args, args) = _options_of(folder, trust)
     AcceleratorState._reset_state(True)  # one job follows another in this process
     GradientState._reset_state()
-    job = kind.prepare(data, model_args, replace(args, tracker=None), checkpoint)
+    job = kind.prepare(data, model_args, replace(args, tracker=None, compile="off"), checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         yield job.trainer(Path(temporary), checkpoint)

@@ -84,10 +84,10 @@ class Source:
         self.starts = [0, *(match.end() for match in re.finditer(rb"\n", content))]
 
     def begin(self, node: ast.AST) -> int:
-        return self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
+        return self.starts[node.lineno - 1] + node.col_offset
 
     def end(self, node: ast.AST) -> int:
-        return self.starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+        return self.starts[node.end_lineno - 1] + node.end_col_offset
 
     def text(self, node: ast.AST) -> str:
         return self.content[self.begin(node) : self.end(node)].decode()
@@ -264,9 +264,9 @@ def header_lines(node: ast.stmt) -> range:
 
 def body_lines(function: ast.AST) -> tuple[int, ...]:
     """The lines that run when a function is called."""
-    body = function.body  # type: ignore[attr-defined]
+    body = function.body
     first = body[1] if is_docstring(body[0]) and len(body) > 1 else body[0]
-    return tuple(range(first.lineno, function.end_lineno + 1))  # type: ignore[attr-defined]
+    return tuple(range(first.lineno, function.end_lineno + 1))
 
 
 def is_docstring(node: ast.AST) -> bool:
@@ -361,7 +361,7 @@ def code_lines(content: bytes) -> int:
     lines = {i for i, line in enumerate(content.split(b"\n"), 1) if line.strip() and not line.strip().startswith(b"#")}
     for node in ast.walk(tree):
         if is_docstring(node):
-            lines -= set(range(node.lineno, node.end_lineno + 1))  # type: ignore[attr-defined]
+            lines -= set(range(node.lineno, node.end_lineno + 1))
     return len(lines)
 
 

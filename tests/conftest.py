@@ -6,8 +6,10 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -16,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import psutil
 import pytest
 import torch
+from forked_python import start_python
 from hypothesis import settings
 
 from scratch_gpt import (
@@ -137,29 +140,54 @@ def text_file(tmp_path):
     return path
 
 
-def run_python(*arguments: str, cwd: Path | str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+def run_python(
+    *arguments: str,
+    cwd: Path | str,
+    check: bool = True,
+    fresh: bool = False,
+    env: dict[str, str] | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess:
     """Run this Python with `arguments` in `cwd`, one thread, and hand back what it printed. What hangs is ended, with
-    all that it started, and each thread says where it stood."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
-    command, pipe = [sys.executable, *arguments], subprocess.PIPE
-    process = psutil.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True)
-    try:
-        printed = process.communicate(timeout=HANGS_AFTER)
-    except subprocess.TimeoutExpired:
-        end_all(process, signal.SIGABRT)
-        stdout, stderr = process.communicate(timeout=30)
-        raise AssertionError(f"hung for {HANGS_AFTER} s\n{stdout[-4000:]}\n{stderr[-20000:]}") from None
-    finally:
-        end_all(process, signal.SIGKILL)
-    result = subprocess.CompletedProcess(command, process.returncode, *printed)
-    if check and result.returncode:
-        raise AssertionError(f"exit code {result.returncode}\n{result.stdout[-4000:]}\n{result.stderr[-6000:]}")
-    return result
+    all that it started, and each thread says where it stood.
+
+    Args:
+        fresh: start it anew, for what is said about imports or memory; else it is forked from a process that has
+            imported PyTorch and others (see `forked_python`), which spares seconds.
+        env: all variables, in place of those of this process.
+        environment: further ones.
+    """
+    env = {**(env or os.environ), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder, name) for name in ("out", "errors")]
+        for path in printed:
+            path.touch()
+        process = start_python([str(each) for each in arguments], cwd, env, (os.devnull, *printed), fresh)
+        process.join(HANGS_AFTER)
+        hangs = process.exitcode is None
+        if hangs:
+            end_all(process.pid, signal.SIGABRT)
+            process.join(30)
+            end_all(process.pid, signal.SIGKILL)
+            process.join()
+        out, errors = (path.read_text(encoding="utf-8") for path in printed)
+    if hangs:
+        raise AssertionError(f"hung for {HANGS_AFTER} s\n{out[-4000:]}\n{errors[-20000:]}")
+    if check and process.exitcode:
+        raise AssertionError(f"exit code {process.exitcode}\n{out[-4000:]}\n{errors[-6000:]}")
+    return subprocess.CompletedProcess([sys.executable, *arguments], process.exitcode, out, errors)
 
 
-def end_all(process: psutil.Popen, number: int) -> None:
+def run_command(*arguments: str, cwd: Path | str, check: bool = False, **more: Any) -> subprocess.CompletedProcess:
+    """Run `scratch-gpt` in a process of its own; `more` as for `run_python`."""
+    script = "import sys; from scratch_gpt.cli import main; sys.argv[0] = 'scratch-gpt'; main()"
+    return run_python("-c", script, *arguments, cwd=cwd, check=check, **more)
+
+
+def end_all(pid: int, number: int) -> None:
     """Send a signal to a process, if it still runs, and to all that it started."""
     with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
         for each in [*process.children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(number)

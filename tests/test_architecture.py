@@ -80,7 +80,7 @@ def test_import_registers_and_loads_nothing_heavy():
         "heavy = {'datasets', 'matplotlib', 'scratch_gpt.train', 'scratch_gpt.data'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    assert run_python("-c", script, cwd=PROJECT).stdout.strip() == "[]"
+    assert run_python("-c", script, cwd=PROJECT, fresh=True).stdout.strip() == "[]"
 
 
 def test_the_oldest_transformers_is_one_number():

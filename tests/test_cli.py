@@ -247,7 +247,7 @@ def test_help_of_the_program_imports_nothing_heavy(tmp_path):
         "except SystemExit: pass\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'matplotlib') if name in sys.modules])"
     )
-    assert run_python("-c", script, cwd=tmp_path).stdout.strip().splitlines()[-1] == "[]"
+    assert run_python("-c", script, cwd=tmp_path, fresh=True).stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_the_same_seed_writes_the_same_text(world):

@@ -6,16 +6,12 @@ import os
 import pty
 import select
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import (
-    PROJECT,
-    save_tiny,
-)
+from conftest import PROJECT, save_tiny
+from forked_python import start_python
 
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.opening import load_model, open_tokenizer
@@ -43,9 +39,8 @@ def foreign(tmp_path):
 def at_a_terminal(*arguments: str, cwd: Path, answers: str = "y\n" * 5) -> tuple[int, str]:
     """Run `scratch-gpt` at a terminal where somebody answers yes; its exit code and everything it printed."""
     primary, secondary = pty.openpty()
-    command = [sys.executable, "-c", "from scratch_gpt.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, cwd=cwd, stdin=secondary, stdout=secondary, stderr=secondary, close_fds=True)
-    os.close(secondary)
+    command = ["-c", "from scratch_gpt.cli import main; main()", *arguments]
+    process = start_python(command, cwd, dict(os.environ), (os.ttyname(secondary),) * 3)
     os.write(primary, answers.encode())
     printed, started = b"", time.monotonic()
     try:
@@ -58,12 +53,14 @@ def at_a_terminal(*arguments: str, cwd: Path, answers: str = "y\n" * 5) -> tuple
                 if not block:
                     break
                 printed += block
-            elif process.poll() is not None:
+            elif process.exitcode is not None:
                 break
-        return process.wait(timeout=30), printed.decode(errors="replace")
+        process.join(30)
+        return process.exitcode, printed.decode(errors="replace")
     finally:
         process.kill()
         os.close(primary)
+        os.close(secondary)
 
 
 TERMINAL = {

@@ -258,7 +258,7 @@ def measured(tmp_path_factory) -> dict[str, dict]:
         (folder / f"long.{kind}").write_text(start + "a" * LONG + end)
     (folder / "first.csv").write_text("text\na text\n")
     names = [*BOMBS, *(f"long.{kind}" for kind in LINES)]
-    printed = run_python("-c", MEMORY, "first.csv", *names, cwd=folder).stdout
+    printed = run_python("-c", MEMORY, "first.csv", *names, cwd=folder, fresh=True).stdout
     return dict(zip(names, map(json.loads, printed.splitlines()), strict=True))
 
 

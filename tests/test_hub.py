@@ -4,13 +4,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import PRETRAIN, TINY_RUN, run_here, run_python
+from conftest import PRETRAIN, TINY_RUN, run_command, run_here, run_python
 from huggingface_hub import ModelCard, RepoCard
 from huggingface_hub.repocard_data import ModelCardData
 from loopback_hub import running_hub
@@ -20,7 +19,6 @@ from transformers import AutoModelForCausalLM
 
 from scratch_gpt.hub.card import TASKS, code_span, escape_markdown, fence, render_card
 
-COMMAND = str(Path(sys.executable).with_name("scratch-gpt"))
 X = "torch.arange(3, 43).view(2, 20) % model.config.vocab_size"
 
 STRANGER = f"""
@@ -64,9 +62,7 @@ def online(hub, home: Path) -> dict[str, str]:
 
 
 def push(hub, home: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command, options = [COMMAND, "push", *arguments], {"capture_output": True, "text": True, "timeout": 300}
-    environment = online(hub, home)
-    return subprocess.run(command, env=environment, cwd=home.parent, stdin=subprocess.DEVNULL, **options)
+    return run_command("push", *arguments, cwd=home.parent, env=online(hub, home))
 
 
 def test_push_then_load_by_name(run, tmp_path):
@@ -90,11 +86,8 @@ def test_push_then_load_by_name(run, tmp_path):
             environment = online(hub, elsewhere / "home")
             environment.pop("HF_TOKEN")
             out = str(elsewhere / "logits.safetensors")
-            command = [sys.executable, "-I", "-c", STRANGER, "tester/stories", out, revision]
-            loaded = subprocess.run(
-                command, env=environment, cwd=elsewhere, capture_output=True, text=True, timeout=300
-            )
-            assert loaded.returncode == 0, loaded.stderr[-3000:]
+            arguments = ("-I", "-c", STRANGER, "tester/stories", out, revision)
+            loaded = run_python(*arguments, env=environment, cwd=elsewhere)
             assert loaded.stdout.split()[0] == module
             assert loaded.stdout.strip().endswith(" 16")  # generation settings travel
             torch.testing.assert_close(load_file(out)["logits"], expected, atol=tolerance, rtol=0)
@@ -107,8 +100,7 @@ def test_push_to_hub_on_the_model_object(run, tmp_path):
         "AutoModelForCausalLM.from_pretrained(sys.argv[1]).push_to_hub('tester/object')"
     )
     with running_hub() as hub:
-        environment = online(hub, tmp_path / "home")
-        subprocess.run([sys.executable, "-c", script, str(run)], env=environment, check=True, timeout=300)
+        run_python("-c", script, str(run), cwd=tmp_path, env=online(hub, tmp_path / "home"))
         sent = hub.repositories["tester/object"].revisions["main"]
     assert {"model.safetensors", "modeling_scratch_gpt.py", "configuration_scratch_gpt.py", "block.py"} <= set(sent)
     auto_map = json.loads(sent["config.json"])["auto_map"]
@@ -131,13 +123,8 @@ def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):
 
 def test_a_hub_that_refuses_is_explained(run, tmp_path):
     with running_hub() as hub:
-        result = subprocess.run(
-            [COMMAND, "push", str(run), "tester/nobody-there", "--yes"],
-            env={**online(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        environment = {**online(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"}
+        result = run_command("push", str(run), "tester/nobody-there", "--yes", cwd=tmp_path, env=environment)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "the Hub refused tester/nobody-there" in result.stderr
@@ -187,8 +174,7 @@ def test_the_card_is_valid_and_holds_no_path(run, tmp_path):
     assert "/tmp" not in text
     with running_hub() as hub:
         script = "import sys; from huggingface_hub import RepoCard; RepoCard.load(sys.argv[1]).validate()"
-        command = [sys.executable, "-c", script, str(run / "README.md")]
-        subprocess.run(command, env=online(hub, tmp_path / "home"), check=True, timeout=120)
+        run_python("-c", script, str(run / "README.md"), cwd=tmp_path, env=online(hub, tmp_path / "home"))
         assert "POST /api/validate-yaml" in hub.requests
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here, run_python, save_tiny
+from conftest import run_command, run_here, save_tiny
 from loopback_hub import Storm, running_hub
 from safetensors.torch import load_file, save_file
 from test_hub import online, push
@@ -412,9 +412,8 @@ def test_markup_in_names_and_answers_is_printed_as_it_is(directory, hub, tmp_pat
     message = "[/x] \x1b[31mred"
     hub.weather = [Storm("POST /api/repos/create", 503, 9, {"X-Error-Message": message})]
     arguments = (str(directory), NAME, "--yes", "--trust_remote_code")
-    script = "import sys; from scratch_gpt.cli import main; sys.argv[0] = 'scratch-gpt'; main()"
     environment = {**online(hub, tmp_path / "home"), "COLUMNS": "200", "FORCE_COLOR": "1", "TERM": "xterm"}
-    result = run_python("-c", script, "push", *arguments, cwd=tmp_path, check=False, **environment)
+    result = run_command("push", *arguments, cwd=tmp_path, env=environment)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "[conceal]\\x1b[8mhidden.py" in result.stdout

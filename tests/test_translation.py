@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -171,11 +170,8 @@ def test_push_then_load_by_name(name, request, tmp_path):
             elsewhere.mkdir()
             environment = online(hub, elsewhere / "home")
             environment.pop("HF_TOKEN")
-            command = [sys.executable, "-I", "-c", STRANGER, "tester/german", revision, json.dumps(SENTENCES)]
-            loaded = subprocess.run(
-                command, env=environment, cwd=elsewhere, capture_output=True, text=True, timeout=300
-            )
-            assert loaded.returncode == 0, loaded.stderr[-3000:]
+            arguments = ("-I", "-c", STRANGER, "tester/german", revision, json.dumps(SENTENCES))
+            loaded = run_python(*arguments, env=environment, cwd=elsewhere)
             outputs.append(json.loads(loaded.stdout.strip().splitlines()[-1]))
     assert [output[0] for output in outputs] == ["transformers_modules", "transformers"][: len(outputs)]
     assert all(output[1] == outputs[0][1] for output in outputs)

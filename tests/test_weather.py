@@ -4,13 +4,11 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import save_tiny
+from conftest import run_python, save_tiny
 from loopback_hub import Storm, running_hub
 from test_hub import online, push
 
@@ -84,10 +82,8 @@ def outcomes(directory):
     with running_hub() as hub:
         names = sorted(STORMS, key=lambda name: ("denied", "cut").index(name) if name in ("denied", "cut") else 2)
         hub.weather = [storm for name in names for storm in STORMS[name][0]]
-        command = [sys.executable, "-c", SCRIPT, str(directory), *names]
         environment = online(hub, directory.parent / "home")
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
+        result = run_python("-c", SCRIPT, str(directory), *names, cwd=directory.parent, env=environment)
         yield json.loads(result.stdout), hub, result.stdout + result.stderr
     assert contents(directory) == before
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from scratch_gpt import ScratchEncoderForMaskedLM, ScratchGPTForCausalLM, ScratchSeq2SeqForConditionalGeneration
 from scratch_gpt.models.feed_forward import OutputProjection
+from scratch_gpt.models.ngrams import TokenWeights
 
 LAYERS = 3
 FAMILIES = {
@@ -37,3 +38,17 @@ def test_the_last_matrix_of_each_branch_begins_as_its_config_says(family, choice
     others = [m for m in model.modules() if type(m) is nn.Linear and m.weight.shape[0] >= 96]
     assert others
     assert all(m.weight.std().item() == pytest.approx(0.05, rel=0.05) for m in others)
+
+
+def test_weights_of_tokens_that_a_checkpoint_lacks_begin_as_if_none_had_been_counted(tmp_path):
+    """1 for each token, 0 for padding, and 1 for each n-gram, whatever was in the memory that they are put in."""
+    shape = {"num_hidden_layers": 0, "pad_token_id": 0, "ngram_sizes": [2], "ngram_buckets": 64}
+    tiny_encoder(ScratchEncoderForMaskedLM, "fasttext", token_weights=False, **shape).save_pretrained(tmp_path)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # memory that nothing was written to is NaN
+    try:
+        model = ScratchEncoderForMaskedLM.from_pretrained(tmp_path, token_weights=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (weights,) = [module for module in model.modules() if isinstance(module, TokenWeights)]
+    assert weights.tokens.tolist() == [0.0] + [1.0] * (model.config.vocab_size - 1)
+    assert weights.ngrams.tolist() == [[1.0] * 64]

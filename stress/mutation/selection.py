@@ -16,6 +16,7 @@ from mutation import forks
 from mutation.mutations import Mutant
 
 LONGEST_RECORDING = 3600  # seconds of CPU time for one test file
+READS_CONSTANTS = "tests/test_defaults.py"  # compares what is set at import, which no recorded line shows
 LONG_FIXTURE = 0.05  # seconds of CPU time: not to be set up again and again between tests of other files
 RC_FILE = """[run]
 source = {source}
@@ -218,11 +219,14 @@ def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, l
     """
     chosen: dict[str, list[Test]] = {mutant.id: [] for mutant in mutants}
     loading: dict[str, list[Test]] = defaultdict(list)  # file of the package: tests of files that imported it
+    constants: list[Test] = []
     for path in sorted(folder.glob("test_*.json")):
         recording = json.loads(path.read_text())
         if not (root / recording["file"]).exists():
             continue
         tests = {context: test_of(context, recording) for context in recording["fixtures"]}
+        if recording["file"] == READS_CONSTANTS:
+            constants = list(tests.values())
         for file, recorded in recording["sources"].items():
             loading[file] += tests.values()
             of_file = [mutant for mutant in mutants if mutant.file == file]
@@ -235,8 +239,8 @@ def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, l
                 used = {context: {context, *recording["fixtures"][context]} for context in tests}
                 chosen[mutant.id] += [test for context, test in tests.items() if used[context] & reaching]
     for mutant in mutants:
-        if mutant.at_import and not chosen[mutant.id]:
-            chosen[mutant.id] = loading[mutant.file]
+        if mutant.at_import:
+            chosen[mutant.id] = constants + (chosen[mutant.id] or loading[mutant.file])
     return {mutant_id: in_order(tests) for mutant_id, tests in chosen.items()}
 
 

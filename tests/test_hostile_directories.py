@@ -29,7 +29,7 @@ def test_hostile_directories_are_refused_or_used_and_do_no_harm(tmp_path):
     plans.write_text(sound + KNOWN.read_text())
     drawn = ("--directories", "2", "--seed", "5", "--commands", *(set(COMMANDS) - {"push"}))  # which takes the longest
     options = ("--replay", str(plans), *drawn, "--show", "--output", str(tmp_path / "out"))
-    result = run_python(STRESS, *options, cwd=tmp_path, check=False)
+    result = run_python(STRESS, *options, cwd=tmp_path, check=False, fresh=True)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-4000:]
     table = table_of(result.stdout)
     assert table.keys() == set(COMMANDS)

@@ -175,7 +175,7 @@ def test_the_command_tells_caught_from_surviving_and_unreached_and_goes_on(tmp_p
     (tmp_path / "tests" / "test_x.py").write_text(TESTS)
     subprocess.run("git init -q . && git add .", cwd=tmp_path, shell=True, check=True)
     command = ("stress/mutants.py", "--only", "scratch_gpt/rl", "--count", "20", "--jobs", "1", "--output", "out")
-    first = run_python(*command, cwd=tmp_path, check=False, TMPDIR=str(tmp_path))
+    first = run_python(*command, cwd=tmp_path, check=False, TMPDIR=str(tmp_path), fresh=True)
     rows = {row["line"]: row for row in map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())}
     found = {line: row["status"] for line, row in rows.items()}
     caught = dict.fromkeys((2, 6, 9, 11), "caught")
@@ -186,7 +186,9 @@ def test_the_command_tells_caught_from_surviving_and_unreached_and_goes_on(tmp_p
 
     survivor = [rows[10]["file"], "twice", f"{rows[10]['before']} => {rows[10]['after']}", "never read"]
     (tmp_path / "stress" / "equivalent_mutants.txt").write_text("\t".join(survivor) + "\n")
-    second = run_python(*command, "--resume", "--minimum", "0.8", cwd=tmp_path, check=False, TMPDIR=str(tmp_path))
+    second = run_python(
+        *command, "--resume", "--minimum", "0.8", cwd=tmp_path, check=False, TMPDIR=str(tmp_path), fresh=True
+    )
     assert (second.returncode, second.stderr) == (0, "")
     assert "| rl | 6 | 4 | 0 | 0 | 1 | 1 | 80.0% |" in second.stdout
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6

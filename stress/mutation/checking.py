@@ -91,7 +91,9 @@ class Checker:
         if not tests:
             return Outcome("no test")
         original = (self.tree.root / mutant.file).read_bytes()
-        began, left, total = time.monotonic(), within(tests, self.budget), Outcome("survived", reaching=len(tests))
+        reaching = sum(test.reaches for test in tests)
+        total = Outcome("survived" if reaching else "no test", reaching=reaching)
+        began, left = time.monotonic(), within(tests, self.budget)
         while left:
             self.tree.write(mutant.file, mutant.apply(original))
             try:
@@ -109,7 +111,8 @@ class Checker:
                 total.distrusted.append(found.by)
                 left = after(found.by, left)
             else:
-                total.status, total.by, total.message = found.status, found.by, found.message
+                if found.status != "survived":
+                    total.status, total.by, total.message = found.status, found.by, found.message
                 break
         total.wall = time.monotonic() - began
         return total

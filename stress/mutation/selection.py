@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -197,12 +197,14 @@ class Test:
         name: pytest's node id.
         cpu, wall: Seconds, under coverage.
         fixtures: Those of its wide fixtures that take long, with their CPU seconds.
+        reaches: Whether it was seen to run the lines that it is chosen for.
     """
 
     name: str
     cpu: float
     wall: float
     fixtures: tuple[tuple[str, float], ...] = ()
+    reaches: bool = True
 
     @property
     def file(self) -> str:
@@ -239,8 +241,12 @@ def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, l
                 used = {context: {context, *recording["fixtures"][context]} for context in tests}
                 chosen[mutant.id] += [test for context, test in tests.items() if used[context] & reaching]
     for mutant in mutants:
+        # What torch.compile has traced runs unseen: where no test reaches a line, those of its file's tests may.
+        chosen[mutant.id] = chosen[mutant.id] or [
+            replace(test, reaches=mutant.at_import) for test in loading[mutant.file]
+        ]
         if mutant.at_import:
-            chosen[mutant.id] = constants + (chosen[mutant.id] or loading[mutant.file])
+            chosen[mutant.id] = constants + chosen[mutant.id]
     return {mutant_id: in_order(tests) for mutant_id, tests in chosen.items()}
 
 

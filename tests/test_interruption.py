@@ -1,0 +1,32 @@
+"""Signals: the first one lets the step end, the second one ends the process."""
+
+import os
+import signal
+
+import pytest
+
+from scratch_gpt.train.interruption import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("times", "code"), [(0, 0), (1, 7), (2, "128 + number"), (3, "128 + number")])
+def test_the_second_signal_ends_the_process_at_once(number, times, code, capfd):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Interruption() as interruption:
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+                os._exit(7 if interruption.signal == number else interruption.signal)
+        finally:
+            os._exit(99)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == (128 + number if code == "128 + number" else code)
+    assert capfd.readouterr().err.count("once more to stop at once") == min(times, 1)
+
+
+def test_the_handlers_of_before_are_put_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with Interruption():
+        assert all(signal.getsignal(number) != handler for number, handler in before.items())
+    assert {number: signal.getsignal(number) for number in before} == before

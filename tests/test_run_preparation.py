@@ -9,6 +9,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from conftest import PROJECT, run_here, tiny_encoder, tiny_model
+from test_engine_details import trainer_with
 from test_optimizer_steps import make_trainer
 
 from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
@@ -92,6 +93,14 @@ def test_a_failure_names_its_learning_rates_in_ascending_order(tmp_path):
     for number, optimizer in enumerate(optimizers):
         optimizer.param_groups[0]["peak_lr"] = (8.0, 1.0, 16.0)[number % 3]  # a set has them in another order
     trainer = make_trainer(tmp_path / "run", model, optimizers=optimizers, max_steps=1)
+    trainer.norms.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
     with pytest.raises(TrainingError, match=r"failure\.json"):
         trainer._fail(trainer.progress.data, 0.5)
     assert json.loads((tmp_path / "run/failure.json").read_text())["learning_rates"] == [0.5, 4.0, 8.0]
+
+
+def test_patience_begins_anew_with_each_best_evaluation(tmp_path):
+    """Worse, better, worse, worse: only the two in a row stop the run."""
+    factors = [2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 7.0]
+    progress = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
+    assert (progress.best_step, progress.step, progress.stopped_early) == (6, 10, True)

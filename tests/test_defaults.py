@@ -15,7 +15,13 @@ from typer.main import get_command
 
 import scratch_gpt
 import scratch_gpt.cli as cli
+from scratch_gpt.data.conversations import open_conversations
+from scratch_gpt.data.labelled import open_labelled
+from scratch_gpt.data.pairs import open_pairs
+from scratch_gpt.data.prompts import open_prompts
+from scratch_gpt.hub.upload import plan_push, push_directory
 from scratch_gpt.train.jobs import MODULES, job_of_task
+from scratch_gpt.train.muon import Muon
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
 
@@ -74,9 +80,11 @@ def of_training() -> dict:
 
 
 def of_functions() -> dict:
-    """The defaults of the public functions."""
-    functions = [getattr(scratch_gpt, name) for name in scratch_gpt.__all__ if not name.startswith("_")]
-    return {f.__name__: signature_of(f) for f in functions if inspect.isfunction(f)}
+    """The defaults of the public functions, and of those that are used from Python without a command."""
+    public = [getattr(scratch_gpt, name) for name in scratch_gpt.__all__ if not name.startswith("_")]
+    functions = [each for each in public if inspect.isfunction(each)]
+    functions += [open_conversations, open_labelled, open_pairs, open_prompts, push_directory, plan_push, Muon]
+    return {each.__name__: signature_of(each) for each in functions}
 
 
 def signature_of(function) -> dict:

@@ -7,12 +7,10 @@ import csv
 import gzip
 import json
 import lzma
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
-from conftest import run_here
 from data_helpers import JOBS, for_job, lines, names, refused, shown, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -305,10 +303,6 @@ def test_archives_and_other_formats_are_refused_by_their_name(tmp_path):
         assert words in refused(tmp_path / name)
     said = refused(tmp_path)
     assert "a.zip (a zip archive: unpack it first)" in said
-    if sys.version_info < (3, 14):
-        (tmp_path / "a.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd")
-        said = run_here("scratch-gpt", "data", str(tmp_path / "a.txt.zst"), check=False).stderr
-        assert "Zstandard" in said or "can't be read" in said
 
 
 def test_texts_and_tables_in_one_folder(tmp_path):

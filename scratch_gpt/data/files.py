@@ -10,7 +10,7 @@ from typing import IO
 
 from ..errors import ScratchError
 from ..untrusted import check_regular
-from .compressed import SUFFIXES, errors_of_compression, open_decompressed, opener_of
+from .compressed import ERRORS, SUFFIXES, open_decompressed
 
 KINDS = {".txt": "text", ".text": "text", ".md": "text", ".csv": "csv", ".tsv": "csv", ".tab": "csv"}
 KINDS |= {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".arrow": "arrow"}
@@ -60,8 +60,6 @@ def kind_of_named_file(path: Path, tables_only: bool) -> str:
     kind = kind_of(path) or "text"
     if kind_of(path) is None and plain_suffix(path) in KINDS:
         raise ScratchError(f"{path} is a compressed {KINDS[plain_suffix(path)]} file: unpack it first")
-    if suffix in SUFFIXES:
-        opener_of(path)
     if tables_only and kind == "text":
         raise ScratchError(f"{path} is plain text, want a table: a {TABLE_SUFFIXES} file")
     return kind
@@ -92,7 +90,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
             f"{path} is not UTF-8 text: {error.reason} (byte {error.object[error.start]:#x}); convert it first, for "
             "example with iconv"
         ) from error
-    except errors_of_compression(path) as error:
+    except ERRORS as error:
         raise ScratchError(f"{path} can't be read: {error}") from error
 
 

@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 
 from ..errors import ScratchError
 from ..untrusted import check_regular, leads_into
-from .compressed import zstandard
 from .files import ARCHIVES, kind_of
 
 METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
@@ -99,8 +98,6 @@ def _why_ignored(relative: PurePath, path: Path) -> str | None:
         return "documentation"
     if suffix in ARCHIVES:
         return f"a {suffix[1:]} archive: unpack it first"
-    if suffix == ".zst" and zstandard() is None:
-        return "compressed with Zstandard: pip install zstandard, or unpack it first"
     return "empty" if path.stat().st_size == 0 else None
 
 

@@ -215,7 +215,7 @@ class Record:
             held: the result of `held_out`.
         """
         count = source.count if validation_source is None else source.count + validation_source.count
-        parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items() if sizes.keys}
+        parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items()}
         prompt = self.sizes["validation"].begin if "validation" in self.sizes else ""
         if held is not None:
             parts = {"train": parts["all"][~held], "validation": parts["all"][held]}

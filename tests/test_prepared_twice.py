@@ -1,0 +1,48 @@
+"""Two processes that prepare the same data at the same time."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data import shards
+from scratch_gpt.data.shards import prepare_texts
+from scratch_gpt.data.sources import open_source
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A function that prepares a text in a cache of its own."""
+    monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("One day, Anna has two old lamps.\n" * 99)
+    tokenizer = train_tokenizer(["One day, Anna has two old lamps.\n"], "char")
+    return lambda progress=None: prepare_texts(
+        open_source(str(tmp_path / "text.txt")), tokenizer, 0.1, progress=progress
+    )
+
+
+def test_the_slower_one_takes_what_the_faster_one_has_written(prepared, tmp_path):
+    faster = []
+
+    def progress(characters: int) -> None:
+        if not faster:
+            faster.append(None)
+            faster[0] = prepared()
+
+    slower, _ = prepared(progress)
+    assert faster[0] is not None
+    for split in ("train", "validation"):
+        assert np.array_equal(slower[split].tokens, faster[0][0][split].tokens)
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1  # nothing of the slower one is left
+
+
+def test_a_disk_that_refuses_is_said_and_leaves_nothing(prepared, tmp_path):
+    def progress(characters: int) -> None:
+        for staging in (tmp_path / "cache" / "shards").iterdir():
+            shutil.rmtree(staging)
+
+    with pytest.raises(OSError, match="No such file"):
+        prepared(progress)
+    assert list((tmp_path / "cache" / "shards").iterdir()) == []
+    assert shards.cache_directory() == tmp_path / "cache"

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+from conftest import run_here
 from data_helpers import shown
 
 from scratch_gpt.data.corpus import Origin
@@ -33,6 +34,18 @@ def test_the_split_of_texts_and_tables_is_named(tmp_path):
         (tmp_path / f"{name}.csv").write_text("text\n" + f"a text to {name} on\n" * 9)
     assert shown(tmp_path)["split"] == "train"
     assert shown(tmp_path, "--dataset_split", "validation")["split"] == "validation"
+
+
+def test_rows_of_each_part_are_counted(tmp_path):
+    rows = [{"prompt": f"how {i}", "completion": f"so {i}"} for i in range(20)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = (tmp_path / "t.jsonl", "--for", "sft", "--validation_fraction", "0.2")
+    found = shown(*options, "--test_fraction", "0.3")
+    assert [found[f"{part}_rows"] for part in ("train", "validation", "test")] == [10, 4, 6]
+    assert found["rows_read"] == 20
+    assert shown(*options)["test_rows"] == 0
+    printed = run_here("scratch-gpt", "data", *map(str, options), "--test_fraction", "0.3").stdout
+    assert "rows: 20 read, 10 to train on, 4 to validate on, 6 to test on" in " ".join(printed.split())
 
 
 def test_a_fingerprint_tells_columns_apart_and_not_their_order(tmp_path):

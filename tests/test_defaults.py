@@ -19,9 +19,11 @@ from scratch_gpt.data.conversations import open_conversations
 from scratch_gpt.data.labelled import open_labelled
 from scratch_gpt.data.pairs import open_pairs
 from scratch_gpt.data.prompts import open_prompts
+from scratch_gpt.data.sources import open_source
 from scratch_gpt.hub.upload import plan_push, push_directory
 from scratch_gpt.train.jobs import MODULES, job_of_task
 from scratch_gpt.train.muon import Muon
+from scratch_gpt.train.translation import Translation
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
 
@@ -83,7 +85,8 @@ def of_functions() -> dict:
     """The defaults of the public functions, and of those that are used from Python without a command."""
     public = [getattr(scratch_gpt, name) for name in scratch_gpt.__all__ if not name.startswith("_")]
     functions = [each for each in public if inspect.isfunction(each)]
-    functions += [open_conversations, open_labelled, open_pairs, open_prompts, push_directory, plan_push, Muon]
+    functions += [open_conversations, open_labelled, open_pairs, open_prompts, open_source, push_directory, plan_push]
+    functions += [Muon, Translation]
     return {each.__name__: signature_of(each) for each in functions}
 
 

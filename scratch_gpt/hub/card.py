@@ -141,8 +141,7 @@ def code_span(text: Any) -> str:
     """One line of Markdown that shows this text as code, in a cell of a table too."""
     line = printable(" ".join(str(text).split())) or " "
     marks = "`" * (_longest_run(line) + 1)
-    space = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{marks}{space}{line}{space}{marks}".replace("|", "\\|")
+    return f"{marks} {line} {marks}".replace("|", "\\|")  # one space on each side is not part of the code
 
 
 def fence(code: str) -> str:

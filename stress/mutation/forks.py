@@ -6,6 +6,7 @@ the tests are imported after the fork, from a copy of the repository whose files
 
 import ctypes
 import importlib
+import multiprocessing
 import os
 import resource
 import shutil
@@ -123,6 +124,7 @@ def fork(tree: Tree, work: Callable[[], int], log: Path) -> psutil.Process:
     code = 99
     try:
         os.setsid()
+        multiprocessing.current_process().daemon = False  # which could start no processes, as tests do
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)

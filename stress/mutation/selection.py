@@ -16,6 +16,7 @@ from mutation import forks
 from mutation.mutations import Mutant
 
 LONGEST_RECORDING = 3600  # seconds of CPU time for one test file
+READS_SOURCES = "::test_every_call_that_opens_something_passes_the_decision_on"  # and runs none of them
 READS_CONSTANTS = "tests/test_defaults.py"  # compares what is set at import, which no recorded line shows
 LONG_FIXTURE = 0.05  # seconds of CPU time: not to be set up again and again between tests of other files
 RC_FILE = """[run]
@@ -222,11 +223,13 @@ def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, l
     chosen: dict[str, list[Test]] = {mutant.id: [] for mutant in mutants}
     loading: dict[str, list[Test]] = defaultdict(list)  # file of the package: tests of files that imported it
     constants: list[Test] = []
+    readers: list[Test] = []
     for path in sorted(folder.glob("test_*.json")):
         recording = json.loads(path.read_text())
         if not (root / recording["file"]).exists():
             continue
         tests = {context: test_of(context, recording) for context in recording["fixtures"]}
+        readers += [test for test in tests.values() if test.name.endswith(READS_SOURCES)]
         if recording["file"] == READS_CONSTANTS:
             constants = list(tests.values())
         for file, recorded in recording["sources"].items():
@@ -245,6 +248,7 @@ def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, l
         chosen[mutant.id] = chosen[mutant.id] or [
             replace(test, reaches=mutant.at_import) for test in loading[mutant.file]
         ]
+        chosen[mutant.id] += [replace(test, reaches=False) for test in readers]
         if mutant.at_import:
             chosen[mutant.id] = constants + chosen[mutant.id]
     return {mutant_id: in_order(tests) for mutant_id, tests in chosen.items()}

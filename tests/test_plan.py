@@ -11,7 +11,7 @@ from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.train.arguments import PretrainingArguments
 from scratch_gpt.train.plan import Plan, flops_per_token, make_plan, optimizer_bytes
 
-SIZES = [(256, 4, 8192, 4, 256), (512, 2, 4096, 4, 256), (640, 2, 16384, 2, 256)]
+SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 4, 16384, 2, 512)]
 
 MEASURE = '''
 import json, re, sys

@@ -49,13 +49,16 @@ def start_python(
         fresh: with nothing imported, as are all but those of `-c CODE` and of a script, which `-I` may come before.
     """
     isolated = arguments[0] == "-I"
-    path = _path_of(None if isolated else environment.get("PYTHONPATH"))
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with _environment_of_server():
         asked = (arguments, str(cwd), environment, [str(stream) for stream in streams])
         fresh = fresh or (arguments[isolated].startswith("-") and arguments[isolated] != "-c")
-        process = context.Process(target=_replace if fresh else _run, args=asked if fresh else (*asked, path))
+        if fresh:
+            process = context.Process(target=_replace, args=asked)
+        else:
+            path = _path_of(None if isolated else environment.get("PYTHONPATH"))
+            process = context.Process(target=_run, args=(*asked, path))
         process.start()
     return process
 
@@ -103,7 +106,7 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: l
     arguments = arguments[isolated:]
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (as long as the process runs)
     sys.stdout, sys.stderr = (
-        open(number, "w", encoding="utf-8", errors=errors, buffering=1, closefd=False)  # noqa: SIM115
+        open(number, "w", encoding="utf-8", errors=errors, buffering=1, closefd=False)  # noqa: SIM115  (as stdin)
         for number, errors in ((1, "strict"), (2, "backslashreplace"))
     )
     os.environ.clear()

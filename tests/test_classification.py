@@ -28,7 +28,7 @@ LOOP = ("--num_threads", "1", "--precision", "fp32", "--log_every", "1", "--toke
 VOCABULARY = ("--vocab_size", "300")
 GOOD, BAD_WORDS = ("fine", "lovely", "warm"), ("dull", "awful", "cold")
 
-STRANGER = """
+LOAD_WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch, transformers
@@ -139,7 +139,9 @@ def test_strangers_get_the_same_answers(name, task, auto, text, request, tmp_pat
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     out = tmp_path / "found.safetensors"
-    result = run_python("-I", "-c", STRANGER, str(folder), task, auto, text, str(out), cwd=tmp_path, **cache)
+    result = run_python(
+        "-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder), task, auto, text, str(out), cwd=tmp_path, **cache
+    )
     module, found = json.loads(result.stdout.strip().splitlines()[-1])
     assert module == "transformers_modules"
     ours = pipeline(task, str(folder))

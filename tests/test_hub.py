@@ -21,7 +21,7 @@ from scratch_gpt.hub.card import TASKS, code_span, escape_markdown, fence, rende
 
 X = "torch.arange(3, 43).view(2, 20) % model.config.vocab_size"
 
-STRANGER = f"""
+LOAD_WITHOUT_PACKAGE = f"""
 import sys
 sys.modules["scratch_gpt"] = None
 import torch
@@ -86,7 +86,7 @@ def test_push_then_load_by_name(run, tmp_path):
             environment = online(hub, elsewhere / "home")
             environment.pop("HF_TOKEN")
             out = str(elsewhere / "logits.safetensors")
-            arguments = ("-I", "-c", STRANGER, "tester/stories", out, revision)
+            arguments = ("-I", "-c", LOAD_WITHOUT_PACKAGE, "tester/stories", out, revision)
             loaded = run_python(*arguments, env=environment, cwd=elsewhere)
             assert loaded.stdout.split()[0] == module
             assert loaded.stdout.strip().endswith(" 16")  # generation settings travel

@@ -15,6 +15,7 @@ from test_optimizer_steps import make_trainer
 from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
 from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.jobs import sft
+from scratch_gpt.train.language_modeling import LanguageModeling
 from scratch_gpt.train.loop import Progress, check_state
 from scratch_gpt.train.sft_arguments import ConversationArguments
 from scratch_gpt.train.task import DataState
@@ -67,8 +68,7 @@ def test_left_overs_of_a_killed_save_are_removed_when_a_run_begins(tmp_path):
 
 def test_a_task_that_cannot_be_sharded_is_refused_by_the_loop(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    trainer = make_trainer.__globals__["LanguageModeling"]
-    monkeypatch.setattr(trainer, "fsdp_obstacle", "this one reads whole weights")
+    monkeypatch.setattr(LanguageModeling, "fsdp_obstacle", "this one reads whole weights")
     with pytest.raises(ScratchError, match=r"^this one reads whole weights, which FSDP can't: use data parallelism$"):
         make_trainer(tmp_path / "run", tiny_model("llama"), max_steps=1)
 

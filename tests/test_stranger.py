@@ -8,7 +8,7 @@ from conftest import PRESETS, PRETRAIN, TINY_RUN, run_here, run_python
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-STRANGER = """
+LOAD_WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch
@@ -52,7 +52,7 @@ def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_pa
     found = elsewhere / "found.safetensors"
     trunk = "none" if preset == "bigram" else "trunk"
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = run_python("-I", "-c", STRANGER, str(run), str(found), trunk, cwd=elsewhere, **cache)
+    result = run_python("-I", "-c", LOAD_WITHOUT_PACKAGE, str(run), str(found), trunk, cwd=elsewhere, **cache)
     config_name, model_name, text = json.loads(result.stdout.strip().splitlines()[-1])
 
     ours = AutoModelForCausalLM.from_pretrained(run)

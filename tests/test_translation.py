@@ -33,7 +33,7 @@ TINY += ("--decoder_layers", "1", "--num_attention_heads", "2", "--tokens_per_ba
 TINY += ("--precision", "fp32", "--log_every", "1", "--num_beams", "2")
 SENTENCES = ["Der Mann kauft das Buch.", "Gestern hat eine Frau die Tür nicht aufgemacht, weil das Kind schläft.", "Ja"]
 
-STRANGER = """
+LOAD_WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch
@@ -139,7 +139,7 @@ def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
 def test_strangers_get_the_same_sentences(name, request, tmp_path):
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = ("-I", "-c", STRANGER, str(folder), "main", json.dumps(SENTENCES))
+    command = ("-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder), "main", json.dumps(SENTENCES))
     result = run_python(*command, cwd=tmp_path, **cache)
     module, written, piped = json.loads(result.stdout.strip().splitlines()[-1])
     assert module == "transformers_modules"
@@ -170,7 +170,7 @@ def test_push_then_load_by_name(name, request, tmp_path):
             elsewhere.mkdir()
             environment = online(hub, elsewhere / "home")
             environment.pop("HF_TOKEN")
-            arguments = ("-I", "-c", STRANGER, "tester/german", revision, json.dumps(SENTENCES))
+            arguments = ("-I", "-c", LOAD_WITHOUT_PACKAGE, "tester/german", revision, json.dumps(SENTENCES))
             loaded = run_python(*arguments, env=environment, cwd=elsewhere)
             outputs.append(json.loads(loaded.stdout.strip().splitlines()[-1]))
     assert [output[0] for output in outputs] == ["transformers_modules", "transformers"][: len(outputs)]

@@ -24,7 +24,7 @@ from .twins import export_native
 
 VERIFICATION_TIMEOUT = 900.0  # seconds that a model may take to load and to generate two tokens
 
-STRANGER = """
+LOAD_WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch
@@ -76,7 +76,7 @@ def verify_loads_without_package(folder: Path, remote_code: bool = True, timeout
     with tempfile.TemporaryDirectory() as elsewhere:
         environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
         environment |= {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": f"{elsewhere}/none"}
-        command = [sys.executable, "-I", "-c", STRANGER, str(folder.resolve()), json.dumps(remote_code)]
+        command = [sys.executable, "-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder.resolve()), json.dumps(remote_code)]
         command.append(AUTO_CLASSES[kind_of_model(known)].__name__)
         options: dict[str, Any] = {"cwd": elsewhere, "env": environment, "stdin": subprocess.DEVNULL}
         try:

@@ -1,5 +1,8 @@
 """Errors that a user can mend: commands print them as one line and exit with their code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ScratchError(ValueError):
     """Bad input: says what was seen, what was wanted and what to do."""
@@ -27,7 +30,16 @@ class RunInterruptedError(ScratchError):
         self.exit_code = 128 + signal
 
 
-def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of the Rust code under tokenizers or safetensors. It is no `Exception`, and its class
-    can't be imported. A regular expression of a tokenizer that backtracks too often ends in one."""
-    return type(error).__name__ == "PanicException"
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """Turn what the Rust code under `tokenizers` raises into a ScratchError.
+
+    It is either a bare `Exception`, as by a Unigram model without an unknown token, or a panic, which is no `Exception`
+    and whose class can't be imported, as by a regular expression that backtracks too often.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise ScratchError(f"the tokenizer fails on this text: {error}") from error

@@ -28,8 +28,20 @@ from typing import Any
 
 import hypothesis
 from hostile_apply import SECRET, Places, make_directory, make_outside
+from hostile_loading import start_server
 from hostile_mutations import PLAN
-from hostile_process import HUNG, MEGABYTES, TOO_LARGE, TOO_SLOW, enter, finish, online, preload, wait_for
+from hostile_process import (
+    HUNG,
+    MEGABYTES,
+    TOO_LARGE,
+    TOO_SLOW,
+    enter,
+    finish,
+    online,
+    preload,
+    preload_libraries,
+    wait_for,
+)
 
 PROJECT = Path(__file__).parents[1]
 PRETRAIN = PROJECT / "training" / "pretrain_gpt.py"
@@ -86,7 +98,9 @@ def make_world(folder: Path, endpoint: str) -> World:
     world = World(folder, endpoint)
     world.text.write_text("".join(f"One day, Anna has {number} old lamps and a red box.\n" for number in range(60)))
     (folder / "home").mkdir(exist_ok=True)
+    python = start_server(folder, preload_libraries)
     preload()
+    sys.executable = str(python)
     if endpoint != importlib.import_module("huggingface_hub.constants").ENDPOINT:
         raise RuntimeError("huggingface_hub was imported before the variables of `environment` were set")
     pid = os.fork()

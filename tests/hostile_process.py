@@ -10,6 +10,7 @@ import faulthandler
 import importlib
 import os
 import pkgutil
+import re
 import resource
 import runpy
 import signal
@@ -34,14 +35,19 @@ def environment(folder: Path, endpoint: str) -> dict[str, str]:
 
 def preload() -> None:
     """Import what a command would, before processes are forked, and bind as many threads as they will have: one."""
+    preload_libraries()
+    import scratch_gpt
+
+    for module in pkgutil.walk_packages(scratch_gpt.__path__, "scratch_gpt."):
+        importlib.import_module(module.name)
+
+
+def preload_libraries() -> None:
+    """The part of `preload` without this package."""
     import torch
     import transformers
 
-    import scratch_gpt
-
     torch.set_num_threads(1)
-    for module in pkgutil.walk_packages(scratch_gpt.__path__, "scratch_gpt."):
-        importlib.import_module(module.name)
     names = ("AutoModelForCausalLM", "AutoTokenizer", "AutoConfig", "PreTrainedTokenizerFast", "LlamaForCausalLM")
     for name in (*names, "TextStreamer", "GenerationConfig", "HfArgumentParser", "GPT2LMHeadModel"):
         getattr(transformers, name)
@@ -151,7 +157,10 @@ def used_by(pid: int) -> tuple[float, float]:
     while queue:
         folder = Path("/proc", queue.pop())
         with contextlib.suppress(OSError, IndexError, ValueError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            name, _, numbers = (folder / "stat").read_text().rpartition(")")
+            fields = numbers.split()
+            if forked := re.search(r"\(fork (\d+)$", name):  # see hostile_loading.py
+                queue.append(forked[1])
             seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
             most = max(most, int(fields[21]) * resource.getpagesize() / 2**20)
             for thread in (folder / "task").iterdir():

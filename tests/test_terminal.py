@@ -115,6 +115,6 @@ def test_a_pattern_that_backtracks_ends_a_command_in_one_line(tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     tiny_model("llama").save_pretrained(tmp_path / "model")
     result = run_here("scratch-gpt", "generate", str(tmp_path / "model"), "--prompt", "a" * 60 + "c", check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: PanicException: ")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: the tokenizer fails on this text: ")
     assert len(result.stderr.splitlines()) == 1

@@ -117,7 +117,7 @@ def main() -> None:
     """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
     import traceback
 
-    from ..errors import ScratchError, is_panic
+    from ..errors import ScratchError, tokenizer_errors
     from ..secrecy import redact, redact_logs
     from ..terminal import printable
     from . import (  # noqa: F401  (each adds its commands to `app`)
@@ -135,10 +135,9 @@ def main() -> None:
 
     redact_logs()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
+        with tokenizer_errors():
+            sys.exit(app(standalone_mode=False) or 0)
+    except Exception as error:
         if _settings["debug"]:
             print(printable(redact(traceback.format_exc())), file=sys.stderr)
             sys.exit(1)

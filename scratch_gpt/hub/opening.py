@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..errors import ScratchError
+from ..errors import ScratchError, tokenizer_errors
 from ..terminal import printable
-from ..tokenization.safety import check_growth, check_template, panics_as_errors
+from ..tokenization.safety import check_growth, check_template
 from ..tokenization.training import BUILDERS
 from ..untrusted import read_json
 from .directory_checks import check_files, check_integers, check_size
@@ -164,7 +164,7 @@ def open_tokenizer(
         check_files(Path(name))
         if trust_remote_code:
             _announce(name, get_tokenizer_config(name, subfolder=subfolder))
-        with panics_as_errors():
+        with tokenizer_errors():
             tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, trust_remote_code=trust_remote_code)
     except Exception as error:
         kinds = ", ".join(BUILDERS)

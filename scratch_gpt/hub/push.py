@@ -29,7 +29,7 @@ import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoTokenizer
 folder, remote = sys.argv[1], json.loads(sys.argv[2])
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote)
 config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
@@ -42,6 +42,7 @@ if not torch.isfinite(model(tokens, **more).logits).all():
 if model.can_generate():
     model.generate(tokens, max_new_tokens=2)
 for task in getattr(config, "custom_pipelines", None) or ():
+    from transformers import pipeline  # takes seconds to import
     options = {"trust_remote_code": remote, "model_kwargs": {"use_safetensors": True}}
     pipeline(task, folder, **options)("a", max_new_tokens=2)
 """

@@ -5,33 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..errors import ScratchError, is_panic
+from ..errors import ScratchError, tokenizer_errors
 from ..untrusted import bounded
 
 MAX_GROWTH = 10_000  # characters that a normalizer or decoder may make of one
 MAX_TEMPLATE, MAX_REPETITION = 1 << 18, 1000  # characters; times that a text may be repeated by `*`
 TEMPLATE_SECONDS, TEMPLATE_BYTES = 2.0, 256 << 20  # that one rendering may take
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # transformers' own tags
-
-
-@contextmanager
-def panics_as_errors() -> Iterator[None]:
-    """Turn a panic of the Rust code under `tokenizers`, which is no `Exception`, into a ScratchError. A regular
-    expression that backtracks too often is one."""
-    try:
-        yield
-    except BaseException as error:
-        if not is_panic(error):
-            raise
-        raise ScratchError(f"the tokenizer fails on this text: {error}") from error
 
 
 def check_growth(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -101,7 +87,7 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any
             `untrusted.bounded` for where that is not enforced).
     """
     try:
-        with bounded("the tokenizer's chat template", TEMPLATE_SECONDS, TEMPLATE_BYTES), panics_as_errors():
+        with bounded("the tokenizer's chat template", TEMPLATE_SECONDS, TEMPLATE_BYTES), tokenizer_errors():
             return tokenizer.apply_chat_template(messages, return_dict=True, **options)
     except ScratchError:
         raise

@@ -29,7 +29,7 @@ from ..data.shards import Shard, cache_directory, make_cache, prepare_texts
 from ..data.sources import Source, open_source
 from ..data.summary import DataSummary, summarise_texts
 from ..data.tables import ReadOptions
-from ..errors import ScratchError, is_panic
+from ..errors import ScratchError, tokenizer_errors
 from ..hub.opening import open_tokenizer
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
@@ -56,7 +56,8 @@ def run_command(main: Callable[[], None]) -> None:
     for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM. No secret is printed or logged."""
     redact_logs()
     try:
-        main()
+        with tokenizer_errors():
+            main()
     except ScratchError as error:
         print(printable(redact(f"error: {' '.join(str(error).split())}")), file=sys.stderr)
         sys.exit(error.exit_code)
@@ -69,11 +70,6 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("stopped before the first step: there is nothing to save", file=sys.stderr)
         sys.exit(130)
-    except BaseException as error:
-        if not is_panic(error):
-            raise
-        print(printable(redact(f"error: {type(error).__name__}: {error}")), file=sys.stderr)
-        sys.exit(1)
 
 
 def check_output_dir(args: TrainingArguments) -> None:

@@ -265,3 +265,8 @@ def test_evaluate_agrees_with_training(world):
     found = re.search(r"loss\s*│\s*([\d.]+)", printed)
     assert found is not None
     assert float(found[1]) == pytest.approx(row["val_loss"], abs=2e-4)
+
+
+def test_no_command_changes_the_users_shell():
+    """typer would add options that write completions to it."""
+    assert "-completion" not in run_here("scratch-gpt", "--help").stdout

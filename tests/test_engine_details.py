@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.state import AcceleratorState
 from conftest import PROJECT, TWO_PROCESSES, run_here, run_python, tiny_encoder, tiny_model
 from safetensors.torch import load_file
 
@@ -24,6 +25,7 @@ from scratch_gpt.models.modeling_scratch_encoder import (
     ScratchEncoderForMaskedLM,
 )
 from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.checkpoint import unwrapped
 from scratch_gpt.train.classification import Classification
 from scratch_gpt.train.interruption import Interruption
 from scratch_gpt.train.language_modeling import LanguageModeling
@@ -243,3 +245,17 @@ def test_batches_of_pairs_have_the_shape_of_their_bucket():
     numbers = plan[0][1]
     short = task._batch("train", int(encoded.lengths[numbers].max()), numbers)
     torch.testing.assert_close(task.loss(model, task.make_batch(0, 0)), task.loss(model, short))
+
+
+def test_what_is_saved_is_the_model_that_goes_on_training_in_bfloat16():
+    """accelerate takes its autocast off a model that it unwraps, unless it is told to keep it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    model, inputs = torch.nn.Linear(8, 8), torch.randn(4, 8)
+    exact = model(inputs)
+    wrapped = accelerator.prepare(model)
+    rounded = wrapped(inputs)
+    assert not torch.equal(rounded, exact)
+    assert unwrapped(accelerator, wrapped) is model
+    assert torch.equal(wrapped(inputs), rounded)
+    AcceleratorState._reset_state(reset_partial_state=True)

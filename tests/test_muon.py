@@ -25,6 +25,15 @@ def test_muon_takes_the_steps_of_torchs(monkeypatch):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
 
 
+def test_muon_has_the_defaults_of_torchs():
+    """But for the learning rate, which is in AdamW's units here."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    ours, theirs = Muon([parameter]).defaults, torch.optim.Muon([parameter]).defaults
+    names = ours.keys() - {"lr"}
+    assert names == {"weight_decay", "momentum", "ns_steps"}
+    assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+
+
 @pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
 def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
     """Where bfloat16 is emulated, a step would take forty times as long."""

@@ -173,7 +173,8 @@ def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).read())
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
     encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
-    shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512, "seed": 0}
+    shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512}
+    shared |= {"seed": 0, "eval_beams": 1}
     plain, hiding = (Translation(Accelerator(), encoded, encoded, **shared, word_dropout=share) for share in (0, 0.3))
     shares = []
     for number in range(len(plain.train.plan(0))):

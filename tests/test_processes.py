@@ -31,7 +31,7 @@ def translation(tokenizer, accelerator) -> Translation:
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=300).read())
     encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
     sides = [source for source, _ in pairs], [target for _, target in pairs]
-    return Translation(accelerator, encoded, encoded, sides, Tokenizers(tokenizer, tokenizer), 128, seed=3)
+    return Translation(accelerator, encoded, encoded, sides, Tokenizers(tokenizer, tokenizer), 128, 3, eval_beams=1)
 
 
 def rows_of(batch: dict[str, torch.Tensor]) -> list[tuple]:

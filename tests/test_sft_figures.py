@@ -19,7 +19,8 @@ def test_exact_answers_are_counted_for_built_in_questions_only(tmp_path):
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = f"--init_from {base} --max_steps 1 --eval_every 1 --num_threads 1 --precision fp32 --batch_size 4"
     for name, data in (("built_in", "--num_questions 40"), ("own", "--dataset own.jsonl --validation_fraction 0.2")):
-        run_here(SFT, *options.split(), *data.split(), "--output_dir", name, cwd=tmp_path)
+        result = run_here(SFT, *options.split(), *data.split(), "--output_dir", name, cwd=tmp_path)
+        assert result.stdout.count("  → ") == 3  # answers of the finished model
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         evaluated = [row for row in rows if "val_loss" in row]
         assert evaluated

@@ -60,7 +60,7 @@ class Translation(BucketTask):
         tokenizers: Tokenizers,
         tokens_per_batch: int,
         seed: int,
-        eval_beams: int = 1,
+        eval_beams: int,
         word_dropout: float = 0.0,
         decoder_start_token_id: int | None = None,
     ):

@@ -87,6 +87,8 @@ def test_defaults_are_reached_by_the_body_and_constants_by_any_function():
     assert found["SIZE = 5", "constant"].wanted == (6, 7, 11)
     assert found["SIZE = 5", "constant"].at_import
     assert found["def f(x=1):", "constant"].wanted == (6, 7)
+    assert found["def f(x=1):", "constant"].at_import
+    assert not found["return y < 2", "comparison"].at_import
     assert found["return y < 2", "comparison"].wanted == (7,)
 
 

@@ -51,7 +51,7 @@ class Mutant:
         replacement: By what.
         before, after: The line's text without and with the bug, stripped.
         wanted: The lines that a test must run to reach the bug.
-        at_import: Whether the line runs only when the file is imported; `wanted` are then all lines in functions.
+        at_import: Whether the change has its effect when the file is imported, as that of a constant or a default.
     """
 
     id: str
@@ -316,6 +316,8 @@ def find_mutants(file: str, content: bytes) -> list[Mutant]:
             path, scope, wanted = (*path, node.name), scope_of(node), body_lines(node)
         elif isinstance(node, ast.ClassDef):
             path, scope, wanted = (*path, node.name), Scope(node.name), in_functions
+        elif isinstance(node, ast.arguments):  # defaults, which are values of the import
+            scope = Scope(scope.name)
         elif isinstance(node, ast.stmt) and scope.function is not None:
             wanted = tuple(header_lines(node))
         changes = list(changes_of(source, node))

@@ -59,16 +59,17 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         ScratchError: it is no regular file, or is larger.
         OSError: it can't be opened.
     """
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        size = _size_of_regular(path, os.fstat(file.fileno()))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        size = _size_of_regular(path, os.fstat(descriptor))
+    except ScratchError:
+        os.close(descriptor)
+        raise
+    with open(descriptor, "rb") as file:
         content = file.read(limit + 1) if size <= limit else b""
     if size > limit or len(content) > limit:
         raise ScratchError(f"{path} has {max(size, len(content)):,} bytes, want at most {limit:,}")
     return content
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:

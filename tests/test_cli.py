@@ -270,3 +270,10 @@ def test_evaluate_agrees_with_training(world):
 def test_no_command_changes_the_users_shell():
     """typer would add options that write completions to it."""
     assert "-completion" not in run_here("scratch-gpt", "--help").stdout
+
+
+def test_a_disk_that_refuses_is_an_error_of_one_line(world):
+    """As in training; --debug would tell no more."""
+    (world / "a_file").touch()
+    result = scratch_gpt("export", "run", "a_file/native", cwd=world, check=False)
+    assert (result.returncode, result.stderr) == (1, "error: [Errno 20] Not a directory: 'a_file/native'\n")

@@ -156,6 +156,11 @@ def long_file(name: str, size: int):
     return make
 
 
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    with pytest.raises(ScratchError, match="is a folder, want a regular file"):
+        read_bytes(tmp_path)
+
+
 FILES = {
     "a header of a gigabyte": (header_of_a_gigabyte, "begins with 1,000,000,000 bytes about its tensors"),
     "300,000 tensors": (many_tensors, "bytes about its tensors, want at most"),

@@ -150,7 +150,7 @@ def main() -> None:
         # A wrong option is typer's own error, which knows how to put itself; its class is private to typer.
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         code = getattr(error, "exit_code", 1)
-        if not isinstance(error, ScratchError) and code == 1:
+        if not isinstance(error, ScratchError | OSError) and code == 1:
             text = f"{type(error).__name__}: {text} (run again as 'scratch-gpt --debug …' for the details)"
         print(printable(redact(f"error: {' '.join(text.split())}")), file=sys.stderr)
         sys.exit(code)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, save_tiny
+from conftest import PROJECT, run_here, save_tiny
 from forked_python import start_python
 
 from scratch_gpt.errors import ScratchError
@@ -115,6 +115,15 @@ def test_the_tokenizers_code_is_named_before_it_runs(foreign, capsys, tmp_path):
         open_tokenizer(str(foreign), trust_remote_code=True)
     assert (tmp_path / "ran").exists()
     assert f"running code that {foreign} brings: evil.Fast" in capsys.readouterr().err
+
+
+def test_a_command_passes_its_trust_on_to_the_tokenizer(foreign, tmp_path):
+    shutil.copy(save_tiny(tmp_path / "plain") / "config.json", foreign)
+    command = ("generate", str(foreign), "--prompt", "a b")
+    run_here("scratch-gpt", *command, check=False)
+    assert not (tmp_path / "ran").exists()
+    run_here("scratch-gpt", *command, "--trust_remote_code", check=False)
+    assert (tmp_path / "ran").exists()
 
 
 def loading_calls(path: Path) -> list[ast.Call]:

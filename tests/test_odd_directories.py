@@ -7,6 +7,7 @@ from conftest import save_tiny
 
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.directory_checks import INDEX, check_files
+from scratch_gpt.hub.opening import load_model, open_tokenizer
 
 
 @pytest.mark.parametrize("content", [[], 5, "x", None, {}, {"weight_map": []}, {"weight_map": {"a": 1}}])
@@ -16,3 +17,35 @@ def test_an_index_of_weights_that_is_none_is_refused(content, tmp_path):
     (folder / INDEX).write_text(json.dumps(content))
     with pytest.raises(ScratchError, match="can't be used, want a weight_map with the file of each weight"):
         check_files(folder)
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("value", [2.5, "yes", 1, {}])
+def test_a_switch_of_a_config_is_true_or_false(value, tmp_path):
+    """A number passed the config's own checks, and the first step failed."""
+    folder = save_tiny(tmp_path / "model")
+    edit(folder / "config.json", output_hidden_states=value)
+    with pytest.raises(ScratchError, match=r"output_hidden_states is .*, want true or false"):
+        load_model(folder)
+    edit(folder / "config.json", output_hidden_states=True)
+    load_model(folder)
+
+
+def test_the_longest_text_of_a_tokenizer_is_a_number(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    edit(folder / "tokenizer_config.json", model_max_length="gpt2")
+    with pytest.raises(ScratchError, match="model_max_length is 'gpt2', want a number"):
+        open_tokenizer(str(folder))
+
+
+def test_a_special_token_with_the_name_of_a_method_is_refused(tmp_path):
+    """The tokenizer opened, and what was saved of it did not."""
+    folder = save_tiny(tmp_path / "model")
+    edit(folder / "tokenizer_config.json", extra_special_tokens={"from_pretrained": "x"})
+    with pytest.raises(ScratchError, match="a special token of it is called from_pretrained"):
+        open_tokenizer(str(folder))
+    edit(folder / "tokenizer_config.json", extra_special_tokens={"image_token": "x"})
+    assert open_tokenizer(str(folder)).image_token == "x"

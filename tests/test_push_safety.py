@@ -277,6 +277,7 @@ def test_a_second_push_deletes_what_it_has_listed_and_nothing_else(directory, cl
     asked = push(client, tmp_path / "home", str(directory), NAME)  # nobody answers the question
     assert asked.returncode == 1
     assert "Send and delete these files?" in asked.stdout
+    assert asked.stderr.endswith("nothing was done\n")
     listed = asked.stdout.partition("to be deleted from revision main")[2]
     assert sorted(re.findall(r"^│ (\S+) +│$", listed, re.MULTILINE)) == sorted(OURS)
     assert repository.revisions["main"] == there

@@ -39,6 +39,7 @@ MAX_HEADER = 16 << 20  # bytes of the table of tensors in a safetensors file
 # Integers of a config. One that counts parts of a model becomes as many objects before the first weight is made.
 COUNTED = ("layers", "experts", "heads", "groups", "labels", "layer", "depth", "stages", "blocks", "beams", "sequences")
 MAX_COUNT, MAX_INTEGER = 100_000, 2**40
+SWITCHES = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
 MAX_SEQUENCES = 1024  # of `generate` at once: beams, or sequences returned
 # What a model may have beside its stored weights: tied ones, a new head, tables of positions.
 FREE_PARAMETERS, FREE_TENSORS = 1 << 24, 1000
@@ -104,13 +105,14 @@ def _check_size_of(path: Path, limit: int) -> None:
     if path.name in CONFIGS:
         content = read_json(path)
         if path.name == "config.json":
-            check_integers(content, path.name)
+            check_values(content, path.name)
         elif path.name == "generation_config.json":
-            check_integers(content, path.name, MAX_SEQUENCES)
+            check_values(content, path.name, MAX_SEQUENCES)
 
 
-def check_integers(content: Any, name: str, most: int = MAX_COUNT) -> None:
-    """Check the numbers of a config before it is built: a count of layers, labels and the like becomes a list of them.
+def check_values(content: Any, name: str, most: int = MAX_COUNT) -> None:
+    """Check the values of a config before it is built: a count of layers, labels and the like becomes a list of them,
+    and what is no switch where transformers takes one fails in the middle of a step.
 
     Args:
         content: the config as it is parsed from JSON.
@@ -118,13 +120,15 @@ def check_integers(content: Any, name: str, most: int = MAX_COUNT) -> None:
         most: of what is counted.
 
     Raises:
-        ScratchError: it is no object, or a number is larger than any model has.
+        ScratchError: it is no object, a number is larger than any model has, or a switch is neither true nor false.
     """
     if not isinstance(content, dict):
         raise ScratchError(f"{name} holds {type(content).__name__}, want an object")
     left: list[tuple[str, Any]] = list(content.items())
     while left:
         key, value = left.pop()
+        if key in SWITCHES and not isinstance(value, bool | None):
+            raise ScratchError(f"{name} says that {key} is {value!s:.60}, want true or false")
         if isinstance(value, dict):
             left += value.items()
         elif isinstance(value, list):

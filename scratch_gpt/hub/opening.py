@@ -20,7 +20,7 @@ from ..terminal import printable
 from ..tokenization.safety import check_growth, check_template
 from ..tokenization.training import BUILDERS
 from ..untrusted import read_json
-from .directory_checks import check_files, check_integers, check_size
+from .directory_checks import check_files, check_size, check_values
 from .model_directory import AUTO_CLASSES, Kind, kind_of_model
 
 LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
@@ -111,7 +111,7 @@ def load_model(
     try:
         check_files(Path(name))
         raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
-        check_integers(raw, CONFIG_NAME)
+        check_values(raw, CONFIG_NAME)
         if "quantization_config" in raw:
             raise ValueError("its weights are quantised, want floating point")
         if trust_remote_code:
@@ -173,6 +173,12 @@ def open_tokenizer(
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or (needs_end and tokenizer.eos_token_id is None):
         raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        raise ScratchError(f"tokenizer {name!r} can't be used: its model_max_length is {longest!r:.60}, want a number")
+    methods = [part for part in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if callable(getattr(type(tokenizer), part, None))]
+    if methods:  # it opens, and what is saved of it does not
+        raise ScratchError(f"tokenizer {name!r} can't be used: a special token of it is called {methods[0]}")
     try:
         check_growth(tokenizer)
         check_template(tokenizer.chat_template)

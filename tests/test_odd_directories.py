@@ -34,6 +34,14 @@ def test_a_switch_of_a_config_is_true_or_false(value, tmp_path):
     load_model(folder)
 
 
+def test_the_class_that_opens_a_config_is_named(tmp_path):
+    """A number became a key of the auto_map, which was then written with keys of two types."""
+    folder = save_tiny(tmp_path / "model")
+    edit(folder / "config.json", _auto_class=0)
+    with pytest.raises(ScratchError, match="_auto_class is 0, want the name of a class"):
+        load_model(folder)
+
+
 def test_the_longest_text_of_a_tokenizer_is_a_number(tmp_path):
     folder = save_tiny(tmp_path / "model")
     edit(folder / "tokenizer_config.json", model_max_length="gpt2")

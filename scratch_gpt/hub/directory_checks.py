@@ -128,7 +128,7 @@ def check_values(content: Any, name: str, most: int = MAX_COUNT) -> None:
     while left:
         key, value = left.pop()
         if key == "_auto_class" and not isinstance(value, str | None):  # it becomes a key of the auto_map that is saved
-            raise ScratchError(f"{name} says that {key} is {str(value):.60}, want the name of a class")
+            raise ScratchError(f"{name} says that {key} is {value!s:.60}, want the name of a class")
         if key in SWITCHES and not isinstance(value, bool | None):
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want true or false")
         if isinstance(value, dict):

@@ -54,6 +54,7 @@ MAY_WRITE = {"export": "out", "init_from": "out", "resume": "run"}
 STAGES_IN = {"push": "run/checkpoints"}  # folder of the directory to push, where a folder comes and goes
 EVERY_COMMAND_MAY_WRITE = ("cache", "tmp", "home")
 UNEXPECTED = "run again as 'scratch-gpt --debug"
+PANIC = "error: the tokenizer fails on this text"  # after what Rust itself has printed of it
 
 
 Case = tuple[dict[str, Any], tuple[str, ...]]  # a plan, and the commands to try
@@ -200,7 +201,7 @@ def judge(outcome: Outcome, case: Path, before: dict[str, str]) -> None:
     if outcome.code in (TOO_SLOW, HUNG, TOO_LARGE):
         said += {TOO_SLOW: ["too slow"], HUNG: ["hung"]}.get(outcome.code, [])
         outcome.cause = _innermost(errors)
-    elif "Traceback (most recent call last)" in both or "panicked" in both:
+    elif "Traceback (most recent call last)" in both or ("panicked" in both and PANIC not in both):
         said.append("traceback")
         outcome.cause = _innermost(errors) + " " + outcome.cause
     elif outcome.code not in (0, 1, 2):

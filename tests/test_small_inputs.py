@@ -184,6 +184,10 @@ FILES = {
         lambda folder: edit(folder / "generation_config.json", num_beams=100_000),
         "num_beams is 100000, want at most 1,024",
     ),
+    "n-grams": (
+        lambda folder: edit(folder / "generation_config.json", encoder_no_repeat_ngram_size=2**31),
+        "encoder_no_repeat_ngram_size is 2.14748e+09, want at most 1,024",
+    ),
 }
 
 

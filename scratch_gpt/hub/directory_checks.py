@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ MAX_HEADER = 16 << 20  # bytes of the table of tensors in a safetensors file
 COUNTED = ("layers", "experts", "heads", "groups", "labels", "layer", "depth", "stages", "blocks", "beams", "sequences")
 MAX_COUNT, MAX_INTEGER = 100_000, 2**40
 SWITCHES = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
-MAX_SEQUENCES = 1024  # of `generate` at once: beams, or sequences returned
+MAX_SEQUENCES = 1024  # of `generate` at once: beams, sequences returned, tokens of an n-gram
 # What a model may have beside its stored weights: tied ones, a new head, tables of positions.
 FREE_PARAMETERS, FREE_TENSORS = 1 << 24, 1000
 
@@ -107,10 +107,10 @@ def _check_size_of(path: Path, limit: int) -> None:
         if path.name == "config.json":
             check_values(content, path.name)
         elif path.name == "generation_config.json":
-            check_values(content, path.name, MAX_SEQUENCES)
+            check_values(content, path.name, MAX_SEQUENCES, (*COUNTED, "size"))
 
 
-def check_values(content: Any, name: str, most: int = MAX_COUNT) -> None:
+def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequence[str] = COUNTED) -> None:
     """Check the values of a config before it is built: a count of layers, labels and the like becomes a list of them,
     and what is no switch where transformers takes one fails in the middle of a step.
 
@@ -118,6 +118,7 @@ def check_values(content: Any, name: str, most: int = MAX_COUNT) -> None:
         content: the config as it is parsed from JSON.
         name: of its file, for errors.
         most: of what is counted.
+        counted: the last words of the names of such numbers.
 
     Raises:
         ScratchError: it is no object, a number is larger than any model has, or a switch is neither true nor false.
@@ -136,8 +137,8 @@ def check_values(content: Any, name: str, most: int = MAX_COUNT) -> None:
         elif isinstance(value, list):
             left += [(key, part) for part in value if isinstance(part, dict | list | int)]
         elif isinstance(value, int):
-            counted = key.lower().rsplit("_", 1)[-1] in COUNTED
-            if abs(value) > (limit := most if counted else MAX_INTEGER):
+            limit = most if key.lower().rsplit("_", 1)[-1] in counted else MAX_INTEGER
+            if abs(value) > limit:
                 raise ScratchError(f"{name} says that {key} is {value:.6g}, want at most {limit:,}")
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import save_tiny
 
+from scratch_gpt import export_native
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.directory_checks import INDEX, check_files
 from scratch_gpt.hub.opening import load_model, open_tokenizer
@@ -32,6 +33,23 @@ def test_a_switch_of_a_config_is_true_or_false(value, tmp_path):
         load_model(folder)
     edit(folder / "config.json", output_hidden_states=True)
     load_model(folder)
+
+
+def test_a_number_of_any_length_is_refused(tmp_path):
+    """Its size in words was a float, which has at most 308 digits."""
+    folder = save_tiny(tmp_path / "model")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"hidden_size": 32', f'"hidden_size": {"9" * 400}'))
+    with pytest.raises(ScratchError, match="hidden_size is a number of 1,329 bits, want at most 1,099,511,627,776"):
+        check_files(folder)
+
+
+def test_padding_beyond_the_embedding_can_not_be_exported(tmp_path):
+    """transformers' classes have no such row; ours need none."""
+    folder = save_tiny(tmp_path / "model")
+    edit(folder / "config.json", pad_token_id=10**6)
+    with pytest.raises(ScratchError, match="pad_token_id is 1000000, LlamaForCausalLM wants less than 99"):
+        export_native(load_model(folder))
 
 
 def test_the_class_that_opens_a_config_is_named(tmp_path):

@@ -139,7 +139,8 @@ def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequen
         elif isinstance(value, int):
             limit = most if key.lower().rsplit("_", 1)[-1] in counted else MAX_INTEGER
             if abs(value) > limit:
-                raise ScratchError(f"{name} says that {key} is {value:.6g}, want at most {limit:,}")
+                shown = f"{value:.6g}" if abs(value) < 10**300 else f"a number of {value.bit_length():,} bits"
+                raise ScratchError(f"{name} says that {key} is {shown}, want at most {limit:,}")
 
 
 def _check_index(path: Path) -> None:

@@ -62,7 +62,7 @@ class Twin(ABC):
         wanted = {"norm_position": "pre", "embedding_norm": False, "qk_norm": False, "final_logit_softcapping": None}
         wanted["ngram_buckets"] = 0
         wanted |= self.our_config_class.presets[self.preset]
-        return [
+        reasons = [
             f"{name} is {getattr(config, name)!r}, {self.model_class.__name__} has {value!r}"
             for name, value in wanted.items()
             if name not in self.free
@@ -70,6 +70,12 @@ class Twin(ABC):
             and name not in TRAINING_FIELDS
             and getattr(config, name, value) != value
         ]
+        padding, size = config.pad_token_id, config.vocab_size
+        if padding is not None and padding >= size:  # ours need no row for it
+            reasons.append(
+                f"pad_token_id is {padding}, {self.model_class.__name__} wants less than {size} (vocab_size)"
+            )
+        return reasons
 
     def why_not_plain_heads(self, config: Any) -> list[str]:
         """The same, for classes without grouped queries and with heads that share out the hidden size."""

@@ -1,5 +1,7 @@
 """What `scratch-gpt data` prints of a file."""
 
+import re
+
 from conftest import run_here
 
 TEXTS = [("a fine film, really", "good"), ("a dull film", "bad"), ("so dull", "bad"), ("lovely", "good")]
@@ -37,3 +39,10 @@ def test_a_table_without_one(tmp_path):
     rows = rows_of(text)
     assert rows["header"] == "no: the columns are column_1, column_2, …"
     assert rows["columns"] == "text: column_1, label: column_2"
+
+
+def test_the_help_says_which_tasks_an_option_is_of():
+    said = " ".join(run_here("scratch-gpt", "data", "--help").stdout.replace("│", " ").split())
+    assert "(classification) Column with the label" in said
+    assert "(language_modeling, masked_lm) Stream the Hub dataset" in said
+    assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # all of them

@@ -22,6 +22,11 @@ BAD = {
     "tracker that is not there": (["--tracker", "trackio"], "trackio is not installed"),
     "context of nothing": (["--context_length", "0"], "max_position_embeddings is 0"),
     "no such tokenizer": (["--tokenizer", "DIR/none"], "is none of char, word, bpe, unigram"),
+    "no value in the config": (["--config", "DIR/null.yaml"], "log-every: want a value, not null"),
+    "no share": (
+        ["--dropout", "17", "--attention_dropout", "-1"],
+        "dropout is 17.0; attention_dropout is -1.0:",
+    ),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
     "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),
     "batch of nothing": (["--batch_size", "0", "--learning_rate", "-1"], "batch_size is 0, want more than 0; learning"),
@@ -38,6 +43,7 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     (folder / "t.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     (folder / "good.txt").write_text("It is good to have some text here. " * 40)
     (folder / "wrong.yaml").write_text("max_steps: many\n")
+    (folder / "null.yaml").write_text("log_every: null\n")
     (folder / "bad.yaml").write_text("max_step: 3\n")
     (folder / "other").mkdir()
     (folder / "other" / "run.yaml").touch()

@@ -4,10 +4,11 @@ from statistics import fmean
 
 import pytest
 import torch
-from conftest import run_python, tiny_config
+from conftest import run_here, run_python, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
+from scratch_gpt.cli.planning import _duration
 from scratch_gpt.train.arguments import PretrainingArguments
 from scratch_gpt.train.plan import Plan, flops_per_token, make_plan, optimizer_bytes
 
@@ -122,3 +123,20 @@ def test_the_ratio_of_tokens_to_parameters_is_judged(tokens, words):
     plan = make_plan(tiny_config("llama"), PretrainingArguments(batch_size=1, precision="fp32"), 8, tokens=1, steps=1)
     judged = Plan(1_000, plan.flops_per_token, plan.memory, plan.tokens_per_second, tokens)
     assert judged.remark().startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (119.94, "119.9 s"), (120, "2.0 min"), (7199, "120.0 min"), (7200, "2.0 h")]
+)
+def test_durations_have_the_unit_that_people_use(seconds, words):
+    assert _duration(seconds) == words
+
+
+def test_a_plan_prints_nothing_but_its_table(monkeypatch):
+    """What it says while it measures is on standard error, even where standard output is a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    tiny = "--hidden_size 32 --num_hidden_layers 1 --context_length 16 --batch_size 1 --num_threads 1 --precision fp32"
+    result = run_here("scratch-gpt", "plan", "--tokens", "1000", *tiny.split())
+    assert "measuring a few steps" not in result.stdout
+    assert "measuring a few steps" in result.stderr
+    assert "memory: total" in result.stdout

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -139,13 +139,17 @@ def _typed(values: dict[str, Any], source: str, types: tuple[Any, ...], parser: 
         parser.error(f"{source} has unknown settings: {', '.join(unknown)} (see --help)")
     # By option, since a switch that is on by default has two actions: --name and --no_name.
     actions = {option.removeprefix("--"): action for action in parser._actions for option in action.option_strings}
+    hints = {name: hint for each in types for name, hint in get_type_hints(each).items()}
+    optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
     typed = {}
     for name, value in values.items():
         typed[name] = value
-        if value is None:
+        if value is None and name in optional:
             continue
         several = actions[name].nargs in ("+", "*")
         try:
+            if value is None:
+                raise argparse.ArgumentError(actions[name], "want a value, not null")
             if isinstance(value, list) and not (several and value):
                 wanted = "one value or more" if several else "one value"
                 raise argparse.ArgumentError(actions[name], f"want {wanted}, not the list {value}")

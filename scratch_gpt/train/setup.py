@@ -248,7 +248,14 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
 
 
 def chosen_dropouts(args: Any) -> dict[str, Any]:
-    """The fields of a config for what --dropout and --attention_dropout say, as far as they say something."""
+    """The fields of a config for what --dropout and --attention_dropout say, as far as they say something.
+
+    Raises:
+        ScratchError: one is no share.
+    """
+    given = {name: getattr(args, name, None) for name in ("dropout", "attention_dropout")}
+    if wrong := [f"{name} is {share}" for name, share in given.items() if share is not None and not 0 <= share <= 1]:
+        raise ScratchError(f"{'; '.join(wrong)}: want a share from 0 to 1")
     chosen = dict.fromkeys(DROPOUTS, args.dropout)
     if getattr(args, "attention_dropout", None) is not None:
         chosen["attention_dropout"] = args.attention_dropout

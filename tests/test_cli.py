@@ -277,3 +277,21 @@ def test_a_disk_that_refuses_is_an_error_of_one_line(world):
     (world / "a_file").touch()
     result = scratch_gpt("export", "run", "a_file/native", cwd=world, check=False)
     assert (result.returncode, result.stderr) == (1, "error: [Errno 20] Not a directory: 'a_file/native'\n")
+
+
+def test_pairs_have_a_better_and_a_worse_completion(world):
+    options = ("--reward", "re:e", "--dataset", "prompts.txt", "--samples", "8", "--output", "made.jsonl")
+    scratch_gpt("pairs", "run", *options, cwd=world)
+    pairs = [json.loads(line) for line in (world / "made.jsonl").read_text().splitlines()]
+    assert pairs
+    assert all("e" in pair["chosen"] and "e" not in pair["rejected"] for pair in pairs), pairs
+
+
+def test_a_judgement_prints_what_it_writes(world):
+    options = ("--reward", "re:e", "--dataset", "prompts.txt", "--max_new_tokens", "6", "--output", "judged.json")
+    said = " ".join(scratch_gpt("judge", "run", *options, cwd=world).stdout.replace("│", " ").split())
+    found = json.loads((world / "judged.json").read_text())
+    assert f"mean reward {found['reward']:.4f}" in said
+    assert f"distinct word bigrams {found['distinct_2']:.1%}" in said
+    assert f"tokens per completion {found['length']:.1f}" in said
+    assert f"perplexity under itself {found['reference_perplexity']:.3f}" in said

@@ -1,9 +1,9 @@
 """What `scratch-gpt info` and `evaluate` make of the model and the options that they get."""
 
 import pytest
-from conftest import run_here, save_tiny, tiny_model
+from conftest import run_here, save_tiny, tiny_encoder, tiny_model
 
-from scratch_gpt import ScratchGPTForSequenceClassification, train_tokenizer
+from scratch_gpt import ScratchEncoderForMaskedLM, ScratchGPTForSequenceClassification, train_tokenizer
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -13,6 +13,17 @@ def test_info_names_tied_weights_where_there_are_some(tied, tmp_path):
     said = run_here("scratch-gpt", "info", str(folder)).stdout
     assert ("tied to the embedding: lm_head.weight" in " ".join(said.split())) == tied
     assert ("tied" in said) == tied
+
+
+@pytest.mark.parametrize("command", ["judge", "pairs"])
+def test_a_model_that_generates_no_text_is_refused(command, tmp_path):
+    tokenizer = train_tokenizer(["a b"], "char", model_max_length=64)
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_encoder(ScratchEncoderForMaskedLM, "bert", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a\n")
+    options = ("--reward", "re:a", "--dataset", "prompts.txt", *(("--output", "x.jsonl") if command == "pairs" else ()))
+    result = run_here("scratch-gpt", command, "model", *options, cwd=tmp_path, check=False)
+    assert (result.returncode, result.stderr) == (2, "error: a ScratchEncoderForMaskedLM generates no text\n")
 
 
 def test_a_classifier_is_evaluated_on_the_column_that_is_named(tmp_path):

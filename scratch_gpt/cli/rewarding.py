@@ -57,7 +57,7 @@ def judge(
     from ..rl import rollouts
     from ..terminal import SafeConsole
 
-    policy, tokenizer = open_model(model, trust_remote_code, device, dtype)
+    policy, tokenizer = _open_writer(model, trust_remote_code, device, dtype)
     other = policy if reference is None else open_model(reference, trust_remote_code, device, dtype)[0]
     found: list[Any] = []
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
@@ -117,7 +117,7 @@ def pairs(
 
     if not output.parent.is_dir():
         raise ScratchError(f"no such folder: {output.parent}")
-    policy, tokenizer = open_model(model, trust_remote_code, device, dtype)
+    policy, tokenizer = _open_writer(model, trust_remote_code, device, dtype)
     ends = rollouts.ends_of(policy, tokenizer)
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
     written, ended = 0, 0
@@ -141,6 +141,16 @@ def pairs(
             why = "all completions of each prompt had the same reward" if ended else "no completion has an end of text"
             raise ScratchError(f"{why}: no pairs; ask for more --samples")
     print(f"{written:,} pairs in {output}")
+
+
+def _open_writer(name: str, trust_remote_code: bool, device: str, dtype: str) -> Any:
+    """A model that continues texts, and its tokenizer; arguments as of `open_model`."""
+    from ..errors import ScratchError
+
+    model, tokenizer = open_model(name, trust_remote_code, device, dtype)
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise ScratchError(f"a {type(model).__name__} generates no text")
+    return model, tokenizer
 
 
 def _judged(
@@ -168,13 +178,10 @@ def _judged(
 
     from ..data.prompts import open_prompts
     from ..data.tables import ReadOptions
-    from ..errors import ScratchError
     from ..hub.opening import choose_dtype
     from ..rl import rewards, rollouts
     from ..tokenization.chat import encode_prompt
 
-    if model.config.is_encoder_decoder or not model.can_generate():
-        raise ScratchError(f"a {type(model).__name__} generates no text")
     opened = rewards.open_reward(reward, trust_remote_code, model.device, choose_dtype(dtype, model.device))
     options = ReadOptions(max_rows=num_prompts)
     source = open_prompts(dataset, options, num_prompts=num_prompts, seed=seed)

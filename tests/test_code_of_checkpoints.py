@@ -39,7 +39,9 @@ def foreign(tmp_path):
 def at_a_terminal(*arguments: str, cwd: Path, answers: str = "y\n" * 5) -> tuple[int, str]:
     """Run `scratch-gpt` at a terminal where somebody answers yes; its exit code and everything it printed."""
     primary, secondary = pty.openpty()
-    command = ["-c", "from scratch_gpt.cli import main; main()", *arguments]
+    # Only under this name does the package leave the registration of its classes to the commands.
+    code = "import sys; sys.argv[0] = 'scratch-gpt'; from scratch_gpt.cli import main; main()"
+    command = ["-c", code, *arguments]
     process = start_python(command, cwd, dict(os.environ), (os.ttyname(secondary),) * 3)
     os.write(primary, answers.encode())
     printed, started = b"", time.monotonic()

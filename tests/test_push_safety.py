@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from scratch_gpt.errors import HubError, ScratchError
 from scratch_gpt.hub import upload
-from scratch_gpt.hub.push import verify_loads_without_package, write_native_twin
+from scratch_gpt.hub.push import check_sizes, verify_loads_without_package, write_native_twin
 from scratch_gpt.hub.staging import files_to_upload, foreign_code, is_replaced, staged
 from scratch_gpt.hub.upload import Changes, plan_push, push_directory
 from scratch_gpt.secrecy import redact
@@ -396,6 +396,18 @@ def test_an_answer_that_makes_no_sense_is_one_line(content, directory, client, m
     with pytest.raises(HubError, match="can't be read") as caught:
         push_directory(directory, NAME)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_tokenizer_that_makes_megabytes_of_a_letter_is_refused_before_any_process_opens_it(directory, client):
+    """The process that tries the model took all memory on them."""
+    content = json.loads((directory / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "a"}, "content": "a" * 1_000_000}
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ScratchError, match="its normalizer may make 1e\\+06 characters of one, want at most 10,000"):
+        check_sizes(directory)
+    result = run_here("scratch-gpt", "push", str(directory), NAME, "--yes", check=False)
+    assert result.returncode == 2
+    assert not client.repositories
 
 
 @pytest.mark.parametrize("name", ["[/x]/y", "a/b/c", "a\x1b[31m/b", "a b", ""])

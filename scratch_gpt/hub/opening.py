@@ -180,7 +180,7 @@ def open_tokenizer(
     if methods:  # it opens, and what is saved of it does not
         raise ScratchError(f"tokenizer {name!r} can't be used: a special token of it is called {methods[0]}")
     try:
-        check_growth(tokenizer)
+        check_growth(tokenizer.backend_tokenizer)
         check_template(tokenizer.chat_template)
     except ScratchError as error:
         raise ScratchError(f"tokenizer {name!r} can't be used: {error}") from error

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from ..errors import ScratchError
+from ..errors import ScratchError, tokenizer_errors
 from ..secrecy import is_secret
+from ..tokenization.safety import check_growth
 from ..untrusted import read_json
 from .directory_checks import check_size
 from .model_directory import AUTO_CLASSES, copy_tokenizers, kind_of_model
@@ -49,12 +51,17 @@ for task in getattr(config, "custom_pipelines", None) or ():
 
 
 def check_sizes(folder: Path) -> None:
-    """Check, before any process opens a model, what its config asks for; code in the folder does not run.
+    """Check, before any process opens a model, what its config asks for, and how its tokenizers lengthen a text; code
+    in the folder does not run.
 
     Raises:
-        ScratchError: its config can't be read, or asks for more than this machine or its weights hold.
+        ScratchError: its config or a tokenizer can't be read, or asks for more than this machine or its weights hold.
     """
     try:
+        for path in (folder / "tokenizer.json", folder / "target_tokenizer" / "tokenizer.json"):
+            if path.is_file():
+                with tokenizer_errors():
+                    check_growth(Tokenizer.from_file(str(path)))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_size(AUTO_CLASSES[kind_of_model(config)], config, folder, False)
     except Exception as error:  # a config that was tampered with can make any of them

@@ -9,7 +9,8 @@ from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import ScratchError, tokenizer_errors
 from ..untrusted import bounded
@@ -20,13 +21,12 @@ TEMPLATE_SECONDS, TEMPLATE_BYTES = 2.0, 256 << 20  # that one rendering may take
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # transformers' own tags
 
 
-def check_growth(tokenizer: PreTrainedTokenizerFast) -> None:
+def check_growth(backend: Tokenizer) -> None:
     """Check that no chain of replacements, each of which doubles a text, makes gigabytes of one character.
 
     Raises:
         ScratchError: normalizer or decoder may make more than `MAX_GROWTH` characters of one.
     """
-    backend = tokenizer.backend_tokenizer
     for name, part in (("normalizer", backend.normalizer), ("decoder", backend.decoder)):
         growth = 1.0 if part is None else _growth(json.loads(part.__getstate__()))
         if growth > MAX_GROWTH:

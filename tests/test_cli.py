@@ -295,3 +295,13 @@ def test_a_judgement_prints_what_it_writes(world):
     assert f"distinct word bigrams {found['distinct_2']:.1%}" in said
     assert f"tokens per completion {found['length']:.1f}" in said
     assert f"perplexity under itself {found['reference_perplexity']:.3f}" in said
+
+
+def test_as_many_prompts_are_judged_as_are_asked_for(world):
+    """More than the 2,000 that a reader of prompts makes by itself."""
+    options = ("--reward", "re:e", "--num_prompts", "2003", "--max_new_tokens", "1", "--batch_size", "512")
+    result = scratch_gpt("judge", "post", *options, cwd=world, check=False)
+    skipped = re.search(r"([\d,]+) of 2,003 prompts are skipped", result.stderr)
+    made = re.search(r"(\d+) completions by post", result.stdout)
+    counts = [int(match[1].replace(",", "")) for match in (skipped, made) if match]
+    assert sum(counts) == 2003, result.stdout + result.stderr

@@ -75,7 +75,7 @@ def make_directory(base: Path, places: Places, plan: dict[str, Any]) -> None:
         for folder in places_of(file, folders):
             try:
                 _apply(places.run / folder / file, {**mutation}, places, base)
-            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
                 continue
     if plan["manifest"]:
         for name in CHECKPOINTS:
@@ -212,18 +212,14 @@ def _changed_bytes(content: bytes, how: str, where: list[float]) -> bytes:
 
 
 def _change_task(path: Path, mutation: dict[str, Any], places: Places) -> None:
-    """Make the record that of a run of another task, with one setting of it; one that is no record any more stays."""
+    """Make the record that of a run of another task, with one setting of it."""
     from scratch_gpt.train.jobs import job_of_task  # here, since variables are set before the package is imported
 
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-        arguments, facts = dict(record["arguments"]), dict(record["facts"])
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, KeyError):
-        return
+    record = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings = {f.name: f.default for t in job_of_task(mutation["task"]).TYPES for f in dataclasses.fields(t)}
-    settings |= {name: value for name, value in arguments.items() if name in settings}
+    settings |= {name: value for name, value in record["arguments"].items() if name in settings}
     record["arguments"] = settings | {mutation["name"]: mutation["value"]}
-    record["facts"] = facts | {"task": mutation["task"]}
+    record["facts"]["task"] = mutation["task"]
     plain = json.loads(json.dumps(record, default=lambda value: None))
     _write(path, places.fill_in(yaml.safe_dump(plain, sort_keys=False)).encode())
 

@@ -35,6 +35,14 @@ def test_a_switch_of_a_config_is_true_or_false(value, tmp_path):
     load_model(folder)
 
 
+def test_outputs_without_names_are_refused(tmp_path):
+    """A model gives its head a tuple then, and the first step failed."""
+    folder = save_tiny(tmp_path / "model")
+    edit(folder / "config.json", return_dict=False)
+    with pytest.raises(ScratchError, match="return_dict is False, want true"):
+        load_model(folder)
+
+
 def test_a_number_of_any_length_is_refused(tmp_path):
     """Its size in words was a float, which has at most 308 digits."""
     folder = save_tiny(tmp_path / "model")

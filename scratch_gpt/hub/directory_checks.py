@@ -132,6 +132,8 @@ def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequen
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want the name of a class")
         if key in SWITCHES and not isinstance(value, bool | None):
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want true or false")
+        if key == "return_dict" and value is False:
+            raise ScratchError(f"{name} says that return_dict is False, want true: outputs are read by name here")
         if isinstance(value, dict):
             left += value.items()
         elif isinstance(value, list):

@@ -55,7 +55,8 @@ def start_server(folder: Path, preload: Callable[[], None]) -> Path:
         try:
             for first, last in ((3, listener.fileno()), (listener.fileno() + 1, os.sysconf("SC_OPEN_MAX"))):
                 os.closerange(first, last)  # others wait until pipes of this process are closed
-            weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # temporary folders of this process
+            # Else a fork that ends removes the temporary folders of this process; nothing public forgets them.
+            weakref.finalize._registry.clear()  # type: ignore[attr-defined]
             preload()
             _serve(listener, parent)
         finally:

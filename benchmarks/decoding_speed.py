@@ -30,8 +30,8 @@ from training_speed import STYLES, build, check_peers
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
+from scratch_gpt.hardware import use_all_cores
 from scratch_gpt.models.decoding import linear, product
-from scratch_gpt.train.setup import use_all_cores
 
 SHAPES = ("4x128", "6x384", "12x768")
 NEW = 256  # tokens after a prompt of 16

@@ -46,10 +46,11 @@ from transformers.utils import logging
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language import sum_of_losses
+from scratch_gpt.hardware import chooses_bf16, keep_memory, use_all_cores
 from scratch_gpt.train.arguments import PretrainingArguments
 from scratch_gpt.train.compiling import compile_blocks
 from scratch_gpt.train.optimization import build_optimizers
-from scratch_gpt.train.setup import choose_attention, chooses_bf16, keep_memory, use_all_cores
+from scratch_gpt.train.setup import choose_attention
 
 STYLES = ("gpt2", "llama", "nanochat")
 # layers, width, heads, context, rows, vocabulary

@@ -12,7 +12,7 @@ from conftest import PROJECT, run_python
 PACKAGE = PROJECT / "scratch_gpt"
 HUB_ZONE = sorted((PACKAGE / "models").glob("*.py"))
 ALLOWED_IN_HUB_ZONE = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-SHARED = {"errors", "secrecy", "terminal", "untrusted", "writing"}
+SHARED = {"errors", "redaction", "terminal", "untrusted", "atomic_files", "hardware"}
 # What each room may import of ours, beside itself and what is shared.
 MAY_IMPORT = {
     "models": set(),

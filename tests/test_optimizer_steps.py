@@ -22,6 +22,7 @@ from scratch_gpt import (
 )
 from scratch_gpt.data.shards import Shard
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.hardware import chooses_bf16
 from scratch_gpt.hub.card import is_better
 from scratch_gpt.hub.model_directory import ModelDirectory
 from scratch_gpt.train.arguments import PretrainingArguments, TrainingArguments
@@ -32,7 +33,6 @@ from scratch_gpt.train.loop import Trainer
 from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
 from scratch_gpt.train.optimization import build_optimizers
 from scratch_gpt.train.preferences import Preferences
-from scratch_gpt.train.setup import chooses_bf16
 from scratch_gpt.train.task import DataState, items_left
 from scratch_gpt.train.translation import Translation
 

@@ -22,7 +22,7 @@ from scratch_gpt.hub import upload
 from scratch_gpt.hub.push import check_sizes, verify_loads_without_package, write_native_twin
 from scratch_gpt.hub.staging import files_to_upload, foreign_code, is_replaced, staged
 from scratch_gpt.hub.upload import Changes, plan_push, push_directory
-from scratch_gpt.secrecy import redact
+from scratch_gpt.redaction import redact
 
 NAME = "tester/theirs"
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from conftest import PRETRAIN, TINY_RUN, run_here, run_python
 
-from scratch_gpt.secrecy import holds_secret, is_secret, redact
+from scratch_gpt.redaction import holds_secret, is_secret, redact
 
 HELD = {
     "HF_TOKEN": "canary-of-the-hub",

@@ -62,8 +62,8 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
     from transformers.utils import logging
 
     from ..auto import register
+    from ..hardware import use_all_cores
     from ..hub.opening import check_vocabulary, choose_device, choose_dtype, load_model, open_tokenizer
-    from ..train.setup import use_all_cores
 
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
@@ -118,7 +118,7 @@ def main() -> None:
     import traceback
 
     from ..errors import ScratchError, tokenizer_errors
-    from ..secrecy import redact, redact_logs
+    from ..redaction import redact, redact_logs
     from ..terminal import printable
     from . import (  # noqa: F401  (each adds its commands to `app`)
         classification,

@@ -111,9 +111,9 @@ def pairs(
     import json
     from itertools import product
 
+    from ..atomic_files import replacing
     from ..errors import ScratchError
     from ..rl import rollouts
-    from ..writing import replacing
 
     if not output.parent.is_dir():
         raise ScratchError(f"no such folder: {output.parent}")

@@ -17,8 +17,8 @@ from transformers import (
     pipeline,
 )
 
+from ..atomic_files import replacing
 from ..terminal import SafeConsole
-from ..writing import replacing
 
 BATCH_SIZE = 64
 SHOWN = 4

@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 from ..data.stories import stories
 from ..errors import ScratchError
+from ..hardware import available_cores
 from ..models.attention import ScratchAttention
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
@@ -53,7 +54,6 @@ from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..models.normalization import build_norm
 from ..train.muon import Muon
-from ..train.setup import available_cores
 from .lesson import BLUE, LIGHT, RED, Lesson
 from .text import WINDOW, WindowNetwork
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from ..errors import ScratchError, tokenizer_errors
-from ..secrecy import is_secret
+from ..redaction import is_secret
 from ..tokenization.safety import check_growth
 from ..untrusted import read_json
 from .directory_checks import check_size

@@ -21,7 +21,7 @@ from huggingface_hub.utils import get_session, set_client_factory, validate_repo
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from ..errors import HubError, ScratchError
-from ..secrecy import redact
+from ..redaction import redact
 from ..terminal import printable
 from .staging import files_to_upload, is_replaced
 

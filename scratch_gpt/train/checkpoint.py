@@ -34,11 +34,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
+from ..atomic_files import umask
 from ..errors import ScratchError, TrainingError
 from ..hub.model_directory import ToPublished
 from ..terminal import SafeConsole
 from ..untrusted import read_json
-from ..writing import umask
 from .averaging import MovingAverage
 from .background import in_memory
 from .manifest import damage, sync, sync_one, write_manifest

@@ -19,11 +19,11 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from ..atomic_files import replacing, write_text
 from ..errors import RunInterruptedError, ScratchError, TrainingError
 from ..evaluation.processes import sum_over_processes
 from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
-from ..writing import replacing, write_text
 from .arguments import TrainingArguments
 from .averaging import MovingAverage
 from .background import BackgroundWriter, in_memory

@@ -12,8 +12,8 @@ from typing import Any, NoReturn, get_args, get_type_hints
 from transformers import HfArgumentParser
 
 from ..errors import ScratchError
+from ..redaction import redact
 from ..rl.rewards import is_function
-from ..secrecy import redact
 from ..terminal import printable
 from ..untrusted import read_yaml
 from .run_directory import RECORD, check_run_directory, read_run

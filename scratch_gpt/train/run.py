@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import ScratchError
 from ..hub.card import render_card
 from ..hub.model_directory import ModelDirectory, ToPublished
-from ..secrecy import redact
+from ..redaction import redact
 from ..untrusted import read_yaml
 from .arguments import TrainingArguments
 from .loop import Trainer

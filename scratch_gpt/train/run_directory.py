@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import yaml
 
+from ..atomic_files import write_text
 from ..errors import ScratchError
 from ..hub.directory_checks import check_files
-from ..secrecy import redact
+from ..redaction import redact
 from ..untrusted import find_links, parse_json, read_text, read_yaml
-from ..writing import write_text
 
 RECORD, METRICS = "run.yaml", "metrics.jsonl"
 MAX_METRICS = 256 << 20  # bytes

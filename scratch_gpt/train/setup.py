@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -30,13 +29,14 @@ from ..data.sources import Source, open_source
 from ..data.summary import DataSummary, summarise_texts
 from ..data.tables import ReadOptions
 from ..errors import ScratchError, tokenizer_errors
+from ..hardware import chooses_bf16, keep_memory, use_all_cores
 from ..hub.opening import open_tokenizer
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..models.pretrained_model import ScratchPreTrainedModel
-from ..secrecy import redact, redact_logs
+from ..redaction import redact, redact_logs
 from ..terminal import printable
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
@@ -45,7 +45,6 @@ from .data_setup import open_parts
 from .run_directory import check_run_directory
 
 DEFAULT_CONTEXT_LENGTH = 256
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one prepares the data
 TOKENIZER_FORMAT = 1  # of trained tokenizers in the cache: a change of how they are trained needs another
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
@@ -115,27 +114,6 @@ def start(args: TrainingArguments) -> Accelerator:
     return accelerator
 
 
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def use_all_cores(num_threads: int | None = None) -> None:
-    """Let torch use so many threads or, by default, this process's share of the cores. Launchers often leave it one."""
-    torch.set_num_threads(num_threads or max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-def keep_memory() -> None:
-    """Let glibc keep what is freed for the next step. By default it hands great blocks back to the system and gets them
-    anew, page by page, in every step. Elsewhere, nothing happens."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):  # the most that an older glibc takes
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
-
-
 def make_output_dir(args: TrainingArguments) -> Path:
     """The folder of the run.
 
@@ -148,15 +126,6 @@ def make_output_dir(args: TrainingArguments) -> Path:
     except OSError as error:
         raise ScratchError(f"output_dir {folder} can't be made: {error.strerror}") from error
     return folder
-
-
-def chooses_bf16(precision: str) -> bool:
-    """Whether to compute in bfloat16: where asked, or where the processor has matrix units for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
 
 
 def open_sources(args: DataArguments, seed: int) -> tuple[Source, Source | None]:

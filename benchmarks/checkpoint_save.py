@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
-from scratch_gpt.train.checkpoint import take_snapshot, write_checkpoint
+from scratch_gpt.train.checkpoints.checkpoint import take_snapshot, write_checkpoint
 
 
 def seconds(act: Callable[[], object]) -> float:

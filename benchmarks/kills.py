@@ -31,7 +31,7 @@ from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_file
 
-from scratch_gpt.train.checkpoint import newest_checkpoint
+from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
 from scratch_gpt.train.jobs import MODULES, job_of_task
 from scratch_gpt.train.run_directory import read_metrics
 

@@ -48,9 +48,9 @@ from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language import sum_of_losses
 from scratch_gpt.hardware import chooses_bf16, keep_memory, use_all_cores
 from scratch_gpt.train.arguments import PretrainingArguments
-from scratch_gpt.train.compiling import compile_blocks
-from scratch_gpt.train.optimization import build_optimizers
-from scratch_gpt.train.setup import choose_attention
+from scratch_gpt.train.optim.optimizers import build_optimizers
+from scratch_gpt.train.performance.attention_choice import choose_attention
+from scratch_gpt.train.performance.compile_blocks import compile_blocks
 
 STYLES = ("gpt2", "llama", "nanochat")
 # layers, width, heads, context, rows, vocabulary

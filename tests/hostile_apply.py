@@ -91,7 +91,7 @@ def places_of(file: str, folders: list[str]) -> list[str]:
 
 
 def rewrite_manifest(folder: Path) -> None:
-    """As `scratch_gpt.train.manifest.write_manifest` does, without reading what has no end."""
+    """As `scratch_gpt.train.checkpoints.manifest.write_manifest` does, without reading what has no end."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink()]
     files = {}
     for path in found:

@@ -10,9 +10,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from scratch_gpt import ScratchEncoderForMaskedLM
 from scratch_gpt.models import decoding
 from scratch_gpt.models.attention import eager_attention_forward
-from scratch_gpt.train import blockwise_attention
-from scratch_gpt.train.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, PLAIN_ROW, SHORT_ROW
-from scratch_gpt.train.compiling import compile_blocks
+from scratch_gpt.train.performance import blockwise_attention
+from scratch_gpt.train.performance.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, PLAIN_ROW, SHORT_ROW
+from scratch_gpt.train.performance.compile_blocks import compile_blocks
 
 
 def model_with(attention, compiled, dtype=torch.bfloat16, **overrides):

@@ -11,14 +11,14 @@ from conftest import tiny_model
 from test_optimizer_steps import make_trainer
 
 from scratch_gpt.errors import TrainingError
-from scratch_gpt.train.checkpoint import (
+from scratch_gpt.train.checkpoints.checkpoint import (
     checkpoint_folders,
     newest_checkpoint,
     publish,
     publish_into,
     remove_partial,
 )
-from scratch_gpt.train.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
 
 QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "eval_every": 0}
 

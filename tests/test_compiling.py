@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.models.dropout import Dropout
 from scratch_gpt.models.feed_forward import gelu_new
-from scratch_gpt.train import compiling
-from scratch_gpt.train.compiling import can_compile, compile_blocks
+from scratch_gpt.train.performance import compile_blocks as compiling
+from scratch_gpt.train.performance.compile_blocks import can_compile, compile_blocks
 
 needs_compiler = pytest.mark.skipif(
     not can_compile("cpu"), reason="no C++ compiler or Python.h, without which runs go on plain"

@@ -22,7 +22,7 @@ from scratch_gpt.data.prompts import open_prompts
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.hub.upload import plan_push, push_directory
 from scratch_gpt.train.jobs import MODULES, job_of_task
-from scratch_gpt.train.muon import Muon
+from scratch_gpt.train.optim.muon import Muon
 from scratch_gpt.train.translation import Translation
 
 DEFAULTS = Path(__file__).with_name("defaults.json")

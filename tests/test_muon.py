@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from scratch_gpt.train import muon
-from scratch_gpt.train.muon import Muon
+from scratch_gpt.train.optim import muon
+from scratch_gpt.train.optim.muon import Muon
 
 
 def test_muon_takes_the_steps_of_torchs(monkeypatch):

@@ -31,7 +31,7 @@ from scratch_gpt.train.instructions import Instructions
 from scratch_gpt.train.language_modeling import LanguageModeling
 from scratch_gpt.train.loop import Trainer
 from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
-from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.preferences import Preferences
 from scratch_gpt.train.task import DataState, items_left
 from scratch_gpt.train.translation import Translation

@@ -19,7 +19,7 @@ import json, re, sys
 import torch
 from scratch_gpt import ScratchGPTConfig
 from scratch_gpt.train.arguments import PretrainingArguments
-from scratch_gpt.train.optimization import build_optimizers
+from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.plan import _forward
 from scratch_gpt.train.setup import build_model, keep_memory
 width, layers, vocabulary, batch, length, optimizer = *map(int, sys.argv[1:6]), sys.argv[6]
@@ -81,7 +81,7 @@ def test_flops_are_those_that_torch_counts(preset):
 
 
 def test_optimizer_memory_is_what_the_optimizers_hold():
-    from scratch_gpt.train.optimization import build_optimizers
+    from scratch_gpt.train.optim.optimizers import build_optimizers
 
     for optimizer in ("adamw", "muon"):
         model = ScratchGPTForCausalLM(tiny_config("llama"))

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from test_training import pretrain, weights
 
 from scratch_gpt.errors import ScratchError, TrainingError
-from scratch_gpt.train.background import BackgroundWriter, in_memory
-from scratch_gpt.train.checkpoint import newest_checkpoint
-from scratch_gpt.train.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.background_writer import BackgroundWriter, in_memory
+from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
+from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
 from scratch_gpt.train.plots import plot_losses
 
 

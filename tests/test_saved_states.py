@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import PROJECT, TWO_PROCESSES, run_python
 
-from scratch_gpt.train.manifest import damage, write_manifest
-from scratch_gpt.train.random_state import (
+from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.random_state import (
     forked_random_state,
     generator_module,
     get_random_state,
@@ -57,7 +57,7 @@ from pathlib import Path
 from accelerate import PartialState
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.train import manifest
-from scratch_gpt.train.checkpoint import newest_checkpoint
+from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
 
 run, state = Path(sys.argv[1]), PartialState(cpu=True)
 if not state.is_main_process:

@@ -37,11 +37,12 @@ from scratch_gpt.data.rows import Rows
 from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.train.arguments import PretrainingArguments as OurTrainingArguments
-from scratch_gpt.train.blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
-from scratch_gpt.train.manifest import write_manifest
-from scratch_gpt.train.optimization import build_optimizers, learning_rate_factor, parameter_groups
+from scratch_gpt.train.checkpoints.manifest import write_manifest
+from scratch_gpt.train.optim.optimizers import build_optimizers, parameter_groups
+from scratch_gpt.train.optim.schedules import learning_rate_factor
 from scratch_gpt.train.parsing import parse_arguments
-from scratch_gpt.train.setup import choose_attention
+from scratch_gpt.train.performance.attention_choice import choose_attention
+from scratch_gpt.train.performance.blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
 
 
 def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):

@@ -11,8 +11,8 @@ from conftest import PRETRAIN, PROJECT, TINY_RUN, run_here, save_tiny
 
 from scratch_gpt.atomic_files import write_text
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.train.checkpoint import checkpoint_folders
-from scratch_gpt.train.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.checkpoint import checkpoint_folders
+from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
 from scratch_gpt.train.run_directory import read_metrics, read_run, truncate_metrics
 
 PPO = str(PROJECT / "training" / "finetune_ppo.py")

@@ -3,7 +3,7 @@
 The first four rungs are models of their own; from one head on, each rung changes one thing of the one before (GPT's
 start two). The budget is the same steps on the same batches in the same order, not the same seconds or parameters.
 Optimizers and learning rates are the same for all and tuned for none: AdamW (Adam, Loshchilov and Hutter 2019) for
-embeddings, head, norms and biases, Muon for the matrices between (`train/muon.py`: momentum with all its singular
+embeddings, head, norms and biases, Muon for the matrices between (`train/optim/muon.py`: momentum with all its singular
 values made about 1); the rates rise for 20 steps and fall along a cosine, and a gradient longer than 1 is cut to 1. All
 are judged on the same held-out end of the text.
 
@@ -53,7 +53,7 @@ from ..models.feed_forward import FeedForward
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ..models.normalization import build_norm
-from ..train.muon import Muon
+from ..train.optim.muon import Muon
 from .lesson import BLUE, LIGHT, RED, Lesson
 from .text import WINDOW, WindowNetwork
 

@@ -14,7 +14,7 @@ from ..data.labelled import LabelledTokens
 from ..errors import ScratchError
 from ..evaluation.classification import classification_scores
 from ..tokenization.training import first_of_word
-from .checkpoint import unwrapped
+from .checkpoints.checkpoint import unwrapped
 from .task import Batch, BucketTask
 
 

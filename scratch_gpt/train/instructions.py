@@ -14,7 +14,7 @@ from ..data.conversations import Conversation
 from ..data.shards import Shard
 from ..evaluation.chat import answer
 from ..tokenization.chat import ChatTokens
-from .checkpoint import unwrapped
+from .checkpoints.checkpoint import unwrapped
 from .language_modeling import LanguageModeling
 
 

@@ -14,7 +14,7 @@ from ..data.rows import RowPlan, Rows
 from ..data.shards import Shard
 from ..evaluation.language import language_figures, sum_of_losses
 from ..evaluation.positions import generate
-from .random_state import forked_random_state
+from .checkpoints.random_state import forked_random_state
 from .task import Batch, DataState, items_left
 
 

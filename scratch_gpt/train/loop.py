@@ -25,9 +25,8 @@ from ..evaluation.processes import sum_over_processes
 from ..hub.card import is_better
 from ..hub.model_directory import ModelDirectory
 from .arguments import TrainingArguments
-from .averaging import MovingAverage
-from .background import BackgroundWriter, in_memory
-from .checkpoint import (
+from .checkpoints.background_writer import BackgroundWriter, in_memory
+from .checkpoints.checkpoint import (
     Optimizers,
     Snapshot,
     checkpoint_folders,
@@ -38,9 +37,10 @@ from .checkpoint import (
     write_best,
     write_checkpoint,
 )
-from .compiling import compile_blocks
 from .interruption import Interruption
-from .optimization import learning_rate_factor
+from .optim.ema import MovingAverage
+from .optim.schedules import learning_rate_factor
+from .performance.compile_blocks import compile_blocks
 from .plots import plot_run
 from .reporting import Reporter
 from .run_directory import read_metrics

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ..data.buckets import MaskedBatches
 from ..data.tokens import Tokens
 from ..evaluation.processes import sum_over_processes
-from .checkpoint import unwrapped
+from .checkpoints.checkpoint import unwrapped
 from .task import Batch, BucketTask
 
 EXAMPLE_TOKENS = 24

@@ -19,8 +19,8 @@ from ..hardware import chooses_bf16
 from ..models.loss import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .arguments import PretrainingArguments
-from .muon import rough_dtype
-from .optimization import build_optimizers, parameter_groups
+from .optim.muon import rough_dtype
+from .optim.optimizers import build_optimizers, parameter_groups
 from .setup import build_model
 
 BYTES = 4  # weights, gradients and optimizer states are float32

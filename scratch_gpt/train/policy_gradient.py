@@ -25,9 +25,9 @@ from ..rl import losses, rollouts
 from ..rl.rewards import Reward, judge
 from ..rl.rollouts import Rollout
 from ..tokenization.chat import encode_prompt
-from .checkpoint import unwrapped
+from .checkpoints.checkpoint import unwrapped
+from .checkpoints.random_state import forked_random_state
 from .policy_arguments import PolicyArguments
-from .random_state import forked_random_state
 from .task import Batch, DataState
 
 SCORES = {"old_log_probs": "log_probs", "reference_log_probs": "reference_log_probs", "old_values": "values"}

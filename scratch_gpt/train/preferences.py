@@ -18,7 +18,7 @@ from ..rl import losses, rollouts
 from ..rl.rollouts import Rollout
 from ..tokenization.chat import assistant_text, encode_prompt
 from ..tokenization.safety import render_chat
-from .checkpoint import unwrapped
+from .checkpoints.checkpoint import unwrapped
 from .task import Batch, BucketTask
 
 ROWS = 32  # scored at a time by the reference

@@ -18,7 +18,7 @@ from ..redaction import redact
 from ..untrusted import read_yaml
 from .arguments import TrainingArguments
 from .loop import Trainer
-from .optimization import build_optimizers
+from .optim.optimizers import build_optimizers
 from .run_directory import RECORD, read_metrics, write_run
 from .setup import make_output_dir
 from .task import Task

@@ -35,12 +35,10 @@ from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from ..models.pretrained_model import ScratchPreTrainedModel
 from ..redaction import redact, redact_logs
 from ..terminal import printable
 from ..tokenization.training import BUILDERS, Template, train_tokenizer
 from .arguments import DataArguments, ModelArguments, TrainingArguments
-from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
 from .data_setup import open_parts
 from .run_directory import check_run_directory
 
@@ -234,21 +232,6 @@ def chosen_dropouts(args: Any) -> dict[str, Any]:
 def build_model(config: Any) -> PreTrainedModel:
     """A fresh model in float32."""
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
-
-
-def choose_attention(model: PreTrainedModel, device: torch.device, longest: int, all_alike: bool = False) -> None:
-    """On processors, train with plain products where rows have at most `SHORT_ROW` tokens: in bfloat16 a step takes two
-    thirds of the time at 64 tokens and nine tenths at 256, beside SDPA. Longer rows keep transformers' choice, which
-    does not hold the weights of attention for the backward pass. Where all rows of more than `PLAIN_ROW` tokens are
-    `all_alike` in length, so that few graphs are compiled, models of ours have `BLOCKWISE`, which goes by precision and
-    by whether blocks are compiled."""
-    if device.type != "cpu":
-        return
-    # Models of others may ask more of attention.
-    if longest > PLAIN_ROW and all_alike and isinstance(model, ScratchPreTrainedModel):
-        model.set_attn_implementation(BLOCKWISE)
-    elif longest <= SHORT_ROW:
-        model.set_attn_implementation("eager")
 
 
 def check_init_from(data: Any, args: Any) -> None:

@@ -17,7 +17,7 @@ from ..errors import ScratchError
 from ..evaluation.processes import sum_over_processes
 from ..evaluation.translation import translate, translation_scores
 from ..models.modeling_scratch_seq2seq import shift_right
-from .checkpoint import unwrapped
+from .checkpoints.checkpoint import unwrapped
 from .task import Batch, BucketTask
 
 

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from ..errors import ScratchError
 from ..hub.opening import load_model
 from .arguments import check_training
-from .checkpoint import TENSORS, checkpoint_folders
+from .checkpoints.checkpoint import TENSORS, checkpoint_folders
+from .checkpoints.manifest import damage
 from .jobs import job_of_task
 from .loop import Trainer
-from .manifest import damage
 from .parsing import parse_arguments
 from .run_directory import RECORD, check_run_directory, read_metrics, read_run
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import ScratchError, TrainingError
 from ..arguments import check_training
-from ..checkpoint import newest_checkpoint
+from ..checkpoints.checkpoint import newest_checkpoint
 from ..parsing import parse_arguments
 from ..run import run
 from ..setup import check_init_from, check_output_dir, start_processes

@@ -19,6 +19,7 @@ from ..encoder_arguments import (
     ClassifierTrainingArguments,
     LabelledArguments,
 )
+from ..performance.attention_choice import choose_attention
 from ..run import Job
 from ..task import check_sharding
 from ..token_weights import count_token_weights
@@ -68,7 +69,7 @@ def prepare(
             model = encoder_setup.build_classifier(model_args, tokenizer, names)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
-    setup.choose_attention(model, accelerator.device, longest)
+    choose_attention(model, accelerator.device, longest)
     encode = partial(
         encoder_setup.encode, names=names, tokenizer=tokenizer, max_length=longest, accelerator=accelerator
     )

@@ -22,6 +22,7 @@ from ..data_setup import (
     report_data,
     unknown_share,
 )
+from ..performance.attention_choice import choose_attention
 from ..policy_arguments import PolicyModelArguments
 from ..preference_arguments import PreferenceArguments, PreferenceDataArguments
 from ..preferences import EncodedPairs, Preferences
@@ -90,7 +91,7 @@ def prepare(
     found.summary.unknown_share = unknown_share(tokenizer, np.concatenate(ids))
     report_data(found.summary, accelerator.is_main_process)
     for model in (policy, reference):
-        setup.choose_attention(model, accelerator.device, longest)
+        choose_attention(model, accelerator.device, longest)
     reference = reference.to(accelerator.device).eval()
     task = Preferences(accelerator, encoded, reference, pad_of(tokenizer), args.tokens_per_batch, args.seed, args.beta)
 

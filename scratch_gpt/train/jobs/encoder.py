@@ -13,6 +13,7 @@ from ..arguments import DataArguments
 from ..data_setup import check_same_data, report_data
 from ..encoder_arguments import EncoderModelArguments, MaskedTrainingArguments
 from ..masked_language_modeling import MaskedLanguageModeling
+from ..performance.attention_choice import choose_attention
 from ..run import Job
 from ..task import check_sharding
 
@@ -53,7 +54,7 @@ def prepare(
         raise ScratchError("the tokenizer has no mask token: train one with the template 'encoder'")
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
-    setup.choose_attention(model, accelerator.device, longest)
+    choose_attention(model, accelerator.device, longest)
     shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
     report_data(summary, accelerator.is_main_process)
     rows = {split: encoder_setup.rows_of_documents(shard, tokenizer, longest) for split, shard in shards.items()}

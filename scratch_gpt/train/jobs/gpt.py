@@ -14,6 +14,7 @@ from .. import setup
 from ..arguments import DataArguments, ModelArguments, PretrainingArguments
 from ..data_setup import check_same_data, report_data
 from ..language_modeling import LanguageModeling
+from ..performance.attention_choice import choose_attention
 from ..run import Job
 
 TYPES = (DataArguments, ModelArguments, PretrainingArguments)
@@ -51,7 +52,7 @@ def prepare(
     shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
     report_data(summary, accelerator.is_main_process)
     setup.check_context(model.config, shards, context_length)
-    setup.choose_attention(model, accelerator.device, context_length, all_alike=True)
+    choose_attention(model, accelerator.device, context_length, all_alike=True)
 
     held_out = shards["validation"]
     is_stories = summary.built_in

@@ -28,6 +28,7 @@ from ..data_setup import (
     report_data,
     unknown_share,
 )
+from ..performance.attention_choice import choose_attention
 from ..policy_arguments import PolicyArguments, PolicyModelArguments, PromptArguments, check_policy
 from ..policy_gradient import PolicyGradient
 from ..run import Job
@@ -126,7 +127,7 @@ def prepare(
     of_stories = found.summary.built_in
     task = PolicyGradient(accelerator, policy, reference, tokenizer, reward, parts, args, of_stories)
     for model in (policy, reference):
-        setup.choose_attention(model, accelerator.device, policy.config.max_position_embeddings)
+        choose_attention(model, accelerator.device, policy.config.max_position_embeddings)
 
     style = type(policy).__name__
     first = parts["validation"][0]

@@ -12,6 +12,7 @@ from ...hub.model_directory import set_translation_defaults
 from .. import setup, translation_setup
 from ..arguments import PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments
 from ..data_setup import ReadExamples, check_same_data, report_data, unknown_share
+from ..performance.attention_choice import choose_attention
 from ..run import Job
 from ..task import check_sharding
 from ..translation import Translation
@@ -49,7 +50,7 @@ def prepare(
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
         opening.check_vocabulary(tokenizer, size)
     longest = min(data.max_length, model.config.max_position_embeddings)
-    setup.choose_attention(model, accelerator.device, longest)
+    choose_attention(model, accelerator.device, longest)
     encode = partial(translation_setup.encode, tokenizers, longest, accelerator)
     train_tokens = encode(train, "training", data.skip_long)
     validation_tokens = encode(validation, "validation", skip_long=False)

@@ -26,6 +26,7 @@ from ..data_setup import (
 )
 from ..instructions import Instructions
 from ..lora import add_lora
+from ..performance.attention_choice import choose_attention
 from ..run import Job
 from ..sft_arguments import ConversationArguments, InstructionArguments, TunedModelArguments
 from ..task import check_sharding
@@ -125,7 +126,7 @@ def prepare(
             if cut := part.long - part.silent:
                 print(f"{cut:,} {split} conversations of over {context_length} tokens were cut")
     set_chat_defaults(model, tokenizer, tokens["train"].end)
-    setup.choose_attention(model, accelerator.device, context_length)
+    choose_attention(model, accelerator.device, context_length)
     asked = parts["validation"]
     shape = context_length, args.batch_size, args.seed
     task = Instructions(accelerator, tokens, asked, tokenizer, *shape, exact=is_built_in)

@@ -34,13 +34,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedModel
 
-from ..atomic_files import umask
-from ..errors import ScratchError, TrainingError
-from ..hub.model_directory import ToPublished
-from ..terminal import SafeConsole
-from ..untrusted import read_json
-from .averaging import MovingAverage
-from .background import in_memory
+from ...atomic_files import umask
+from ...errors import ScratchError, TrainingError
+from ...hub.model_directory import ToPublished
+from ...terminal import SafeConsole
+from ...untrusted import read_json
+from ..optim.ema import MovingAverage
+from .background_writer import in_memory
 from .manifest import damage, sync, sync_one, write_manifest
 from .random_state import get_random_state, set_random_state
 

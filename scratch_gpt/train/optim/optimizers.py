@@ -1,14 +1,12 @@
-"""Which parameter is updated by which rule, and how fast at which step."""
+"""Which parameter is updated by which rule."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .arguments import TrainingArguments
+from ..arguments import TrainingArguments
 from .muon import Muon
 
 # Beside Muon, AdamW trains embeddings, head and norms only, which bear larger steps than matrices do.
@@ -53,20 +51,3 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
-
-
-def learning_rate_factor(step: int, total_steps: int, args: TrainingArguments) -> float:
-    """Share of the peak learning rate at `step`, counted from 0: a pure function, so that a resume needs no state."""
-    if step < args.warmup_steps:
-        return (step + 1) / args.warmup_steps
-    if args.schedule == "inverse_sqrt":
-        return (max(args.warmup_steps, 1) / (step + 1)) ** 0.5
-    lowest = args.min_learning_rate_ratio
-    progress = (step - args.warmup_steps) / max(total_steps - args.warmup_steps, 1)
-    if args.schedule == "cosine":
-        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    if args.schedule == "wsd":
-        return lowest + (1 - lowest) * min(
-            1.0, max(0.0, total_steps - step) / max(args.decay_fraction * total_steps, 1)
-        )
-    return 1.0

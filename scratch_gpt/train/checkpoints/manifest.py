@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..untrusted import parse_json, read_text
+from ...untrusted import parse_json, read_text
 
 MANIFEST, MAX_MANIFEST = "manifest.json", 16 << 20  # bytes
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..data.shards import make_cache
-from ..errors import ScratchError
+from ...data.shards import make_cache
+from ...errors import ScratchError
 
 # Parameters of the blocks times steps, from where on a run takes so many minutes that compiling is soon paid back.
 LONG_RUN = {"cpu": 4e9, "cuda": 4e11}
@@ -50,7 +50,7 @@ def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool)
     if device == "cpu":
         import torch._inductor.config as inductor  # takes a second, which most runs need not wait
 
-        from .bias_apart import BiasApart
+        from .unfused_bias import BiasApart
 
         inductor.post_grad_custom_post_pass = BiasApart()
         # What calls the kernels is C++, too, which tells where they are small; for any shape it takes long to compile.

@@ -19,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..models.attention import eager_attention_forward
-from ..models.precision import computed_dtype
+from ...models.attention import eager_attention_forward
+from ...models.precision import computed_dtype
 
 BLOCKWISE = "blockwise"
 BLOCK = 128  # queries at least; smaller products take longer for each number

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from scratch_gpt.train.run_directory import read_metrics
+from scratch_gpt.train.engine.run_directory import read_metrics
 
 PRETRAIN = Path(__file__).parents[1] / "training" / "pretrain_gpt.py"
 TRAINING = "--hidden_size 32 --num_hidden_layers 2 --num_attention_heads 2 --context_length 64 --batch_size 4 "

@@ -32,8 +32,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
+from scratch_gpt.train.engine.run_directory import read_metrics
 from scratch_gpt.train.jobs import MODULES, job_of_task
-from scratch_gpt.train.run_directory import read_metrics
 
 TRAINING = Path(__file__).parents[1] / "training"
 STEPS, SAVE_EVERY = 12, 3

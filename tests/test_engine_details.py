@@ -24,19 +24,19 @@ from scratch_gpt.hub.model_directory import ModelDirectory
 from scratch_gpt.models.modeling_scratch_encoder import (
     ScratchEncoderForMaskedLM,
 )
-from scratch_gpt.train.arguments import TrainingArguments
+from scratch_gpt.train.arguments.training import TrainingArguments
 from scratch_gpt.train.checkpoints.checkpoint import unwrapped
 from scratch_gpt.train.classification import Classification
-from scratch_gpt.train.interruption import Interruption
+from scratch_gpt.train.engine.plots import plot_losses
+from scratch_gpt.train.engine.run_directory import read_metrics
+from scratch_gpt.train.engine.signals import Interruption
+from scratch_gpt.train.engine.task import check_sharding
+from scratch_gpt.train.engine.trainer import Trainer
 from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.loop import Trainer
 from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
 from scratch_gpt.train.optim.optimizers import build_optimizers
-from scratch_gpt.train.plots import plot_losses
 from scratch_gpt.train.policy_gradient import PolicyGradient
 from scratch_gpt.train.preferences import EncodedPairs, Preferences
-from scratch_gpt.train.run_directory import read_metrics
-from scratch_gpt.train.task import check_sharding
 from scratch_gpt.train.translation import Translation
 
 # --- a run in which nothing is scored --------------------------------------------------------------------

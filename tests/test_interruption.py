@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from scratch_gpt.train.interruption import Interruption
+from scratch_gpt.train.engine.signals import Interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,16 +3,17 @@
 import pytest
 
 from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig, ScratchSeq2SeqConfig
-from scratch_gpt.train import encoder_setup, setup, translation_setup
-from scratch_gpt.train.arguments import ModelArguments, PairArguments, Seq2SeqModelArguments
+from scratch_gpt.train import encoder_setup, translation_setup
+from scratch_gpt.train.arguments.training import ModelArguments, PairArguments, Seq2SeqModelArguments
 from scratch_gpt.train.encoder_arguments import ClassifierModelArguments, EncoderModelArguments
+from scratch_gpt.train.engine import startup
 
 SHAPE = {"hidden_size": 48, "num_attention_heads": 6}
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def gpt(preset: str = "llama", **fields):
-    return setup.build_config(ModelArguments(preset=preset, **fields), 99, 40, IDS)
+    return startup.build_config(ModelArguments(preset=preset, **fields), 99, 40, IDS)
 
 
 def seq2seq(data: dict | None = None, preset: str = "modern", **fields):

@@ -25,15 +25,15 @@ from scratch_gpt.errors import ScratchError
 from scratch_gpt.hardware import chooses_bf16
 from scratch_gpt.hub.card import is_better
 from scratch_gpt.hub.model_directory import ModelDirectory
-from scratch_gpt.train.arguments import PretrainingArguments, TrainingArguments
+from scratch_gpt.train.arguments.training import PretrainingArguments, TrainingArguments
 from scratch_gpt.train.classification import Classification
+from scratch_gpt.train.engine.task import DataState, items_left
+from scratch_gpt.train.engine.trainer import Trainer
 from scratch_gpt.train.instructions import Instructions
 from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.loop import Trainer
 from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.preferences import Preferences
-from scratch_gpt.train.task import DataState, items_left
 from scratch_gpt.train.translation import Translation
 
 ROW = 16
@@ -321,7 +321,7 @@ def test_bfloat16_that_a_gpu_emulates_is_not_chosen(monkeypatch):
 
 def test_no_training_runs_without_a_step(tmp_path):
     """`--epochs` and its like must be more than 0."""
-    from scratch_gpt.train.arguments import check_training
+    from scratch_gpt.train.arguments.training import check_training
 
     for name in ("epochs", "max_steps", "keep_last", "gradient_accumulation_steps", "log_every"):
         with pytest.raises(ScratchError, match=f"{name} is 0, want more than 0"):

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.cli.planning import _duration
-from scratch_gpt.train.arguments import PretrainingArguments
-from scratch_gpt.train.plan import Plan, flops_per_token, make_plan, optimizer_bytes
+from scratch_gpt.train.arguments.training import PretrainingArguments
+from scratch_gpt.train.cost_estimate import Plan, flops_per_token, make_plan, optimizer_bytes
 
 SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 4, 16384, 2, 512)]
 
@@ -18,10 +18,10 @@ MEASURE = '''
 import json, re, sys
 import torch
 from scratch_gpt import ScratchGPTConfig
-from scratch_gpt.train.arguments import PretrainingArguments
+from scratch_gpt.train.arguments.training import PretrainingArguments
 from scratch_gpt.train.optim.optimizers import build_optimizers
-from scratch_gpt.train.plan import _forward
-from scratch_gpt.train.setup import build_model, keep_memory
+from scratch_gpt.train.cost_estimate import _forward
+from scratch_gpt.train.engine.startup import build_model, keep_memory
 width, layers, vocabulary, batch, length, optimizer = *map(int, sys.argv[1:6]), sys.argv[6]
 torch.set_num_threads(1)
 def model(width, layers, vocabulary):

@@ -197,7 +197,7 @@ def rollouts_in(labels):
 
 
 def task_state(epoch, row):
-    from scratch_gpt.train.task import DataState
+    from scratch_gpt.train.engine.task import DataState
 
     return DataState(epoch, row)
 

@@ -13,8 +13,8 @@ from scratch_gpt.data.formats import BadRowError
 from scratch_gpt.data.preferences import Preference, open_preferences, preference_of
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
+from scratch_gpt.train.engine.task import DataState
 from scratch_gpt.train.preferences import EncodedPairs, Preferences
-from scratch_gpt.train.task import DataState
 
 DPO = str(PROJECT / "training" / "finetune_dpo.py")
 ASK = {"role": "user", "content": "a b?"}

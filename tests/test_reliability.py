@@ -23,7 +23,7 @@ from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.checkpoints.background_writer import BackgroundWriter, in_memory
 from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
 from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
-from scratch_gpt.train.plots import plot_losses
+from scratch_gpt.train.engine.plots import plot_losses
 
 
 @pytest.fixture(scope="module")

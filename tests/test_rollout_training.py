@@ -12,9 +12,9 @@ from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 from scratch_gpt.rl import rollouts
 from scratch_gpt.rl.rollouts import Rollout
 from scratch_gpt.rl.value_head import add_value_head
+from scratch_gpt.train.engine.task import DataState
 from scratch_gpt.train.policy_arguments import PolicyArguments
 from scratch_gpt.train.policy_gradient import PolicyGradient
-from scratch_gpt.train.task import DataState
 
 PROMPTS = {"train": ["a", "bc", "def", "gh"], "validation": ["b", "ag"]}
 

@@ -14,10 +14,10 @@ from scratch_gpt import train_tokenizer
 from scratch_gpt.data.preferences import Preference
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.hardware import available_cores
-from scratch_gpt.train.arguments import DataArguments
+from scratch_gpt.train.arguments.training import DataArguments
+from scratch_gpt.train.engine.reporting import Reporter
+from scratch_gpt.train.engine.startup import prepare_shards
 from scratch_gpt.train.preferences import EncodedPairs, Preferences
-from scratch_gpt.train.reporting import Reporter
-from scratch_gpt.train.setup import prepare_shards
 
 
 @pytest.mark.parametrize("wanted", ["true", "false"])

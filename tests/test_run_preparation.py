@@ -14,11 +14,11 @@ from test_optimizer_steps import make_trainer
 
 from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
 from scratch_gpt.errors import ScratchError, TrainingError
+from scratch_gpt.train.engine.task import DataState
+from scratch_gpt.train.engine.trainer import Progress, check_state
 from scratch_gpt.train.jobs import sft
 from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.loop import Progress, check_state
 from scratch_gpt.train.sft_arguments import ConversationArguments
-from scratch_gpt.train.task import DataState
 
 
 def test_built_in_questions_vary_with_the_seed_and_held_out_ones_do_not():

@@ -13,7 +13,7 @@ from scratch_gpt.atomic_files import write_text
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.train.checkpoints.checkpoint import checkpoint_folders
 from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
-from scratch_gpt.train.run_directory import read_metrics, read_run, truncate_metrics
+from scratch_gpt.train.engine.run_directory import read_metrics, read_run, truncate_metrics
 
 PPO = str(PROJECT / "training" / "finetune_ppo.py")
 
@@ -333,8 +333,8 @@ def test_a_named_pipe_in_a_checkpoint_is_damage(run):
 
 def test_a_switch_that_is_on_by_default_is_off_where_a_file_says_so(tmp_path):
     """`tie_word_embeddings: false` was the text "False", which is true."""
+    from scratch_gpt.train.engine.parsing import parse_arguments
     from scratch_gpt.train.jobs import seq2seq
-    from scratch_gpt.train.parsing import parse_arguments
 
     for written, wanted in (("false", False), ("true", True), ('"no"', False)):
         (tmp_path / "c.yaml").write_text(f"tie_word_embeddings: {written}\n")

@@ -5,8 +5,8 @@ accelerate launch training/finetune_dpo.py --init_from runs/gpt --dataset pairs.
 accelerate launch training/finetune_dpo.py --init_from USER/MODEL --dataset USER/DATASET --beta 0.05
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import dpo, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(dpo, __doc__ or ""))

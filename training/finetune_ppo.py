@@ -9,8 +9,8 @@ The folder that it leaves holds weights, config, tokenizer, the code of the mode
 PPO learns beside them stays in the run's checkpoints.
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import ppo, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(ppo, __doc__ or ""))

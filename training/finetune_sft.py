@@ -10,8 +10,8 @@ template, the code of the model, card and loss curve:
     pipeline("text-generation", "runs/sft", trust_remote_code=True)([{"role": "user", "content": "…"}])
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import sft, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(sft, __doc__ or ""))

@@ -9,8 +9,8 @@ The folder that it leaves holds weights, config, tokenizer, the code of the mode
     pipeline("fill-mask", "runs/encoder", trust_remote_code=True)
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import encoder, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(encoder, __doc__ or ""))

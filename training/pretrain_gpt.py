@@ -9,8 +9,8 @@ The folder that it leaves holds weights, config, tokenizer, model code, card and
     pipeline("text-generation", "runs/mine", trust_remote_code=True)
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import gpt, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(gpt, __doc__ or ""))

@@ -9,8 +9,8 @@ The folder that it leaves holds weights, config, tokenizer, the code of the mode
     pipeline("text-classification", "runs/classifier", trust_remote_code=True)
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import classifier, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(classifier, __doc__ or ""))

@@ -9,8 +9,8 @@ The folder that it leaves holds weights, config, tokenizer, the code of model an
     pipeline("translation_de_to_en", "runs/seq2seq", trust_remote_code=True)
 """
 
+from scratch_gpt.train.engine.command import run_command
 from scratch_gpt.train.jobs import seq2seq, train
-from scratch_gpt.train.setup import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train(seq2seq, __doc__ or ""))

@@ -21,9 +21,9 @@ from scratch_gpt.data.sources import open_source
 from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.training import encode_batch, train_tokenizer
-from scratch_gpt.train.arguments import argument
-from scratch_gpt.train.parsing import parse_arguments
-from scratch_gpt.train.setup import run_command
+from scratch_gpt.train.arguments.training import argument
+from scratch_gpt.train.engine.command import run_command
+from scratch_gpt.train.engine.parsing import parse_arguments
 
 SAMPLE_TEXTS = 50
 

@@ -30,7 +30,7 @@ TEMPLATES: dict[str, Template] = {"translation": "seq2seq", "classification": "e
 
 def argument_types() -> dict[str, Any]:
     """Return the data arguments (a dataclass) of each family."""
-    from ..train.arguments import DataArguments, PairArguments
+    from ..train.arguments.training import DataArguments, PairArguments
     from ..train.encoder_arguments import LabelledArguments
     from ..train.policy_arguments import PromptArguments
     from ..train.preference_arguments import PreferenceDataArguments
@@ -83,11 +83,11 @@ def read_data(family: str, data: Any, seed: int) -> tuple[Any, Any]:
     from itertools import islice
 
     from ..data import documents, summary
-    from ..train import setup
+    from ..train.engine import startup
 
     job = importlib.import_module(f"..train.jobs.{FAMILIES[family]}", __package__)
     if family in ("language_modeling", "masked_lm"):
-        source, validation = setup.open_sources(data, seed)
+        source, validation = startup.open_sources(data, seed)
         reading = documents.read_texts(source, validation, data.validation_fraction, data.split_seed)
         found = summary.summarise_texts(source, validation, reading)
         begins = islice(documents.beginnings(source, summary.SAMPLE_CHARACTERS), summary.SAMPLES)

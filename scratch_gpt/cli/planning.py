@@ -29,10 +29,10 @@ def plan(
 
     from ..hardware import use_all_cores
     from ..terminal import SafeConsole
-    from ..train.arguments import DataArguments, ModelArguments, PretrainingArguments, check_training
-    from ..train.parsing import parse_arguments
-    from ..train.plan import GPUS, UTILISATION, make_plan
-    from ..train.setup import DEFAULT_CONTEXT_LENGTH, build_config
+    from ..train.arguments.training import DataArguments, ModelArguments, PretrainingArguments, check_training
+    from ..train.cost_estimate import GPUS, UTILISATION, make_plan
+    from ..train.engine.parsing import parse_arguments
+    from ..train.engine.startup import DEFAULT_CONTEXT_LENGTH, build_config
 
     argv = [*context.args, *(["--config", str(config)] if config else [])]
     data, model_args, args = parse_arguments((DataArguments, ModelArguments, PretrainingArguments), "", argv)

@@ -27,7 +27,7 @@ def verify(
 
     from ..auto import register
     from ..terminal import SafeConsole
-    from ..train.verification import verify_run
+    from ..train.verify_run import verify_run
 
     register()
     console, good = SafeConsole(), True

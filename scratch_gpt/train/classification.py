@@ -15,7 +15,7 @@ from ..errors import ScratchError
 from ..evaluation.classification import classification_scores
 from ..tokenization.training import first_of_word
 from .checkpoints.checkpoint import unwrapped
-from .task import Batch, BucketTask
+from .engine.task import Batch, BucketTask
 
 
 class Classification(BucketTask):

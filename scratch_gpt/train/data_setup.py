@@ -14,8 +14,8 @@ from ..data.summary import DataSummary, read_parts, summarise
 from ..data.tables import ReadOptions
 from ..errors import ScratchError
 from ..terminal import SafeConsole
-from .arguments import DatasetArguments, TrainingArguments
-from .run_directory import RECORD, read_run
+from .arguments.training import DatasetArguments, TrainingArguments
+from .engine.run_directory import RECORD, read_run
 
 
 class HasOrigin(Protocol):

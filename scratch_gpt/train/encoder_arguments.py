@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .arguments import DatasetArguments, TrainingArguments, argument
+from .arguments.training import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass

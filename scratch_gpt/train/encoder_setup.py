@@ -28,7 +28,7 @@ from ..terminal import SafeConsole
 from ..tokenization.training import Template, space_of_characters
 from .data_setup import ReadExamples, open_parts, read_examples
 from .encoder_arguments import ClassifierModelArguments, EncoderModelArguments, LabelledArguments
-from .setup import build_tokenizer, chosen_dropouts
+from .engine.startup import build_tokenizer, chosen_dropouts
 
 
 def open_examples(data: LabelledArguments, seed: int) -> tuple[Corpus[Example], Corpus[Example] | None]:

@@ -15,7 +15,7 @@ from ..data.shards import Shard
 from ..evaluation.language import language_figures, sum_of_losses
 from ..evaluation.positions import generate
 from .checkpoints.random_state import forked_random_state
-from .task import Batch, DataState, items_left
+from .engine.task import Batch, DataState, items_left
 
 
 class LanguageModeling:

@@ -12,7 +12,7 @@ from ..data.buckets import MaskedBatches
 from ..data.tokens import Tokens
 from ..evaluation.processes import sum_over_processes
 from .checkpoints.checkpoint import unwrapped
-from .task import Batch, BucketTask
+from .engine.task import Batch, BucketTask
 
 EXAMPLE_TOKENS = 24
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import ScratchError
-from .arguments import DatasetArguments, TrainingArguments, argument
+from .arguments.training import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass

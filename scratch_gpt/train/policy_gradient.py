@@ -27,8 +27,8 @@ from ..rl.rollouts import Rollout
 from ..tokenization.chat import encode_prompt
 from .checkpoints.checkpoint import unwrapped
 from .checkpoints.random_state import forked_random_state
+from .engine.task import Batch, DataState
 from .policy_arguments import PolicyArguments
-from .task import Batch, DataState
 
 SCORES = {"old_log_probs": "log_probs", "reference_log_probs": "reference_log_probs", "old_values": "values"}
 

@@ -19,7 +19,7 @@ from ..rl.rollouts import Rollout
 from ..tokenization.chat import assistant_text, encode_prompt
 from ..tokenization.safety import render_chat
 from .checkpoints.checkpoint import unwrapped
-from .task import Batch, BucketTask
+from .engine.task import Batch, BucketTask
 
 ROWS = 32  # scored at a time by the reference
 

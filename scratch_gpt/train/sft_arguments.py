@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .arguments import DatasetArguments, TrainingArguments, argument
+from .arguments.training import DatasetArguments, TrainingArguments, argument
 
 
 @dataclass

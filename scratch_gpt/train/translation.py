@@ -18,7 +18,7 @@ from ..evaluation.processes import sum_over_processes
 from ..evaluation.translation import translate, translation_scores
 from ..models.modeling_scratch_seq2seq import shift_right
 from .checkpoints.checkpoint import unwrapped
-from .task import Batch, BucketTask
+from .engine.task import Batch, BucketTask
 
 
 class Tokenizers(NamedTuple):

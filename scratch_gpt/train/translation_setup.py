@@ -19,9 +19,9 @@ from ..hub.opening import load_model, open_tokenizer
 from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from ..terminal import SafeConsole
-from .arguments import PairArguments, Seq2SeqModelArguments
+from .arguments.training import PairArguments, Seq2SeqModelArguments
 from .data_setup import ReadExamples, open_parts, read_examples
-from .setup import build_tokenizer
+from .engine.startup import build_tokenizer
 from .translation import Tokenizers
 
 

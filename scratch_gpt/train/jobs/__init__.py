@@ -12,11 +12,11 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import ScratchError, TrainingError
-from ..arguments import check_training
+from ..arguments.training import check_training
 from ..checkpoints.checkpoint import newest_checkpoint
-from ..parsing import parse_arguments
-from ..run import run
-from ..setup import check_init_from, check_output_dir, start_processes
+from ..engine.parsing import parse_arguments
+from ..engine.run import run
+from ..engine.startup import check_init_from, check_output_dir, start_processes
 
 # By the task that `run.yaml` names.
 MODULES = {

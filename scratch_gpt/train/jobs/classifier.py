@@ -11,7 +11,7 @@ from ...errors import ScratchError
 from ...evaluation.classification import report_classifier
 from ...hub import opening
 from ...models.configuration_scratch_encoder import PRESETS
-from .. import encoder_setup, setup
+from .. import encoder_setup
 from ..classification import Classification
 from ..data_setup import ReadExamples, check_same_data, report_data, unknown_share
 from ..encoder_arguments import (
@@ -19,9 +19,10 @@ from ..encoder_arguments import (
     ClassifierTrainingArguments,
     LabelledArguments,
 )
+from ..engine import startup
+from ..engine.run import Job
+from ..engine.task import check_sharding
 from ..performance.attention_choice import choose_attention
-from ..run import Job
-from ..task import check_sharding
 from ..token_weights import count_token_weights
 
 TYPES = (LabelledArguments, ClassifierModelArguments, ClassifierTrainingArguments)
@@ -46,7 +47,7 @@ def prepare(
     check_same_data(found.summary.fingerprint, args)
     train_examples, validation_examples = found.parts["train"], found.parts["validation"]
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     check_sharding(Classification, accelerator)
     with accelerator.main_process_first():
         known = None

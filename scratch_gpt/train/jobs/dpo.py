@@ -13,7 +13,6 @@ from ...errors import ScratchError
 from ...evaluation.chat import report_completions
 from ...hub import opening
 from ...rl.rollouts import pad_of
-from .. import setup
 from ..data_setup import (
     ReadExamples,
     check_same_data,
@@ -22,12 +21,13 @@ from ..data_setup import (
     report_data,
     unknown_share,
 )
+from ..engine import startup
+from ..engine.run import Job
+from ..engine.task import check_sharding
 from ..performance.attention_choice import choose_attention
 from ..policy_arguments import PolicyModelArguments
 from ..preference_arguments import PreferenceArguments, PreferenceDataArguments
 from ..preferences import EncodedPairs, Preferences
-from ..run import Job
-from ..task import check_sharding
 from .ppo import open_policy
 
 TYPES = (PreferenceDataArguments, PolicyModelArguments, PreferenceArguments)
@@ -74,7 +74,7 @@ def prepare(
     check_same_data(found.summary.fingerprint, args)
     parts, name = found.parts, found.summary.name
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
         origin = str(resume_from or model_args.init_from)

@@ -8,14 +8,15 @@ from ...data.corpus import data_fingerprint
 from ...errors import ScratchError
 from ...evaluation.masked import report_guesses
 from ...hub import opening
-from .. import encoder_setup, setup
-from ..arguments import DataArguments
+from .. import encoder_setup
+from ..arguments.training import DataArguments
 from ..data_setup import check_same_data, report_data
 from ..encoder_arguments import EncoderModelArguments, MaskedTrainingArguments
+from ..engine import startup
+from ..engine.run import Job
+from ..engine.task import check_sharding
 from ..masked_language_modeling import MaskedLanguageModeling
 from ..performance.attention_choice import choose_attention
-from ..run import Job
-from ..task import check_sharding
 
 TYPES = (DataArguments, EncoderModelArguments, MaskedTrainingArguments)
 
@@ -29,19 +30,19 @@ def prepare(
         raise ScratchError(f"context_length is {model_args.context_length}, want at least 3: <bos>, a token, <eos>")
     if origin is None:
         encoder_setup.build_config(model_args, vocab_size=8, ids={})
-    source, validation = setup.open_sources(data, args.seed)
+    source, validation = startup.open_sources(data, args.seed)
     check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     check_sharding(MaskedLanguageModeling, accelerator)
     with accelerator.main_process_first():
         if origin is not None:
-            dropouts = setup.chosen_dropouts(model_args)
+            dropouts = startup.chosen_dropouts(model_args)
             model = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
             named = str(origin if resume_from else data.tokenizer or origin)
             tokenizer = opening.open_tokenizer(named, trust_remote_code=model_args.trust_remote_code)
         else:
-            tokenizer = setup.build_tokenizer(
+            tokenizer = startup.build_tokenizer(
                 data.tokenizer or "bpe",
                 data.vocab_size,
                 source.documents,
@@ -55,7 +56,7 @@ def prepare(
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
     longest = min(model_args.context_length, model.config.max_position_embeddings)
     choose_attention(model, accelerator.device, longest)
-    shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
+    shards, summary = startup.prepare_shards(accelerator, source, validation, tokenizer, data)
     report_data(summary, accelerator.is_main_process)
     rows = {split: encoder_setup.rows_of_documents(shard, tokenizer, longest) for split, shard in shards.items()}
     task = MaskedLanguageModeling(

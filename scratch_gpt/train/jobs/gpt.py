@@ -10,12 +10,12 @@ from ...data.shards import shard_sizes
 from ...evaluation.reload import report_reloaded
 from ...hub import opening
 from ...hub.model_directory import set_generation_defaults
-from .. import setup
-from ..arguments import DataArguments, ModelArguments, PretrainingArguments
+from ..arguments.training import DataArguments, ModelArguments, PretrainingArguments
 from ..data_setup import check_same_data, report_data
+from ..engine import startup
+from ..engine.run import Job
 from ..language_modeling import LanguageModeling
 from ..performance.attention_choice import choose_attention
-from ..run import Job
 
 TYPES = (DataArguments, ModelArguments, PretrainingArguments)
 
@@ -25,16 +25,16 @@ def prepare(
 ) -> Job:
     """Read the data, and build or open the model; what can't be trained is refused before anything is written."""
     origin = resume_from or model_args.init_from
-    context_length = setup.DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
+    context_length = startup.DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
     if origin is None:
-        setup.build_config(model_args, vocab_size=1, context_length=context_length, ids={})
-    source, validation = setup.open_sources(data, args.seed)
+        startup.build_config(model_args, vocab_size=1, context_length=context_length, ids={})
+    source, validation = startup.open_sources(data, args.seed)
     check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     with accelerator.main_process_first():
         if origin is not None:
-            dropouts = setup.chosen_dropouts(model_args)
+            dropouts = startup.chosen_dropouts(model_args)
             model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
             longest = getattr(model.config, "max_position_embeddings", context_length)
             if model_args.context_length is None:
@@ -42,16 +42,16 @@ def prepare(
             named = str(origin if resume_from else data.tokenizer or origin)
             tokenizer = opening.open_tokenizer(named, trust_remote_code=model_args.trust_remote_code)
         else:
-            tokenizer = setup.build_tokenizer(
+            tokenizer = startup.build_tokenizer(
                 data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), context_length
             )
             ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-            model = setup.build_model(setup.build_config(model_args, len(tokenizer), context_length, ids))
+            model = startup.build_model(startup.build_config(model_args, len(tokenizer), context_length, ids))
             set_generation_defaults(model, tokenizer)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
-    shards, summary = setup.prepare_shards(accelerator, source, validation, tokenizer, data)
+    shards, summary = startup.prepare_shards(accelerator, source, validation, tokenizer, data)
     report_data(summary, accelerator.is_main_process)
-    setup.check_context(model.config, shards, context_length)
+    startup.check_context(model.config, shards, context_length)
     choose_attention(model, accelerator.device, context_length, all_alike=True)
 
     held_out = shards["validation"]

@@ -19,7 +19,6 @@ from ...rl import rollouts
 from ...rl.rewards import open_reward
 from ...rl.value_head import add_value_head, without_value_head
 from ...tokenization.chat import encode_prompt
-from .. import setup
 from ..data_setup import (
     ReadExamples,
     check_same_data,
@@ -28,11 +27,12 @@ from ..data_setup import (
     report_data,
     unknown_share,
 )
+from ..engine import startup
+from ..engine.run import Job
+from ..engine.task import check_sharding
 from ..performance.attention_choice import choose_attention
 from ..policy_arguments import PolicyArguments, PolicyModelArguments, PromptArguments, check_policy
 from ..policy_gradient import PolicyGradient
-from ..run import Job
-from ..task import check_sharding
 
 TYPES = (PromptArguments, PolicyModelArguments, PolicyArguments)
 
@@ -111,7 +111,7 @@ def prepare(
     check_same_data(found.summary.fingerprint, args)
     name = found.summary.name
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     check_sharding(PolicyGradient, accelerator)
     args = args.settled_for(accelerator.num_processes)
     reward = open_reward(data.reward, model_args.trust_remote_code, accelerator.device)
@@ -165,6 +165,6 @@ def open_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
             f"{args.init_from} is a {reference.config.model_type} model: turn it into ours with 'scratch-gpt import' "
             "first"
         )
-    dropouts = setup.chosen_dropouts(args)
+    dropouts = startup.chosen_dropouts(args)
     policy = opening.load_model(resume_from or args.init_from, args.trust_remote_code, "causal", **dropouts)
     return policy, reference

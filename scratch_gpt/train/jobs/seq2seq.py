@@ -9,12 +9,13 @@ from ...data.pairs import Pair
 from ...evaluation.translation import report_translations, signatures
 from ...hub import opening
 from ...hub.model_directory import set_translation_defaults
-from .. import setup, translation_setup
-from ..arguments import PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments
+from .. import translation_setup
+from ..arguments.training import PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments
 from ..data_setup import ReadExamples, check_same_data, report_data, unknown_share
+from ..engine import startup
+from ..engine.run import Job
+from ..engine.task import check_sharding
 from ..performance.attention_choice import choose_attention
-from ..run import Job
-from ..task import check_sharding
 from ..translation import Translation
 
 TYPES = (PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments)
@@ -36,7 +37,7 @@ def prepare(
     check_same_data(found.summary.fingerprint, args)
     train, validation = found.parts["train"], found.parts["validation"]
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     check_sharding(Translation, accelerator)
     with accelerator.main_process_first():
         if origin is not None:

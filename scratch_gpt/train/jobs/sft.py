@@ -15,7 +15,6 @@ from ...evaluation.chat import report_answers
 from ...hub import opening
 from ...hub.model_directory import ToPublished, set_chat_defaults
 from ...tokenization.chat import add_chat_template, encode_conversations
-from .. import setup
 from ..data_setup import (
     ReadExamples,
     check_same_data,
@@ -24,12 +23,13 @@ from ..data_setup import (
     report_data,
     unknown_share,
 )
+from ..engine import startup
+from ..engine.run import Job
+from ..engine.task import check_sharding
 from ..instructions import Instructions
 from ..lora import add_lora
 from ..performance.attention_choice import choose_attention
-from ..run import Job
 from ..sft_arguments import ConversationArguments, InstructionArguments, TunedModelArguments
-from ..task import check_sharding
 
 HELD_OUT = 300  # built-in questions in each of the splits that nothing is learned from
 
@@ -94,13 +94,15 @@ def prepare(
     check_same_data(found.summary.fingerprint, args)
     parts, name, is_built_in = found.parts, found.summary.name, found.summary.built_in
 
-    accelerator = setup.start(args)
+    accelerator = startup.start(args)
     with accelerator.main_process_first():
-        model = opening.load_model(origin, model_args.trust_remote_code, "causal", **setup.chosen_dropouts(model_args))
+        model = opening.load_model(
+            origin, model_args.trust_remote_code, "causal", **startup.chosen_dropouts(model_args)
+        )
         tokenizer = opening.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
     opening.check_vocabulary(tokenizer, model.config.vocab_size)
-    most = getattr(model.config, "max_position_embeddings", None) or setup.DEFAULT_CONTEXT_LENGTH
-    context_length = model_args.context_length or min(most, setup.DEFAULT_CONTEXT_LENGTH)
+    most = getattr(model.config, "max_position_embeddings", None) or startup.DEFAULT_CONTEXT_LENGTH
+    context_length = model_args.context_length or min(most, startup.DEFAULT_CONTEXT_LENGTH)
     if not 1 <= context_length <= most:
         raise ScratchError(f"context_length is {context_length}, want at least 1 and at most the model's {most}")
     if add_chat_template(tokenizer):

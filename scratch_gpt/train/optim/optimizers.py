@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..arguments import TrainingArguments
+from ..arguments.training import TrainingArguments
 from .muon import Muon
 
 # Beside Muon, AdamW trains embeddings, head and norms only, which bear larger steps than matrices do.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..arguments import TrainingArguments
+from ..arguments.training import TrainingArguments
 
 
 def learning_rate_factor(step: int, total_steps: int, args: TrainingArguments) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..terminal import SafeConsole
+from ...terminal import SafeConsole
 from .run_directory import METRICS, truncate_metrics
 
 # Figures that an evaluation prints beside the losses, where the task has them.

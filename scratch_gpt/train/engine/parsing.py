@@ -11,11 +11,11 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
-from ..errors import ScratchError
-from ..redaction import redact
-from ..rl.rewards import is_function
-from ..terminal import printable
-from ..untrusted import read_yaml
+from ...errors import ScratchError
+from ...redaction import redact
+from ...rl.rewards import is_function
+from ...terminal import printable
+from ...untrusted import read_yaml
 from .run_directory import RECORD, check_run_directory, read_run
 
 # What a resumed run may be told anew, unasked: how it is watched and kept. Rows and accumulation may change where their

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import ScratchError
+from ...errors import ScratchError
 
 
 def argument(default: Any, help: str) -> Any:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, DistributedType
 
-from ..data.buckets import Buckets
-from ..errors import ScratchError
+from ...data.buckets import Buckets
+from ...errors import ScratchError
 
 Batch = dict[str, torch.Tensor]
 

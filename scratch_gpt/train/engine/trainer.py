@@ -19,14 +19,14 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from ..atomic_files import replacing, write_text
-from ..errors import RunInterruptedError, ScratchError, TrainingError
-from ..evaluation.processes import sum_over_processes
-from ..hub.card import is_better
-from ..hub.model_directory import ModelDirectory
-from .arguments import TrainingArguments
-from .checkpoints.background_writer import BackgroundWriter, in_memory
-from .checkpoints.checkpoint import (
+from ...atomic_files import replacing, write_text
+from ...errors import RunInterruptedError, ScratchError, TrainingError
+from ...evaluation.processes import sum_over_processes
+from ...hub.card import is_better
+from ...hub.model_directory import ModelDirectory
+from ..arguments.training import TrainingArguments
+from ..checkpoints.background_writer import BackgroundWriter, in_memory
+from ..checkpoints.checkpoint import (
     Optimizers,
     Snapshot,
     checkpoint_folders,
@@ -37,13 +37,13 @@ from .checkpoints.checkpoint import (
     write_best,
     write_checkpoint,
 )
-from .interruption import Interruption
-from .optim.ema import MovingAverage
-from .optim.schedules import learning_rate_factor
-from .performance.compile_blocks import compile_blocks
+from ..optim.ema import MovingAverage
+from ..optim.schedules import learning_rate_factor
+from ..performance.compile_blocks import compile_blocks
 from .plots import plot_run
 from .reporting import Reporter
 from .run_directory import read_metrics
+from .signals import Interruption
 from .task import DataState, Task, check_sharding
 
 FAILURE, RECENT_STEPS = "failure.json", 20

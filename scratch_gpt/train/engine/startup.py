@@ -1,4 +1,4 @@
-"""What every training command does before the loop: check, open, prepare, build."""
+"""What every training run does before the loop: check, open, prepare."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from datetime import timedelta
@@ -24,49 +22,26 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ..data.shards import Shard, cache_directory, make_cache, prepare_texts
-from ..data.sources import Source, open_source
-from ..data.summary import DataSummary, summarise_texts
-from ..data.tables import ReadOptions
-from ..errors import ScratchError, tokenizer_errors
-from ..hardware import chooses_bf16, keep_memory, use_all_cores
-from ..hub.opening import open_tokenizer
-from ..models.configuration_scratch_bigram import ScratchBigramConfig
-from ..models.configuration_scratch_gpt import ScratchGPTConfig
-from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
-from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from ..redaction import redact, redact_logs
-from ..terminal import printable
-from ..tokenization.training import BUILDERS, Template, train_tokenizer
-from .arguments import DataArguments, ModelArguments, TrainingArguments
-from .data_setup import open_parts
+from ...data.shards import Shard, cache_directory, make_cache, prepare_texts
+from ...data.sources import Source, open_source
+from ...data.summary import DataSummary, summarise_texts
+from ...data.tables import ReadOptions
+from ...errors import ScratchError
+from ...hardware import chooses_bf16, keep_memory, use_all_cores
+from ...hub.opening import open_tokenizer
+from ...models.configuration_scratch_bigram import ScratchBigramConfig
+from ...models.configuration_scratch_gpt import ScratchGPTConfig
+from ...models.modeling_scratch_bigram import ScratchBigramForCausalLM
+from ...models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ...tokenization.training import BUILDERS, Template, train_tokenizer
+from ..arguments.training import DataArguments, ModelArguments, TrainingArguments
+from ..data_setup import open_parts
 from .run_directory import check_run_directory
 
 DEFAULT_CONTEXT_LENGTH = 256
 LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one prepares the data
 TOKENIZER_FORMAT = 1  # of trained tokenizers in the cache: a change of how they are trained needs another
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command; what the user can mend becomes one line on the error stream, and an exit code: 2 for bad input, 1
-    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM. No secret is printed or logged."""
-    redact_logs()
-    try:
-        with tokenizer_errors():
-            main()
-    except ScratchError as error:
-        print(printable(redact(f"error: {' '.join(str(error).split())}")), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(printable(redact(f"error: {error}")), file=sys.stderr)
-        sys.exit(1)
-    except Exception:  # a defect of ours, which is shown whole
-        print(printable(redact(traceback.format_exc())), file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped before the first step: there is nothing to save", file=sys.stderr)
-        sys.exit(130)
 
 
 def check_output_dir(args: TrainingArguments) -> None:

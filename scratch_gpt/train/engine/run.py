@@ -11,17 +11,17 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ScratchError
-from ..hub.card import render_card
-from ..hub.model_directory import ModelDirectory, ToPublished
-from ..redaction import redact
-from ..untrusted import read_yaml
-from .arguments import TrainingArguments
-from .loop import Trainer
-from .optim.optimizers import build_optimizers
+from ...errors import ScratchError
+from ...hub.card import render_card
+from ...hub.model_directory import ModelDirectory, ToPublished
+from ...redaction import redact
+from ...untrusted import read_yaml
+from ..arguments.training import TrainingArguments
+from ..optim.optimizers import build_optimizers
 from .run_directory import RECORD, read_metrics, write_run
-from .setup import make_output_dir
+from .startup import make_output_dir
 from .task import Task
+from .trainer import Trainer
 
 # wandb records the command line and the address of the git remote by itself, with the secrets in them.
 TRACKERS = {"wandb": {"settings": {"x_disable_meta": True, "disable_git": True}}}

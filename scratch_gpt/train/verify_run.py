@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 
 from ..errors import ScratchError
 from ..hub.opening import load_model
-from .arguments import check_training
+from .arguments.training import check_training
 from .checkpoints.checkpoint import TENSORS, checkpoint_folders
 from .checkpoints.manifest import damage
+from .engine.parsing import parse_arguments
+from .engine.run_directory import RECORD, check_run_directory, read_metrics, read_run
+from .engine.trainer import Trainer
 from .jobs import job_of_task
-from .loop import Trainer
-from .parsing import parse_arguments
-from .run_directory import RECORD, check_run_directory, read_metrics, read_run
 
 STEPS = 3  # that are taken at a stretch, and once more with a resume between
 TOLERANCE = 1e-4  # of a validation loss: other processors round otherwise

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import yaml
 
-from ..atomic_files import write_text
-from ..errors import ScratchError
-from ..hub.directory_checks import check_files
-from ..redaction import redact
-from ..untrusted import find_links, parse_json, read_text, read_yaml
+from ...atomic_files import write_text
+from ...errors import ScratchError
+from ...hub.directory_checks import check_files
+from ...redaction import redact
+from ...untrusted import find_links, parse_json, read_text, read_yaml
 
 RECORD, METRICS = "run.yaml", "metrics.jsonl"
 MAX_METRICS = 256 << 20  # bytes

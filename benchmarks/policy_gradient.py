@@ -35,7 +35,7 @@ COLOURS = {"ppo": "#1f4e79", "reinforce": "#c0504d"}
 def run(model: str, algorithm: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train, judge, and hand back figures and the curve."""
     out, judged = folder / f"{algorithm}-{seed}", folder / f"{algorithm}-{seed}.json"
-    script = str(PROJECT / "training" / "finetune_ppo.py")
+    script = str(PROJECT / "training" / "policy_gradient.py")
     asked = ["--init_from", model, "--reward", RULE, "--seed", str(seed), "--output_dir", str(out)]
     started = time.perf_counter()
     subprocess.run([sys.executable, script, *asked, *ALGORITHMS[algorithm]], check=True, stdout=subprocess.DEVNULL)

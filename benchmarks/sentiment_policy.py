@@ -93,14 +93,14 @@ def main() -> None:
         prepare(args.table, folder)
         config = str(PROJECT / "training" / "configs" / "sst2.yaml")
         for name in ("first", "second"):
-            train("train_classifier.py", folder / name, "--config", config, "--dataset", str(folder / f"{name}.tsv"))
-        train("pretrain_gpt.py", folder / "gpt", "--dataset", str(folder / "sentences.jsonl"), *GPT)
+            train("classification.py", folder / name, "--config", config, "--dataset", str(folder / f"{name}.tsv"))
+        train("language_modeling.py", folder / "gpt", "--dataset", str(folder / "sentences.jsonl"), *GPT)
         rows["before"] = judge(folder / "gpt", folder / "gpt", folder)
         asked = ("--reward", f"{folder}/first#1", "--dataset", str(folder / "prompts.txt"), *PPO)
         for seed in args.seeds:
             out = folder / f"ppo{seed}"
             options = ("--init_from", str(folder / "gpt"), "--seed", str(seed), *asked)
-            seconds = train("finetune_ppo.py", out, *options)
+            seconds = train("policy_gradient.py", out, *options)
             rows[f"PPO, seed {seed}"] = {**judge(out, folder / "gpt", folder), "seconds": seconds}
             args.output.write_text(json.dumps(rows, indent=1) + "\n")
     table = Table("", "positive by the first", "by the second", "KL", "perplexity under the reference", "distinct-2")

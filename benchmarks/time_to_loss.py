@@ -86,7 +86,7 @@ def score_nanogpt(checkout: Path, checkpoint: Path) -> float:
 
 def run_ours(text: Path, scratch: Path, seed: int) -> Figures:
     folder, config = scratch / f"ours{seed}", PROJECT / "training" / "configs" / "speedrun.yaml"
-    command = ["accelerate", "launch", "training/pretrain_gpt.py", "--config", str(config), "--seed", str(seed)]
+    command = ["accelerate", "launch", "training/language_modeling.py", "--config", str(config), "--seed", str(seed)]
     seconds, _ = timed([*command, "--dataset", str(text), "--output_dir", str(folder)], PROJECT)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     loss = min(row["val_loss"] for row in rows if "val_loss" in row)

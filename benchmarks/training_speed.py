@@ -47,10 +47,10 @@ from transformers.utils import logging
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language import sum_of_losses
 from scratch_gpt.hardware import chooses_bf16, keep_memory, use_all_cores
-from scratch_gpt.train.arguments.training import PretrainingArguments
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.performance.attention_choice import choose_attention
 from scratch_gpt.train.performance.compile_blocks import compile_blocks
+from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
 
 STYLES = ("gpt2", "llama", "nanochat")
 # layers, width, heads, context, rows, vocabulary

@@ -6,7 +6,6 @@ Importing the package registers its classes, after which `AutoModelForCausalLM.f
 import importlib
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -70,8 +69,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# The console command registers when it first opens a model: its --help must not wait for torch.
-if Path(sys.argv[0] or "python").stem != "scratch-gpt":
+if "scratch_gpt_cli" not in sys.modules:  # the command registers when it first opens a model
     from .auto import register
 
     register()

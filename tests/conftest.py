@@ -29,7 +29,7 @@ from scratch_gpt import (
     ScratchSeq2SeqForConditionalGeneration,
     train_tokenizer,
 )
-from scratch_gpt.cli import main as scratch_gpt_command
+from scratch_gpt.cli.app import main as scratch_gpt_command
 from scratch_gpt.data.stories import stories
 
 torch.set_num_threads(1)
@@ -180,7 +180,7 @@ def run_python(
 
 def run_command(*arguments: str, cwd: Path | str, check: bool = False, **more: Any) -> subprocess.CompletedProcess:
     """Run `scratch-gpt` in a process of its own; `more` as for `run_python`."""
-    script = "import sys; from scratch_gpt.cli import main; sys.argv[0] = 'scratch-gpt'; main()"
+    script = "import sys; from scratch_gpt.cli.app import main; sys.argv[0] = 'scratch-gpt'; main()"
     return run_python("-c", script, *arguments, cwd=cwd, check=check, **more)
 
 
@@ -233,7 +233,7 @@ def refusals(script: str, asked: list[list[str]], cwd: Path) -> list[tuple[int, 
     return [(result.returncode, result.stderr) for result in results]
 
 
-PRETRAIN = str(PROJECT / "training" / "pretrain_gpt.py")
+PRETRAIN = str(PROJECT / "training" / "language_modeling.py")
 TINY_LOOP = ("--context_length", "32", "--batch_size", "4", "--num_threads", "1", "--precision", "fp32")
 TINY_MODEL = ("--preset", "llama", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2")
 TINY_RUN = (*TINY_LOOP, *TINY_MODEL, "--tokenizer", "char")

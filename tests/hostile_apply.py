@@ -213,10 +213,10 @@ def _changed_bytes(content: bytes, how: str, where: list[float]) -> bytes:
 
 def _change_task(path: Path, mutation: dict[str, Any], places: Places) -> None:
     """Make the record that of a run of another task, with one setting of it."""
-    from scratch_gpt.train.jobs import job_of_task  # here, since variables are set before the package is imported
+    from scratch_gpt.train.tasks import recipe_of  # here, since variables are set before the package is imported
 
     record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings = {f.name: f.default for t in job_of_task(mutation["task"]).TYPES for f in dataclasses.fields(t)}
+    settings = {f.name: f.default for t in recipe_of(mutation["task"]).arguments for f in dataclasses.fields(t)}
     settings |= {name: value for name, value in record["arguments"].items() if name in settings}
     record["arguments"] = settings | {mutation["name"]: mutation["value"]}
     record["facts"]["task"] = mutation["task"]

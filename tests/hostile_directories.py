@@ -44,7 +44,7 @@ from hostile_process import (
 )
 
 PROJECT = Path(__file__).parents[1]
-PRETRAIN = PROJECT / "training" / "pretrain_gpt.py"
+PRETRAIN = PROJECT / "training" / "language_modeling.py"
 COMMANDS = ("info", "generate", "export", "verify", "push", "init_from", "resume")
 TINY = "--context_length 16 --batch_size 2 --num_threads 1 --precision fp32"
 BASE = f"{TINY} --preset llama --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 --tokenizer char"

@@ -16,8 +16,7 @@ CODE = "import pathlib\npathlib.Path('@MARK@').touch()\n"
 ESCAPE = "{{ cycler.__init__.__globals__.os.system('touch @MARK@') }}"
 ENDLESS = "{% for a in range(999999999) %}{% for b in range(999999999) %}x{% endfor %}{% endfor %}"
 
-TASKS = ("language-modeling", "instructions", "preferences", "rewards", "translation", "text-classification")
-TASKS += ("masked-language-modeling",)
+TASKS = ("language_modeling", "sft", "dpo", "policy_gradient", "translation", "classification", "masked_lm")
 
 # --- values ---
 
@@ -277,7 +276,7 @@ RUN = {
 }
 STATE = {
     **{name: VALUES for name in ("step", "loop", "task", "param_groups", "random", "loop/step", "loop/data", "x")},
-    **{name: VALUES for name in ("loop/data/epoch", "loop/data/row", "loop/best_step", "loop/best_figure", "random/0")},
+    **{name: VALUES for name in ("loop/data/epoch", "loop/data/row", "loop/best_step", "loop/best_metric", "random/0")},
 }
 MANIFEST = {
     "files": _one_of({"../../../outside/secret.txt": {"size": 1, "sha256": "x"}}, {"config.json": None}, ["x"]),

@@ -93,7 +93,7 @@ def finish(script: Path | None, arguments: list[str]) -> None:
     code = 0
     try:
         if script is None:
-            from scratch_gpt.cli import main
+            from scratch_gpt.cli.app import main
 
             main()
         else:

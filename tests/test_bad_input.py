@@ -1,4 +1,4 @@
-"""What `pretrain_gpt.py` says to input that no run can be made of: one line, code 2, and nothing written."""
+"""What `language_modeling.py` says to input that no run can be made of: one line, code 2, and nothing written."""
 
 import pytest
 from conftest import PRETRAIN, PROJECT, TINY_LOOP, TINY_RUN, refusals, tiny_config
@@ -25,7 +25,7 @@ BAD = {
     "no value in the config": (["--config", "DIR/null.yaml"], "log-every: want a value, not null"),
     "no share": (
         ["--dropout", "17", "--attention_dropout", "-1"],
-        "dropout is 17.0; attention_dropout is -1.0:",
+        "dropout is 17.0, want at least 0 and at most 1; attention_dropout is -1.0",
     ),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
     "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),

@@ -15,7 +15,7 @@ from scratch_gpt.tokenization.chat import (
     assistant_text,
     encode_conversations,
 )
-from scratch_gpt.train.preferences import EncodedPairs
+from scratch_gpt.train.tasks.dpo.task import EncodedPairs
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2}}}
 WRITTEN = '<|tool_call|>{"name": "weather", "arguments": {"city": "Köln", "days": 2}}'

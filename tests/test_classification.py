@@ -21,8 +21,8 @@ from scratch_gpt.data.buckets import MaskedBatches
 from scratch_gpt.data.splits import content_key, hold_out
 from scratch_gpt.data.tokens import Tokens
 
-TRAIN = str(PROJECT / "training" / "train_classifier.py")
-PRETRAIN_ENCODER = str(PROJECT / "training" / "pretrain_encoder.py")
+TRAIN = str(PROJECT / "training" / "classification.py")
+PRETRAIN_ENCODER = str(PROJECT / "training" / "masked_lm.py")
 SIZE = ("--hidden_size", "32", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--context_length", "32")
 LOOP = ("--num_threads", "1", "--precision", "fp32", "--log_every", "1", "--tokens_per_batch", "256")
 VOCABULARY = ("--vocab_size", "300")
@@ -189,7 +189,7 @@ def test_the_commands(run, encoder, table, tmp_path):
         (("fill", str(run), "a <mask>"), "which predicts no masked tokens"),
         (("classify", str(encoder), "a film"), "which knows no labels"),
         (("generate", str(run)), "use 'scratch-gpt classify'"),
-        (("evaluate", str(encoder), "--dataset", str(table)), "train_classifier.py makes a classifier of it"),
+        (("evaluate", str(encoder), "--dataset", str(table)), "'scratch-gpt train classification'"),
         (
             ("evaluate", str(run), "--dataset", "other.tsv"),
             "has the label 'odd', the model knows 'negative', 'positive'",

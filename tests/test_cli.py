@@ -241,8 +241,8 @@ def test_the_installed_command_shows_the_traceback_when_asked(world):
 
 def test_help_of_the_program_imports_nothing_heavy(tmp_path):
     script = (
-        "import sys; sys.argv = ['scratch-gpt', '--help']\n"
-        "from scratch_gpt.cli import main\n"
+        "import sys; sys.argv = ['any-name', '--help']\n"
+        "from scratch_gpt_cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'matplotlib') if name in sys.modules])"

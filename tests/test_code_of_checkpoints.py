@@ -40,7 +40,7 @@ def at_a_terminal(*arguments: str, cwd: Path, answers: str = "y\n" * 5) -> tuple
     """Run `scratch-gpt` at a terminal where somebody answers yes; its exit code and everything it printed."""
     primary, secondary = pty.openpty()
     # Only under this name does the package leave the registration of its classes to the commands.
-    code = "import sys; sys.argv[0] = 'scratch-gpt'; from scratch_gpt.cli import main; main()"
+    code = "import sys; sys.argv[0] = 'scratch-gpt'; from scratch_gpt.cli.app import main; main()"
     command = ["-c", code, *arguments]
     process = start_python(command, cwd, dict(os.environ), (os.ttyname(secondary),) * 3)
     os.write(primary, answers.encode())

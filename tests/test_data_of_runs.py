@@ -106,7 +106,7 @@ def test_a_run_tells_of_its_data_and_refuses_to_go_on_with_other_data(job, model
     verified = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
     assert verified.returncode == 2
     assert "the data has changed since the run" in verified.stderr
-    insisted = ("--resume", "--allow_changed_settings", "true")
+    insisted = ("--resume", "--allow_changed_settings")
     assert train(job, model, tmp_path / "data", tmp_path / "run", *insisted, check=False).returncode == 0
 
 
@@ -175,7 +175,7 @@ def test_unknown_letters_are_warned_of(model, tmp_path):
     path.write_text("ÄÖÜ and so on, ÄÖÜ. " * 60)
     options = ("--context_length", "16")
     result = run_here(
-        str(PROJECT / "training" / "pretrain_gpt.py"),
+        str(PROJECT / "training" / "language_modeling.py"),
         *("--init_from", model, "--dataset", str(path), "--output_dir", str(tmp_path / "run"), *SMALL, *options),
     )
     assert "% of the training tokens are unknown to the tokenizer" in " ".join(result.stderr.split())
@@ -188,7 +188,7 @@ def test_unknown_letters_are_warned_of(model, tmp_path):
 def test_one_word_is_a_text_that_masks_nothing(tmp_path):
     (tmp_path / "t.txt").write_text("word word")
     options = (*OPTIONS["masked_lm"], "--mask_probability", "0.01")
-    script = str(PROJECT / "training" / "pretrain_encoder.py")
+    script = str(PROJECT / "training" / "masked_lm.py")
     run_here(script, "--dataset", str(tmp_path / "t.txt"), "--output_dir", str(tmp_path / "run"), *SMALL, *options)
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()

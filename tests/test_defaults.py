@@ -7,23 +7,22 @@ import dataclasses
 import importlib
 import inspect
 import json
-import pkgutil
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 import scratch_gpt
-import scratch_gpt.cli as cli
+from scratch_gpt.cli.app import COMMANDS, app
 from scratch_gpt.data.conversations import open_conversations
 from scratch_gpt.data.labelled import open_labelled
 from scratch_gpt.data.pairs import open_pairs
 from scratch_gpt.data.prompts import open_prompts
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.hub.upload import plan_push, push_directory
-from scratch_gpt.train.jobs import MODULES, job_of_task
 from scratch_gpt.train.optim.muon import Muon
-from scratch_gpt.train.translation import Translation
+from scratch_gpt.train.tasks import FAMILIES, arguments_of
+from scratch_gpt.train.tasks.translation.task import Translation
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
 
@@ -54,9 +53,9 @@ def of_commands(command, path: str = "scratch-gpt") -> dict:
 
 
 def of_commands_of_the_package() -> dict:
-    for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}."):
-        importlib.import_module(module.name)  # each adds its commands
-    return of_commands(get_command(cli.app))
+    for name in COMMANDS:
+        importlib.import_module(f"scratch_gpt.cli.{name}")  # each adds its commands
+    return of_commands(get_command(app))
 
 
 def of_configs() -> dict:
@@ -78,7 +77,9 @@ def own_fields(kind: type) -> set[str]:
 
 def of_training() -> dict:
     """The defaults of the arguments of each kind of run, those of its own groups."""
-    return {task: {n: v for kind in job_of_task(task).TYPES for n, v in of_dataclass(kind).items()} for task in MODULES}
+    return {
+        family: {n: v for kind in arguments_of(family) for n, v in of_dataclass(kind).items()} for family in FAMILIES
+    }
 
 
 def of_functions() -> dict:

@@ -6,7 +6,7 @@ from conftest import run_here, save_tiny, tiny_encoder, tiny_model, tiny_seq2seq
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from scratch_gpt import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification, train_tokenizer
-from scratch_gpt.cli import open_model
+from scratch_gpt.cli.app import open_model
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.opening import choose_device, choose_dtype, load_model
 from scratch_gpt.rl.rewards import open_reward

@@ -28,7 +28,7 @@ from scratch_gpt import (
 from scratch_gpt.data.labelled import LabelledTokens
 from scratch_gpt.data.tokens import Tokens
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.train.token_weights import count_token_weights
+from scratch_gpt.train.tasks.classification.token_weights import count_token_weights
 
 HEADS = (ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification)
 STYLES = [

@@ -26,18 +26,18 @@ from scratch_gpt.models.modeling_scratch_encoder import (
 )
 from scratch_gpt.train.arguments.training import TrainingArguments
 from scratch_gpt.train.checkpoints.checkpoint import unwrapped
-from scratch_gpt.train.classification import Classification
 from scratch_gpt.train.engine.plots import plot_losses
 from scratch_gpt.train.engine.run_directory import read_metrics
 from scratch_gpt.train.engine.signals import Interruption
 from scratch_gpt.train.engine.task import check_sharding
 from scratch_gpt.train.engine.trainer import Trainer
-from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
 from scratch_gpt.train.optim.optimizers import build_optimizers
-from scratch_gpt.train.policy_gradient import PolicyGradient
-from scratch_gpt.train.preferences import EncodedPairs, Preferences
-from scratch_gpt.train.translation import Translation
+from scratch_gpt.train.tasks.classification.task import Classification
+from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+from scratch_gpt.train.tasks.masked_lm.task import MaskedLanguageModeling
+from scratch_gpt.train.tasks.policy_gradient.task import PolicyGradient
+from scratch_gpt.train.tasks.translation.task import Translation
 
 # --- a run in which nothing is scored --------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ def unscored_run(tmp_path_factory):
     options = ("--max_steps", "12", "--log_every", "1", "--eval_every", "6", "--hidden_size", "32", "--seed", "3")
     options += ("--num_attention_heads", "2", "--num_hidden_layers", "1", "--num_threads", "1")
     files = ("--dataset", str(folder / "train.txt"), "--validation_dataset", str(folder / "validation.txt"))
-    run_here(str(PROJECT / "training/pretrain_encoder.py"), "--output_dir", str(folder / "run"), *files, *options)
+    run_here(str(PROJECT / "training/masked_lm.py"), "--output_dir", str(folder / "run"), *files, *options)
     return folder / "run"
 
 
@@ -73,7 +73,7 @@ def test_a_run_whose_validation_scores_nothing_ends_with_a_model(unscored_run, t
     files = ("--dataset", str(texts / "validation.txt"), "--validation_dataset", str(texts / "train.txt"))
     options = ("--max_steps", "2", "--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1")
     options += ("--num_threads", "1", "--mask_probability", "0.001", "--output_dir", str(tmp_path / "run"))
-    run_here(str(PROJECT / "training/pretrain_encoder.py"), *files, *options)
+    run_here(str(PROJECT / "training/masked_lm.py"), *files, *options)
     assert [row for row in read_metrics(tmp_path / "run") if "val_loss" in row] == []
     assert (tmp_path / "run/model.safetensors").exists()
     assert (tmp_path / "run/README.md").exists()
@@ -118,7 +118,7 @@ def trainer_with(folder, factors, **settings):
 def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path, factors, best, capsys):
     progress = trainer_with(tmp_path / "run", factors).run()
     assert progress.best_step == best
-    assert progress.best_figure is None or math.isfinite(progress.best_figure)
+    assert progress.best_metric is None or math.isfinite(progress.best_metric)
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "run/metrics.jsonl").open()]
     assert ["val_loss" in row for row in rows] == [math.isfinite(factor) for factor in factors]
     assert (tmp_path / "run/model.safetensors").exists()
@@ -131,7 +131,7 @@ def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path, factors, best, 
 def test_a_validation_that_scores_nothing_has_no_loss(tmp_path):
     """It had a loss of 0, the best there can be."""
     progress = trainer_with(tmp_path / "run", [], early_stopping_patience=2).run()
-    assert (progress.best_figure, progress.best_step, progress.step) == (None, 4, 4)
+    assert (progress.best_metric, progress.best_step, progress.step) == (None, 4, 4)
     assert progress.stopped_early
     assert not [row for row in read_metrics(tmp_path / "run") if "val_loss" in row or "val_accuracy" in row]
 

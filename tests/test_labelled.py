@@ -15,7 +15,7 @@ from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
 from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
 from scratch_gpt.tokenization.training import first_of_word, train_tokenizer
-from scratch_gpt.train.classification import Classification
+from scratch_gpt.train.tasks.classification.task import Classification
 
 
 def test_text_is_cut_with_its_end_and_special_tokens_are_text():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scratch_gpt.cli import main
+from scratch_gpt.cli.app import main
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.foundations import ladder
 

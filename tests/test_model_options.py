@@ -3,32 +3,34 @@
 import pytest
 
 from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig, ScratchSeq2SeqConfig
-from scratch_gpt.train import encoder_setup, translation_setup
-from scratch_gpt.train.arguments.training import ModelArguments, PairArguments, Seq2SeqModelArguments
-from scratch_gpt.train.encoder_arguments import ClassifierModelArguments, EncoderModelArguments
-from scratch_gpt.train.engine import startup
+from scratch_gpt.train.tasks import encoder_model
+from scratch_gpt.train.tasks.classification.arguments import ClassifierModelArguments, EncoderModelArguments
+from scratch_gpt.train.tasks.language_modeling.arguments import ModelArguments
+from scratch_gpt.train.tasks.language_modeling.build import build_config
+from scratch_gpt.train.tasks.translation import build
+from scratch_gpt.train.tasks.translation.arguments import PairArguments, Seq2SeqModelArguments
 
 SHAPE = {"hidden_size": 48, "num_attention_heads": 6}
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def gpt(preset: str = "llama", **fields):
-    return startup.build_config(ModelArguments(preset=preset, **fields), 99, 40, IDS)
+    return build_config(ModelArguments(preset=preset, **fields), 99, 40, IDS)
 
 
 def seq2seq(data: dict | None = None, preset: str = "modern", **fields):
     options = PairArguments(**{"max_length": 40, "source_lang": "de", "target_lang": "en", **(data or {})})
-    return translation_setup.build_config(
+    return build.build_config(
         Seq2SeqModelArguments(preset=preset, **fields), options, (99, 88 if options.separate_vocabularies else 99)
     )
 
 
 def encoder(preset: str = "modern", **fields):
-    return encoder_setup.build_config(EncoderModelArguments(preset=preset, context_length=40, **fields), 99, IDS)
+    return encoder_model.build_config(EncoderModelArguments(preset=preset, context_length=40, **fields), 99, IDS)
 
 
 def classifier(preset: str = "modern", **fields):
-    return encoder_setup.build_config(ClassifierModelArguments(preset=preset, context_length=40, **fields), 99, IDS)
+    return encoder_model.build_config(ClassifierModelArguments(preset=preset, context_length=40, **fields), 99, IDS)
 
 
 DROPOUTS = {"embedding_dropout": 0.3, "residual_dropout": 0.3, "attention_dropout": 0.3}

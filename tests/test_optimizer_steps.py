@@ -23,18 +23,14 @@ from scratch_gpt import (
 from scratch_gpt.data.shards import Shard
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hardware import chooses_bf16
-from scratch_gpt.hub.card import is_better
 from scratch_gpt.hub.model_directory import ModelDirectory
-from scratch_gpt.train.arguments.training import PretrainingArguments, TrainingArguments
-from scratch_gpt.train.classification import Classification
+from scratch_gpt.train.arguments.training import TrainingArguments
 from scratch_gpt.train.engine.task import DataState, items_left
 from scratch_gpt.train.engine.trainer import Trainer
-from scratch_gpt.train.instructions import Instructions
-from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.masked_language_modeling import MaskedLanguageModeling
 from scratch_gpt.train.optim.optimizers import build_optimizers
-from scratch_gpt.train.preferences import Preferences
-from scratch_gpt.train.translation import Translation
+from scratch_gpt.train.tasks import FAMILIES, recipe_of
+from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 
 ROW = 16
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
@@ -223,24 +219,23 @@ LOWER = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_charac
 
 
 def test_scores_are_best_where_high_and_losses_where_low():
-    """Each figure by which a best model can be picked is in one of two lists written here by hand."""
-    tasks = (LanguageModeling, Translation, Classification, MaskedLanguageModeling, Instructions, Preferences)
-    figures = {figure for task in tasks for figure in task.figures} | {"val_reward", "val_kl", "val_distinct_2"}
-    assert figures == HIGHER | LOWER
-    for figure in figures:
-        assert is_better(figure, 2.0, 1.0) == (figure in HIGHER), figure
-        assert is_better(figure, 1.0, 2.0) == (figure in LOWER), figure
-        assert not is_better(figure, 1.0, 1.0), figure
+    """Each metric that can select the best model is in one of two lists written here by hand."""
+    metrics = [metric for family in FAMILIES for metric in recipe_of(family).card.metrics]
+    assert {metric.name for metric in metrics} == HIGHER | LOWER
+    for metric in metrics:
+        assert metric.is_better(2.0, 1.0) == (metric.name in HIGHER), metric
+        assert metric.is_better(1.0, 2.0) == (metric.name in LOWER), metric
+        assert not metric.is_better(1.0, 1.0), metric
 
 
 @pytest.mark.parametrize(("metric", "best"), [("val_loss", 1), ("val_accuracy", 2)])
-def test_the_best_model_is_the_one_with_the_best_figure(metric, best, tmp_path):
+def test_the_best_model_is_the_one_with_the_best_metric(metric, best, tmp_path):
     """The second evaluation has twice the loss and twice the accuracy of the others."""
     trainer = trainer_with(tmp_path / "run", [1.0, 2.0, 1.0], **STILL, max_steps=3, metric_for_best_model=metric)
     letter = trainer.directory.tokenizer.convert_tokens_to_ids("a")
     torch.nn.init.constant_(trainer.model.lm_head.bias[letter : letter + 1], 100)  # some guesses are right
     progress = trainer.run()
-    assert progress.best_figure > 0
+    assert progress.best_metric > 0
     assert progress.best_step == best
 
 
@@ -251,13 +246,13 @@ def test_the_card_of_a_run_shows_its_highest_chrf(tmp_path):
     run = tmp_path / "run"
     options = "--num_pairs 200 --vocab_size 300 --hidden_size 32 --encoder_layers 1 --decoder_layers 1 --num_beams 1"
     options += " --num_attention_heads 2 --tokens_per_batch 256 --num_threads 1 --max_steps 1"
-    script = str(PROJECT / "training" / "train_seq2seq.py")
+    script = str(PROJECT / "training" / "translation.py")
     run_here(script, "--output_dir", str(run), *options.split(), "--metric_for_best_model", "val_chrf")
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     rows = [{**row, "val_chrf": chrf, "val_loss": loss} for chrf, loss in ((10.5, 3.5), (30.25, 4.5), (20.125, 2.5))]
     from scratch_gpt.hub.card import render_card
 
-    card = render_card(yaml.safe_load((run / "run.yaml").read_text()), rows)
+    card = render_card(yaml.safe_load((run / "run.yaml").read_text()), rows, recipe_of("translation").card)
     assert "30.2500" in card
     assert "4.5000" in card
     assert not {"10.5000", "20.1250", "3.5000", "2.5000"} & set(card.replace("|", " ").split())
@@ -321,8 +316,8 @@ def test_bfloat16_that_a_gpu_emulates_is_not_chosen(monkeypatch):
 
 def test_no_training_runs_without_a_step(tmp_path):
     """`--epochs` and its like must be more than 0."""
-    from scratch_gpt.train.arguments.training import check_training
+    from scratch_gpt.train.arguments.training import check_arguments
 
     for name in ("epochs", "max_steps", "keep_last", "gradient_accumulation_steps", "log_every"):
         with pytest.raises(ScratchError, match=f"{name} is 0, want more than 0"):
-            check_training(TrainingArguments(**{name: 0}))
+            check_arguments(TrainingArguments(**{name: 0}))

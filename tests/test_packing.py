@@ -16,7 +16,7 @@ from scratch_gpt.data.rows import Rows
 from scratch_gpt.data.shards import Shard, prepare
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.evaluation.language import evaluate_text
-from scratch_gpt.train.language_modeling import LanguageModeling
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 
 BOS, PAD = 1, 0
 

@@ -17,8 +17,9 @@ from scratch_gpt.data.buckets import PairBatches, bucket_length
 from scratch_gpt.data.pairs import Pairs, Tokens, encode_pairs, open_pairs
 from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.opening import Tokenizers
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
-from scratch_gpt.train.translation import Tokenizers, Translation
+from scratch_gpt.train.tasks.translation.task import Translation
 
 PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Zwei Männer lachen", "Two men laugh"), ("Ende", "The end")]
 

@@ -8,9 +8,9 @@ from conftest import run_here, run_python, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
-from scratch_gpt.cli.planning import _duration
-from scratch_gpt.train.arguments.training import PretrainingArguments
+from scratch_gpt.cli.plan import _duration
 from scratch_gpt.train.cost_estimate import Plan, flops_per_token, make_plan, optimizer_bytes
+from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
 
 SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 4, 16384, 2, 512)]
 

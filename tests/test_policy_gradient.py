@@ -15,10 +15,10 @@ from scratch_gpt.data.prompts import open_prompts
 from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.rl.rewards import pattern_reward
-from scratch_gpt.train.policy_arguments import PolicyArguments
-from scratch_gpt.train.policy_gradient import PolicyGradient
+from scratch_gpt.train.tasks.policy_gradient.arguments import PolicyArguments
+from scratch_gpt.train.tasks.policy_gradient.task import PolicyGradient
 
-PPO = str(PROJECT / "training" / "finetune_ppo.py")
+PPO = str(PROJECT / "training" / "policy_gradient.py")
 OPTIONS = ["--num_threads", "1", "--prompts_per_rollout", "32", "--validation_prompts", "32", "--max_new_tokens", "8"]
 
 
@@ -96,7 +96,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(base, tmp_path):
     same += ["--eval_every", "100", "--kl_target", "2", "--schedule", "constant"]
     run_here(PPO, *same, "--max_steps", "22", "--output_dir", str(tmp_path / "straight"))
     run_here(PPO, *same, "--max_steps", "11", "--output_dir", str(tmp_path / "stopped"))
-    more = ["--resume", "--allow_changed_settings", "true", "--max_steps", "22"]
+    more = ["--resume", "--allow_changed_settings", "--max_steps", "22"]
     run_here(PPO, "--output_dir", str(tmp_path / "stopped"), *more)
     ends = [tmp_path / name / "checkpoints" / "step-00000022" for name in ("straight", "stopped")]
     for name in ("model.safetensors", "training_state.safetensors"):
@@ -150,7 +150,7 @@ def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
 def task_of(base, **settings):
     model, tokenizer = ScratchGPTForCausalLM.from_pretrained(base / "model"), train_tokenizer(["abcdefgh "], "char")
     args = PolicyArguments(prompts_per_rollout=6, **settings)
-    args = args.settled_for(1)
+    args = args.resolve_defaults(1)
     prompts = {"train": ["a", "bc", "def", "gh", "h", "aa"], "validation": ["b"]}
     other = ScratchGPTForCausalLM.from_pretrained(base / "model")
     return model, PolicyGradient(Accelerator(), model, other, tokenizer, pattern_reward("a"), prompts, args)
@@ -208,11 +208,11 @@ def test_before_the_first_step_the_ratio_is_one(base):
     model, task = task_of(base, algorithm="grpo", batch_size=12, num_generations=2)
     batch, _ = next(task.batches(task_state(0, 0)))
     loss = task.loss(model.train(), batch)
-    figures = task.training_figures()
+    figures = task.training_metrics()
     assert figures["clip_fraction"] == 0
     assert figures["kl_of_step"] == pytest.approx(0, abs=1e-6)
     assert loss.item() == pytest.approx(-batch["advantages"].sum().item(), abs=1e-3)
-    assert task.training_figures().keys() >= {"reward", "kl", "samples"}
+    assert task.training_metrics().keys() >= {"reward", "kl", "samples"}
 
 
 BAD = {

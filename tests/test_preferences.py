@@ -14,9 +14,9 @@ from scratch_gpt.data.preferences import Preference, open_preferences, preferenc
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.preferences import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
 
-DPO = str(PROJECT / "training" / "finetune_dpo.py")
+DPO = str(PROJECT / "training" / "dpo.py")
 ASK = {"role": "user", "content": "a b?"}
 GOOD, BAD_ANSWER = ({"role": "assistant", "content": text} for text in ("a", "b c"))
 

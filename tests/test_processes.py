@@ -15,9 +15,10 @@ from scratch_gpt import train_tokenizer
 from scratch_gpt.data.pairs import encode_pairs, open_pairs
 from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
+from scratch_gpt.hub.opening import Tokenizers
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.translation import Tokenizers, Translation
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+from scratch_gpt.train.tasks.translation.task import Translation
 
 
 def language_modeling(tokenizer, accelerator) -> LanguageModeling:

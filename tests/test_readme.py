@@ -30,7 +30,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 TINY = "--max_steps 4 --num_stories 300 --hidden_size 32 --num_hidden_layers 1 --context_length 32 --batch_size 2"
 
 
-LONGER = "--allow_changed_settings true --max_steps 6"
+LONGER = "--allow_changed_settings --max_steps 6"
 TINY_PAIRS = "--max_steps 4 --num_pairs 300 --hidden_size 32 --encoder_layers 1 --decoder_layers 1"
 TALK = {"prompt": "Hi?", "completion": "Yes."}
 PAIRS = ("ein Hund läuft in den Garten\n" * 40, "a dog runs into the garden\n" * 40)
@@ -117,7 +117,5 @@ def test_commands_and_examples_run_as_printed(tmp_path):
 
 
 def test_first_and_test_command_are_marked():
-    assert re.search(
-        r"<!-- run-command -->\n```bash\n.*accelerate launch training/pretrain_gpt.py\n```\n<!-- end -->", README
-    )
+    assert re.search(r"<!-- run-command -->\n```bash\n.*scratch-gpt train language_modeling\n```\n<!-- end -->", README)
     assert re.search(r"<!-- test-command -->\n```bash\n.*pytest.*\n```\n<!-- end -->", README)

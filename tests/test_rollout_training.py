@@ -13,8 +13,8 @@ from scratch_gpt.rl import rollouts
 from scratch_gpt.rl.rollouts import Rollout
 from scratch_gpt.rl.value_head import add_value_head
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.policy_arguments import PolicyArguments
-from scratch_gpt.train.policy_gradient import PolicyGradient
+from scratch_gpt.train.tasks.policy_gradient.arguments import PolicyArguments
+from scratch_gpt.train.tasks.policy_gradient.task import PolicyGradient
 
 PROMPTS = {"train": ["a", "bc", "def", "gh"], "validation": ["b", "ag"]}
 
@@ -33,7 +33,7 @@ def task_of(dropout: float = 0.0, value_head: bool = False, reward=None, **setti
     if value_head:
         add_value_head(policy)
         randomise(policy.value_head, seed=3)
-    args = PolicyArguments(prompts_per_rollout=4, max_new_tokens=6, **settings).settled_for(1)
+    args = PolicyArguments(prompts_per_rollout=4, max_new_tokens=6, **settings).resolve_defaults(1)
     reward = reward or (lambda prompts, completions: [float(len(text)) for text in completions])
     return PolicyGradient(Accelerator(cpu=True), policy.train(), reference, tokenizer, reward, PROMPTS, args)
 

@@ -14,30 +14,31 @@ from scratch_gpt import train_tokenizer
 from scratch_gpt.data.preferences import Preference
 from scratch_gpt.data.sources import open_source
 from scratch_gpt.hardware import available_cores
-from scratch_gpt.train.arguments.training import DataArguments
 from scratch_gpt.train.engine.reporting import Reporter
-from scratch_gpt.train.engine.startup import prepare_shards
-from scratch_gpt.train.preferences import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.common import prepare_shards
+from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+from scratch_gpt.train.tasks.text_arguments import DataArguments
 
 
-@pytest.mark.parametrize("wanted", ["true", "false"])
-def test_gradient_checkpointing_is_turned_on_where_it_is_asked_for(wanted, tmp_path, text_file, monkeypatch):
+@pytest.mark.parametrize("flag", ["--gradient_checkpointing", "--no-gradient_checkpointing"])
+def test_gradient_checkpointing_is_turned_on_where_it_is_asked_for(flag, tmp_path, text_file, monkeypatch):
     turned_on, enable = [], PreTrainedModel.gradient_checkpointing_enable
     monkeypatch.setattr(
         PreTrainedModel, "gradient_checkpointing_enable", lambda self, *a, **k: turned_on.append(enable(self, *a, **k))
     )
     options = ("--output_dir", str(tmp_path / "run"), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
-    run_here(PRETRAIN, *options, "--gradient_checkpointing", wanted)
-    assert len(turned_on) == (wanted == "true")
+    run_here(PRETRAIN, *options, flag)
+    assert len(turned_on) == (flag == "--gradient_checkpointing")
 
 
 def test_processes_other_than_the_first_leave_the_metrics_alone(tmp_path):
     rows = "".join(json.dumps({"step": step}) + "\n" for step in range(5))
     (tmp_path / "metrics.jsonl").write_text(rows)
-    with Reporter(tmp_path, total_steps=9, step=2, enabled=False) as reporter:
+    with Reporter(tmp_path, total_steps=9, step=2, enabled=False, task=LanguageModeling) as reporter:
         reporter.record({"step": 3, "train_loss": 1.0})
     assert (tmp_path / "metrics.jsonl").read_text() == rows
-    with Reporter(tmp_path, total_steps=9, step=2, enabled=True) as reporter:
+    with Reporter(tmp_path, total_steps=9, step=2, enabled=True, task=LanguageModeling) as reporter:
         reporter.record({"step": 3, "train_loss": 1.0})
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "train_loss": 1.0}]
@@ -60,7 +61,7 @@ def test_figures_of_preferences_are_means_over_the_pairs_since_the_last_call():
             weight.add_(0.05 * torch.randn_like(weight))
     pairs = EncodedPairs([Preference("a", "b", c) for c in "cdefgh"], tokenizer, 64)
     task = Preferences(Accelerator(cpu=True), {"train": pairs, "validation": pairs}, reference, 0, 24, 0, 0.3)
-    assert task.training_figures() == {}
+    assert task.training_metrics() == {}
     batches = [task.make_batch(0, number) for number in range(len(task.train.plan(0)))]
     assert len(batches) > 1
     margins = []
@@ -70,10 +71,10 @@ def test_figures_of_preferences_are_means_over_the_pairs_since_the_last_call():
             margins.append(task._losses(model, batch)[1])
     every = torch.cat(margins)
     assert len(every) == len(pairs)
-    figures = task.training_figures()
+    figures = task.training_metrics()
     assert figures["margin"] == pytest.approx(every.mean().item(), rel=1e-5)
     assert figures["accuracy"] == pytest.approx((every > 0).float().mean().item())
-    assert task.training_figures() == {}
+    assert task.training_metrics() == {}
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -16,18 +16,18 @@ from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
 from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.engine.task import DataState
 from scratch_gpt.train.engine.trainer import Progress, check_state
-from scratch_gpt.train.jobs import sft
-from scratch_gpt.train.language_modeling import LanguageModeling
-from scratch_gpt.train.sft_arguments import ConversationArguments
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+from scratch_gpt.train.tasks.sft.arguments import ConversationArguments
+from scratch_gpt.train.tasks.sft.build import HELD_OUT, read_conversations
 
 
 def test_built_in_questions_vary_with_the_seed_and_held_out_ones_do_not():
-    first, again, other = (sft.read(ConversationArguments(num_questions=400), seed) for seed in (1, 1, 2))
+    first, again, other = (read_conversations(ConversationArguments(num_questions=400), seed) for seed in (1, 1, 2))
     assert first.parts["train"] == again.parts["train"] != other.parts["train"]
     for split in ("validation", "test"):
         assert first.parts[split] == other.parts[split]
-        assert len(first.parts[split]) == sft.HELD_OUT
-    assert first.summary.test_rows == sft.HELD_OUT
+        assert len(first.parts[split]) == HELD_OUT
+    assert first.summary.test_rows == HELD_OUT
     assert first.summary.rows_read == sum(map(len, first.parts.values()))
 
 
@@ -45,7 +45,7 @@ def test_a_classifier_on_an_encoder_cuts_texts_at_the_shorter_length(context_len
     (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
     options = f"--init_from {base} --dataset texts.csv --output_dir run --context_length {context_length}"
     options += " --max_steps 1 --tokens_per_batch 64 --num_threads 1 --validation_fraction 0.5 --precision fp32"
-    run_here(str(PROJECT / "training" / "train_classifier.py"), *options.split(), cwd=tmp_path)
+    run_here(str(PROJECT / "training" / "classification.py"), *options.split(), cwd=tmp_path)
     facts = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["facts"]
     length = min(context_length, 16)
     for split in ("train", "validation"):
@@ -75,14 +75,14 @@ def test_a_task_that_cannot_be_sharded_is_refused_by_the_loop(tmp_path, monkeypa
 
 WRONG = [
     {"step": -1}, {"tokens": 1.5}, {"best_step": "1"}, {"evaluations_since_best": 2**53}, {"seconds": math.inf},
-    {"seconds": "1"}, {"best_figure": math.nan}, {"best_figure": [1]}, {"stopped_early": 1},
+    {"seconds": "1"}, {"best_metric": math.nan}, {"best_metric": [1]}, {"stopped_early": 1},
     {"data": DataState(epoch=-1)}, {"data": DataState(row=None)},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fields", WRONG, ids=str)
 def test_a_state_that_no_run_can_have_is_refused(fields):
-    check_state(Progress(best_figure=1.5, seconds=2))
+    check_state(Progress(best_metric=1.5, seconds=2))
     with pytest.raises(ValueError, match=r"^its "):
         check_state(Progress(**fields))
 

@@ -24,9 +24,9 @@ from scratch_gpt.data.questions import SPLITS
 from scratch_gpt.evaluation.chat import answer
 from scratch_gpt.evaluation.language import sum_of_losses
 from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations
-from scratch_gpt.train.instructions import Instructions
+from scratch_gpt.train.tasks.sft.task import Instructions
 
-SFT = str(PROJECT / "training" / "finetune_sft.py")
+SFT = str(PROJECT / "training" / "sft.py")
 
 
 @pytest.fixture(params=["char", "bpe"])
@@ -277,7 +277,7 @@ def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
 def test_adapters_are_published_as_peft_merges_them(preset, tokenizer):
     """Random adapters, and rows of the embeddings: what is published has the logits of the adapted model."""
-    from scratch_gpt.train.lora import add_lora
+    from scratch_gpt.train.tasks.sft.lora import add_lora
 
     model = tiny_model(preset, vocab_size=len(tokenizer))
     plain = set(model.state_dict())

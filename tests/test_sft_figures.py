@@ -7,7 +7,7 @@ from conftest import PROJECT, run_here, tiny_model
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.stories import stories
 
-SFT = str(PROJECT / "training" / "finetune_sft.py")
+SFT = str(PROJECT / "training" / "sft.py")
 
 
 def test_exact_answers_are_counted_for_built_in_questions_only(tmp_path):

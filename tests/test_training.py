@@ -36,13 +36,13 @@ from scratch_gpt import (
 from scratch_gpt.data.rows import Rows
 from scratch_gpt.data.shards import prepare
 from scratch_gpt.data.sources import open_source
-from scratch_gpt.train.arguments.training import PretrainingArguments as OurTrainingArguments
 from scratch_gpt.train.checkpoints.manifest import write_manifest
 from scratch_gpt.train.engine.parsing import parse_arguments
 from scratch_gpt.train.optim.optimizers import build_optimizers, parameter_groups
 from scratch_gpt.train.optim.schedules import learning_rate_factor
 from scratch_gpt.train.performance.attention_choice import choose_attention
 from scratch_gpt.train.performance.blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
+from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments as OurTrainingArguments
 
 
 def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):
@@ -238,7 +238,7 @@ def test_config_file_and_flags_that_override_it(text_file, tmp_path):
     config.write_text(f"dataset: {text_file}\nmax_steps: 2\nlearning_rate: 1e-3\nstreaming: false\nvocab_size:\n")
     parsed = parse_arguments((OurTrainingArguments,), "", ["--max_steps", "3"])
     assert parsed[0].max_steps == 3
-    from scratch_gpt.train.arguments.training import DataArguments
+    from scratch_gpt.train.tasks.text_arguments import DataArguments
 
     data, args = parse_arguments(
         (DataArguments, OurTrainingArguments), "", ["--config", str(config), "--max_steps", "4"]
@@ -338,7 +338,7 @@ def test_rows_of_a_run_are_dealt_out_without_loss_or_repeat(text_file):
 
     from scratch_gpt import train_tokenizer
     from scratch_gpt.train.engine.task import DataState
-    from scratch_gpt.train.language_modeling import LanguageModeling
+    from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 
     tokenizer = train_tokenizer([text_file.read_text()], "char")
     shards = prepare(open_source(str(text_file)), tokenizer)

@@ -27,7 +27,7 @@ from scratch_gpt.data.pairs import open_pairs
 from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
 
-TRAIN = str(PROJECT / "training" / "train_seq2seq.py")
+TRAIN = str(PROJECT / "training" / "translation.py")
 TINY = ("--num_pairs", "400", "--vocab_size", "400", "--hidden_size", "32", "--encoder_layers", "1")
 TINY += ("--decoder_layers", "1", "--num_attention_heads", "2", "--tokens_per_batch", "256", "--num_threads", "1")
 TINY += ("--precision", "fp32", "--log_every", "1", "--num_beams", "2")
@@ -79,7 +79,7 @@ def run(tmp_path_factory) -> Path:
 def two_tongues(tmp_path_factory) -> Path:
     """A short run of the modern style, with a vocabulary for each language."""
     folder = tmp_path_factory.mktemp("translation") / "two"
-    train(folder, "--max_steps", "8", "--separate_vocabularies", "true", "--metric_for_best_model", "val_bleu")
+    train(folder, "--max_steps", "8", "--separate_vocabularies", "--metric_for_best_model", "val_bleu")
     return folder
 
 
@@ -226,7 +226,7 @@ def test_scores_are_sacrebleus():
 def test_pairs_are_learned_in_both_directions(tmp_path):
     """Twice as many pairs to train on, and as many to validate on; one direction goes on from there."""
     train(tmp_path / "one", "--max_steps", "1")
-    train(tmp_path / "both", "--max_steps", "1", "--both_directions", "true")
+    train(tmp_path / "both", "--max_steps", "1", "--both_directions")
     one, both = (yaml.safe_load((tmp_path / name / "run.yaml").read_text())["facts"] for name in ("one", "both"))
     assert both["train"]["pairs"] == 2 * one["train"]["pairs"]
     assert both["train"]["source_tokens"] == one["train"]["source_tokens"] + one["train"]["target_tokens"]
@@ -305,7 +305,7 @@ def test_going_on_and_going_out_and_in_again(run, two_tongues, tmp_path):
     train_options = ("--init_from", str(run), "--num_pairs", "400", "--max_steps", "2", "--precision", "fp32")
     run_here(TRAIN, "--output_dir", str(tmp_path / "further"), *train_options)
     vaswani = tmp_path / "two"
-    train(vaswani, "--max_steps", "1", "--preset", "vaswani2017", "--separate_vocabularies", "true")
+    train(vaswani, "--max_steps", "1", "--preset", "vaswani2017", "--separate_vocabularies")
     expected = scratch_gpt("translate", str(vaswani), SENTENCES[0], "--num_beams", "1", cwd=tmp_path).stdout
     assert scratch_gpt("export", str(vaswani), "native", cwd=tmp_path).returncode == 0
     assert scratch_gpt("import", "native", "again", cwd=tmp_path).returncode == 0

@@ -13,9 +13,9 @@ BAD = {
     "missing side": ("--dataset half", "half holds no train.en"),
     "an empty side": ("--dataset hollow", "too few rows: it leaves nothing for train"),
     "too few pairs": ("--dataset few --vocab_size 280", "too few rows: it leaves nothing for validation"),
-    "all too long": ("--dataset plenty --max_length 3 --skip_long true --vocab_size 270", "a side of over 3 tokens"),
+    "all too long": ("--dataset plenty --max_length 3 --skip_long --vocab_size 270", "a side of over 3 tokens"),
     "two ways, two vocabularies": (
-        "--both_directions true --separate_vocabularies true",
+        "--both_directions --separate_vocabularies",
         "both_directions needs one voc",
     ),
     "unknown preset": ("--preset vaswani", "unknown preset 'vaswani': choose one of vaswani2017, modern"),

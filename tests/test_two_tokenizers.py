@@ -4,7 +4,7 @@ import pytest
 from conftest import run_here, tiny_seq2seq
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.train.translation_setup import open_tokenizers
+from scratch_gpt.hub.opening import open_tokenizers
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -23,7 +23,7 @@ def test_each_side_is_read_and_written_with_its_own(separate, tmp_path):
     source.save_pretrained(tmp_path)
     if separate:
         target.save_pretrained(tmp_path / "target_tokenizer")
-    opened = open_tokenizers(str(tmp_path), model)
+    opened = open_tokenizers(str(tmp_path), model.config)
     assert opened.source.get_vocab() == source.get_vocab()
     assert opened.target.get_vocab() == (target if separate else source).get_vocab()
     written = run_here("scratch-gpt", "translate", str(tmp_path), "abc", "--num_beams", "1").stdout.strip()

@@ -15,7 +15,7 @@ from scratch_gpt.train.checkpoints.checkpoint import checkpoint_folders
 from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
 from scratch_gpt.train.engine.run_directory import read_metrics, read_run, truncate_metrics
 
-PPO = str(PROJECT / "training" / "finetune_ppo.py")
+PPO = str(PROJECT / "training" / "policy_gradient.py")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def rewarded(tmp_path, monkeypatch) -> Path:
 
 def test_the_code_of_a_reward_that_only_the_record_names_does_not_run(rewarded, tmp_path):
     said = refused(PPO, "--output_dir", str(rewarded), "--resume")
-    assert "asks for the reward helper.py:f, which is code: read it, then insist with --trust_remote_code true" in said
+    assert "asks for the reward helper.py:f, which is code: read it, then insist with --trust_remote_code" in said
     said = refused("scratch-gpt", "verify", str(rewarded))
     assert "asks for the reward helper.py:f, which is code" in said
     assert not (tmp_path / "ran").exists()
@@ -171,7 +171,7 @@ def test_hard_links_to_files_elsewhere_are_replaced_and_not_written_through(run,
     for name in names:
         os.link(run / name, tmp_path / name)
     before = {name: (tmp_path / name).read_bytes() for name in names}
-    insisted = ("--resume", "--max_steps", "4", "--allow_changed_settings", "true", "--log_every", "1")
+    insisted = ("--resume", "--max_steps", "4", "--allow_changed_settings", "--log_every", "1")
     run_here(PRETRAIN, "--output_dir", str(run), *insisted)
     assert len(read_metrics(run)) > before["metrics.jsonl"].count(b"\n")
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
@@ -334,9 +334,9 @@ def test_a_named_pipe_in_a_checkpoint_is_damage(run):
 def test_a_switch_that_is_on_by_default_is_off_where_a_file_says_so(tmp_path):
     """`tie_word_embeddings: false` was the text "False", which is true."""
     from scratch_gpt.train.engine.parsing import parse_arguments
-    from scratch_gpt.train.jobs import seq2seq
+    from scratch_gpt.train.tasks.translation import recipe
 
     for written, wanted in (("false", False), ("true", True), ('"no"', False)):
         (tmp_path / "c.yaml").write_text(f"tie_word_embeddings: {written}\n")
-        _, model, _ = parse_arguments(seq2seq.TYPES, "", ["--config", str(tmp_path / "c.yaml")])
+        _, model, _ = parse_arguments(recipe.TYPES, "", ["--config", str(tmp_path / "c.yaml")])
         assert model.tie_word_embeddings is wanted

@@ -307,7 +307,7 @@ def test_the_options_table_of_evaluate_knows_every_option():
     """An option that is added to `evaluate` must be sorted in, or it is accepted and ignored again."""
     import inspect
 
-    from scratch_gpt.cli.models import USED_BY, evaluate
+    from scratch_gpt.cli.evaluate import USED_BY, evaluate
 
     always = {"context", "model", "dataset", "batch_size", "device", "dtype", "trust_remote_code"}
     assert set(inspect.signature(evaluate).parameters) == always | set().union(*USED_BY.values())

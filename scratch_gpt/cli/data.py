@@ -8,36 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_o
 
 import typer
 
-from . import app
+from .app import app
 
 if TYPE_CHECKING:
     from ..tokenization.training import Kind, Template
 
-# The module in train/jobs that reads the data of each family of tasks.
-FAMILIES = {
-    "language_modeling": "gpt",
-    "masked_lm": "encoder",
-    "classification": "classifier",
-    "translation": "seq2seq",
-    "sft": "sft",
-    "dpo": "dpo",
-    "prompts": "ppo",
-}
-NOT_DATA = {"dataset", "reward", "tokenizer", "vocab_size", "max_length", "skip_long", "both_directions"}
-NOT_DATA |= {"separate_vocabularies", "dataset_license"}  # options of training, not of reading
-TEMPLATES: dict[str, Template] = {"translation": "seq2seq", "classification": "encoder", "masked_lm": "encoder"}
-
 
 def argument_types() -> dict[str, Any]:
     """Return the data arguments (a dataclass) of each family."""
-    from ..train.arguments.training import DataArguments, PairArguments
-    from ..train.encoder_arguments import LabelledArguments
-    from ..train.policy_arguments import PromptArguments
-    from ..train.preference_arguments import PreferenceDataArguments
-    from ..train.sft_arguments import ConversationArguments
+    from ..train.tasks import FAMILIES, arguments_of
 
-    types = (DataArguments, DataArguments, LabelledArguments, PairArguments, ConversationArguments)
-    return dict(zip(FAMILIES, (*types, PreferenceDataArguments, PromptArguments), strict=True))
+    return {family: arguments_of(family)[0] for family in FAMILIES}
 
 
 def data_command(**given: Any) -> None:
@@ -53,6 +34,7 @@ def data_command(**given: Any) -> None:
 
     from ..errors import ScratchError
     from ..terminal import SafeConsole, printable
+    from ..train.tasks import recipe_of
 
     family, dataset = given.pop("for_"), given.pop("dataset")
     as_json, tokenizer = given.pop("json_"), given.pop("tokenizer")
@@ -65,10 +47,13 @@ def data_command(**given: Any) -> None:
     if tokenizer is None and (vocab_size or context_length):
         raise ScratchError("--vocab_size and --context_length count tokens: name a --tokenizer")
     data = kind(dataset=dataset, **chosen)
-    summary, texts = read_data(family, data, seed)
+    preview = recipe_of(family).preview
+    summary, texts = preview.read(data, seed)
     content = summary.to_dict()
     if tokenizer is not None:
-        content["lengths"], content["unknown_share"] = _lengths(tokenizer, vocab_size, context_length, family, texts)
+        content["lengths"], content["unknown_share"] = _lengths(
+            tokenizer, vocab_size, context_length, preview.template, texts
+        )
     if as_json:
         text = json.dumps(content, ensure_ascii=False, indent=1)
         # JSON itself escapes only a part of the control characters, and no lone surrogates.
@@ -77,32 +62,8 @@ def data_command(**given: Any) -> None:
         _print(SafeConsole(), content, summary)
 
 
-def read_data(family: str, data: Any, seed: int) -> tuple[Any, Any]:
-    """Return the summary of a dataset, and a function that iterates over its texts."""
-    import importlib
-    from itertools import islice
-
-    from ..data import documents, summary
-    from ..train.engine import startup
-
-    job = importlib.import_module(f"..train.jobs.{FAMILIES[family]}", __package__)
-    if family in ("language_modeling", "masked_lm"):
-        source, validation = startup.open_sources(data, seed)
-        reading = documents.read_texts(source, validation, data.validation_fraction, data.split_seed)
-        found = summary.summarise_texts(source, validation, reading)
-        begins = islice(documents.beginnings(source, summary.SAMPLE_CHARACTERS), summary.SAMPLES)
-        found.samples = [{"text": text} for text in begins]
-        both = [source] if validation is None else [source, validation]
-        return found, lambda: (text for one in both for text in documents.documents_of(one))
-    read = job.read(data, seed)
-    examples = read[0] if isinstance(read, tuple) else read
-    join = (lambda texts: texts) if family == "translation" else (lambda texts: ["\n".join(texts)])
-    everything = [example for part in examples.parts.values() for example in part]
-    return examples.summary, lambda: (text for example in everything for text in join(examples.texts(example)))
-
-
 def _lengths(
-    name: str, vocab_size: int | None, context_length: int | None, family: str, texts: Any
+    name: str, vocab_size: int | None, context_length: int | None, template: str, texts: Any
 ) -> tuple[dict[str, Any], float]:
     """Return length statistics in tokens and the fraction of unknown tokens. The tokenizer is loaded or trained."""
     from itertools import islice
@@ -114,7 +75,7 @@ def _lengths(
     from ..tokenization.training import BUILDERS, encode_batch, train_tokenizer
 
     if name in BUILDERS:
-        tokenizer = train_tokenizer(texts(), cast("Kind", name), vocab_size, TEMPLATES.get(family, "causal"))
+        tokenizer = train_tokenizer(texts(), cast("Kind", name), vocab_size, cast("Template", template))
     elif vocab_size is not None:
         raise ScratchError(f"--vocab_size is of a tokenizer that is trained here, and {name} is one already")
     else:
@@ -185,12 +146,12 @@ def _signature() -> inspect.Signature:
     types = argument_types()
     dataset = Annotated[str, typer.Argument(help="The dataset: same values as --dataset of the training task.")]
     found = {"dataset": inspect.Parameter("dataset", inspect.Parameter.KEYWORD_ONLY, annotation=dataset)}
-    families: Any = Literal[tuple(FAMILIES)]
+    families: Any = Literal[tuple(types)]
     found["for_"] = option("for_", families, "The task to read the data for.", "language_modeling", "--for")
     for kind in types.values():
         hints = get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            if field.name in NOT_DATA or field.name in found:
+            if field.name == "dataset" or field.metadata["training_only"] or field.name in found:
                 continue
             base = hints[field.name]
             if type(None) in get_args(base):

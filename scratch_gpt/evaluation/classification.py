@@ -41,7 +41,7 @@ def classify(
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     longest = getattr(model.config, "max_position_embeddings", None)
-    probabilities = torch.zeros(len(texts), len(label_names_of(model)))
+    probabilities = torch.zeros(len(texts), len(label_names_of(model.config)))
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         batch = tokenizer(
@@ -58,9 +58,9 @@ def classify(
     return probabilities
 
 
-def label_names_of(model: PreTrainedModel) -> list[str]:
-    """The names of a model's labels, in order."""
-    names: Any = model.config.id2label
+def label_names_of(config: Any) -> list[str]:
+    """The names of the labels in the config of a model, in order."""
+    names: Any = config.id2label
     return [names[number] for number in sorted(names)]
 
 
@@ -103,7 +103,7 @@ def report_classifier(folder: Path, examples: list[tuple[str, str]], trust_remot
     confusion matrix into `folder`."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    names = label_names_of(model)
+    names = label_names_of(model.config)
     texts = [text for text, _ in examples]
     labels = [names.index(label) for _, label in examples]
     guessed = classify(model, tokenizer, texts).argmax(-1).tolist()

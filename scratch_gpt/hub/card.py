@@ -7,49 +7,48 @@ table cell or HTML of its own, and no line of code.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment
 
 from ..data.summary import UNKNOWN_SHARE
 from ..errors import ScratchError
+from ..metrics import Metric, find_metric
 from ..terminal import printable
+from .card_usage import Usage
 
-# Arguments that may hold a path of the machine, or say nothing about the model.
-PRIVATE = {"output_dir", "dataset", "target_file", "validation_dataset", "init_from", "tokenizer", "num_threads"}
-PRIVATE |= {"resume", "tracker", "reward"}
-HIGHER_IS_BETTER = {"val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact", "val_accuracy", "val_f1"}
-HIGHER_IS_BETTER |= {"val_reward", "val_distinct_2", "val_parsed", "val_margin"}
-# By task: the Hub's name for it, and the figures of its model index.
-TASKS = {
-    "language-modeling": (
-        "text-generation",
-        {"val_loss": "loss (nats a token)", "val_perplexity": "perplexity", "val_bits_per_byte": "bits a byte"},
-    ),
-    "instructions": (
-        "text-generation",
-        {"val_loss": "loss (nats a token of the answers)", "val_perplexity": "perplexity of the answers"},
-    ),
-    "preferences": (
-        "text-generation",
-        {"val_accuracy": "held-out pairs ranked rightly, share", "val_loss": "loss (nats a pair)"},
-    ),
-    "rewards": ("text-generation", {"val_reward": "mean reward", "val_kl": "KL to the reference (nats a completion)"}),
-    "translation": (
-        "translation",
-        {"val_bleu": "BLEU (13a, cased)", "val_chrf": "chrF", "val_loss": "loss (nats a token)"},
-    ),
-    "text-classification": (
-        "text-classification",
-        {"val_accuracy": "accuracy", "val_f1": "macro F1", "val_loss": "loss (nats a text)"},
-    ),
-    "masked-language-modeling": (
-        "fill-mask",
-        {"val_loss": "loss (nats a masked token)", "val_accuracy": "masked tokens guessed right, share"},
-    ),
-}
+
+@dataclass(frozen=True)
+class CardText:
+    """What the card of a family of tasks says beyond what every card does. Sentences and cells are Jinja templates, in
+    which the facts of `run.yaml` and the metrics of the best evaluation are known by name.
+
+    Attributes:
+        kind: of model, such as "translation model".
+        pipeline_tag: the Hub's name of the task.
+        data: rows (label, cell) of the table about the training data.
+        held_out: what the results were measured on, a sentence.
+        metrics: rows of the results, which the Hub's model index lists too; they can select the best model.
+        usage: how the model is loaded and used.
+        limits: what the model can't do, a sentence.
+        details: further rows of the results.
+        seen: what the training loss is a mean of.
+    """
+
+    kind: str
+    pipeline_tag: str
+    data: tuple[tuple[str, str], ...]
+    held_out: str
+    metrics: tuple[Metric, ...]
+    usage: Usage
+    limits: str
+    details: tuple[Metric, ...] = ()
+    seen: str = "tokens"
 
 
 def template_path() -> Path:
@@ -58,50 +57,85 @@ def template_path() -> Path:
     return inside if inside.exists() else Path(__file__).parents[2] / "model_card.md"
 
 
-def render_card(run: Any, rows: list[dict[str, Any]]) -> str:
-    """The card of a run.
+def render_card(run: Any, rows: list[dict[str, Any]], card: CardText, private: Collection[str] = ()) -> str:
+    """Render the model card of a run.
 
     Args:
         run: the content of its `run.yaml`.
         rows: of its `metrics.jsonl`; the best evaluation among them is shown.
+        card: what the run's family of tasks says.
+        private: names of arguments that are left out.
 
     Raises:
-        ScratchError: these are not as a run writes them.
+        ScratchError: run or rows are not as a run writes them.
     """
     try:
-        return _render(run, rows)
+        return _render(run, rows, card, private)
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ScratchError(f"no card can be written from run.yaml and metrics.jsonl: {reason}") from error
 
 
-def _render(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, private: Collection[str]) -> str:
     arguments, facts = run["arguments"], run["facts"]
-    if facts["task"] not in TASKS:
-        raise ScratchError(f"run.yaml has the task {facts['task']!r}, want one of {', '.join(TASKS)}")
-    metric = arguments["metric_for_best_model"]
-    best: dict[str, Any] = {}
-    for row in (row for row in rows if metric in row):
-        best = row if not best or is_better(metric, row[metric], best[metric]) else best
-    best = {name: value for name, value in best.items() if isinstance(value, int | float)}
+    best = _best_row(rows, card, arguments["metric_for_best_model"])
     values = {name: _number(value) for name, value in best.items()}
     values |= {f"{split}_{name}": _number(n) for split in ("train", "validation") for name, n in facts[split].items()}
+    settings = {name: value for name, value in arguments.items() if name not in private and value is not None}
+    settings_text = yaml.safe_dump(settings, sort_keys=False).strip()
+    texts: dict[str, Any] = {**_facts(facts), **_machine(run), "settings": settings_text, "fence": fence(settings_text)}
+    known: dict[str, Any] = {**values, **texts}
+
+    def fill(template: str) -> str:
+        return Environment().from_string(template).render(known)  # nosec: Markdown, whose values are escaped above
+
+    content: dict[str, Any] = {
+        "kind": card.kind,
+        "data_rows": [(label, fill(cell)) for label, cell in card.data],
+        "seen": card.seen,
+        "held_out": fill(card.held_out),
+        "results": _results(card, values, texts["scores"]),
+        "tuned": any(f"{metric.name}_before" in values for metric in card.metrics),
+        "usage": [fill(block) for block in card.usage.blocks()],
+        "limits": fill(card.limits),
+    }
+    # Names of metrics are from metrics.jsonl, and stand for nothing else in the template.
+    metrics: dict[str, Any] = {
+        name: value for name, value in values.items() if name not in ("template_path", "template_str")
+    }
+    metadata = _metadata(facts, best, card)
+    rendered = ModelCard.from_template(metadata, template_path=str(template_path()), **{**metrics, **texts, **content})
+    return str(rendered)
+
+
+def _best_row(rows: list[dict[str, Any]], card: CardText, name: str) -> dict[str, Any]:
+    """The numbers of the best evaluation by a metric; none where nothing was evaluated."""
+    metric = find_metric(card.metrics, name)
+    if metric is None:
+        raise ScratchError(f"metric_for_best_model is {name!r}, want one of {', '.join(m.name for m in card.metrics)}")
+    best: dict[str, Any] = {}
+    for row in (row for row in rows if name in row):
+        best = row if not best or metric.is_better(row[name], best[name]) else best
+    return {name: value for name, value in best.items() if isinstance(value, int | float)}
+
+
+def _results(card: CardText, values: dict[str, str], signatures: dict[str, str]) -> list[tuple[str, str, str]]:
+    """Rows of the results: label, value, and the value before fine-tuning, where there is one."""
+    rows = []
+    for metric in (metric for metric in (*card.metrics, *card.details) if metric.name in values):
+        signature = signatures.get(metric.name.removeprefix("val_"))
+        label = f"{metric.label} ({signature})" if signature else metric.label
+        rows.append((label, values[metric.name], values.get(f"{metric.name}_before", "")))
+    return rows
+
+
+def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a run, escaped for Markdown or, in code, as Python literals."""
     data = facts.get("data") or {}
     skipped = "; ".join(f"{reason}: {_number(count)}" for reason, count in (data.get("rows_skipped") or {}).items())
     unknown = data.get("unknown_share") or 0.0
-    settings = {name: value for name, value in arguments.items() if name not in PRIVATE and value is not None}
-    settings_text = yaml.safe_dump(settings, sort_keys=False).strip()
     source, target = facts.get("source_lang"), facts.get("target_lang")
-    texts = {
-        "task": facts["task"],
-        "source_lang": escape_markdown(source),
-        "target_lang": escape_markdown(target),
-        "translation_task": repr(f"translation_{source}_to_{target}"),
-        "scores": {name: code_span(signature) for name, signature in (facts.get("scores") or {}).items()},
-        "target_tokenizer": facts.get("target_tokenizer", False),
-        "labels": [(escape_markdown(name), _number(n)) for name, n in (facts.get("labels") or {}).items()],
-        "rewarded": code_span(facts.get("rewarded")),
-        "chat": facts.get("chat", False),
+    return {
         "title": escape_markdown(facts["title"]),
         "style": escape_markdown(facts["style"]),
         "parameters": _number(facts["parameters"]),
@@ -110,20 +144,24 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "dataset_license": escape_markdown(facts["license"] or "not stated"),
         "skipped": escape_markdown(skipped),
         "unknown": f"{unknown:.1%}" if unknown > UNKNOWN_SHARE else "",
-        "device": escape_markdown(run["machine"]["device"]),
-        "processes": escape_markdown(run["machine"]["processes"]),
-        "threads": escape_markdown(run["machine"]["threads"]),
         "prompt": repr(str(facts["prompt"])),
-        "settings": settings_text,
-        "fence": fence(settings_text),
-        "versions": escape_markdown(", ".join(f"{name} {number}" for name, number in run["versions"].items())),
+        "chat": facts.get("chat", False),
+        "source_lang": escape_markdown(source),
+        "target_lang": escape_markdown(target),
+        "translation_task": repr(f"translation_{source}_to_{target}"),
+        "target_tokenizer": facts.get("target_tokenizer", False),
+        "scores": {name: code_span(signature) for name, signature in (facts.get("scores") or {}).items()},
+        "labels": [(escape_markdown(name), _number(n)) for name, n in (facts.get("labels") or {}).items()],
+        "rewarded": code_span(facts.get("rewarded")),
+        "teacher": code_span(facts.get("teacher")),
     }
-    # Names of figures are from metrics.jsonl, and stand for nothing else in the template.
-    figures = {name: value for name, value in values.items() if name not in ("template_path", "template_str")}
-    card = ModelCard.from_template(
-        _metadata(facts, best), template_path=str(template_path()), **{"entropy_floor": "", **figures, **texts}
-    )
-    return str(card)
+
+
+def _machine(run: dict[str, Any]) -> dict[str, str]:
+    """What the run was computed on and with, escaped for Markdown."""
+    machine = {name: escape_markdown(run["machine"][name]) for name in ("device", "processes", "threads")}
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    return {**machine, "versions": escape_markdown(versions)}
 
 
 def escape_markdown(text: Any) -> str:
@@ -153,36 +191,30 @@ def _longest_run(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
-def _metadata(facts: dict[str, Any], best: dict[str, Any]) -> ModelCardData:
+def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText) -> ModelCardData:
     """What the Hub reads: task, library, and the results as its model index wants them."""
-    pipeline_tag, figures = TASKS[facts["task"]]
     title, dataset = (printable(" ".join(str(facts[name]).split())) for name in ("title", "dataset"))
     results = [
         EvalResult(
-            task_type=pipeline_tag,
+            task_type=card.pipeline_tag,
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="held out",
-            metric_type=name.removeprefix("val_"),
-            metric_name=title,
-            metric_value=round(best[name], 4),
+            metric_type=metric.name.removeprefix("val_"),
+            metric_name=metric.label,
+            metric_value=round(best[metric.name], 4),
         )
-        for name, title in figures.items()
-        if name in best  # what could not be measured is left out
+        for metric in card.metrics
+        if metric.name in best  # what could not be measured is left out
     ]
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=pipeline_tag,
+        pipeline_tag=card.pipeline_tag,
         tags=["scratch_gpt"],
         model_name=title,
         language=[str(facts[name]) for name in ("source_lang", "target_lang") if name in facts] or None,
         eval_results=results,
     )
-
-
-def is_better(metric: str, figure: float, other: float) -> bool:
-    """Whether `figure` beats `other`: scores should be high, losses and their like low."""
-    return figure > other if metric in HIGHER_IS_BETTER else figure < other
 
 
 def _number(value: Any) -> str:

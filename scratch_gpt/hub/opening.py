@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -21,7 +21,7 @@ from ..tokenization.safety import check_growth, check_template
 from ..tokenization.training import BUILDERS
 from ..untrusted import read_json
 from .directory_checks import check_files, check_size, check_values
-from .model_directory import AUTO_CLASSES, Kind, kind_of_model
+from .model_directory import AUTO_CLASSES, TARGET_TOKENIZER, Kind, has_target_tokenizer, kind_of_model
 
 LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
 CUSTOM_GENERATE = "custom_generate/generate.py"  # which transformers runs in place of its own
@@ -34,6 +34,13 @@ NAMES = {
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Tokenizers(NamedTuple):
+    """Tokenizers of source and target; the same object where they share a vocabulary."""
+
+    source: PreTrainedTokenizerFast
+    target: PreTrainedTokenizerFast
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -109,14 +116,7 @@ def load_model(
         ScratchError: it can't be opened or trusted, is of another kind, or has no such settings.
     """
     try:
-        check_files(Path(name))
-        raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
-        check_values(raw, CONFIG_NAME)
-        if "quantization_config" in raw:
-            raise ValueError("its weights are quantised, want floating point")
-        if trust_remote_code:
-            _announce(name, raw)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = _open_config(name, trust_remote_code)
         found = kind_of_model(config)
         if kind not in (None, found, "classifier") or (kind == "classifier" and found == "seq2seq"):
             raise ValueError(f"it is a {config.model_type} model, which is {found}")
@@ -142,6 +142,33 @@ def load_model(
         purpose = f"{NAMES[kind]} " if kind else ""
         raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {error}") from error
     return model.to(device)
+
+
+def open_config(name: str | Path, trust_remote_code: bool = False) -> Any:
+    """The config of a model, without its weights.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint brings.
+
+    Raises:
+        ScratchError: it can't be opened or trusted.
+    """
+    try:
+        return _open_config(name, trust_remote_code)
+    except Exception as error:  # a config that was tampered with can make any of them
+        raise ScratchError(f"no model can be opened from {str(name)!r}: {error}") from error
+
+
+def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
+    check_files(Path(name))
+    raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
+    check_values(raw, CONFIG_NAME)
+    if "quantization_config" in raw:
+        raise ValueError("its weights are quantised, want floating point")
+    if trust_remote_code:
+        _announce(name, raw)
+    return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def open_tokenizer(
@@ -213,3 +240,20 @@ def _announce(name: str | Path, settings: dict[str, Any]) -> None:
     if references:
         said = f"running code that {name} brings: {', '.join(sorted(references))}"
         print(printable(said), file=sys.stderr)
+
+
+def open_tokenizers(name: str, config: Any, trust_remote_code: bool = False) -> Tokenizers:
+    """The tokenizers of an encoder-decoder.
+
+    Args:
+        name: folder or Hub id.
+        config: of the model.
+        trust_remote_code: whether to run the code that it brings.
+
+    Raises:
+        ScratchError: one of them can't be opened.
+    """
+    source = open_tokenizer(name, trust_remote_code=trust_remote_code)
+    if not has_target_tokenizer(config):
+        return Tokenizers(source, source)
+    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER, trust_remote_code))

@@ -118,19 +118,6 @@ def kl_estimate(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch
     return difference.exp() - difference - 1
 
 
-def next_kl_coefficient(coefficient: float, kl: float, target: float, samples: int, horizon: int) -> float:
-    """What the KL to the reference costs from now on: more where it is beyond the target (Ziegler et al. 2019,
-    arXiv:1909.08593, section 2.2, here as a power, lest it become negative).
-
-    Args:
-        kl, target: nats per completion.
-        samples: in which this KL was measured.
-        horizon: samples in which the price changes by a fifth at most.
-    """
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return float(coefficient * (1 + error) ** (samples / horizon))
-
-
 def dpo_loss(
     chosen: torch.Tensor,
     rejected: torch.Tensor,

@@ -91,7 +91,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict[st
     if isinstance(prompt, str):
         encoded = tokenizer(prompt)
     elif tokenizer.chat_template is None:
-        raise ScratchError("the prompts are messages, and the tokenizer has no chat template: see finetune_sft.py")
+        raise ScratchError(
+            "the prompts are messages, and the tokenizer has no chat template: 'scratch-gpt train sft' adds one"
+        )
     else:
         encoded = render_chat(tokenizer, prompt, add_generation_prompt=True)
     return list(encoded["input_ids"])

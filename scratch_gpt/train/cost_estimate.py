@@ -18,10 +18,10 @@ from ..evaluation.language import sum_of_losses
 from ..hardware import chooses_bf16
 from ..models.loss import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from .arguments.training import PretrainingArguments
-from .engine.startup import build_model
 from .optim.muon import rough_dtype
 from .optim.optimizers import build_optimizers, parameter_groups
+from .tasks.language_modeling.arguments import PretrainingArguments
+from .tasks.language_modeling.build import build_model
 
 BYTES = 4  # weights, gradients and optimizer states are float32
 # Tokens per parameter for the lowest loss with a given compute: Hoffmann et al. 2022, arXiv:2203.15556.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +16,15 @@ from safetensors.torch import load_file
 
 from ..errors import ScratchError
 from ..hub.opening import load_model
-from .arguments.training import check_training
+from .arguments.training import check_arguments
 from .checkpoints.checkpoint import TENSORS, checkpoint_folders
 from .checkpoints.manifest import damage
-from .engine.parsing import parse_arguments
+from .engine.parsing import arguments_from
+from .engine.recipe import Recipe
+from .engine.run import make_trainer
 from .engine.run_directory import RECORD, check_run_directory, read_metrics, read_run
 from .engine.trainer import Trainer
-from .jobs import job_of_task
+from .tasks import recipe_of
 
 STEPS = 3  # that are taken at a stretch, and once more with a resume between
 TOLERANCE = 1e-4  # of a validation loss: other processors round otherwise
@@ -95,8 +96,8 @@ def _state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / TENSORS)
 
 
-def _options_of(folder: Path, trust: bool) -> tuple[ModuleType, tuple[Any, ...]]:
-    """The kind of a run, and its arguments as a resume on one process has them.
+def _options_of(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]:
+    """The recipe of a run, and its arguments as a resume on one process has them.
 
     Args:
         folder: of the run.
@@ -106,23 +107,23 @@ def _options_of(folder: Path, trust: bool) -> tuple[ModuleType, tuple[Any, ...]]
         ScratchError: no run can have these arguments.
     """
     record = read_run(folder)
-    kind = job_of_task(record.facts.get("task"))
+    recipe = recipe_of(record.facts.get("task"))
     accumulation = record.arguments.get("gradient_accumulation_steps")
     if not isinstance(accumulation, int):
         raise ScratchError(f"{folder / RECORD}: gradient_accumulation_steps is {accumulation!r}, want an integer")
-    argv = ["--output_dir", str(folder), "--resume", "--trust_remote_code", str(trust)]
-    argv += ["--gradient_accumulation_steps", str(accumulation * record.processes)]
-    settings = parse_arguments(kind.TYPES, "", argv)
-    check_training(settings[-1])
-    return kind, settings
+    values = {"output_dir": str(folder), "resume": True, "trust_remote_code": trust}
+    values["gradient_accumulation_steps"] = accumulation * record.processes
+    settings = arguments_from(recipe.arguments, values)
+    check_arguments(*settings)
+    return recipe, settings
 
 
 @contextmanager
 def _trainer(folder: Path, checkpoint: Path, trust: bool) -> Iterator[Trainer]:
-    """The run as it was at a checkpoint, on one process, not compiled; whatever it writes is gone in the end."""
-    kind, (data, model_args, args) = _options_of(folder, trust)
-    AcceleratorState._reset_state(True)  # one job follows another in this process
+    """The run as it was at a checkpoint, on one process, not compiled; all that it writes is deleted at the end."""
+    recipe, (data, model_args, args) = _options_of(folder, trust)
+    AcceleratorState._reset_state(True)  # several jobs run in this process
     GradientState._reset_state()
-    job = kind.prepare(data, model_args, replace(args, tracker=None, compile="off"), checkpoint)
+    job = recipe.prepare(data, model_args, replace(args, tracker=None, compile="off"), checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
-        yield job.trainer(Path(temporary), checkpoint)
+        yield make_trainer(job, recipe, Path(temporary), checkpoint)

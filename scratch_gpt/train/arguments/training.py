@@ -1,31 +1,150 @@
-"""What a training run can be told. One field is one command-line argument, with its sentence of help."""
+"""The arguments that all training runs share. One field is one command-line argument, with one sentence of help.
+
+The metadata of a field holds everything else there is to know about the argument, so that no list of names is kept
+elsewhere: its bounds, whether a resumed run may change it, whether it is private, and whether it may be given beside
+`--init_from`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 from ...errors import ScratchError
 
+MAX_BATCH_SIZE, MAX_TOKENS_PER_BATCH = 1 << 20, 1 << 26  # of one process; more than any machine holds
 
-def argument(default: Any, help: str) -> Any:
-    """A dataclass field that explains itself."""
-    return field(default=default, metadata={"help": help})
+
+def argument(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    more_than: float | None = None,
+    at_most: float | None = None,
+    less_than: float | None = None,
+    resumable: bool = False,
+    private: bool = False,
+    with_init_from: bool | None = None,
+    training_only: bool = False,
+) -> Any:
+    """A dataclass field with all that is known of a command-line argument.
+
+    Args:
+        default: value where the argument is not given; a list is copied.
+        help: one sentence for `--help`.
+        at_least, more_than, at_most, less_than: bounds of a number, for `check_arguments`.
+        resumable: whether `--resume` accepts another value than the run was started with.
+        private: whether the model card leaves it out: it may hold a path of this machine, or says nothing of the model.
+        with_init_from: whether it may be given beside `--init_from`. By default, an argument of the data may be, and
+            one of the model may not.
+        training_only: whether an argument of the data concerns training and not reading, so that `scratch-gpt data` has
+            no such option.
+    """
+    bounds = {"at_least": at_least, "more_than": more_than, "at_most": at_most, "less_than": less_than}
+    metadata = {
+        "help": help,
+        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
+        "resumable": resumable,
+        "private": private,
+        "with_init_from": with_init_from,
+        "training_only": training_only,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def metadata_of(types: Iterable[Any]) -> dict[str, Mapping[str, Any]]:
+    """The metadata of every argument, by its name.
+
+    Args:
+        types: dataclasses of arguments, or instances of such.
+    """
+    return {f.name: f.metadata for each in types for f in fields(each)}
+
+
+def names_with(flag: str, types: Iterable[Any]) -> set[str]:
+    """The names of the arguments whose metadata has a flag, such as "resumable" or "private"."""
+    return {name for name, metadata in metadata_of(types).items() if metadata.get(flag)}
+
+
+def check_arguments(*parts: Any) -> None:
+    """Check that all numbers are within their bounds.
+
+    Args:
+        parts: instances of dataclasses of arguments.
+
+    Raises:
+        ScratchError: some are not; all of them are reported together.
+    """
+    wrong = []
+    for part in parts:
+        for f in fields(part):
+            value, bounds = getattr(part, f.name), f.metadata.get("bounds")
+            values = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
+            if bounds and not all(_within(v, **bounds) for v in values):
+                wrong.append(f"{f.name} is {value}, want {describe_bounds(**bounds)}")
+    if wrong:
+        raise ScratchError("; ".join(wrong))
+
+
+def _within(
+    value: float,
+    at_least: float = -math.inf,
+    more_than: float = -math.inf,
+    at_most: float = math.inf,
+    less_than: float = math.inf,
+) -> bool:
+    return math.isfinite(value) and at_least <= value <= at_most and more_than < value < less_than
+
+
+def describe_bounds(**bounds: float) -> str:
+    """Bounds in words, such as "more than 0 and at most 1"."""
+    return " and ".join(f"{name.replace('_', ' ')} {bound:,}" for name, bound in bounds.items())
+
+
+def check_init_from(data: Any, model_args: Any) -> None:
+    """Check that nothing is given beside `--init_from` that the checkpoint already determines.
+
+    Args:
+        data, model_args: data and model arguments of a family; nothing is checked where `init_from` is None.
+
+    Raises:
+        ScratchError: such arguments are given; all of them are reported together.
+    """
+    if model_args.init_from is None:
+        return
+    given = []
+    for part, by_default in ((model_args, False), (data, True)):
+        for f in fields(part):
+            allowed = f.metadata.get("with_init_from")
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            if not (by_default if allowed is None else allowed) and getattr(part, f.name) != default:
+                given.append(f.name)
+    if given:
+        names = ", ".join(f"--{name}" for name in given)
+        raise ScratchError(f"--init_from loads a model as it is: leave out {names}")
 
 
 @dataclass
 class DatasetArguments:
-    """Data arguments shared by all tasks."""
+    """Data arguments shared by all families."""
 
-    dataset: str = argument("", "The data.")
+    _argument_group_name: ClassVar[str] = "data"  # heading in `--help`, read by HfArgumentParser
+
+    dataset: str = argument("", "The data.", private=True)
     dataset_config: str | None = argument(None, "Configuration of a Hub dataset, where it has several.")
     dataset_split: str = argument("train", "Split of a folder or of a Hub dataset.")
-    validation_dataset: str | None = argument(None, "Separate validation data; same values as --dataset.")
+    validation_dataset: str | None = argument(None, "Separate validation data; same values as --dataset.", private=True)
     validation_split: str | None = argument(
         None, "Validation split. Default: validation, valid, val or dev, if present; else data is held out."
     )
-    split_seed: int = argument(0, "Seed of the train/validation split; independent of --seed.")
+    split_seed: int = argument(
+        0, "Seed of the train/validation split; independent of --seed.", at_least=0, less_than=1 << 32
+    )
     delimiter: str | None = argument(None, "Delimiter of CSV and TSV files, such as ';' or 'tab'. Default: detected.")
     header: Literal["auto", "yes", "no"] = argument(
         "auto", "Whether the first row of CSV and TSV files names the columns; without it they are column_1, column_2."
@@ -36,231 +155,109 @@ class DatasetArguments:
         "with a backslash), or 'none' (quotes are ordinary characters, and each line is a row).",
     )
     max_bad_rows: float = argument(
-        0.1, "Largest fraction of rows that may be skipped because they can't be used, such as rows without text."
+        0.1,
+        "Largest fraction of rows that may be skipped because they can't be used, such as rows without text.",
+        at_least=0,
+        at_most=1,
+        resumable=True,
     )
-    dataset_license: str | None = argument(None, "License of the data, for the model card, such as 'cc-by-4.0'.")
-
-
-@dataclass
-class DataArguments(DatasetArguments):
-    """Data arguments for language modelling."""
-
-    dataset: str = argument(
-        "stories",
-        "The text: 'stories' (built in); a text file; a table (.jsonl, .json, .csv, .tsv, .parquet, .arrow); a folder "
-        "or a pattern of such files; or a Hub dataset.",
+    dataset_license: str | None = argument(
+        None, "License of the data, for the model card, such as 'cc-by-4.0'.", resumable=True, training_only=True
     )
-    text_column: str | None = argument(
-        None,
-        "Column that holds the text, or a nested field such as meta.body. Default: 'text', 'sentence', or the only one "
-        "with text.",
-    )
-    streaming: bool = argument(False, "Stream the Hub dataset instead of downloading it first.")
-    num_stories: int = argument(20_000, "Number of built-in stories, at most 10 million.")
-    validation_fraction: float = argument(
-        0.1, "Fraction of the documents, or of the end of a single text, to hold out if there is no validation split."
-    )
-    max_documents: int | None = argument(None, "Maximum number of documents to read. Default: all.")
-    tokenizer: str | None = argument(
-        None,
-        "'char', 'word', 'bpe' or 'unigram', trained on the text; or the folder or Hub id of a tokenizer. "
-        "Default: that of --init_from, else bpe.",
-    )
-    vocab_size: int | None = argument(None, "Vocabulary size of a new tokenizer. Default: up to 4096 for bpe, unigram.")
-
-
-@dataclass
-class ModelArguments:
-    """What to train."""
-
-    preset: str = argument(
-        "llama",
-        "Style: 'gpt2', 'llama', 'nanochat', or 'nanochat_ngram', which has vectors for runs of three tokens too (most "
-        "of use on little text, in little time; no native twin); or 'bigram', a table without layers.",
-    )
-    init_from: str | None = argument(
-        None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
-    )
-    trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
-    context_length: int | None = argument(
-        None, "Longest text the model sees at once, in tokens. Default: 256, or less if the --init_from model has less."
-    )
-    hidden_size: int = argument(128, "Features of a token.")
-    num_hidden_layers: int = argument(4, "Number of transformer blocks.")
-    num_attention_heads: int = argument(2, "Heads of each attention; must divide the hidden size.")
-    num_key_value_heads: int | None = argument(None, "Key-value heads (grouped-query attention). Default: as many.")
-    intermediate_size: int | None = argument(
-        None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
-    )
-    dropout: float | None = argument(None, "Embedding, attention and residual dropout. Default: that of the preset.")
-    attention_dropout: float | None = argument(
-        None, "Attention dropout alone; on a processor it can take a third of a step. Default: as --dropout."
-    )
-    tie_word_embeddings: bool | None = argument(None, "Share embedding and head. Default: as the preset does.")
 
 
 @dataclass
 class TrainingArguments:
-    """How to train, whatever the task."""
+    """Training arguments shared by all families."""
 
-    output_dir: str = argument("runs/model", "Folder for the model, its checkpoints and the record of the run.")
-    resume: bool = argument(False, "Go on with the run in output_dir from its newest checkpoint.")
-    allow_changed_settings: bool = argument(
-        False, "Let --resume go on with other settings than the run was begun with."
+    _argument_group_name: ClassVar[str] = "training"
+
+    output_dir: str = argument(
+        "runs/model", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
-    max_steps: int | None = argument(None, "Optimizer steps. Default: as many as --epochs gives.")
-    epochs: float = argument(1.0, "Passes over the training text, where max_steps is not given.")
-    gradient_accumulation_steps: int = argument(1, "Batches whose gradients are added before each step.")
-    optimizer: Literal["adamw", "muon"] = argument("muon", "'adamw', or 'muon' for matrices with AdamW for the rest.")
-    learning_rate: float | None = argument(None, "Peak learning rate of AdamW. Default: 1e-2 beside Muon, 2e-3 alone.")
-    muon_learning_rate: float = argument(2e-2, "Peak learning rate of Muon, in AdamW's units.")
-    weight_decay: float = argument(0.1, "Weight decay of matrices; embeddings, norms and biases have none.")
-    adam_beta1: float = argument(0.9, "AdamW's memory of the gradient.")
-    adam_beta2: float = argument(0.95, "AdamW's memory of the squared gradient.")
+    resume: bool = argument(
+        False, "Resume the run in output_dir from its latest checkpoint.", resumable=True, private=True
+    )
+    allow_changed_settings: bool = argument(
+        False, "Let --resume continue with other settings than the run was started with.", resumable=True
+    )
+    max_steps: int | None = argument(None, "Number of optimizer steps. Default: given by --epochs.", more_than=0)
+    epochs: float = argument(1.0, "Passes over the training text, if max_steps is not given.", more_than=0)
+    gradient_accumulation_steps: int = argument(
+        1, "Batches whose gradients are accumulated for each optimizer step.", more_than=0, resumable=True
+    )
+    optimizer: Literal["adamw", "muon"] = argument(
+        "muon", "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters."
+    )
+    learning_rate: float | None = argument(
+        None, "Peak learning rate of AdamW. Default: 1e-2 with Muon, 2e-3 without.", more_than=0
+    )
+    muon_learning_rate: float = argument(
+        2e-2, "Peak learning rate of Muon, scaled to match the RMS of AdamW's updates.", more_than=0
+    )
+    weight_decay: float = argument(0.1, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
+    adam_beta1: float = argument(0.9, "AdamW beta1: decay rate of the first moment.", at_least=0, less_than=1)
+    adam_beta2: float = argument(0.95, "AdamW beta2: decay rate of the second moment.", at_least=0, less_than=1)
     schedule: Literal["cosine", "wsd", "constant", "inverse_sqrt"] = argument(
         "cosine",
-        "After the warm-up: 'cosine' down, 'wsd' (stable, then straight down), 'constant', or 'inverse_sqrt' (falls "
-        "with the root of the step, as in the Transformer of 2017).",
+        "Learning-rate schedule after the warm-up: 'cosine', 'wsd' (warmup-stable-decay), 'constant', or "
+        "'inverse_sqrt' (inverse square root of the step, as in Vaswani et al. 2017).",
     )
-    warmup_steps: int = argument(20, "Steps in which the learning rate rises from 0.")
-    decay_fraction: float = argument(0.4, "Last share of the steps, in which 'wsd' falls.")
-    min_learning_rate_ratio: float = argument(0.0, "Last learning rate as a share of the peak.")
-    max_grad_norm: float = argument(1.0, "Gradients longer than this are shortened to it; 0 leaves them.")
-    precision: Literal["auto", "fp32", "bf16"] = argument("auto", "'auto' is bf16 where the processor does it well.")
+    warmup_steps: int = argument(20, "Steps of linear warm-up of the learning rate.", at_least=0)
+    decay_fraction: float = argument(
+        0.4, "Fraction of the steps in which 'wsd' decays the learning rate.", more_than=0, at_most=1
+    )
+    min_learning_rate_ratio: float = argument(
+        0.0, "Final learning rate as a fraction of the peak.", at_least=0, at_most=1
+    )
+    max_grad_norm: float = argument(1.0, "Clip the gradient norm to this value; 0 disables clipping.", at_least=0)
+    precision: Literal["auto", "fp32", "bf16"] = argument(
+        "auto", "Mixed precision: 'fp32', 'bf16', or 'auto', bf16 where the hardware computes it faster."
+    )
     compile: Literal["auto", "on", "off"] = argument(
-        "auto", "Compile the blocks. 'auto' does where the run is long enough and there is a C++ compiler (g++)."
+        "auto", "Compile the blocks with torch.compile; 'auto': if the run is long enough and there is a C++ compiler."
     )
     gradient_checkpointing: bool = argument(
-        False, "Recompute activations instead of keeping them: less memory, slower."
+        False, "Recompute activations in the backward pass instead of storing them: less memory, slower."
     )
-    log_every: int = argument(10, "Steps between rows of metrics.jsonl.")
-    eval_every: int = argument(250, "Steps between evaluations on the whole validation split; 0: only at the end.")
-    save_every: int | None = argument(None, "Steps between checkpoints. Default: eval_every; 0: only at the end.")
+    log_every: int = argument(10, "Steps between rows of metrics.jsonl.", more_than=0, resumable=True)
+    eval_every: int = argument(
+        250,
+        "Steps between evaluations on the whole validation split; 0: only at the end.",
+        at_least=0,
+        resumable=True,
+    )
+    save_every: int | None = argument(
+        None, "Steps between checkpoints. Default: eval_every; 0: only at the end.", at_least=0, resumable=True
+    )
     average_decay: float | None = argument(
         None,
-        "Evaluate and publish a moving average of the weights, which keeps this share at each step, such as 0.998.",
+        "Decay of an exponential moving average of the weights, such as 0.998; if given, the average is evaluated and "
+        "published.",
+        more_than=0,
+        less_than=1,
     )
     metric_for_best_model: str = argument(
-        "val_loss", "The figure that picks the published model, such as val_loss, or val_bleu for translations."
+        "val_loss", "Metric that selects the published model, such as val_loss, or val_bleu for translation."
     )
-    keep_last: int = argument(2, "Checkpoints kept; older ones are removed.")
-    early_stopping_patience: int | None = argument(None, "Stop after so many evaluations without a better one.")
-    seed: int = argument(0, "Seed of weights, order, dropout and built-in stories.")
-    num_threads: int | None = argument(None, "Processor threads of each process. Default: all cores, shared out.")
+    keep_last: int = argument(2, "Number of checkpoints to keep; older ones are deleted.", more_than=0, resumable=True)
+    early_stopping_patience: int | None = argument(
+        None, "Stop after this many evaluations without improvement.", resumable=True
+    )
+    seed: int = argument(
+        0, "Seed of initialisation, data order, dropout and built-in data.", at_least=0, less_than=1 << 32
+    )
+    num_threads: int | None = argument(
+        None,
+        "CPU threads per process. Default: all cores, divided among the processes.",
+        more_than=0,
+        at_most=1 << 14,
+        resumable=True,
+        private=True,
+    )
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = argument(
-        None, "Also report to 'tensorboard', 'wandb' or 'trackio' (install the extra of that name first)."
+        None,
+        "Also report to 'tensorboard', 'wandb' or 'trackio' (install the extra of that name first).",
+        resumable=True,
+        private=True,
     )
-
-
-@dataclass
-class PretrainingArguments(TrainingArguments):
-    """How to train a language model."""
-
-    output_dir: str = argument("runs/gpt", "Folder for the model, its checkpoints and the record of the run.")
-    batch_size: int = argument(8, "Rows (of context_length tokens) a process takes at a time.")
-
-
-@dataclass
-class PairArguments(DatasetArguments):
-    """Data arguments for translation."""
-
-    dataset: str = argument(
-        "grammar",
-        "Parallel text: 'grammar' (built in, German and English); a folder with train.de and train.en (plain or "
-        "compressed); a file with --target_file; a table (.jsonl, .csv, .tsv, .parquet, .arrow) with a column for "
-        "each language, or a folder of tables; or a Hub dataset.",
-    )
-    target_file: str | None = argument(None, "File with the translation of each line of --dataset.")
-    source_lang: str = argument("de", "Source language, as in the names of files and columns.")
-    target_lang: str = argument("en", "Target language, as in the names of files and columns.")
-    validation_fraction: float = argument(0.02, "Fraction of the pairs to hold out if there is no validation split.")
-    num_pairs: int = argument(20_000, "Number of pairs from the built-in grammar, at most 1 million.")
-    max_pairs: int | None = argument(None, "Maximum number of pairs to read. Default: all.")
-    tokenizer: Literal["bpe", "unigram", "word", "char"] = argument("bpe", "Kind of tokenizer to train on the text.")
-    vocab_size: int | None = argument(None, "Vocabulary size. Default: up to 4096 for bpe and unigram.")
-    separate_vocabularies: bool = argument(False, "Train one tokenizer per language instead of a shared one.")
-    max_length: int = argument(128, "Maximum sentence length in tokens; longer sentences are truncated and counted.")
-    skip_long: bool = argument(False, "Skip pairs with a longer side instead of truncating them.")
-    both_directions: bool = argument(
-        False,
-        "Train on both directions of each pair. With few pairs, such a model is a good starting point (--init_from) "
-        "for training on one direction.",
-    )
-
-
-@dataclass
-class Seq2SeqModelArguments:
-    """What to train."""
-
-    preset: str = argument("modern", "Style: 'vaswani2017' or 'modern'.")
-    init_from: str | None = argument(
-        None, "Go on from this checkpoint (folder or Hub id), with its model and tokenizer."
-    )
-    trust_remote_code: bool = argument(False, "Run the code that the --init_from checkpoint brings. Read it first.")
-    hidden_size: int = argument(128, "Features of a token.")
-    encoder_layers: int = argument(3, "Blocks of the encoder.")
-    decoder_layers: int = argument(3, "Blocks of the decoder.")
-    num_attention_heads: int = argument(4, "Heads of each attention; must divide the hidden size.")
-    intermediate_size: int | None = argument(
-        None, "Width of the feed-forward network. Default: 4 times hidden, or 8/3."
-    )
-    dropout: float | None = argument(None, "Embedding and residual dropout. Default: that of the preset.")
-    label_smoothing: float | None = argument(None, "Label smoothing. Default: that of the preset.")
-    share_encoder_decoder_embeddings: bool | None = argument(
-        None, "One embedding for source and target. Default: yes, unless they have separate vocabularies."
-    )
-    tie_word_embeddings: bool = argument(True, "One matrix for the target's embedding and the head.")
-    num_beams: int = argument(5, "Beams with which the finished model searches, unless told otherwise.")
-
-
-@dataclass
-class Seq2SeqTrainingArguments(TrainingArguments):
-    """How to train an encoder-decoder."""
-
-    output_dir: str = argument("runs/seq2seq", "Folder for the model, its checkpoints and the record of the run.")
-    tokens_per_batch: int = argument(2048, "Rows times length, on one side, that a process takes at a time.")
-    epochs: float = argument(10.0, "Passes over the training pairs, where max_steps is not given.")
-    word_dropout: float = argument(
-        0.0, "Share of the tokens of both sides that training hides, others in every pass; a help on few pairs."
-    )
-    eval_beams: int = argument(1, "Beams with which the validation sentences are decoded during training.")
-
-
-# What a process takes at a time, at most: more than that no machine holds.
-AT_ONCE = {"batch_size": 1 << 20, "tokens_per_batch": 1 << 26, "eval_beams": 1024, "num_threads": 1 << 14}
-
-
-def check_training(args: TrainingArguments) -> None:
-    """Raise ScratchError for numbers that no training can run with, all of them at once."""
-    positive: tuple[str, ...] = (
-        "batch_size",
-        "tokens_per_batch",
-        "gradient_accumulation_steps",
-        "log_every",
-        "keep_last",
-        "epochs",
-        "max_steps",
-        "eval_beams",
-    )
-    positive += ("learning_rate", "muon_learning_rate", "num_threads")
-    at_least_zero = ("eval_every", "save_every", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
-    given = {name: getattr(args, name, None) for name in (*positive, *at_least_zero)}
-    numbers = {name: value for name, value in given.items() if value is not None}
-    wrong = [
-        f"{n} is {numbers[n]}, want more than 0" for n in positive if n in numbers and not 0 < numbers[n] < math.inf
-    ]
-    at_once = {name: getattr(args, name, None) or 0 for name in AT_ONCE}
-    wrong += [f"{n} is {at_once[n]}, want at most {most:,}" for n, most in AT_ONCE.items() if at_once[n] > most]
-    wrong += [
-        f"{n} is {numbers[n]}, want 0 or more" for n in at_least_zero if n in numbers and not 0 <= numbers[n] < math.inf
-    ]
-    if not 0 < args.decay_fraction <= 1:
-        wrong.append(f"decay_fraction is {args.decay_fraction}, want more than 0 and at most 1")
-    for name in ("average_decay", "mask_probability"):
-        if (share := getattr(args, name, None)) is not None and not 0 < share < 1:
-            wrong.append(f"{name} is {share}, want a share between 0 and 1")
-    for name in ("label_smoothing", "word_dropout"):
-        if not 0 <= (share := getattr(args, name, 0.0)) < 1:
-            wrong.append(f"{name} is {share}, want a share from 0 up to, not including, 1")
-    if wrong:
-        raise ScratchError("; ".join(wrong))

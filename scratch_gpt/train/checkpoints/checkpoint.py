@@ -132,7 +132,7 @@ def take_snapshot(
     apart = _once(in_memory({f"apart.{name}": weight for name, weight in trained.items() if name not in weights}))
     averages: dict[str, torch.Tensor] = {}
     if average is not None:
-        with average.in_place(model):
+        with average.swapped_in(model):
             averages = _once(in_memory(accelerator.get_state_dict(model)))
     optimizer = _optimizer_state(model, optimizers)
     random_states = gather_object([get_random_state(accelerator.device)])
@@ -244,7 +244,7 @@ def load_training_state(
     if apart:
         set_model_state_dict(model, apart, options=StateDictOptions(full_state_dict=True, strict=False))
     if average is not None:
-        with average.in_place(model):
+        with average.swapped_in(model):
             means = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
             set_model_state_dict(model, means, options=StateDictOptions(full_state_dict=True, strict=False))
     states, process = numbers.pop("random"), accelerator.process_index

@@ -9,11 +9,17 @@ from collections.abc import Callable
 from ...errors import ScratchError, tokenizer_errors
 from ...redaction import redact, redact_logs
 from ...terminal import printable
+from .parsing import parse_arguments
+from .recipe import Recipe
+from .run import train_recipe
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command; what the user can mend becomes one line on the error stream, and an exit code: 2 for bad input, 1
-    for a run that failed or a disk that refuses, 130 and 143 for SIGINT and SIGTERM. No secret is printed or logged."""
+def run_command(main: Callable[[], object]) -> None:
+    """Run a command; an error that the user can fix is one line on standard error, and no secret is printed or logged.
+
+    The exit code is 2 for bad input, 1 for a run that failed or a disk that refuses, and 130 and 143 for SIGINT and
+    SIGTERM.
+    """
     redact_logs()
     try:
         with tokenizer_errors():
@@ -24,9 +30,21 @@ def run_command(main: Callable[[], None]) -> None:
     except OSError as error:
         print(printable(redact(f"error: {error}")), file=sys.stderr)
         sys.exit(1)
-    except Exception:  # a defect of ours, which is shown whole
+    except Exception:  # a bug of ours, whose traceback is shown
         print(printable(redact(traceback.format_exc())), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped before the first step: there is nothing to save", file=sys.stderr)
         sys.exit(130)
+
+
+def train_command(recipe: Recipe, description: str, argv: list[str] | None = None, prog: str | None = None) -> None:
+    """Train what the command line asks for; every process must call it.
+
+    Args:
+        recipe: the family of tasks.
+        description: what the command does, for `--help`.
+        argv: the arguments; by default those of the process.
+        prog: name of the program in `--help`.
+    """
+    run_command(lambda: train_recipe(recipe, *parse_arguments(recipe.arguments, description, argv, prog)))

@@ -1,108 +1,193 @@
-"""The command line of a training run, under it a YAML file, or the record of the run that is resumed."""
+"""From a command line to arguments: below its flags, a YAML file, or the record of the run that is resumed."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ...errors import ScratchError
 from ...redaction import redact
 from ...rl.rewards import is_function
-from ...terminal import printable
 from ...untrusted import read_yaml
+from ..arguments.training import names_with
 from .run_directory import RECORD, check_run_directory, read_run
-
-# What a resumed run may be told anew, unasked: how it is watched and kept. Rows and accumulation may change where their
-# product with the number of processes stays.
-RESUME_MAY_CHANGE = {
-    "output_dir",
-    "resume",
-    "allow_changed_settings",
-    "max_bad_rows",
-    "dataset_license",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "num_threads",
-    "log_every",
-    "eval_every",
-    "eval_beams",
-    "save_every",
-    "keep_last",
-    "early_stopping_patience",
-    "tracker",
-    "trust_remote_code",
-}
-
 
 # What the record of a run does not decide when it is resumed. Trust above all: it comes from this command line alone.
 NEVER_RECORDED = {"resume", "output_dir", "trust_remote_code"}
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, keeps the lines of the description, and lists each flag once, without its dashed alias."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0 or len(action.option_strings) < 2:  # a pair of flags, or without an alias
+            return super()._format_action_invocation(action)
+        metavar = self._get_default_metavar_for_optional(action)
+        return f"{action.option_strings[0]} {self._format_args(action, metavar)}"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return getattr(action.type, "__name__", "value").upper()
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class _Parser(HfArgumentParser):
+    """Arguments from dataclasses; a boolean is a pair of flags, `--name` and `--no-name`."""
+
+    @staticmethod
+    def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
+        if field.type is bool or bool in get_args(field.type):
+            action, help = argparse.BooleanOptionalAction, field.metadata["help"]
+            parser.add_argument(f"--{field.name}", action=action, default=field.default, help=help)
+            return
+        field = copy.copy(field)  # HfArgumentParser takes all metadata for options of `add_argument`
+        field.metadata = MappingProxyType({"help": field.metadata["help"]})
+        HfArgumentParser._parse_dataclass_field(parser, field)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, redact(f"error: {' '.join(printable(message).split())}\n"))
+        raise ScratchError(redact(message))
 
 
-def parse_arguments(types: tuple[Any, ...], description: str, argv: list[str] | None = None) -> tuple[Any, ...]:
-    """Read the command line; under it the YAML file that `--config` names, or the record of the run that `--resume`
-    goes on with.
+def parse_arguments(
+    types: Sequence[Any],
+    description: str,
+    argv: list[str] | None = None,
+    prog: str | None = None,
+    processes: int | None = None,
+) -> tuple[Any, ...]:
+    """Read the command line; below it the YAML file that `--config` names, or the record of the run that `--resume`
+    continues.
 
     Args:
         types: dataclasses whose fields are the arguments.
         description: what the command does, for `--help`.
         argv: the arguments; by default those of the process.
+        prog: name of the program in `--help`.
+        processes: number of processes of the run; by default, that of the launcher.
 
     Returns:
-        An instance of each type. An unknown or unfit argument exits with code 2 and one line.
+        An instance of each type.
+
+    Raises:
+        ScratchError: an unknown argument or a bad value.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = _Parser(
-        list(types), description=description, allow_abbrev=False, usage="%(prog)s [--config FILE.yaml] [--NAME VALUE …]"
+        list(types),
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [--config FILE.yaml] [--NAME VALUE ...]",
+        formatter_class=_HelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="Arguments from a YAML file; flags override them.")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with arguments, or the name of a built-in one; flags override it."
+    )
     first = parser.parse_known_args(argv)[0]
     if first.config is not None:
-        parser.set_defaults(**_read_config(Path(first.config), types, parser))
+        parser.set_defaults(**_read_config(find_config(first.config), types, parser))
         first = parser.parse_known_args(argv)[0]
-    record: dict[str, Any] = {}
-    processes = 1
-    if getattr(first, "resume", False) and (Path(first.output_dir) / RECORD).exists():
-        try:
-            check_run_directory(Path(first.output_dir))
-            run = read_run(Path(first.output_dir))
-        except ScratchError as error:
-            parser.error(str(error))
-        processes = run.processes
-        path = Path(first.output_dir) / RECORD
-        record = {n: v for n, v in run.arguments.items() if n not in NEVER_RECORDED}
-        record = _typed(record, str(path), types, parser)
-        _refuse_code_of_reward(record, path, argv, first, parser)
-        parser.set_defaults(**record)
+    record, processes_before = _read_record(first, argv, types, parser)
+    parser.set_defaults(**record)
     *parsed, _, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
-    now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
-    if record and not now["allow_changed_settings"]:
-        now = redact(now)  # as the record is
-        changed = [n for n, v in record.items() if n in now and n not in RESUME_MAY_CHANGE and now[n] != v]
-        listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
-        rows = _batches_of_step(record, processes), _batches_of_step(now, int(os.environ.get("WORLD_SIZE", 1)))
-        if rows[0] != rows[1]:
-            listed.append(f"the batch of a step (of all processes, accumulation included) {rows[0]} to {rows[1]}")
-        if listed:
-            parser.error(
-                f"a resumed run can't change {', '.join(listed)}: leave these as they were, start another run with "
-                "--init_from, or insist with --allow_changed_settings true"
-            )
+    _check_unchanged(record, processes_before, parsed, parser, processes)
     return tuple(parsed)
+
+
+def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, ...]:
+    """Build arguments from Python values, which are checked as those of a YAML file are.
+
+    Args:
+        types: dataclasses whose fields are the arguments.
+        values: by name; "config" and "resume" have the same meaning as on the command line.
+
+    Raises:
+        ScratchError: an unknown name or a bad value.
+    """
+    parser = _Parser(list(types), prog="train", allow_abbrev=False)
+    values = dict(values)
+    config = values.pop("config", None)
+    if config is not None:
+        parser.set_defaults(**_read_config(find_config(str(config)), types, parser))
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    parser.set_defaults(**_typed(plain, "train()", types, parser))
+    first = parser.parse_args([])
+    record, processes = _read_record(first, [f"--{name}" for name in values], types, parser)
+    parser.set_defaults(**{name: value for name, value in record.items() if name not in values})
+    parsed = parser.parse_args_into_dataclasses([], look_for_args_file=False)
+    _check_unchanged(record, processes, parsed, parser)
+    return tuple(parsed)
+
+
+def find_config(name: str) -> Path:
+    """The path of a configuration file: `name` itself or, where there is no such file, a built-in one of that name."""
+    if not Path(name).exists():
+        for folder in config_directories():
+            for candidate in (folder / name, folder / f"{name}.yaml"):
+                if Path(name).name == name and candidate.is_file():
+                    return candidate
+    return Path(name)
+
+
+def config_directories() -> list[Path]:
+    """Where the built-in configuration files are: inside an installed package, or in a checkout."""
+    package = Path(__file__).parents[2]
+    return [package / "train" / "configs", package.parent / "training" / "configs"]
+
+
+def _read_record(
+    first: Any, argv: list[str], types: Sequence[Any], parser: HfArgumentParser
+) -> tuple[dict[str, Any], int]:
+    """The arguments that a resumed run was started with, and its number of processes."""
+    if not getattr(first, "resume", False) or not (Path(first.output_dir) / RECORD).exists():
+        return {}, 1
+    check_run_directory(Path(first.output_dir))
+    run, path = read_run(Path(first.output_dir)), Path(first.output_dir) / RECORD
+    record = {name: value for name, value in run.arguments.items() if name not in NEVER_RECORDED}
+    record = _typed(record, str(path), types, parser)
+    _refuse_code_of_reward(record, path, argv, first, parser)
+    return record, run.processes
+
+
+def _check_unchanged(
+    record: dict[str, Any],
+    processes_before: int,
+    parsed: Sequence[Any],
+    parser: HfArgumentParser,
+    processes: int | None = None,
+) -> None:
+    """Refuse arguments of a resumed run that differ from its record and may not. Batch size and accumulation may change
+    if their product with the number of processes does not."""
+    now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
+    if not record or now["allow_changed_settings"]:
+        return
+    now, resumable = redact(now), names_with("resumable", parsed)  # redacted, as the record is
+    changed = [n for n, v in record.items() if n in now and n not in resumable and now[n] != v]
+    listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
+    processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
+    rows = _batches_of_step(record, processes_before), _batches_of_step(now, processes)
+    if rows[0] != rows[1]:
+        listed.append(f"the batch of a step (of all processes, accumulation included) {rows[0]} to {rows[1]}")
+    if listed:
+        parser.error(
+            f"a resumed run can't change {', '.join(listed)}: leave these as they were, start another run with "
+            "--init_from, or insist with --allow_changed_settings"
+        )
 
 
 def _batches_of_step(settings: dict[str, Any], processes: int) -> int:
@@ -116,47 +201,61 @@ def _refuse_code_of_reward(record: dict[str, Any], path: Path, argv: list[str], 
     given = any(argument == "--reward" or argument.startswith("--reward=") for argument in argv)
     if isinstance(reward, str) and is_function(reward) and not given and not first.trust_remote_code:
         parser.error(
-            f"{path} asks for the reward {reward}, which is code: read it, then insist with --trust_remote_code true"
+            f"{path} asks for the reward {reward}, which is code: read it, then insist with --trust_remote_code"
         )
 
 
-def _read_config(path: Path, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
+def _read_config(path: Path, types: Sequence[Any], parser: HfArgumentParser) -> dict[str, Any]:
     try:
         values = read_yaml(path) or {}
     except (OSError, ScratchError) as error:
         parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}")
     if not isinstance(values, dict):
-        parser.error(f"--config {path} holds {type(values).__name__}, want 'name: value' lines")
+        parser.error(f"--config {path} contains {type(values).__name__}, want 'name: value' lines")
     return _typed(values, f"--config {path}", types, parser)
 
 
-def _typed(values: dict[str, Any], source: str, types: tuple[Any, ...], parser: HfArgumentParser) -> dict[str, Any]:
-    """The values of a YAML file as flags would be read, so that "1e-3" is a number here too; an unknown name or unfit
-    value exits with code 2. `source` says in errors where they stand."""
+def _typed(values: dict[str, Any], source: str, types: Sequence[Any], parser: HfArgumentParser) -> dict[str, Any]:
+    """The values of a YAML file as flags would be read, so that "1e-3" is a number here too.
+
+    Args:
+        values: by name.
+        source: where they stand, for errors.
+        types: dataclasses whose fields are the arguments.
+        parser: knows the type of each.
+
+    Raises:
+        ScratchError: an unknown name or a bad value.
+    """
     known = {f.name for t in types for f in dataclasses.fields(t)}
-    unknown = sorted(str(name) for name in set(values) - known)
-    if unknown:
+    if unknown := sorted(str(name) for name in set(values) - known):
         parser.error(f"{source} has unknown settings: {', '.join(unknown)} (see --help)")
-    # By option, since a switch that is on by default has two actions: --name and --no_name.
-    actions = {option.removeprefix("--"): action for action in parser._actions for option in action.option_strings}
+    actions = {action.dest: action for action in parser._actions}
     hints = {name: hint for each in types for name, hint in get_type_hints(each).items()}
     optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
     typed = {}
     for name, value in values.items():
-        typed[name] = value
-        if value is None and name in optional:
-            continue
-        several = actions[name].nargs in ("+", "*")
         try:
-            if value is None:
-                raise argparse.ArgumentError(actions[name], "want a value, not null")
-            if isinstance(value, list) and not (several and value):
-                wanted = "one value or more" if several else "one value"
-                raise argparse.ArgumentError(actions[name], f"want {wanted}, not the list {value}")
-            found = [parser._get_value(actions[name], str(v)) for v in (value if isinstance(value, list) else [value])]
-            for one in found:
-                parser._check_value(actions[name], one)
-            typed[name] = found if several else found[0]
+            typed[name] = None if value is None and name in optional else _value(actions[name], value, parser)
         except argparse.ArgumentError as error:
             parser.error(f"{source}: {error}")
     return typed
+
+
+def _value(action: argparse.Action, value: Any, parser: HfArgumentParser) -> Any:
+    """One value of a YAML file, as the parser reads it from a flag."""
+    if value is None:
+        raise argparse.ArgumentError(action, "want a value, not null")
+    several = action.nargs in ("+", "*")
+    if isinstance(value, list) and not (several and value):
+        wanted = "one value or more" if several else "one value"
+        raise argparse.ArgumentError(action, f"want {wanted}, not the list {value}")
+    if isinstance(action, argparse.BooleanOptionalAction):
+        try:
+            return string_to_bool(str(value))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(action, f"want true or false, not {value!r}") from error
+    found = [parser._get_value(action, str(one)) for one in (value if isinstance(value, list) else [value])]
+    for one in found:
+        parser._check_value(action, one)
+    return found if several else found[0]

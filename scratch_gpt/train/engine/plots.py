@@ -1,4 +1,4 @@
-"""Pictures of a run: losses, and what learning from rewards is watched by."""
+"""Plots of a run: its losses, or several metrics in panels."""
 
 from __future__ import annotations
 
@@ -6,60 +6,67 @@ import gc
 from pathlib import Path
 from typing import Any
 
+from ...metrics import Metric, Panel
+from .task import Task
+
 LIGHT, DARK, RED, GREEN = "#8fb3d9", "#1f4e79", "#c0504d", "#4f8a4c"
-# Panels of a run that learns from rewards: title, figure in training, figure on held-out prompts.
-PANELS = (
-    ("reward", "reward", "val_reward"),
-    ("KL to the reference, nats a completion", "kl", "val_kl"),
-    ("entropy, nats a token", "entropy", None),
-    ("different pairs of words, share", None, "val_distinct_2"),
-    ("tokens clipped, share", "clip_fraction", None),
-    ("tokens of a completion", "length", "val_length"),
-)
 
 
-def plot_run(rows: list[dict[str, Any]], path: Path, title: str = "", unit: str = "token") -> None:
-    """The picture of a run, from the rows of its `metrics.jsonl`."""
-    if any("val_reward" in row for row in rows):
-        plot_rewards(rows, path, title)
+def plot_run(rows: list[dict[str, Any]], path: Path, title: str, task: Task) -> None:
+    """Plot a run.
+
+    Args:
+        rows: of its `metrics.jsonl`.
+        path: of the image.
+        title: above the plot.
+        task: its panels, its metrics and its unit.
+    """
+    if task.panels:
+        plot_panels(rows, path, title, task.panels)
     else:
-        plot_losses(rows, path, title, unit)
+        plot_losses(rows, path, title, task.unit, task.metrics)
 
 
-def plot_rewards(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Reward, KL, entropy, variety, clipping and length over the samples that were learned from."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def plot_panels(rows: list[dict[str, Any]], path: Path, title: str, panels: tuple[Panel, ...]) -> None:
+    """Plot several metrics, each in a panel of its own, over the number of samples; arguments as of `plot_run`."""
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in PANELS if any(name in row for name in panel[1:] if name for row in rows)]
-    figure = Figure(figsize=(10, 2.6 * -(-len(panels) // 2)), layout="constrained")
-    FigureCanvasAgg(figure)
+    recorded = {name for row in rows for name in row}
+    shown = [panel for panel in panels if recorded & {panel.trained, panel.held_out}]
+    figure = Figure(figsize=(10, 2.6 * -(-len(shown) // 2)), layout="constrained")
     figure.suptitle(title)
-    for axes, (name, trained, held_out) in zip(figure.subplots(-(-len(panels) // 2), 2).flat, panels, strict=False):
-        for figure_name, style in ((trained, {"color": LIGHT}), (held_out, {"color": DARK, "marker": "o"})):
-            points = [(row.get("samples", 0), row[figure_name]) for row in rows if figure_name in row]
+    for axes, panel in zip(figure.subplots(-(-len(shown) // 2), 2).flat, shown, strict=False):
+        for name, style in ((panel.trained, {"color": LIGHT}), (panel.held_out, {"color": DARK, "marker": "o"})):
+            points = [(row.get("samples", 0), row[name]) for row in rows if name in row]
             if points:
-                label = "training" if figure_name == trained else "held-out prompts"
+                label = "training" if name == panel.trained else "held out"
                 axes.plot(*zip(*points, strict=True), linewidth=1.2, markersize=4, label=label, **style)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel("samples", fontsize=9)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
-    for axes in figure.axes[len(panels) :]:
+    for axes in figure.axes[len(shown) :]:
         axes.set_axis_off()
     figure.savefig(path, dpi=150)
     del figure, axes
     gc.collect()
 
 
-def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: str = "token") -> None:
-    """Losses over tokens (or texts, as `unit` says), with the entropy floor where it is known, and BLEU or accuracy
-    where there is one, as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def plot_losses(
+    rows: list[dict[str, Any]], path: Path, title: str = "", unit: str = "token", metrics: tuple[Metric, ...] = ()
+) -> None:
+    """Plot the losses over the tokens seen, with the entropy floor where it is known.
+
+    Args:
+        rows: of `metrics.jsonl`.
+        path: of the image.
+        title: above the plot.
+        unit: what the loss is a mean of.
+        metrics: those with `plot` get a second axis.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     trained = [(row["tokens"], row["train_loss"]) for row in rows if "train_loss" in row]
     validated = [(row["tokens"], row["val_loss"]) for row in rows if "val_loss" in row]
@@ -69,24 +76,24 @@ def plot_losses(rows: list[dict[str, Any]], path: Path, title: str = "", unit: s
         axes.plot(*zip(*validated, strict=True), color=DARK, marker="o", markersize=4, label="validation")
     floors = [row["entropy_floor"] for row in rows if "entropy_floor" in row]
     if floors:
-        axes.axhline(floors[-1], color=RED, linestyle="--", linewidth=1.2, label="entropy: no model gets below")
+        axes.axhline(floors[-1], color=RED, linestyle="--", linewidth=1.2, label="entropy (lower bound)")
     if trained or validated:
         lowest = min([loss for _, loss in trained + validated] + floors[-1:])
         highest = trained[len(trained) // 20][1] if trained else max(loss for _, loss in validated)
         axes.set_ylim(lowest - 0.05 * (highest - lowest), highest + 0.05 * (highest - lowest) + 1e-6)
     axes.set_xlabel(f"{unit}s seen")
-    axes.set_ylabel(f"loss in nats a {unit}")
+    axes.set_ylabel(f"loss in nats per {unit}")
     axes.set_title(title)
     axes.grid(alpha=0.25)
-    for name, label in (("val_bleu", "BLEU"), ("val_accuracy", "accuracy")):
-        if scored := [(row["tokens"], row[name]) for row in rows if name in row]:
+    for metric in (metric for metric in metrics if metric.plot):
+        if scored := [(row["tokens"], row[metric.name]) for row in rows if metric.name in row]:
             beside = axes.twinx()
             beside.plot(*zip(*scored, strict=True), color=GREEN, marker="s", markersize=4, linewidth=1.2)
-            beside.set_ylabel(label, color=GREEN)
+            beside.set_ylabel(metric.title, color=GREEN)
             beside.set_ylim(bottom=0)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
     figure.savefig(path, dpi=150)
     del figure, axes
-    gc.collect()  # a figure holds itself, and megabytes, in circles that Python finds but rarely
+    gc.collect()  # figures are reference cycles of megabytes, which Python collects rarely

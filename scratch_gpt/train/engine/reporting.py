@@ -1,4 +1,4 @@
-"""What a run reports while it runs: a progress line, evaluations on the screen, and rows of `metrics.jsonl`."""
+"""What a run reports while it runs: a progress line, evaluations on the console, and rows of `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,23 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ...terminal import SafeConsole
 from .run_directory import METRICS, truncate_metrics
-
-# Figures that an evaluation prints beside the losses, where the task has them.
-SHOWN = {
-    "entropy_floor": ("floor", ".4f"),
-    "val_bits_per_byte": ("bits/byte", ".4f"),
-    "val_bleu": ("BLEU", ".2f"),
-    "val_exact": ("exactly right", ".1%"),
-    "val_accuracy": ("accuracy", ".2%"),
-    "val_f1": ("F1", ".4f"),
-    "val_reward": ("reward", ".3f"),
-    "val_kl": ("KL", ".2f"),
-    "val_distinct_2": ("distinct-2", ".3f"),
-    "val_parsed": ("parse", ".1%"),
-}
+from .task import Task
 
 
 class Reporter:
-    """Rows of figures to the screen and to `metrics.jsonl`. On other processes than the first it does nothing."""
+    """Rows of metrics to the console and to `metrics.jsonl`. On other processes than the first it does nothing.
 
-    def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool, unit: str = "token"):
-        self.folder, self.enabled, self.unit = folder, enabled, unit
+    Args:
+        folder: the run's directory.
+        total_steps: optimizer steps of the whole run.
+        step: steps that were taken before.
+        enabled: whether this is the first process.
+        task: its unit and its metrics.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool, task: Task):
+        self.folder, self.enabled, self.unit = folder, enabled, task.unit
+        self.shown = [metric for metric in (*task.metrics, *task.details) if metric.show]
         self.console = SafeConsole(quiet=not enabled)
         self.progress = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
@@ -62,8 +58,8 @@ class Reporter:
         self.progress.update(self.line, completed=step, description=text)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append a row to `metrics.jsonl`; print it where it holds an evaluation. Figures that are not finite are left
-        out, since JSON has no NaN, and named on the screen."""
+        """Append a row to `metrics.jsonl`; print it where it holds an evaluation. Values that are not finite are left
+        out, since JSON has no NaN, and named on the console."""
         if not self.enabled:
             return
         undefined = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
@@ -74,7 +70,7 @@ class Reporter:
             why = "not finite, since nothing was scored or the model overflows"
             self.progress.print(f"step {row['step']:>6,}  {why}: {', '.join(undefined)}")
         if "val_loss" in row:
-            more = "".join(f"  {title} {row[name]:{form}}" for name, (title, form) in SHOWN.items() if name in row)
+            more = "".join(f"  {m.show} {row[m.name]:{m.format}}" for m in self.shown if m.name in row)
             trained = f"  train {row['train_loss']:.4f}" if "train_loss" in row else ""
             self.progress.print(
                 f"step {row['step']:>6,}  {self.unit}s {row['tokens']:>12,}{trained}  "

@@ -1,91 +1,80 @@
-"""A whole run: write down what it is, train, and leave a model directory."""
+"""A whole run: record what it is, train, and leave a model directory."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from ...errors import ScratchError
+from ...errors import ScratchError, TrainingError
 from ...hub.card import render_card
-from ...hub.model_directory import ModelDirectory, ToPublished
+from ...hub.model_directory import ModelDirectory
 from ...redaction import redact
 from ...untrusted import read_yaml
-from ..arguments.training import TrainingArguments
+from ..arguments.training import check_arguments, check_init_from, names_with
+from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
+from .recipe import Job, Recipe
 from .run_directory import RECORD, read_metrics, write_run
-from .startup import make_output_dir
-from .task import Task
+from .startup import check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
 # wandb records the command line and the address of the git remote by itself, with the secrets in them.
 TRACKERS = {"wandb": {"settings": {"x_disable_meta": True, "disable_git": True}}}
 
 
-@dataclass
-class Job:
-    """What a run is made of.
+def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
+    """Train, and report on the result; every process must call it.
 
     Args:
-        accelerator: processes, device and precision.
-        model: unprepared, in float32.
-        tokenizer: saved beside the weights.
-        task: batches and losses.
-        args: how to train.
-        facts: what the card says of model and data; "title" and "task" among them.
-        report: shows what the model in a finished run's directory can do.
-        target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
-        published: gives, of the weights that are trained, those of the model.
+        recipe: the family of tasks.
+        data, model_args, args: instances of its argument classes.
+
+    Returns:
+        The run's directory, which holds the best model.
+
+    Raises:
+        ScratchError: bad input, or a run that failed; see its subclasses.
     """
-
-    accelerator: Accelerator
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    task: Task
-    args: TrainingArguments
-    facts: dict[str, Any]
-    report: Callable[[Path], None]
-    target_tokenizer: PreTrainedTokenizerBase | None = None
-    published: ToPublished = dict
-
-    def trainer(self, folder: Path, resume_from: Path | None) -> Trainer:
-        """What trains, and writes into `folder`."""
-        directory = ModelDirectory(
-            self.model,
-            self.tokenizer,
-            self.facts["title"],
-            lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder)),
-            self.target_tokenizer,
-            self.published,
-        )
-        optimizers = build_optimizers(self.model, self.args)
-        return Trainer(self.accelerator, self.model, optimizers, self.task, self.args, directory, folder, resume_from)
+    # Whatever can be refused is refused before anything is written.
+    check_arguments(data, model_args, args)
+    check_output_dir(args)
+    check_init_from(data, model_args)
+    resume_from = newest_checkpoint(Path(args.output_dir), start_processes()) if args.resume else None
+    job = recipe.prepare(data, model_args, args, resume_from)
+    arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
+    folder = run(job, recipe, arguments, resume_from)
+    if job.accelerator.is_main_process:
+        try:
+            job.report(folder)
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise TrainingError(f"{folder} is complete, but its model can't be demonstrated: {reason}") from error
+    return folder
 
 
-def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) -> Path:
-    """Train; every process must call it.
+def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path | None = None) -> Path:
+    """Train a prepared job; every process must call it.
 
     Args:
-        arguments: everything the run was told, for its record.
+        job: model, task and settings.
+        recipe: the family of tasks.
+        arguments: all arguments of the run by name, for its record.
         resume_from: a checkpoint whose weights the model already has.
 
     Returns:
         The run's directory, which holds the best model.
 
     Raises:
-        ScratchError: there is no such figure to pick the best model by, or the directory can't be made.
+        ScratchError: there is no such metric to select the best model by, or the directory can't be made.
     """
     accelerator, model, args = job.accelerator, job.model, job.args
-    if args.metric_for_best_model not in job.task.figures:
-        known = ", ".join(job.task.figures)
+    if args.metric_for_best_model not in [metric.name for metric in job.task.metrics]:
+        known = ", ".join(metric.name for metric in job.task.metrics)
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     folder = Path(args.output_dir)
-    facts = {"parameters": model.num_parameters(), **job.facts}
+    facts = {"task": recipe.family, "parameters": model.num_parameters(), **job.facts}
     if accelerator.is_main_process:
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
     accelerator.wait_for_everyone()
@@ -95,10 +84,32 @@ def run(job: Job, arguments: dict[str, Any], resume_from: Path | None = None) ->
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     try:
-        trainer = job.trainer(folder, resume_from)
-        gc.freeze()  # what stands now stays, and is passed over when drawings and saves are cleared away
+        trainer = make_trainer(job, recipe, folder, resume_from)
+        gc.freeze()  # what exists now stays, and is skipped when plots and saves are collected
         trainer.run()
     finally:
         gc.unfreeze()
         accelerator.end_training()
     return folder
+
+
+def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | None) -> Trainer:
+    """Return the trainer of a job, which writes into `folder`.
+
+    Args:
+        job: model, task and settings.
+        recipe: the family of tasks.
+        folder: the run's directory.
+        resume_from: a checkpoint whose weights the model already has.
+    """
+    private = names_with("private", recipe.arguments)
+    directory = ModelDirectory(
+        job.model,
+        job.tokenizer,
+        job.facts["title"],
+        lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private),
+        job.target_tokenizer,
+        job.published,
+    )
+    optimizers = build_optimizers(job.model, job.args)
+    return Trainer(job.accelerator, job.model, optimizers, job.task, job.args, directory, folder, resume_from)

@@ -1,4 +1,4 @@
-"""What the loop asks of a task: what a batch is, and what is minimised."""
+"""What the training loop asks of a task: what a batch is, and what is minimised."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from accelerate import Accelerator, DistributedType
 
 from ...data.buckets import Buckets
 from ...errors import ScratchError
+from ...metrics import Metric, Panel
 
 Batch = dict[str, torch.Tensor]
 
@@ -27,19 +28,27 @@ class DataState:
 
 
 class Task(Protocol):
-    """A task knows batches and losses; steps, precision, saving and reporting are the loop's."""
+    """A task knows batches and losses; steps, precision, saving and reporting belong to the loop."""
 
     @property
-    def figures(self) -> tuple[str, ...]:
-        """The names of what `evaluate` returns and a best model can be picked by."""
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `evaluate` returns and can select the best model."""
 
-    unit: str  # what the loss is a mean of: "token" or "text"
-    evaluates_first: bool  # whether the model as it is counts as the first to be best
-    fixed_shape: bool  # whether all batches have as many rows, and these as many tokens
+    @property
+    def details(self) -> tuple[Metric, ...]:
+        """What `evaluate` may return beside them."""
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """Panels of the plot of a run; without any, it shows the losses."""
+
+    unit: str  # what the loss is a mean of: "token", "text" or "pair"
+    evaluates_first: bool  # whether the untrained model is evaluated and can be the best
+    fixed_shape: bool  # whether all batches have the same shape
     fsdp_obstacle: str | None  # why the task can't train with sharded weights (FSDP); None where it can
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
-        """This process's share of the batches from `state` on, without end, each with the state behind it."""
+        """This process's share of the batches from `state` on, without end, each with the state after it."""
 
     def batches_left(self, state: DataState, epochs: float) -> int:
         """How many batches each process takes between `state` and the end of so many epochs."""
@@ -51,18 +60,18 @@ class Task(Protocol):
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The sum of the losses of the scored tokens; 0, with a gradient of zeros, where none is scored."""
 
-    def training_figures(self) -> dict[str, float]:
-        """Figures of the training since the last call, beside the loss."""
+    def training_metrics(self) -> dict[str, float]:
+        """Metrics of the training steps since the last call, beside the loss."""
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Named figures over the whole validation split, weighted by tokens; "val_loss" is one of them. A mean over
+        """Metrics by name over the whole validation split, weighted by tokens; "val_loss" is one of them. A mean over
         nothing is NaN, which the loop neither records nor takes for the best."""
 
     def sample(self, model: torch.nn.Module) -> str | None:
-        """A taste of what the model can do so far, for people to read."""
+        """A sample of the model's output, for people to read; None where there is nothing to show."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What only the task knows and a resume needs, as plain numbers and strings."""
+        """State of the task that a resume needs, as plain numbers and strings."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -87,11 +96,11 @@ def items_left(items_of_epoch: Callable[[int], int], state: DataState, epochs: f
     return max(0, items + (math.ceil(part * items_of_epoch(whole)) if part else 0))
 
 
-def deal(
+def shard_batches(
     batches_of_epoch: Callable[[int], int], state: DataState, process: int, processes: int
 ) -> Iterator[tuple[int, int, DataState]]:
     """Epoch and number of one batch after the other, in the order of the stream of all epochs, dealt out in turn to the
-    processes; with the state behind it, whose `row` counts batches."""
+    processes; with the state after it, whose `row` counts batches."""
     epoch, number = state.epoch, state.row
     while True:
         dealt: list[tuple[int, int]] = []
@@ -106,6 +115,8 @@ class BucketTask(ABC):
 
     accelerator: Accelerator
     train: Buckets
+    details: tuple[Metric, ...] = ()
+    panels: tuple[Panel, ...] = ()
     evaluates_first = False
     fixed_shape = False
     fsdp_obstacle: str | None = "each process validates on batches of its own"
@@ -120,8 +131,10 @@ class BucketTask(ABC):
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         processes = self.accelerator.num_processes
-        for epoch, number, behind in deal(self._batches_of_epoch, state, self.accelerator.process_index, processes):
-            yield self.make_batch(epoch, number), behind
+        for epoch, number, after in shard_batches(
+            self._batches_of_epoch, state, self.accelerator.process_index, processes
+        ):
+            yield self.make_batch(epoch, number), after
 
     def _batches_of_epoch(self, epoch: int) -> int:
         return len(self.train.plan(epoch))
@@ -129,7 +142,7 @@ class BucketTask(ABC):
     def count(self, batch: Batch) -> int:
         return int((batch["labels"] != -100).sum())
 
-    def training_figures(self) -> dict[str, float]:
+    def training_metrics(self) -> dict[str, float]:
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from ...atomic_files import replacing, write_text
 from ...errors import RunInterruptedError, ScratchError, TrainingError
 from ...evaluation.processes import sum_over_processes
-from ...hub.card import is_better
 from ...hub.model_directory import ModelDirectory
+from ...metrics import find_metric
 from ..arguments.training import TrainingArguments
 from ..checkpoints.background_writer import BackgroundWriter, in_memory
 from ..checkpoints.checkpoint import (
@@ -68,7 +68,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0  # spent in steps
     data: DataState = field(default_factory=DataState)
-    best_figure: float | None = None  # of --metric_for_best_model
+    best_metric: float | None = None  # of --metric_for_best_model
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
@@ -84,7 +84,7 @@ def check_state(progress: Progress) -> None:
     counts = [progress.step, progress.tokens, progress.best_step, progress.evaluations_since_best, data.epoch, data.row]
     if not all(isinstance(count, int) and 0 <= count < 2**53 for count in counts):
         raise ValueError(f"its counters are {counts}, want integers of at least 0")
-    numbers = (progress.seconds, progress.best_figure or 0.0)
+    numbers = (progress.seconds, progress.best_metric or 0.0)
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise ValueError(f"its numbers are {numbers}, want finite ones")
     if not isinstance(progress.stopped_early, bool):
@@ -127,6 +127,9 @@ class Trainer:
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
         self.average = MovingAverage(self.model, args.average_decay) if args.average_decay else None
         self.interruption, self.stopping = Interruption(), False
+        metric = find_metric(task.metrics, args.metric_for_best_model)
+        assert metric is not None
+        self.metric = metric
         self.norms: deque[dict[str, float]] = deque(maxlen=RECENT_STEPS)
         self.progress = Progress()
         if resume_from is not None:
@@ -166,7 +169,7 @@ class Trainer:
         batches = self.task.batches(progress.data)
         meter, row = _Meter(), dict[str, Any]()
         main = self.accelerator.is_main_process
-        reporter = Reporter(self.folder, self.total_steps, progress.step, main, self.task.unit)
+        reporter = Reporter(self.folder, self.total_steps, progress.step, main, self.task)
         with self.interruption, self.writer, reporter:
             if progress.step == 0 and self.task.evaluates_first:
                 row = {"step": 0, "tokens": 0, "seconds": 0.0, **self.evaluate()}
@@ -182,7 +185,7 @@ class Trainer:
                 if evaluate:
                     row |= self.evaluate()
                 if evaluate or progress.step % args.log_every == 0:
-                    row |= self.task.training_figures()
+                    row |= self.task.training_metrics()
                     counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
                     reporter.record({**counted, **row})
                     self._track(row)
@@ -213,7 +216,7 @@ class Trainer:
         return checkpoint_folders(self.folder)[-1]
 
     def evaluate(self) -> dict[str, Any]:
-        """Figures on the validation split, and a sample."""
+        """Metrics on the validation split, and a sample."""
         self.model.eval()
         with self.averaged(), torch.compiler.set_stance("force_eager"):
             row: dict[str, Any] = self.task.evaluate(self.model)
@@ -226,7 +229,7 @@ class Trainer:
         return row
 
     def _step(self, batches: Any) -> tuple[float, int, dict[str, float]]:
-        """One optimizer step: the sum of losses, the count of scored tokens, and figures of the step itself. Where no
+        """One optimizer step: the sum of losses, the count of scored tokens, and metrics of the step itself. Where no
         token is scored, loss and gradient are 0."""
         started = time.perf_counter()
         self.model.train()
@@ -265,8 +268,8 @@ class Trainer:
         self.progress.tokens += int(count)
         self.progress.data = data
         self.progress.seconds += time.perf_counter() - started
-        figures = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
-        return total, int(count), {**figures, "step_seconds": time.perf_counter() - started}
+        metrics = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
+        return total, int(count), {**metrics, "step_seconds": time.perf_counter() - started}
 
     def _fail(self, data: DataState, factor: float) -> None:
         """Leave in `failure.json` what led to a loss or gradient that is not finite, and stop."""
@@ -289,17 +292,17 @@ class Trainer:
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are evaluated and published: the average, if there is one."""
-        return nullcontext() if self.average is None else self.average.in_place(self.model)
+        return nullcontext() if self.average is None else self.average.swapped_in(self.model)
 
     def _judge(self, row: dict[str, Any]) -> None:
         """Publish the model if it is the best so far; stop if none has been for long.
 
         A metric that is not finite is never the best. Until one is finite, the latest model is published.
         """
-        progress, patience, metric = self.progress, self.args.early_stopping_patience, self.args.metric_for_best_model
-        figure, best = row.get(metric, math.nan), progress.best_figure
-        if math.isfinite(figure) and (best is None or is_better(metric, figure, best)):
-            progress.best_figure, progress.best_step = figure, progress.step
+        progress, patience, metric = self.progress, self.args.early_stopping_patience, self.metric
+        value, best = row.get(metric.name, math.nan), progress.best_metric
+        if math.isfinite(value) and (best is None or metric.is_better(value, best)):
+            progress.best_metric, progress.best_step = value, progress.step
             progress.evaluations_since_best = 0
             self._publish()
             return
@@ -310,7 +313,7 @@ class Trainer:
         progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
 
     def _publish(self) -> None:
-        """The run's directory becomes a model directory with the present weights, behind the loop."""
+        """Make the run's directory a model directory with the current weights, asynchronously."""
         self.writer.wait()
         with self.averaged():
             weights = self.accelerator.get_state_dict(self.model)
@@ -320,7 +323,7 @@ class Trainer:
                 self.writer.submit(write_best, self.folder, published, card, self.directory.write)
 
     def _save(self) -> None:
-        """Copy the state; it is written behind the loop, after which the curve is drawn."""
+        """Copy the state; a background thread writes it, and then plots the metrics."""
         self.writer.wait()
         numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
         snapshot = take_snapshot(
@@ -339,12 +342,12 @@ class Trainer:
         write_checkpoint(self.folder, snapshot, self.directory.write, self.args.keep_last)
         if rows := read_metrics(self.folder):
             with replacing(self.folder / "loss.png") as picture:
-                plot_run(rows, picture, self.directory.title, self.task.unit)
+                plot_run(rows, picture, self.directory.title, self.task)
 
     def _track(self, row: dict[str, Any]) -> None:
         if self.args.tracker:
-            figures = {n: value for n, value in row.items() if isinstance(value, float) and math.isfinite(value)}
-            self.accelerator.log({"tokens": self.progress.tokens, **figures}, step=self.progress.step)
+            metrics = {n: value for n, value in row.items() if isinstance(value, float) and math.isfinite(value)}
+            self.accelerator.log({"tokens": self.progress.tokens, **metrics}, step=self.progress.step)
 
 
 class _Meter:
@@ -354,8 +357,8 @@ class _Meter:
     def __init__(self) -> None:
         self.total, self.count, self.seconds = 0.0, 0, 0.0
 
-    def add(self, total: float, count: int, figures: dict[str, float]) -> dict[str, float]:
+    def add(self, total: float, count: int, metrics: dict[str, float]) -> dict[str, float]:
         self.total, self.count = self.total + total, self.count + count
-        self.seconds += figures.pop("step_seconds")
+        self.seconds += metrics.pop("step_seconds")
         loss = {"train_loss": self.total / self.count} if self.count else {}
-        return {**loss, **figures, "tokens_per_second": self.count / self.seconds}
+        return {**loss, **metrics, "tokens_per_second": self.count / self.seconds}

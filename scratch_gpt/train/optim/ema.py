@@ -28,7 +28,7 @@ class MovingAverage:
         torch._foreach_lerp_(self.means, [parameter.detach() for parameter in model.parameters()], 1 - decay)
 
     @contextmanager
-    def in_place(self, model: torch.nn.Module) -> Iterator[None]:
+    def swapped_in(self, model: torch.nn.Module) -> Iterator[None]:
         """Inside, the model holds the average, and this the model's own weights."""
         self._exchange(model)
         try:

@@ -1,0 +1,169 @@
+"""`scratch-gpt`: the command line. Commands parse arguments, call the library and print results."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="scratch-gpt",
+    help="Train, use, inspect, evaluate and publish language models built from scratch on Hugging Face.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# Modules of commands, in the order of `--help`.
+COMMANDS = (
+    "train",
+    "generate",
+    "chat",
+    "evaluate",
+    "translate",
+    "classify",
+    "fill",
+    "info",
+    "data",
+    "tokenizer",
+    "plan",
+    "verify",
+    "judge",
+    "pairs",
+    "convert",
+    "push",
+    "learn",
+)
+_settings = {"debug": False}
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    _settings["debug"] = debug
+
+
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust_remote_code/--no-trust_remote_code", help="Run the code that the checkpoint contains. Read it first."
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device to run on: 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu', or 'auto', the accelerator if there is one."
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Data type of the weights: 'float32', 'bfloat16', 'float16', or 'auto', the checkpoint's on an "
+        "accelerator and float32 on a CPU."
+    ),
+]
+
+
+def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
+    """A model in evaluation mode and its tokenizer; the first use registers our classes, which `--help` did without.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint brings.
+        device, dtype: as the options of these names.
+
+    Raises:
+        ScratchError: it can't be opened, or there is no such device or dtype.
+    """
+    from transformers.utils import logging
+
+    from ..auto import register
+    from ..hardware import use_all_cores
+    from ..hub.opening import check_vocabulary, choose_device, choose_dtype, load_model, open_tokenizer
+
+    chosen = choose_device(device)
+    kind = choose_dtype(dtype, chosen)
+    register()
+    logging.disable_progress_bar()
+    use_all_cores()
+    model = load_model(name, trust_remote_code, device=chosen, dtype=kind).eval()
+    tokenizer = open_tokenizer(name, trust_remote_code=trust_remote_code)
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    return model, tokenizer
+
+
+def open_translator(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
+    """An encoder-decoder and the tokenizers of its two sides; arguments as of `open_model`."""
+    from ..hub.opening import open_tokenizers
+
+    model, _ = open_model(name, trust_remote_code, device, dtype)
+    if not model.config.is_encoder_decoder:
+        from ..errors import ScratchError
+
+        raise ScratchError(f"{name} is a {model.config.model_type} model, which does not translate")
+    return model, open_tokenizers(name, model.config, trust_remote_code)
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """The names of the parameters that the user gave on the command line, as the command's function has them."""
+    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+
+
+def refuse_unused(context: typer.Context, unused: dict[str, str]) -> None:
+    """Refuse options that were given and have no effect.
+
+    Args:
+        context: of the command.
+        unused: why an option has no effect in this call, by the name of its parameter.
+
+    Raises:
+        ScratchError: one of them was given; all are named, with the reason.
+    """
+    from ..errors import ScratchError
+
+    if given := sorted(given_options(context) & set(unused)):
+        reasons: dict[str, list[str]] = {}
+        for name in given:
+            reasons.setdefault(unused[name], []).append(f"--{name}")
+        said = "; ".join(f"{', '.join(names)} can't be used {reason}" for reason, names in reasons.items())
+        raise ScratchError(f"{said}: leave {'it' if len(given) == 1 else 'them'} out")
+
+
+def main() -> None:
+    """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
+    import importlib
+    import traceback
+
+    from ..errors import ScratchError, tokenizer_errors
+    from ..redaction import redact, redact_logs
+    from ..terminal import printable
+
+    for command in COMMANDS:  # each module adds its commands to `app`
+        importlib.import_module(f".{command}", __package__)
+    redact_logs()
+    try:
+        with tokenizer_errors():
+            sys.exit(app(standalone_mode=False) or 0)
+    except Exception as error:
+        if _settings["debug"]:
+            print(printable(redact(traceback.format_exc())), file=sys.stderr)
+            sys.exit(1)
+        if isinstance(error, typer.Abort):
+            print("nothing was done", file=sys.stderr)
+            sys.exit(1)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        # A wrong option is typer's own error, which knows how to put itself; its class is private to typer.
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        code = getattr(error, "exit_code", 1)
+        if not isinstance(error, ScratchError | OSError) and code == 1:
+            text = f"{type(error).__name__}: {text} (run again as 'scratch-gpt --debug …' for the details)"
+        print(printable(redact(f"error: {' '.join(text.split())}")), file=sys.stderr)
+        sys.exit(code)
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id of a model.")]

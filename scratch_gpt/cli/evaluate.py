@@ -1,0 +1,204 @@
+"""`scratch-gpt evaluate`: evaluate a model on a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .app import Device, Dtype, Model, Trust, app, open_model, refuse_unused
+from .texts import one_line, report_skipped
+
+# Options of `evaluate` by the kind of model that uses them, and by the built-in dataset that does.
+USED_BY: dict[str, set[str]] = {
+    "causal": {"text_column", "split", "held_out", "split_seed", "context_length", "num_stories", "seed"},
+    "seq2seq": {"split", "target_file", "num_pairs", "seed", "source_lang", "target_lang", "num_beams", "output"},
+    "classifier": {"text_column", "label_column", "split", "confusion"},
+}
+BUILT_IN = {"stories": {"num_stories", "seed"}, "grammar": {"num_pairs", "seed", "split"}, "languages": {"split"}}
+OF_DATA = {"text_column", "label_column", "split", "target_file", "num_stories", "num_pairs", "seed"}
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: Model,
+    dataset: Annotated[
+        str, typer.Option(help="'stories', 'grammar', 'languages', a text file, a folder, a table, or a Hub dataset.")
+    ],
+    text_column: Annotated[str | None, typer.Option("--text_column", help="Column of a table with the text.")] = None,
+    split: Annotated[str, typer.Option(help="Split of a Hub dataset, a folder, or built-in data.")] = "test",
+    held_out: Annotated[
+        float,
+        typer.Option(
+            "--held_out", help="Evaluate only this share of the text, chosen as training holds it out; 1: all."
+        ),
+    ] = 1.0,
+    split_seed: Annotated[
+        int, typer.Option("--split_seed", min=0, help="With --held_out: --split_seed of the training run.")
+    ] = 0,
+    context_length: Annotated[
+        int | None, typer.Option("--context_length", min=1, help="Window length in tokens. Default: the model's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows or texts per batch.")] = 16,
+    num_stories: Annotated[int, typer.Option("--num_stories", min=1, help="Number of built-in stories.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed of the built-in texts.")] = 1_000_000,
+    target_file: Annotated[
+        Path | None, typer.Option("--target_file", help="Reference translations of the lines of --dataset.")
+    ] = None,
+    num_pairs: Annotated[
+        int, typer.Option("--num_pairs", min=1, help="Number of sentence pairs of the built-in grammar.")
+    ] = 500,
+    source_lang: Annotated[
+        str | None, typer.Option("--source_lang", help="Source language. Default: the model's.")
+    ] = None,
+    target_lang: Annotated[
+        str | None, typer.Option("--target_lang", help="Target language. Default: the model's.")
+    ] = None,
+    num_beams: Annotated[
+        int | None, typer.Option("--num_beams", min=1, help="Number of beams. Default: the model's.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the translations to this file, one per line.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label_column", help="Column of a table with the label.")
+    ] = None,
+    confusion: Annotated[Path | None, typer.Option(help="Plot the confusion matrix to this image file.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: Trust = False,
+) -> None:
+    """Evaluate a model. A language model: loss, perplexity and bits per byte of a text. A translator: BLEU and chrF,
+    with sacrebleu's signatures. A classifier: accuracy, F1 and the confusion matrix.
+
+    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`,
+    `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`, or
+    `scratch-gpt evaluate runs/classifier --dataset languages --confusion confusion.png`
+    """
+    from rich.table import Table
+
+    from ..data.sources import open_source
+    from ..data.tables import ReadOptions
+    from ..errors import ScratchError
+    from ..evaluation.language import evaluate_text
+    from ..hub.model_directory import kind_of_model
+    from ..terminal import SafeConsole
+
+    opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
+    kind = kind_of_model(opened.config)
+    if kind not in USED_BY:
+        raise ScratchError(
+            f"{model} is a {type(opened).__name__}: turn it into a classifier with 'scratch-gpt train classification'"
+        )
+    refuse_unused(context, unused_options(kind, opened.config.model_type, dataset))
+    options = ReadOptions(split=split)
+    if kind == "classifier":
+        from ..data.labelled import open_labelled
+
+        labelled = open_labelled(dataset, options, text_column=text_column, label_column=label_column)
+        examples = list(labelled.read())
+        report_skipped(labelled.name, labelled.count)
+        evaluate_classifier(opened, tokenizer, examples, labelled.name, batch_size, confusion)
+        return
+    if kind == "seq2seq":
+        from ..data.pairs import open_pairs
+        from ..hub.opening import open_tokenizers
+        from .translate import check_languages
+
+        languages = check_languages(opened, source_lang, target_lang)
+        second = str(target_file) if target_file else None
+        pairs = open_pairs(dataset, *languages, options, target_file=second, num_pairs=num_pairs, seed=seed)
+        found = list(pairs.read())
+        report_skipped(pairs.name, pairs.count)
+        tokenizers = open_tokenizers(model, opened.config, trust_remote_code)
+        evaluate_translator(opened, tokenizers, found, languages[1], num_beams, batch_size, output)
+        return
+    source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)
+    with SafeConsole(stderr=True).status("scoring"):
+        figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
+    table = Table(show_header=False)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    SafeConsole().print(table)
+
+
+def unused_options(kind: str, model_type: str, dataset: str) -> dict[str, str]:
+    """Which options of `evaluate` have no effect, and why.
+
+    Args:
+        kind: of the model, as `kind_of_model` says.
+        model_type: its name in the config.
+        dataset: as the option of that name.
+    """
+    from ..data.files import kind_of
+
+    every = set().union(*USED_BY.values())
+    built_in = {"causal": "stories", "seq2seq": "grammar", "classifier": "languages"}[kind]
+    if dataset == built_in:
+        unused = dict.fromkeys(OF_DATA - BUILT_IN[dataset], f"with the built-in {dataset}")
+    else:
+        unused = dict.fromkeys(("num_stories", "num_pairs", "seed"), f"with {dataset}, only with built-in data")
+        if Path(dataset).is_file():
+            unused["split"] = "with a single file"
+            if kind_of(Path(dataset)) in ("text", None):
+                unused["text_column"] = "with a text file"
+    return unused | dict.fromkeys(every - USED_BY[kind], f"with a {model_type} model")
+
+
+def evaluate_translator(
+    model: Any,
+    tokenizers: Any,
+    pairs: list[tuple[str, str]],
+    target_lang: str,
+    num_beams: int | None,
+    batch_size: int,
+    output: Path | None,
+) -> None:
+    """Translate all sources and print the scores."""
+    from rich.table import Column, Table
+    from tqdm import tqdm
+
+    from ..evaluation import translation
+    from ..terminal import SafeConsole
+
+    sources, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    options = {} if num_beams is None else {"num_beams": num_beams}
+    with tqdm(total=len(pairs), unit=" sentences", leave=False, disable=None) as bar:
+        written = translation.translate(
+            model, tokenizers.source, sources, tokenizers.target, batch_size, bar.update, **options
+        )
+    if output is not None:
+        output.write_text("\n".join(map(one_line, written)) + "\n", encoding="utf-8")
+    scores, signatures = translation.translation_scores(written, references), translation.signatures()
+    table = Table("score", "", Column("how", overflow="fold"), title=f"{len(pairs):,} sentences")
+    for name in ("bleu", "bleu_lowercase", "chrf"):
+        table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])
+    moses = translation.moses_bleu(written, references, target_lang)
+    table.add_row("bleu of Moses tokens", f"{moses:.2f}", f"lower-cased, sacremoses, {target_lang}")
+    table.add_row("exactly as the reference", f"{scores['exact']:.1%}", "")
+    SafeConsole().print(table)
+
+
+def evaluate_classifier(
+    model: Any, tokenizer: Any, examples: list[tuple[str, str]], source: str, batch_size: int, confusion: Path | None
+) -> None:
+    """Classify all texts and print accuracy, F1 and the confusion matrix."""
+    from tqdm import tqdm
+
+    from ..data.labelled import check_labels
+    from ..evaluation import classification
+    from ..terminal import SafeConsole
+
+    names = classification.label_names_of(model.config)
+    if all(label.isdigit() for _, label in examples) and not all(name.isdigit() for name in names):
+        numbered = {str(number): name for number, name in enumerate(names)}
+        examples = [(text, numbered.get(label, label)) for text, label in examples]
+    check_labels(examples, names, source)
+    with tqdm(total=len(examples), unit=" texts", leave=False, disable=None) as bar:
+        found = classification.classify(model, tokenizer, [text for text, _ in examples], batch_size, bar.update)
+    labels, guessed = [names.index(label) for _, label in examples], found.argmax(-1).tolist()
+    classification.print_scores(SafeConsole(), labels, guessed, names, source)
+    if confusion is not None:
+        matrix = classification.confusion_matrix(labels, guessed, len(names))
+        classification.plot_confusion(matrix, names, confusion)
+        print(f"confusion matrix in {confusion}")

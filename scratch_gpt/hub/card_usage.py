@@ -1,0 +1,77 @@
+"""The code of a model card: how a model is loaded with a pipeline, with the Auto classes, and with the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_TOKENIZER = 'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID", trust_remote_code=True)'
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Templates (Jinja) of Python code for a kind of model.
+
+    Attributes:
+        pipeline: uses the model through a pipeline.
+        auto_class: the Auto class that loads it.
+        call: runs `model` and `tokenizer`, which are loaded before it.
+        with_package: what loads the model where scratch_gpt is installed, after its import.
+    """
+
+    pipeline: str
+    auto_class: str
+    call: str
+    with_package: str = ""
+
+    def blocks(self) -> list[str]:
+        """The code blocks, in the order of the card."""
+        load = f'model = {self.auto_class}.from_pretrained("PATH_OR_ID"{{}})'
+        auto = f"from transformers import {self.auto_class}, AutoTokenizer\n\n{_TOKENIZER}\n"
+        package = f"from transformers import {self.auto_class}\n\n{load.format('')}"
+        return [
+            f"from transformers import pipeline\n\n{self.pipeline}",
+            auto + load.format(", trust_remote_code=True") + f"\n{self.call}",
+            f"import scratch_gpt\n{self.with_package or package}",
+        ]
+
+
+def _reads(task: str, auto_class: str) -> Usage:
+    return Usage(
+        f'classify = pipeline("{task}", "PATH_OR_ID", trust_remote_code=True)\nprint(classify({{{{ prompt }}}}))',
+        auto_class,
+        'logits = model(**tokenizer({{ prompt }}, return_tensors="pt")).logits',
+    )
+
+
+GENERATION = Usage(
+    'generate = pipeline("text-generation", "PATH_OR_ID", trust_remote_code=True)\n'
+    "{% if chat -%}\n"
+    'print(generate([{"role": "user", "content": {{ prompt }}}])[0]["generated_text"][-1]["content"])\n'
+    "{%- else -%}\n"
+    'print(generate({{ prompt }})[0]["generated_text"])\n'
+    "{%- endif %}",
+    "AutoModelForCausalLM",
+    "{% if chat -%}\n"
+    'messages = [{"role": "user", "content": {{ prompt }}}]\n'
+    "inputs = tokenizer.apply_chat_template(\n"
+    '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+    ")\n"
+    "tokens = model.generate(**inputs)\n"
+    "{%- else -%}\n"
+    'tokens = model.generate(**tokenizer({{ prompt }}, return_tensors="pt"))\n'
+    "{%- endif %}\n"
+    "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
+)
+TRANSLATION = Usage(
+    'translate = pipeline({{ translation_task }}, "PATH_OR_ID", trust_remote_code=True)\n'
+    'print(translate({{ prompt }})["translation_text"])',
+    "AutoModelForSeq2SeqLM",
+    'tokens = model.generate(**tokenizer({{ prompt }}, return_tensors="pt"))\n'
+    "{%- if target_tokenizer %}\n"
+    'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID", subfolder="target_tokenizer", trust_remote_code=True)\n'
+    "{%- endif %}\n"
+    "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
+    'from transformers import pipeline\n\ntranslate = pipeline("seq2seq-translation", "PATH_OR_ID")',
+)
+CLASSIFICATION = _reads("text-classification", "AutoModelForSequenceClassification")
+FILL_MASK = _reads("fill-mask", "AutoModelForMaskedLM")

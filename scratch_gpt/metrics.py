@@ -1,0 +1,57 @@
+"""Metrics as typed values: one definition serves console, plots, model card and the choice of the best model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that an evaluation returns.
+
+    Attributes:
+        name: key in `metrics.jsonl`, such as "val_loss".
+        title: name in tables, such as "loss".
+        unit: unit in tables, such as "nats per token"; empty where there is none.
+        format: format specification on the console, such as ".4f".
+        higher_is_better: whether the best value is the highest; otherwise it is the lowest.
+        show: label on the console line of an evaluation; empty where it is not shown.
+        plot: whether the loss plot has a second axis for it.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    format: str = ".4f"
+    higher_is_better: bool = False
+    show: str = ""
+    plot: bool = False
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether `value` is better than `other`."""
+        return value > other if self.higher_is_better else value < other
+
+    @property
+    def label(self) -> str:
+        """Title and unit, for tables."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a plot with several: a metric of training, one of the evaluations, or both.
+
+    Attributes:
+        title: of the panel.
+        trained: name of the metric of training steps, or None.
+        held_out: name of the metric of evaluations, or None.
+    """
+
+    title: str
+    trained: str | None = None
+    held_out: str | None = None
+
+
+def find_metric(metrics: tuple[Metric, ...], name: str) -> Metric | None:
+    """The metric of this name, or None."""
+    return next((metric for metric in metrics if metric.name == name), None)

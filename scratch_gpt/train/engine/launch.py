@@ -1,0 +1,43 @@
+"""Several processes on this machine, by PyTorch's elastic launcher (that of `torchrun`)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import uuid
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+
+def launch(arguments: list[str], num_processes: int) -> int:
+    """Run Python with `arguments` in several processes, which form a process group, and wait for them.
+
+    Where one process fails, the others are stopped. A signal to this process reaches all of them.
+
+    Args:
+        arguments: of the Python interpreter, such as ["-m", "scratch_gpt", "train", "sft"].
+        num_processes: number of processes.
+
+    Returns:
+        The exit code of the first process that failed, or 0.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes report their errors
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code >= 0 else 128 - code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0

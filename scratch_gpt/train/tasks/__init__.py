@@ -1,0 +1,58 @@
+"""The families of tasks, a folder each. A new family is a folder and a line in `FAMILIES`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ScratchError
+
+if TYPE_CHECKING:
+    from ..engine.recipe import Recipe
+
+# Package of each family. Its module `arguments` defines ARGUMENTS; its module `recipe` defines RECIPE and, in its
+# docstring, the description for `--help`.
+FAMILIES = {
+    "language_modeling": f"{__name__}.language_modeling",
+    "masked_lm": f"{__name__}.masked_lm",
+    "classification": f"{__name__}.classification",
+    "translation": f"{__name__}.translation",
+    "sft": f"{__name__}.sft",
+    "dpo": f"{__name__}.dpo",
+    "policy_gradient": f"{__name__}.policy_gradient",
+}
+
+
+def recipe_of(family: Any) -> Recipe:
+    """The recipe of a family of tasks.
+
+    Raises:
+        ScratchError: there is no such family.
+    """
+    recipe: Recipe = _module("recipe", family).RECIPE
+    return recipe
+
+
+def description_of(family: Any) -> str:
+    """What training a family does, with examples, for `--help`.
+
+    Raises:
+        ScratchError: there is no such family.
+    """
+    return _module("recipe", family).__doc__ or ""
+
+
+def arguments_of(family: Any) -> tuple[type[Any], type[Any], type[Any]]:
+    """The dataclasses of a family's data, model and training arguments; importing them loads neither model nor data.
+
+    Raises:
+        ScratchError: there is no such family.
+    """
+    arguments: tuple[type[Any], type[Any], type[Any]] = _module("arguments", family).ARGUMENTS
+    return arguments
+
+
+def _module(name: str, family: Any) -> Any:
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ScratchError(f"unknown family of tasks {family!r:.60}, want one of {', '.join(FAMILIES)}")
+    return importlib.import_module(f"{FAMILIES[family]}.{name}")

@@ -1,0 +1,201 @@
+"""Train a text classifier: an encoder or a GPT with a classification head.
+
+    scratch-gpt train classification                             # built in: German or English?
+    scratch-gpt train classification --dataset reviews.tsv --label_names negative positive
+    scratch-gpt train classification --init_from runs/encoder --dataset reviews.tsv
+
+The output directory contains weights, config, tokenizer, model code, card, loss plot and confusion matrix:
+
+    pipeline("text-classification", "runs/classifier", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
+
+from ....data.labelled import Example, LabelledTokens, check_labels
+from ....errors import ScratchError
+from ....evaluation.classification import report_classifier
+from ....hub import opening
+from ....models.configuration_scratch_encoder import PRESETS
+from ...engine.recipe import DataPreview, Job, Recipe
+from ...engine.startup import start
+from ...engine.task import check_sharding
+from ...performance.attention_choice import choose_attention
+from .. import common
+from ..common import ReadExamples
+from ..encoder_model import build_config
+from . import build
+from .arguments import ARGUMENTS, ClassifierModelArguments, ClassifierTrainingArguments, LabelledArguments
+from .card import CARD
+from .task import Classification
+from .token_weights import count_token_weights
+
+
+def prepare(
+    data: LabelledArguments,
+    model_args: ClassifierModelArguments,
+    args: ClassifierTrainingArguments,
+    resume_from: Path | None,
+) -> Job:
+    """Prepare a run; see `Recipe.prepare`."""
+    origin = resume_from or model_args.init_from
+    found, names = read(data, model_args, args, origin)
+    accelerator = start(args)
+    check_sharding(Classification, accelerator)
+    with accelerator.main_process_first():
+        tokenizer = load_or_train_tokenizer(data, model_args, found, origin)
+        model = load_or_build_model(model_args, tokenizer, names, origin, accelerator)
+    encoded = encode(accelerator, found, names, model, tokenizer, model_args, is_new=origin is None)
+    return make_job(accelerator, model, tokenizer, encoded, found, names, data, model_args, args)
+
+
+def read(
+    data: LabelledArguments,
+    model_args: ClassifierModelArguments,
+    args: ClassifierTrainingArguments,
+    origin: str | Path | None,
+) -> tuple[ReadExamples[Example], list[str]]:
+    """Read the texts of each split, after the settings of a new model are checked, and the names of the labels in
+    order: those of the checkpoint, if it is a classifier."""
+    if origin is None:
+        build_config(model_args, vocab_size=8, ids={})
+    found, names = build.read_labelled(data, build.open_examples(data, args.seed))
+    common.check_same_data(found.summary.fingerprint, args)
+    known = None if origin is None else build.known_labels(str(origin), model_args.trust_remote_code)
+    if known is not None:
+        check_labels([example for part in found.parts.values() for example in part], known, found.summary.name)
+    train = found.parts["train"]
+    if len({label for _, label in train}) < 2:
+        raise ScratchError(
+            f"{found.summary.name} has too few texts: the {len(train):,} to train on have one label only"
+        )
+    return found, known or names
+
+
+def load_or_train_tokenizer(
+    data: LabelledArguments,
+    model_args: ClassifierModelArguments,
+    found: ReadExamples[Example],
+    origin: str | Path | None,
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
+    if origin is not None:
+        return opening.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
+    encoder = model_args.preset in PRESETS
+    tokenizer: PreTrainedTokenizerFast = build.build_label_tokenizer(
+        data, found.parts["train"], model_args.context_length, encoder
+    )
+    return tokenizer
+
+
+def load_or_build_model(
+    model_args: ClassifierModelArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    names: list[str],
+    origin: str | Path | None,
+    accelerator: Accelerator,
+) -> Any:
+    """The model of the checkpoint, with a new head if it is not a classifier, or a new model."""
+    if origin is not None:
+        model: Any = build.load_classifier(str(origin), model_args, names)
+    else:
+        model = build.build_classifier(model_args, tokenizer, names)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    choose_attention(model, accelerator.device, _max_length(model, model_args))
+    return model
+
+
+def encode(
+    accelerator: Accelerator,
+    found: ReadExamples[Example],
+    names: list[str],
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    model_args: ClassifierModelArguments,
+    is_new: bool,
+) -> dict[str, LabelledTokens]:
+    """Tokenise the texts of each split; a new fastText model then gets its token weights."""
+    to_tokens = partial(
+        build.encode,
+        names=names,
+        tokenizer=tokenizer,
+        max_length=_max_length(model, model_args),
+        accelerator=accelerator,
+    )
+    encoded = {
+        "train": to_tokens(found.parts["train"], split="training"),
+        "validation": to_tokens(found.parts["validation"], split="validation"),
+    }
+    found.summary.unknown_share = common.unknown_share(tokenizer, encoded["train"].tokens.ids)
+    common.report_data(found.summary, accelerator.is_main_process)
+    if is_new and getattr(model.config, "token_weights", False):
+        ignored = [token for token in (tokenizer.pad_token_id, tokenizer.mask_token_id) if token is not None]
+        count_token_weights(model.model, encoded["train"], ignored)
+    return encoded
+
+
+def make_job(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    encoded: dict[str, LabelledTokens],
+    found: ReadExamples[Example],
+    names: list[str],
+    data: LabelledArguments,
+    model_args: ClassifierModelArguments,
+    args: ClassifierTrainingArguments,
+) -> Job:
+    """The job, from everything that the other functions of this file return."""
+    task = Classification(
+        accelerator,
+        encoded["train"],
+        encoded["validation"],
+        names,
+        tokenizer,
+        args.tokens_per_batch,
+        args.seed,
+        args.class_weights == "balanced",
+        args.label_smoothing,
+        args.word_dropout,
+    )
+    validation_examples = found.parts["validation"]
+    counts = Counter(label for _, label in [*found.parts["train"], *validation_examples])
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    facts = common.run_facts(
+        f"{style} on {found.summary.name}",
+        style,
+        found.summary,
+        data.dataset_license,
+        prompt=validation_examples[0][0],
+        context_length=model.config.max_position_embeddings,
+        labels={name: counts[name] for name in names},
+        **{
+            split: {"texts": len(part), "tokens": len(part.tokens.ids), "long": part.long}
+            for split, part in encoded.items()
+        },
+    )
+
+    def report(folder: Path) -> None:
+        report_classifier(folder, validation_examples, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizer, task, args, facts, report)
+
+
+def _max_length(model: Any, model_args: ClassifierModelArguments) -> int:
+    return min(model_args.context_length, int(model.config.max_position_embeddings))
+
+
+def read_preview(data: LabelledArguments, seed: int) -> ReadExamples[Example]:
+    """Read the texts of each split, for `scratch-gpt data`."""
+    return build.read_labelled(data, build.open_examples(data, seed))[0]
+
+
+PREVIEW = DataPreview(common.preview_of(read_preview), "encoder")
+RECIPE = Recipe("classification", ARGUMENTS, prepare, CARD, PREVIEW)

@@ -1,0 +1,59 @@
+"""Arguments of direct preference optimization, beside those of every training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
+from ..policy_arguments import PolicyModelArguments
+
+
+@dataclass
+class PreferenceDataArguments(DatasetArguments):
+    """Data arguments for direct preference optimization."""
+
+    dataset: str = argument(
+        "",
+        "Pairs: a table (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such files, or a Hub "
+        "dataset, with 'prompt', 'chosen' and 'rejected', each a text or a list of messages ('scratch-gpt pairs' makes "
+        "them).",
+        private=True,
+    )
+    validation_fraction: float = argument(
+        0.1, "Fraction of the pairs to hold out if there is no validation split.", more_than=0, less_than=1
+    )
+    max_pairs: int | None = argument(None, "Maximum number of pairs to read. Default: all.", at_least=1)
+
+
+@dataclass
+class PreferenceArguments(TrainingArguments):
+    """Training arguments of direct preference optimization."""
+
+    output_dir: str = argument(
+        "runs/dpo", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
+    )
+    beta: float = argument(0.5, "DPO beta: strength of the KL constraint to the reference model.", more_than=0)
+    tokens_per_batch: int = argument(
+        4096,
+        "Sequences times length, of chosen and rejected together, per process.",
+        more_than=0,
+        at_most=MAX_TOKENS_PER_BATCH,
+    )
+    optimizer: Literal["adamw", "muon"] = argument(
+        "adamw", "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters."
+    )
+    epochs: float = argument(1.0, "Passes over the pairs, if max_steps is not given.", more_than=0)
+    learning_rate: float | None = argument(2e-4, "Peak learning rate of AdamW.", more_than=0)
+    weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
+    warmup_steps: int = argument(10, "Steps of linear warm-up of the learning rate.", at_least=0)
+    precision: Literal["auto", "fp32", "bf16"] = argument(
+        "fp32", "Mixed precision; bf16 is faster, but policy and reference are then rounded differently."
+    )
+    eval_every: int = argument(
+        50, "Steps between evaluations on the held-out pairs; 0: only at start and end.", at_least=0, resumable=True
+    )
+    save_every: int | None = argument(0, "Steps between checkpoints; 0: only at the end.", at_least=0, resumable=True)
+
+
+ARGUMENTS = (PreferenceDataArguments, PolicyModelArguments, PreferenceArguments)

@@ -1,0 +1,58 @@
+"""What the training of a classifier and the pre-training of an encoder do before the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerFast
+
+from ...errors import ScratchError
+from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
+from ...models.configuration_scratch_gpt import ScratchGPTConfig
+from .classification.arguments import EncoderModelArguments
+from .common import dropout_fields
+
+
+def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, int | None], **more: Any) -> Any:
+    """The config of a new encoder, or of a new GPT where the preset is one of its.
+
+    Args:
+        args: preset and sizes.
+        vocab_size: of the tokenizer.
+        ids: of the special tokens.
+        more: further fields of the config.
+
+    Raises:
+        ScratchError: an unknown preset, or settings that break its rules.
+    """
+    encoder, layers = args.preset in PRESETS, args.num_hidden_layers
+    if layers is None:
+        layers = PRESETS.get(args.preset, {}).get("num_hidden_layers", 2)
+    chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **dropout_fields(args)}
+    if encoder:
+        chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling", "ngram_sizes")}
+    try:
+        if not encoder and getattr(args, "ngram_sizes", None):
+            raise ValueError(f"ngram_sizes are given for {args.preset!r}: they belong to preset 'fasttext'")
+        if not encoder and args.preset not in ScratchGPTConfig.presets:
+            known = ", ".join([*PRESETS, *ScratchGPTConfig.presets])
+            raise ValueError(f"unknown preset {args.preset!r}: choose one of {known}")
+        return (ScratchEncoderConfig if encoder else ScratchGPTConfig).from_preset(
+            args.preset,
+            vocab_size=vocab_size,
+            max_position_embeddings=args.context_length,
+            hidden_size=args.hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=args.num_attention_heads,
+            **ids,
+            **{name: value for name, value in chosen.items() if value is not None},
+            **more,
+        )
+    except (ValueError, StrictDataclassError) as error:
+        raise ScratchError(str(error).split("ValueError: ")[-1]) from error
+
+
+def ids_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """The special tokens that a config knows."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -1,0 +1,1 @@
+"""Language modelling: GPTs, pre-trained on text."""

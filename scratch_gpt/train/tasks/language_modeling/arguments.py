@@ -1,0 +1,62 @@
+"""Arguments of language modelling, beside those of every training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...arguments.training import MAX_BATCH_SIZE, TrainingArguments, argument
+from ..text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST, DataArguments
+
+
+@dataclass
+class ModelArguments:
+    """Architecture of a new model, or the checkpoint to start from."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    preset: str = argument(
+        "llama",
+        "Architecture: 'gpt2', 'llama', 'nanochat', or 'nanochat_ngram', which adds embeddings of 3-grams (best on "
+        "little text in little time; no equivalent in transformers); or 'bigram', a table without layers.",
+    )
+    init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
+    trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
+    context_length: int | None = argument(
+        None,
+        "Context length in tokens. Default: 256, or less if the --init_from model has fewer positions.",
+        with_init_from=True,
+    )
+    hidden_size: int = argument(128, HIDDEN_SIZE)
+    num_hidden_layers: int = argument(4, "Number of transformer blocks.")
+    num_attention_heads: int = argument(2, HEADS)
+    num_key_value_heads: int | None = argument(
+        None, "Number of key-value heads (grouped-query attention). Default: num_attention_heads."
+    )
+    intermediate_size: int | None = argument(None, INTERMEDIATE)
+    dropout: float | None = argument(None, DROPOUT.format("preset"), at_least=0, at_most=1, with_init_from=True)
+    attention_dropout: float | None = argument(
+        None,
+        "Dropout of attention weights alone; on a CPU it can take a third of a step. Default: as --dropout.",
+        at_least=0,
+        at_most=1,
+        with_init_from=True,
+    )
+    tie_word_embeddings: bool | None = argument(
+        None, "Share the weights of the token embedding and the language-model head. Default: the preset's."
+    )
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """Training arguments of language modelling."""
+
+    output_dir: str = argument(
+        "runs/gpt", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
+    )
+    batch_size: int = argument(
+        8, "Sequences (of context_length tokens) per process.", more_than=0, at_most=MAX_BATCH_SIZE, resumable=True
+    )
+
+
+ARGUMENTS = (DataArguments, ModelArguments, PretrainingArguments)

@@ -1,0 +1,137 @@
+"""Pre-train a GPT on text.
+
+    scratch-gpt train language_modeling                          # built-in stories, minutes on two cores
+    scratch-gpt train language_modeling --dataset my_text.txt --output_dir runs/mine
+    scratch-gpt train language_modeling --config tinyshakespeare_char --dataset FILE
+
+The output directory contains weights, config, tokenizer, model code, card and loss plot:
+
+    pipeline("text-generation", "runs/mine", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
+
+from ....data import stories
+from ....data.corpus import data_fingerprint
+from ....data.shards import Shard, shard_sizes
+from ....data.sources import Source
+from ....data.summary import DataSummary
+from ....evaluation.reload import report_reloaded
+from ....hub import opening
+from ....hub.model_directory import set_generation_defaults
+from ...engine.recipe import DataPreview, Job, Recipe
+from ...engine.startup import start
+from ...performance.attention_choice import choose_attention
+from .. import common
+from ..text_arguments import DataArguments
+from .arguments import ARGUMENTS, ModelArguments, PretrainingArguments
+from .build import build_config, build_model, check_context
+from .card import CARD
+from .task import LanguageModeling
+
+
+def prepare(
+    data: DataArguments, model_args: ModelArguments, args: PretrainingArguments, resume_from: Path | None
+) -> Job:
+    """Prepare a run; see `Recipe.prepare`."""
+    origin = resume_from or model_args.init_from
+    source, validation = read(data, model_args, args, is_new=origin is None)
+    accelerator = start(args)
+    with accelerator.main_process_first():
+        tokenizer = load_or_train_tokenizer(data, model_args, source, resume_from)
+        model, context_length = load_or_build_model(model_args, tokenizer, origin, accelerator)
+    shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
+    common.report_data(summary, accelerator.is_main_process)
+    check_context(model.config, shards, context_length)
+    return make_job(accelerator, model, tokenizer, shards, summary, context_length, data, model_args, args)
+
+
+def read(
+    data: DataArguments, model_args: ModelArguments, args: PretrainingArguments, is_new: bool
+) -> tuple[Source, Source | None]:
+    """Open the text, after the settings of a new model are checked."""
+    if is_new:
+        build_config(model_args, vocab_size=1, context_length=_default_length(model_args), ids={})
+    source, validation = common.open_sources(data, args.seed)
+    common.check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
+    return source, validation
+
+
+def load_or_train_tokenizer(
+    data: DataArguments, model_args: ModelArguments, source: Source, resume_from: Path | None
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
+    if origin := resume_from or model_args.init_from:
+        name = str(origin if resume_from else data.tokenizer or origin)
+        return opening.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
+    length = _default_length(model_args)
+    return common.build_tokenizer(
+        data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), length
+    )
+
+
+def load_or_build_model(
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    origin: str | Path | None,
+    accelerator: Accelerator,
+) -> tuple[Any, int]:
+    """The model of the checkpoint, or a new one, and the context length to train with."""
+    context_length = _default_length(model_args)
+    if origin is not None:
+        dropouts = common.dropout_fields(model_args)
+        model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+        if model_args.context_length is None:
+            context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
+    else:
+        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model = build_model(build_config(model_args, len(tokenizer), context_length, ids))
+        set_generation_defaults(model, tokenizer)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    choose_attention(model, accelerator.device, context_length, all_alike=True)
+    return model, context_length
+
+
+def make_job(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    shards: dict[str, Shard],
+    summary: DataSummary,
+    context_length: int,
+    data: DataArguments,
+    model_args: ModelArguments,
+    args: PretrainingArguments,
+) -> Job:
+    """The job, from everything that the other functions of this file return."""
+    held_out, is_stories = shards["validation"], summary.built_in
+    floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if is_stories else None
+    task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    facts = common.run_facts(
+        f"{style} on {summary.name}",
+        style,
+        summary,
+        data.dataset_license,
+        prompt=" ".join(summary.samples[0][:20].split()),
+        context_length=context_length,
+        **{split: shard_sizes(shard) for split, shard in shards.items()},
+    )
+
+    def report(folder: Path) -> None:
+        report_reloaded(folder, shards, is_stories, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizer, task, args, facts, report)
+
+
+def _default_length(model_args: ModelArguments) -> int:
+    return common.DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
+
+
+RECIPE = Recipe("language_modeling", ARGUMENTS, prepare, CARD, DataPreview(common.preview_texts))

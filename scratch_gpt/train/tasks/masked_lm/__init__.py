@@ -1,0 +1,1 @@
+"""Masked language modelling: encoders, pre-trained on text."""

@@ -1,0 +1,159 @@
+"""Pre-train an encoder with masked language modelling, as a starting point for classifiers.
+
+    scratch-gpt train masked_lm                                  # built-in stories, minutes on two cores
+    scratch-gpt train masked_lm --dataset my_text.txt --output_dir runs/mine
+    scratch-gpt train classification --init_from runs/encoder --dataset reviews.tsv
+
+The output directory contains weights, config, tokenizer, model code, card and loss plot:
+
+    pipeline("fill-mask", "runs/encoder", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
+
+from ....data.corpus import data_fingerprint
+from ....data.sources import Source
+from ....data.summary import DataSummary
+from ....data.tokens import Tokens
+from ....errors import ScratchError
+from ....evaluation.masked import report_guesses
+from ....hub import opening
+from ...engine.recipe import DataPreview, Job, Recipe
+from ...engine.startup import start
+from ...engine.task import check_sharding
+from ...performance.attention_choice import choose_attention
+from .. import common
+from ..encoder_arguments import EncoderModelArguments
+from ..text_arguments import DataArguments
+from .arguments import ARGUMENTS, MaskedTrainingArguments
+from .build import build_masked_model, check_model, rows_of_documents
+from .card import CARD
+from .task import MaskedLanguageModeling
+
+
+def prepare(
+    data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, resume_from: Path | None
+) -> Job:
+    """Prepare a run; see `Recipe.prepare`."""
+    origin = resume_from or model_args.init_from
+    source, validation = read(data, model_args, args, is_new=origin is None)
+    accelerator = start(args)
+    check_sharding(MaskedLanguageModeling, accelerator)
+    with accelerator.main_process_first():
+        tokenizer = load_or_train_tokenizer(data, model_args, source, resume_from)
+        model = load_or_build_model(model_args, tokenizer, origin, accelerator)
+    rows, summary = encode(accelerator, source, validation, model, tokenizer, data, model_args)
+    return make_job(accelerator, model, tokenizer, rows, summary, data, model_args, args)
+
+
+def read(
+    data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, is_new: bool
+) -> tuple[Source, Source | None]:
+    """Open the text, after the settings of a new model are checked."""
+    if model_args.context_length < 3:
+        raise ScratchError(f"context_length is {model_args.context_length}, want at least 3: <bos>, a token, <eos>")
+    if is_new:
+        check_model(model_args)
+    source, validation = common.open_sources(data, args.seed)
+    common.check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
+    return source, validation
+
+
+def load_or_train_tokenizer(
+    data: DataArguments, model_args: EncoderModelArguments, source: Source, resume_from: Path | None
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one; with a mask token."""
+    if origin := resume_from or model_args.init_from:
+        name = str(origin if resume_from else data.tokenizer or origin)
+        tokenizer = opening.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
+    else:
+        length = model_args.context_length
+        tokenizer = common.build_tokenizer(
+            data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), length, "encoder"
+        )
+    if tokenizer.mask_token_id is None:
+        raise ScratchError("the tokenizer has no mask token: train one with the template 'encoder'")
+    return tokenizer
+
+
+def load_or_build_model(
+    model_args: EncoderModelArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    origin: str | Path | None,
+    accelerator: Accelerator,
+) -> Any:
+    """The model of the checkpoint, or a new one."""
+    if origin is not None:
+        dropouts = common.dropout_fields(model_args)
+        model: Any = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
+    else:
+        model = build_masked_model(model_args, tokenizer)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    choose_attention(model, accelerator.device, _row_length(model, model_args))
+    return model
+
+
+def encode(
+    accelerator: Accelerator,
+    source: Source,
+    validation: Source | None,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    data: DataArguments,
+    model_args: EncoderModelArguments,
+) -> tuple[dict[str, Tokens], DataSummary]:
+    """Tokenise the text of each split, and split it into rows."""
+    shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
+    common.report_data(summary, accelerator.is_main_process)
+    length = _row_length(model, model_args)
+    return {split: rows_of_documents(shard, tokenizer, length) for split, shard in shards.items()}, summary
+
+
+def make_job(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: dict[str, Tokens],
+    summary: DataSummary,
+    data: DataArguments,
+    model_args: EncoderModelArguments,
+    args: MaskedTrainingArguments,
+) -> Job:
+    """The job, from everything that the other functions of this file return."""
+    task = MaskedLanguageModeling(
+        accelerator,
+        rows["train"],
+        rows["validation"],
+        tokenizer,
+        args.tokens_per_batch,
+        args.mask_probability,
+        args.seed,
+    )
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    facts = common.run_facts(
+        f"{style} on {summary.name}, masked",
+        style,
+        summary,
+        data.dataset_license,
+        prompt=task.example,
+        context_length=model.config.max_position_embeddings,
+        **{split: {"texts": len(found), "tokens": len(found.ids)} for split, found in rows.items()},
+    )
+
+    def report(folder: Path) -> None:
+        report_guesses(folder, task.example, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizer, task, args, facts, report)
+
+
+def _row_length(model: Any, model_args: EncoderModelArguments) -> int:
+    return min(model_args.context_length, int(model.config.max_position_embeddings))
+
+
+RECIPE = Recipe("masked_lm", ARGUMENTS, prepare, CARD, DataPreview(common.preview_texts, "encoder"))

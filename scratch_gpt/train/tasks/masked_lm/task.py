@@ -1,0 +1,99 @@
+"""The task of masked language modelling: predict the tokens that are masked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
+
+from ....data.buckets import MaskedBatches
+from ....data.tokens import Tokens
+from ....evaluation.processes import sum_over_processes
+from ....metrics import Metric
+from ...checkpoints.checkpoint import unwrapped
+from ...engine.task import Batch, BucketTask
+
+EXAMPLE_TOKENS = 24
+
+
+METRICS = (
+    Metric("val_loss", "loss", "nats per masked token"),
+    Metric("val_perplexity", "perplexity"),
+    Metric(
+        "val_accuracy", "accuracy of the masked tokens", format=".2%", higher_is_better=True, show="accuracy", plot=True
+    ),
+)
+
+
+class MaskedLanguageModeling(BucketTask):
+    """Texts, some of whose tokens are masked; the loss is the cross-entropy of these.
+
+    Args:
+        accelerator: knows the processes and the device.
+        train, validation: tokenised texts, special tokens included.
+        tokenizer: with a mask token.
+        tokens_per_batch: rows times length that a process takes at a time.
+        mask_probability: fraction of the tokens to predict.
+        seed: of the order of the batches and of the choice of tokens.
+    """
+
+    metrics: tuple[Metric, ...] = METRICS
+    unit = "token"
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        train: Tokens,
+        validation: Tokens,
+        tokenizer: PreTrainedTokenizerFast,
+        tokens_per_batch: int,
+        mask_probability: float,
+        seed: int,
+    ):
+        self.accelerator, self.tokenizer = accelerator, tokenizer
+        special = list(tokenizer.all_special_ids)
+        known = special, tokenizer.mask_token_id, tokenizer.pad_token_id, len(tokenizer)
+        self.train: MaskedBatches = MaskedBatches(train, tokens_per_batch, *known, mask_probability, seed)
+        self.validation = MaskedBatches(validation, tokens_per_batch, *known, mask_probability, seed, shuffle=False)
+        ids = torch.from_numpy(validation[0][:EXAMPLE_TOKENS].astype("int64"))
+        self.place = len(ids) // 2
+        ids[self.place] = tokenizer.mask_token_id
+        self.ids = ids[None]
+        written = str(tokenizer.decode(ids[1:])).replace(str(tokenizer.eos_token), "")
+        mask = str(tokenizer.mask_token)
+        self.example = written.replace(mask, f" {mask}").strip()
+
+    def make_batch(self, epoch: int, number: int) -> Batch:
+        return self.train.batch(epoch, number)
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model(**batch, num_items_in_batch=1, skip_logits=True).loss
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss of the chosen tokens of the validation texts, always the same ones, and their accuracy; NaN
+        where no token was chosen."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
+        total, right, count = 0.0, 0, 0
+        with torch.no_grad():
+            for number in range(process, len(self.validation.plan(0)), processes):
+                batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(0, number).items()}
+                outputs = own(**batch, num_items_in_batch=1)
+                total += outputs.loss.item()
+                right += int((outputs.logits.argmax(-1) == batch["labels"]).sum())
+                count += self.count(batch)
+        losses, hits, scored = sum_over_processes(self.accelerator, total, right, count)
+        loss = losses / scored if scored else math.nan
+        return {
+            "val_loss": loss,
+            "val_perplexity": math.exp(min(loss, 700)),
+            "val_accuracy": hits / scored if scored else math.nan,
+        }
+
+    def sample(self, model: torch.nn.Module) -> str | None:
+        """The beginning of the first validation text with a token masked, and the most probable token for it."""
+        with torch.no_grad():
+            guess = model(input_ids=self.ids.to(self.accelerator.device)).logits[0, self.place].argmax()
+        return f"{self.example} → {str(self.tokenizer.decode(guess)).strip()}"

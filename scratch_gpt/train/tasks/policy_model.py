@@ -1,0 +1,39 @@
+"""The model that DPO and policy-gradient methods tune, and its reference: how both are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from ...errors import ScratchError
+from ...hub.opening import load_model, open_tokenizer
+from ...models.configuration_scratch_gpt import ScratchGPTConfig
+from .common import dropout_fields
+from .policy_arguments import PolicyModelArguments
+
+
+def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Load the model to tune and the reference model.
+
+    Args:
+        args: which model.
+        resume_from: checkpoint with the weights of the policy; by default those of `init_from`.
+
+    Raises:
+        ScratchError: no model is given, or it is not a `ScratchGPTForCausalLM`.
+    """
+    if args.init_from is None:
+        raise ScratchError("there is no model to tune: give one with --init_from")
+    reference = load_model(args.init_from, args.trust_remote_code, "causal")
+    if reference.config.model_type != ScratchGPTConfig.model_type:
+        raise ScratchError(
+            f"{args.init_from} is a {reference.config.model_type} model: convert it with 'scratch-gpt import' first"
+        )
+    policy = load_model(resume_from or args.init_from, args.trust_remote_code, "causal", **dropout_fields(args))
+    return policy, reference
+
+
+def load_tokenizer(args: PolicyModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of the model to tune; arguments as of `load_policy`."""
+    return open_tokenizer(str(resume_from or args.init_from), trust_remote_code=args.trust_remote_code)

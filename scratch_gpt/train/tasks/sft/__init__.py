@@ -1,0 +1,1 @@
+"""Supervised fine-tuning of GPTs on conversations."""

@@ -1,0 +1,47 @@
+"""Data of supervised fine-tuning."""
+
+from __future__ import annotations
+
+from ....data.conversations import Conversation, conversation_key, open_conversations
+from ....data.corpus import Corpus
+from ....data.tables import ReadOptions
+from ....errors import ScratchError
+from ..common import ReadExamples, open_parts, read_examples
+from .arguments import ConversationArguments
+
+HELD_OUT = 300  # built-in questions in the validation split, and in the test split
+
+
+def read_conversations(data: ConversationArguments, seed: int) -> ReadExamples[Conversation]:
+    """The conversations of each split.
+
+    Raises:
+        ScratchError: there is no such data, or nothing is left for a split.
+    """
+    fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
+    if sum(fractions.values()) >= 1:
+        raise ScratchError(f"the held-out fractions are {fractions}: want a sum below 1, so that some are trained on")
+
+    def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Conversation]:
+        if dataset == "questions":
+            count = HELD_OUT if validation else data.num_questions
+            return open_conversations(dataset, options, num_questions=count, seed=0 if validation else seed)
+        return open_conversations(dataset, options, messages_column=data.messages_column)
+
+    corpora = open_parts(data, data.max_conversations, open_one)
+    if corpora[0].origin.built_in:
+        fractions["test"] = 0.0  # it has a test split of its own
+    found = read_examples(
+        corpora,
+        fractions,
+        data.split_seed,
+        key=conversation_key,
+        row=lambda messages: {"messages": messages},
+        texts=lambda messages: (message["content"] for message in messages),
+    )
+    if corpora[0].origin.built_in:
+        test = open_conversations("questions", ReadOptions(split="test"), num_questions=HELD_OUT)
+        found.parts["test"], found.corpora["test"] = list(test.read()), test
+        found.summary.test_rows = len(found.parts["test"])
+        found.summary.rows_read += found.summary.test_rows
+    return found

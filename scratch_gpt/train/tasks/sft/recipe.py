@@ -1,0 +1,204 @@
+"""Fine-tune a pre-trained GPT on conversations (supervised fine-tuning, SFT).
+
+    scratch-gpt train sft --init_from runs/gpt                   # built-in questions, minutes
+    scratch-gpt train sft --init_from runs/gpt --dataset PATH.json
+    scratch-gpt train sft --init_from USER/MODEL --dataset USER/DATASET --epochs 2
+
+Only what the assistant says is scored. The output directory contains weights, config, tokenizer with its chat
+template, model code, card and loss plot:
+
+    pipeline("text-generation", "runs/sft", trust_remote_code=True)([{"role": "user", "content": "..."}])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
+
+from ....data.conversations import Conversation
+from ....errors import ScratchError
+from ....evaluation.chat import report_answers
+from ....hub import opening
+from ....hub.model_directory import ToPublished, set_chat_defaults
+from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations
+from ...engine.recipe import DataPreview, Job, Recipe
+from ...engine.startup import start
+from ...engine.task import check_sharding
+from ...performance.attention_choice import choose_attention
+from .. import common
+from ..common import ReadExamples
+from .arguments import ARGUMENTS, ConversationArguments, InstructionArguments, TunedModelArguments
+from .build import read_conversations
+from .card import CARD
+from .lora import add_lora
+from .task import Instructions
+
+
+def prepare(
+    data: ConversationArguments, model_args: TunedModelArguments, args: InstructionArguments, resume_from: Path | None
+) -> Job:
+    """Prepare a run; see `Recipe.prepare`."""
+    check_model(model_args)
+    found = read(data, args)
+    accelerator = start(args)
+    with accelerator.main_process_first():
+        tokenizer = load_tokenizer(model_args, resume_from)
+        tuned = load_model(model_args, tokenizer, resume_from, accelerator)
+    tokens = encode(accelerator, found, tuned, tokenizer)
+    return make_job(accelerator, tuned, tokenizer, tokens, found, data, model_args, args, resume_from)
+
+
+@dataclass
+class TunedModel:
+    """The model to fine-tune.
+
+    Attributes:
+        model: with adapters, if any.
+        context_length: of a packed sequence.
+        parameters: number of parameters without adapters.
+        published: returns the weights of the published model from the trained ones.
+    """
+
+    model: Any
+    context_length: int
+    parameters: int
+    published: ToPublished
+
+
+def check_model(model_args: TunedModelArguments) -> None:
+    """Check the model arguments, before any data is read.
+
+    Raises:
+        ScratchError: there is no model, or arguments of LoRA are given without its rank.
+    """
+    if model_args.init_from is None:
+        raise ScratchError("there is no model to fine-tune: give a pre-trained one with --init_from")
+    default = model_args.lora_alpha is None and model_args.lora_targets == ["all-linear"]
+    if model_args.lora_rank is None and not default:
+        raise ScratchError("--lora_alpha and --lora_targets have no effect without --lora_rank: give it too")
+
+
+def read(data: ConversationArguments, args: InstructionArguments) -> ReadExamples[Conversation]:
+    """Read the conversations of each split."""
+    found = read_conversations(data, args.seed)
+    common.check_same_data(found.summary.fingerprint, args)
+    return found
+
+
+def load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
+    """The tokenizer of the checkpoint, with a chat template."""
+    origin = str(resume_from or model_args.init_from)
+    return opening.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
+
+
+def load_model(
+    model_args: TunedModelArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    resume_from: Path | None,
+    accelerator: Accelerator,
+) -> TunedModel:
+    """The model of the checkpoint, with adapters if these are asked for. The tokenizer gets a chat template, if it has
+    none, and the model embeddings for its tokens."""
+    origin = resume_from or model_args.init_from
+    assert origin is not None
+    dropouts = common.dropout_fields(model_args)
+    model: Any = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    most = getattr(model.config, "max_position_embeddings", None) or common.DEFAULT_CONTEXT_LENGTH
+    context_length = model_args.context_length or min(most, common.DEFAULT_CONTEXT_LENGTH)
+    if not 1 <= context_length <= most:
+        raise ScratchError(f"context_length is {context_length}, want at least 1 and at most the model's {most}")
+    if add_chat_template(tokenizer):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    parameters = model.num_parameters()
+    published: ToPublished = dict
+    if (rank := model_args.lora_rank) is not None:
+        alpha = 2.0 * rank if model_args.lora_alpha is None else model_args.lora_alpha
+        published = add_lora(model, tokenizer, rank, alpha, model_args.lora_targets)
+    choose_attention(model, accelerator.device, context_length)
+    return TunedModel(model, context_length, parameters, published)
+
+
+def encode(
+    accelerator: Accelerator, found: ReadExamples[Conversation], tuned: TunedModel, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, ChatTokens]:
+    """Tokenise the conversations of each split.
+
+    Raises:
+        ScratchError: no answer of a split is within the context.
+    """
+    parts, length = found.parts, tuned.context_length
+    tokens = {split: encode_conversations(tokenizer, part, length) for split, part in parts.items() if part}
+    for split, part in tokens.items():
+        if not part.ids:
+            raise ScratchError(
+                f"{found.summary.name} leaves no answer for {split}: give more conversations, a larger share, or a "
+                "longer context_length"
+            )
+        found.skip(split, f"no answer within the context of {length} tokens", part.silent)
+    found.summary.unknown_share = common.unknown_share(tokenizer, np.concatenate(tokens["train"].ids))
+    common.report_data(found.summary, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        for split, part in tokens.items():
+            if truncated := part.long - part.silent:
+                print(f"{truncated:,} {split} conversations of over {length} tokens were truncated")
+    set_chat_defaults(tuned.model, tokenizer, tokens["train"].end)
+    return tokens
+
+
+def make_job(
+    accelerator: Accelerator,
+    tuned: TunedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tokens: dict[str, ChatTokens],
+    found: ReadExamples[Conversation],
+    data: ConversationArguments,
+    model_args: TunedModelArguments,
+    args: InstructionArguments,
+    resume_from: Path | None,
+) -> Job:
+    """The job, from everything that the other functions of this file return."""
+    model, held_out = tuned.model, found.parts["validation"]
+    if model_args.lora_rank is not None:
+        args = replace(args, optimizer="adamw")  # Muon updates whole matrices
+    sizes = tuned.context_length, args.batch_size, args.seed
+    task = Instructions(accelerator, tokens, held_out, tokenizer, *sizes, exact=found.summary.built_in)
+    check_sharding(task, accelerator)
+    if resume_from is None:
+        task.evaluate_before(model.to(accelerator.device))
+    style = type(model).__name__
+    facts = common.run_facts(
+        f"{style} fine-tuned on {found.summary.name}",
+        style,
+        found.summary,
+        data.dataset_license,
+        prompt=held_out[0][0]["content"],
+        context_length=tuned.context_length,
+        chat=True,
+        parameters=tuned.parameters,
+        **{split: _sizes(part) for split, part in tokens.items()},
+    )
+
+    def report(folder: Path) -> None:
+        test, beginning = task.shards.get("test"), tokens["train"].start
+        report_answers(folder, held_out, test, tuned.context_length, beginning, model_args.trust_remote_code)
+
+    return Job(accelerator, model, tokenizer, task, args, facts, report, published=tuned.published)
+
+
+def _sizes(part: ChatTokens) -> dict[str, int]:
+    return {
+        "conversations": len(part.ids),
+        "tokens": sum(map(len, part.ids)),
+        "answer_tokens": int(sum(mask.sum() for mask in part.scored)),
+        "long": part.long,
+        "silent": part.silent,
+    }
+
+
+RECIPE = Recipe("sft", ARGUMENTS, prepare, CARD, DataPreview(common.preview_of(read_conversations)))

@@ -1,0 +1,111 @@
+"""The task of supervised fine-tuning: predict what the assistant says in conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerFast
+
+from ....data.conversations import Conversation
+from ....data.shards import Shard
+from ....evaluation.chat import answer
+from ....metrics import Metric
+from ....tokenization.chat import ChatTokens
+from ...checkpoints.checkpoint import unwrapped
+from ..language_modeling.task import LanguageModeling
+
+METRICS = (
+    Metric("val_loss", "loss", "nats per token of the answers"),
+    Metric("val_perplexity", "perplexity of the answers"),
+    Metric("val_exact", "exactly right answers, fraction", format=".1%", higher_is_better=True, show="exact"),
+)
+
+
+class Instructions(LanguageModeling):
+    """Conversations, packed into rows in which they do not see each other; the loss is the cross-entropy of what the
+    assistant says, its end included.
+
+    Args:
+        accelerator: knows the processes and the device.
+        tokens: tokenised conversations, "train" and "validation".
+        held_out: those to validate on, as messages; the first is asked for a sample.
+        tokenizer: with its chat template.
+        row_length, batch_size: tokens of a row, and rows that a process takes at a time.
+        seed: of the order of the rows.
+        exact: whether each question has one right answer, so that answers can be checked.
+    """
+
+    metrics: tuple[Metric, ...] = METRICS
+    details: tuple[Metric, ...] = ()
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        tokens: dict[str, ChatTokens],
+        held_out: list[Conversation],
+        tokenizer: PreTrainedTokenizerFast,
+        row_length: int,
+        batch_size: int,
+        seed: int,
+        exact: bool = False,
+    ):
+        shards = {split: shard_of(part) for split, part in tokens.items()}
+        start = tokens["train"].start
+        self.chat_tokenizer = tokenizer
+        super().__init__(accelerator, shards, tokenizer, row_length, batch_size, seed, bos_token_id=start)
+        messages = held_out[0]
+        answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        self.asked = messages[:answer]
+        self.held_out = held_out if exact else []
+        if exact:
+            self.fsdp_obstacle = "each process answers its own share of the questions"
+        if not exact:
+            self.metrics = METRICS[:2]
+        self.before: dict[str, float] = {}
+
+    def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+        """Loss of every token that the assistant says in the validation conversations, the fraction of exactly right
+        answers where these can be checked, and both of the model before fine-tuning."""
+        known = {metric.name for metric in self.metrics}
+        metrics = {name: value for name, value in super().evaluate(model).items() if name in known}
+        if self.held_out:
+            metrics["val_exact"] = self.exact_fraction(model)
+        return metrics | {f"{name}_before": value for name, value in self.before.items()}
+
+    def exact_fraction(self, model: torch.nn.Module) -> float:
+        """Fraction of the held-out questions that are answered exactly as the reference; sharded over the processes."""
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        mine = self.held_out[process::processes]
+        own: Any = unwrapped(self.accelerator, model)
+        answers = answer(own, self.chat_tokenizer, [talk[:-1] for talk in mine])
+        right = [said == talk[-1]["content"] for said, talk in zip(answers, mine, strict=True)]
+        return sum(gather_object([sum(right)])) / len(self.held_out)
+
+    def evaluate_before(self, model: torch.nn.Module) -> None:
+        """Evaluate the model before it is fine-tuned; later evaluations return these metrics too."""
+        training = model.training
+        self.before = {name: v for name, v in self.evaluate(model.eval()).items() if name != "val_perplexity"}
+        model.train(training)
+
+    def sample(self, model: torch.nn.Module) -> str | None:
+        """The first question of the validation conversations, and the answer."""
+        if not self.asked:
+            return None
+        return f"{self.asked[-1]['content']} → {answer(model, self.chat_tokenizer, [self.asked])[0]}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.before = state["before"]
+
+
+def shard_of(tokens: ChatTokens) -> Shard:
+    """Conversations as the documents of a shard; the text that counts is what the assistant says."""
+    ends = np.cumsum([len(ids) for ids in tokens.ids], dtype=np.int64)
+    ids, scored = np.concatenate(tokens.ids), np.concatenate(tokens.scored)
+    return Shard(ids, ends, tokens.characters, tokens.utf8_bytes, scored=scored)

@@ -1,0 +1,180 @@
+"""Data, tokenizers and model of translation."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from accelerate import Accelerator
+from huggingface_hub.errors import StrictDataclassError
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from ....data.corpus import Corpus, fingerprint_of
+from ....data.pairs import Pair, Pairs, encode_pairs, open_pairs
+from ....data.tables import ReadOptions
+from ....errors import ScratchError
+from ....hub.opening import Tokenizers, load_model
+from ....models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
+from ....models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
+from ....terminal import SafeConsole
+from ..common import ReadExamples, build_tokenizer, open_parts, read_examples
+from .arguments import PairArguments, Seq2SeqModelArguments
+
+
+def read_pairs(data: PairArguments, seed: int) -> ReadExamples[Pair]:
+    """The pairs of each split.
+
+    Raises:
+        ScratchError: there is no such data, or nothing is left for a split.
+    """
+    if data.target_file is not None and data.validation_split is not None:
+        raise ScratchError("two files have no splits: leave --validation_split out, or give a folder")
+
+    def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Pair]:
+        count = max(1, min(1000, data.num_pairs // 4)) if validation else data.num_pairs
+        other = None if validation else data.target_file
+        languages = data.source_lang, data.target_lang
+        return open_pairs(dataset, *languages, options, target_file=other, num_pairs=count, seed=seed)
+
+    return read_examples(
+        open_parts(data, data.max_pairs, open_one),
+        {"validation": data.validation_fraction},
+        data.split_seed,
+        key=lambda pair: pair[0],
+        row=lambda pair: {data.source_lang: pair[0], data.target_lang: pair[1]},
+        texts=lambda pair: pair,
+    )
+
+
+def with_reversed(train: list[Pair], data: PairArguments, shared: bool) -> list[Pair]:
+    """The pairs and, with `--both_directions`, each of them reversed too (Ding et al. 2021, arXiv:2109.07780).
+
+    Args:
+        shared: whether both sides have one tokenizer.
+
+    Raises:
+        ScratchError: they don't.
+    """
+    if not data.both_directions:
+        return train
+    if not shared:
+        raise ScratchError("both_directions needs one vocabulary for both languages: leave out --separate_vocabularies")
+    return train + [(target, source) for source, target in train]
+
+
+def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
+    """Trained on the training pairs: one on both sides, or one on each."""
+    sides = [[pair[side] for pair in train] for side in (0, 1)]
+
+    def build(texts: list[str]) -> Any:
+        fingerprint = fingerprint_of(*texts)
+        return build_tokenizer(
+            data.tokenizer, data.vocab_size, lambda: iter(texts), fingerprint, data.max_length, "seq2seq"
+        )
+
+    if data.separate_vocabularies:
+        return Tokenizers(build(sides[0]), build(sides[1]))
+    both = build(list(itertools.chain.from_iterable(zip(*sides, strict=True))))
+    return Tokenizers(both, both)
+
+
+def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: tuple[int, int]) -> Any:
+    """The config of a new model.
+
+    Raises:
+        ScratchError: an unknown preset, or settings that break its rules.
+    """
+    share = args.share_encoder_decoder_embeddings
+    width = {} if args.intermediate_size is None else {"intermediate_size": args.intermediate_size}
+    try:
+        return ScratchSeq2SeqConfig.from_preset(
+            args.preset,
+            vocab_size=vocab_sizes[0],
+            decoder_vocab_size=vocab_sizes[1],
+            max_position_embeddings=data.max_length,
+            hidden_size=args.hidden_size,
+            encoder_layers=args.encoder_layers,
+            decoder_layers=args.decoder_layers,
+            num_attention_heads=args.num_attention_heads,
+            share_encoder_decoder_embeddings=not data.separate_vocabularies if share is None else share,
+            tie_word_embeddings=args.tie_word_embeddings,
+            source_lang=data.source_lang,
+            target_lang=data.target_lang,
+            both_directions=data.both_directions,
+            target_tokenizer=data.separate_vocabularies,
+            **width,
+            **regularization(args),
+        )
+    except (ValueError, StrictDataclassError) as error:
+        raise ScratchError(str(error).split("ValueError: ")[-1]) from error
+
+
+def regularization(args: Seq2SeqModelArguments) -> dict[str, Any]:
+    """Fields of the config for what was asked for; the rest is the preset's, or the checkpoint's."""
+    chosen = {
+        "embedding_dropout": args.dropout,
+        "residual_dropout": args.dropout,
+        "label_smoothing": args.label_smoothing,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: Tokenizers) -> PreTrainedModel:
+    """A new model in float32."""
+    sizes = len(tokenizers.source), len(tokenizers.target)
+    return ScratchSeq2SeqForConditionalGeneration(build_config(args, data, sizes))
+
+
+def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
+    """An encoder-decoder of ours from a checkpoint, for the languages of `data`.
+
+    Raises:
+        ScratchError: it is none, or one for other languages.
+    """
+    model = load_model(name, args.trust_remote_code, "seq2seq", **regularization(args))
+    config: Any = model.config
+    if config.model_type != ScratchSeq2SeqConfig.model_type:
+        raise ScratchError(f"{name} is a {config.model_type} model: convert it with 'scratch-gpt import' first")
+    wanted = data.source_lang, data.target_lang
+    if (known := directions_of(config)) and wanted not in known:
+        raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(wanted)}")
+    config.set_languages(*wanted, data.both_directions)
+    return model
+
+
+def encode(
+    tokenizers: Tokenizers,
+    max_length: int,
+    accelerator: Accelerator,
+    pairs: list[Pair],
+    name: str,
+    skip_long: bool,
+) -> Pairs:
+    """Tokenise pairs, with a progress bar, and report how many were too long.
+
+    Raises:
+        ScratchError: none is left.
+    """
+    main = accelerator.is_main_process
+    with tqdm(total=len(pairs), desc=f"tokenising {name}", unit=" pairs", leave=False, disable=not main or None) as bar:
+        encoded = encode_pairs(iter(pairs), *tokenizers, max_length, skip_long, bar.update)
+    if encoded.long and main:
+        done = "skipped" if skip_long else "truncated"
+        SafeConsole(stderr=True).print(
+            f"{encoded.long:,} {name} pairs with a side of over {max_length} tokens were {done}"
+        )
+    if not len(encoded):
+        raise ScratchError(f"every {name} pair has a side of over {max_length} tokens: raise --max_length")
+    return encoded
+
+
+def sizes(pairs: list[Pair], encoded: Pairs) -> dict[str, int]:
+    """Facts about a split, for the record."""
+    return {
+        "pairs": len(encoded),
+        "source_tokens": len(encoded.source.ids),
+        "target_tokens": len(encoded.target.ids),
+        "characters": sum(len(source) + len(target) for source, target in pairs),
+        "long": encoded.long,
+    }

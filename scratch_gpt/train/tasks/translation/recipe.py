@@ -1,0 +1,166 @@
+"""Train an encoder-decoder to translate, on pairs of sentences.
+
+    scratch-gpt train translation                                # built-in German to English, minutes
+    scratch-gpt train translation --dataset FOLDER --source_lang fr --target_lang en
+    scratch-gpt train translation --config german_grammar
+
+The output directory contains weights, config, tokenizer, code of model and pipeline, card and loss plot:
+
+    pipeline("translation_de_to_en", "runs/seq2seq", trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ....data.pairs import Pair, Pairs
+from ....evaluation.translation import report_translations, signatures
+from ....hub import opening
+from ....hub.model_directory import set_translation_defaults
+from ....hub.opening import Tokenizers
+from ...engine.recipe import DataPreview, Job, Recipe
+from ...engine.startup import start
+from ...engine.task import check_sharding
+from ...performance.attention_choice import choose_attention
+from .. import common
+from ..common import ReadExamples
+from . import build
+from .arguments import ARGUMENTS, PairArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments
+from .card import CARD
+from .task import Translation
+
+
+def prepare(
+    data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, resume_from: Path | None
+) -> Job:
+    """Prepare a run; see `Recipe.prepare`."""
+    origin = resume_from or model_args.init_from
+    found = read(data, model_args, args, is_new=origin is None)
+    accelerator = start(args)
+    check_sharding(Translation, accelerator)
+    with accelerator.main_process_first():
+        tokenizers = load_or_train_tokenizers(data, model_args, found, origin)
+        model = load_or_build_model(data, model_args, tokenizers, origin, accelerator)
+    encoded = encode(accelerator, found, model, tokenizers, data)
+    return make_job(accelerator, model, tokenizers, encoded, found, data, model_args, args)
+
+
+def read(
+    data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, is_new: bool
+) -> ReadExamples[Pair]:
+    """Read the pairs of each split, after the settings of a new model are checked."""
+    if is_new:
+        build.build_config(model_args, data, vocab_sizes=(8, 8))
+    found = build.read_pairs(data, args.seed)
+    common.check_same_data(found.summary.fingerprint, args)
+    return found
+
+
+def load_or_train_tokenizers(
+    data: PairArguments, model_args: Seq2SeqModelArguments, found: ReadExamples[Pair], origin: str | Path | None
+) -> Tokenizers:
+    """The tokenizers of the checkpoint, or new ones."""
+    if origin is not None:
+        config = opening.open_config(origin, model_args.trust_remote_code)
+        return opening.open_tokenizers(str(origin), config, model_args.trust_remote_code)
+    return build.build_tokenizers(data, found.parts["train"])
+
+
+def load_or_build_model(
+    data: PairArguments,
+    model_args: Seq2SeqModelArguments,
+    tokenizers: Tokenizers,
+    origin: str | Path | None,
+    accelerator: Accelerator,
+) -> Any:
+    """The model of the checkpoint, or a new one."""
+    if origin is not None:
+        model: Any = build.load_translator(str(origin), model_args, data)
+    else:
+        model = build.build_model(model_args, data, tokenizers)
+        set_translation_defaults(model, tokenizers.target, model_args.num_beams)
+    for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
+        opening.check_vocabulary(tokenizer, size)
+    choose_attention(model, accelerator.device, _max_length(model, data))
+    return model
+
+
+def encode(
+    accelerator: Accelerator, found: ReadExamples[Pair], model: Any, tokenizers: Tokenizers, data: PairArguments
+) -> dict[str, Pairs]:
+    """Tokenise the pairs of each split; with `--both_directions`, those to train on are reversed too."""
+    max_length = _max_length(model, data)
+    to_tokens = partial(build.encode, tokenizers, max_length, accelerator)
+    train = build.with_reversed(found.parts["train"], data, tokenizers.source is tokenizers.target)
+    encoded = {
+        "train": to_tokens(train, "training", data.skip_long),
+        "validation": to_tokens(found.parts["validation"], "validation", skip_long=False),
+    }
+    found.parts["train"] = train
+    if data.skip_long:
+        long = encoded["train"].long // (2 if data.both_directions else 1)
+        found.summary.skip("train", f"a side of over {max_length} tokens (skip_long)", long)
+    sides = zip(tokenizers, (encoded["train"].source, encoded["train"].target), strict=True)
+    found.summary.unknown_share = max(common.unknown_share(tokenizer, side.ids) for tokenizer, side in sides)
+    common.report_data(found.summary, accelerator.is_main_process)
+    return encoded
+
+
+def make_job(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizers: Tokenizers,
+    encoded: dict[str, Pairs],
+    found: ReadExamples[Pair],
+    data: PairArguments,
+    model_args: Seq2SeqModelArguments,
+    args: Seq2SeqTrainingArguments,
+) -> Job:
+    """The job, from everything that the other functions of this file return."""
+    validation = found.parts["validation"]
+    texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
+    task = Translation(
+        accelerator,
+        encoded["train"],
+        encoded["validation"],
+        texts,
+        tokenizers,
+        args.tokens_per_batch,
+        args.seed,
+        args.eval_beams,
+        args.word_dropout,
+        model.config.decoder_start_token_id,
+    )
+    style = type(model).__name__ if model_args.init_from else model_args.preset
+    has_target_tokenizer = tokenizers.target is not tokenizers.source
+    facts = common.run_facts(
+        f"{style} on {found.summary.name}, {data.source_lang} to {data.target_lang}",
+        style,
+        found.summary,
+        data.dataset_license,
+        prompt=texts[0][0],
+        context_length=model.config.max_position_embeddings,
+        source_lang=data.source_lang,
+        target_lang=data.target_lang,
+        target_tokenizer=has_target_tokenizer,
+        scores=signatures(),
+        **{split: build.sizes(found.parts[split], part) for split, part in encoded.items()},
+    )
+
+    def report(folder: Path) -> None:
+        report_translations(folder, texts, model_args.trust_remote_code)
+
+    second = tokenizers.target if has_target_tokenizer else None
+    return Job(accelerator, model, tokenizers.source, task, args, facts, report, target_tokenizer=second)
+
+
+def _max_length(model: Any, data: PairArguments) -> int:
+    return min(data.max_length, int(model.config.max_position_embeddings))
+
+
+PREVIEW = DataPreview(common.preview_of(build.read_pairs, separate=True), "seq2seq")
+RECIPE = Recipe("translation", ARGUMENTS, prepare, CARD, PREVIEW)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, train_tokenizer
-from scratch_gpt.data.stories import stories
+from scratch_gpt.data.corpora.stories import stories
 
 MAP = """
 from datasets import load_dataset
@@ -41,8 +41,8 @@ TOKENISE = {
     "datasets.map, processes": PROCESSES + MAP.replace("PROCESSES", "len(os.sched_getaffinity(0))"),
     "datasets.map, threads": MAP.replace("PROCESSES", "None"),
     "scratch_gpt": """
-from scratch_gpt.data.shards import prepare
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching.token_shards import prepare
+from scratch_gpt.data.readers.sources import open_source
 from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 texts = open_source(TEXT)

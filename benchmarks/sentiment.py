@@ -24,8 +24,8 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from scratch_gpt.data.labelled import open_labelled
-from scratch_gpt.data.tables import ReadOptions
+from scratch_gpt.data.readers.labelled import open_labelled
+from scratch_gpt.data.readers.tables import ReadOptions
 
 
 class NBSVM(BaseEstimator, ClassifierMixin):

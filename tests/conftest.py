@@ -30,7 +30,7 @@ from scratch_gpt import (
     train_tokenizer,
 )
 from scratch_gpt.cli.app import main as scratch_gpt_command
-from scratch_gpt.data.stories import stories
+from scratch_gpt.data.corpora.stories import stories
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from conftest import run_here
 
-from scratch_gpt.data.documents import documents_of
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.readers.sources import open_source
+from scratch_gpt.data.readers.text import documents_of
 
 TEXT_ROWS = "".join(f"a fine film, number {i};{'pos' if i % 3 else 'neg'}\n" for i in range(30))
 JOBS = {

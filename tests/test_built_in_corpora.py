@@ -6,12 +6,12 @@ from itertools import islice
 
 import pytest
 
-from scratch_gpt.data import german, questions, stories
-from scratch_gpt.data.conversations import open_conversations
-from scratch_gpt.data.labelled import open_labelled
-from scratch_gpt.data.pairs import open_pairs
-from scratch_gpt.data.prompts import open_prompts
-from scratch_gpt.data.tables import ReadOptions
+from scratch_gpt.data.corpora import german_english, stories, story_questions
+from scratch_gpt.data.readers.conversations import open_conversations
+from scratch_gpt.data.readers.labelled import open_labelled
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.prompts import open_prompts
+from scratch_gpt.data.readers.tables import ReadOptions
 
 OPTIONS = ReadOptions()
 CORPORA = {
@@ -23,14 +23,16 @@ CORPORA = {
     "pairs": lambda: open_pairs("grammar", "de", "en", OPTIONS, num_pairs=300).read(),
     "pairs of English": lambda: open_pairs("grammar", "en", "de", OPTIONS, num_pairs=300).read(),
     **{
-        f"german {split}": lambda split=split: islice(german.pairs(seed=0, count=2000, split=split), 2000)
+        f"german {split}": lambda split=split: islice(german_english.pairs(seed=0, count=2000, split=split), 2000)
         for split in ("train", "validation", "test")
     },
     **{
-        f"questions {split}": lambda split=split: questions.questions(seed=0, count=1000, split=split)
+        f"questions {split}": lambda split=split: story_questions.questions(seed=0, count=1000, split=split)
         for split in ("train", "validation", "test")
     },
-    "word for word": lambda: (german.word_for_word(pair.german) for pair in german.pairs(seed=0, count=500)),
+    "word for word": lambda: (
+        german_english.word_for_word(pair.german) for pair in german_english.pairs(seed=0, count=500)
+    ),
 }
 EXPECTED = {
     "stories": "4eb2d441a844aa7d",

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.preferences import Preference
+from scratch_gpt.data.readers.preferences import Preference
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import (
     CHAT_TOKENS,

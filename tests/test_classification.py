@@ -17,9 +17,9 @@ from test_translation import scratch_gpt
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from scratch_gpt.data.buckets import MaskedBatches
+from scratch_gpt.data.batching.bucketing import MaskedBatches
+from scratch_gpt.data.batching.token_lists import Tokens
 from scratch_gpt.data.splits import content_key, hold_out
-from scratch_gpt.data.tokens import Tokens
 
 TRAIN = str(PROJECT / "training" / "classification.py")
 PRETRAIN_ENCODER = str(PROJECT / "training" / "masked_lm.py")

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 from conftest import run_here
 
-from scratch_gpt.data.files import open_text
+from scratch_gpt.data.readers.files import open_text
 
 TEXT = "One day, Anna has two old lamps.\nä ö 漢\n" * 999
 COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}

@@ -6,9 +6,9 @@ import json
 import pytest
 from conftest import SHARED
 
-from scratch_gpt.data.conversations import conversation_of, open_conversations
-from scratch_gpt.data.questions import SPLITS, questions, word_questions
-from scratch_gpt.data.stories import parses
+from scratch_gpt.data.corpora.stories import parses
+from scratch_gpt.data.corpora.story_questions import SPLITS, questions, word_questions
+from scratch_gpt.data.readers.conversations import conversation_of, open_conversations
 from scratch_gpt.errors import ScratchError
 
 ASKED, ANSWERED = {"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "I am well."}

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.rows import Rows
-from scratch_gpt.data.shards import Shard, cache_directory, prepare
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.token_shards import Shard, cache_directory, prepare
+from scratch_gpt.data.corpora.stories import stories
+from scratch_gpt.data.readers.sources import open_source
+from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.data.splits import content_key, hold_out
-from scratch_gpt.data.stories import stories
-from scratch_gpt.data.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 
 BOS, PAD = 1, 0

@@ -14,8 +14,8 @@ import pytest
 from conftest import run_here
 from data_helpers import at_most, lines, names, refused, shown, texts_of
 
-from scratch_gpt.data.finding import find_files
-from scratch_gpt.data.pairs import open_pairs
+from scratch_gpt.data.readers.finding import find_files
+from scratch_gpt.data.readers.parallel import open_pairs
 from scratch_gpt.errors import ScratchError
 
 LINK_OUT = "a link that leads out of the folder"

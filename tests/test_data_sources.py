@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from conftest import run_here
 from data_helpers import shown
 
-from scratch_gpt.data.corpus import Origin
-from scratch_gpt.data.documents import beginnings, documents_of, read_texts
-from scratch_gpt.data.sources import Piece, open_source
-from scratch_gpt.data.tables import ReadOptions, open_table
+from scratch_gpt.data.readers.corpus import Origin
+from scratch_gpt.data.readers.sources import Piece, open_source
+from scratch_gpt.data.readers.tables import ReadOptions, open_table
+from scratch_gpt.data.readers.text import beginnings, documents_of, read_texts
 
 PIECES = [("One day, ", False), ("Anna sings.", True), ("", True), ("Tom ", False), ("", False), ("sleeps. " * 9, True)]
 SOURCE = SimpleNamespace(pieces=lambda: (Piece(*piece) for piece in PIECES))

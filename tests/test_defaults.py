@@ -14,11 +14,11 @@ from typer.main import get_command
 
 import scratch_gpt
 from scratch_gpt.cli.app import COMMANDS, app
-from scratch_gpt.data.conversations import open_conversations
-from scratch_gpt.data.labelled import open_labelled
-from scratch_gpt.data.pairs import open_pairs
-from scratch_gpt.data.prompts import open_prompts
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.readers.conversations import open_conversations
+from scratch_gpt.data.readers.labelled import open_labelled
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.prompts import open_prompts
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.hub.upload import plan_push, push_directory
 from scratch_gpt.train.optim.muon import Muon
 from scratch_gpt.train.tasks import FAMILIES, arguments_of

@@ -5,7 +5,7 @@ import csv
 import pytest
 from data_helpers import TEXT_ROWS, lines, refused, shown, texts_of
 
-from scratch_gpt.data.labelled import open_labelled
+from scratch_gpt.data.readers.labelled import open_labelled
 
 
 @pytest.mark.parametrize("every", [20, 7, 399])

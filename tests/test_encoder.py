@@ -25,8 +25,8 @@ from scratch_gpt import (
     export_native,
     import_native,
 )
-from scratch_gpt.data.labelled import LabelledTokens
-from scratch_gpt.data.tokens import Tokens
+from scratch_gpt.data.batching.encoding import LabelledTokens
+from scratch_gpt.data.batching.token_lists import Tokens
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.train.tasks.classification.token_weights import count_token_weights
 

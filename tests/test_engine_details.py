@@ -16,9 +16,9 @@ from conftest import PROJECT, TWO_PROCESSES, run_here, run_python, tiny_encoder,
 from safetensors.torch import load_file
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.buckets import Buckets
-from scratch_gpt.data.preferences import Preference
-from scratch_gpt.data.tokens import Tokens
+from scratch_gpt.data.batching.bucketing import Buckets
+from scratch_gpt.data.batching.token_lists import Tokens
+from scratch_gpt.data.readers.preferences import Preference
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.model_directory import ModelDirectory
 from scratch_gpt.models.modeling_scratch_encoder import (

@@ -25,9 +25,9 @@ from scratch_gpt import (
     ScratchSeq2SeqForConditionalGeneration,
     train_tokenizer,
 )
-from scratch_gpt.data.labelled import open_labelled
-from scratch_gpt.data.pairs import open_pairs
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.readers.labelled import open_labelled
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.training import encode_batch
 

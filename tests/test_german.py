@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from scratch_gpt.data import german
-from scratch_gpt.data import german_lexicon as lx
-from scratch_gpt.data.german import PLURAL, SINGULAR, Clause, Phrase, held_out_for, pairs, word_for_word
+from scratch_gpt.data.corpora import german_english
+from scratch_gpt.data.corpora import german_lexicon as lx
+from scratch_gpt.data.corpora.german_english import PLURAL, SINGULAR, Clause, Phrase, held_out_for, pairs, word_for_word
 
 DETERMINERS = {stem: (stem, *rest) for stem, *rest in lx.DETERMINERS}
 
@@ -108,7 +108,7 @@ def test_an_object_may_stand_first_and_the_subject_may_follow():
 
 def test_a_sentence_has_one_translation_and_looks_like_one():
     seen: dict[str, str] = {}
-    for split in german.SPLITS:
+    for split in german_english.SPLITS:
         for pair in pairs(1, 3000, split):
             assert seen.setdefault(pair.german, pair.english) == pair.english
             for text in pair:
@@ -120,14 +120,14 @@ def test_a_sentence_has_one_translation_and_looks_like_one():
 
 
 def test_held_out_combinations_are_never_seen_together():
-    writer = german.Writer(random.Random(0))
-    shares = {split: 0 for split in german.SPLITS}
+    writer = german_english.Writer(random.Random(0))
+    shares = {split: 0 for split in german_english.SPLITS}
     for _ in range(4000):
         for combination in writer.sentence()[1]:
             shares[held_out_for(combination)] += 1
     assert 0.03 < shares["test"] / sum(shares.values()) < 0.08
-    for split in german.SPLITS:
-        again = german.Writer(random.Random(f"5 {split}"))
+    for split in german_english.SPLITS:
+        again = german_english.Writer(random.Random(f"5 {split}"))
         kept = list(pairs(5, 300, split))
         for pair in kept:  # the same draws, with the combinations that the split was chosen by
             drawn, combinations = again.sentence()

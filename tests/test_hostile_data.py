@@ -21,13 +21,13 @@ from conftest import PRETRAIN, TINY_RUN, run_here, run_python
 from data_helpers import at_most, lines, refused, shown, texts_of
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.conversations import open_conversations
-from scratch_gpt.data.formats import arrow_rows, read_columns
-from scratch_gpt.data.labelled import open_labelled
-from scratch_gpt.data.pairs import open_pairs
-from scratch_gpt.data.prompts import open_prompts
-from scratch_gpt.data.shards import cache_directory, prepare
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching.token_shards import cache_directory, prepare
+from scratch_gpt.data.readers.conversations import open_conversations
+from scratch_gpt.data.readers.formats import arrow_rows, read_columns
+from scratch_gpt.data.readers.labelled import open_labelled
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.prompts import open_prompts
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.errors import ScratchError
 
 WORDS = "a few words to learn from, said twice. "
@@ -194,7 +194,7 @@ def test_columns_that_are_not_read_are_not_decoded(name, tmp_path):
 
 MEMORY = r"""
 import json, re, sys
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.errors import ScratchError
 
 def peak():

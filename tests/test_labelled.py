@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from conftest import tiny_encoder
 
-from scratch_gpt.data.buckets import hide_tokens
-from scratch_gpt.data.labelled import encode_examples, open_labelled
+from scratch_gpt.data.batching.bucketing import hide_tokens
+from scratch_gpt.data.batching.encoding import encode_examples
+from scratch_gpt.data.readers.labelled import open_labelled
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
 from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification

@@ -2,7 +2,7 @@
 
 from datasets import Audio, Features, Image, List, Value, Video
 
-from scratch_gpt.data.formats import media_columns
+from scratch_gpt.data.readers.formats import media_columns
 
 
 def test_media_is_found_at_any_depth():

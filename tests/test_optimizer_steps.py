@@ -20,7 +20,7 @@ from scratch_gpt import (
     ScratchGPTForCausalLM,
     train_tokenizer,
 )
-from scratch_gpt.data.shards import Shard
+from scratch_gpt.data.batching.token_shards import Shard
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hardware import chooses_bf16
 from scratch_gpt.hub.model_directory import ModelDirectory

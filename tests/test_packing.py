@@ -11,10 +11,10 @@ from conftest import PRESETS, tiny_model
 from torch.nn import functional as F
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.buckets import Buckets
-from scratch_gpt.data.rows import Rows
-from scratch_gpt.data.shards import Shard, prepare
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching.bucketing import Buckets
+from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.token_shards import Shard, prepare
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.evaluation.language import evaluate_text
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from scratch_gpt import ScratchGPTForCausalLM, export_native, train_tokenizer
-from scratch_gpt.data.prompts import open_prompts
-from scratch_gpt.data.tables import ReadOptions
+from scratch_gpt.data.readers.prompts import open_prompts
+from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.rl.rewards import pattern_reward
 from scratch_gpt.train.tasks.policy_gradient.arguments import PolicyArguments

@@ -9,8 +9,8 @@ from conftest import PROJECT, refusals, run_here, save_tiny, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.formats import BadRowError
-from scratch_gpt.data.preferences import Preference, open_preferences, preference_of
+from scratch_gpt.data.readers.formats import BadRowError
+from scratch_gpt.data.readers.preferences import Preference, open_preferences, preference_of
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
 from scratch_gpt.train.engine.task import DataState

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data import shards
-from scratch_gpt.data.shards import prepare_texts
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching import token_shards
+from scratch_gpt.data.batching.token_shards import prepare_texts
+from scratch_gpt.data.readers.sources import open_source
 
 
 @pytest.fixture
@@ -45,4 +45,4 @@ def test_a_disk_that_refuses_is_said_and_leaves_nothing(prepared, tmp_path):
     with pytest.raises(OSError, match="No such file"):
         prepared(progress)
     assert list((tmp_path / "cache" / "shards").iterdir()) == []
-    assert shards.cache_directory() == tmp_path / "cache"
+    assert token_shards.cache_directory() == tmp_path / "cache"

@@ -12,9 +12,10 @@ from conftest import PRETRAIN, PROJECT, TINY_RUN, TWO_PROCESSES, run_here, run_p
 from test_training import weights
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.pairs import encode_pairs, open_pairs
-from scratch_gpt.data.shards import prepare
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching.encoding import encode_pairs
+from scratch_gpt.data.batching.token_shards import prepare
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.hub.opening import Tokenizers
 from scratch_gpt.train.engine.task import DataState
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling

@@ -15,15 +15,15 @@ from data_helpers import JOBS, for_job, lines, names, refused, shown, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratch_gpt.data.cards import splits_by_name
-from scratch_gpt.data.conversations import open_conversations
-from scratch_gpt.data.corpus import Corpus
-from scratch_gpt.data.labelled import open_labelled
-from scratch_gpt.data.pairs import open_pairs
-from scratch_gpt.data.preferences import open_preferences
-from scratch_gpt.data.prompts import open_prompts
-from scratch_gpt.data.sources import open_source
-from scratch_gpt.data.tables import ReadOptions
+from scratch_gpt.data.readers.conversations import open_conversations
+from scratch_gpt.data.readers.corpus import Corpus
+from scratch_gpt.data.readers.labelled import open_labelled
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.preferences import open_preferences
+from scratch_gpt.data.readers.prompts import open_prompts
+from scratch_gpt.data.readers.sources import open_source
+from scratch_gpt.data.readers.split_files import splits_by_name
+from scratch_gpt.data.readers.tables import ReadOptions
 
 # --- text stays text ---
 

@@ -10,11 +10,11 @@ from data_helpers import JOBS, TEXT_ROWS, for_job, lines, refused, shown, texts_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratch_gpt.data.conversations import open_conversations
-from scratch_gpt.data.prompts import open_prompts
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.readers.conversations import open_conversations
+from scratch_gpt.data.readers.prompts import open_prompts
+from scratch_gpt.data.readers.sources import open_source
+from scratch_gpt.data.readers.tables import ReadOptions, open_hub
 from scratch_gpt.data.splits import content_key, deal, hold_out
-from scratch_gpt.data.tables import ReadOptions, open_hub
 from scratch_gpt.errors import ScratchError
 
 # --- columns ---

@@ -11,8 +11,8 @@ from conftest import PRETRAIN, TINY_RUN, run_here, tiny_model
 from transformers import PreTrainedModel
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.preferences import Preference
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.readers.preferences import Preference
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.hardware import available_cores
 from scratch_gpt.train.engine.reporting import Reporter
 from scratch_gpt.train.tasks.common import prepare_shards

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
-from scratch_gpt.data.questions import SPLITS
+from scratch_gpt.data.corpora.story_questions import SPLITS
 from scratch_gpt.evaluation.chat import answer
 from scratch_gpt.evaluation.language import sum_of_losses
 from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations

@@ -5,7 +5,7 @@ import json
 from conftest import PROJECT, run_here, tiny_model
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.stories import stories
+from scratch_gpt.data.corpora.stories import stories
 
 SFT = str(PROJECT / "training" / "sft.py")
 

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from scratch_gpt.data import stories
-from scratch_gpt.data import story_lexicon as lx
-from scratch_gpt.data.stories import _write, derivations, parses, rules, sentences, story
+from scratch_gpt.data.corpora import stories
+from scratch_gpt.data.corpora import story_lexicon as lx
+from scratch_gpt.data.corpora.stories import _write, derivations, parses, rules, sentences, story
 
 SAMPLE = [story(11, i) for i in range(400)]
 SENTENCES = [sentence for text in SAMPLE for sentence in sentences(text)]

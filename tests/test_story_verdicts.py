@@ -1,6 +1,6 @@
 """What is said of generated stories."""
 
-from scratch_gpt.data import stories
+from scratch_gpt.data.corpora import stories
 from scratch_gpt.evaluation.stories import Verdict, judge_stories
 
 

@@ -5,7 +5,7 @@ from conftest import run_python
 from transformers import AutoTokenizer
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.stories import stories
+from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.training import encode_batch
 
@@ -100,7 +100,7 @@ def test_a_large_file_is_never_held_in_memory(tmp_path, texts):
     block = "\n".join(texts)
     script = (
         "import re, sys\n"
-        "from scratch_gpt.data.sources import open_source\n"
+        "from scratch_gpt.data.readers.sources import open_source\n"
         "from scratch_gpt import train_tokenizer\n"
         "train_tokenizer(open_source(sys.argv[1]).documents(), 'bpe', 500)\n"
         # Not getrusage, whose peak a child inherits from the process that started it.

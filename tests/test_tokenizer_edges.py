@@ -4,7 +4,7 @@ import pytest
 from conftest import save_tiny
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.stories import stories
+from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.upload import plan_push, push_directory
 from scratch_gpt.tokenization.safety import MAX_TEMPLATE, check_template

@@ -33,9 +33,9 @@ from scratch_gpt import (
     ScratchGPTForSequenceClassification,
     export_native,
 )
-from scratch_gpt.data.rows import Rows
-from scratch_gpt.data.shards import prepare
-from scratch_gpt.data.sources import open_source
+from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.token_shards import prepare
+from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.train.checkpoints.manifest import write_manifest
 from scratch_gpt.train.engine.parsing import parse_arguments
 from scratch_gpt.train.optim.optimizers import build_optimizers, parameter_groups

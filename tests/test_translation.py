@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, train_tokenizer
-from scratch_gpt.data.pairs import open_pairs
-from scratch_gpt.data.tables import ReadOptions
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.evaluation.translation import moses_bleu, signatures, translate, translation_scores
 
 TRAIN = str(PROJECT / "training" / "translation.py")

@@ -69,7 +69,7 @@ def _lengths(
     from itertools import islice
 
     from ..auto import register
-    from ..data.summary import length_statistics
+    from ..data.readers.summary import length_statistics
     from ..errors import ScratchError
     from ..hub.opening import open_tokenizer
     from ..tokenization.training import BUILDERS, encode_batch, train_tokenizer

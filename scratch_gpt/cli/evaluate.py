@@ -77,8 +77,8 @@ def evaluate(
     """
     from rich.table import Table
 
-    from ..data.sources import open_source
-    from ..data.tables import ReadOptions
+    from ..data.readers.sources import open_source
+    from ..data.readers.tables import ReadOptions
     from ..errors import ScratchError
     from ..evaluation.language import evaluate_text
     from ..hub.model_directory import kind_of_model
@@ -93,7 +93,7 @@ def evaluate(
     refuse_unused(context, unused_options(kind, opened.config.model_type, dataset))
     options = ReadOptions(split=split)
     if kind == "classifier":
-        from ..data.labelled import open_labelled
+        from ..data.readers.labelled import open_labelled
 
         labelled = open_labelled(dataset, options, text_column=text_column, label_column=label_column)
         examples = list(labelled.read())
@@ -101,7 +101,7 @@ def evaluate(
         evaluate_classifier(opened, tokenizer, examples, labelled.name, batch_size, confusion)
         return
     if kind == "seq2seq":
-        from ..data.pairs import open_pairs
+        from ..data.readers.parallel import open_pairs
         from ..hub.opening import open_tokenizers
         from .translate import check_languages
 
@@ -130,7 +130,7 @@ def unused_options(kind: str, model_type: str, dataset: str) -> dict[str, str]:
         model_type: its name in the config.
         dataset: as the option of that name.
     """
-    from ..data.files import kind_of
+    from ..data.readers.files import kind_of
 
     every = set().union(*USED_BY.values())
     built_in = {"causal": "stories", "seq2seq": "grammar", "classifier": "languages"}[kind]
@@ -185,7 +185,7 @@ def evaluate_classifier(
     """Classify all texts and print accuracy, F1 and the confusion matrix."""
     from tqdm import tqdm
 
-    from ..data.labelled import check_labels
+    from ..data.readers.labelled import check_labels
     from ..evaluation import classification
     from ..terminal import SafeConsole
 

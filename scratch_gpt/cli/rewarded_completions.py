@@ -62,8 +62,8 @@ def rewarded_completions(
     import torch
     from tqdm import tqdm
 
-    from ..data.prompts import open_prompts
-    from ..data.tables import ReadOptions
+    from ..data.readers.prompts import open_prompts
+    from ..data.readers.tables import ReadOptions
     from ..hub.opening import choose_dtype
     from ..rl import rewards, rollouts
     from ..tokenization.chat import encode_prompt

@@ -11,7 +11,7 @@ from ..terminal import printable, printable_at_terminal
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from ..data.corpus import ReadCount
+    from ..data.readers.corpus import ReadCount
 
 SHOWN = 10  # of unknown characters or words
 AT_ONCE = 4096  # texts
@@ -24,7 +24,7 @@ def read_file(path: Path) -> list[str]:
     Raises:
         ScratchError: there is no such file, or it is no UTF-8 text.
     """
-    from ..data.files import read_lines
+    from ..data.readers.files import read_lines
     from ..errors import ScratchError
 
     if not path.is_file():

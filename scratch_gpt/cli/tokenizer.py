@@ -42,9 +42,9 @@ def train(
 
     Example: `scratch-gpt tokenizer train stories runs/tokenizer --kind bpe --vocab_size 600`
     """
-    from ..data.files import kind_of
-    from ..data.sources import open_source
-    from ..data.tables import ReadOptions
+    from ..data.readers.files import kind_of
+    from ..data.readers.sources import open_source
+    from ..data.readers.tables import ReadOptions
     from ..errors import ScratchError
     from ..tokenization.training import train_tokenizer
     from ..untrusted import find_links

@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-from ..data.conversations import Conversation
-from ..data.rows import Rows
-from ..data.shards import Shard
+from ..data.batching.packing import Rows
+from ..data.batching.token_shards import Shard
+from ..data.readers.conversations import Conversation
 from ..terminal import SafeConsole
 from ..tokenization.chat import encode_prompt
 from .language import language_figures

@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..data.rows import Rows
-from ..data.shards import Shard, prepare_texts
-from ..data.sources import Source
+from ..data.batching.packing import Rows
+from ..data.batching.token_shards import Shard, prepare_texts
+from ..data.readers.sources import Source
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from .processes import sum_over_processes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 
-from ..data.shards import Shard
+from ..data.batching.token_shards import Shard
 from ..terminal import SafeConsole
 from .stories import judge_stories
 

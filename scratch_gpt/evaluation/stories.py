@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..data import stories
+from ..data.corpora import stories
 
 
 class Verdict(NamedTuple):

@@ -43,7 +43,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..data.stories import stories
+from ..data.corpora.stories import stories
 from ..errors import ScratchError
 from ..hardware import available_cores
 from ..models.attention import ScratchAttention

@@ -84,7 +84,7 @@ def library_merges(words: Iterable[str], count: int) -> list[Pair]:
 
 
 def run(lesson: Lesson) -> dict[str, float]:
-    from ..data.stories import stories
+    from ..data.corpora.stories import stories
 
     words = " ".join(stories(0, 300)).split()
     merges = learn_merges(words, 300)

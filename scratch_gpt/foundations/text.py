@@ -32,7 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.stories import stories
+from ..data.corpora.stories import stories
 from .activations import softmax
 from .lesson import BLUE, Lesson
 

@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
-from ..data.summary import UNKNOWN_SHARE
+from ..data.readers.summary import UNKNOWN_SHARE
 from ..errors import ScratchError
 from ..metrics import Metric, find_metric
 from ..terminal import printable

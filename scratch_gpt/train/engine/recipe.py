@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.summary import DataSummary
+from ...data.readers.summary import DataSummary
 from ...hub.card import CardText
 from ...hub.model_directory import ToPublished
 from ..arguments.training import TrainingArguments

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, DistributedType
 
-from ...data.buckets import Buckets
+from ...data.batching.bucketing import Buckets
 from ...errors import ScratchError
 from ...metrics import Metric, Panel
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ...data.shards import make_cache
+from ...data.batching.token_shards import make_cache
 from ...errors import ScratchError
 
 # Parameters of the blocks times steps, from where on a run takes so many minutes that compiling is soon paid back.

@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ...data import documents
-from ...data.corpus import Corpus, Origin
-from ...data.shards import Shard, cache_directory, make_cache, prepare_texts
-from ...data.sources import Source, open_source
-from ...data.summary import SAMPLE_CHARACTERS, SAMPLES, DataSummary, read_parts, summarise, summarise_texts
-from ...data.tables import ReadOptions
+from ...data.batching.token_shards import Shard, cache_directory, make_cache, prepare_texts
+from ...data.readers import text
+from ...data.readers.corpus import Corpus, Origin
+from ...data.readers.sources import Source, open_source
+from ...data.readers.summary import SAMPLE_CHARACTERS, SAMPLES, DataSummary, read_parts, summarise, summarise_texts
+from ...data.readers.tables import ReadOptions
 from ...errors import ScratchError
 from ...hub.opening import open_tokenizer
 from ...terminal import SafeConsole
@@ -302,9 +302,9 @@ def preview_of(
 def preview_texts(data: DataArguments, seed: int) -> tuple[DataSummary, Callable[[], Iterable[str]]]:
     """The summary of plain text, and a function that iterates over its documents; for `scratch-gpt data`."""
     source, validation = open_sources(data, seed)
-    reading = documents.read_texts(source, validation, data.validation_fraction, data.split_seed)
+    reading = text.read_texts(source, validation, data.validation_fraction, data.split_seed)
     summary = summarise_texts(source, validation, reading)
-    beginnings = islice(documents.beginnings(source, SAMPLE_CHARACTERS), SAMPLES)
+    beginnings = islice(text.beginnings(source, SAMPLE_CHARACTERS), SAMPLES)
     summary.samples = [{"text": text} for text in beginnings]
     both = [source] if validation is None else [source, validation]
-    return summary, lambda: (text for one in both for text in documents.documents_of(one))
+    return summary, lambda: (text for one in both for text in text.documents_of(one))

@@ -9,9 +9,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ....data.corpus import Corpus, fingerprint_of
-from ....data.labelled import Example, LabelledTokens, collect_labels, encode_examples, open_labelled
-from ....data.tables import ReadOptions
+from ....data.batching.encoding import LabelledTokens, encode_examples
+from ....data.readers.corpus import Corpus, fingerprint_of
+from ....data.readers.labelled import Example, collect_labels, open_labelled
+from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.classification import label_names_of
 from ....hub.model_directory import kind_of_model

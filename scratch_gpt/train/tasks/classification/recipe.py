@@ -19,7 +19,8 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from ....data.labelled import Example, LabelledTokens, check_labels
+from ....data.batching.encoding import LabelledTokens
+from ....data.readers.labelled import Example, check_labels
 from ....errors import ScratchError
 from ....evaluation.classification import report_classifier
 from ....hub import opening

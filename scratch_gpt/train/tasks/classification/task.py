@@ -9,8 +9,8 @@ from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from ....data.buckets import LabelledBatches, hide_tokens
-from ....data.labelled import LabelledTokens
+from ....data.batching.bucketing import LabelledBatches, hide_tokens
+from ....data.batching.encoding import LabelledTokens
 from ....errors import ScratchError
 from ....evaluation.classification import classification_scores
 from ....metrics import Metric

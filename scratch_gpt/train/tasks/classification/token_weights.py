@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ....data.labelled import LabelledTokens
+from ....data.batching.encoding import LabelledTokens
 from ....models.modeling_scratch_encoder import ScratchEncoderModel
 from ....models.ngrams import NgramEmbedding
 

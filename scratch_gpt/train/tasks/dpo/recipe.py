@@ -16,9 +16,9 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ....data.corpus import Corpus
-from ....data.preferences import Preference, open_preferences
-from ....data.tables import ReadOptions
+from ....data.readers.corpus import Corpus
+from ....data.readers.preferences import Preference, open_preferences
+from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.chat import report_completions
 from ....hub import opening

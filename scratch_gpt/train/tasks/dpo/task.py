@@ -11,8 +11,8 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ....data.buckets import Buckets
-from ....data.preferences import Preference
+from ....data.batching.bucketing import Buckets
+from ....data.readers.preferences import Preference
 from ....errors import ScratchError
 from ....metrics import Metric
 from ....rl import losses, rollouts

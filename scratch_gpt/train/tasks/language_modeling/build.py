@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from ....data.shards import Shard
+from ....data.batching.token_shards import Shard
 from ....errors import ScratchError
 from ....models.configuration_scratch_bigram import ScratchBigramConfig
 from ....models.configuration_scratch_gpt import ScratchGPTConfig

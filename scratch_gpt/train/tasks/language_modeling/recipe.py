@@ -17,11 +17,11 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from ....data import stories
-from ....data.corpus import data_fingerprint
-from ....data.shards import Shard, shard_sizes
-from ....data.sources import Source
-from ....data.summary import DataSummary
+from ....data.batching.token_shards import Shard, shard_sizes
+from ....data.corpora import stories
+from ....data.readers.corpus import data_fingerprint
+from ....data.readers.sources import Source
+from ....data.readers.summary import DataSummary
 from ....evaluation.reload import report_reloaded
 from ....hub import opening
 from ....hub.model_directory import set_generation_defaults

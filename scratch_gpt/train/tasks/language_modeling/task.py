@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from ....data.rows import RowPlan, Rows
-from ....data.shards import Shard
+from ....data.batching.packing import RowPlan, Rows
+from ....data.batching.token_shards import Shard
 from ....evaluation.language import language_figures, sum_of_losses
 from ....evaluation.positions import generate
 from ....metrics import Metric, Panel

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from ....data.shards import Shard
-from ....data.tokens import Tokens
+from ....data.batching.token_lists import Tokens
+from ....data.batching.token_shards import Shard
 from ....errors import ScratchError
 from ....models.configuration_scratch_encoder import PRESETS
 from ....models.modeling_scratch_encoder import ScratchEncoderForMaskedLM

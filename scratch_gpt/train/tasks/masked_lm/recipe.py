@@ -17,10 +17,10 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from ....data.corpus import data_fingerprint
-from ....data.sources import Source
-from ....data.summary import DataSummary
-from ....data.tokens import Tokens
+from ....data.batching.token_lists import Tokens
+from ....data.readers.corpus import data_fingerprint
+from ....data.readers.sources import Source
+from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
 from ....evaluation.masked import report_guesses
 from ....hub import opening

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from ....data.buckets import MaskedBatches
-from ....data.tokens import Tokens
+from ....data.batching.bucketing import MaskedBatches
+from ....data.batching.token_lists import Tokens
 from ....evaluation.processes import sum_over_processes
 from ....metrics import Metric
 from ...checkpoints.checkpoint import unwrapped

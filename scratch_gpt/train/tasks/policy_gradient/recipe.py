@@ -18,9 +18,9 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ....data.corpus import Corpus
-from ....data.prompts import Prompt, open_prompts
-from ....data.tables import ReadOptions
+from ....data.readers.corpus import Corpus
+from ....data.readers.prompts import Prompt, open_prompts
+from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.chat import report_completions
 from ....hub import opening

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ....data.prompts import Prompt
+from ....data.readers.prompts import Prompt
 from ....errors import TrainingError
 from ....evaluation.stories import judge_stories
 from ....metrics import Metric, Panel

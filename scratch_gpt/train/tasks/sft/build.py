@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ....data.conversations import Conversation, conversation_key, open_conversations
-from ....data.corpus import Corpus
-from ....data.tables import ReadOptions
+from ....data.readers.conversations import Conversation, conversation_key, open_conversations
+from ....data.readers.corpus import Corpus
+from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ..common import ReadExamples, open_parts, read_examples
 from .arguments import ConversationArguments

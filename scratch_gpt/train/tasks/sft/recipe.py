@@ -20,7 +20,7 @@ import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from ....data.conversations import Conversation
+from ....data.readers.conversations import Conversation
 from ....errors import ScratchError
 from ....evaluation.chat import report_answers
 from ....hub import opening

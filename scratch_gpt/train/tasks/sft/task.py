@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
-from ....data.conversations import Conversation
-from ....data.shards import Shard
+from ....data.batching.token_shards import Shard
+from ....data.readers.conversations import Conversation
 from ....evaluation.chat import answer
 from ....metrics import Metric
 from ....tokenization.chat import ChatTokens

@@ -10,9 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ....data.corpus import Corpus, fingerprint_of
-from ....data.pairs import Pair, Pairs, encode_pairs, open_pairs
-from ....data.tables import ReadOptions
+from ....data.batching.encoding import Pairs, encode_pairs
+from ....data.readers.corpus import Corpus, fingerprint_of
+from ....data.readers.parallel import Pair, open_pairs
+from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....hub.opening import Tokenizers, load_model
 from ....models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of

@@ -17,7 +17,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ....data.pairs import Pair, Pairs
+from ....data.batching.encoding import Pairs
+from ....data.readers.parallel import Pair
 from ....evaluation.translation import report_translations, signatures
 from ....hub import opening
 from ....hub.model_directory import set_translation_defaults

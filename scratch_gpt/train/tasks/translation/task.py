@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
-from ....data.buckets import PairBatches, hide_tokens
-from ....data.pairs import Pairs
+from ....data.batching.bucketing import PairBatches, hide_tokens
+from ....data.batching.encoding import Pairs
 from ....errors import ScratchError
 from ....evaluation.processes import sum_over_processes
 from ....evaluation.translation import translate, translation_scores

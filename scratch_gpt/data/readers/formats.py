@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import ScratchError
+from ...errors import ScratchError
 from .delimited import Dialect, read_delimited
 from .files import open_text, plain_suffix
 

@@ -14,7 +14,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from ..errors import ScratchError
+from ...errors import ScratchError
 from .delimited import Dialect
 from .finding import Files
 from .formats import BadRowError, fingerprint_of_files

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
-from ..errors import ScratchError
-from ..untrusted import check_regular, leads_into
+from ...errors import ScratchError
+from ...untrusted import check_regular, leads_into
 from .files import ARCHIVES, kind_of
 
 METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..errors import ScratchError
+from ...errors import ScratchError
 from .conversations import Conversation, conversation_of, message_text, messages_of
 from .corpus import Corpus, Origin
 from .formats import BadRowError

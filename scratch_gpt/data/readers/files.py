@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO
 
-from ..errors import ScratchError
-from ..untrusted import check_regular
+from ...errors import ScratchError
+from ...untrusted import check_regular
 from .compressed import ERRORS, SUFFIXES, open_decompressed
 
 KINDS = {".txt": "text", ".text": "text", ".md": "text", ".csv": "csv", ".tsv": "csv", ".tab": "csv"}

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from ..errors import ScratchError
-from ..tokenization.training import encode_batch
-from ..untrusted import check_regular, read_json
-from .documents import SPLITS, Record, Sizes, TextReading, parts_of
-from .sources import Piece, Source
+from ...errors import ScratchError
+from ...tokenization.training import encode_batch
+from ...untrusted import check_regular, read_json
+from ..readers.sources import Piece, Source
+from ..readers.text import SPLITS, Record, Sizes, TextReading, parts_of
 
 FORMAT = 2
 DTYPES = ("<u2", "<u4")  # of tokens

@@ -13,9 +13,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .labelled import LabelledTokens
-from .pairs import Pairs
-from .tokens import Tokens
+from .encoding import LabelledTokens, Pairs
+from .token_lists import Tokens
 
 Batch = dict[str, torch.Tensor]
 Plan = list[tuple[int, np.ndarray]]  # for each batch: the length of its rows, and the numbers of its texts

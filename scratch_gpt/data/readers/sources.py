@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from . import stories
+from ..corpora import stories
 from .corpus import MOST_STORIES, Corpus, Origin, ReadCount, check_built_in_size
 from .files import open_text
 from .finding import Files, find_files

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..errors import ScratchError
-from ..untrusted import MAX_YAML_BYTES, parse_yaml, read_bytes, read_json
+from ...errors import ScratchError
+from ...untrusted import MAX_YAML_BYTES, parse_yaml, read_bytes, read_json
 from .files import kind_of
 from .folders import LINK_OUT, homes_of, is_own_file, place_in, select
 

@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import ScratchError
-from . import questions
+from ...errors import ScratchError
+from ..corpora import story_questions
 from .corpus import Corpus, Origin, check_built_in_size
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, check_unicode, find_column, open_table
@@ -80,12 +80,12 @@ def find_form(table: Table, messages_column: str | None) -> tuple[str, ...]:
 
 def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conversation]:
     split = options.split
-    if split not in questions.SPLITS:
-        raise ScratchError(f"the built-in questions have the splits {', '.join(questions.SPLITS)}, not {split!r}")
+    if split not in story_questions.SPLITS:
+        raise ScratchError(f"the built-in questions have the splits {', '.join(story_questions.SPLITS)}, not {split!r}")
     check_built_in_size("num_questions", count)
 
     def read() -> Iterator[Conversation]:
-        for talk in questions.questions(seed, count, split):
+        for talk in story_questions.questions(seed, count, split):
             messages: Conversation = []
             for question in talk:
                 told = f"{question.told} " if question.told and not messages else ""

@@ -13,12 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ScratchError
-from ..untrusted import check_regular
-from .cards import canonical_split, named_by_card, saved_to_disk, splits_by_name
+from ...errors import ScratchError
+from ...untrusted import check_regular
 from .compressed import SUFFIXES
 from .files import ARCHIVES, TABLE_SUFFIXES, kind_of, kind_of_named_file, why_no_kind
 from .folders import find_matches, list_folder
+from .split_files import canonical_split, named_by_card, saved_to_disk, splits_by_name
 
 TABLES = ("parquet", "arrow", "json", "csv")  # in order of preference, if two kinds have equally many files
 TEXTS_PER_TABLE = 3  # a folder with more texts than this for each table is a folder of texts

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import ScratchError
+from ...errors import ScratchError
+from ..splits import content_key, deal
 from .corpus import Corpus, Origin, ReadCount, data_fingerprint
-from .documents import TextReading
 from .sources import Source
-from .splits import content_key, deal
+from .text import TextReading
 
 T = TypeVar("T")
 SAMPLES, SAMPLE_CHARACTERS = 5, 1000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import ScratchError
-from . import stories
+from ...errors import ScratchError
+from ..corpora import stories
 from .conversations import MESSAGES, conversation_key, conversation_of, messages_of
 from .corpus import Corpus, Origin, check_built_in_size
 from .files import read_lines

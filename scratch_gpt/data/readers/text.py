@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ScratchError
+from ...errors import ScratchError
+from ..splits import hold_out
 from .corpus import ReadCount
 from .sources import Piece, Source
-from .splits import hold_out
 
 SPLITS = ("train", "validation")
 PROMPT_CHARACTERS = 200

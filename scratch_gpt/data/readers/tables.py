@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import ScratchError
-from .cards import canonical_split
+from ...errors import ScratchError
 from .delimited import Dialect, Quoting, find_dialect, is_number
 from .finding import Files, find_files
 from .formats import BadRowError, arrow_rows, delimited_rows, fingerprint_of_files, json_rows, read_columns, schema_of
+from .split_files import canonical_split
 
 SAMPLE_ROWS = 1000  # rows that are inspected to find the columns
 SAMPLE_CHARACTERS = 1 << 22  # of text in it, about

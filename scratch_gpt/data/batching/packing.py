@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .shards import Shard
+from .token_shards import Shard
 
 OPEN_ROWS = 256  # rows that wait for a piece that fits; more would pack a little tighter and shuffle a little less
 

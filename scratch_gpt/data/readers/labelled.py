@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerFast
-
-from ..errors import ScratchError
-from ..tokenization.training import encode_batch
-from . import german
+from ...errors import ScratchError
+from ..corpora import german_english
 from .corpus import Corpus, Origin, check_built_in_size
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_unicode, find_column, find_text_column, open_table, text_cell
-from .tokens import Tokens
 
-BATCH_TEXTS = 4096
 LONGEST_NUMBER = 20  # digits; longer ones are names
 
 Example = tuple[str, str]  # a text and the name of its label
@@ -54,12 +47,14 @@ def open_labelled(
 
 
 def _open_languages(options: ReadOptions, count: int, seed: int) -> Corpus[Example]:
-    if options.split not in german.SPLITS:
-        raise ScratchError(f"the built-in languages have the splits {', '.join(german.SPLITS)}, not {options.split!r}")
+    if options.split not in german_english.SPLITS:
+        raise ScratchError(
+            f"the built-in languages have the splits {', '.join(german_english.SPLITS)}, not {options.split!r}"
+        )
     check_built_in_size("num_texts", count)
 
     def read() -> Iterator[Example]:
-        for number, pair in enumerate(german.pairs(seed, count, options.split)):
+        for number, pair in enumerate(german_english.pairs(seed, count, options.split)):
             yield (pair.german, "de") if number % 2 else (pair.english, "en")
 
     fingerprint = f"languages-{options.split}-{count}-{seed}-{options.max_rows}"
@@ -144,48 +139,3 @@ def check_labels(examples: Sequence[Example], names: Sequence[str], source: str)
             f"{source} has the label{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown[:8]))}, the model knows "
             f"{', '.join(map(repr, names))}"
         )
-
-
-@dataclass(frozen=True)
-class LabelledTokens:
-    """Tokenised texts, their label ids (int64, shape (N,)), and the number of truncated texts (`long`)."""
-
-    tokens: Tokens
-    labels: np.ndarray
-    long: int
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-def encode_examples(
-    examples: Sequence[Example],
-    names: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    progress: Callable[[int], Any] = lambda count: None,
-) -> LabelledTokens:
-    """Tokenise texts with special tokens, truncated to `max_length` tokens.
-
-    Args:
-        examples: texts and their labels.
-        names: label names; a label id is an index into them.
-        tokenizer: a fast tokenizer; a special token at the end is kept when a text is truncated.
-        max_length: maximum length in tokens, including special tokens.
-        progress: called with the number of texts tokenised since the last call.
-    """
-    rows: list[list[int]] = []
-    for start in range(0, len(examples), BATCH_TEXTS):
-        texts = [text for text, _ in examples[start : start + BATCH_TEXTS]]
-        rows += encode_batch(tokenizer, texts, add_special_tokens=True)
-        progress(len(texts))
-    long = sum(len(row) > max_length for row in rows)
-    ends_with_special = bool(rows) and rows[0][-1] in tokenizer.all_special_ids
-    keep = max_length - 1
-    rows = [
-        row if len(row) <= max_length else row[:keep] + row[-1:] if ends_with_special else row[:max_length]
-        for row in rows
-    ]
-    number_of = {name: number for number, name in enumerate(names)}
-    labels = np.array([number_of[label] for _, label in examples], dtype=np.int64)
-    return LabelledTokens(Tokens.of(rows), labels, long)

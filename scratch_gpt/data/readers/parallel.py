@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice, zip_longest
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
-from ..errors import ScratchError
-from ..tokenization.training import encode_batch
-from ..untrusted import check_regular
-from . import german
-from .cards import canonical_split
+from ...errors import ScratchError
+from ...untrusted import check_regular
+from ..corpora import german_english
 from .compressed import SUFFIXES
 from .corpus import Corpus, Origin, check_built_in_size, fingerprint_of
 from .files import kind_of, read_lines
 from .folders import list_folder
 from .formats import BadRowError, fingerprint_of_files
+from .split_files import canonical_split
 from .tables import ReadOptions, Table, open_table, refuse_csv_options, text_cell
-from .tokens import Tokens
-
-BATCH_PAIRS = 4096
 
 Pair = tuple[str, str]
 
@@ -73,13 +66,15 @@ def open_pairs(
 def _open_grammar(source_lang: str, target_lang: str, options: ReadOptions, count: int, seed: int) -> Corpus[Pair]:
     if {source_lang, target_lang} != {"de", "en"}:
         raise ScratchError(f"the built-in grammar knows 'de' and 'en', not {source_lang!r} to {target_lang!r}")
-    if options.split not in german.SPLITS:
-        raise ScratchError(f"the built-in grammar has the splits {', '.join(german.SPLITS)}, not {options.split!r}")
+    if options.split not in german_english.SPLITS:
+        raise ScratchError(
+            f"the built-in grammar has the splits {', '.join(german_english.SPLITS)}, not {options.split!r}"
+        )
     check_built_in_size("num_pairs", count)
     backwards = source_lang == "en"
 
     def read() -> Iterator[Pair]:
-        for pair in german.pairs(seed, count, options.split):
+        for pair in german_english.pairs(seed, count, options.split):
             yield (pair.english, pair.german) if backwards else (pair.german, pair.english)
 
     fingerprint = f"grammar-{source_lang}-{options.split}-{count}-{seed}-{options.max_rows}"
@@ -181,47 +176,3 @@ def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOpt
 def _languages_of(table: Table) -> str:
     nested = table.sample()[0].get("translation")
     return ", ".join(map(repr, nested if isinstance(nested, dict) else table.columns()))
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Tokenised pairs, and the number of pairs with a side longer than the limit (`long`)."""
-
-    source: Tokens
-    target: Tokens
-    long: int
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-
-def encode_pairs(
-    pairs: Iterator[Pair],
-    source_tokenizer: PreTrainedTokenizerFast,
-    target_tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    skip_long: bool,
-    progress: Callable[[int], Any] = lambda count: None,
-) -> Pairs:
-    """Tokenise pairs and append `<eos>` to both sides.
-
-    Args:
-        pairs: source and target texts.
-        source_tokenizer, target_tokenizer: the tokenizer of each side.
-        max_length: maximum length in tokens, including `<eos>`.
-        skip_long: skip pairs with a longer side instead of truncating them.
-        progress: called with the number of pairs tokenised since the last call.
-    """
-    sides: tuple[list, list] = ([], [])
-    tokenizers, long = (source_tokenizer, target_tokenizer), 0
-    while batch := list(islice(pairs, BATCH_PAIRS)):
-        encoded = [encode_batch(t, list(texts)) for t, texts in zip(tokenizers, zip(*batch, strict=True), strict=True)]
-        for pair in zip(*encoded, strict=True):
-            too_long = any(len(ids) >= max_length for ids in pair)
-            long += too_long
-            if too_long and skip_long:
-                continue
-            for tokenizer, ids, side in zip(tokenizers, pair, sides, strict=True):
-                side.append([*ids[: max_length - 1], tokenizer.eos_token_id])
-        progress(len(batch))
-    return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), long)

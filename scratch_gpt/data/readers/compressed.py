@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import ScratchError
+from ...errors import ScratchError
 
 
 def _open_zstandard(path: Path, mode: str) -> Any:

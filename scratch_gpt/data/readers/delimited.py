@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ..errors import ScratchError
+from ...errors import ScratchError
 from .files import open_text, plain_suffix
 
 Quoting = Literal["csv", "backslash", "none"]

@@ -1,0 +1,1 @@
+"""From examples to batches: tokenised texts, packed rows, buckets of similar length."""

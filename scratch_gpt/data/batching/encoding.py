@@ -1,0 +1,110 @@
+"""Tokenise pairs and labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from ...tokenization.training import encode_batch
+from ..readers.labelled import Example
+from ..readers.parallel import Pair
+from .token_lists import Tokens
+
+BATCH_PAIRS = 4096
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Tokenised pairs, and the number of pairs with a side longer than the limit (`long`)."""
+
+    source: Tokens
+    target: Tokens
+    long: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def encode_pairs(
+    pairs: Iterator[Pair],
+    source_tokenizer: PreTrainedTokenizerFast,
+    target_tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    skip_long: bool,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> Pairs:
+    """Tokenise pairs and append `<eos>` to both sides.
+
+    Args:
+        pairs: source and target texts.
+        source_tokenizer, target_tokenizer: the tokenizer of each side.
+        max_length: maximum length in tokens, including `<eos>`.
+        skip_long: skip pairs with a longer side instead of truncating them.
+        progress: called with the number of pairs tokenised since the last call.
+    """
+    sides: tuple[list, list] = ([], [])
+    tokenizers, long = (source_tokenizer, target_tokenizer), 0
+    while batch := list(islice(pairs, BATCH_PAIRS)):
+        encoded = [encode_batch(t, list(texts)) for t, texts in zip(tokenizers, zip(*batch, strict=True), strict=True)]
+        for pair in zip(*encoded, strict=True):
+            too_long = any(len(ids) >= max_length for ids in pair)
+            long += too_long
+            if too_long and skip_long:
+                continue
+            for tokenizer, ids, side in zip(tokenizers, pair, sides, strict=True):
+                side.append([*ids[: max_length - 1], tokenizer.eos_token_id])
+        progress(len(batch))
+    return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), long)
+
+
+BATCH_TEXTS = 4096
+
+
+@dataclass(frozen=True)
+class LabelledTokens:
+    """Tokenised texts, their label ids (int64, shape (N,)), and the number of truncated texts (`long`)."""
+
+    tokens: Tokens
+    labels: np.ndarray
+    long: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def encode_examples(
+    examples: Sequence[Example],
+    names: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> LabelledTokens:
+    """Tokenise texts with special tokens, truncated to `max_length` tokens.
+
+    Args:
+        examples: texts and their labels.
+        names: label names; a label id is an index into them.
+        tokenizer: a fast tokenizer; a special token at the end is kept when a text is truncated.
+        max_length: maximum length in tokens, including special tokens.
+        progress: called with the number of texts tokenised since the last call.
+    """
+    rows: list[list[int]] = []
+    for start in range(0, len(examples), BATCH_TEXTS):
+        texts = [text for text, _ in examples[start : start + BATCH_TEXTS]]
+        rows += encode_batch(tokenizer, texts, add_special_tokens=True)
+        progress(len(texts))
+    long = sum(len(row) > max_length for row in rows)
+    ends_with_special = bool(rows) and rows[0][-1] in tokenizer.all_special_ids
+    keep = max_length - 1
+    rows = [
+        row if len(row) <= max_length else row[:keep] + row[-1:] if ends_with_special else row[:max_length]
+        for row in rows
+    ]
+    number_of = {name: number for number, name in enumerate(names)}
+    labels = np.array([number_of[label] for _, label in examples], dtype=np.int64)
+    return LabelledTokens(Tokens.of(rows), labels, long)

@@ -32,14 +32,14 @@ _LAZY = {
     "ScratchEncoderForSequenceClassification": "models.modeling_scratch_encoder",
     "ScratchBigramConfig": "models.configuration_scratch_bigram",
     "ScratchBigramForCausalLM": "models.modeling_scratch_bigram",
-    "import_native": "hub.twins",
-    "export_native": "hub.twins",
+    "import_native": "hub.native.convert",
+    "export_native": "hub.native.convert",
     "train_tokenizer": "tokenization.training",
 }
 __all__ = ["__version__", *sorted(_LAZY)]
 
 if TYPE_CHECKING:
-    from .hub.twins import export_native, import_native
+    from .hub.native.convert import export_native, import_native
     from .models.configuration_scratch_bigram import ScratchBigramConfig
     from .models.configuration_scratch_encoder import ScratchEncoderConfig
     from .models.configuration_scratch_gpt import ScratchGPTConfig

@@ -14,7 +14,7 @@ from conftest import PROJECT, run_here, save_tiny
 from forked_python import start_python
 
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.opening import load_model, open_tokenizer
+from scratch_gpt.hub.loading import load_model, open_tokenizer
 
 # Code that a checkpoint brings
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from scratch_gpt import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification, train_tokenizer
 from scratch_gpt.cli.app import open_model
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.opening import choose_device, choose_dtype, load_model
+from scratch_gpt.hub.loading import choose_device, choose_dtype, load_model
 from scratch_gpt.rl.rewards import open_reward
 
 TEXT = "a b c " * 40

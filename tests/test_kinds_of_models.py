@@ -6,7 +6,7 @@ from test_twin_settings import FAMILIES, native_with
 
 from scratch_gpt import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.opening import load_model
+from scratch_gpt.hub.loading import load_model
 
 MODELS = {
     "causal": lambda: tiny_model("llama"),

@@ -8,7 +8,7 @@ from conftest import save_tiny
 from scratch_gpt import export_native
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.directory_checks import INDEX, check_files
-from scratch_gpt.hub.opening import load_model, open_tokenizer
+from scratch_gpt.hub.loading import load_model, open_tokenizer
 
 
 @pytest.mark.parametrize("content", [[], 5, "x", None, {}, {"weight_map": []}, {"weight_map": {"a": 1}}])

@@ -15,10 +15,11 @@ from conftest import SHARED
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.bucketing import PairBatches, bucket_length
 from scratch_gpt.data.batching.encoding import Pairs, encode_pairs
-from scratch_gpt.data.readers.parallel import Tokens, open_pairs
+from scratch_gpt.data.batching.token_lists import Tokens
+from scratch_gpt.data.readers.parallel import open_pairs
 from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.opening import Tokenizers
+from scratch_gpt.hub.loading import Tokenizers
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 from scratch_gpt.train.tasks.translation.task import Translation
 

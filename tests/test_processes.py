@@ -16,7 +16,7 @@ from scratch_gpt.data.batching.encoding import encode_pairs
 from scratch_gpt.data.batching.token_shards import prepare
 from scratch_gpt.data.readers.parallel import open_pairs
 from scratch_gpt.data.readers.sources import open_source
-from scratch_gpt.hub.opening import Tokenizers
+from scratch_gpt.hub.loading import Tokenizers
 from scratch_gpt.train.engine.task import DataState
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 from scratch_gpt.train.tasks.translation.task import Translation

@@ -19,7 +19,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 from scratch_gpt.errors import ScratchError, tokenizer_errors
 from scratch_gpt.hub.directory_checks import check_size
-from scratch_gpt.hub.opening import check_vocabulary, load_model, open_tokenizer
+from scratch_gpt.hub.loading import check_vocabulary, load_model, open_tokenizer
 from scratch_gpt.rl.rewards import judge, open_reward
 from scratch_gpt.tokenization.safety import check_template, render_chat
 from scratch_gpt.untrusted import parse_json, parse_yaml, read_bytes, read_yaml

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hub.opening import load_model, open_tokenizer
+from scratch_gpt.hub.loading import load_model, open_tokenizer
 
 
 @pytest.fixture(scope="module")

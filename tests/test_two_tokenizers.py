@@ -4,7 +4,7 @@ import pytest
 from conftest import run_here, tiny_seq2seq
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.hub.opening import open_tokenizers
+from scratch_gpt.hub.loading import open_tokenizers
 
 
 @pytest.mark.parametrize("separate", [True, False])

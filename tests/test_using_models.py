@@ -26,7 +26,7 @@ from scratch_gpt.cli.texts import one_line
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.chat import answer
 from scratch_gpt.evaluation.translation import translate
-from scratch_gpt.hub.opening import load_model, open_tokenizer
+from scratch_gpt.hub.loading import load_model, open_tokenizer
 from scratch_gpt.hub.push import verify_loads_without_package
 from scratch_gpt.models.pipeline_scratch_translation import ScratchTranslationPipeline, longest_translation
 from scratch_gpt.rl.rollouts import fitting_prompts, room_for

@@ -82,7 +82,7 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
 
     from ..auto import register
     from ..hardware import use_all_cores
-    from ..hub.opening import check_vocabulary, choose_device, choose_dtype, load_model, open_tokenizer
+    from ..hub.loading import check_vocabulary, choose_device, choose_dtype, load_model, open_tokenizer
 
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
@@ -97,7 +97,7 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
 
 def open_translator(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
     """An encoder-decoder and the tokenizers of its two sides; arguments as of `open_model`."""
-    from ..hub.opening import open_tokenizers
+    from ..hub.loading import open_tokenizers
 
     model, _ = open_model(name, trust_remote_code, device, dtype)
     if not model.config.is_encoder_decoder:

@@ -19,7 +19,7 @@ def export_command(
 
     Example: `scratch-gpt export runs/gpt runs/native`
     """
-    from ..hub.twins import export_native
+    from ..hub.native.convert import export_native
 
     _convert(model, output_dir, export_native)
 
@@ -32,7 +32,7 @@ def import_command(
 
     Example: `scratch-gpt import runs/native runs/imported`
     """
-    from ..hub.twins import import_native
+    from ..hub.native.convert import import_native
 
     _convert(model, output_dir, import_native)
 

@@ -71,7 +71,7 @@ def _lengths(
     from ..auto import register
     from ..data.readers.summary import length_statistics
     from ..errors import ScratchError
-    from ..hub.opening import open_tokenizer
+    from ..hub.loading import open_tokenizer
     from ..tokenization.training import BUILDERS, encode_batch, train_tokenizer
 
     if name in BUILDERS:

@@ -102,7 +102,7 @@ def evaluate(
         return
     if kind == "seq2seq":
         from ..data.readers.parallel import open_pairs
-        from ..hub.opening import open_tokenizers
+        from ..hub.loading import open_tokenizers
         from .translate import check_languages
 
         languages = check_languages(opened, source_lang, target_lang)

@@ -64,7 +64,7 @@ def rewarded_completions(
 
     from ..data.readers.prompts import open_prompts
     from ..data.readers.tables import ReadOptions
-    from ..hub.opening import choose_dtype
+    from ..hub.loading import choose_dtype
     from ..rl import rewards, rollouts
     from ..tokenization.chat import encode_prompt
 

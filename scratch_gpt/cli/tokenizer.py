@@ -131,7 +131,7 @@ def compare(
 
 def _open(name: str) -> PreTrainedTokenizerFast:
     from ..auto import register
-    from ..hub.opening import open_tokenizer
+    from ..hub.loading import open_tokenizer
 
     register()  # without it, transformers warns of the model's type
     return open_tokenizer(name, trust_remote_code=False)

@@ -19,10 +19,10 @@ from ..redaction import is_secret
 from ..tokenization.safety import check_growth
 from ..untrusted import read_json
 from .directory_checks import check_size
+from .loading import load_model
 from .model_directory import AUTO_CLASSES, copy_tokenizers, kind_of_model
-from .opening import load_model
+from .native.convert import export_native
 from .staging import DOCUMENTS, staged
-from .twins import export_native
 
 VERIFICATION_TIMEOUT = 900.0  # seconds that a model may take to load and to generate two tokens
 

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 
 from ..errors import ScratchError
+from ..hub.loading import load_model, open_tokenizer
 from ..hub.model_directory import kind_of_model
-from ..hub.opening import load_model, open_tokenizer
 from ..untrusted import bounded
 
 Reward = Callable[..., Sequence[float]]

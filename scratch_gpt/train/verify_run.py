@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from ..errors import ScratchError
-from ..hub.opening import load_model
+from ..hub.loading import load_model
 from .arguments.training import check_arguments
 from .checkpoints.checkpoint import TENSORS, checkpoint_folders
 from .checkpoints.manifest import damage

@@ -24,7 +24,7 @@ from ...data.readers.sources import Source, open_source
 from ...data.readers.summary import SAMPLE_CHARACTERS, SAMPLES, DataSummary, read_parts, summarise, summarise_texts
 from ...data.readers.tables import ReadOptions
 from ...errors import ScratchError
-from ...hub.opening import open_tokenizer
+from ...hub.loading import open_tokenizer
 from ...terminal import SafeConsole
 from ...tokenization.training import BUILDERS, Template, train_tokenizer
 from ..arguments.training import DatasetArguments, TrainingArguments, check_arguments

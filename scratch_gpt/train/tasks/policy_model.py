@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
-from ...hub.opening import load_model, open_tokenizer
+from ...hub.loading import load_model, open_tokenizer
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from .common import dropout_fields
 from .policy_arguments import PolicyModelArguments

@@ -15,8 +15,8 @@ from ....data.readers.labelled import Example, collect_labels, open_labelled
 from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.classification import label_names_of
+from ....hub.loading import load_model, open_config
 from ....hub.model_directory import kind_of_model
-from ....hub.opening import load_model, open_config
 from ....models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ....models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
 from ....models.modeling_scratch_gpt import ScratchGPTForSequenceClassification

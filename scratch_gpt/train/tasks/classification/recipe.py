@@ -23,7 +23,7 @@ from ....data.batching.encoding import LabelledTokens
 from ....data.readers.labelled import Example, check_labels
 from ....errors import ScratchError
 from ....evaluation.classification import report_classifier
-from ....hub import opening
+from ....hub import loading
 from ....models.configuration_scratch_encoder import PRESETS
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -88,7 +88,7 @@ def load_or_train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
     if origin is not None:
-        return opening.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
+        return loading.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
     encoder = model_args.preset in PRESETS
     tokenizer: PreTrainedTokenizerFast = build.build_label_tokenizer(
         data, found.parts["train"], model_args.context_length, encoder
@@ -108,7 +108,7 @@ def load_or_build_model(
         model: Any = build.load_classifier(str(origin), model_args, names)
     else:
         model = build.build_classifier(model_args, tokenizer, names)
-    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    loading.check_vocabulary(tokenizer, model.config.vocab_size)
     choose_attention(model, accelerator.device, _max_length(model, model_args))
     return model
 

@@ -21,7 +21,7 @@ from ....data.readers.preferences import Preference, open_preferences
 from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.chat import report_completions
-from ....hub import opening
+from ....hub import loading
 from ....rl.rollouts import pad_of
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -95,7 +95,7 @@ def load_models(
 ) -> tuple[Any, PreTrainedModel]:
     """The policy and the reference model, on the device and in evaluation mode."""
     policy, reference = load_policy(model_args, resume_from)
-    opening.check_vocabulary(tokenizer, policy.config.vocab_size)
+    loading.check_vocabulary(tokenizer, policy.config.vocab_size)
     for model in (policy, reference):
         choose_attention(model, accelerator.device, policy.config.max_position_embeddings)
     return policy, reference.to(accelerator.device).eval()

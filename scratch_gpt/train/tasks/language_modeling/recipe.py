@@ -23,7 +23,7 @@ from ....data.readers.corpus import data_fingerprint
 from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....evaluation.reload import report_reloaded
-from ....hub import opening
+from ....hub import loading
 from ....hub.model_directory import set_generation_defaults
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -69,7 +69,7 @@ def load_or_train_tokenizer(
     """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
-        return opening.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
+        return loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
     length = _default_length(model_args)
     return common.build_tokenizer(
         data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), length
@@ -86,14 +86,14 @@ def load_or_build_model(
     context_length = _default_length(model_args)
     if origin is not None:
         dropouts = common.dropout_fields(model_args)
-        model = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+        model = loading.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
         if model_args.context_length is None:
             context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
     else:
         ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model = build_model(build_config(model_args, len(tokenizer), context_length, ids))
         set_generation_defaults(model, tokenizer)
-    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    loading.check_vocabulary(tokenizer, model.config.vocab_size)
     choose_attention(model, accelerator.device, context_length, all_alike=True)
     return model, context_length
 

@@ -23,7 +23,7 @@ from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
 from ....evaluation.masked import report_guesses
-from ....hub import opening
+from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
 from ...engine.task import check_sharding
@@ -71,7 +71,7 @@ def load_or_train_tokenizer(
     """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one; with a mask token."""
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
-        tokenizer = opening.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
+        tokenizer = loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
     else:
         length = model_args.context_length
         tokenizer = common.build_tokenizer(
@@ -91,10 +91,10 @@ def load_or_build_model(
     """The model of the checkpoint, or a new one."""
     if origin is not None:
         dropouts = common.dropout_fields(model_args)
-        model: Any = opening.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
+        model: Any = loading.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
     else:
         model = build_masked_model(model_args, tokenizer)
-    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    loading.check_vocabulary(tokenizer, model.config.vocab_size)
     choose_attention(model, accelerator.device, _row_length(model, model_args))
     return model
 

@@ -23,7 +23,7 @@ from ....data.readers.prompts import Prompt, open_prompts
 from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.chat import report_completions
-from ....hub import opening
+from ....hub import loading
 from ....rl import rollouts
 from ....rl.rewards import open_reward
 from ....rl.value_head import add_value_head, without_value_head
@@ -107,7 +107,7 @@ def load_models(
 ) -> tuple[Any, PreTrainedModel]:
     """The policy and the reference model."""
     policy, reference = load_policy(model_args, resume_from)
-    opening.check_vocabulary(tokenizer, policy.config.vocab_size)
+    loading.check_vocabulary(tokenizer, policy.config.vocab_size)
     return policy, reference
 
 

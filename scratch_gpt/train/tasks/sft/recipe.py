@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from ....data.readers.conversations import Conversation
 from ....errors import ScratchError
 from ....evaluation.chat import report_answers
-from ....hub import opening
+from ....hub import loading
 from ....hub.model_directory import ToPublished, set_chat_defaults
 from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations
 from ...engine.recipe import DataPreview, Job, Recipe
@@ -93,7 +93,7 @@ def read(data: ConversationArguments, args: InstructionArguments) -> ReadExample
 def load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
     """The tokenizer of the checkpoint, with a chat template."""
     origin = str(resume_from or model_args.init_from)
-    return opening.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
+    return loading.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
 
 
 def load_model(
@@ -107,8 +107,8 @@ def load_model(
     origin = resume_from or model_args.init_from
     assert origin is not None
     dropouts = common.dropout_fields(model_args)
-    model: Any = opening.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
-    opening.check_vocabulary(tokenizer, model.config.vocab_size)
+    model: Any = loading.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+    loading.check_vocabulary(tokenizer, model.config.vocab_size)
     most = getattr(model.config, "max_position_embeddings", None) or common.DEFAULT_CONTEXT_LENGTH
     context_length = model_args.context_length or min(most, common.DEFAULT_CONTEXT_LENGTH)
     if not 1 <= context_length <= most:

@@ -15,7 +15,7 @@ from ....data.readers.corpus import Corpus, fingerprint_of
 from ....data.readers.parallel import Pair, open_pairs
 from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
-from ....hub.opening import Tokenizers, load_model
+from ....hub.loading import Tokenizers, load_model
 from ....models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ....models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from ....terminal import SafeConsole

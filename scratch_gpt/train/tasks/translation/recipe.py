@@ -20,9 +20,9 @@ from accelerate import Accelerator
 from ....data.batching.encoding import Pairs
 from ....data.readers.parallel import Pair
 from ....evaluation.translation import report_translations, signatures
-from ....hub import opening
+from ....hub import loading
+from ....hub.loading import Tokenizers
 from ....hub.model_directory import set_translation_defaults
-from ....hub.opening import Tokenizers
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
 from ...engine.task import check_sharding
@@ -66,8 +66,8 @@ def load_or_train_tokenizers(
 ) -> Tokenizers:
     """The tokenizers of the checkpoint, or new ones."""
     if origin is not None:
-        config = opening.open_config(origin, model_args.trust_remote_code)
-        return opening.open_tokenizers(str(origin), config, model_args.trust_remote_code)
+        config = loading.open_config(origin, model_args.trust_remote_code)
+        return loading.open_tokenizers(str(origin), config, model_args.trust_remote_code)
     return build.build_tokenizers(data, found.parts["train"])
 
 
@@ -85,7 +85,7 @@ def load_or_build_model(
         model = build.build_model(model_args, data, tokenizers)
         set_translation_defaults(model, tokenizers.target, model_args.num_beams)
     for tokenizer, size in zip(tokenizers, (model.config.vocab_size, model.config.decoder_vocab_size), strict=True):
-        opening.check_vocabulary(tokenizer, size)
+        loading.check_vocabulary(tokenizer, size)
     choose_attention(model, accelerator.device, _max_length(model, data))
     return model
 

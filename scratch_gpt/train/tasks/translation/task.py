@@ -15,7 +15,7 @@ from ....data.batching.encoding import Pairs
 from ....errors import ScratchError
 from ....evaluation.processes import sum_over_processes
 from ....evaluation.translation import translate, translation_scores
-from ....hub.opening import Tokenizers
+from ....hub.loading import Tokenizers
 from ....metrics import Metric
 from ....models.modeling_scratch_seq2seq import shift_right
 from ...checkpoints.checkpoint import unwrapped

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..models.configuration_block import ROPE_TYPES, TransformerBlockConfig
-from ..models.feed_forward import ACTIVATIONS
+from ...models.configuration_block import ROPE_TYPES, TransformerBlockConfig
+from ...models.feed_forward import ACTIVATIONS
 
 Weights = dict[str, torch.Tensor]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..errors import ScratchError
-from .decoder_twins import GPT2Twin, LlamaTwin, NanoChatTwin
-from .encoder_twins import BertClassifierTwin, BertMaskedLMTwin
-from .seq2seq_twins import MarianTwin
+from ...errors import ScratchError
+from .bert import BertClassifierTwin, BertMaskedLMTwin
+from .gpt import GPT2Twin, LlamaTwin, NanoChatTwin
+from .marian import MarianTwin
 from .twin import Twin, Weights
 
 TWINS: tuple[Twin, ...] = (

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedConfig
 
-from ..models.configuration_scratch_encoder import ScratchEncoderConfig
-from ..models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification
+from ...models.configuration_scratch_encoder import ScratchEncoderConfig
+from ...models.modeling_scratch_encoder import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification
 from .twin import Twin, Weights
 
 POSITIONS, TYPES = "model.embed_positions.weight", "bert.embeddings.token_type_embeddings.weight"

@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from ..models.configuration_scratch_gpt import ScratchGPTConfig
-from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ...models.configuration_scratch_gpt import ScratchGPTConfig
+from ...models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .twin import Twin, Weights
 
 SIZES = {name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")}

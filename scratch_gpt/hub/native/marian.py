@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import MarianConfig, MarianMTModel, PreTrainedConfig
 
-from ..models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
-from ..models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
+from ...models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+from ...models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from .twin import Twin, Weights
 
 # Which side of a weight runs over the features that the blocks hand on: its columns, or its rows.

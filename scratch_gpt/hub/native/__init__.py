@@ -1,0 +1,1 @@
+"""The same weights in transformers' own classes, both ways."""

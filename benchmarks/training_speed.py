@@ -45,7 +45,7 @@ from transformers import (
 from transformers.utils import logging
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
-from scratch_gpt.evaluation.language import sum_of_losses
+from scratch_gpt.evaluation.language_modeling import sum_of_losses
 from scratch_gpt.hardware import chooses_bf16, keep_memory, use_all_cores
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.performance.attention_choice import choose_attention

@@ -15,7 +15,7 @@ from scratch_gpt.data.batching.bucketing import Buckets
 from scratch_gpt.data.batching.packing import Rows
 from scratch_gpt.data.batching.token_shards import Shard, prepare
 from scratch_gpt.data.readers.sources import open_source
-from scratch_gpt.evaluation.language import evaluate_text
+from scratch_gpt.evaluation.language_modeling import evaluate_text
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 
 BOS, PAD = 1, 0

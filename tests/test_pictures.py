@@ -7,8 +7,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from scratch_gpt.evaluation.attention import plot_attention
 from scratch_gpt.evaluation.classification import plot_confusion
+from scratch_gpt.evaluation.cross_attention import plot_attention
 
 
 @pytest.fixture

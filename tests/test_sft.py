@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 from scratch_gpt.data.corpora.story_questions import SPLITS
 from scratch_gpt.evaluation.chat import answer
-from scratch_gpt.evaluation.language import sum_of_losses
+from scratch_gpt.evaluation.language_modeling import sum_of_losses
 from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations
 from scratch_gpt.train.tasks.sft.task import Instructions
 

@@ -1,7 +1,7 @@
 """What is said of generated stories."""
 
 from scratch_gpt.data.corpora import stories
-from scratch_gpt.evaluation.stories import Verdict, judge_stories
+from scratch_gpt.evaluation.story_report import Verdict, judge_stories
 
 
 def test_sentences_are_counted_parsed_and_looked_up():

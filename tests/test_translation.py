@@ -202,7 +202,7 @@ def test_translate_and_evaluate_as_commands(run, tmp_path):
 
 
 def test_attention_between_words_adds_up(run):
-    from scratch_gpt.evaluation.attention import word_attention
+    from scratch_gpt.evaluation.cross_attention import word_attention
 
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run)
     text, written = "Der Mann, der schläft, kauft Gartenlampen.", "The man buys garden lamps."

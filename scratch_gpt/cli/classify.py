@@ -31,7 +31,7 @@ def classify(
     from tqdm import tqdm
 
     from ..evaluation import classification
-    from ..evaluation.masked import probability_bars
+    from ..evaluation.masked_lm import probability_bars
     from ..terminal import SafeConsole
 
     texts = read_texts(text, file)

@@ -80,7 +80,7 @@ def evaluate(
     from ..data.readers.sources import open_source
     from ..data.readers.tables import ReadOptions
     from ..errors import ScratchError
-    from ..evaluation.language import evaluate_text
+    from ..evaluation.language_modeling import evaluate_text
     from ..hub.model_directory import kind_of_model
     from ..terminal import SafeConsole
 

@@ -24,7 +24,7 @@ def fill(
     Example: `scratch-gpt fill runs/encoder "One day, Anna has two old <mask>."`
     """
     from ..errors import ScratchError
-    from ..evaluation.masked import guess_masked, print_guesses
+    from ..evaluation.masked_lm import guess_masked, print_guesses
     from ..terminal import SafeConsole
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)

@@ -37,7 +37,7 @@ def judge(
 
     from rich.table import Table
 
-    from ..evaluation.stories import judge_stories
+    from ..evaluation.story_report import judge_stories
     from ..rl import rollouts
     from ..terminal import SafeConsole
 

@@ -80,7 +80,7 @@ def translate(
         output.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{len(lines):,} lines in {output}")
     if attention is not None:
-        from ..evaluation.attention import plot_attention, word_attention
+        from ..evaluation.cross_attention import plot_attention, word_attention
 
         words = word_attention(opened, tokenizers.source, tokenizers.target, texts[0], written[0])
         plot_attention(*words, attention)

@@ -15,7 +15,7 @@ from ..data.batching.token_shards import Shard
 from ..data.readers.conversations import Conversation
 from ..terminal import SafeConsole
 from ..tokenization.chat import encode_prompt
-from .language import language_figures
+from .language_modeling import language_figures
 from .positions import generate, new_tokens_within, pad_rows, position_limit
 
 QUESTIONS, TEST_ROWS = 3, 8

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 
 from ..data.batching.token_shards import Shard
 from ..terminal import SafeConsole
-from .stories import judge_stories
+from .story_report import judge_stories
 
 STORIES = 40
 TEXTS = 2

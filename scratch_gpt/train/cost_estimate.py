@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..evaluation.language import sum_of_losses
+from ..evaluation.language_modeling import sum_of_losses
 from ..hardware import chooses_bf16
 from ..models.loss import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ....data.batching.packing import RowPlan, Rows
 from ....data.batching.token_shards import Shard
-from ....evaluation.language import language_figures, sum_of_losses
+from ....evaluation.language_modeling import language_figures, sum_of_losses
 from ....evaluation.positions import generate
 from ....metrics import Metric, Panel
 from ...checkpoints.random_state import forked_random_state

@@ -22,7 +22,7 @@ from ....data.readers.corpus import data_fingerprint
 from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
-from ....evaluation.masked import report_guesses
+from ....evaluation.masked_lm import report_guesses
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start

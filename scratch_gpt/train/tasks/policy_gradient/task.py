@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ....data.readers.prompts import Prompt
 from ....errors import TrainingError
-from ....evaluation.stories import judge_stories
+from ....evaluation.story_report import judge_stories
 from ....metrics import Metric, Panel
 from ....rl import losses, rollouts
 from ....rl.rewards import Reward, judge

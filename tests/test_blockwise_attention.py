@@ -8,7 +8,7 @@ from test_compiling import needs_compiler
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from scratch_gpt import ScratchEncoderForMaskedLM
-from scratch_gpt.models import decoding
+from scratch_gpt.models import fast_decoding
 from scratch_gpt.models.attention import eager_attention_forward
 from scratch_gpt.train.performance import blockwise_attention
 from scratch_gpt.train.performance.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, PLAIN_ROW, SHORT_ROW
@@ -160,8 +160,8 @@ def test_an_encoder_looks_both_ways():
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", BLOCKWISE])
 def test_attention_that_is_the_same_function_keeps_the_lean_step(attention, monkeypatch):
-    steps, step = [], decoding.StepDecoder.step
-    monkeypatch.setattr(decoding.StepDecoder, "step", lambda self, ids: steps.append(ids) or step(self, ids))
+    steps, step = [], fast_decoding.StepDecoder.step
+    monkeypatch.setattr(fast_decoding.StepDecoder, "step", lambda self, ids: steps.append(ids) or step(self, ids))
     model, ids = tiny_model("llama"), torch.randint(3, 99, (1, 6))
     model.set_attn_implementation(attention)
     model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)

@@ -10,7 +10,7 @@ from transformers import DynamicCache, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from scratch_gpt import ScratchGPTForCausalLM, ScratchGPTModel
-from scratch_gpt.models import decoding, generation
+from scratch_gpt.models import fast_decoding, fast_generation
 from scratch_gpt.models.normalization import LayerNorm
 
 SHAPES = [{}, {"num_key_value_heads": 2}]
@@ -28,30 +28,30 @@ ASKED = {
 def steps(monkeypatch):
     """How many lean steps were taken, as the length of a list."""
     taken: list[int] = []
-    step = decoding.StepDecoder.step
+    step = fast_decoding.StepDecoder.step
 
     def counted(self, token_ids):
         taken.append(len(token_ids))
         return step(self, token_ids)
 
-    monkeypatch.setattr(decoding.StepDecoder, "step", counted)
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 5)  # so that the room must grow
+    monkeypatch.setattr(fast_decoding.StepDecoder, "step", counted)
+    monkeypatch.setattr(fast_decoding, "FIRST_ROOM", 5)  # so that the room must grow
     return taken
 
 
 def both_ways(model, monkeypatch, steps, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
     """What `generate` writes by lean steps and by transformers' own loop, from the same seed."""
     torch.manual_seed(7)
-    lean = model.generate(**kwargs)
-    written = lean.shape[1] - (1 if model.config.is_encoder_decoder else kwargs["input_ids"].shape[1])
+    functional_norm = model.generate(**kwargs)
+    written = functional_norm.shape[1] - (1 if model.config.is_encoder_decoder else kwargs["input_ids"].shape[1])
     assert len(steps) >= written - 1  # the first comes from the prompt; beams go on after the best has ended
     before = len(steps)
     with monkeypatch.context() as patched:
-        patched.setattr(generation, "is_plain", lambda *_: False)
+        patched.setattr(fast_generation, "is_plain", lambda *_: False)
         torch.manual_seed(7)
         own = model.generate(**kwargs)
     assert len(steps) == before
-    return lean, own
+    return functional_norm, own
 
 
 def padded(rows: int = 3, length: int = 8, side: str = "left") -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,8 +69,8 @@ def test_the_gpt_writes_the_same_tokens(preset, shape, asked, steps, monkeypatch
     ids, mask = padded()
     for given in ({"input_ids": ids, "attention_mask": mask}, {"input_ids": ids.clamp(min=3)}):
         steps.clear()
-        lean, own = both_ways(model, monkeypatch, steps, max_new_tokens=30, **given, **ASKED[asked])
-        assert torch.equal(lean, own)
+        functional_norm, own = both_ways(model, monkeypatch, steps, max_new_tokens=30, **given, **ASKED[asked])
+        assert torch.equal(functional_norm, own)
 
 
 @pytest.mark.parametrize("asked", ["greedy", "beams"])
@@ -80,8 +80,8 @@ def test_in_float32_too(asked, steps, monkeypatch):
     for model in (tiny_model("llama"), tiny_seq2seq("vaswani2017")):
         steps.clear()
         given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 12}
-        lean, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
-        assert torch.equal(lean, own)
+        functional_norm, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
+        assert torch.equal(functional_norm, own)
 
 
 @pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
@@ -91,8 +91,8 @@ def test_the_encoder_decoder_writes_the_same_tokens(preset, side, asked, steps, 
     model = tiny_seq2seq(preset).double()
     ids, mask = padded(side=side)
     given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 30}
-    lean, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
-    assert torch.equal(lean, own)
+    functional_norm, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
+    assert torch.equal(functional_norm, own)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -102,13 +102,13 @@ def test_the_logits_are_the_same(preset, rows, steps):
     model = tiny_model(preset, num_key_value_heads=2)
     ids, mask = padded()
     ids, mask = ids[:rows], mask[:rows]
-    for copied in (decoding.COPIED_WEIGHTS, 0):
+    for copied in (fast_decoding.COPIED_WEIGHTS, 0):
         with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
-            patched.setattr(decoding, "COPIED_WEIGHTS", copied)
+            patched.setattr(fast_decoding, "COPIED_WEIGHTS", copied)
             cache = DynamicCache(config=model.config)
             model(ids, attention_mask=mask, cache=cache)
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            decoder = decoding.StepDecoder(model, model.model, cache, positions, mask)
+            decoder = fast_decoding.StepDecoder(model, model.model, cache, positions, mask)
             text, seen = ids, mask
             for _ in range(12):
                 tokens = torch.randint(3, 99, (rows,))
@@ -125,8 +125,8 @@ def test_positions_of_ones_own_go_on(preset, steps, monkeypatch):
     asked = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 12}
     for given in (places, places[:1].expand(2, -1)):
         steps.clear()
-        lean, own = both_ways(model, monkeypatch, steps, input_ids=ids, position_ids=given, **asked)
-        assert torch.equal(lean, own)
+        functional_norm, own = both_ways(model, monkeypatch, steps, input_ids=ids, position_ids=given, **asked)
+        assert torch.equal(functional_norm, own)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -137,10 +137,10 @@ def test_half_precision_is_as_near_to_float32_as_the_model_itself(preset, steps)
         cache, before = DynamicCache(config=half.config), mask[:, :-1]
         half(ids[:, :-1], attention_mask=before, cache=cache)
         positions = (before.cumsum(-1) - 1).clamp(min=0)
-        lean = decoding.StepDecoder(half, half.model, cache, positions, before).step(ids[:, -1])
+        functional_norm = fast_decoding.StepDecoder(half, half.model, cache, positions, before).step(ids[:, -1])
         exact, own = model(ids, attention_mask=mask).logits[:, -1], half(ids, attention_mask=mask).logits[:, -1]
-    assert lean.dtype == torch.bfloat16
-    assert (lean - exact).abs().max() < 1.5 * (own - exact).abs().max()
+    assert functional_norm.dtype == torch.bfloat16
+    assert (functional_norm - exact).abs().max() < 1.5 * (own - exact).abs().max()
 
 
 def test_rows_that_end_are_padded_and_strings_stop(story_tokenizer, steps):
@@ -339,13 +339,13 @@ def test_the_shorter_of_two_lengths_counts(steps):
 
 def test_the_prompts_cache_is_let_go(steps, monkeypatch):
     """Its keys and values were copied; `generate` holds the empty shell to the end."""
-    held, build = [], generation.StepDecoder
+    held, build = [], fast_generation.StepDecoder
 
     def kept(model, trunk, cache, *args, **kwargs):
         held.append(cache)
         return build(model, trunk, cache, *args, **kwargs)
 
-    monkeypatch.setattr(generation, "StepDecoder", kept)
+    monkeypatch.setattr(fast_generation, "StepDecoder", kept)
     tiny_model("llama").generate(torch.randint(3, 99, (1, 6)), max_new_tokens=5, eos_token_id=None)
     assert len(held) == 1
     assert not held[0].layers

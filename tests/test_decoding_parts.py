@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from scratch_gpt.models import decoding
+from scratch_gpt.models import fast_decoding
 from scratch_gpt.models.normalization import RMSNorm
 
 
@@ -16,7 +16,7 @@ def test_the_lean_norm_is_the_norm(weighted, size):
     norm, x = RMSNorm(64, elementwise_affine=weighted), size * torch.randn(3, 64)
     for weight in norm.parameters():
         torch.nn.init.normal_(weight)
-    torch.testing.assert_close(decoding.lean(norm, x)(x), norm(x))
+    torch.testing.assert_close(fast_decoding.functional_norm(norm, x)(x), norm(x))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -24,23 +24,23 @@ def test_the_lean_norm_is_the_norm(weighted, size):
 @pytest.mark.parametrize("biased", [True, False])
 def test_cores_share_a_product(rows, size, biased, monkeypatch):
     """Where the library would leave it to one; a matrix that can't be cut evenly stays whole."""
-    taken, of_blocks = [], decoding.product_of_blocks
-    monkeypatch.setattr(decoding, "product_of_blocks", lambda *given: taken.append(given[2]) or of_blocks(*given))
-    monkeypatch.setattr(decoding, "processor_name", lambda: "AMD EPYC")
+    taken, of_blocks = [], fast_decoding.product_of_blocks
+    monkeypatch.setattr(fast_decoding, "product_of_blocks", lambda *given: taken.append(given[2]) or of_blocks(*given))
+    monkeypatch.setattr(fast_decoding, "processor_name", lambda: "AMD EPYC")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     layer, x = nn.Linear(*reversed(size), bias=biased), torch.randn(rows, size[1])
-    assert decoding.shares(layer.weight) == 1  # too small
-    monkeypatch.setattr(decoding, "SHARED_WEIGHTS", 1)
+    assert fast_decoding.num_row_blocks(layer.weight) == 1  # too small
+    monkeypatch.setattr(fast_decoding, "SHARED_WEIGHTS", 1)
     count = {12: 4, 14: 7, 7: 7, 67: 67}[size[0]]
-    assert decoding.shares(layer.weight) == count
+    assert fast_decoding.num_row_blocks(layer.weight) == count
     with torch.no_grad():
-        torch.testing.assert_close(decoding.linear(layer)(x), layer(x))
+        torch.testing.assert_close(fast_decoding.linear(layer)(x), layer(x))
     assert taken == [count]
-    assert decoding.shares(layer.weight.bfloat16()) == 1
-    assert decoding.shares(nn.Linear(8, 73).weight) == 1  # can't be cut evenly
-    monkeypatch.setattr(decoding, "processor_name", lambda: "Intel(R) Xeon(R)")
-    assert decoding.shares(layer.weight) == 1
+    assert fast_decoding.num_row_blocks(layer.weight.bfloat16()) == 1
+    assert fast_decoding.num_row_blocks(nn.Linear(8, 73).weight) == 1  # can't be cut evenly
+    monkeypatch.setattr(fast_decoding, "processor_name", lambda: "Intel(R) Xeon(R)")
+    assert fast_decoding.num_row_blocks(layer.weight) == 1
 
 
 @pytest.mark.skipif(
@@ -48,4 +48,4 @@ def test_cores_share_a_product(rows, size, biased, monkeypatch):
     reason="the name tells AMD's processors apart, and older releases of torch do not say it",
 )
 def test_torch_knows_the_processors_name():
-    assert decoding.processor_name()
+    assert fast_decoding.processor_name()

@@ -137,4 +137,4 @@ def test_language_metrics_need_no_float64_on_the_device():
     """MPS has none; sums over processes are exact Python numbers."""
     import inspect
 
-    assert "float64" not in inspect.getsource(language).replace("has float64", "")
+    assert "float64" not in inspect.getsource(language_modeling).replace("has float64", "")

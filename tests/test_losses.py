@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM
-from scratch_gpt.models.loss import linear_cross_entropy, token_loss
+from scratch_gpt.models.linear_cross_entropy import linear_cross_entropy, token_loss
 from scratch_gpt.models.modeling_scratch_encoder import (
     ScratchEncoderForMaskedLM,
     ScratchEncoderForSequenceClassification,

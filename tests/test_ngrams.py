@@ -7,7 +7,7 @@ from transformers import DynamicCache, GenerationConfig, StaticCache
 from transformers.integrations.executorch import convert_and_export_with_cache
 
 from scratch_gpt import ScratchGPTForCausalLM
-from scratch_gpt.models.ngrams import MULTIPLIER
+from scratch_gpt.models.ngram_embedding import MULTIPLIER
 
 
 def ids(rows: int, length: int) -> torch.Tensor:

@@ -4,17 +4,17 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from scratch_gpt.models import generation
+from scratch_gpt.models import fast_generation
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """A model, and what `generate` asks `is_plain` about: input ids, generation config and inputs."""
-    calls, is_plain = [], generation.is_plain
-    monkeypatch.setattr(generation, "is_plain", lambda *given: calls.append(given) or is_plain(*given))
+    """A model, and what `generate` asks `supports_fast_path` about: input ids, generation config and inputs."""
+    calls, supports_fast_path = [], fast_generation.supports_fast_path
+    monkeypatch.setattr(fast_generation, "is_plain", lambda *given: calls.append(given) or supports_fast_path(*given))
     model, ids = tiny_model("llama"), torch.randint(3, 99, (2, 6))
     model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
-    return calls[0], is_plain
+    return calls[0], supports_fast_path
 
 
 CHANGED = {
@@ -31,6 +31,6 @@ CHANGED = {
 @pytest.mark.parametrize("change", CHANGED)
 @torch.no_grad()
 def test_other_inputs_are_not_plain(change, asked):
-    (model, ids, config, inputs), is_plain = asked
-    assert is_plain(model, ids, config, inputs)
-    assert not is_plain(model, ids, config, {**inputs, **CHANGED[change]})
+    (model, ids, config, inputs), supports_fast_path = asked
+    assert supports_fast_path(model, ids, config, inputs)
+    assert not supports_fast_path(model, ids, config, {**inputs, **CHANGED[change]})

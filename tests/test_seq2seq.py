@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.loss import COLUMNS, ROWS, SCORED, linear_cross_entropy
+from scratch_gpt.models.linear_cross_entropy import COLUMNS, ROWS, SCORED, linear_cross_entropy
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 
 PRESETS = ("vaswani2017", "modern")

@@ -129,14 +129,14 @@ def plot_confusion(matrix: np.ndarray, names: list[str], path: Path) -> None:
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    num_row_blocks = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(num_row_blocks, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 8 else 0)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("taken for")
     axes.set_ylabel("label")
     for row, column in np.ndindex(matrix.shape):
-        shade = "white" if shares[row, column] > 0.5 else "black"
-        text = f"{matrix[row, column]:,}\n{shares[row, column]:.0%}"
+        shade = "white" if num_row_blocks[row, column] > 0.5 else "black"
+        text = f"{matrix[row, column]:,}\n{num_row_blocks[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=shade)
     figure.savefig(path, dpi=150)

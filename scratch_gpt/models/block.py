@@ -1,8 +1,9 @@
-"""The transformer block: tokens talk to each other (attention), then each thinks alone (feed-forward).
+"""The transformer block: attention mixes information between positions, then the feed-forward network transforms
+each position.
 
-Each part is a residual branch: its result is added to its input, so that gradients have a straight way down. The norm
-stands before each branch (pre-norm, GPT-2 and later) or after each sum (post-norm, the Transformer of 2017 and GPT-1).
-A decoder that translates has a branch more, between the two: attention to the source.
+Each of them is a residual branch: its output is added to its input, so that gradients also flow through the identity.
+The norm precedes each branch (pre-norm, GPT-2 and later) or follows each sum (post-norm, Vaswani et al. 2017 and GPT-1).
+The decoder of an encoder-decoder has a third branch between the two: cross-attention to the source.
 """
 
 import torch
@@ -11,10 +12,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import ScratchAttention
+from .autocast import computed_dtype
 from .dropout import Dropout
 from .feed_forward import FeedForward
 from .normalization import build_norm
-from .precision import computed_dtype
 
 
 class TransformerBlock(GradientCheckpointingLayer):
@@ -50,18 +51,18 @@ class TransformerBlock(GradientCheckpointingLayer):
         """
         residual = hidden_states
         attended, _ = self.self_attn(
-            self.before(self.input_layernorm, hidden_states),
+            self.maybe_pre_norm(self.input_layernorm, hidden_states),
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
             cache=cache,
             **kwargs,
         )
-        hidden_states = self.after(self.input_layernorm, residual + self.dropout(attended))
+        hidden_states = self.maybe_post_norm(self.input_layernorm, residual + self.dropout(attended))
 
         if self.cross_attn is not None and self.cross_attn_layernorm is not None:
             residual = hidden_states
             attended, _ = self.cross_attn(
-                self.before(self.cross_attn_layernorm, hidden_states),
+                self.maybe_pre_norm(self.cross_attn_layernorm, hidden_states),
                 key_value_states=encoder_hidden_states,
                 position_embeddings=position_embeddings if encoder_position_embeddings is not None else None,
                 key_position_embeddings=encoder_position_embeddings,
@@ -69,17 +70,18 @@ class TransformerBlock(GradientCheckpointingLayer):
                 cache=cache,
                 **kwargs,
             )
-            hidden_states = self.after(self.cross_attn_layernorm, residual + self.dropout(attended))
+            hidden_states = self.maybe_post_norm(self.cross_attn_layernorm, residual + self.dropout(attended))
 
         residual = hidden_states
-        thought = self.mlp(self.before(self.post_attention_layernorm, hidden_states))
-        return self.after(self.post_attention_layernorm, residual + self.dropout(thought))
+        mlp_output = self.mlp(self.maybe_pre_norm(self.post_attention_layernorm, hidden_states))
+        return self.maybe_post_norm(self.post_attention_layernorm, residual + self.dropout(mlp_output))
 
-    def before(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What a branch reads, converted here once: else each of its linear layers would keep a copy of its own."""
+    def maybe_pre_norm(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The input of a branch: normalized in a pre-norm block, and cast to the dtype of autocast once, so that the
+        linear layers of the branch do not keep a cast copy each."""
         read = norm(hidden_states) if self.pre_norm else hidden_states
         return read.to(computed_dtype(read))
 
-    def after(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What a sum becomes."""
+    def maybe_post_norm(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The sum of a residual branch and its input: normalized in a post-norm block."""
         return hidden_states if self.pre_norm else norm(hidden_states)

@@ -15,7 +15,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_scratch_bigram import ScratchBigramConfig
-from .loss import next_token_labels, token_loss
+from .linear_cross_entropy import next_token_labels, token_loss
 
 
 class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):

@@ -20,8 +20,8 @@ from .block import TransformerBlock
 from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
-from .loss import scored_items, token_loss
-from .ngrams import NgramEmbedding, TokenWeights
+from .linear_cross_entropy import scored_items, token_loss
+from .ngram_embedding import NgramEmbedding, TokenWeights
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel

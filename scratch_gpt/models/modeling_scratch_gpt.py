@@ -24,11 +24,11 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .block import TransformerBlock
 from .configuration_scratch_gpt import ScratchGPTConfig
-from .decoding import StepDecoder
 from .dropout import Dropout
-from .generation import FastGenerationMixin
-from .loss import next_token_labels, scored_items, token_loss
-from .ngrams import NgramEmbedding, check_ngrams
+from .fast_decoding import StepDecoder
+from .fast_generation import FastGenerationMixin
+from .linear_cross_entropy import next_token_labels, scored_items, token_loss
+from .ngram_embedding import NgramEmbedding, check_ngrams
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel

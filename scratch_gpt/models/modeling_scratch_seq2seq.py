@@ -28,10 +28,10 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import ScratchAttention
 from .block import TransformerBlock
 from .configuration_scratch_seq2seq import ScratchSeq2SeqConfig
-from .decoding import StepDecoder
 from .dropout import Dropout
-from .generation import FastGenerationMixin
-from .loss import token_loss
+from .fast_decoding import StepDecoder
+from .fast_generation import FastGenerationMixin
+from .linear_cross_entropy import token_loss
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel

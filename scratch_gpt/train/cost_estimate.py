@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..evaluation.language_modeling import sum_of_losses
 from ..hardware import chooses_bf16
-from ..models.loss import ROWS
+from ..models.linear_cross_entropy import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .optim.muon import rough_dtype
 from .optim.optimizers import build_optimizers, parameter_groups
@@ -118,10 +118,10 @@ def optimizer_bytes(model: PreTrainedModel, optimizer: str) -> int:
 def orthogonalizing_bytes(model: PreTrainedModel) -> int:
     """What Muon's step takes beside its state, for the matrices of one shape at once: gradients with momentum twice, or
     four times the numbers that it computes with. The room that activations leave is in pieces too small for these."""
-    together: Counter[torch.Size] = Counter()
+    fused_linear: Counter[torch.Size] = Counter()
     for matrix in parameter_groups(model)["matrices"]:
-        together[matrix.shape] += matrix.numel()
-    return max(together.values(), default=0) * max(2 * BYTES, 4 * rough_dtype(model.device).itemsize)
+        fused_linear[matrix.shape] += matrix.numel()
+    return max(fused_linear.values(), default=0) * max(2 * BYTES, 4 * rough_dtype(model.device).itemsize)
 
 
 def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from ...models.attention import eager_attention_forward
-from ...models.precision import computed_dtype
+from ...models.autocast import computed_dtype
 
 BLOCKWISE = "blockwise"
 BLOCK = 128  # queries at least; smaller products take longer for each number

@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ....data.batching.encoding import LabelledTokens
 from ....models.modeling_scratch_encoder import ScratchEncoderModel
-from ....models.ngrams import NgramEmbedding
+from ....models.ngram_embedding import NgramEmbedding
 
 LEAST = 1e-6  # of what is as frequent with every label, and may tell something in a run
 
@@ -48,5 +48,5 @@ def count_token_weights(model: ScratchEncoderModel, texts: LabelledTokens, mute_
 
 def _spread(counts: np.ndarray) -> np.ndarray:
     """Counts (K, features) to weights (features,)."""
-    shares = (counts + 1) / (counts + 1).sum(-1, keepdims=True)
-    return np.maximum(np.ptp(np.log(shares), axis=0), LEAST) * (counts.sum(0) > 0)
+    num_row_blocks = (counts + 1) / (counts + 1).sum(-1, keepdims=True)
+    return np.maximum(np.ptp(np.log(num_row_blocks), axis=0), LEAST) * (counts.sum(0) > 0)

@@ -40,7 +40,7 @@ class StepAttention:
         self.heads = self.groups * attention.num_key_value_groups
         self.width = self.heads * self.head_dim
         norms, like = (attention.q_norm, attention.k_norm), attention.k_proj.weight
-        self.q_norm, self.k_norm = (None if norm is None else lean(norm, like) for norm in norms)
+        self.q_norm, self.k_norm = (None if norm is None else functional_norm(norm, like) for norm in norms)
         self.output = linear(attention.o_proj)
 
 
@@ -52,7 +52,7 @@ class StepSelfAttention(StepAttention):
 
     def __init__(self, attention: ScratchAttention, by_products: bool):
         super().__init__(attention)
-        self.project = together(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.project = fused_linear(attention.q_proj, attention.k_proj, attention.v_proj)
         self.by_products, self.nothing = by_products, attention.k_proj.weight.new_zeros(1, 1, 1)
 
     def step(
@@ -163,7 +163,7 @@ class StepDecoder:
             self.previous = self.ngrams.last_of(own.layers.pop().keys[:, 0, :, 0], self.position, attention_mask)
         by_products = first.device.type == "cpu" and first.dtype == torch.float32 and len(first) > 1
         self.attentions = [StepSelfAttention(block.self_attn, by_products) for block in trunk.layers]
-        self.make_room([(layer.keys, layer.values) for layer in own.layers], self.seen + FIRST_ROOM)
+        self.allocate_kv_cache([(layer.keys, layer.values) for layer in own.layers], self.seen + FIRST_ROOM)
         self.sources: list[StepCrossAttention] = []
         source: Any = getattr(cache, "cross_attention_cache", None)
         if source is not None:
@@ -172,11 +172,11 @@ class StepDecoder:
                 StepCrossAttention(block.cross_attn, layer.keys, layer.values, mask, beams)
                 for block, layer in zip(trunk.layers, source.layers, strict=True)
             ]
-        self.norms = [[lean(norm, first) for norm in norms_of(block)] for block in trunk.layers]
+        self.norms = [[functional_norm(norm, first) for norm in norms_of(block)] for block in trunk.layers]
         self.thoughts = [feed_forward(block.mlp) for block in trunk.layers]
         self.scale = getattr(trunk, "embed_scale", 1.0)
-        self.embedding_norm = None if trunk.embedding_norm is None else lean(trunk.embedding_norm, first)
-        self.last_norm, self.head = lean(trunk.norm, first), linear(model.lm_head)
+        self.embedding_norm = None if trunk.embedding_norm is None else functional_norm(trunk.embedding_norm, first)
+        self.last_norm, self.head = functional_norm(trunk.norm, first), linear(model.lm_head)
         self.softcapping = getattr(self.config, "final_logit_softcapping", None)
         self.source_is_rotated = getattr(self.config, "cross_attention_rotary", False)
         self.pre_norm = self.config.norm_position == "pre"
@@ -194,7 +194,7 @@ class StepDecoder:
             cos, sin = (x[:, None] for x in self.trunk.rotary_emb(like, positions[:, None]))  # each (room, 1, 1, D/2)
             self.angles = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
-    def make_room(self, so_far: list[tuple[torch.Tensor, torch.Tensor]], room: int) -> None:
+    def allocate_kv_cache(self, so_far: list[tuple[torch.Tensor, torch.Tensor]], room: int) -> None:
         """Let so many tokens have keys and values, the first of which are these, block by block (B, G, S, D)."""
         rows, groups, seen, head_dim = so_far[0][0].shape
         self.room = room
@@ -203,10 +203,10 @@ class StepDecoder:
         for i, (key, value) in enumerate(so_far):
             self.keys[i, :, :, :seen], self.values[i, :, :, :seen] = key, value
 
-    def double_room(self) -> None:
+    def grow_kv_cache(self) -> None:
         if self.mask is not None:
             self.mask = F.pad(self.mask, (0, self.room))
-        self.make_room(list(zip(self.keys, self.values, strict=True)), 2 * self.room)
+        self.allocate_kv_cache(list(zip(self.keys, self.values, strict=True)), 2 * self.room)
         self.look_up(self.buffer)
 
     def step(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -219,7 +219,7 @@ class StepDecoder:
         if place >= self.longest:
             check_length(self.config, place + 1)
         if place == self.room:
-            self.double_room()
+            self.grow_kv_cache()
         x = F.embedding(token_ids, self.trunk.embed_tokens.weight)  # (B, C)
         if self.ngrams is not None:
             x = x + self.ngrams(self.ngrams.rows_of(token_ids[:, None], self.previous))[:, 0]
@@ -266,7 +266,7 @@ def linear(layer: nn.Linear) -> Function:
 
 
 def product(weight: torch.Tensor, bias: torch.Tensor | None) -> Function:
-    count = shares(weight)
+    count = num_row_blocks(weight)
     if count > 1:
         return product_of_blocks(weight, bias, count)
     transposed = weight.t()
@@ -285,7 +285,7 @@ def product_of_blocks(weight: torch.Tensor, bias: torch.Tensor | None, count: in
     return lambda x: torch.baddbmm(biases, x.expand(count, -1, -1), blocks).transpose(0, 1).reshape(len(x), -1)
 
 
-def shares(weight: torch.Tensor) -> int:
+def num_row_blocks(weight: torch.Tensor) -> int:
     """How many blocks to cut a matrix into for a few rows. MKL multiplies these on a single core of AMD's processors,
     where two cores read a matrix that is not small twice as fast. One that can't be cut evenly stays whole."""
     cores = torch.get_num_threads()
@@ -302,7 +302,7 @@ def processor_name() -> str:
     return getattr(torch.cpu, "get_capabilities", dict[str, str])().get("cpu_name", "")
 
 
-def lean(norm: nn.Module, like: torch.Tensor) -> Function:
+def functional_norm(norm: nn.Module, like: torch.Tensor) -> Function:
     """A norm, likewise, for features of the dtype and on the device of `like`."""
     if type(norm) is LayerNorm:
         shape, weight, bias, eps = list(norm.weight.shape), norm.weight, norm.bias, norm.eps
@@ -317,7 +317,7 @@ def lean(norm: nn.Module, like: torch.Tensor) -> Function:
     return norm.forward
 
 
-def together(*layers: nn.Linear) -> Function:
+def fused_linear(*layers: nn.Linear) -> Function:
     """One product for layers that read the same: x to their results, one after the other in the last dimension. Large
     weights, which this would hold twice, are left where they are."""
     if sum(layer.weight.numel() for layer in layers) > COPIED_WEIGHTS:
@@ -334,7 +334,7 @@ def feed_forward(mlp: FeedForward) -> Function:
     if mlp.gate_proj is None:
         up = linear(mlp.up_proj)
         return lambda x: down(activation(up(x)))
-    gate_and_up = together(mlp.gate_proj, mlp.up_proj)
+    gate_and_up = fused_linear(mlp.gate_proj, mlp.up_proj)
 
     def gated(x: torch.Tensor) -> torch.Tensor:
         gate, up = gate_and_up(x).chunk(2, dim=-1)

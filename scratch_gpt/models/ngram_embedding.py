@@ -72,8 +72,8 @@ class NgramEmbedding(nn.Module):
         ids = input_ids.long() if cache is None else remember(cache, layer, input_ids)
         if attention_mask is not None and attention_mask.ndim == 2:
             length = min(ids.shape[1], attention_mask.shape[1])  # a static cache has room; a tuned prefix has no ids
-            together, rank = self._compact(ids[:, :length], attention_mask[:, -length:])
-            return self.rows_of(together).gather(1, rank)[:, -input_ids.shape[1] :]
+            fused_linear, rank = self._compact(ids[:, :length], attention_mask[:, -length:])
+            return self.rows_of(fused_linear).gather(1, rank)[:, -input_ids.shape[1] :]
         previous = None if cache is None else self._before(ids, seen)
         return self.rows_of(input_ids, previous, position_ids)
 
@@ -83,8 +83,8 @@ class NgramEmbedding(nn.Module):
         """The n - 1 tokens (B, n - 1) before the one to come: the last of `ids` (B, S) that a mask shows or, without
         one, those of its document, in which it has this position (one number, or one a row)."""
         if attention_mask is not None:
-            together, rank = self._compact(ids, attention_mask)
-            return self._before(together, rank[:, -1:] + 1)
+            fused_linear, rank = self._compact(ids, attention_mask)
+            return self._before(fused_linear, rank[:, -1:] + 1)
         back = torch.arange(self.size - 1, 0, -1, device=ids.device)
         starts = position[:, None] if isinstance(position, torch.Tensor) else position
         return self._before(ids, ids.shape[1]).masked_fill(starts < back, self.filler)
@@ -104,8 +104,8 @@ class NgramEmbedding(nn.Module):
         shown, nowhere = mask.bool(), ids.shape[1]
         rank = shown.cumsum(-1) - 1
         target = rank.masked_fill(~shown, nowhere)
-        together = ids.new_full((len(ids), nowhere + 1), self.filler).scatter(1, target, ids)
-        return together[:, :-1], rank.clamp(min=0)
+        fused_linear = ids.new_full((len(ids), nowhere + 1), self.filler).scatter(1, target, ids)
+        return fused_linear[:, :-1], rank.clamp(min=0)
 
 
 def remember(cache: Cache, layer: int, input_ids: torch.Tensor) -> torch.Tensor:
@@ -174,6 +174,6 @@ class TokenWeights(nn.Module):
 
 def first_of_each(rows: torch.Tensor) -> torch.Tensor:
     """Where each number, -1 or more, stands in its row (B, T) for the first time."""
-    together, order = rows.sort(dim=-1, stable=True)
-    new = together != nn.functional.pad(together, (1, 0), value=-2)[:, :-1]
+    fused_linear, order = rows.sort(dim=-1, stable=True)
+    new = fused_linear != nn.functional.pad(fused_linear, (1, 0), value=-2)[:, :-1]
     return torch.zeros_like(new).scatter(-1, order, new)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .precision import computed_dtype
+from .autocast import computed_dtype
 
 ROWS = 512  # logits of so many positions exist at a time
 SCORED = 2**19  # so many logits are turned into gradients at a time on a processor, within its cache

@@ -1,8 +1,8 @@
-"""When `generate` writes by the lean steps of decoding.py, and the loop around them.
+"""When `generate` uses the fast decoding of fast_decoding.py, and the loop around it.
 
-The prompt, the processors of logits, the criteria to stop and the streamers are transformers' own, so that whatever is
-asked of `generate` means what it means there. `is_plain` says when; a model that was changed or hooked, and a request
-that the step doesn't know, take transformers' own way from start to end.
+The prompt, logits processors, stopping criteria and streamers are transformers' own, so that every option of `generate`
+keeps its meaning. `supports_fast_path` decides: a modified or hooked model, and a request that fast decoding does not
+support, take transformers' own path from start to end.
 """
 
 import math
@@ -16,10 +16,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
-from .decoding import StepDecoder
 from .dropout import Dropout
+from .fast_decoding import StepDecoder
 from .feed_forward import FeedForward, OutputProjection
-from .ngrams import NgramEmbedding
+from .ngram_embedding import NgramEmbedding
 from .normalization import LayerNorm, RMSNorm
 from .positions import RotaryEmbedding, SinusoidalPositions
 
@@ -45,7 +45,7 @@ class FastGenerationMixin(GenerationMixin):
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
         """Read the prompt; while searching with beams, go on from there in lean steps."""
         outputs = super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)  # type: ignore[misc]
-        if generation_config.num_beams > 1 and is_plain(self, input_ids, generation_config, model_kwargs):
+        if generation_config.num_beams > 1 and supports_fast_path(self, input_ids, generation_config, model_kwargs):
             outputs.cache = self._step_decoder(outputs.cache, generation_config, model_kwargs)
         return outputs
 
@@ -71,7 +71,7 @@ class FastGenerationMixin(GenerationMixin):
         **kwargs,
     ):
         """Write token by token, greedily or by chance: transformers' `_sample`, with a lean step for the model."""
-        if synced_gpus or not is_plain(self, input_ids, generation_config, kwargs):
+        if synced_gpus or not supports_fast_path(self, input_ids, generation_config, kwargs):
             return super()._sample(  # type: ignore[misc]
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **kwargs
             )
@@ -116,7 +116,7 @@ def split_criteria(criteria: Any) -> tuple[float, list[Any]]:
     return longest, others
 
 
-def is_plain(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs: dict[str, Any]) -> bool:
+def supports_fast_path(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs: dict[str, Any]) -> bool:
     """Whether `generate` was asked for something that the lean step knows, of a model as it was written."""
     asked, config = generation_config, model.config
     if torch.is_grad_enabled() or torch.is_autocast_enabled(model.device.type) or torch.compiler.is_compiling():
@@ -141,10 +141,10 @@ def is_plain(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs
         return False
     if config.position_type == "rotary" and config.rope_parameters["rope_type"] not in FIXED_ROPE:
         return False
-    return is_as_written(model)
+    return is_unmodified(model)
 
 
-def is_as_written(model: Any) -> bool:
+def is_unmodified(model: Any) -> bool:
     """Whether a model consists of what its file says, and nothing changes what its parts do."""
     trunk, cls = model.decoding_trunk, definer(model, "decoding_trunk")
     if definer(model, "forward") is not cls or definer(trunk, "forward").__module__ != cls.__module__:
@@ -154,12 +154,12 @@ def is_as_written(model: Any) -> bool:
     parts = [module for module in (*trunk.modules(), model.lm_head) if module is not trunk]
     if any(type(module) not in PARTS for module in parts):
         return False
-    if not all(in_place(block, index) for index, block in enumerate(trunk.layers)):
+    if not all(has_original_parts(block, index) for index, block in enumerate(trunk.layers)):
         return False
     if torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks:
         return False
     one_dtype = len({weight.dtype for weight in model.parameters()}) == 1
-    return one_dtype and all(is_untouched(module) for module in model.modules())
+    return one_dtype and all(has_no_hooks(module) for module in model.modules())
 
 
 def definer(model: Any, name: str) -> type:
@@ -167,13 +167,13 @@ def definer(model: Any, name: str) -> type:
     return next(cls for cls in type(model).__mro__ if name in vars(cls))
 
 
-def in_place(block: Any, index: int) -> bool:
-    """Whether a block's parts, and the block itself, stand where they were put."""
+def has_original_parts(block: Any, index: int) -> bool:
+    """Whether a block has the parts that its class gives it, at its own index."""
     parts = [(getattr(block, slot), kind) for slot, kind in SLOTS.items()]
     return block.self_attn.layer_idx == index and all(part is None or type(part) is kind for part, kind in parts)
 
 
-def is_untouched(module: nn.Module) -> bool:
+def has_no_hooks(module: nn.Module) -> bool:
     """Whether a module does what its class says, and is not training: no hook (but those by which transformers records
     outputs), no other forward in its place, and weights that are plain tensors."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]

@@ -23,8 +23,8 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT / "tests")]
 
-import hostile_directories as hostile  # noqa: E402  (found through the line above)
-from hostile_process import environment  # noqa: E402
+import helpers.hostile_directories as hostile  # noqa: E402  (found through the line above)
+from helpers.hostile_process import environment  # noqa: E402
 
 Found = tuple[int, hostile.Outcome]  # with the number of its case
 

@@ -112,7 +112,7 @@ def record(recordings: Path) -> None:
     tree = forks.Tree()
     try:
         forks.prepare(tree)
-        files = sorted(path.relative_to(tree.root).as_posix() for path in tree.root.glob("tests/test_*.py"))
+        files = sorted(path.relative_to(tree.root).as_posix() for path in tree.root.glob("tests/**/test_*.py"))
         record_all(tree, recordings, files)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of the command must not stop the cleaning up

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, run_python
+from helpers.processes import PROJECT, run_python
 
 PACKAGE = PROJECT / "scratch_gpt"
 HUB_ZONE = sorted((PACKAGE / "models").glob("*.py"))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, run_here
+from helpers.processes import PROJECT, run_here
 
 README = (PROJECT / "README.md").read_text()
 BASH = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]

@@ -2,7 +2,7 @@
 each position.
 
 Each of them is a residual branch: its output is added to its input, so that gradients also flow through the identity.
-The norm precedes each branch (pre-norm, GPT-2 and later) or follows each sum (post-norm, Vaswani et al. 2017 and GPT-1).
+The norm precedes each branch (pre-norm, GPT-2 and later) or follows each sum (post-norm, Vaswani et al. 2017, GPT-1).
 The decoder of an encoder-decoder has a third branch between the two: cross-attention to the source.
 """
 

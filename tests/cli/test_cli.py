@@ -1,0 +1,308 @@
+"""`scratch-gpt`: each command's help, a success and three errors."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.models import tiny_model
+from helpers.processes import PRETRAIN, TINY_RUN, refusals, run_here, run_python
+
+from scratch_gpt import export_native
+
+
+def scratch_gpt(*arguments: str, cwd, check: bool = True) -> subprocess.CompletedProcess:
+    return run_here("scratch-gpt", *arguments, cwd=cwd, check=check)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, story_tokenizer):
+    """A folder with a trained run, a native model, a tokenizer, a text, and things that are none of these."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "text.txt").write_text("One day, Anna has two old lamps near the mill. She likes them.\n" * 60)
+    options = ("--output_dir", str(folder / "run"), "--dataset", str(folder / "text.txt"), *TINY_RUN)
+    run_here(PRETRAIN, *options, "--max_steps", "3")
+    model = tiny_model("gpt2", vocab_size=len(story_tokenizer))
+    export_native(model).save_pretrained(folder / "native")
+    story_tokenizer.save_pretrained(folder / "native")
+    story_tokenizer.save_pretrained(folder / "tokenizer")
+    post = tiny_model("gpt2", vocab_size=len(story_tokenizer), norm_position="post")
+    post.save_pretrained(folder / "post")
+    story_tokenizer.save_pretrained(folder / "post")
+    (folder / "empty.txt").touch()
+    (folder / "prompts.txt").write_text("One day\n\nAnna likes\n")
+    (folder / "latin.txt").write_bytes("Ein Käfer\n".encode("latin-1"))
+    (folder / "bad.yaml").write_text("hidden_sise: 3\n")
+    return folder
+
+
+HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
+HELP += [
+    "generate",
+    "evaluate",
+    "translate",
+    "classify",
+    "fill",
+    "judge",
+    "pairs",
+    "info",
+    "import",
+    "export",
+    "learn",
+    "plan",
+    "push",
+    "verify",
+]
+
+WORKS = {
+    "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),
+    "tokenizer encode": ("tokenizer 'One day'", "tokens"),
+    "tokenizer decode": ("tokenizer 300 301", ""),
+    "tokenizer compare": ("text.txt tokenizer run", "exact"),
+    "generate": ("run --prompt 'One day' --prompt_file prompts.txt --num_samples 2 --max_new_tokens 5", "Anna likes"),
+    "evaluate": ("run --dataset text.txt", "bits per byte"),
+    "judge": (
+        "run --reward re:a --dataset prompts.txt --reference run --batch_size 2",
+        "KL to run, nats per completion",
+    ),
+    "pairs": ("run --reward re:e --dataset prompts.txt --samples 8 --output pairs.jsonl", "pairs in pairs.jsonl"),
+    "info": ("run", "model.layers.1.mlp.down_proj.weight"),
+    "export": ("run exported", "LlamaForCausalLM in exported"),
+    "import": ("native imported", "ScratchGPTForCausalLM in imported"),
+    "learn": ("attention --save pictures", "attention.py"),
+    "plan": ("--hidden_size 32 --num_hidden_layers 1 --batch_size 2 --vocab_size 99", "FLOPs per token"),
+}
+
+FAILS = {
+    "tokenizer train": [
+        ("none.txt out", "no such file or folder: none.txt"),
+        ("empty.txt out", "empty.txt is empty"),
+        ("text.txt tokenizer", "holds a tokenizer already"),
+        ("text.txt out --streaming", "--streaming can't be used with a single file"),
+        ("stories out --split test", "--split can't be used with the built-in stories"),
+    ],
+    "tokenizer encode": [
+        ("none 'a'", "tokenizer 'none'"),
+        ("tokenizer", "Missing argument"),
+        ("tokenizer a b", "unexpected extra argument"),
+    ],
+    "tokenizer decode": [
+        ("tokenizer 99999", "no such tokens: 99999; this vocabulary ends at 599"),
+        ("tokenizer word", "Input should be a valid integer"),
+        ("none 1", "tokenizer 'none'"),
+    ],
+    "tokenizer compare": [
+        ("text.txt none", "tokenizer 'none'"),
+        ("text.txt", "Missing argument"),
+        ("text.txt tokenizer --kind bpe", "No such option"),
+    ],
+    "judge": [
+        ("none --reward re:a", "no model can be opened from 'none'"),
+        ("run --reward re:(", "is no regular expression"),
+        ("run --reward re:a --dataset empty.txt", "empty.txt is empty"),
+    ],
+    "pairs": [
+        ("run --reward re:a --output none/pairs.jsonl", "no such folder: none"),
+        ("run --reward re:$ --dataset prompts.txt --output p.jsonl --samples 32", "had the same reward"),
+        ("run --reward re:a", "Missing option '--output'"),
+    ],
+    "generate": [
+        ("none", "no model can be opened from 'none'"),
+        ("run --prompt_file none.txt", "no such file: none.txt"),
+        ("run --top_p 2", "Invalid value for '--top_p'"),
+        ("run --temperature 0 --top_k 5 --seed 1", "--seed, --top_k can't be used with greedy decoding"),
+        ("run --prompt_file latin.txt", "latin.txt is not UTF-8 text"),
+        ("run --device cuda:9", "device 'cuda:9' is not available"),
+        ("run --dtype float64", "unknown dtype 'float64': want one of auto, float32, bfloat16, float16"),
+    ],
+    "evaluate": [
+        ("run --dataset none.txt", "no such file or folder: none.txt"),
+        ("run --dataset empty.txt", "empty.txt is empty"),
+        ("run --dataset text.txt --num_beams 2", "--num_beams can't be used with a scratch_gpt model"),
+        (
+            "run --dataset text.txt --num_stories 5",
+            "--num_stories can't be used with text.txt, only with",
+        ),
+        ("run --dataset text.txt --seed 5 --num_pairs 3", "--num_pairs can't be used with a scratch_gpt model; --seed"),
+        ("run --dataset text.txt --split train", "--split can't be used with a single file"),
+        ("run --dataset text.txt --text_column a", "--text_column can't be used with a text file"),
+        ("run --dataset stories --text_column a", "--text_column can't be used with the built-in stories"),
+    ],
+    "translate": [
+        ("none 'Ja.'", "no model can be opened from 'none'"),
+        ("run 'Ja.'", "does not translate"),
+        ("run", "give either texts or --file"),
+    ],
+    "classify": [
+        ("none 'A film.'", "no model can be opened from 'none'"),
+        ("run 'A film.'", "which knows no labels"),
+        ("run --file none.txt", "no such file: none.txt"),
+    ],
+    "fill": [
+        ("none 'A <mask>.'", "no model can be opened from 'none'"),
+        ("run 'A <mask>.'", "which predicts no masked tokens"),
+        ("run", "Missing argument"),
+    ],
+    "info": [
+        ("none", "no model can be opened from 'none'"),
+        ("tokenizer", "no model can be opened from 'tokenizer'"),
+        ("run extra", "unexpected extra argument"),
+    ],
+    "export": [
+        ("run native", "native is there already and not an empty folder"),
+        ("none out", "no model can be opened from 'none'"),
+        ("post out", "norm_position is 'post'"),
+    ],
+    "import": [
+        ("run out", "cannot import a ScratchGPTForCausalLM"),
+        ("native tokenizer", "tokenizer is there already"),
+        ("none out", "no model can be opened from 'none'"),
+    ],
+    "learn": [
+        ("nosuch", "there is no station 'nosuch': take one of neuron, autograd"),
+        ("neuron --steps 3", "only the ladder takes --steps"),
+        ("ladder --dataset none.txt", "no such file: none.txt"),
+        ("ladder --dataset empty.txt --save .", "the text has 0 characters, want at least 650"),
+        ("--save pictures", "--save keeps the pictures of a station"),
+        ("neuron --save text.txt", "can't be made a folder for pictures"),
+    ],
+    "plan": [
+        ("--num_attention_heads 5", "num_attention_heads is 5"),
+        ("--hidden_sise 4", "unrecognized arguments: --hidden_sise"),
+        ("--config bad.yaml", "unknown settings: hidden_sise"),
+    ],
+    "verify": [
+        ("none", "none holds no run with checkpoints"),
+        ("tokenizer", "tokenizer holds no run with checkpoints"),
+        ("run extra", "unexpected extra argument"),
+    ],
+    "push": [
+        ("tokenizer user/name --yes", "tokenizer is no model directory"),
+        ("none user/name --yes", "none is no model directory"),
+        ("run", "Missing argument"),
+    ],
+}
+
+
+def words(command: str, arguments: str) -> list[str]:
+    import shlex
+
+    return [*command.split(), *shlex.split(arguments)]
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_teaches(command, tmp_path):
+    printed = scratch_gpt(*command.split(), "--help", cwd=tmp_path).stdout
+    if command not in ("", "tokenizer"):
+        assert "Example:" in printed
+        assert f"scratch-gpt {command}" in printed
+
+
+@pytest.mark.parametrize("command", WORKS)
+def test_command_works(command, world):
+    arguments, expected = WORKS[command]
+    result = scratch_gpt(*words(command, arguments), cwd=world)
+    assert expected in result.stdout
+
+
+CASES = [(command, *case) for command, cases in FAILS.items() for case in cases]
+
+
+@pytest.fixture(scope="module")
+def outcomes(world) -> dict[tuple[str, str], tuple[int, str]]:
+    before = sorted(world.iterdir())
+    found = refusals("scratch-gpt", [words(command, arguments) for command, arguments, _ in CASES], cwd=world)
+    assert sorted(world.iterdir()) == before  # a refusal writes nothing
+    return {(c, a): outcome for (c, a, _), outcome in zip(CASES, found, strict=True)}
+
+
+@pytest.mark.parametrize(("command", "arguments", "message"), CASES)
+def test_command_explains_errors_in_one_line(command, arguments, message, outcomes):
+    code, errors = outcomes[command, arguments]
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if "error:" in line]
+    assert len(lines) == 1, errors
+    assert message in lines[0]
+
+
+def test_every_command_has_its_errors_tested():
+    assert set(FAILS) == set(HELP) - {"", "tokenizer"}
+    assert all(len(cases) >= 3 for cases in FAILS.values())
+
+
+def test_the_installed_command_shows_the_traceback_when_asked(world):
+    command = [str(Path(sys.executable).with_name("scratch-gpt")), "--debug", "info", "none"]
+    result = subprocess.run(command, cwd=world, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_help_of_the_program_imports_nothing_heavy(tmp_path):
+    script = (
+        "import sys; sys.argv = ['any-name', '--help']\n"
+        "from scratch_gpt_cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'matplotlib') if name in sys.modules])"
+    )
+    assert run_python("-c", script, cwd=tmp_path, fresh=True).stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_same_seed_writes_the_same_text(world):
+    first = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "3", cwd=world).stdout
+    again = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "3", cwd=world).stdout
+    other = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "4", cwd=world).stdout
+    assert first == again != other
+    assert first.startswith("One")
+
+
+def test_evaluate_agrees_with_training(world):
+    """Scoring the held-out end of the text gives the loss that the run recorded."""
+    printed = scratch_gpt("evaluate", "run", "--dataset", "text.txt", "--held_out", "0.1", cwd=world).stdout
+    row = json.loads((world / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    found = re.search(r"loss\s*│\s*([\d.]+)", printed)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(row["val_loss"], abs=2e-4)
+
+
+def test_no_command_changes_the_users_shell():
+    """typer would add options that write completions to it."""
+    assert "-completion" not in run_here("scratch-gpt", "--help").stdout
+
+
+def test_a_disk_that_refuses_is_an_error_of_one_line(world):
+    """As in training; --debug would tell no more."""
+    (world / "a_file").touch()
+    result = scratch_gpt("export", "run", "a_file/native", cwd=world, check=False)
+    assert (result.returncode, result.stderr) == (1, "error: [Errno 20] Not a directory: 'a_file/native'\n")
+
+
+def test_pairs_have_a_better_and_a_worse_completion(world):
+    options = ("--reward", "re:e", "--dataset", "prompts.txt", "--samples", "8", "--output", "made.jsonl")
+    scratch_gpt("pairs", "run", *options, cwd=world)
+    pairs = [json.loads(line) for line in (world / "made.jsonl").read_text().splitlines()]
+    assert pairs
+    assert all("e" in pair["chosen"] and "e" not in pair["rejected"] for pair in pairs), pairs
+
+
+def test_a_judgement_prints_what_it_writes(world):
+    options = ("--reward", "re:e", "--dataset", "prompts.txt", "--max_new_tokens", "6", "--output", "judged.json")
+    said = " ".join(scratch_gpt("judge", "run", *options, cwd=world).stdout.replace("│", " ").split())
+    found = json.loads((world / "judged.json").read_text())
+    assert f"mean reward {found['reward']:.4f}" in said
+    assert f"distinct word bigrams {found['distinct_2']:.1%}" in said
+    assert f"tokens per completion {found['length']:.1f}" in said
+    assert f"perplexity under itself {found['reference_perplexity']:.3f}" in said
+
+
+def test_as_many_prompts_are_judged_as_are_asked_for(world):
+    """More than the 2,000 that a reader of prompts makes by itself."""
+    options = ("--reward", "re:e", "--num_prompts", "2003", "--max_new_tokens", "1", "--batch_size", "512")
+    result = scratch_gpt("judge", "post", *options, cwd=world, check=False)
+    skipped = re.search(r"([\d,]+) of 2,003 prompts are skipped", result.stderr)
+    made = re.search(r"(\d+) completions by post", result.stdout)
+    counts = [int(match[1].replace(",", "")) for match in (skipped, made) if match]
+    assert sum(counts) == 2003, result.stdout + result.stderr

@@ -1,0 +1,45 @@
+"""Compressed texts: read as they were written, or refused."""
+
+import bz2
+import gzip
+import lzma
+
+import pytest
+import zstandard
+from helpers.processes import run_here
+
+from scratch_gpt.data.readers.files import open_text
+
+TEXT = "One day, Anna has two old lamps.\nä ö 漢\n" * 999
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_text_is_read_as_it_was_written(suffix, tmp_path):
+    """In one piece, or in several that were put one after the other."""
+    path = tmp_path / f"a.txt{suffix}"
+    for pieces in ((TEXT,), (TEXT, "", TEXT)):
+        path.write_bytes(b"".join(COMPRESS[suffix](piece.encode()) for piece in pieces))
+        with open_text(path) as file:
+            assert file.read() == "".join(pieces)
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("kept", [-5, 40, 12])
+def test_a_file_that_was_cut_short_is_refused_in_one_line(kept, suffix, tmp_path):
+    """None of what could be read of it is taken for the whole."""
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(COMPRESS[suffix](TEXT.encode())[:kept])
+    result = run_here("scratch-gpt", "data", path.name, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert f"{path.name} can't be read: " in result.stderr
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_file_of_another_format_is_refused(suffix, tmp_path):
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(b"One day, Anna has two old lamps. " * 9)
+    result = run_here("scratch-gpt", "data", path.name, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert f"{path.name} can't be read: " in result.stderr

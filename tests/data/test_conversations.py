@@ -1,0 +1,101 @@
+"""Conversations before anything is tuned on them: every shape of a row, what is none, splits, and the built-in
+questions."""
+
+import json
+
+import pytest
+from helpers.data import ANSWERED, ASKED, TALK
+from helpers.processes import SHARED
+
+from scratch_gpt.data.corpora.stories import parses
+from scratch_gpt.data.corpora.story_questions import SPLITS, questions, word_questions
+from scratch_gpt.data.readers.conversations import conversation_of, open_conversations
+from scratch_gpt.errors import ScratchError
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASKED, ANSWERED]},
+        {"prompt": "How are you?", "completion": "I am well."},
+        {"prompt": [ASKED], "completion": [ANSWERED]},
+        {"instruction": "How are you?", "input": "", "output": "I am well."},
+        {"instruction": "How are you?", "output": "I am well."},
+    ],
+)
+def test_every_shape_is_the_same_conversation(row, tmp_path):
+    assert conversation_of(row) == [ASKED, ANSWERED]
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    assert list(open_conversations(str(tmp_path)).read()) == [[ASKED, ANSWERED]]
+
+
+def test_an_input_stands_below_its_instruction():
+    row = {"instruction": "Mend it.", "input": "He go.", "output": "He goes."}
+    assert conversation_of(row)[0] == {"role": "user", "content": "Mend it.\n\nHe go."}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": []}, "'messages' is empty, want a list of messages: 1, first row 1"),
+        ({"messages": [ASKED]}, "no message is the assistant's"),
+        (
+            {"messages": [{"role": "king", "content": "Hi"}]},
+            "a message is of the role 'king', want one of system, user",
+        ),
+        ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
+    ],
+)
+def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, ({"messages": TALK}, row))))
+    with pytest.raises(ScratchError, match=words):
+        list(open_conversations(str(tmp_path / "t.jsonl")).read())
+
+
+def test_a_table_of_something_else_says_what_it_has(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(
+        ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'conversation'; or"
+    ):
+        open_conversations(str(tmp_path / "t.jsonl"))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
+def test_the_instructions_open_as_they_are():
+    talks = list(open_conversations(str(SHARED / "instructions.json")).read())
+    assert len(talks) == 1100
+    assert talks[0][0]["content"].endswith("freind --> friend")
+
+
+def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
+    """Each split follows from the seed; no pair stands in two; words and phrasings of the held-out ones are known."""
+    talks = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
+    assert list(questions(0, 300, "test")) == talks["test"] != list(questions(1, 300, "test"))
+    parts = {split: [question for talk in part for question in talk] for split, part in talks.items()}
+    assert [len(part) for part in parts.values()] == [2000, 300, 300]
+    assert all(len(talk) == 1 for split in SPLITS[1:] for talk in talks[split])
+    assert max(map(len, talks["train"])) == 6
+    assert all(len({question.told for question in talk}) == 1 for talk in talks["train"])
+    pairs = {split: {(q.fact, q.phrasing) for q in part} for split, part in parts.items()}
+    assert not pairs["train"] & pairs["validation"] | pairs["train"] & pairs["test"]
+    assert not pairs["validation"] & pairs["test"]
+    words = {q.fact for q in word_questions()}
+    for split in ("validation", "test"):
+        assert {q.phrasing for q in parts[split]} <= {q.phrasing for q in parts["train"]}
+        assert {q.fact for q in parts[split]} & words <= {q.fact for q in parts["train"]}
+    assert len({q.told + q.text for q in parts["validation"]}) == 300
+    for question in parts["train"]:
+        assert question.answer
+        assert bool(question.told) == (question.fact not in words)
+        if question.told:  # it belongs to the stories, and the answer stands in it
+            assert parses(question.told)
+            assert question.answer in question.told
+
+
+def test_a_sentence_is_told_once_and_asked_about_several_times():
+    first = next(
+        talk for talk in open_conversations("questions", num_questions=200).read() if ". " in talk[0]["content"]
+    )
+    assert [message["role"] for message in first] == ["user", "assistant"] * (len(first) // 2)
+    told = first[0]["content"].split(". ")[0]
+    assert not [message for message in first[1:] if told in message["content"]]

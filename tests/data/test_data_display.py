@@ -1,0 +1,48 @@
+"""What `scratch-gpt data` prints of a file."""
+
+import re
+
+from helpers.processes import run_here
+
+TEXTS = [("a fine film, really", "good"), ("a dull film", "bad"), ("so dull", "bad"), ("lovely", "good")]
+OPTIONS = ("--for", "classification", "--validation_fraction", "0.5")
+
+
+def printed(tmp_path, header: str, quote: str, delimiter: str) -> str:
+    lines = [header, *(f"{quote}{text}{quote}{delimiter}{label}" for text, label in TEXTS)]
+    (tmp_path / "small.csv").write_text("\n".join(line for line in lines if line) + "\n")
+    return run_here("scratch-gpt", "data", "small.csv", *OPTIONS, cwd=tmp_path).stdout
+
+
+def rows_of(text: str) -> dict[str, str]:
+    cells = [line.strip("│").split("│") for line in text.splitlines() if line.count("│") == 3]
+    return {name.strip(): value.strip() for name, value in cells}
+
+
+def test_a_table_with_a_header(tmp_path):
+    text = printed(tmp_path, "text,label", '"', ",")
+    assert "columns text 'text', label 'label', delimiter ',' with a header" in " ".join(text.split())
+    rows = rows_of(text)
+    expected = {"files": "small.csv", "split": "none is named", "columns": "text: text, label: label"}
+    expected |= {"delimiter": "','", "header": "yes", "quoting": "csv", "rows read": "4", "duplicates": "0"}
+    expected |= {"train rows": "2", "validation rows": "2", "good": "2, 1 of them to validate on"}
+    assert {name: rows[name] for name in expected} == expected
+    samples = [line for line in text.splitlines() if line.startswith(("0. ", "1. ", "2. ", "3. ", "4. ", "5. "))]
+    assert [line[0] for line in samples] == ["1", "2", "3", "4"][: len(samples)]
+    assert {line[3:] for line in samples} <= {str({"text": t, "label": label}) for t, label in TEXTS}
+    assert samples
+
+
+def test_a_table_without_one(tmp_path):
+    text = printed(tmp_path, "", "", ";")
+    assert "text 'column_1', label 'column_2', delimiter ';' without a header" in " ".join(text.split())
+    rows = rows_of(text)
+    assert rows["header"] == "no: the columns are column_1, column_2, …"
+    assert rows["columns"] == "text: column_1, label: column_2"
+
+
+def test_the_help_says_which_tasks_an_option_is_of():
+    said = " ".join(run_here("scratch-gpt", "data", "--help").stdout.replace("│", " ").split())
+    assert "(classification) Column with the label" in said
+    assert "(language_modeling, masked_lm) Stream the Hub dataset" in said
+    assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # all of them

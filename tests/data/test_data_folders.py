@@ -1,0 +1,404 @@
+"""Dataset folders and patterns from untrusted sources: what is outside of them is never read, and names
+with wildcards in them are names."""
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.data import at_most, lines, names, refused, shown, texts_of
+from helpers.processes import run_here
+
+from scratch_gpt.data.readers.finding import find_files
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.errors import ScratchError
+
+LINK_OUT = "a link that leads out of the folder"
+
+
+@pytest.fixture
+def private(tmp_path) -> Path:
+    folder = tmp_path / "private"
+    (folder / "train").mkdir(parents=True)
+    for name in ("key.txt", "train/key.txt"):
+        (folder / name).write_text("a private key")
+    for name in ("key.jsonl", "train/key.jsonl"):
+        (folder / name).write_text(lines({"text": "a private key"}))
+    datasets.Dataset.from_dict({"text": ["a private key"]}).save_to_disk(folder / "saved")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "own.jsonl").write_text(lines({"text": "own"}))
+    return folder
+
+
+def card(folder: Path, *configs: dict) -> None:
+    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+
+
+def test_a_link_out_of_a_folder_is_not_followed_and_listed(data, private):
+    (data / "a.jsonl").symlink_to(private / "key.jsonl")
+    (data / "dir").symlink_to(private)
+    (data / "gone.jsonl").symlink_to(private / "gone.jsonl")
+    (data / "b.jsonl").symlink_to("../private/key.jsonl")
+    found = shown(data)
+    assert names(found["files"]) == ["own.jsonl"]
+    assert {Path(path).name: reason for path, reason in found["ignored"].items()} == {
+        "a.jsonl": LINK_OUT,
+        "b.jsonl": LINK_OUT,
+        "dir": LINK_OUT,
+        "gone.jsonl": "a broken link",
+    }
+    (data / "own.jsonl").unlink()
+    assert f"a.jsonl ({LINK_OUT})" in refused(data)
+
+
+def test_links_inside_a_folder_are_followed_once(data):
+    (data / "x").mkdir()
+    (data / "x/1.jsonl").write_text(lines({"text": "one"}))
+    (data / "2.jsonl").symlink_to("x/1.jsonl")
+    (data / "y").symlink_to("x")
+    (data / "x/loop").symlink_to("..")
+    found = shown(data)
+    assert names(found["files"]) == ["1.jsonl", "2.jsonl", "own.jsonl"]
+    assert set(found["ignored"].values()) == {"a link to another folder here"}
+
+
+def test_a_file_that_is_named_may_be_a_link(tmp_path, private):
+    (tmp_path / "mine.txt").symlink_to(private / "key.txt")
+    (tmp_path / "mine").symlink_to(private / "train")
+    assert texts_of(tmp_path / "mine.txt") == ["a private key"]
+    assert texts_of(tmp_path / "mine", text_column="text") == ["a private key"]
+
+
+def hub_cache(tmp_path: Path) -> Path:
+    """A dataset as the Hub's cache keeps it: files are links to blobs, which are named by their hashes."""
+    repository = tmp_path / "datasets--user--name"
+    snapshot = repository / "snapshots" / "abc"
+    files = {"train.jsonl": lines({"text": "own"}), "de/train.jsonl": lines({"text": "eigen"})}
+    for number, (name, content) in enumerate(files.items()):
+        blob = repository / "blobs" / f"{number:040}"
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_text(content)
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(os.path.relpath(blob, (snapshot / name).parent))
+    return snapshot
+
+
+def test_the_cache_of_the_hub_is_read_through_its_links(tmp_path, private):
+    snapshot = hub_cache(tmp_path)
+    assert sorted(texts_of(snapshot)) == ["eigen", "own"]
+    assert texts_of(snapshot / "de") == ["eigen"]
+    assert texts_of(f"{snapshot}/*.jsonl") == ["own"]
+    card(snapshot, {"config_name": "de", "data_dir": "de"}, {"config_name": "own", "data_files": "*.jsonl"})
+    assert shown(snapshot, "--dataset_config", "de")["rows_read"] == 1
+    assert names(shown(snapshot, "--dataset_config", "own")["files"]) == ["train.jsonl"]
+    (snapshot / "out.jsonl").symlink_to(private / "key.jsonl")
+    assert find_files(str(snapshot), config="own").ignored[str(snapshot / "out.jsonl")] == LINK_OUT
+    shutil.rmtree(snapshot.parents[1] / "blobs")
+    (snapshot.parents[1] / "blobs").symlink_to(private)
+    (snapshot / "train.jsonl").unlink()
+    (snapshot / "train.jsonl").symlink_to("../../blobs/key.jsonl")
+    with pytest.raises(ScratchError, match=LINK_OUT):
+        find_files(f"{snapshot}/*.jsonl")
+
+
+@pytest.fixture
+def linked(data, private) -> Path:
+    """Files and links to files and folders outside, and to the folder itself, in a folder and in one in it."""
+    (data / "sub").mkdir()
+    for place in (data, data / "sub"):
+        (place / "a.jsonl").symlink_to(private / "key.jsonl")
+        (place / "out").symlink_to(private)
+        (place / "loop").symlink_to(data)
+        (place / "b.jsonl").write_text(lines({"text": "own"}))
+    return data
+
+
+@pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "**", "*/*.jsonl", "[a-z]*.jsonl", "*/*/*.jsonl"])
+def test_a_pattern_reads_nothing_outside(pattern, linked):
+    with at_most(30):
+        found = find_files(f"{linked}/{pattern}")
+    assert found.paths
+    assert all(path.resolve().is_relative_to(linked) for path in found.paths)
+    assert LINK_OUT in found.ignored.values()
+    assert set(texts_of(f"{linked}/{pattern}", text_column="text")) == {"own"}
+
+
+@pytest.mark.parametrize("pattern", ["*/key.jsonl", "*/*/key.jsonl", "**/key.jsonl", "*/train/*.jsonl", "**/a.jsonl"])
+def test_a_pattern_that_matches_outside_only_is_refused(pattern, linked):
+    with at_most(30):
+        assert LINK_OUT in refused(f"{linked}/{pattern}")
+
+
+OUTSIDE = ["../private/key.jsonl", "../**", "{private}/key.jsonl", "out/*.jsonl", "out/key.jsonl", "a.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", OUTSIDE)
+def test_a_card_names_nothing_outside(pattern, data, private):
+    (data / "a.jsonl").symlink_to(private / "key.jsonl")
+    (data / "out").symlink_to(private)
+    pattern = pattern.replace("{private}", str(private))
+    card(data, {"config_name": "all", "data_files": [pattern]})
+    assert f"names {pattern!r}" in refused(data)
+    place = str(Path(pattern).parent)
+    card(data, {"config_name": "all", "data_dir": place})
+    if place != ".":
+        assert f"names {place!r}" in refused(data)
+
+
+def test_the_patterns_of_a_card_are_those_of_datasets(data):
+    from datasets.data_files import resolve_pattern
+
+    for name in ("a/1.csv", "a/b/2.csv", "c1.csv", "c22.csv", "x/c1.csv"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(f"text\n{name}\n")
+    for pattern in ("*.csv", "**/*.csv", "a/**", "a/*", "c?.csv", "c[0-9].csv", "*/*.csv", "**/c*", "./a/../c1.csv"):
+        card(data, {"config_name": "all", "data_files": pattern})
+        theirs = {Path(path).resolve() for path in resolve_pattern(pattern, str(data))}
+        assert set(find_files(str(data)).paths) == theirs, pattern
+
+
+def test_an_address_in_a_card_is_not_opened(data):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.jsonl"
+        for name in (address, f"zip://a::{address}", f"hf://datasets/{address}"):
+            card(data, {"config_name": "all", "data_files": name})
+            assert "want a file in the folder" in refused(data)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.parametrize("name", ["README.md", "dataset_dict.json"])
+def test_metadata_that_is_a_link_out_is_not_read(name, data, private):
+    (private / "README.md").write_text("---\nconfigs: [a private key\n---\n")
+    (private / "dataset_dict.json").write_text('{"a private key": 1}')
+    (data / name).symlink_to(private / name)
+    found = shown(data)
+    assert names(found["files"]) == ["own.jsonl"]
+    assert found["ignored"] == {str(data / name): LINK_OUT}
+
+
+def test_a_dataset_of_save_to_disk_holds_nothing_outside(data, private):
+    saved = data / "saved"
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["own"]})}).save_to_disk(saved)
+    assert texts_of(saved) == ["own"]
+    shard = next((saved / "train").glob("*.arrow"))
+    content = shard.read_bytes()
+    shard.unlink()
+    shard.symlink_to(next((private / "saved").glob("*.arrow")))
+    assert LINK_OUT in refused(saved)
+    shard.unlink()
+    shard.write_bytes(content)
+    shutil.move(saved / "train", saved / "own")
+    (saved / "train").symlink_to(private / "saved")
+    assert LINK_OUT in refused(saved)
+    (saved / "train").unlink()
+    (saved / "train").symlink_to("own")
+    assert texts_of(saved) == ["own"]
+    (saved / "own/state.json").unlink()
+    (saved / "own/state.json").symlink_to(private / "saved/state.json")
+    assert LINK_OUT in refused(saved)
+    for strange in ("..", "../private", "/etc"):
+        (saved / "dataset_dict.json").write_text(json.dumps({"splits": [strange]}))
+        assert "want the name of a file in the folder" in refused(saved)
+
+
+def test_parallel_text_is_not_read_through_links_out(tmp_path, private):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "train.de").write_text("ein Haus\n")
+    (folder / "train.en").symlink_to(private / "key.txt")
+    said = refused(folder, "--for", "translation", "--source_lang", "de", "--target_lang", "en")
+    assert f"holds no train.en (plain or compressed): it has train.de, train.en ({LINK_OUT})" in said
+    (folder / "train.en").unlink()
+    (folder / "english").write_text("a house\n")
+    (folder / "train.en").symlink_to("english")
+    (folder / "val.de").symlink_to(private / "key.txt")
+    (folder / "val.en").write_text("a house\n")
+    corpus = open_pairs(str(folder), "de", "en")
+    assert list(corpus.read()) == [("ein Haus", "a house")]
+    assert corpus.origin.validation_split is None
+    assert corpus.origin.ignored[str(folder / "val.de")] == LINK_OUT
+
+
+@pytest.fixture
+def _never_hangs():
+    with at_most(60):
+        yield
+
+
+@pytest.mark.usefixtures("_never_hangs")
+def test_pipes_sockets_and_devices_never_hang(data):
+    os.mkfifo(data / "pipe.jsonl")
+    (data / "to_pipe.jsonl").symlink_to("pipe.jsonl")
+    (data / "null.jsonl").symlink_to("/dev/zero")
+    for name in ("README.md", "state.json", "dataset_dict.json", "dataset_info.json"):
+        os.mkfifo(data / name)
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(data)  # the path of a socket is short
+        try:
+            server.bind("socket.jsonl")
+        finally:
+            os.chdir(here)
+        for dataset in (data, f"{data}/*"):
+            found = shown(dataset)
+            assert names(found["files"]) == ["own.jsonl"]
+            ignored = {Path(path).name: reason for path, reason in found["ignored"].items()}
+            for name in ("pipe.jsonl", "to_pipe.jsonl", "socket.jsonl", "README.md", "state.json"):
+                assert ignored[name] == "not a regular file"
+            assert ignored["null.jsonl"] == LINK_OUT
+    assert "is a named pipe, want a regular file" in refused(data / "pipe.jsonl")
+    assert "is a named pipe, want a regular file" in refused(data / "to_pipe.jsonl")
+    (data / "dataset_dict.json").unlink()
+    (data / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (data / "train").mkdir()
+    os.mkfifo(data / "train/state.json")
+    assert "not a regular file" in refused(data)
+    options = ("--for", "translation", "--source_lang", "de", "--target_lang", "en")
+    (data / "a.de").write_text("ein Haus\n")
+    assert "is a named pipe" in refused(data / "a.de", "--target_file", data / "pipe.jsonl", *options)
+
+
+BROKEN_CARDS = {
+    "aliases": "configs: [&a [1, 2], *a]",
+    "depth": "configs: " + "[" * 500,
+    "size": "configs:\n" + "- x\n" * 200_000,
+    "list": "configs: {a: 1}",
+    "text": "configs: [a, b]",
+    "name": "configs: [{config_name: [1], data_files: x}]",
+    "files": "configs: [{config_name: a, data_files: {x: 1}}]",
+    "split": "configs: [{config_name: a, data_files: [{split: 5, path: x}]}]",
+    "number": "configs: [{config_name: a, data_files: [{split: train, path: [5]}]}]",
+    "patterns": "configs: [{config_name: a, data_files: [" + "'*a*a*b', " * 20_000 + "]}]",
+    "object": "configs: !!python/object/apply:os.system [echo]",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_CARDS)
+def test_a_broken_card_is_refused_in_one_line(case, data):
+    (data / "README.md").write_text(f"---\n{BROKEN_CARDS[case]}\n---\n")
+    refused(data)
+
+
+def test_a_card_without_end_takes_no_time(data):
+    with at_most(30):
+        (data / "README.md").write_text("---\n" + "\n" * 2_000_000)
+        assert shown(data)["rows_read"] == 1
+
+
+@pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json"])
+@pytest.mark.parametrize("content", ["[" * 5000, '{"splits": 5}', '{"splits": {"train": 1}, "_data_files": 5}', "[1]"])
+def test_broken_metadata_is_refused_in_one_line(name, content, data):
+    (data / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (data / "train").mkdir()
+    (data / "train/state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
+    (data / name).write_text(content)
+    assert "was not written whole by save_to_disk" in refused(data)
+
+
+# --- names with wildcards in them ---
+
+NAMES = ["a[1]", "[0-9]", "a*", "a?", "x::y", "zip:::x", "[", "]", "{a,b}", "[[]", "%5B"]
+
+
+@pytest.fixture(params=NAMES)
+def odd(request, tmp_path) -> Path:
+    """A folder with an odd name, beside others that this name matches as a pattern."""
+    for decoy in ("a1", "aa", "0", "5", "ab", "x", "y", "[", "a"):
+        (tmp_path / decoy).mkdir()
+        for suffix in (".txt", ".jsonl", ".csv", ".parquet"):
+            (tmp_path / f"{decoy}{suffix}").write_text("not this")
+            (tmp_path / decoy / f"{decoy}{suffix}").write_text("not this")
+    folder = tmp_path / request.param
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def test_odd_names_are_names_and_no_patterns(odd):
+    rows, base = {"text": ["this", "and this"]}, odd.name
+    (odd / f"{base}.txt").write_text("this")
+    (odd / f"{base}.csv").write_text("text\nthis\nand this\n")
+    (odd / f"{base}.jsonl").write_text(lines(*({"text": text} for text in rows["text"])))
+    (odd / f"{base}.json").write_text(json.dumps([{"text": text} for text in rows["text"]]))
+    with (odd / f"{base}.parquet").open("wb") as file:  # `datasets` itself takes such names for patterns
+        pq.write_table(pa.table(rows), file)
+    datasets.Dataset.from_dict(rows).save_to_disk(odd.parent / "saved")
+    shutil.move(odd.parent / "saved", odd / "saved" / base)
+    (odd.parent / f"{base}.txt").write_text("this")
+    for place in (odd, odd.parent):
+        assert texts_of(place / f"{base}.txt") == ["this"]
+    for suffix in (".csv", ".jsonl", ".json", ".parquet"):
+        assert texts_of(odd / f"{base}{suffix}") == rows["text"], suffix
+    assert texts_of(odd / "saved" / base) == rows["text"]
+    assert texts_of(next((odd / "saved" / base).glob("*.arrow"))) == rows["text"]
+    held = shown(odd / f"{base}.csv", "--validation_dataset", odd / f"{base}.jsonl")
+    assert held["files"] == [str(odd / f"{base}{suffix}") for suffix in (".csv", ".jsonl")]
+    shutil.rmtree(odd / "saved")
+    for path in odd.glob("*.[tjp]*"):
+        path.unlink()
+    assert texts_of(odd) == rows["text"]
+
+
+def test_odd_names_in_a_card_are_names(odd):
+    base = odd.name
+    for decoy in ("a1", "0", "x"):
+        (odd / f"{decoy}.csv").write_text("text\nnot this\n")
+    (odd / base).mkdir()
+    (odd / base / f"{base}.csv").write_text("text\nthis\n")
+    card(odd, {"config_name": "all", "data_files": f"{base}/{base}.csv"})
+    assert texts_of(odd) == ["this"]
+    card(odd, {"config_name": "all", "data_dir": base})
+    assert texts_of(odd) == ["this"]
+    card(odd, {"config_name": "all", "data_dir": base, "data_files": "*.csv"})
+    assert texts_of(odd) == ["this"]
+
+
+def test_odd_names_of_parallel_text_are_names(odd):
+    for language, text in (("de", "dies"), ("en", "this")):
+        (odd / f"train.{language}").write_text(f"{text}\n")
+        (odd / f"{odd.name}.{language}").write_text(f"{text}\n")
+    assert list(open_pairs(str(odd), "de", "en").read()) == [("dies", "this")]
+    source, target = (str(odd / f"{odd.name}.{language}") for language in ("de", "en"))
+    assert list(open_pairs(source, "de", "en", target_file=target).read()) == [("dies", "this")]
+
+
+def test_a_pattern_in_a_folder_with_an_odd_name(tmp_path):
+    for folder in ("a[1]", "a1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.csv").write_text(f"text\n{folder}\n")
+    assert texts_of(tmp_path / "a[1]" / "*.csv") == ["a[1]"]
+    assert texts_of(f"{tmp_path}/a[[]1]/*.csv") == ["a[1]"]
+    assert texts_of(f"{tmp_path}/a[0-9]/*.csv") == ["a1"]
+
+
+# --- a folder with a script ---
+
+
+def test_a_script_in_a_dataset_folder_is_not_run(data):
+    marker = data.parent / "ran"
+    code = f"open({str(marker)!r}, 'w').close()\nimport datasets\n"
+    for name in ("data.py", "mydata.py", "__init__.py", "conftest.py", "datasets.py", "setup.py"):
+        (data / name).write_text(code)
+    infos = {"default": {"builder_name": "mydata", "features": {"text": {"dtype": "string", "_type": "Value"}}}}
+    (data / "dataset_infos.json").write_text(json.dumps(infos))
+    card(data, {"config_name": "default", "data_files": "own.jsonl"})
+    for dataset in (".", str(data), "*.jsonl", "own.jsonl"):
+        result = run_here("scratch-gpt", "data", dataset, "--json", cwd=data)
+        assert json.loads(result.stdout)["rows_read"] == 1
+        assert not marker.exists()
+    assert find_files(str(data)).ignored[str(data / "mydata.py")] == "no known format (.py)"

@@ -1,0 +1,198 @@
+"""Rows and batches of each epoch, and the cache of their tokens: documents are packed with others each time and never
+see each other, and tokens are those that the settings ask for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers.models import PRESETS, tiny_model
+from torch.nn import functional as F
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data.batching.bucketing import Buckets
+from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.token_shards import Shard, prepare
+from scratch_gpt.data.readers.sources import open_source
+from scratch_gpt.evaluation.language_modeling import evaluate_text
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+
+BOS, PAD = 1, 0
+
+
+def shard_of(lengths) -> Shard:
+    tokens = np.random.default_rng(0).integers(5, 99, sum(lengths)).astype(np.uint16)
+    return Shard(tokens, np.cumsum(lengths), len(tokens), len(tokens))
+
+
+def packed_together(rows: Rows, epoch: int) -> set[frozenset[int]]:
+    """Which documents, by where they start, share a row."""
+    plan = rows.plan(epoch)
+    return {frozenset(plan.starts[a:b].tolist()) for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)}
+
+
+def test_documents_are_packed_with_others_in_each_epoch():
+    """Hundreds of short documents of all lengths: few rows of one epoch come again in the next, and none is lost."""
+    lengths = np.random.default_rng(1).integers(2, 12, 600).tolist()
+    shard = shard_of(lengths)
+    rows = Rows(shard, 32, BOS, PAD, seed=4)
+    epochs = [packed_together(rows, epoch) for epoch in range(3)]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert len(epochs[one] & epochs[other]) < 0.1 * len(epochs[one])
+    starts = [0, *shard.ends[:-1].tolist()]
+    for epoch in range(3):
+        assert sorted(rows.plan(epoch).starts.tolist()) == starts
+    assert packed_together(Rows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]  # of seed and epoch, and nothing else
+    assert len(packed_together(Rows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
+
+
+def test_windows_of_a_long_document_begin_elsewhere_in_each_epoch():
+    rows = Rows(shard_of([1000]), 32, BOS, PAD, seed=4)
+    first = [sorted(rows.plan(epoch).starts.tolist())[1] for epoch in range(20)]
+    assert all(1 <= length <= 32 for length in first)
+    assert len(set(first)) > 8
+
+
+def test_rows_come_in_another_order_in_each_epoch():
+    """Rows of one document each, which can't be packed otherwise."""
+    rows = Rows(shard_of([20] * 200), 32, BOS, PAD, seed=4)
+    orders = [rows.plan(epoch).starts.tolist() for epoch in (0, 1)]
+    assert sum(a == b for a, b in zip(*orders, strict=True)) < 10
+    assert orders[0] != sorted(orders[0])
+
+
+def test_full_rows_come_among_the_others():
+    """Windows that fill a row are made first, and would else all be learned from before the others."""
+    plan = Rows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
+    full = np.flatnonzero(plan.lengths[plan.offsets[:-1]] == 32)
+    assert len(full) == 100
+    assert full.min() < 10
+    assert full.max() > 190
+    assert 80 < full.mean() < 120
+
+
+def test_texts_share_batches_with_others_in_each_epoch():
+    buckets = Buckets(np.full(400, 10), 80, seed=4)
+    together = [{frozenset(numbers.tolist()) for _, numbers in buckets.plan(epoch)} for epoch in (0, 1)]
+    assert not together[0] & together[1]
+    lengths = np.random.default_rng(1).integers(2, 60, 400)
+    orders = [[length for length, _ in Buckets(lengths, 80, seed=4).plan(epoch)] for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != sorted(orders[0])
+
+
+# --- what a row sees -------------------------------------------------------------------------------------
+
+
+def loss_alone(model, shard: Shard, documents: list[int]) -> float:
+    """The sum of losses of documents, each read alone after `<bos>`, by torch."""
+    bounds, total = [0, *shard.ends.tolist()], 0.0
+    for document in documents:
+        tokens = torch.from_numpy(shard.tokens[bounds[document] : bounds[document + 1]].astype(np.int64))[None]
+        inputs = torch.cat([torch.tensor([[BOS]]), tokens[:, :-1]], 1)
+        total += F.cross_entropy(model(inputs).logits[0], tokens[0], reduction="sum").item()
+    return total
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_documents_of_a_row_do_not_see_each_other_whichever_row_is_full(preset, order):
+    """A batch of a row with three documents, one with a document that fills it, and one with padding: the loss is the
+    sum of those of the documents alone, in whatever order the rows stand."""
+    lengths = [5, 4, 7, 16, 6]  # 5 + 4 + 7 fill a row, 16 another, 6 leaves padding
+    model, shard = tiny_model(preset), shard_of(lengths)
+    task = LanguageModeling(
+        Accelerator(cpu=True), {"train": shard, "validation": shard}, train_tokenizer(["a"], "char"), 16, 3, seed=0
+    )
+    rows, starts = task.validation_rows, [0, *shard.ends[:-1].tolist()]
+    plan = rows.plan(0)
+    held = [plan.starts[plan.offsets[row] : plan.offsets[row + 1]].tolist() for row in range(len(plan))]
+    assert sorted(map(len, held)) == [1, 1, 3], held
+    by_kind = [held.index([starts[4]]), held.index([starts[3]]), max(range(3), key=lambda row: len(held[row]))]
+    batch = rows.batch([(plan, by_kind[kind]) for kind in order])
+    assert task.count(batch) == sum(lengths)
+    expected = loss_alone(model, shard, [0, 1, 2, 3, 4])
+    with torch.no_grad():
+        assert task.loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- the cache -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(f'{{"text": "text number {i} of many"}}\n' for i in range(40)))
+    return path
+
+
+def test_tokens_end_as_the_tokenizer_says_now(texts):
+    """The same tokenizer with another `<eos>` does not get the tokens that the first one had written."""
+    tokenizer = train_tokenizer([texts.read_text()], "char")
+    backend, ends = tokenizer.backend_tokenizer.to_str(), []
+    for token in (tokenizer.eos_token, tokenizer.pad_token, tokenizer.eos_token):
+        tokenizer.eos_token = token
+        assert tokenizer.backend_tokenizer.to_str() == backend  # nothing else tells the two apart
+        shard = prepare(open_source(str(texts)), tokenizer)["train"]
+        assert set(shard.tokens[shard.ends - 1].tolist()) == {tokenizer.eos_token_id}
+        ends.append(tokenizer.eos_token_id)
+    assert len(set(ends)) == 2
+
+
+def test_each_setting_has_tokens_of_its_own(texts, tmp_path, monkeypatch):
+    """What comes from a cache in which all others stand already is what comes from an empty one."""
+    tokenizer, source = train_tokenizer([texts.read_text()], "char"), lambda: open_source(str(texts))
+    fewer = train_tokenizer(["text"], "char")
+    other = tmp_path / "other.txt"
+    other.write_text("something else\n" * 5)
+    another = tmp_path / "another.txt"
+    another.write_text("and something else\n" * 5)
+    ways = {
+        "plain": lambda: prepare(source(), tokenizer),
+        "seed": lambda: prepare(source(), tokenizer, seed=1),
+        "fraction": lambda: prepare(source(), tokenizer, 0.3),
+        "validation": lambda: prepare(source(), tokenizer, validation_source=open_source(str(other))),
+        "another": lambda: prepare(source(), tokenizer, validation_source=open_source(str(another))),
+        "tokenizer": lambda: prepare(source(), fewer),
+        "source": lambda: prepare(open_source(str(other)), tokenizer),
+    }
+    found = {}
+    for cache in ("shared", *ways):
+        monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / f"cache-{cache}"))
+        for name, way in ways.items():
+            if cache in ("shared", name):
+                shards = way()
+                read = [
+                    (s.tokens.tolist(), s.ends.tolist(), s.characters, s.utf8_bytes, s.unknown) for s in shards.values()
+                ]
+                found.setdefault(name, []).append(read)
+    for name, (shared, alone) in found.items():
+        assert shared == alone, name
+    assert len({str(shared) for shared, _ in found.values()}) == len(ways)
+
+
+# --- bits per byte ---------------------------------------------------------------------------------------
+
+
+def test_bits_are_per_byte_and_losses_per_character_of_texts_that_are_not_ascii(tmp_path):
+    """Letters of one, two, three and four bytes, so that no two of tokens, characters and bytes are as many."""
+    lines = ["Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich", "Ёж, ёлка и чай", "東京の空", "😀 → 😀"]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines * 3), encoding="utf-8")
+    whole = "\n".join(lines * 3)
+    tokenizer = train_tokenizer([whole], "bpe", 300)
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
+    found = evaluate_text(model, tokenizer, open_source(str(path)), context_length=512)
+    ids = tokenizer(whole, add_special_tokens=False).input_ids
+    inputs = torch.tensor([[tokenizer.bos_token_id, *ids[:-1]]])
+    assert len(ids) < 512
+    nats = F.cross_entropy(model(inputs).logits[0], torch.tensor(ids), reduction="sum").item()
+    num_bytes, characters = path.stat().st_size, len(whole)
+    assert num_bytes > 1.3 * characters
+    assert found["tokens"] == len(ids)
+    assert found["loss"] == pytest.approx(nats / len(ids), rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+    assert found["loss_per_character"] == pytest.approx(nats / characters, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(nats / len(ids)), rel=1e-4)

@@ -1,0 +1,206 @@
+"""Parallel text: how it is opened, what is passed over and counted, and in which batches it comes."""
+
+import copy
+import csv
+import gzip
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers.processes import SHARED
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data.batching.bucketing import PairBatches, bucket_length
+from scratch_gpt.data.batching.encoding import Pairs, encode_pairs
+from scratch_gpt.data.batching.token_lists import Tokens
+from scratch_gpt.data.readers.parallel import open_pairs
+from scratch_gpt.data.readers.tables import ReadOptions
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.loading import Tokenizers
+from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
+from scratch_gpt.train.tasks.translation.task import Translation
+
+PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Zwei Männer lachen", "Two men laugh"), ("Ende", "The end")]
+
+
+@pytest.fixture
+def world(tmp_path):
+    """The same pairs in every form."""
+    for side, language in enumerate(("de", "en")):
+        text = "\n".join(pair[side] for pair in PAIRS) + "\n"
+        (tmp_path / f"train.{language}").write_text(text, encoding="utf-8")
+        with gzip.open(tmp_path / f"val.{language}.gz", "wt", encoding="utf-8") as file:
+            file.write(text.replace("\n", "\r\n"))
+    rows = [{"de": de, "en": en} for de, en in PAIRS]
+    (tmp_path / "flat.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "nested.jsonl").write_text("\n".join(json.dumps({"translation": row}) for row in rows))
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["de", "en"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "flat.jsonl", "nested.jsonl", "table.csv"])
+def test_every_form_gives_the_same_pairs(name, world):
+    assert list(open_pairs(str(world / name), "de", "en").read()) == PAIRS
+    assert list(open_pairs(str(world / name), "en", "de").read()) == [(en, de) for de, en in PAIRS]
+
+
+def test_two_files_and_gzipped_splits(world):
+    two = open_pairs(str(world / "train.de"), "de", "en", target_file=str(world / "train.en"))
+    assert list(two.read()) == PAIRS
+    assert open_pairs(str(world), "de", "en").origin.validation_split == "validation"
+    zipped = open_pairs(str(world), "de", "en", ReadOptions(split="validation"))
+    assert zipped.origin.files == [str(world / f"val.{language}.gz") for language in ("de", "en")]
+    assert list(zipped.read()) == PAIRS  # the carriage returns are gone
+    assert list(open_pairs(str(world), "de", "en", ReadOptions(max_rows=2)).read()) == PAIRS[:2]
+
+
+def test_an_empty_side_is_passed_over_and_counted(world):
+    (world / "train.en").write_text("A dog runs .\n  \nThe end\n")
+    source = open_pairs(str(world), "de", "en")  # blank lines of text files do no harm
+    assert list(source.read()) == [PAIRS[0], PAIRS[2]]
+    assert source.count.skipped == {"'en' is empty": 1}
+    (world / "flat.jsonl").write_text('{"de": "a", "en": ""}\n' * 3)
+    with pytest.raises(ScratchError, match=r"3 of 3 rows can't be used .'en' is empty: 3, first row 0"):
+        list(open_pairs(str(world / "flat.jsonl"), "de", "en").read())
+
+
+BAD = {
+    "different lengths": (lambda w: (w / "train.en").write_text("A dog runs .\n"), "", "has 3 lines and .* has 1"),
+    "unknown language": (lambda w: (w / "train.en").unlink(), "", "holds no train.en"),
+    "unknown column": (
+        lambda w: (w / "flat.jsonl").write_text('{"de": "a", "fr": "b"}'),
+        "flat.jsonl",
+        "no 'en': it has",
+    ),
+    "missing cell": (
+        lambda w: (w / "flat.jsonl").write_text('{"de": "a", "en": null}'),
+        "flat.jsonl",
+        "'en' is null, want text: 1, first row 0",
+    ),
+    "one side": (lambda w: None, "train.de", "name the other with --target_file"),
+    "no such folder": (lambda w: None, "none/", "no such file or folder"),
+    "no UTF-8": (lambda w: (w / "train.en").write_bytes(b"\xff\xfe\n\n\n"), "", "is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_explained(case, world):
+    spoil, name, message = BAD[case]
+    spoil(world)
+    with pytest.raises(ScratchError, match=message):
+        list(open_pairs(str(world / name) + ("/" if name.endswith("/") else ""), "de", "en").read())
+
+
+def test_one_language_twice_and_languages_that_the_grammar_does_not_know():
+    with pytest.raises(ScratchError, match="both 'de'"):
+        open_pairs("grammar", "de", "de")
+    with pytest.raises(ScratchError, match="knows 'de' and 'en', not 'de' to 'fr'"):
+        open_pairs("grammar", "de", "fr")
+
+
+def test_long_sides_are_cut_or_left_out_and_counted():
+    tokenizer = train_tokenizer([text for pair in PAIRS for text in pair], "char", template="seq2seq")
+    cut = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=False)
+    assert (len(cut), cut.long) == (3, 2)
+    assert [len(cut.source[i]) for i in range(3)] == [14, 14, 5]
+    assert all(side[i][-1] == tokenizer.eos_token_id for side in (cut.source, cut.target) for i in range(3))
+    assert tokenizer.decode(cut.source[0][:-1]) == PAIRS[0][0][:13]
+    left = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=True)
+    assert (len(left), left.long) == (1, 2)
+    assert tokenizer.decode(left.target[0][:-1]) == "The end"
+
+
+def some_pairs(count: int = 500, seed: int = 0) -> Pairs:
+    rng = np.random.default_rng(seed)
+
+    def side() -> Tokens:
+        lengths = rng.integers(1, 60, count)
+        return Tokens(rng.integers(3, 99, lengths.sum()).astype(np.uint32), np.cumsum(lengths))
+
+    return Pairs(side(), side(), 0)
+
+
+def test_an_epoch_holds_every_pair_once_in_few_shapes():
+    pairs = some_pairs()
+    batches = PairBatches(pairs, 512, pad_token_id=0, seed=7)
+    plan = batches.plan(0)
+    assert sorted(np.concatenate([numbers for _, numbers in plan])) == list(range(500))
+    assert all(length * len(numbers) <= 512 for length, numbers in plan)
+    shapes = {(length, len(numbers)) for length, numbers in plan}
+    assert len(shapes) <= 2 * len({length for length, _ in plan})  # full batches, and one rest, of each length
+    for length, numbers in plan[:5]:
+        batch = batches.batch(length, numbers)
+        assert batch["input_ids"].shape == batch["labels"].shape == (len(numbers), length)
+        for row, number in enumerate(numbers):
+            source, target = pairs.source[number], pairs.target[number]
+            assert batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist() == source.tolist()
+            assert batch["labels"][row][batch["labels"][row] != -100].tolist() == target.tolist()
+            assert bucket_length(np.array(max(len(source), len(target)))) == length
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        plan = PairBatches(some_pairs(), 512, 0, seed=seed).plan(epoch)
+        return [tuple(numbers) for _, numbers in plan]
+
+    assert order(7, 3) == order(7, 3)
+    assert order(7, 3) != order(7, 4)
+    assert order(7, 3) != order(8, 3)
+    assert sorted(order(None, 0)) == sorted(order(None, 5))
+
+
+def test_processes_share_an_ordered_epoch():
+    batches = PairBatches(some_pairs(), 512, 0)
+    whole = [batch["labels"].numpy().tobytes() for batch in batches.ordered_batches()]
+    shared = [[b["labels"].numpy().tobytes() for b in batches.ordered_batches(i, 3)] for i in range(3)]
+    assert sorted(itertools.chain(*shared)) == sorted(whole)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
+def test_multi30k_opens_as_it_is():
+    source = open_pairs(str(SHARED / "multi30k"), "de", "en", ReadOptions(split="test_2016_flickr"))
+    pairs = list(source.read())
+    assert len(pairs) == 1000
+    assert pairs[0][0].startswith("Ein Mann mit einem orangefarbenen Hut")
+    assert pairs[0][1].startswith("A man in an orange hat")
+
+
+def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
+    """Nothing else changes: the labels, padding, `<eos>` and what the decoder starts with stay."""
+    pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).read())
+    tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
+    encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
+    shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512}
+    shared |= {"seed": 0, "eval_beams": 1}
+    plain, hiding = (Translation(Accelerator(), encoded, encoded, **shared, word_dropout=share) for share in (0, 0.3))
+    shares = []
+    for number in range(len(plain.train.plan(0))):
+        before, after = plain.make_batch(0, number), hiding.make_batch(0, number)
+        assert torch.equal(before["labels"], after["labels"])
+        assert torch.equal(before["attention_mask"], after["attention_mask"])
+        before["decoder_input_ids"] = shift_right(before["labels"], tokenizer.pad_token_id, tokenizer.pad_token_id)
+        for name in ("input_ids", "decoder_input_ids"):
+            changed = after[name] != before[name]
+            assert set(after[name][changed].tolist()) == {tokenizer.bos_token_id}
+            special = torch.isin(before[name], torch.tensor(tokenizer.all_special_ids))
+            assert not (changed & special).any()
+            shares.append(changed[~special].float().mean().item())
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
+    for name in ("eos_token", "pad_token"):
+        for side in (0, 1):
+            sides = [tokenizer, tokenizer]
+            sides[side] = copy.deepcopy(tokenizer)
+            sides[side].bos_token = getattr(tokenizer, name)
+            with pytest.raises(ScratchError, match=r"word_dropout is 0\.3, but the tokenizer has no <bos> of its own"):
+                Translation(
+                    Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
+                )
+    same, again, other = (hiding.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)

@@ -1,0 +1,144 @@
+"""Python processes that start in a fraction of the time: forked from one that has imported PyTorch and other libraries
+that are slow to import, but none of Hugging Face's, which read their variables at import, and not this package."""
+
+import atexit
+import contextlib
+import faulthandler
+import functools
+import importlib
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+import threading
+import traceback
+import types
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+# What `import transformers` imports of others, as far as it takes long.
+SLOW = ("torch", "torch._dynamo", "torch.onnx", "torch.export", "torch.distributed.tensor", "torch.utils.data", "sympy")
+SLOW += ("torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "torch.utils.flop_counter", "numpy")
+SLOW += ("scipy.optimize", "scipy.stats", "pandas", "pyarrow", "pyarrow.parquet", "pyarrow.dataset", "PIL.Image")
+SLOW += ("matplotlib.pyplot", "typer", "rich.console", "rich.table", "jinja2", "yaml", "httpx", "regex", "dill")
+SLOW += ("multiprocess", "fsspec", "psutil", "asyncio", "unittest.mock")
+OURS_OR_HF = {"scratch_gpt", "transformers", "huggingface_hub", "tokenizers", "datasets", "accelerate", "peft", "trl"}
+
+if __name__ != "__main__" and os.environ.get("SLOW_IMPORTS"):  # in the process that others are forked from
+    for _name in SLOW:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_name)
+    assert not OURS_OR_HF & {name.split(".")[0] for name in sys.modules}
+
+
+def start_python(
+    arguments: list[str],
+    cwd: Path | str,
+    environment: dict[str, str],
+    streams: tuple[Path | str, ...],
+    fresh: bool = False,
+) -> BaseProcess:
+    """Start what `python ARGUMENTS` does.
+
+    Args:
+        environment: all of its variables.
+        streams: files of standard input, output and error.
+        fresh: with nothing imported, as are all but those of `-c CODE` and of a script, which `-I` may come before.
+    """
+    isolated = arguments[0] == "-I"
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with _environment_of_server():
+        asked = (arguments, str(cwd), environment, [str(stream) for stream in streams])
+        fresh = fresh or (arguments[isolated].startswith("-") and arguments[isolated] != "-c")
+        if fresh:
+            process = context.Process(target=_replace, args=asked)
+        else:
+            path = _path_of(None if isolated else environment.get("PYTHONPATH"))
+            process = context.Process(target=_run, args=(*asked, path))
+        process.start()
+    return process
+
+
+@functools.cache
+def _path_of(variable: str | None) -> list[str]:
+    """`sys.path` of a new process, without its first entry."""
+    environment = {**os.environ, "PYTHONPATH": variable or ""}
+    environment.pop("COVERAGE_PROCESS_START", None)
+    command = [sys.executable, "-c", "import json, sys; print(json.dumps(sys.path[1:]))"]
+    return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+
+@contextlib.contextmanager
+def _environment_of_server():
+    """The variables under which the server, if this call starts it, imports; and none that measures it."""
+    before = dict(os.environ)
+    os.environ |= {"SLOW_IMPORTS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    os.environ.pop("COVERAGE_PROCESS_START", None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _enter(cwd: str, streams: list[str]) -> None:
+    os.chdir(cwd)
+    for target, (name, mode) in enumerate(zip(streams, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
+        descriptor = os.open(name, mode | os.O_NOCTTY)
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+
+
+def _replace(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
+    """In the new process: start Python anew."""
+    _enter(cwd, streams)
+    os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str], path: list[str]) -> None:
+    """In the new process: do what was asked for, and end as Python does."""
+    _enter(cwd, streams)
+    isolated = arguments[0] == "-I"
+    arguments = arguments[isolated:]
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (as long as the process runs)
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors=errors, buffering=1, closefd=False)  # noqa: SIM115  (as stdin)
+        for number, errors in ((1, "strict"), (2, "backslashreplace"))
+    )
+    os.environ.clear()
+    os.environ.update(environment)
+    is_code = arguments[0] == "-c"
+    first = [] if isolated else [""] if is_code else [str(Path(arguments[0]).resolve().parent)]
+    sys.path[:] = [*first, *path]
+    sys.argv = ["-c", *arguments[2:]] if is_code else list(arguments)
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    if "COVERAGE_PROCESS_START" in environment:
+        import coverage
+
+        coverage.process_startup(force=True)
+    faulthandler.enable()
+    code = 0
+    try:
+        if is_code:
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(arguments[1], "<string>", "exec"), vars(main))
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

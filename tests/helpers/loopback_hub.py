@@ -1,0 +1,381 @@
+"""A Hub on this machine: the endpoints that huggingface_hub's client calls to create, push, list and download.
+
+Repositories live in memory as revisions of {path: bytes}. Large files take the LFS way (batch, PUT, pointer in the
+commit), small ones travel inside the commit, as on the real Hub. Every request is logged. The weather may be bad:
+`Storm`s refuse, cut, swallow or never answer the requests that they are for.
+
+    python -m helpers.loopback_hub 8080     # then: HF_ENDPOINT=http://127.0.0.1:8080 HF_TOKEN=hf_test …
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlparse
+
+LFS_SUFFIXES = (".safetensors", ".png", ".bin")
+USER = "tester"
+LATE = 10.0  # seconds
+
+
+@dataclass
+class Repository:
+    revisions: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
+    commits: dict[str, str] = field(default_factory=dict)  # revision -> commit id
+    snapshots: dict[str, dict[str, bytes]] = field(default_factory=dict)  # commit id -> files
+    titles: list[str] = field(default_factory=list)
+    private: bool = False
+
+    def commit(self, revision: str, files: dict[str, bytes], title: str) -> str:
+        digest = hashlib.sha1(f"{len(self.snapshots)}{title}".encode())
+        for path, content in sorted(files.items()):
+            digest.update(path.encode() + content)
+        self.revisions[revision], self.commits[revision] = files, digest.hexdigest()
+        self.snapshots[digest.hexdigest()] = files
+        self.titles.append(title)
+        return digest.hexdigest()
+
+    def files(self, revision: str) -> dict[str, bytes] | None:
+        return self.snapshots.get(revision, self.revisions.get(revision))
+
+    def commit_id(self, revision: str) -> str:
+        return revision if revision in self.snapshots else self.commits[revision]
+
+
+@dataclass
+class Storm:
+    """What befalls the first `times` requests whose "METHOD /path" matches `pattern`.
+
+    Args:
+        what: a status to answer with; "cut": the connection breaks while the request is read; "silent": no answer ever
+            comes; "lost": the request is carried out, and its answer never arrives; "late": so, but seconds later.
+    """
+
+    pattern: str
+    what: int | str
+    times: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class LoopbackHub(ThreadingHTTPServer):
+    """The server, with what it was sent."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int = 0):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.repositories: dict[str, Repository] = {}
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.statuses: list[int] = []
+        self.weather: list[Storm] = []
+        self.over = threading.Event()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def running_hub():
+    hub = LoopbackHub()
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.over.set()
+        hub.shutdown()
+        hub.server_close()
+        thread.join(5)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: LoopbackHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None: ...
+
+    # --- answers ---
+
+    def reply(self, content: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        body = content if isinstance(content, bytes) else json.dumps({} if content is None else content).encode()
+        self.server.statuses.append(status)
+        self.send_response(status)
+        names = {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
+        for name, value in names.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def missing(self, code: str) -> None:
+        self.reply({"error": code}, 404, {"X-Error-Code": code, "X-Error-Message": code})
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    # --- routes: (method, pattern, name of the handler) ---
+
+    ROUTES = (
+        ("GET", r"/api/whoami-v2", "whoami"),
+        ("POST", r"/api/repos/create", "create"),
+        ("POST", r"/api/validate-yaml", "validate"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>.+)", "preupload"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>.+)", "commit"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/branch/(?P<revision>.+)", "branch"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<revision>.+)", "paths_info"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/commits/(?P<revision>.+)", "commits"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?", "tree"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?", "info"),
+        ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("PUT", r"/lfs/(?P<oid>\w+)", "lfs_put"),
+        ("GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+    )
+
+    def route(self) -> None:
+        url = urlparse(self.path)
+        self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        self.server.requests.append(f"{self.command} {url.path}")
+        if self.befallen(f"{self.command} {unquote(url.path)}"):
+            return
+        method = "GET" if self.command == "HEAD" else self.command
+        for wanted, pattern, name in self.ROUTES:
+            match = re.fullmatch(pattern, unquote(url.path))
+            if match and wanted == method:
+                parts = match.groupdict()
+                if "repo" in parts and parts["repo"] not in self.server.repositories:
+                    self.body()
+                    self.missing("RepoNotFound")
+                    return
+                getattr(self, f"on_{name}")(**parts)
+                return
+        self.body()
+        self.missing("EntryNotFound")
+
+    def befallen(self, request: str) -> bool:
+        """Whether a storm has settled this request."""
+        storm = next((s for s in self.server.weather if s.times > 0 and re.search(s.pattern, request)), None)
+        if storm is None:
+            return False
+        storm.times -= 1
+        if isinstance(storm.what, int):
+            self.body()
+            self.reply({"error": "the weather"}, storm.what, storm.headers)
+            return True
+        self.close_connection = True
+        if storm.what in ("lost", "late"):
+            self.server.over.wait(LATE if storm.what == "late" else 0)
+            self.wfile = io.BytesIO()
+            return False
+        if storm.what == "cut":
+            self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.server.over.wait()
+        return True
+
+    do_GET = do_HEAD = do_POST = do_PUT = route  # noqa: N815
+
+    def on_whoami(self) -> None:
+        if not self.headers.get("Authorization"):
+            self.reply({"error": "Invalid username or password."}, 401)
+            return
+        self.reply({"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token", "accessToken": {}}})
+
+    def on_create(self) -> None:
+        asked = json.loads(self.body())
+        name = f"{asked.get('organization') or USER}/{asked['name']}"
+        if name in self.server.repositories:
+            self.reply({"error": "You already created this model repo", "url": f"{self.server.endpoint}/{name}"}, 409)
+            return
+        repository = Repository(private=bool(asked.get("private")))
+        repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        self.server.repositories[name] = repository
+        self.reply({"url": f"{self.server.endpoint}/{name}", "name": name, "id": name})
+
+    def on_validate(self) -> None:
+        self.body()
+        self.reply({"errors": [], "warnings": []})
+
+    def on_preupload(self, repo: str, revision: str) -> None:
+        files = json.loads(self.body())["files"]
+        there = self.server.repositories[repo].files(revision) or {}
+        modes = []
+        for path in (file["path"] for file in files):
+            mode = "lfs" if path.endswith(LFS_SUFFIXES) else "regular"
+            modes.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
+            if path in there:
+                blob = b"blob %d\0" % len(there[path]) + there[path]
+                modes[-1]["oid"] = (hashlib.sha256(there[path]) if mode == "lfs" else hashlib.sha1(blob)).hexdigest()
+        self.reply({"files": modes})
+
+    def on_lfs_batch(self, repo: str) -> None:
+        asked = json.loads(self.body())
+        objects = []
+        for item in asked["objects"]:
+            answer = {"oid": item["oid"], "size": item["size"], "authenticated": True}
+            if item["oid"] not in self.server.objects:
+                answer["actions"] = {"upload": {"href": f"{self.server.endpoint}/lfs/{item['oid']}", "header": {}}}
+            objects.append(answer)
+        self.reply({"transfer": "basic", "objects": objects}, headers={"Content-Type": "application/vnd.git-lfs+json"})
+
+    def on_lfs_put(self, oid: str) -> None:
+        content = self.body()
+        if hashlib.sha256(content).hexdigest() != oid:
+            self.reply({"error": "content does not match its id"}, 400)
+            return
+        self.server.objects[oid] = content
+        self.reply()
+
+    def on_branch(self, repo: str, revision: str) -> None:
+        asked = json.loads(self.body() or b"{}")
+        repository = self.server.repositories[repo]
+        if revision in repository.revisions:
+            self.reply({"error": "Reference already exists"}, 409)
+            return
+        start = repository.files(asked.get("startingPoint", "main"))
+        repository.commit(revision, dict(start or {}), f"branch {revision}")
+        self.reply()
+
+    def on_commit(self, repo: str, revision: str) -> None:
+        repository = self.server.repositories[repo]
+        files, title = dict(repository.revisions.get(revision, {})), ""
+        for line in self.body().splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "header":
+                title = value["summary"]
+                if value.get("parentCommit") not in (None, repository.commit_id(revision)):
+                    self.reply({"error": "the branch has moved"}, 412)
+                    return
+            elif entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self.server.objects[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                files.pop(value["path"], None)
+            elif entry["key"] == "deletedFolder":
+                files = {path: c for path, c in files.items() if not path.startswith(value["path"].rstrip("/") + "/")}
+        oid = repository.commit(revision, files, title)
+        self.reply({"success": True, "commitOid": oid, "commitUrl": f"{self.server.endpoint}/{repo}/commit/{oid}"})
+
+    def entries(self, files: dict[str, bytes]) -> list[dict]:
+        listed = []
+        for path, content in sorted(files.items()):
+            entry = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            if path.endswith(LFS_SUFFIXES):
+                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            listed.append(entry)
+        return listed
+
+    def found(self, repo: str, revision: str | None) -> dict[str, bytes] | None:
+        files = self.server.repositories[repo].files(revision or "main")
+        if files is None:
+            self.missing("RevisionNotFound")
+        return files
+
+    def on_tree(self, repo: str, revision: str, folder: str | None = None) -> None:
+        files = self.found(repo, revision)
+        if files is not None:
+            prefix = f"{folder.rstrip('/')}/" if folder else ""
+            inside = {path: content for path, content in files.items() if path.startswith(prefix)}
+            if prefix and not inside:
+                self.missing("EntryNotFound")
+                return
+            self.reply(self.entries(inside))
+
+    def on_paths_info(self, repo: str, revision: str) -> None:
+        raw = self.body().decode()
+        asked = json.loads(raw)["paths"] if raw.startswith("{") else parse_qs(raw).get("paths", [])
+        files = self.found(repo, revision)
+        if files is not None:
+            self.reply(self.entries({path: files[path] for path in asked if path in files}))
+
+    def on_refs(self, repo: str) -> None:
+        repository = self.server.repositories[repo]
+        branches = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in repository.commits.items()
+        ]
+        self.reply({"branches": branches, "converts": [], "tags": [], "pullRequests": []})
+
+    def on_commits(self, repo: str, revision: str) -> None:
+        repository = self.server.repositories[repo]
+        written = zip(reversed(repository.snapshots), reversed(repository.titles), strict=True)
+        date = "2026-01-01T00:00:00.000Z"
+        self.reply([{"id": i, "title": t, "message": "", "date": date, "authors": []} for i, t in written])
+
+    def on_info(self, repo: str, revision: str | None = None) -> None:
+        files = self.found(repo, revision)
+        if files is not None:
+            repository = self.server.repositories[repo]
+            self.reply(
+                {
+                    "id": repo,
+                    "modelId": repo,
+                    "author": repo.split("/")[0],
+                    "sha": repository.commit_id(revision or "main"),
+                    "private": repository.private,
+                    "tags": ["transformers", "text-generation"],
+                    "pipeline_tag": "text-generation",
+                    "library_name": "transformers",
+                    "siblings": [{"rfilename": path} for path in sorted(files)],
+                }
+            )
+
+    def on_resolve(self, repo: str, revision: str, path: str) -> None:
+        files = self.found(repo, revision)
+        if files is None:
+            return
+        if path not in files:
+            commit = self.server.repositories[repo].commit_id(revision)
+            names = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": commit}
+            self.reply({"error": "Entry not found"}, 404, names)
+            return
+        content = files[path]
+        large = path.endswith(LFS_SUFFIXES)
+        etag = (hashlib.sha256 if large else hashlib.sha1)(content).hexdigest()
+        headers = {
+            "ETag": f'"{etag}"',
+            "X-Repo-Commit": self.server.repositories[repo].commit_id(revision),
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
+        if large:
+            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked:
+            first = int(asked[1])
+            last = min(int(asked[2]) if asked[2] else len(content) - 1, len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            self.reply(content[first : last + 1], 206, headers)
+            return
+        if self.command == "HEAD":
+            self.send_response(200)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            return
+        self.reply(content, 200, headers)
+
+
+if __name__ == "__main__":
+    LoopbackHub(int(sys.argv[1]) if len(sys.argv) > 1 else 8080).serve_forever()

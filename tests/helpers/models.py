@@ -1,0 +1,92 @@
+"""Tiny configs and models with random weights."""
+
+from pathlib import Path
+
+import torch
+
+from scratch_gpt import (
+    ScratchEncoderConfig,
+    ScratchGPTConfig,
+    ScratchGPTForCausalLM,
+    ScratchSeq2SeqConfig,
+    ScratchSeq2SeqForConditionalGeneration,
+    train_tokenizer,
+)
+
+PRESETS = ("gpt2", "llama", "nanochat", "nanochat_ngram")
+
+
+def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
+    fields = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        **({"ngram_buckets": 1024} if preset == "nanochat_ngram" else {}),
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return ScratchGPTConfig.from_preset(preset, **{**fields, **overrides})
+
+
+def tiny_model(preset: str, **overrides) -> ScratchGPTForCausalLM:
+    """A model in evaluation mode whose every weight, zero-initialised ones too, is random and matters."""
+    return randomise(ScratchGPTForCausalLM(tiny_config(preset, **overrides))).eval()
+
+
+def save_tiny(folder: Path) -> Path:
+    """A model directory: such a model, and a tokenizer of a few characters."""
+    tiny_model("llama").save_pretrained(folder)
+    train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+def tiny_seq2seq_config(preset: str, **overrides) -> ScratchSeq2SeqConfig:
+    fields = {
+        "vocab_size": 99,
+        "hidden_size": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return ScratchSeq2SeqConfig.from_preset(preset, **{**fields, **overrides})
+
+
+def tiny_seq2seq(preset: str, **overrides) -> ScratchSeq2SeqForConditionalGeneration:
+    """The same for the encoder-decoder; norms around one, lest what passes many of them fade."""
+    return lift_norms(randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config(preset, **overrides))))
+
+
+def tiny_encoder(model_class, preset: str, **overrides):
+    """The same for an encoder of `model_class`."""
+    fields = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 3}
+    fields |= {"max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+    return lift_norms(randomise(model_class(ScratchEncoderConfig.from_preset(preset, **{**fields, **overrides}))))
+
+
+def lift_norms(model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1)
+    return model.eval()
+
+
+def randomise(model, seed: int = 0, std: float = 0.2):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model
+
+
+STYLES = [
+    *[(preset, {}) for preset in PRESETS],
+    ("llama", {"num_key_value_heads": 2, "head_dim": 12}),
+    ("gpt2", {"norm_position": "post", "position_type": "sinusoidal", "hidden_act": "relu"}),
+]

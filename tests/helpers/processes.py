@@ -1,0 +1,142 @@
+"""Run commands and scripts: in this process, in a forked one, or in a fresh one."""
+
+import io
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from helpers.forked_python import start_python
+from scratch_gpt.cli.app import main as scratch_gpt_command
+from scratch_gpt.train.performance.compile_blocks import can_compile
+
+PROJECT = Path(__file__).parents[2]
+
+
+SHARED = PROJECT.parent / "shared" / "data"
+
+
+# A launcher that picks a free port: tests run side by side.
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")
+
+
+HANGS_AFTER = 280  # seconds, so that pytest does not give up first, on a test that runs two
+
+
+def run_python(
+    *arguments: str,
+    cwd: Path | str,
+    check: bool = True,
+    fresh: bool = False,
+    env: dict[str, str] | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess:
+    """Run this Python with `arguments` in `cwd`, one thread, and hand back what it printed. What hangs is ended, with
+    all that it started, and each thread says where it stood.
+
+    Args:
+        fresh: start it anew, for what is said about imports or memory; else it is forked from a process that has
+            imported PyTorch and others (see `forked_python`), which spares seconds.
+        env: all variables, in place of those of this process.
+        environment: further ones.
+    """
+    env = {**(env or os.environ), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder, name) for name in ("out", "errors")]
+        for path in printed:
+            path.touch()
+        process = start_python([str(each) for each in arguments], cwd, env, (os.devnull, *printed), fresh)
+        process.join(HANGS_AFTER)
+        hangs = process.exitcode is None
+        if hangs:
+            end_all(process.pid, signal.SIGABRT)
+            process.join(30)
+            end_all(process.pid, signal.SIGKILL)
+            process.join()
+        out, errors = (path.read_text(encoding="utf-8") for path in printed)
+    if hangs:
+        raise AssertionError(f"hung for {HANGS_AFTER} s\n{out[-4000:]}\n{errors[-20000:]}")
+    if check and process.exitcode:
+        raise AssertionError(f"exit code {process.exitcode}\n{out[-4000:]}\n{errors[-6000:]}")
+    return subprocess.CompletedProcess([sys.executable, *arguments], process.exitcode, out, errors)
+
+
+def run_command(*arguments: str, cwd: Path | str, check: bool = False, **more: Any) -> subprocess.CompletedProcess:
+    """Run `scratch-gpt` in a process of its own; `more` as for `run_python`."""
+    script = "import sys; from scratch_gpt.cli.app import main; sys.argv[0] = 'scratch-gpt'; main()"
+    return run_python("-c", script, *arguments, cwd=cwd, check=check, **more)
+
+
+def end_all(pid: int, number: int) -> None:
+    """Send a signal to a process, if it still runs, and to all that it started."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
+
+
+def run_here(
+    script: str, *arguments: str, cwd: Path | str = PROJECT, check: bool = True
+) -> subprocess.CompletedProcess:
+    """The same in this process, which spares the seconds that its imports take; what it sets is put back. `script` is
+    a path, or "scratch-gpt". For what is said about a process itself (a kill, a stranger, a launcher), `run_python`."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def forget_accelerator() -> None:  # which is one for a process
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    threads = torch.get_num_threads()
+    forget_accelerator()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "stdin", io.StringIO())  # nobody is there to answer
+        try:
+            if script == "scratch-gpt":
+                scratch_gpt_command()
+            else:
+                runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+            forget_accelerator()
+    if check and code:
+        raise AssertionError(f"exit code {code}\n{out.getvalue()[-4000:]}\n{errors.getvalue()[-6000:]}")
+    return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), errors.getvalue())
+
+
+def refusals(script: str, asked: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
+    """Exit code and error stream of `script` with each list of arguments."""
+    results = [run_here(script, *arguments, cwd=cwd, check=False) for arguments in asked]
+    return [(result.returncode, result.stderr) for result in results]
+
+
+PRETRAIN = str(PROJECT / "training" / "language_modeling.py")
+
+
+TINY_LOOP = ("--context_length", "32", "--batch_size", "4", "--num_threads", "1", "--precision", "fp32")
+
+
+TINY_MODEL = ("--preset", "llama", "--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2")
+
+
+TINY_RUN = (*TINY_LOOP, *TINY_MODEL, "--tokenizer", "char")
+
+
+needs_compiler = pytest.mark.skipif(
+    not can_compile("cpu"), reason="no C++ compiler or Python.h, without which runs go on plain"
+)

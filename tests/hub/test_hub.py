@@ -1,0 +1,249 @@
+"""Push to and load from a Hub on this machine, over real HTTP, as a stranger with an empty cache; and the card."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.hub import online, push
+from helpers.loopback_hub import running_hub
+from helpers.processes import PRETRAIN, TINY_RUN, run_command, run_here, run_python
+from huggingface_hub import ModelCard, RepoCard
+from huggingface_hub.repocard_data import ModelCardData
+from markdown_it import MarkdownIt
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from scratch_gpt.hub.card import code_span, escape_markdown, fence, render_card
+from scratch_gpt.train.tasks import FAMILIES, recipe_of
+
+X = "torch.arange(3, 43).view(2, 20) % model.config.vocab_size"
+
+LOAD_WITHOUT_PACKAGE = f"""
+import sys
+sys.modules["scratch_gpt"] = None
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+name, out, revision = sys.argv[1:]
+remote = {{}} if revision == "native" else {{"trust_remote_code": True}}
+model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **remote)
+tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **remote)
+write = pipeline("text-generation", model=name, revision=revision, **remote)
+assert write("One day", max_new_tokens=4)[0]["generated_text"].startswith("One day")
+save_file({{"logits": model({X}).logits.detach().contiguous()}}, out)
+print(type(model).__module__.split(".")[0], tokenizer("One day").input_ids, model.generation_config.max_new_tokens)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "run"
+    text = folder.with_name("text.txt")
+    text.write_text("One day, Anna has two old lamps near the mill. She likes them.\n" * 60)
+    options = ("--output_dir", str(folder), "--dataset", str(text), *TINY_RUN, "--dataset_license", "cc0-1.0")
+    run_here(PRETRAIN, *options, "--max_steps", "4", "--eval_every", "2")
+    return folder
+
+
+def test_push_then_load_by_name(run, tmp_path):
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(run), "tester/stories", "--native", "--yes")
+        assert result.returncode == 0, result.stderr
+        repository = hub.repositories["tester/stories"]
+        sent = repository.revisions["main"]
+        names = {path.name for path in run.iterdir() if path.is_file()}
+        assert set(sent) - {".gitattributes"} == names - {"metrics.jsonl", "run.yaml"}
+        assert not [path for path in sent if path.startswith("checkpoints")]
+        assert all(sent[path] == (run / path).read_bytes() for path in sent if path != ".gitattributes")
+        assert repository.titles == ["initial commit", "Upload model", "branch native", "Upload LlamaForCausalLM twin"]
+        assert not [path for path in repository.revisions["native"] if path.endswith(".py")]
+
+        model = AutoModelForCausalLM.from_pretrained(run)
+        expected = model(eval(X, {"torch": torch, "model": model})).logits
+        for revision, module, tolerance in (("main", "transformers_modules", 0), ("native", "transformers", 1e-5)):
+            elsewhere = tmp_path / f"elsewhere_{revision}"
+            elsewhere.mkdir()
+            environment = online(hub, elsewhere / "home")
+            environment.pop("HF_TOKEN")
+            out = str(elsewhere / "logits.safetensors")
+            arguments = ("-I", "-c", LOAD_WITHOUT_PACKAGE, "tester/stories", out, revision)
+            loaded = run_python(*arguments, env=environment, cwd=elsewhere)
+            assert loaded.stdout.split()[0] == module
+            assert loaded.stdout.strip().endswith(" 16")  # generation settings travel
+            torch.testing.assert_close(load_file(out)["logits"], expected, atol=tolerance, rtol=0)
+
+
+def test_push_to_hub_on_the_model_object(run, tmp_path):
+    script = (
+        "import sys, scratch_gpt\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "AutoModelForCausalLM.from_pretrained(sys.argv[1]).push_to_hub('tester/object')"
+    )
+    with running_hub() as hub:
+        run_python("-c", script, str(run), cwd=tmp_path, env=online(hub, tmp_path / "home"))
+        sent = hub.repositories["tester/object"].revisions["main"]
+    assert {"model.safetensors", "modeling_scratch_gpt.py", "configuration_scratch_gpt.py", "block.py"} <= set(sent)
+    auto_map = json.loads(sent["config.json"])["auto_map"]
+    heads = {"CausalLM", "Decision", "SequenceClassification"}
+    assert {"AutoConfig", "AutoModel", *(f"AutoModelFor{head}" for head in heads)} == set(auto_map)
+
+
+def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in run.iterdir():
+        if path.is_file() and path.name != "block.py":
+            (broken / path.name).write_bytes(path.read_bytes())
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(broken), "tester/broken", "--yes")
+        assert result.returncode == 2
+        assert "does not open without this package" in result.stderr
+        assert not hub.repositories
+
+
+def test_a_hub_that_refuses_is_explained(run, tmp_path):
+    with running_hub() as hub:
+        environment = {**online(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"}
+        result = run_command("push", str(run), "tester/nobody-there", "--yes", cwd=tmp_path, env=environment)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "the Hub refused tester/nobody-there" in result.stderr
+
+
+def numbers(text: str) -> set[str]:
+    return {number.replace(",", "") for number in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.])", text)}
+
+
+def test_each_number_of_the_card_is_in_the_runs_files(run):
+    card = (run / "README.md").read_text()
+    body = card.split("\n---\n", 1)[1].split("## Use")[0]
+    record = yaml.safe_load((run / "run.yaml").read_text())
+    known: set[str] = set()
+
+    def collect(value) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                collect(inner)
+        elif isinstance(value, bool) or value is None:
+            return
+        elif isinstance(value, int):
+            known.add(str(value))
+        elif isinstance(value, float):
+            known.update({f"{value:.4f}", str(value)})
+
+    collect(record)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
+    collect(best)
+    assert numbers(body) >= {f"{best['val_loss']:.4f}", f"{best['val_bits_per_byte']:.4f}"}
+    assert numbers(body) <= known
+    index = ModelCard(card).data.eval_results
+    assert index is not None
+    assert [result.metric_value for result in index] == [
+        round(best[name], 4) for name in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
+    ]
+    assert "cc0-1.0" in card
+
+
+def test_the_card_is_valid_and_holds_no_path(run, tmp_path):
+    card = RepoCard.load(run / "README.md")
+    metadata = ModelCardData(**card.data.to_dict())
+    assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-generation")
+    text = str(card)
+    assert str(run.parent) not in text
+    assert "/tmp" not in text
+    with running_hub() as hub:
+        script = "import sys; from huggingface_hub import RepoCard; RepoCard.load(sys.argv[1]).validate()"
+        run_python("-c", script, str(run / "README.md"), cwd=tmp_path, env=online(hub, tmp_path / "home"))
+        assert "POST /api/validate-yaml" in hub.requests
+
+
+@pytest.mark.parametrize("example", [0, 1, 2])
+def test_the_cards_ways_to_load_work(run, tmp_path, example):
+    examples = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.S)
+    assert len(examples) == 3
+    script = examples[example].replace("PATH_OR_ID", str(run))
+    assert str(run) in script
+    run_python("-c", script, cwd=tmp_path)
+
+
+HOSTILE = (
+    "a |\n\n## Licence\n\n[log in](http://x.org) <img src=y> ![z](http://w) `c` ``` **b** <http://v> www.x.org "
+    "\\| &lt; \x1b[31m"
+)
+SHOWN = " ".join(HOSTILE.replace("\x1b", "\\x1b").split())
+
+
+def card_of(task: str, text: str) -> str:
+    """The card of a run whose every text is `text`."""
+    scores = dict.fromkeys(("bleu", "bleu_lowercase", "chrf"), text)
+    facts = {"task": task, "parameters": 1, "context_length": 8, "scores": scores, "labels": {text: 2, "plain": 3}}
+    facts |= dict.fromkeys(("title", "style", "dataset", "license", "prompt", "rewarded"), text)
+    facts |= dict.fromkeys(("source_lang", "target_lang"), text)
+    facts |= {"train": {}, "validation": {}, "data": {"rows_skipped": {text: 4}, "unknown_share": 0.5}}
+    machine = {"device": text, "processes": 1, "threads": 1}
+    arguments = {"metric_for_best_model": "val_loss", "chat_template": text, "lines": "x\n```\n# y\n"}
+    run = {"arguments": arguments, "facts": facts, "machine": machine, "versions": {text: "1.0"}}
+    row = {"val_loss": 1.0, "val_reward": 0.5, "step": 1, "title": 7, "fence": 8, text: 9, "note": text}
+    return render_card(run, [row], recipe_of(task).card)
+
+
+@pytest.mark.parametrize("task", FAMILIES)
+def test_a_card_of_hostile_names_has_the_shape_of_one_of_plain_names(task):
+    """No heading, link, picture, HTML, table cell or code block of its own, and the names are there to read."""
+
+    def shape(card: str) -> list[tuple[str, str]]:
+        tokens = [token for each in parse(card) for token in (each, *(each.children or ()))]
+        kinds = (
+            "heading",
+            "link",
+            "image",
+            "html",
+            "tr_",
+            "td_",
+            "th_",
+            "fence",
+            "code_block",
+            "hr",
+            "list",
+            "blockquote",
+        )
+        return [
+            (token.type, token.attrGet("href") or token.attrGet("src") or "")
+            for token in tokens
+            if token.type.startswith(kinds)
+        ]
+
+    def parse(card: str) -> list:
+        return MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1])
+
+    card = card_of(task, HOSTILE)
+    assert shape(card) == shape(card_of(task, "plain"))
+    assert "\x1b" not in card
+    texts = "\n".join("".join(child.content for child in token.children or ()) for token in parse(card))
+    assert SHOWN in texts.splitlines()  # the heading
+    assert texts.count(SHOWN) >= 5
+    blocks = [token for token in parse(card) if token.type == "fence"]
+    settings = yaml.safe_load(blocks[-1].content)
+    assert (settings["chat_template"], settings["lines"]) == (HOSTILE, "x\n```\n# y\n")
+    for block in blocks[:-1]:
+        compile(block.content, "example", "exec")
+    data = ModelCard(card).data
+    assert (data.model_name, data.eval_results[0].dataset_name) == (SHOWN, SHOWN)
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE, "", "\\", "a\\", "|", "`", "_a_b_", "snake_case", "1.5 - 2", "trailing #", "``a``"]
+)
+def test_escaped_text_renders_as_itself(text):
+    shown = " ".join(text.replace("\x1b", "\\x1b").split())
+    markdown = MarkdownIt("commonmark").enable("table")
+    for line, code in ((escape_markdown(text), False), (code_span(text), True)):
+        cells = [token for token in markdown.parse(f"| x | y |\n|-|-|\n| {line} | z |\n") if token.type == "inline"]
+        assert [cell.content for cell in cells[:2] + cells[3:]] == ["x", "y", "z"]
+        assert {child.type for child in cells[2].children} <= ({"code_inline"} if code else {"text"})
+        assert "".join(child.content for child in cells[2].children).strip() == shown
+    assert fence("a ```` b") == "`````"

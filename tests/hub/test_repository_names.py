@@ -1,0 +1,31 @@
+"""The repository that a push goes to."""
+
+from helpers.hub import push
+from helpers.loopback_hub import running_hub
+from helpers.models import save_tiny
+
+
+def test_a_name_without_an_owner_is_one_of_the_users_own(tmp_path):
+    """It is made, and what is stale in it is listed and replaced, as with the full name."""
+    folder = save_tiny(tmp_path / "model")
+    with running_hub() as hub:
+        first = push(hub, tmp_path / "home", str(folder), "theirs", "--yes")
+        assert first.returncode == 0, first.stderr
+        assert set(hub.repositories) == {"tester/theirs"}
+        repository = hub.repositories["tester/theirs"]
+        repository.commit("main", {**repository.revisions["main"], "chat_template.jinja": b"old"}, "from elsewhere")
+        second = push(hub, tmp_path / "home", str(folder), "theirs", "--yes")
+        assert second.returncode == 0, second.stderr
+        assert "chat_template.jinja" in second.stdout
+        assert "chat_template.jinja" not in repository.revisions["main"]
+
+
+def test_a_name_that_can_be_none_is_refused_before_the_hub_is_asked(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    with running_hub() as hub:
+        for name in ("a/b/c", "../x", "-a", "a--b", "[/x]/y"):
+            result = push(hub, tmp_path / "home", str(folder), "--yes", "--", name)
+            assert result.returncode == 2, name
+            assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+            assert name in result.stderr
+        assert not hub.repositories

@@ -1,0 +1,32 @@
+"""The classifier on a GPT hands everything that it is given to its trunk."""
+
+import torch
+from helpers.models import randomise, tiny_config
+
+from scratch_gpt import ScratchGPTForSequenceClassification
+
+
+def classifier() -> ScratchGPTForSequenceClassification:
+    return randomise(ScratchGPTForSequenceClassification(tiny_config("llama", num_labels=3))).eval()
+
+
+@torch.no_grad()
+def test_embeddings_in_place_of_ids():
+    model, ids = classifier(), torch.randint(3, 99, (2, 7))
+    mask = torch.ones_like(ids)
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    given = model(inputs_embeds=model.get_input_embeddings()(ids), attention_mask=mask).logits
+    torch.testing.assert_close(given, expected)
+
+
+@torch.no_grad()
+def test_a_text_goes_on_from_the_cache_of_its_beginning():
+    model, ids = classifier(), torch.randint(3, 99, (2, 7))
+    mask = torch.ones_like(ids)
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    first = model(input_ids=ids[:, :4], attention_mask=mask[:, :4], use_cache=True)
+    assert first.cache.get_seq_length() == 4
+    second = model(input_ids=ids[:, 4:], attention_mask=mask, cache=first.cache, use_cache=True)
+    torch.testing.assert_close(second.logits, expected, atol=1e-5, rtol=1e-4)
+    assert second.cache.get_seq_length() == 7
+    assert model(input_ids=ids, attention_mask=mask, use_cache=False).cache is None

@@ -1,0 +1,122 @@
+"""Everything that `generate` offers, on our classes."""
+
+import pytest
+import torch
+from helpers.models import PRESETS, tiny_model
+from transformers import DynamicCache, GenerationConfig, pipeline
+from transformers.generation.streamers import BaseStreamer
+
+GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+
+
+def prompt(batch: int = 1, length: int = 6) -> torch.Tensor:
+    return torch.randint(3, 99, (batch, length))
+
+
+def by_hand(model, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Greedy decoding without cache or `generate`."""
+    for _ in range(steps):
+        x = torch.cat([x, model(x).logits[:, -1:].argmax(-1)], 1)
+    return x
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_greedy_equals_the_loop_by_hand(preset):
+    model, x = tiny_model(preset), prompt(2)
+    assert torch.equal(model.generate(x, **GREEDY), by_hand(model, x, 12))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}])
+def test_faster_ways_give_the_same_text(preset, options):
+    model, x = tiny_model(preset), prompt()
+    x = torch.cat([x, x], 1)  # something to look up
+    assert torch.equal(model.generate(x, **GREEDY, **options), by_hand(model, x, 12))
+
+
+def test_assisted_decoding_gives_the_same_text():
+    model, assistant, x = tiny_model("llama"), tiny_model("llama", num_hidden_layers=1), prompt()
+    assert torch.equal(model.generate(x, **GREEDY, assistant_model=assistant), by_hand(model, x, 12))
+
+
+def test_beams_find_a_likelier_text_than_greedy():
+    model, x = tiny_model("gpt2"), prompt()
+
+    def score(tokens):
+        logits = model(tokens).logits[:, 5:-1].log_softmax(-1)
+        return logits.gather(-1, tokens[:, 6:, None]).sum().item()
+
+    greedy = model.generate(x, **GREEDY)
+    beams = model.generate(x, **GREEDY, num_beams=8)
+    assert score(beams) > score(greedy)
+
+
+def test_sampling_follows_the_models_distribution():
+    model, x = tiny_model("nanochat"), prompt()
+    expected = model(x).logits[0, -1].softmax(-1)
+    drawn = model.generate(x.expand(4000, -1), max_new_tokens=1, do_sample=True, top_k=0, eos_token_id=None)[:, -1]
+    seen = torch.bincount(drawn, minlength=99) / 4000
+    errors = (expected * (1 - expected) / 4000).sqrt()
+    assert ((seen - expected).abs() < 4.5 * errors + 1e-3).all()
+    torch.manual_seed(5)
+    first = model.generate(x, max_new_tokens=12, do_sample=True, temperature=0.8, top_k=20, top_p=0.9)
+    torch.manual_seed(5)
+    assert torch.equal(
+        first, model.generate(x, max_new_tokens=12, do_sample=True, temperature=0.8, top_k=20, top_p=0.9)
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_left_padded_rows_equal_rows_alone(preset):
+    model, short, long = tiny_model(preset), prompt(1, 4), prompt(1, 9)
+    batch = torch.cat([torch.cat([torch.zeros(1, 5, dtype=torch.long), short], 1), long])
+    mask = torch.ones_like(batch)
+    mask[0, :5] = 0
+    out = model.generate(batch, attention_mask=mask, **GREEDY)
+    assert torch.equal(out[0, 5:], by_hand(model, short, 12)[0])
+    assert torch.equal(out[1], by_hand(model, long, 12)[0])
+
+
+def test_going_on_from_a_cache():
+    model, x = tiny_model("llama"), prompt()
+    cache = DynamicCache(config=model.config)
+    first = model.generate(x, **GREEDY, cache=cache)
+    longer = model.generate(first, **{**GREEDY, "max_new_tokens": 5}, cache=cache)
+    assert torch.equal(longer, by_hand(model, x, 17))
+
+
+def test_streaming_hands_over_every_token():
+    class Collect(BaseStreamer):
+        def __init__(self):
+            self.tokens, self.ended = [], False
+
+        def put(self, value):
+            self.tokens += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    model, x, streamer = tiny_model("gpt2"), prompt(), Collect()
+    out = model.generate(x, **GREEDY, streamer=streamer)
+    assert streamer.tokens == out[0].tolist()
+    assert streamer.ended
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama"])
+def test_continuous_batching_gives_the_same_texts(preset):
+    model = tiny_model(preset)
+    inputs = [prompt(1, n)[0].tolist() for n in (3, 8, 5)]
+    settings = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=98, pad_token_id=0)
+    results = model.generate_batch(inputs=inputs, generation_config=settings, progress_bar=False)
+    for tokens, result in zip(inputs, results.values(), strict=True):
+        expected = model.generate(torch.tensor([tokens]), generation_config=settings)[0, len(tokens) :]
+        assert result.generated_tokens == expected.tolist()
+
+
+def test_pipeline_writes_batches(story_tokenizer):
+    model = tiny_model("llama", vocab_size=len(story_tokenizer))
+    write = pipeline("text-generation", model=model, tokenizer=story_tokenizer)
+    one_by_one = [write(text, **GREEDY)[0]["generated_text"] for text in ("One day, Anna", "Ben")]
+    together = write(["One day, Anna", "Ben"], batch_size=2, **GREEDY)
+    assert [result[0]["generated_text"] for result in together] == one_by_one
+    assert one_by_one[0].startswith("One day, Anna")

@@ -1,0 +1,32 @@
+"""`use_cache` decides whether a model hands back its cache, whatever its config says."""
+
+import pytest
+import torch
+from helpers.models import tiny_config, tiny_model, tiny_seq2seq
+
+from scratch_gpt import ScratchGPTForSequenceClassification, ScratchGPTModel
+
+IDS = torch.arange(3, 13)[None]
+MODELS = {
+    "GPT": lambda: (tiny_model("llama"), {"input_ids": IDS}),
+    "trunk": lambda: (ScratchGPTModel(tiny_config("llama")).eval(), {"input_ids": IDS}),
+    "classifier": lambda: (
+        ScratchGPTForSequenceClassification(tiny_config("llama", num_labels=3)).eval(),
+        {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)},
+    ),
+    "encoder-decoder": lambda: (tiny_seq2seq("vaswani2017"), {"input_ids": IDS, "decoder_input_ids": IDS}),
+    "its trunk": lambda: (tiny_seq2seq("vaswani2017").model, {"input_ids": IDS, "decoder_input_ids": IDS}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_cache_comes_back_where_it_is_asked_for(name):
+    model, inputs = MODELS[name]()
+    for default in (True, False):
+        for part in model.modules():
+            if hasattr(part, "config"):
+                part.config.use_cache = default
+        assert (model(**inputs).cache is not None) is default
+        assert model(**inputs, use_cache=True).cache.get_seq_length() == IDS.shape[1]
+        assert model(**inputs, use_cache=False).cache is None

@@ -1,0 +1,321 @@
+"""Instruction tuning: what is learned of conversations and what not, and a run from end to end."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers.data import ASKED, TALK
+from helpers.models import tiny_model
+from helpers.processes import PROJECT, refusals, run_here, run_python
+from torch.nn import functional as F
+from transformers import AutoTokenizer
+
+from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
+from scratch_gpt.data.corpora.story_questions import SPLITS
+from scratch_gpt.evaluation.chat import answer
+from scratch_gpt.evaluation.language_modeling import sum_of_losses
+from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations
+from scratch_gpt.train.tasks.sft.task import Instructions
+
+SFT = str(PROJECT / "training" / "sft.py")
+
+
+@pytest.fixture(params=["char", "bpe"])
+def tokenizer(request):
+    texts = ["".join(map(chr, range(32, 127)))] + [message["content"] for message in TALK] * 20
+    tokenizer = train_tokenizer(texts, request.param, 280 if request.param == "bpe" else None)
+    assert add_chat_template(tokenizer)
+    assert not add_chat_template(tokenizer)
+    return tokenizer
+
+
+def test_learned_is_what_the_assistant_says(tokenizer):
+    tokens = encode_conversations(tokenizer, [TALK], 1000)
+    (ids,), (scored,) = tokens.ids, tokens.scored
+    whole = tokenizer.decode([tokens.start, *ids])
+    assert whole == "<bos>" + "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in TALK)
+    assert tokenizer.decode(ids[scored]) == "I am well.<|end|>Still well.<|end|>"
+    assert (tokens.start, tokens.end) == (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<|end|>"))
+    assert (tokens.characters, tokens.long, tokens.silent) == (21, 0, 0)
+
+
+def test_what_is_too_long_is_cut_and_counted(tokenizer):
+    whole = encode_conversations(tokenizer, [TALK], 1000).ids[0]
+    first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [TALK], 1000).scored[0])[0])
+    cut = encode_conversations(tokenizer, [TALK, TALK], first_answer + 2)
+    assert (cut.long, cut.silent, len(cut.ids)) == (2, 0, 2)
+    assert cut.ids[0].tolist() == whole[: first_answer + 2].tolist()
+    silent = encode_conversations(tokenizer, [TALK], first_answer)
+    assert (silent.long, silent.silent, silent.ids) == (1, 1, [])
+
+
+def task_of(tokenizer, talks, row_length: int = 128) -> Instructions:
+    tokens = encode_conversations(tokenizer, talks, row_length)
+    return Instructions(Accelerator(), {"train": tokens, "validation": tokens}, talks, tokenizer, row_length, 2, 0)
+
+
+def test_prompts_are_never_scored(tokenizer):
+    """Other words in the place of what is asked, as labels only, move no gradient; of what is answered, they do."""
+    task = task_of(tokenizer, [TALK, TALK[:2]])
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
+    shard = task.shards["train"]
+
+    def gradient(changed: np.ndarray | None) -> torch.Tensor:
+        plan = task.rows.plan(0)
+        rows = [(plan, row) for row in range(len(plan))]
+        batch, kept = task.rows.batch(rows), shard.tokens.copy()
+        if changed is not None:
+            shard.tokens[changed] = 9
+            batch["labels"] = task.rows.batch(rows)["labels"]
+            shard.tokens[:] = kept
+        model.zero_grad()
+        task.loss(model, batch).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    before = gradient(None)
+    assert torch.equal(gradient(~shard.scored), before)
+    assert not torch.allclose(gradient(shard.scored), before)
+
+
+def test_packed_conversations_do_not_see_each_other(tokenizer):
+    talks = [TALK, TALK[:2], [{"role": "system", "content": "Be kind."}, *TALK[2:]]]
+    task = task_of(tokenizer, talks, row_length=256)
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256)
+    plan = task.rows.plan(0)
+    assert len(plan) == 1  # all of them in one row
+    packed = task.loss(model, task.rows.batch([(plan, 0)]))
+    alone = 0.0
+    for talk in talks:
+        encoded = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+        ids, mask = torch.tensor([encoded["input_ids"]]), torch.tensor(encoded["assistant_masks"]).bool()
+        losses = F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        alone = alone + losses[mask[1:]].sum()
+    torch.testing.assert_close(packed, alone)
+    assert task.count(task.rows.batch([(plan, 0)])) == sum(int(mask.sum()) for mask in task_masks(tokenizer, talks))
+    assert sum_of_losses(model, task.rows.batch([(plan, 0)])).item() == pytest.approx(alone.item())
+
+
+def task_masks(tokenizer, talks):
+    return encode_conversations(tokenizer, talks, 1000).scored
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model that has read nothing, and conversations to learn: the colour of a letter."""
+    folder = tmp_path_factory.mktemp("base")
+    letters, colours = "abcdefgh", ("red", "blue")
+    texts = ["".join(map(chr, range(32, 127)))]
+    tokenizer = train_tokenizer(texts, "char", model_max_length=64)
+    torch.manual_seed(0)
+    fields = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    fields |= {"max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = ScratchGPTForCausalLM(ScratchGPTForCausalLM.config_class.from_preset("llama", **fields))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"prompt": f"Colour of {x}?", "completion": colours[i % 2]} for i, x in enumerate(letters)] * 8
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+OPTIONS = ["--num_threads", "1", "--context_length", "64", "--precision", "fp32", "--batch_size", "2"]
+
+
+@pytest.fixture(scope="module")
+def tuned(base, tmp_path_factory):
+    """A model that was tuned on the conversations."""
+    out = tmp_path_factory.mktemp("tuned") / "tuned"
+    options = [*OPTIONS, "--max_steps", "60", "--eval_every", "30", "--save_every", "30", "--test_fraction", "0.1"]
+    options += ["--learning_rate", "0.01", "--muon_learning_rate", "0.02"]
+    options += ["--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    result = run_here(SFT, "--init_from", str(base / "model"), *options)
+    assert "held out from all of the training" in result.stdout
+    return out
+
+
+def test_a_tuned_model_answers_whoever_asks(tuned, tmp_path):
+    """Its loss falls, `verify` finds the run sound and exactly resumable, and a stranger's pipeline gets the answers,
+    which end by themselves."""
+    out = tuned
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "val_loss" in row][-1]
+    assert last["val_loss"] < 0.1 < last["val_loss_before"]
+    state = json.loads((out / "checkpoints/step-00000060/training_state.json").read_text())
+    assert state["task"] == {
+        "before": {"val_loss": last["val_loss_before"]}
+    }  # a resumed run could not measure it any more
+    card = (out / "README.md").read_text()
+    assert f"| the same before tuning | {last['val_loss_before']:.4f}" in card
+    sound = run_here("scratch-gpt", "verify", str(out))
+    assert sound.stdout.count("✓") == 5, sound.stdout
+    code = """
+import sys
+from transformers import pipeline
+answer = pipeline("text-generation", sys.argv[1], trust_remote_code=True, device="cpu")
+for letter in "ab":
+    talk = answer([{"role": "user", "content": f"Colour of {letter}?"}])[0]["generated_text"]
+    print(talk[-1]["role"], talk[-1]["content"])
+assert "scratch_gpt" not in sys.modules
+"""
+    stranger = run_python("-I", "-c", code, str(out), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
+
+
+def test_transformers_serves_it_and_chats_with_it(tuned, tmp_path):
+    """`transformers serve` in a process without the package: an answer at once, one as a stream, and one in
+    `transformers chat`."""
+    command = str(Path(sys.executable).with_name("transformers"))
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "0"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    options = ["--trust-remote-code", "--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen([command, "serve", *options], env=environment, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.25)
+
+        def ask(letter: str, stream: bool) -> str:
+            asked = {"model": str(tuned), "messages": [{"role": "user", "content": f"Colour of {letter}?"}]}
+            body = json.dumps({**asked, "stream": stream}).encode()
+            request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.read().decode()
+
+        assert json.loads(ask("a", stream=False))["choices"][0]["message"] == {"role": "assistant", "content": "red"}
+        lines = [line.removeprefix("data: ") for line in ask("b", stream=True).splitlines() if "chunk" in line]
+        said = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines]
+        assert "".join(said) == "blue"
+        assert len([piece for piece in said if piece]) > 1
+        chat = subprocess.run(
+            [command, "chat", str(tuned), url, "do_sample=False"],  # it samples unless told
+            input="Colour of b?\n!exit\n",
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "\nblue" in chat.stdout, (chat.stdout + chat.stderr)[-3000:]
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_answers_that_can_be_checked_are_counted(tokenizer):
+    """A model that knows one of three answers by heart, and whose padding on the left does not matter."""
+    talks = [[ASKED, {"role": "assistant", "content": said}] for said in ("I am well.", "So so.", "No.")]
+    talks[1] = [{"role": "user", "content": "A much longer question than the other ones, is it?"}, talks[1][1]]
+    tokens = encode_conversations(tokenizer, talks, 128)
+    task = Instructions(Accelerator(), dict.fromkeys(SPLITS[:2], tokens), talks, tokenizer, 128, 2, 0, exact=True)
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
+    said = [answer(model, tokenizer, [talk[:1]])[0] for talk in talks]
+    assert answer(model, tokenizer, [talk[:1] for talk in talks]) == said
+    for talk, words in zip(talks[:2], said, strict=False):
+        talk[1] = {"role": "assistant", "content": words}
+    task.held_out = talks
+    assert task.evaluate(model)["val_exact"] == pytest.approx(2 / 3 if said[0] != talks[2][1]["content"] else 1)
+
+
+BAD = {
+    "nothing to tune": ("--dataset talks.jsonl", "name a pre-trained model with --init_from"),
+    "no such file": ("--init_from model --dataset ./none.json", "no such file or folder: ./none.json"),
+    "no questions": ("--init_from model --num_questions 0", "num_questions is 0, want at least 1"),
+    "no such split": ("--init_from model --dataset_split dev", "have the splits train, validation, test, not 'dev'"),
+    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0: want"),
+    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out shares are"),
+    "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
+    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "leaves no answer for train"),
+    "a text file": ("--init_from model --dataset plain.txt", "plain.txt is plain text, want a table"),
+    "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
+    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "name their --lora_rank too"),
+    "no matrix": (
+        "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
+        "lora_targets names wqkv, the model has down_proj, gate_proj",
+    ),
+    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's words"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(base):
+    (base / "plain.txt").write_text("text")
+    tokenizer = train_tokenizer(["a b c"], "char")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}{% endif %}"
+    )
+    ScratchGPTForCausalLM.from_pretrained(base / "model").save_pretrained(base / "unmarked")
+    tokenizer.save_pretrained(base / "unmarked")
+    before = sorted(base.rglob("*"))
+    found = refusals(SFT, [[*arguments.split(), "--output_dir", "out"] for arguments, _ in BAD.values()], base)
+    assert sorted(base.rglob("*")) == before
+    return dict(zip(BAD, found, strict=True))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+    code, errors = outcomes[case]
+    lines = [line for line in errors.splitlines() if "error" in line.lower() or BAD[case][1] in line]
+    assert code == 2, errors
+    assert BAD[case][1] in errors, errors
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
+def test_adapters_are_published_as_peft_merges_them(preset, tokenizer):
+    """Random adapters, and rows of the embeddings: what is published has the logits of the adapted model."""
+    from scratch_gpt.train.tasks.sft.lora import add_lora
+
+    model = tiny_model(preset, vocab_size=len(tokenizer))
+    plain = set(model.state_dict())
+    published = add_lora(model, tokenizer, 4, 6.0, ["all-linear"])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or "trainable_tokens" in name for name in trained)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(["<bos>", "<|user|>", "H", "<|end|>", "<|assistant|>", "I"])])
+    weights = published(model.state_dict())
+    assert set(weights) == plain
+    other = tiny_model(preset, vocab_size=len(tokenizer))
+    other.load_state_dict(weights)
+    torch.testing.assert_close(other(ids).logits, model.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+    batch = {"input_ids": ids, "labels": ids}
+    assert sum_of_losses(model, batch).item() == pytest.approx(sum_of_losses(other, batch).item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_tuned_by_lora_is_a_plain_model(base, tmp_path, tied):
+    """All but the adapters and the tokens of the chat stays; what is published is a plain model."""
+    before = ScratchGPTForCausalLM.from_pretrained(base / "model", tie_word_embeddings=tied)
+    before.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(base / "model").save_pretrained(tmp_path / "model")
+    out = tmp_path / "tuned"
+    options = [*OPTIONS, "--max_steps", "80", "--eval_every", "40", "--save_every", "40", "--lora_rank", "8"]
+    options += ["--learning_rate", "0.03", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    run_here(SFT, "--init_from", str(tmp_path / "model"), *options)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["val_loss"] < 0.8 * rows[-1]["val_loss_before"]  # of a base that has learned nothing
+    after = ScratchGPTForCausalLM.from_pretrained(out)
+    old = len(before.get_input_embeddings().weight)
+    assert torch.equal(after.get_input_embeddings().weight[:old], before.get_input_embeddings().weight)
+    assert torch.equal(after.model.norm.weight, before.model.norm.weight)
+    assert not torch.equal(after.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
+    sound = run_here("scratch-gpt", "verify", str(out))
+    assert "✗" not in sound.stdout, sound.stdout
+    assert "bit-equal" in sound.stdout

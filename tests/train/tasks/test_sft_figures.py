@@ -1,0 +1,28 @@
+"""Exact answers are counted where each question has one right answer, and nowhere else."""
+
+import json
+
+from helpers.models import tiny_model
+from helpers.processes import PROJECT, run_here
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data.corpora.stories import stories
+
+SFT = str(PROJECT / "training" / "sft.py")
+
+
+def test_exact_answers_are_counted_for_built_in_questions_only(tmp_path):
+    tokenizer = train_tokenizer(stories(seed=0, count=200), "char", model_max_length=256)
+    base = tmp_path / "base"
+    tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    rows = [{"prompt": f"how {i}", "completion": f"so {i}"} for i in range(20)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = f"--init_from {base} --max_steps 1 --eval_every 1 --num_threads 1 --precision fp32 --batch_size 4"
+    for name, data in (("built_in", "--num_questions 40"), ("own", "--dataset own.jsonl --validation_fraction 0.2")):
+        result = run_here(SFT, *options.split(), *data.split(), "--output_dir", name, cwd=tmp_path)
+        assert result.stdout.count("  → ") == 3  # answers of the finished model
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        evaluated = [row for row in rows if "val_loss" in row]
+        assert evaluated
+        assert all(("val_exact" in row) == (name == "built_in") for row in evaluated)

@@ -1,0 +1,168 @@
+"""Attention by blocks of queries: its gradients are right where it is used, and SDPA or plain attention stand in
+everywhere else."""
+
+import pytest
+import torch
+from helpers.models import tiny_encoder, tiny_model
+from helpers.processes import needs_compiler
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from scratch_gpt import ScratchEncoderForMaskedLM
+from scratch_gpt.models import fast_decoding
+from scratch_gpt.models.attention import eager_attention_forward
+from scratch_gpt.train.performance import blockwise_attention
+from scratch_gpt.train.performance.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, PLAIN_ROW, SHORT_ROW
+from scratch_gpt.train.performance.compile_blocks import compile_blocks
+
+
+def model_with(attention, compiled, dtype=torch.bfloat16, **overrides):
+    """Weights of a model that only attention teaches, and what gives its loss in `dtype`'s autocast."""
+    model = tiny_model("llama", max_position_embeddings=640, num_hidden_layers=1, **overrides).train()
+    model.set_attn_implementation(attention)
+    compile_blocks(model, "on" if compiled else "off", 0, True)
+
+    def loss(tokens, **inputs):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return model(tokens, labels=tokens, use_cache=False, **inputs).loss
+
+    attention = model.model.layers[0].self_attn
+    return [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight], loss
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of what attention was done by, in their order."""
+    names = []
+
+    def counted(name, function):
+        def call(*arguments, **more):
+            names.append(name)
+            return function(*arguments, **more)
+
+        return call
+
+    for name in ("sdpa_attention_forward", "eager_attention_forward"):
+        monkeypatch.setattr(blockwise_attention, name, counted(name.split("_")[0], getattr(blockwise_attention, name)))
+    for name in ("_Blockwise", "_BlockwiseAnew"):
+        function = getattr(blockwise_attention, name)
+        monkeypatch.setattr(blockwise_attention, name, type(name, (), {"apply": counted(name, function.apply)}))
+    return names
+
+
+def learned(attention, inputs, grad, mask=None):
+    """Gradients of query, key and value, by an attention that is causal."""
+    module = torch.nn.Module()
+    module.is_causal, module.num_key_value_groups = True, len(inputs[0][0]) // len(inputs[1][0])
+    attended, _ = attention(module, *inputs, mask, scaling=0.25)
+    return torch.autograd.grad(attended, inputs, grad.to(inputs[0].dtype).transpose(1, 2))
+
+
+def causal_mask(length, dtype):
+    return torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
+
+
+def errors(found, expected):
+    return [((got - wanted).norm() / wanted.norm()).item() for got, wanted in zip(found, expected, strict=True)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_gradients_are_those_of_sdpa(dtype, calls):
+    """As near to those in float64 as plain products are, for rows of any length; several query heads share a key."""
+    attention = torch.compile(blockwise_attention.blockwise_attention_forward, dynamic=False)
+    long = "sdpa" if dtype == torch.float32 else "_BlockwiseAnew"
+    ways = {BLOCK: "eager", BLOCK + 1: "_Blockwise", 301: "_Blockwise", LONG_ROW: "_Blockwise", LONG_ROW + 1: long}
+    for length, way in ways.items():
+        query, key, value, grad = (torch.randn(2, heads, length, 16, dtype=dtype) for heads in (4, 2, 2, 4))
+        inputs = [x.requires_grad_() for x in (query, key, value)]
+        expected = learned(sdpa_attention_forward, [x.detach().double().requires_grad_() for x in inputs], grad)
+        usual = errors(learned(eager_attention_forward, inputs, grad, causal_mask(length, dtype)), expected)
+        calls.clear()
+        found = errors(learned(attention, inputs, grad), expected)
+        assert set(calls) == {way}, length
+        assert all(0 < error < 2 * peer for error, peer in zip(found, usual, strict=True)), (length, found, usual)
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_in_a_model_autocast_decides(calls):
+    ours, our_loss = model_with(BLOCKWISE, True)
+    sdpa, sdpa_loss = model_with("sdpa", False)
+    exact, exact_loss = model_with("sdpa", False, torch.float32)
+    tokens = torch.randint(5, 99, (2, 301))
+    pairs = ((our_loss, ours), (sdpa_loss, sdpa), (exact_loss, exact))
+    found, peer, expected = (torch.autograd.grad(loss(tokens), weights) for loss, weights in pairs)
+    assert set(calls) == {"_Blockwise"}
+    for error, usual in zip(errors(found, expected), errors(peer, expected), strict=True):
+        assert 0 < error < 2 * usual < 0.05
+    torch.compiler.reset()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("compiled", "dtype", "overrides", "length", "padded", "stands_in"),
+    [
+        (False, torch.bfloat16, {}, 300, False, "sdpa"),
+        (False, torch.bfloat16, {}, SHORT_ROW, False, "eager"),
+        (False, torch.float32, {}, PLAIN_ROW, False, "eager"),
+        (False, torch.float32, {}, PLAIN_ROW + 1, False, "sdpa"),
+        (True, torch.float32, {}, PLAIN_ROW + 1, False, "eager"),
+        (False, torch.bfloat16, {"attention_dropout": 0.1}, SHORT_ROW, False, "eager"),
+        (True, torch.bfloat16, {"attention_dropout": 0.1}, 300, False, "sdpa"),
+        (True, torch.bfloat16, {}, 300, True, "sdpa"),
+    ],
+    ids=["uncompiled", "short", "shorter", "not so short", "compiled", "short with dropout", "dropout", "padding"],
+)
+def test_what_stands_in(compiled, dtype, overrides, length, padded, stands_in, calls):
+    inputs, losses = {}, []
+    tokens = torch.randint(5, 99, (2, length))
+    if padded:
+        inputs["attention_mask"] = torch.ones_like(tokens)
+        inputs["attention_mask"][0, :7] = 0
+    for attention in (BLOCKWISE, stands_in):
+        weights, loss = model_with(attention, compiled, dtype, **overrides)
+        torch.manual_seed(0)
+        losses.append(loss(tokens, **inputs).item())
+        torch.autograd.grad(loss(tokens, **inputs), weights)
+    assert losses[0] == losses[1]
+    assert set(calls) == {stands_in}
+    torch.compiler.reset()
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [300, LONG_ROW + 1])
+def test_sharp_attention_learns_as_with_plain_products(length):
+    """Rounded scores are far off where they are great: the gradient of the values stays as good as that of eager
+    attention, those of queries and keys nearly."""
+    query, key, value, grad = torch.randn(4, 2, 2, length, 16).bfloat16()
+    inputs = [(10 * query).requires_grad_(), key.requires_grad_(), value.requires_grad_()]
+    mask = causal_mask(length, torch.bfloat16)
+    more = [x.detach().double().requires_grad_() for x in inputs]
+    exact = learned(eager_attention_forward, more, grad, mask.double())
+    found = errors(learned(torch.compile(blockwise_attention.blockwise_attention_forward), inputs, grad), exact)
+    plain = errors(learned(eager_attention_forward, inputs, grad, mask), exact)
+    assert all(0 < error < times * usual for error, usual, times in zip(found, plain, (2, 2, 1.2), strict=True))
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_an_encoder_looks_both_ways():
+    tokens, states = torch.randint(5, 99, (2, 300)), []
+    for attention in (BLOCKWISE, "sdpa"):
+        model = tiny_encoder(ScratchEncoderForMaskedLM, "bert", max_position_embeddings=512)
+        model.set_attn_implementation(attention)
+        compile_blocks(model, "on", 0, True)
+        with torch.autocast("cpu", torch.bfloat16):
+            states.append(model(tokens).logits)
+    assert torch.equal(*states)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", BLOCKWISE])
+def test_attention_that_is_the_same_function_keeps_the_lean_step(attention, monkeypatch):
+    steps, step = [], fast_decoding.StepDecoder.step
+    monkeypatch.setattr(fast_decoding.StepDecoder, "step", lambda self, ids: steps.append(ids) or step(self, ids))
+    model, ids = tiny_model("llama"), torch.randint(3, 99, (1, 6))
+    model.set_attn_implementation(attention)
+    model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert steps

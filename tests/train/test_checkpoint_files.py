@@ -1,0 +1,238 @@
+"""Checkpoints on the disk: how many are kept, that their bytes are on it before they have their name, and that a folder
+which was never finished is not taken for one."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.models import tiny_model
+from helpers.training import make_trainer
+
+from scratch_gpt.errors import TrainingError
+from scratch_gpt.train.checkpoints.checkpoint import (
+    checkpoint_folders,
+    newest_checkpoint,
+    publish,
+    publish_into,
+    remove_partial,
+)
+from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+
+QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "eval_every": 0}
+
+
+def steps_in(run: Path) -> list[int]:
+    """The steps of the folders that stand in `checkpoints`, whatever their names are."""
+    names = [path.name for path in (run / "checkpoints").iterdir()]
+    assert all(name == f"step-{int(name[5:]):08d}" for name in names), names
+    return sorted(int(name[5:]) for name in names)
+
+
+@pytest.mark.parametrize(("keep_last", "kept"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
+def test_as_many_checkpoints_are_kept_as_asked_for(keep_last, kept, tmp_path):
+    run = tmp_path / "run"
+    make_trainer(run, tiny_model("llama"), max_steps=4, save_every=1, keep_last=keep_last, **QUICK).run()
+    assert steps_in(run) == kept
+    assert [damage(folder) for folder in checkpoint_folders(run)] == [None] * len(kept)
+
+
+def test_never_fewer_are_on_the_disk_than_are_kept(tmp_path, monkeypatch):
+    """The old one goes after the new one has come."""
+    run, seen = tmp_path / "run", []
+    real = shutil.rmtree
+
+    def rmtree(path, *arguments, **options):
+        if Path(path).name.startswith("step-"):
+            seen.append((Path(path).name, steps_in(run)))
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    make_trainer(run, tiny_model("llama"), max_steps=4, save_every=1, keep_last=2, **QUICK).run()
+    assert seen == [("step-00000001", [1, 2, 3]), ("step-00000002", [2, 3, 4])]
+
+
+# --- what is synced, and when ----------------------------------------------------------------------------
+
+
+class Disk:
+    """Records the calls of `os.fsync` and of the renames in a folder, and makes them."""
+
+    def __init__(self, monkeypatch, folder: Path):
+        self.folder, self.synced, self.renamed = folder, {}, []
+        real = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
+
+        def fsync(descriptor: int) -> None:
+            real["fsync"](descriptor)
+            self.synced[identity(os.fstat(descriptor))] = state(os.fstat(descriptor))
+
+        def renaming(name: str):
+            def rename(source, target, **options) -> None:
+                if Path(target).is_relative_to(folder):
+                    self.renamed.append((Path(source), Path(target), self.unsynced(Path(source)), len(self.synced)))
+                    # What is synced of the folder before counts for nothing: its new entry must be.
+                    self.synced.pop(identity(Path(target).parent.stat()), None)
+                real[name](source, target, **options)
+
+            return rename
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "rename", renaming("rename"))
+        monkeypatch.setattr(os, "replace", renaming("replace"))
+
+    def unsynced(self, path: Path) -> list[str]:
+        """What of a file or folder, and of all below, was not synced since it was last written."""
+        paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+        return [p.name for p in paths if self.synced.get(identity(p.stat())) != state(p.stat())]
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def test_every_file_of_a_checkpoint_is_synced_before_the_folder_has_its_name(tmp_path, monkeypatch):
+    """And what holds the name, after it."""
+    run = tmp_path / "run"
+    trainer = make_trainer(run, tiny_model("llama"), max_steps=2, save_every=1, **QUICK)
+    disk = Disk(monkeypatch, run / "checkpoints")
+    trainer.run()
+    assert [target.name for _, target, _, _ in disk.renamed] == ["step-00000001", "step-00000002"]
+    assert [unsynced for _, _, unsynced, _ in disk.renamed] == [[], []]
+    assert disk.unsynced(run / "checkpoints/step-00000002") == []
+    assert identity((run / "checkpoints").stat()) in disk.synced
+    files = {path.name for path in (run / "checkpoints/step-00000002").iterdir()}
+    assert {"model.safetensors", "training_state.safetensors", "training_state.json", "manifest.json"} <= files
+
+
+def test_every_file_of_the_best_model_is_synced_before_it_replaces_another(tmp_path, monkeypatch):
+    """The weights come last."""
+    run = tmp_path / "run"
+    trainer = make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK)
+    disk = Disk(monkeypatch, run)
+    trainer.run()
+    best = [(s, t, unsynced) for s, t, unsynced, _ in disk.renamed if t.parent == run and s.parent.parent == run]
+    assert {"config.json", "tokenizer.json", "README.md", "model.safetensors"} <= {t.name for _, t, _ in best}
+    assert [unsynced for _, _, unsynced in best] == [[]] * len(best)
+    assert best[-1][1].name == "model.safetensors"
+    for _, target, _ in best:
+        assert disk.unsynced(target) == [], target
+
+
+@pytest.mark.parametrize("way", [publish, publish_into])
+def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
+    """As those of a second tokenizer are; and at the end each folder that holds a new name."""
+    unfinished = tmp_path / "unfinished"
+    (unfinished / "target_tokenizer").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "target_tokenizer/tokenizer.json"):
+        (unfinished / name).write_text(name)
+    finished = tmp_path / "finished"
+    if way is publish_into:
+        finished.mkdir()
+    disk = Disk(monkeypatch, tmp_path)
+    way(unfinished, finished)
+    assert disk.renamed
+    assert [unsynced for _, _, unsynced, _ in disk.renamed] == [[]] * len(disk.renamed)
+    assert (finished / "target_tokenizer/tokenizer.json").read_text() == "target_tokenizer/tokenizer.json"
+    hold_new_names = [tmp_path] if way is publish else [finished, finished / "target_tokenizer"]
+    assert all(identity(folder.stat()) in disk.synced for folder in hold_new_names)  # after the last rename
+
+
+def test_a_disk_that_refuses_a_sync_of_a_checkpoint_costs_none_before(tmp_path, monkeypatch):
+    """Whichever sync it is, of a file of the checkpoint or of its folder: what is left is the checkpoint before, whole,
+    and no litter. Once the folder has its name, it stays."""
+    run, real = tmp_path / "run", os.fsync
+    trainer = make_trainer(run, tiny_model("llama"), max_steps=9, **QUICK)
+    trainer.advance(1)
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(descriptor), real(descriptor)))
+    trainer.save_now()
+    total = len(calls)
+    assert total >= len(list((run / "checkpoints/step-00000001").iterdir())) + 2  # the folder, and the one it is in
+    trainer.advance(1)
+    for refused in (*range(0, total - 2, 5), total - 2, total - 1):
+        calls.clear()
+
+        def refuse(descriptor: int, refused=refused) -> None:
+            calls.append(descriptor)
+            if len(calls) > refused:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", refuse)
+        with pytest.raises(TrainingError, match=r"checkpoint step-00000002 can't be written: .*No space left"):
+            trainer.save_now()
+        monkeypatch.setattr(os, "fsync", real)
+        assert steps_in(run) == ([1] if refused < total - 1 else [1, 2]), refused
+        assert damage(newest_checkpoint(run)) is None
+    trainer.save_now()
+    assert steps_in(run) == [1, 2]
+    assert damage(run / "checkpoints/step-00000002") is None
+
+
+# --- folders that were never finished --------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A run of three steps that was killed right before its third checkpoint had its name: all files are written,
+    synced and listed, under the name that the loop gives them until then. The run, and that folder."""
+    run, unfinished = tmp_path / "run", []
+    real = os.rename
+
+    def rename(source, target, **options):
+        if Path(target).name == "step-00000003":
+            unfinished.append(Path(source))
+            shutil.copytree(source, tmp_path / "aside")
+            assert checkpoint_folders(run) == [run / "checkpoints" / f"step-0000000{n}" for n in (1, 2)]
+        real(source, target, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        make_trainer(run, tiny_model("llama"), max_steps=3, save_every=1, keep_last=2, **QUICK).run()
+    shutil.rmtree(run / "checkpoints/step-00000003")
+    shutil.copytree(run / "checkpoints/step-00000002", run / "checkpoints/step-00000001")
+    (tmp_path / "aside").rename(unfinished[0])
+    assert damage(unfinished[0]) is None  # nothing but its name tells it from a checkpoint
+    return run, unfinished[0]
+
+
+def test_a_folder_that_has_not_got_its_name_is_no_checkpoint(killed):
+    run, unfinished = killed
+    assert unfinished.exists()
+    assert [folder.name for folder in checkpoint_folders(run)] == ["step-00000001", "step-00000002"]
+    assert newest_checkpoint(run) == run / "checkpoints/step-00000002"
+
+
+@pytest.mark.parametrize("name", ["step-00000009.copy", "old-step-00000009", "step-", ".step-00000009", "step-9x"])
+def test_a_copy_under_another_name_is_no_checkpoint(name, tmp_path):
+    run = tmp_path / "run"
+    make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK).run()
+    shutil.copytree(run / "checkpoints/step-00000001", run / "checkpoints" / name)
+    assert checkpoint_folders(run) == [run / "checkpoints/step-00000001"]
+
+
+def test_what_a_kill_left_is_removed_when_the_run_goes_on(killed):
+    run, unfinished = killed
+    (run / ".best.partial").mkdir()
+    remove_partial(run)
+    assert not unfinished.exists()
+    assert not (run / ".best.partial").exists()
+    assert steps_in(run) == [1, 2]
+
+
+def test_a_list_of_files_counts_what_is_listed_and_not_itself(tmp_path):
+    """A manifest that was cut off, or is empty, is damage; a second one in a sub-folder is a file like others."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/manifest.json").write_text("{}")
+    write_manifest(tmp_path)
+    assert damage(tmp_path) is None
+    (tmp_path / "below/manifest.json").write_text("[]")
+    assert damage(tmp_path) == "the bytes of below/manifest.json were changed"
+    for text in ("", "{}", "[]", '{"files": {}}'):
+        (tmp_path / "manifest.json").write_text(text)
+        assert damage(tmp_path) is not None

@@ -1,0 +1,134 @@
+"""Compiled blocks learn what plain ones learn, and are compiled where that pays."""
+
+import os
+
+import pytest
+import torch
+from helpers.models import tiny_model
+from helpers.processes import needs_compiler
+from helpers.training import metrics, pretrain
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
+from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.utils import run_and_get_code
+from torch.nn import functional as F
+
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.models.dropout import Dropout
+from scratch_gpt.models.feed_forward import gelu_new
+from scratch_gpt.train.performance import compile_blocks as compiling
+from scratch_gpt.train.performance.compile_blocks import can_compile, compile_blocks
+
+
+@needs_compiler
+def test_a_compiled_run_learns_the_same(text_file, tmp_path):
+    settings = ("--max_steps", "6", "--eval_every", "3", "--log_every", "1")
+    pretrain(tmp_path / "plain", text_file, *settings, "--compile", "off")
+    counters.clear()
+    pretrain(tmp_path / "compiled", text_file, *settings, "--compile", "on")
+    graphs = counters["stats"]["unique_graphs"]
+    assert 1 <= graphs <= 2  # one for all blocks, and none for evaluation and sampling
+    plain, compiled = metrics(tmp_path / "plain"), metrics(tmp_path / "compiled")
+    for before, now in zip(plain, compiled, strict=True):
+        assert now["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
+        assert now["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-3)
+    names = [set(load_file(tmp_path / run / "model.safetensors")) for run in ("plain", "compiled")]
+    assert names[0] == names[1]
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_compiled_dropout_draws_anew_and_keeps_the_mean():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Dropout(0.3)).train()
+    import torch._inductor.config as inductor
+
+    inductor.fallback_random = True
+    compiled = torch.compile(model, fullgraph=True)
+    ones = torch.ones(200, 500, requires_grad=True)
+    first, second = compiled(ones), compiled(ones)
+    assert (first == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert first[first != 0].unique().item() == pytest.approx(1 / 0.7, rel=1e-4)
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    torch.testing.assert_close(ones.grad, first.detach())
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_a_compiled_gelu_is_the_same_function():
+    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
+    torch.manual_seed(0)
+    inputs = torch.cat((5 * torch.randn(2000), torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]))).requires_grad_()
+    exact = inputs.detach().double().requires_grad_()
+    expected, found = F.gelu(exact, approximate="tanh"), torch.compile(gelu_new, fullgraph=True)(inputs)
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6)  # F.gelu itself is 0.4e-6 from exact
+    wanted, slope = torch.autograd.grad(expected.sum(), exact)[0], torch.autograd.grad(found.sum(), inputs)[0]
+    torch.testing.assert_close(slope, wanted.float(), rtol=0, atol=3e-6)  # and its slope 1.0e-6
+    torch.compiler.reset()
+
+
+@needs_compiler
+def test_a_bias_joins_what_follows_it():
+    """In float32, so that it is never copied; in 16 bits it stays where it is rounded once."""
+    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
+    layer, inputs = torch.nn.Linear(24, 40), torch.randn(3, 7, 24)
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.compiler.reset()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found, (code, *_) = run_and_get_code(torch.compile(lambda x: layer(x).relu()), inputs)
+            expected = layer(inputs).relu()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 0)
+        assert ("addmm_out(" in code) == (dtype == torch.bfloat16)
+        gradients = [torch.autograd.grad(out.float().square().sum(), layer.bias)[0] for out in (found, expected)]
+        torch.testing.assert_close(*gradients)
+    torch.compiler.reset()
+
+
+@needs_compiler
+@pytest.mark.parametrize("fixed_shape", [True, False])
+def test_batches_of_one_shape_are_called_from_cpp(fixed_shape):
+    compile_blocks(tiny_model("gpt2"), "on", 0, fixed_shape)  # sets what is compiled from here on
+    torch.compiler.reset()
+    found, (code, *_) = run_and_get_code(torch.compile(lambda x: x.sin() @ x), torch.eye(5))
+    torch.testing.assert_close(found, torch.eye(5).sin())
+    assert ("cpp_wrapper_src" in code) == fixed_shape
+    torch.compiler.reset()
+
+
+def test_what_auto_compiles(monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    blocks = sum(p.numel() for p in model.model.layers.parameters())
+    long = int(compiling.LONG_RUN["cpu"] / blocks) + 1
+    assert not compile_blocks(model, "auto", long - 2, True)
+    assert not compile_blocks(model, "off", long, True)
+    assert compile_blocks(model, "auto", long, True)
+    checkpointing = tiny_model("llama")
+    checkpointing.gradient_checkpointing_enable()
+    assert not compile_blocks(checkpointing, "auto", long, True)
+
+
+@pytest.mark.parametrize("lacking", ["compiler", "headers"])
+def test_without_a_compiler_auto_goes_on_and_on_says_why(lacking, monkeypatch, tmp_path):
+    def refuse() -> str:
+        raise InvalidCxxCompiler
+
+    if lacking == "compiler":
+        monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", refuse)
+    else:
+        monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    model = tiny_model("llama")
+    assert not can_compile("cpu")
+    assert not compile_blocks(model, "auto", 10**9, True)
+    with pytest.raises(ScratchError, match=r"it takes a C\+\+ compiler and Python.h: install g\+\+"):
+        compile_blocks(model, "on", 1, True)
+
+
+def test_compiled_code_is_kept_in_the_own_cache(monkeypatch, tmp_path):
+    """By default it is a folder of a known name under the temporary folder, which others may have made before."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
+    assert compile_blocks(tiny_model("llama"), "on", 1, True)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0

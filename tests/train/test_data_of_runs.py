@@ -1,0 +1,195 @@
+"""What a run says and records of its data: the summary that opens it, the rows it skips, the data that a resume must
+find as it was, and the files that it opens."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.data import shown
+from helpers.models import tiny_model
+from helpers.processes import PROJECT, run_here, run_python
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.tokenization.chat import add_chat_template
+
+LETTERS = "abcdefghij klmnopqrstuvwxyz"
+SCRIPTS = {
+    "language_modeling": "pretrain_gpt",
+    "masked_lm": "pretrain_encoder",
+    "classification": "train_classifier",
+    "translation": "train_seq2seq",
+    "sft": "finetune_sft",
+    "dpo": "finetune_dpo",
+    "prompts": "finetune_ppo",
+}
+SMALL = ["--max_steps", "2", "--num_threads", "1", "--precision", "fp32", "--eval_every", "2", "--save_every", "2"]
+MODEL = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--context_length", "16"]
+PROMPTS = ["--validation_prompts", "4", "--max_new_tokens", "4", "--prompts_per_rollout", "8"]
+OPTIONS = {
+    "language_modeling": [*MODEL, "--tokenizer", "char"],
+    "masked_lm": [*MODEL, "--tokenizer", "char"],
+    "classification": [*MODEL, "--tokenizer", "char"],
+    "translation": ["--hidden_size", "16", "--encoder_layers", "1", "--decoder_layers", "1", "--tokenizer", "char"],
+    "sft": ["--init_from", "MODEL", "--context_length", "48"],
+    "dpo": ["--init_from", "MODEL"],
+    "prompts": ["--init_from", "MODEL", "--reward", "re:a", *PROMPTS],
+}
+WORDS = [a + b for a in "abcdefgh" for b in "ijklm"]
+ROWS = {
+    "language_modeling": [{"text": f"{word} and {word}"} for word in WORDS],
+    "masked_lm": [{"text": f"{word} and {word}"} for word in WORDS],
+    "classification": [{"text": f"is {word}", "label": "late" if word[1] > "k" else "early"} for word in WORDS],
+    "translation": [{"de": f"das {word}", "en": f"the {word}"} for word in WORDS],
+    "sft": [{"prompt": f"how {word}", "completion": f"so {word}"} for word in WORDS],
+    "dpo": [{"prompt": f"how {word}", "chosen": word, "rejected": word[::-1] + "z"} for word in WORDS],
+    "prompts": [{"prompt": f"how {word}"} for word in WORDS],
+}
+LONG = LETTERS * 9
+UNFIT = {
+    "language_modeling": {"text": None},
+    "masked_lm": {"text": None},
+    "classification": {"text": "a", "label": None},
+    "translation": {"de": "a", "en": None},
+    "sft": {"prompt": LONG, "completion": "cut off"},
+    "dpo": {"prompt": LONG, "chosen": "a", "rejected": "b"},
+    "prompts": {"prompt": LONG},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A GPT of 64 positions with letters and a chat template."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer([LETTERS], "char", model_max_length=64)
+    add_chat_template(tokenizer)
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def train(job: str, model: str, dataset: Path, out: Path, *more: str, check: bool = True):
+    own = [model if option == "MODEL" else option for option in OPTIONS[job]]
+    options = ["--dataset", str(dataset), "--output_dir", str(out), *SMALL, *own, *more]
+    return run_here(str(PROJECT / "training" / f"{SCRIPTS[job]}.py"), *options, check=check)
+
+
+@pytest.mark.parametrize("job", SCRIPTS)
+def test_a_run_tells_of_its_data_and_refuses_to_go_on_with_other_data(job, model, tmp_path):
+    data = write(tmp_path / "data" / "train.jsonl", [*ROWS[job][:20], UNFIT[job], *ROWS[job][20:]])
+    (tmp_path / "data" / "NOTES.log").write_text("notes")
+    printed = train(job, model, tmp_path / "data", tmp_path / "run").stdout
+    words = " ".join(printed.split())
+    assert "rows: 40 read" in words
+    assert "skipped: 1 rows" in words
+    assert "ignored: 1 files (NOTES.log (no known format (.log)))" in words
+    record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["facts"]["data"]
+    assert (record["rows_read"], sum(record["rows_skipped"].values())) == (40, 1)
+    assert record["train_rows"] + record["validation_rows"] == 40
+    assert "| rows skipped, as they can't be used |" in (tmp_path / "run" / "README.md").read_text()
+    if job in ("language_modeling", "masked_lm", "classification", "translation"):
+        family = ("--for", job)
+        assert shown(tmp_path / "data", *family)["rows_read"] == 40
+
+    before = sorted((tmp_path / "run").rglob("*"))
+    write(data, ROWS[job][::-1][:38])
+    resumed = train(job, model, tmp_path / "data", tmp_path / "run", "--resume", check=False)
+    assert resumed.returncode == 2
+    assert "the data has changed since the run" in resumed.stderr
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    verified = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
+    assert verified.returncode == 2
+    assert "the data has changed since the run" in verified.stderr
+    insisted = ("--resume", "--allow_changed_settings")
+    assert train(job, model, tmp_path / "data", tmp_path / "run", *insisted, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("job", SCRIPTS)
+def test_too_many_bad_rows_stop_a_run_before_anything_is_written(job, model, tmp_path):
+    write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[UNFIT[job]] * 3])
+    if job == "prompts":  # a prompt that comes again is none
+        write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[{"prompt": LONG + word} for word in WORDS[:3]]])
+    result = train(job, model, tmp_path / "t.jsonl", tmp_path / "run", check=False)
+    assert result.returncode == 2, result.stderr
+    assert "3 of 23 rows can't be used" in result.stderr
+    assert not (tmp_path / "run").exists()
+    assert train(job, model, tmp_path / "t.jsonl", tmp_path / "run", "--max_bad_rows", "0.2").returncode == 0
+
+
+AUDIT = """
+import json, os, runpy, sys
+folder, script = os.path.realpath(sys.argv[1]), sys.argv[2]
+opened = set()
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if path.startswith(folder + os.sep) and os.path.isfile(path):
+            opened.add(os.path.relpath(path, folder))
+sys.addaudithook(hook)
+sys.argv = sys.argv[2:]
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    print("OPENED", json.dumps(sorted(opened)))
+"""
+
+
+@pytest.mark.parametrize("job", ["language_modeling", "classification", "sft"])
+def test_no_job_opens_a_file_that_is_not_shown(job, model, tmp_path):
+    folder = tmp_path / "data"
+    write(folder / "train.jsonl", ROWS[job])
+    for name in ("test.jsonl", "extra.csv", ".hidden.jsonl", "LICENSE.txt", "dataset_infos.json", "notes.txt"):
+        shutil.copy(folder / "train.jsonl", folder / name)
+    own = [model if option == "MODEL" else option for option in OPTIONS[job]]
+    script = str(PROJECT / "training" / f"{SCRIPTS[job]}.py")
+    options = ["--dataset", str(folder), "--output_dir", str(tmp_path / "run"), *SMALL, *own]
+    ran = run_python("-c", AUDIT, str(folder), script, *options, cwd=PROJECT)
+    opened = json.loads(ran.stdout.split("OPENED ")[1].splitlines()[0])
+    listed = shown(folder, "--for", job)
+    assert opened == [Path(path).name for path in listed["files"]] == ["train.jsonl"]
+    assert len(listed["ignored"]) == 6
+
+
+def test_a_folder_of_ones_own_called_stories_is_not_built_in(tmp_path):
+    folder = tmp_path / "stories"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"my own story {number}, " * 20)
+    train("language_modeling", "", folder, tmp_path / "run")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| licence of the text | not stated |" in card
+    assert "entropy of the text" not in card
+    assert not shown(folder)["built_in"]
+    train("masked_lm", "", folder, tmp_path / "masked")
+    assert "| licence of the text | not stated |" in (tmp_path / "masked" / "README.md").read_text()
+
+
+def test_unknown_letters_are_warned_of(model, tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("ÄÖÜ and so on, ÄÖÜ. " * 60)
+    options = ("--context_length", "16")
+    result = run_here(
+        str(PROJECT / "training" / "language_modeling.py"),
+        *("--init_from", model, "--dataset", str(path), "--output_dir", str(tmp_path / "run"), *SMALL, *options),
+    )
+    assert "% of the training tokens are unknown to the tokenizer" in " ".join(result.stderr.split())
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| unknown tokens |" in card
+    assert "<unk>" not in card
+    assert "write('" in card
+
+
+def test_one_word_is_a_text_that_masks_nothing(tmp_path):
+    (tmp_path / "t.txt").write_text("word word")
+    options = (*OPTIONS["masked_lm"], "--mask_probability", "0.01")
+    script = str(PROJECT / "training" / "masked_lm.py")
+    run_here(script, "--dataset", str(tmp_path / "t.txt"), "--output_dir", str(tmp_path / "run"), *SMALL, *options)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()

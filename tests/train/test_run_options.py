@@ -1,0 +1,91 @@
+"""Options of a run that show in nothing but what it does: checkpointing, progress, processes, cores."""
+
+import io
+import json
+import os
+
+import pytest
+import torch
+from accelerate import Accelerator
+from helpers.models import tiny_model
+from helpers.processes import PRETRAIN, TINY_RUN, run_here
+from transformers import PreTrainedModel
+
+from scratch_gpt import train_tokenizer
+from scratch_gpt.data.readers.preferences import Preference
+from scratch_gpt.data.readers.sources import open_source
+from scratch_gpt.hardware import available_cores
+from scratch_gpt.train.engine.reporting import Reporter
+from scratch_gpt.train.tasks.common import prepare_shards
+from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+from scratch_gpt.train.tasks.text_arguments import DataArguments
+
+
+@pytest.mark.parametrize("flag", ["--gradient_checkpointing", "--no-gradient_checkpointing"])
+def test_gradient_checkpointing_is_turned_on_where_it_is_asked_for(flag, tmp_path, text_file, monkeypatch):
+    turned_on, enable = [], PreTrainedModel.gradient_checkpointing_enable
+    monkeypatch.setattr(
+        PreTrainedModel, "gradient_checkpointing_enable", lambda self, *a, **k: turned_on.append(enable(self, *a, **k))
+    )
+    options = ("--output_dir", str(tmp_path / "run"), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
+    run_here(PRETRAIN, *options, flag)
+    assert len(turned_on) == (flag == "--gradient_checkpointing")
+
+
+def test_processes_other_than_the_first_leave_the_metrics_alone(tmp_path):
+    rows = "".join(json.dumps({"step": step}) + "\n" for step in range(5))
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    with Reporter(tmp_path, total_steps=9, step=2, enabled=False, task=LanguageModeling) as reporter:
+        reporter.record({"step": 3, "train_loss": 1.0})
+    assert (tmp_path / "metrics.jsonl").read_text() == rows
+    with Reporter(tmp_path, total_steps=9, step=2, enabled=True, task=LanguageModeling) as reporter:
+        reporter.record({"step": 3, "train_loss": 1.0})
+    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert kept == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "train_loss": 1.0}]
+
+
+def test_cores_are_counted_on_every_system(monkeypatch):
+    assert available_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert available_cores() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1
+
+
+def test_figures_of_preferences_are_means_over_the_pairs_since_the_last_call():
+    tokenizer = train_tokenizer(["abcdefgh"], "char", model_max_length=64)
+    model, reference = (tiny_model("llama", vocab_size=len(tokenizer)) for _ in range(2))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    pairs = EncodedPairs([Preference("a", "b", c) for c in "cdefgh"], tokenizer, 64)
+    task = Preferences(Accelerator(cpu=True), {"train": pairs, "validation": pairs}, reference, 0, 24, 0, 0.3)
+    assert task.training_metrics() == {}
+    batches = [task.make_batch(0, number) for number in range(len(task.train.plan(0)))]
+    assert len(batches) > 1
+    margins = []
+    for batch in batches:
+        task.loss(model, batch)
+        with torch.no_grad():
+            margins.append(task._losses(model, batch)[1])
+    every = torch.cat(margins)
+    assert len(every) == len(pairs)
+    figures = task.training_metrics()
+    assert figures["margin"] == pytest.approx(every.mean().item(), rel=1e-5)
+    assert figures["accuracy"] == pytest.approx((every > 0).float().mean().item())
+    assert task.training_metrics() == {}
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_tokenising_shows_its_progress_at_a_terminal(is_terminal, text_file, monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    tokenizer = train_tokenizer([text_file.read_text()], "char")
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    source = open_source(str(text_file))
+    prepare_shards(Accelerator(cpu=True), source, None, tokenizer, DataArguments(dataset=str(text_file)))
+    assert ("tokenising" in screen.getvalue()) == is_terminal

@@ -1,0 +1,106 @@
+"""What is prepared before the first step: rows of each split, lengths, what is counted and recorded."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from helpers.models import tiny_encoder, tiny_model
+from helpers.processes import PROJECT, run_here
+from helpers.training import make_trainer, trainer_with
+
+from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
+from scratch_gpt.errors import ScratchError, TrainingError
+from scratch_gpt.train.engine.task import DataState
+from scratch_gpt.train.engine.trainer import Progress, check_state
+from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
+from scratch_gpt.train.tasks.sft.arguments import ConversationArguments
+from scratch_gpt.train.tasks.sft.build import HELD_OUT, read_conversations
+
+
+def test_built_in_questions_vary_with_the_seed_and_held_out_ones_do_not():
+    first, again, other = (read_conversations(ConversationArguments(num_questions=400), seed) for seed in (1, 1, 2))
+    assert first.parts["train"] == again.parts["train"] != other.parts["train"]
+    for split in ("validation", "test"):
+        assert first.parts[split] == other.parts[split]
+        assert len(first.parts[split]) == HELD_OUT
+    assert first.summary.test_rows == HELD_OUT
+    assert first.summary.rows_read == sum(map(len, first.parts.values()))
+
+
+@pytest.mark.parametrize("context_length", [6, 64])
+def test_a_classifier_on_an_encoder_cuts_texts_at_the_shorter_length(context_length, tmp_path):
+    """That of --context_length, or of the positions that the encoder has; and unknown characters are counted."""
+    base = tmp_path / "base"
+    tokenizer = train_tokenizer(["abc dull fine"], "char", template="encoder", model_max_length=16)
+    encoder = tiny_encoder(
+        ScratchEncoderForMaskedLM, "bert", vocab_size=len(tokenizer), max_position_embeddings=16, pad_token_id=0
+    )
+    encoder.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    rows = "".join(f"ß{word} {'ab ' * 12},{word}\n" for word in ("dull", "fine")) * 12
+    (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
+    options = f"--init_from {base} --dataset texts.csv --output_dir run --context_length {context_length}"
+    options += " --max_steps 1 --tokens_per_batch 64 --num_threads 1 --validation_fraction 0.5 --precision fp32"
+    run_here(str(PROJECT / "training" / "classification.py"), *options.split(), cwd=tmp_path)
+    facts = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["facts"]
+    length = min(context_length, 16)
+    for split in ("train", "validation"):
+        assert facts[split]["tokens"] == length * facts[split]["texts"]
+        assert facts[split]["long"] == facts[split]["texts"]
+    assert facts["data"]["unknown_share"] == pytest.approx(1 / length, rel=0.35)  # one character of each text
+
+
+def test_left_overs_of_a_killed_save_are_removed_when_a_run_begins(tmp_path):
+    run = tmp_path / "run"
+    trainer = make_trainer(run, tiny_model("llama"), max_steps=1)
+    for name in (".best.x1.partial", "checkpoints/.step-00000001.x2.partial", "checkpoints/step-00000001"):
+        (run / name).mkdir(parents=True)
+        (run / name / "model.safetensors").write_text("")
+    kinds = {"accelerator": trainer.accelerator, "optimizers": trainer.optimizers, "task": trainer.task}
+    kinds |= {"args": trainer.args, "directory": trainer.directory, "folder": run, "model": trainer.model}
+    type(trainer)(**kinds)
+    assert sorted(path.name for path in run.rglob("*") if path.is_dir()) == ["checkpoints", "step-00000001"]
+
+
+def test_a_task_that_cannot_be_sharded_is_refused_by_the_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setattr(LanguageModeling, "fsdp_obstacle", "this one reads whole weights")
+    with pytest.raises(ScratchError, match=r"^this one reads whole weights, which FSDP can't: use data parallelism$"):
+        make_trainer(tmp_path / "run", tiny_model("llama"), max_steps=1)
+
+
+WRONG = [
+    {"step": -1}, {"tokens": 1.5}, {"best_step": "1"}, {"evaluations_since_best": 2**53}, {"seconds": math.inf},
+    {"seconds": "1"}, {"best_metric": math.nan}, {"best_metric": [1]}, {"stopped_early": 1},
+    {"data": DataState(epoch=-1)}, {"data": DataState(row=None)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", WRONG, ids=str)
+def test_a_state_that_no_run_can_have_is_refused(fields):
+    check_state(Progress(best_metric=1.5, seconds=2))
+    with pytest.raises(ValueError, match=r"^its "):
+        check_state(Progress(**fields))
+
+
+def test_a_failure_names_its_learning_rates_in_ascending_order(tmp_path):
+    model = tiny_model("llama")
+    optimizers = [torch.optim.SGD([weight], lr=0.0) for weight in model.parameters()]
+    for number, optimizer in enumerate(optimizers):
+        optimizer.param_groups[0]["peak_lr"] = (8.0, 1.0, 16.0)[number % 3]  # a set has them in another order
+    trainer = make_trainer(tmp_path / "run", model, optimizers=optimizers, max_steps=1)
+    trainer.norms.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
+    with pytest.raises(TrainingError, match=r"failure\.json"):
+        trainer._fail(trainer.progress.data, 0.5)
+    assert json.loads((tmp_path / "run/failure.json").read_text())["learning_rates"] == [0.5, 4.0, 8.0]
+
+
+def test_patience_begins_anew_with_each_best_evaluation(tmp_path):
+    """Worse, better, worse, worse: only the two in a row stop the run."""
+    factors = [2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 7.0]
+    progress = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
+    assert (progress.best_step, progress.step, progress.stopped_early) == (6, 10, True)

@@ -1,0 +1,116 @@
+"""The code that a checkpoint brings: nobody is asked whether to run it, and without the option none runs."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.hub import at_a_terminal
+from helpers.models import save_tiny
+from helpers.processes import PROJECT, run_here
+
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.loading import load_model, open_tokenizer
+
+# Code that a checkpoint brings
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A model directory whose config and tokenizer name code that leaves a mark where it runs."""
+    folder = save_tiny(tmp_path / "foreign")
+    for path in folder.glob("*.py"):
+        path.unlink()
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')\n")
+    classes = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": [None, "evil.Fast"]}
+    for name, fields in (
+        ("config.json", {"model_type": "theirs", "auto_map": classes}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "evil.Fast"]}, "tokenizer_class": "Theirs"}),
+    ):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, **fields}))
+    return folder
+
+
+TERMINAL = {
+    "tokenizer encode": "tokenizer encode foreign abc",
+    "tokenizer compare": "tokenizer compare abc foreign",
+    "generate": "generate foreign --prompt abc",
+    "push": "push foreign user/name --native",
+    "export": "export foreign out",
+    "judge": "judge plain --reward foreign --dataset prompts.txt --max_new_tokens 2",
+}
+
+
+@pytest.mark.parametrize("command", TERMINAL)
+def test_nobody_is_asked_whether_to_run_code_and_none_runs(command, foreign, tmp_path):
+    save_tiny(tmp_path / "plain")
+    (tmp_path / "prompts.txt").write_text("a\n")
+    code, printed = at_a_terminal(*TERMINAL[command].split(), cwd=tmp_path)
+    assert not (tmp_path / "ran").exists(), printed
+    assert "[y/N]" not in printed
+    assert "Do you wish to run" not in printed
+    assert code == 2, printed
+    assert "Traceback" not in printed
+    errors = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, printed
+
+
+def test_a_plain_tokenizer_of_a_foreign_model_opens_without_its_code(foreign, tmp_path):
+    shutil.copy(save_tiny(tmp_path / "plain") / "tokenizer_config.json", foreign)
+    code, printed = at_a_terminal("tokenizer", "encode", "foreign", "a b", cwd=tmp_path)
+    assert code == 0, printed
+    assert "4 tokens" in printed  # <bos> and three characters
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_of_ours_opens_without_a_question_or_a_warning(tmp_path):
+    save_tiny(tmp_path / "ours")
+    code, printed = at_a_terminal("tokenizer", "encode", "ours", "a b", cwd=tmp_path)
+    assert code == 0, printed
+    assert "4 tokens" in printed
+    assert "[transformers]" not in printed
+
+
+def test_our_own_directories_open_with_the_decision_passed_on(tmp_path):
+    folder = save_tiny(tmp_path / "ours")
+    assert "auto_map" in json.loads((folder / "config.json").read_text())
+    assert load_model(folder, trust_remote_code=False).num_parameters() > 0
+    assert len(open_tokenizer(str(folder), trust_remote_code=False)) > 0
+
+
+def test_the_tokenizers_code_is_named_before_it_runs(foreign, capsys, tmp_path):
+    with pytest.raises(ScratchError, match="no folder or Hub id that opens"):
+        open_tokenizer(str(foreign), trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
+    assert f"running code that {foreign} brings: evil.Fast" in capsys.readouterr().err
+
+
+def test_a_command_passes_its_trust_on_to_the_tokenizer(foreign, tmp_path):
+    shutil.copy(save_tiny(tmp_path / "plain") / "config.json", foreign)
+    command = ("generate", str(foreign), "--prompt", "a b")
+    run_here("scratch-gpt", *command, check=False)
+    assert not (tmp_path / "ran").exists()
+    run_here("scratch-gpt", *command, "--trust_remote_code", check=False)
+    assert (tmp_path / "ran").exists()
+
+
+def loading_calls(path: Path) -> list[ast.Call]:
+    names = {"from_pretrained", "pipeline", "get_class_from_dynamic_module"}
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [call for call in calls if getattr(call.func, "attr", getattr(call.func, "id", None)) in names]
+
+
+def test_every_call_that_opens_something_passes_the_decision_on():
+    """Without the argument, transformers asks at a terminal, and runs the code on a "y"."""
+    found = 0
+    for path in sorted((PROJECT / "scratch_gpt").rglob("*.py")):
+        for call in loading_calls(path):
+            found += 1
+            given = {keyword.arg for keyword in call.keywords}
+            assert "trust_remote_code" in given, f"{path.relative_to(PROJECT)}:{call.lineno}"
+    assert found > 15
+
+
+# Translation

@@ -47,17 +47,17 @@ def prepare(
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
     origin = resume_from or model_args.init_from
-    found, names = read(data, model_args, args, origin)
+    found, names = _read(data, model_args, args, origin)
     accelerator = start(args)
     check_sharding(Classification, accelerator)
     with accelerator.main_process_first():
-        tokenizer = load_or_train_tokenizer(data, model_args, found, origin)
-        model = load_or_build_model(model_args, tokenizer, names, origin, accelerator)
-    encoded = encode(accelerator, found, names, model, tokenizer, model_args, is_new=origin is None)
-    return make_job(accelerator, model, tokenizer, encoded, found, names, data, model_args, args)
+        tokenizer = _load_or_train_tokenizer(data, model_args, found, origin)
+        model = _load_or_build_model(model_args, tokenizer, names, origin, accelerator)
+    encoded = _encode(accelerator, found, names, model, tokenizer, model_args, is_new=origin is None)
+    return _make_job(accelerator, model, tokenizer, encoded, found, names, data, model_args, args)
 
 
-def read(
+def _read(
     data: LabelledArguments,
     model_args: ClassifierModelArguments,
     args: ClassifierTrainingArguments,
@@ -80,7 +80,7 @@ def read(
     return found, known or names
 
 
-def load_or_train_tokenizer(
+def _load_or_train_tokenizer(
     data: LabelledArguments,
     model_args: ClassifierModelArguments,
     found: ReadExamples[Example],
@@ -96,7 +96,7 @@ def load_or_train_tokenizer(
     return tokenizer
 
 
-def load_or_build_model(
+def _load_or_build_model(
     model_args: ClassifierModelArguments,
     tokenizer: PreTrainedTokenizerFast,
     names: list[str],
@@ -113,7 +113,7 @@ def load_or_build_model(
     return model
 
 
-def encode(
+def _encode(
     accelerator: Accelerator,
     found: ReadExamples[Example],
     names: list[str],
@@ -142,7 +142,7 @@ def encode(
     return encoded
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
@@ -153,7 +153,7 @@ def make_job(
     model_args: ClassifierModelArguments,
     args: ClassifierTrainingArguments,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     task = Classification(
         accelerator,
         encoded["train"],
@@ -193,10 +193,10 @@ def _max_length(model: Any, model_args: ClassifierModelArguments) -> int:
     return min(model_args.context_length, int(model.config.max_position_embeddings))
 
 
-def read_preview(data: LabelledArguments, seed: int) -> ReadExamples[Example]:
+def _read_preview(data: LabelledArguments, seed: int) -> ReadExamples[Example]:
     """Read the texts of each split, for `scratch-gpt data`."""
     return build.read_labelled(data, build.open_examples(data, seed))[0]
 
 
-PREVIEW = DataPreview(common.preview_of(read_preview), "encoder")
+PREVIEW = DataPreview(common.preview_of(_read_preview), "encoder")
 RECIPE = Recipe("classification", ARGUMENTS, prepare, CARD, PREVIEW)

@@ -40,17 +40,17 @@ def prepare(
     data: PreferenceDataArguments, model_args: PolicyModelArguments, args: PreferenceArguments, resume_from: Path | None
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
-    found = read(data, model_args, args)
+    found = _read(data, model_args, args)
     accelerator = start(args)
     check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
         tokenizer = load_tokenizer(model_args, resume_from)
-        policy, reference = load_models(model_args, tokenizer, resume_from, accelerator)
-    encoded = encode(accelerator, found, policy, tokenizer)
-    return make_job(accelerator, policy, reference, tokenizer, encoded, found, data, model_args, args)
+        policy, reference = _load_models(model_args, tokenizer, resume_from, accelerator)
+    encoded = _encode(accelerator, found, policy, tokenizer)
+    return _make_job(accelerator, policy, reference, tokenizer, encoded, found, data, model_args, args)
 
 
-def read(
+def _read(
     data: PreferenceDataArguments, model_args: PolicyModelArguments, args: PreferenceArguments
 ) -> ReadExamples[Preference]:
     """Read the pairs of each split."""
@@ -87,7 +87,7 @@ def read_preferences(data: PreferenceDataArguments, seed: int = 0) -> ReadExampl
     )
 
 
-def load_models(
+def _load_models(
     model_args: PolicyModelArguments,
     tokenizer: PreTrainedTokenizerFast,
     resume_from: Path | None,
@@ -101,7 +101,7 @@ def load_models(
     return policy, reference.to(accelerator.device).eval()
 
 
-def encode(
+def _encode(
     accelerator: Accelerator, found: ReadExamples[Preference], policy: Any, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, EncodedPairs]:
     """Tokenise the pairs of each split.
@@ -123,7 +123,7 @@ def encode(
     return encoded
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     policy: Any,
     reference: PreTrainedModel,
@@ -134,7 +134,7 @@ def make_job(
     model_args: PolicyModelArguments,
     args: PreferenceArguments,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     task = Preferences(accelerator, encoded, reference, pad_of(tokenizer), args.tokens_per_batch, args.seed, args.beta)
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(

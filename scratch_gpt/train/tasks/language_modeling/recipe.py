@@ -41,18 +41,18 @@ def prepare(
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
     origin = resume_from or model_args.init_from
-    source, validation = read(data, model_args, args, is_new=origin is None)
+    source, validation = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args)
     with accelerator.main_process_first():
-        tokenizer = load_or_train_tokenizer(data, model_args, source, resume_from)
-        model, context_length = load_or_build_model(model_args, tokenizer, origin, accelerator)
+        tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
+        model, context_length = _load_or_build_model(model_args, tokenizer, origin, accelerator)
     shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
     common.report_data(summary, accelerator.is_main_process)
     check_context(model.config, shards, context_length)
-    return make_job(accelerator, model, tokenizer, shards, summary, context_length, data, model_args, args)
+    return _make_job(accelerator, model, tokenizer, shards, summary, context_length, data, model_args, args)
 
 
-def read(
+def _read(
     data: DataArguments, model_args: ModelArguments, args: PretrainingArguments, is_new: bool
 ) -> tuple[Source, Source | None]:
     """Open the text, after the settings of a new model are checked."""
@@ -63,7 +63,7 @@ def read(
     return source, validation
 
 
-def load_or_train_tokenizer(
+def _load_or_train_tokenizer(
     data: DataArguments, model_args: ModelArguments, source: Source, resume_from: Path | None
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
@@ -76,7 +76,7 @@ def load_or_train_tokenizer(
     )
 
 
-def load_or_build_model(
+def _load_or_build_model(
     model_args: ModelArguments,
     tokenizer: PreTrainedTokenizerFast,
     origin: str | Path | None,
@@ -98,7 +98,7 @@ def load_or_build_model(
     return model, context_length
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
@@ -109,7 +109,7 @@ def make_job(
     model_args: ModelArguments,
     args: PretrainingArguments,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     held_out, is_stories = shards["validation"], summary.built_in
     floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if is_stories else None
     task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)

@@ -42,17 +42,17 @@ def prepare(
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
     origin = resume_from or model_args.init_from
-    source, validation = read(data, model_args, args, is_new=origin is None)
+    source, validation = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args)
     check_sharding(MaskedLanguageModeling, accelerator)
     with accelerator.main_process_first():
-        tokenizer = load_or_train_tokenizer(data, model_args, source, resume_from)
-        model = load_or_build_model(model_args, tokenizer, origin, accelerator)
-    rows, summary = encode(accelerator, source, validation, model, tokenizer, data, model_args)
-    return make_job(accelerator, model, tokenizer, rows, summary, data, model_args, args)
+        tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
+        model = _load_or_build_model(model_args, tokenizer, origin, accelerator)
+    rows, summary = _encode(accelerator, source, validation, model, tokenizer, data, model_args)
+    return _make_job(accelerator, model, tokenizer, rows, summary, data, model_args, args)
 
 
-def read(
+def _read(
     data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, is_new: bool
 ) -> tuple[Source, Source | None]:
     """Open the text, after the settings of a new model are checked."""
@@ -65,7 +65,7 @@ def read(
     return source, validation
 
 
-def load_or_train_tokenizer(
+def _load_or_train_tokenizer(
     data: DataArguments, model_args: EncoderModelArguments, source: Source, resume_from: Path | None
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one; with a mask token."""
@@ -82,7 +82,7 @@ def load_or_train_tokenizer(
     return tokenizer
 
 
-def load_or_build_model(
+def _load_or_build_model(
     model_args: EncoderModelArguments,
     tokenizer: PreTrainedTokenizerFast,
     origin: str | Path | None,
@@ -99,7 +99,7 @@ def load_or_build_model(
     return model
 
 
-def encode(
+def _encode(
     accelerator: Accelerator,
     source: Source,
     validation: Source | None,
@@ -115,7 +115,7 @@ def encode(
     return {split: rows_of_documents(shard, tokenizer, length) for split, shard in shards.items()}, summary
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
@@ -125,7 +125,7 @@ def make_job(
     model_args: EncoderModelArguments,
     args: MaskedTrainingArguments,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     task = MaskedLanguageModeling(
         accelerator,
         rows["train"],

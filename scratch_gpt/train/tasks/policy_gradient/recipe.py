@@ -45,7 +45,7 @@ def prepare(
     data: PromptArguments, model_args: PolicyModelArguments, args: PolicyArguments, resume_from: Path | None
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
-    found = read(data, model_args, args)
+    found = _read(data, model_args, args)
     accelerator = start(args)
     check_sharding(PolicyGradient, accelerator)
     args = args.resolve_defaults(accelerator.num_processes)
@@ -53,12 +53,12 @@ def prepare(
     reward = open_reward(data.reward, model_args.trust_remote_code, accelerator.device)
     with accelerator.main_process_first():
         tokenizer = load_tokenizer(model_args, resume_from)
-        policy, reference = load_models(model_args, tokenizer, resume_from)
-    prompts = encode(accelerator, found, policy, tokenizer, args)
-    return make_job(accelerator, policy, reference, tokenizer, reward, prompts, found, data, model_args, args)
+        policy, reference = _load_models(model_args, tokenizer, resume_from)
+    prompts = _encode(accelerator, found, policy, tokenizer, args)
+    return _make_job(accelerator, policy, reference, tokenizer, reward, prompts, found, data, model_args, args)
 
 
-def read(data: PromptArguments, model_args: PolicyModelArguments, args: PolicyArguments) -> ReadExamples[Prompt]:
+def _read(data: PromptArguments, model_args: PolicyModelArguments, args: PolicyArguments) -> ReadExamples[Prompt]:
     """Read the prompts of each split."""
     if model_args.init_from is None:
         raise ScratchError("there is no model to tune: give one with --init_from")
@@ -102,7 +102,7 @@ def read_prompts(data: PromptArguments, seed: int) -> ReadExamples[Prompt]:
     )
 
 
-def load_models(
+def _load_models(
     model_args: PolicyModelArguments, tokenizer: PreTrainedTokenizerFast, resume_from: Path | None
 ) -> tuple[Any, PreTrainedModel]:
     """The policy and the reference model."""
@@ -111,7 +111,7 @@ def load_models(
     return policy, reference
 
 
-def encode(
+def _encode(
     accelerator: Accelerator,
     found: ReadExamples[Prompt],
     policy: Any,
@@ -151,7 +151,7 @@ def fitting_prompts(
     return parts
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     policy: Any,
     reference: PreTrainedModel,
@@ -163,7 +163,7 @@ def make_job(
     model_args: PolicyModelArguments,
     args: PolicyArguments,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     if args.algorithm == "ppo":
         add_value_head(policy)
     of_stories = found.summary.built_in

@@ -43,14 +43,14 @@ def prepare(
     data: ConversationArguments, model_args: TunedModelArguments, args: InstructionArguments, resume_from: Path | None
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
-    check_model(model_args)
-    found = read(data, args)
+    _check_model(model_args)
+    found = _read(data, args)
     accelerator = start(args)
     with accelerator.main_process_first():
-        tokenizer = load_tokenizer(model_args, resume_from)
-        tuned = load_model(model_args, tokenizer, resume_from, accelerator)
-    tokens = encode(accelerator, found, tuned, tokenizer)
-    return make_job(accelerator, tuned, tokenizer, tokens, found, data, model_args, args, resume_from)
+        tokenizer = _load_tokenizer(model_args, resume_from)
+        tuned = _load_model(model_args, tokenizer, resume_from, accelerator)
+    tokens = _encode(accelerator, found, tuned, tokenizer)
+    return _make_job(accelerator, tuned, tokenizer, tokens, found, data, model_args, args, resume_from)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class TunedModel:
     published: ToPublished
 
 
-def check_model(model_args: TunedModelArguments) -> None:
+def _check_model(model_args: TunedModelArguments) -> None:
     """Check the model arguments, before any data is read.
 
     Raises:
@@ -83,20 +83,20 @@ def check_model(model_args: TunedModelArguments) -> None:
         raise ScratchError("--lora_alpha and --lora_targets have no effect without --lora_rank: give it too")
 
 
-def read(data: ConversationArguments, args: InstructionArguments) -> ReadExamples[Conversation]:
+def _read(data: ConversationArguments, args: InstructionArguments) -> ReadExamples[Conversation]:
     """Read the conversations of each split."""
     found = read_conversations(data, args.seed)
     common.check_same_data(found.summary.fingerprint, args)
     return found
 
 
-def load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
+def _load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
     """The tokenizer of the checkpoint, with a chat template."""
     origin = str(resume_from or model_args.init_from)
     return loading.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
 
 
-def load_model(
+def _load_model(
     model_args: TunedModelArguments,
     tokenizer: PreTrainedTokenizerFast,
     resume_from: Path | None,
@@ -124,7 +124,7 @@ def load_model(
     return TunedModel(model, context_length, parameters, published)
 
 
-def encode(
+def _encode(
     accelerator: Accelerator, found: ReadExamples[Conversation], tuned: TunedModel, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, ChatTokens]:
     """Tokenise the conversations of each split.
@@ -151,7 +151,7 @@ def encode(
     return tokens
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     tuned: TunedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -162,7 +162,7 @@ def make_job(
     args: InstructionArguments,
     resume_from: Path | None,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     model, held_out = tuned.model, found.parts["validation"]
     if model_args.lora_rank is not None:
         args = replace(args, optimizer="adamw")  # Muon updates whole matrices

@@ -40,17 +40,17 @@ def prepare(
 ) -> Job:
     """Prepare a run; see `Recipe.prepare`."""
     origin = resume_from or model_args.init_from
-    found = read(data, model_args, args, is_new=origin is None)
+    found = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args)
     check_sharding(Translation, accelerator)
     with accelerator.main_process_first():
-        tokenizers = load_or_train_tokenizers(data, model_args, found, origin)
-        model = load_or_build_model(data, model_args, tokenizers, origin, accelerator)
-    encoded = encode(accelerator, found, model, tokenizers, data)
-    return make_job(accelerator, model, tokenizers, encoded, found, data, model_args, args)
+        tokenizers = _load_or_train_tokenizers(data, model_args, found, origin)
+        model = _load_or_build_model(data, model_args, tokenizers, origin, accelerator)
+    encoded = _encode(accelerator, found, model, tokenizers, data)
+    return _make_job(accelerator, model, tokenizers, encoded, found, data, model_args, args)
 
 
-def read(
+def _read(
     data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, is_new: bool
 ) -> ReadExamples[Pair]:
     """Read the pairs of each split, after the settings of a new model are checked."""
@@ -61,7 +61,7 @@ def read(
     return found
 
 
-def load_or_train_tokenizers(
+def _load_or_train_tokenizers(
     data: PairArguments, model_args: Seq2SeqModelArguments, found: ReadExamples[Pair], origin: str | Path | None
 ) -> Tokenizers:
     """The tokenizers of the checkpoint, or new ones."""
@@ -71,7 +71,7 @@ def load_or_train_tokenizers(
     return build.build_tokenizers(data, found.parts["train"])
 
 
-def load_or_build_model(
+def _load_or_build_model(
     data: PairArguments,
     model_args: Seq2SeqModelArguments,
     tokenizers: Tokenizers,
@@ -90,7 +90,7 @@ def load_or_build_model(
     return model
 
 
-def encode(
+def _encode(
     accelerator: Accelerator, found: ReadExamples[Pair], model: Any, tokenizers: Tokenizers, data: PairArguments
 ) -> dict[str, Pairs]:
     """Tokenise the pairs of each split; with `--both_directions`, those to train on are reversed too."""
@@ -111,7 +111,7 @@ def encode(
     return encoded
 
 
-def make_job(
+def _make_job(
     accelerator: Accelerator,
     model: Any,
     tokenizers: Tokenizers,
@@ -121,7 +121,7 @@ def make_job(
     model_args: Seq2SeqModelArguments,
     args: Seq2SeqTrainingArguments,
 ) -> Job:
-    """The job, from everything that the other functions of this file return."""
+    """The job, from what the steps before it returned."""
     validation = found.parts["validation"]
     texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
     task = Translation(

@@ -135,7 +135,7 @@ def _facts(facts: dict[str, Any]) -> dict[str, Any]:
     skipped = "; ".join(f"{reason}: {_number(count)}" for reason, count in (data.get("rows_skipped") or {}).items())
     unknown = data.get("unknown_share") or 0.0
     source, target = facts.get("source_lang"), facts.get("target_lang")
-    return {
+    known = {
         "title": escape_markdown(facts["title"]),
         "style": escape_markdown(facts["style"]),
         "parameters": _number(facts["parameters"]),
@@ -152,9 +152,9 @@ def _facts(facts: dict[str, Any]) -> dict[str, Any]:
         "target_tokenizer": facts.get("target_tokenizer", False),
         "scores": {name: code_span(signature) for name, signature in (facts.get("scores") or {}).items()},
         "labels": [(escape_markdown(name), _number(n)) for name, n in (facts.get("labels") or {}).items()],
-        "rewarded": code_span(facts.get("rewarded")),
-        "teacher": code_span(facts.get("teacher")),
     }
+    # Further facts of a family, such as the reward or the teacher, are shown as code.
+    return {name: code_span(value) for name, value in facts.items() if isinstance(value, str)} | known
 
 
 def _machine(run: dict[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ FAMILIES = {
     "sft": f"{__name__}.sft",
     "dpo": f"{__name__}.dpo",
     "policy_gradient": f"{__name__}.policy_gradient",
+    "distillation": f"{__name__}.distillation",
 }
 
 

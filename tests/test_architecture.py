@@ -101,3 +101,58 @@ def test_an_unfit_transformers_is_refused_in_one_line():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
     assert result.returncode == 1
     assert "needs transformers>=5.24,<6 and found 4.57.1: pip install" in result.stderr.strip().splitlines()[-1]
+
+
+# Folders whose parts are ordered: a part imports those before it, and none after it.
+ORDER = {
+    "data": ("splits", "corpora", "readers", "batching"),
+    "hub": (
+        *("directory_checks", "model_directory", "loading", "card_usage", "card"),
+        *("generation_defaults", "native", "staging", "upload", "push"),
+    ),
+    "train": (
+        *("arguments", "optim", "checkpoints", "performance", "engine", "tasks"),
+        *("cost_estimate", "verify_run"),
+    ),
+}
+
+
+def parts_imported(path: Path, folder: Path) -> set[str]:
+    """The parts of `folder` that a file in it imports, by their names."""
+    found = set()
+    depth = len(path.relative_to(folder).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            found |= {(node.module or "").split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_parts_of_a_folder_import_those_before_them_only(name):
+    folder, order = PACKAGE / name, ORDER[name]
+    for path in folder.rglob("*.py"):
+        part = path.relative_to(folder).parts[0].removesuffix(".py")
+        if part in order:
+            later = parts_imported(path, folder) & set(order[order.index(part) + 1 :])
+            assert not later, f"{path.relative_to(PACKAGE)} imports {', '.join(later)}"
+
+
+def test_train_has_at_most_eight_parts_on_its_first_level():
+    parts = {path.stem for path in (PACKAGE / "train").iterdir() if path.suffix in ("", ".py")}
+    assert parts - {"__init__", "__pycache__"} <= set(ORDER["train"])
+    assert len(ORDER["train"]) <= 8
+
+
+def test_families_of_tasks_import_no_other_family_but_the_one_they_extend():
+    extends = {"sft": {"language_modeling"}, "distillation": {"language_modeling"}}
+    tasks = PACKAGE / "train" / "tasks"
+    families = {path.name for path in tasks.iterdir() if (path / "recipe.py").exists()}
+    for family in families:
+        for path in (tasks / family).glob("*.py"):
+            assert parts_imported(path, tasks) & families <= extends.get(family, set()), path
+
+
+def test_the_engine_knows_no_task():
+    for part in ("arguments", "optim", "checkpoints", "performance", "engine"):
+        for path in (PACKAGE / "train" / part).rglob("*.py"):
+            assert "tasks" not in {name.split(".")[0] for _, name in imports(path)}, path

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from ...errors import ScratchError
 from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
-from .classification.arguments import EncoderModelArguments
+from .encoder_arguments import EncoderModelArguments
 from .common import dropout_fields
 
 

@@ -12,7 +12,7 @@ from ....data.batching.token_shards import Shard
 from ....errors import ScratchError
 from ....models.configuration_scratch_encoder import PRESETS
 from ....models.modeling_scratch_encoder import ScratchEncoderForMaskedLM
-from ..classification.arguments import EncoderModelArguments
+from ..encoder_arguments import EncoderModelArguments
 from ..encoder_model import build_config, ids_of
 
 

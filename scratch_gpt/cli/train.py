@@ -32,6 +32,7 @@ def train(
         print("\nscratch-gpt train FAMILY --help shows examples and all arguments.")
         return
     from ..auto import register
+    from ..train.arguments.training import check_arguments
     from ..train.engine.command import train_command
     from ..train.engine.launch import launch
     from ..train.engine.parsing import parse_arguments
@@ -42,5 +43,6 @@ def train(
     if num_processes == 1 or {"-h", "--help"} & set(arguments):
         train_command(recipe, description, arguments, prog=f"scratch-gpt train {family}")
         return
-    parse_arguments(recipe.arguments, description, arguments, processes=num_processes)  # an error is reported once
+    settings = parse_arguments(recipe.arguments, description, arguments, processes=num_processes)
+    check_arguments(*settings)  # here too, so that an error is reported once
     sys.exit(launch(["-m", "scratch_gpt", "train", str(family), *arguments], num_processes))

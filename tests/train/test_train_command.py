@@ -1,0 +1,130 @@
+"""The three ways to start a run: `scratch-gpt train`, a script under `accelerate launch`, and Python."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from helpers.processes import PRETRAIN, PROJECT, TINY_RUN, run_command, run_here
+from helpers.training import weights
+
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.train import train
+from scratch_gpt.train.engine.parsing import find_config
+from scratch_gpt.train.tasks import FAMILIES
+
+SETTINGS = {"context_length": 32, "batch_size": 4, "num_threads": 1, "precision": "fp32", "tokenizer": "char"}
+SETTINGS |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_steps": 2}
+
+
+@pytest.fixture
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def test_command_script_and_python_train_the_same_model(text_file, tmp_path, fresh_accelerator):
+    options = ("--dataset", str(text_file), *TINY_RUN, "--max_steps", "2", "--output_dir")
+    run_here("scratch-gpt", "train", "language_modeling", *options, str(tmp_path / "command"))
+    run_here(PRETRAIN, *options, str(tmp_path / "script"))
+    folder = train("language_modeling", dataset=text_file, output_dir=tmp_path / "python", **SETTINGS)
+    assert folder == tmp_path / "python"
+    found = [weights(tmp_path / name) for name in ("command", "script", "python")]
+    for name, weight in found[0].items():
+        assert torch.equal(weight, found[1][name])
+        assert torch.equal(weight, found[2][name])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--learning_rat", "1"), "unrecognized arguments: --learning_rat"),
+        (("--max_steps", "0"), "max_steps is 0, want more than 0"),
+        (("--dataset", "nowhere.txt"), "no such file or folder"),
+    ],
+)
+def test_command_and_script_refuse_alike(options, said, tmp_path):
+    results = [
+        run_here("scratch-gpt", "train", "language_modeling", *options, cwd=tmp_path, check=False),
+        run_here(PRETRAIN, *options, cwd=tmp_path, check=False),
+    ]
+    for result in results:
+        assert result.returncode == 2
+        assert said in result.stderr
+    assert results[0].stderr == results[1].stderr
+    assert len(results[0].stderr.strip().splitlines()) == 1
+
+
+def test_python_refuses_with_an_error_that_says_what_was_wanted(tmp_path):
+    with pytest.raises(ScratchError, match="has unknown settings: learning_rat"):
+        train("language_modeling", learning_rat=1)
+    with pytest.raises(ScratchError, match="invalid int value: 'many'"):
+        train("language_modeling", max_steps="many")
+    with pytest.raises(ScratchError, match="unknown family of tasks 'languages', want one of language_modeling"):
+        train("languages")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_help_lists_each_flag_once_with_examples_on_lines_of_their_own(family, tmp_path):
+    text = run_here("scratch-gpt", "train", family, "--help", cwd=tmp_path).stdout
+    lines = text.splitlines()
+    assert any(line.startswith(f"    scratch-gpt train {family}") for line in lines)
+    flags = [line.split()[0] for line in lines if line.startswith("  --")]
+    assert len(flags) == len(set(flags))
+    assert not [flag for flag in flags if "-" in flag[2:]]  # the alias with dashes is accepted and not listed
+    assert "(default: None)" not in text
+
+
+def test_booleans_are_pairs_of_flags(tmp_path):
+    text = run_here("scratch-gpt", "train", "translation", "--help", cwd=tmp_path).stdout
+    for name in ("resume", "skip_long", "tie_word_embeddings", "trust_remote_code"):
+        assert f"--{name}, --no-{name}" in text
+    refused = run_here("scratch-gpt", "train", "translation", "--skip_long", "true", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "unrecognized arguments: true" in refused.stderr
+
+
+def test_a_built_in_config_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert yaml.safe_load(find_config("german_grammar").read_text())["output_dir"] == "runs/german"
+    Path("german_grammar").write_text("seed: 1\n")
+    assert find_config("german_grammar") == Path("german_grammar")  # a file of the user's comes first
+    assert find_config("no_such_config") == Path("no_such_config")
+
+
+def test_several_processes_share_a_run_and_report_an_error_once(text_file, tmp_path):
+    options = ("train", "language_modeling", "--num_processes", "2", "--dataset", str(text_file), *TINY_RUN)
+    run_command(*options, "--max_steps", "2", "--output_dir", "run", cwd=tmp_path, check=True)
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["machine"]["processes"] == 2
+    refused = run_command(*options, "--max_steps", "0", "--output_dir", "other", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines() == ["error: max_steps is 0, want more than 0"]
+
+
+@pytest.mark.slow
+def test_a_wheel_trains_with_its_built_in_config(tmp_path):
+    """Installed from a wheel, without a checkout: the command, the configs and the template of the card are in it."""
+    build = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
+    subprocess.run([*build, str(PROJECT)], check=True, capture_output=True, timeout=280)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r}); from scratch_gpt_cli import main; main()"
+    options = ("train", "translation", "--config", "german_grammar", "--num_pairs", "200", "--max_steps", "1")
+    options += ("--num_threads", "1", "--output_dir", str(tmp_path / "run"))
+    environment = {**os.environ, "SCRATCH_GPT_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "translation model" in (tmp_path / "run" / "README.md").read_text()

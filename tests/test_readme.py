@@ -121,6 +121,8 @@ def test_commands_and_examples_run_as_printed(tmp_path):
     for command in COMMANDS:
         command = shortened(command, data)
         run(shlex.split(command) if command.split()[0] not in SHELL else ["bash", "-c", command])
+    script = str(PROJECT / "training" / "language_modeling.py")
+    run(["accelerate", "launch", script, *TINY_GPT.split(), "--output_dir", "runs/launched"])
     tiny = "max_steps=4, num_stories=300, hidden_size=32, num_hidden_layers=1, context_length=32, batch_size=2)"
     examples = [re.sub(r"(?<=^train\()(.*)\)$", rf"\1, {tiny}", example, flags=re.M) for example in EXAMPLES]
     assert len(examples) == 6

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source: which way imports point, and what may travel with a checkpoint."""
+"""Rules of the package, checked on its source: the direction of imports, and what is saved with a checkpoint."""
 
 import ast
 import re
@@ -10,10 +10,10 @@ import pytest
 from helpers.processes import PROJECT, run_python
 
 PACKAGE = PROJECT / "scratch_gpt"
-HUB_ZONE = sorted((PACKAGE / "models").glob("*.py"))
-ALLOWED_IN_HUB_ZONE = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-GROUND_FLOOR = {"errors", "redaction", "terminal", "untrusted", "atomic_files", "hardware", "metrics"}
-# What each folder may import of ours, beside itself and the ground floor.
+MODEL_FILES = sorted((PACKAGE / "models").glob("*.py"))
+ALLOWED_IN_MODEL_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+SHARED_MODULES = {"errors", "redaction", "terminal", "untrusted", "atomic_files", "hardware", "metrics"}
+# The folders that each folder may import, besides itself and the shared modules.
 MAY_IMPORT = {
     "models": set(),
     "tokenization": set(),
@@ -37,65 +37,65 @@ def imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", HUB_ZONE, ids=lambda path: path.name)
-def test_hub_zone_imports_only_what_travels(path):
-    siblings = {sibling.stem for sibling in HUB_ZONE}
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.name)
+def test_model_files_import_only_files_saved_with_a_checkpoint(path):
+    siblings = {sibling.stem for sibling in MODEL_FILES}
     for level, name in imports(path):
         if level == 0:
-            assert name.split(".")[0] in ALLOWED_IN_HUB_ZONE - {"__future__"}, name
+            assert name.split(".")[0] in ALLOWED_IN_MODEL_FILES - {"__future__"}, name
         else:
             assert level == 1, name
             assert name in siblings, name
     assert "\nclass " not in path.read_text() or path.name != "__init__.py"
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_point_one_way(room):
-    for path in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_direction_of_imports(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
         for level, name in imports(path):
-            if level == len(path.relative_to(PACKAGE / room).parts) + 1:
+            if level == len(path.relative_to(PACKAGE / folder).parts) + 1:
                 target = name.split(".")[0]
-                assert target in MAY_IMPORT[room] | GROUND_FLOOR, f"{path.name} imports {name}"
+                assert target in MAY_IMPORT[folder] | SHARED_MODULES, f"{path.name} imports {name}"
             assert not (level == 0 and name.startswith("scratch_gpt")), f"{path.name} imports {name}"
 
 
-def test_data_and_tokenization_know_no_model():
-    for room in ("data", "tokenization"):
-        for path in (PACKAGE / room).rglob("*.py"):
+def test_data_and_tokenization_do_not_import_models():
+    for folder in ("data", "tokenization"):
+        for path in (PACKAGE / folder).rglob("*.py"):
             assert not [name for _, name in imports(path) if "models" in name.split(".") or "torch.nn" in name]
 
 
-def test_files_stay_readable():
+def test_files_are_short_and_have_docstrings():
     for path in [*PACKAGE.rglob("*.py"), *(PROJECT / "training").rglob("*.py")]:
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
-        assert ast.get_docstring(ast.parse(text)), f"{path} does not say what it is for"
+        assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
 
 
-def test_import_registers_and_loads_nothing_heavy():
+def test_import_registers_the_models_and_loads_no_large_package():
     script = (
         "import sys, scratch_gpt\n"
         "from transformers import AutoConfig\n"
         "assert AutoConfig.for_model('scratch_gpt').hidden_size == 768\n"
-        "heavy = {'datasets', 'matplotlib', 'scratch_gpt.train', 'scratch_gpt.data'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        "large = {'datasets', 'matplotlib', 'scratch_gpt.train', 'scratch_gpt.data'}\n"
+        "print(sorted(large & set(sys.modules)))"
     )
     assert run_python("-c", script, cwd=PROJECT, fresh=True).stdout.strip() == "[]"
 
 
-def test_the_oldest_transformers_is_one_number():
-    """It stands where pip reads it, where the package starts, and where a stranger does."""
+def test_minimum_transformers_version_is_the_same_everywhere():
+    """In pip's requirements, the package, the model files and the model card."""
     places = ("pyproject.toml", "scratch_gpt/__init__.py", "scratch_gpt/models/configuration_block.py", "model_card.md")
     found = {name: set(re.findall(r"transformers>=([\d.]+)", (PROJECT / name).read_text())) for name in places}
     assert len(set.union(*found.values())) == 1, found
     assert all(found.values()), found
 
 
-def test_an_unfit_transformers_is_refused_in_one_line():
+def test_unsupported_transformers_version_is_a_one_line_error():
     script = (
         "import importlib.metadata as m\n"
-        "true = m.version\n"
-        "m.version = lambda name: '4.57.1' if name == 'transformers' else true(name)\n"
+        "version = m.version\n"
+        "m.version = lambda name: '4.57.1' if name == 'transformers' else version(name)\n"
         "import scratch_gpt"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)

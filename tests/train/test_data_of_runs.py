@@ -164,11 +164,11 @@ def test_a_folder_of_ones_own_called_stories_is_not_built_in(tmp_path):
         (folder / f"{number}.txt").write_text(f"my own story {number}, " * 20)
     train("language_modeling", "", folder, tmp_path / "run")
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "| licence of the text | not stated |" in card
+    assert "| license of the data | not stated |" in card
     assert "entropy of the text" not in card
     assert not shown(folder)["built_in"]
     train("masked_lm", "", folder, tmp_path / "masked")
-    assert "| licence of the text | not stated |" in (tmp_path / "masked" / "README.md").read_text()
+    assert "| license of the data | not stated |" in (tmp_path / "masked" / "README.md").read_text()
 
 
 def test_unknown_letters_are_warned_of(model, tmp_path):

@@ -108,7 +108,7 @@ def running_hub():
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handles the requests of one connection."""
+    """The request handler of `LoopbackHub`; `ROUTES` maps requests to the `on_` methods."""
 
     server: LoopbackHub
     protocol_version = "HTTP/1.1"

@@ -1,6 +1,5 @@
 """A push is one commit, deletes only listed files, respects concurrent changes and uploads to no other host."""
 
-import json
 import re
 import shutil
 import threading
@@ -86,9 +85,7 @@ def test_nothing_is_pushed_if_the_repository_has_changed_since_confirmation(dire
 
 def test_retry_after_a_lost_response_recognises_its_own_commit(directory, hub, monkeypatch):
     push_directory(directory, NAME)
-    (directory / "config.json").write_text(
-        json.dumps({**json.loads((directory / "config.json").read_text()), "extra": 1})
-    )
+    (directory / "README.md").write_text("A changed file.\n")
     monkeypatch.setattr(upload, "_retry_delay", lambda state: 0)
     hub.faults = [TransientFault(f"POST /api/models/{NAME}/commit/main", "lost")]
     push_directory(directory, NAME, message="Second", confirmed=plan_push(directory, NAME))

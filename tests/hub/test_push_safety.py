@@ -88,7 +88,7 @@ def test_pickled_weights_are_never_loaded(directory):
     with pytest.raises(ScratchError, match=r"want model\.safetensors in it, or an index"):
         files_to_upload(directory)
     with pytest.raises(ScratchError, match="does not load without this package"):
-        verify_loads_without_package(directory, timeout=120)  # without the check of file names either
+        verify_loads_without_package(directory, timeout=120)  # verification alone does not load the pickle either
 
 
 def test_exactly_the_shards_in_the_index_are_uploaded(directory):

@@ -86,7 +86,7 @@ def outcomes(directory):
     """The result or error of the push to each repository, the Hub, and the output."""
     before = file_hashes(directory)
     with running_hub() as hub:
-        first = ("denied", "disconnect")  # their faults are those of any upload of weights, which are uploaded once
+        first = ("denied", "disconnect")  # these upload the weights, which the Hub then has
         names = [*first, *(name for name in FAULTS if name not in first)]
         hub.faults = [fault for name in names for fault in FAULTS[name][0]]
         environment = hub_environment(hub, directory.parent / "home")

@@ -37,28 +37,28 @@ def push(
     from ..errors import ScratchError
     from ..hub.push import check_sizes, verify_loads_without_package, write_native_twin
     from ..hub.staging import files_to_upload, foreign_code, staged
-    from ..hub.upload import MAIN, NATIVE_REVISION, Changes, check_repository_name, plan_push, push_directory
+    from ..hub.upload import MAIN_REVISION, NATIVE_REVISION, Changes, check_repository_name, plan_push, push_directory
     from ..terminal import SafeConsole
 
     register()
     console = SafeConsole()
 
-    def agree(folder: Path, what: str, revision: str) -> Changes:
-        """List what is sent and what is deleted, and ask."""
+    def confirm_changes(folder: Path, content: str, revision: str) -> Changes:
+        """List the files to upload and to delete, and ask for confirmation."""
         changes = plan_push(folder, name, revision=revision, timeout=timeout)
-        table = Table("file", "bytes", title=f"{what} to {name}")
+        table = Table("file", "bytes", title=f"{content} to {name}")
         for path in files_to_upload(folder):
             table.add_row(str(path.relative_to(folder)), f"{path.stat().st_size:,}")
         console.print(table)
         if changes.deletions:
             deleted = Table(
-                "file", title=f"to be deleted from revision {revision} of {name}, as it is of an older push"
+                "file", title=f"to be deleted from revision {revision} of {name}: left over from an earlier push"
             )
             for stale in changes.deletions:
                 deleted.add_row(stale)
             console.print(deleted)
         if not yes:
-            typer.confirm("Send and delete these files?" if changes.deletions else "Send these files?", abort=True)
+            typer.confirm("Upload and delete these files?" if changes.deletions else "Upload these files?", abort=True)
         return changes
 
     check_repository_name(name)
@@ -66,27 +66,28 @@ def push(
         if foreign := foreign_code(copy):
             if not trust_remote_code:
                 raise ScratchError(
-                    f"{directory} has code that is not this package's: {', '.join(foreign)}. A push opens the model, "
-                    "which would run it: read it, then add --trust_remote_code"
+                    f"{directory} has code that is not this package's: {', '.join(foreign)}. A push loads the model, "
+                    "which would run this code: read it, then add --trust_remote_code"
                 )
-            console.print(f"running code that {directory} brings: {', '.join(foreign)}")
+            console.print(f"running the code in {directory}: {', '.join(foreign)}")
         else:
             check_sizes(copy)
         twin, class_name = copy.with_name(f"{copy.name}-native"), ""
-        with console.status("opening it without this package"):
+        with console.status("loading the model without this package"):
             verify_loads_without_package(copy)
-            if native:  # made before anything is sent, since a model may have no twin
+            if native:  # before anything is uploaded, since a model may have no native twin
                 class_name = write_native_twin(copy, twin, trust_remote_code)
-        console.print("It opens without this package.")
-        sent = {path.relative_to(copy).parts[0] for path in files_to_upload(copy)}
-        if kept := sorted(path.name for path in directory.iterdir() if path.name not in sent):
-            console.print(f"not sent: {', '.join(kept[:20])}{f' and {len(kept) - 20} more' if kept[20:] else ''}")
-        agreed = agree(copy, "model, code and card", MAIN)
-        twin_agreed = agree(twin, "native twin", NATIVE_REVISION) if native else None
-        console.print(push_directory(copy, name, private=private, timeout=timeout, agreed=agreed))
+        console.print("The model loads without this package.")
+        uploaded = {path.relative_to(copy).parts[0] for path in files_to_upload(copy)}
+        if skipped := sorted(path.name for path in directory.iterdir() if path.name not in uploaded):
+            more = f" and {len(skipped) - 20} more" if skipped[20:] else ""
+            console.print(f"not uploaded: {', '.join(skipped[:20])}{more}")
+        confirmed = confirm_changes(copy, "model, code and card", MAIN_REVISION)
+        twin_confirmed = confirm_changes(twin, "native twin", NATIVE_REVISION) if native else None
+        console.print(push_directory(copy, name, private=private, timeout=timeout, confirmed=confirmed))
         if native:
             message = f"Upload {class_name} twin"
-            address = push_directory(
-                twin, name, revision=NATIVE_REVISION, message=message, timeout=timeout, agreed=twin_agreed
+            url = push_directory(
+                twin, name, revision=NATIVE_REVISION, message=message, timeout=timeout, confirmed=twin_confirmed
             )
-            console.print(address)
+            console.print(url)

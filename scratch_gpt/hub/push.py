@@ -1,4 +1,4 @@
-"""Verify a model directory before it is published: that it opens in a process without this package, and its twin."""
+"""Checks before a push: that a model directory, and its native twin, load in a process without this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .model_directory import AUTO_CLASSES, copy_tokenizers, kind_of_model
 from .native.convert import export_native
 from .staging import DOCUMENTS, staged
 
-VERIFICATION_TIMEOUT = 900.0  # seconds that a model may take to load and to generate two tokens
+VERIFICATION_TIMEOUT = 900.0  # seconds for loading a model and generating two tokens
 
 LOAD_WITHOUT_PACKAGE = """
 import json, sys
@@ -51,11 +51,12 @@ for task in getattr(config, "custom_pipelines", None) or ():
 
 
 def check_sizes(folder: Path) -> None:
-    """Check, before any process opens a model, what its config asks for, and how its tokenizers lengthen a text; code
-    in the folder does not run.
+    """Check, before any process loads a model, the sizes in its config and how much its tokenizers can expand a text.
+    Code in the folder is not run.
 
     Raises:
-        ScratchError: its config or a tokenizer can't be read, or asks for more than this machine or its weights hold.
+        ScratchError: the config or a tokenizer can't be read, the model is too large for this machine or for its
+            weights, or a tokenizer can expand a text too much.
     """
     try:
         for path in (folder / "tokenizer.json", folder / "target_tokenizer" / "tokenizer.json"):
@@ -64,65 +65,67 @@ def check_sizes(folder: Path) -> None:
                     check_growth(Tokenizer.from_file(str(path)))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_size(AUTO_CLASSES[kind_of_model(config)], config, folder, False)
-    except Exception as error:  # a config that was tampered with can make any of them
-        raise ScratchError(f"{folder} can't be opened, so it was not pushed: {error}") from error
+    except Exception as error:  # a malicious config can cause any exception
+        raise ScratchError(f"{folder} can't be loaded, so it was not pushed: {error}") from error
 
 
 def verify_loads_without_package(folder: Path, remote_code: bool = True, timeout: float = VERIFICATION_TIMEOUT) -> None:
-    """Load a directory in a process that cannot import this package, and let it work. It is handed no tokens.
+    """Load a model directory and run the model in a process that cannot import this package. Access tokens and other
+    secrets are removed from its environment.
 
     Args:
         folder: a model directory.
-        remote_code: whether it needs, and may run, the code in it. None of it runs in this process.
-        timeout: seconds after which the process is ended.
+        remote_code: whether to load it with `trust_remote_code`. Its code never runs in this process.
+        timeout: seconds after which the process is killed.
 
     Raises:
-        ScratchError: that process failed or took too long; its last words are the reason.
+        ScratchError: the process failed, with the last line of its standard error as the reason, or it timed out.
     """
     raw = read_json(folder / "config.json")
-    known = SimpleNamespace(architectures=raw.get("architectures"), is_encoder_decoder=raw.get("is_encoder_decoder"))
-    with tempfile.TemporaryDirectory() as elsewhere:
+    config = SimpleNamespace(architectures=raw.get("architectures"), is_encoder_decoder=raw.get("is_encoder_decoder"))
+    with tempfile.TemporaryDirectory() as temporary:
         environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
-        environment |= {"HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": f"{elsewhere}/none"}
+        environment |= {"HF_MODULES_CACHE": temporary, "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": f"{temporary}/none"}
         command = [sys.executable, "-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder.resolve()), json.dumps(remote_code)]
-        command.append(AUTO_CLASSES[kind_of_model(known)].__name__)
-        options: dict[str, Any] = {"cwd": elsewhere, "env": environment, "stdin": subprocess.DEVNULL}
+        command.append(AUTO_CLASSES[kind_of_model(config)].__name__)
+        options: dict[str, Any] = {"cwd": temporary, "env": environment, "stdin": subprocess.DEVNULL}
         try:
             result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
         except subprocess.TimeoutExpired as error:
             raise ScratchError(
                 f"{folder} was not pushed: loading it and generating two tokens in a process without this package "
-                f"took over {timeout:g} s and was ended"
+                f"took over {timeout:g} s and was killed"
             ) from error
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ScratchError(f"{folder} does not open without this package, so it was not pushed: {reason}")
+        raise ScratchError(f"{folder} does not load without this package, so it was not pushed: {reason}")
 
 
 def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False) -> str:
-    """Write the native twin of the model in `folder` into `twin`, and see that it opens without remote code.
+    """Export the model in `folder` to transformers' own class (its native twin), and check that it loads without
+    remote code.
 
     Args:
         folder: a model directory.
-        twin: an empty folder.
-        trust_remote_code: whether to run code in `folder` that is not this package's: of model and tokenizers.
+        twin: an empty folder to save the native twin in.
+        trust_remote_code: whether to run model and tokenizer code in `folder` that is not this package's.
 
     Returns:
-        The name of its class.
+        The name of the native class.
 
     Raises:
-        ScratchError: no twin can express the model, or it or its tokenizers can't be opened.
+        ScratchError: no native class can express the model, or the model or its tokenizers can't be loaded.
     """
     model = load_model(folder, trust_remote_code, dtype="auto")
     native = export_native(model)
     native.save_pretrained(twin)
     try:
         copy_tokenizers(str(folder), model.config, twin, trust_remote_code)
-    except Exception as error:  # a tokenizer that was tampered with can make any of them
-        raise ScratchError(f"no tokenizer can be opened from {str(folder)!r}: {error}") from error
-    for extra in DOCUMENTS:
-        if (folder / extra).is_file():
-            (twin / extra).write_bytes((folder / extra).read_bytes())
-    with staged(twin) as sent:
-        verify_loads_without_package(sent, remote_code=False)
+    except Exception as error:  # a malicious tokenizer can cause any exception
+        raise ScratchError(f"no tokenizer can be loaded from {str(folder)!r}: {error}") from error
+    for document in DOCUMENTS:
+        if (folder / document).is_file():
+            (twin / document).write_bytes((folder / document).read_bytes())
+    with staged(twin) as copy:
+        verify_loads_without_package(copy, remote_code=False)
     return type(native).__name__

@@ -1,4 +1,4 @@
-"""Send a model directory to the Hub in one commit, repeated for a busy Hub; what it deletes there is listed before."""
+"""Upload a model directory to the Hub in one commit, with retries; the files to be deleted are listed first."""
 
 from __future__ import annotations
 
@@ -25,64 +25,67 @@ from ..redaction import redact
 from ..terminal import printable
 from .staging import files_to_upload, is_replaced
 
-MAIN, NATIVE_REVISION = "main", "native"
-ATTEMPTS = 3  # of a push as a whole; single requests are repeated by huggingface_hub too, where it can
-# What a Hub answers that is only busy, or whose branch somebody else has moved just now (412).
-PASSING = {408, 412, 429, 500, 502, 503, 504}
-LONGEST_PAUSE = 300  # seconds; the Hub counts requests over five minutes
-Answer = TypeVar("Answer")
+MAIN_REVISION, NATIVE_REVISION = "main", "native"
+MAX_ATTEMPTS = 3  # of a whole push; huggingface_hub also retries some single requests
+TRANSIENT_STATUSES = {408, 412, 429, 500, 502, 503, 504}  # 412: somebody else has just committed to the branch
+MAX_RETRY_DELAY = 300  # seconds; the Hub counts requests over windows of five minutes
+Result = TypeVar("Result")
 
 
 def check_repository_name(name: str) -> None:
-    """Raise ScratchError where `name` is no 'model' or 'user/model' of the Hub."""
+    """Check that `name` is a valid repository name on the Hub, 'model' or 'user/model'.
+
+    Raises:
+        ScratchError: it is not.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        said = "letters, digits, '-', '_' and '.', no other sign, and at most 96 of them"
-        raise ScratchError(f"{name!r} is no name of a repository, want 'user/model': {said}") from error
+        rules = "only letters, digits, '-', '_' and '.', at most 96 characters"
+        raise ScratchError(f"{name!r} is not a valid repository name, expected 'user/model': {rules}") from error
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a push does to a revision beside writing its own files.
+    """What a push changes in a revision besides adding and overwriting its own files.
 
     Args:
-        parent: the commit that it follows; None where the revision is not there yet.
-        deletions: names of files that it deletes: those of an earlier push that it does not write anew.
+        parent: the commit that the push builds on; None if the revision does not exist yet.
+        deletions: paths of the files that the push deletes: those of an earlier push that it does not upload again.
     """
 
     parent: str | None
     deletions: tuple[str, ...]
 
 
-def plan_push(folder: Path, name: str, *, revision: str = MAIN, timeout: float = 120.0) -> Changes:
-    """Ask the Hub what a push would delete; nothing is changed there.
+def plan_push(folder: Path, name: str, *, revision: str = MAIN_REVISION, timeout: float = 120.0) -> Changes:
+    """Find out which files a push would delete, without changing anything on the Hub.
 
     Args:
         folder: a model directory.
-        name: of the repository; it need not exist.
+        name: repository name; the repository need not exist.
         revision: a branch; it need not exist.
-        timeout: as of `push_directory`.
+        timeout: network timeout in seconds, as in `push_directory`.
 
     Raises:
-        HubError: the Hub stayed out of reach or busy.
-        ScratchError: the Hub refuses, or this is no name of a repository.
+        HubError: the Hub was unreachable or busy in every attempt.
+        ScratchError: the Hub refuses the request, or `name` is not a valid repository name.
     """
-    files = _names(folder)
+    files = _paths_to_upload(folder)
 
-    def ask() -> Changes:
+    def plan() -> Changes:
         api = HfApi()
         full_name = name if "/" in name else f"{api.whoami()['name']}/{name}"
         try:
-            return _changes(api, full_name, revision, files)
-        except RevisionNotFoundError:  # it will begin where the repository did
-            return replace(_changes(api, full_name, _first_commit(api, full_name), files), parent=None)
+            return _plan_changes(api, full_name, revision, files)
+        except RevisionNotFoundError:  # the new branch will start at the first commit
+            return replace(_plan_changes(api, full_name, _first_commit(api, full_name), files), parent=None)
         except RepositoryNotFoundError:
             return Changes(None, ())
 
     check_repository_name(name)
-    _prepare_client(timeout)
-    return _patiently(ask, name, "nothing was sent: push again later")
+    _configure_client(timeout)
+    return _call_with_retries(plan, name, "nothing was uploaded: push again later")
 
 
 def push_directory(
@@ -90,63 +93,69 @@ def push_directory(
     name: str,
     *,
     private: bool = False,
-    revision: str = MAIN,
+    revision: str = MAIN_REVISION,
     message: str = "Upload model",
     timeout: float = 120.0,
-    agreed: Changes | None = None,
+    confirmed: Changes | None = None,
 ) -> str:
-    """Send the allowed files of a model directory to the Hub in one commit, which also removes what is stale there.
+    """Upload the allowed files of a model directory in one commit, which also deletes stale files of earlier pushes.
 
-    Where the Hub is out of reach or busy, the whole is tried again; a push that has arrived already is none then, and
-    one that arrives late is refused, since each commit names the one that it follows.
+    If the Hub is unreachable or busy, the whole push is retried. Retries are safe: if an earlier attempt has succeeded,
+    nothing is left to commit, and a commit that arrives late is rejected, since each commit names its parent.
 
     Args:
         folder: a model directory.
-        name: of the repository, which is made where there is none.
-        private: whether a repository that is made is private.
-        revision: a branch, which is made where there is none.
+        name: repository name; the repository is created if it does not exist.
+        private: whether a new repository is private.
+        revision: a branch; it is created if it does not exist.
         message: title of the commit.
-        timeout: seconds to wait for a Hub that neither takes nor sends a byte, for as long as this process lives;
-            huggingface_hub itself would wait for ever.
-        agreed: what `plan_push` has found: a repository that has changed since is left as it is.
+        timeout: network timeout in seconds: how long to wait without any data transferred. It stays in effect for
+            huggingface_hub's client in this process, which by default would wait forever.
+        confirmed: the result of `plan_push`; if the repository has changed since, nothing is pushed.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        HubError: the Hub stayed out of reach or busy. A commit is all or nothing, so that nothing is half-published.
-        ScratchError: the Hub refuses, sends uploads on to another host, or has other files by now than were agreed on.
+        HubError: the Hub was unreachable or busy in every attempt. A commit is atomic, so nothing is half-published.
+        ScratchError: the Hub refuses the push, redirects an upload to another host, or the repository has changed since
+            the files were confirmed.
     """
 
-    def send() -> str:
-        return _push_once(folder, name, private, revision, message, agreed)
+    def push() -> str:
+        return _push_once(folder, name, private, revision, message, confirmed)
 
     check_repository_name(name)
-    _prepare_client(timeout)
-    left = f"{folder} is as it was, and revision {revision!r} of {name} has all of it or nothing: push again later"
-    return redact(_patiently(send, name, left))
+    _configure_client(timeout)
+    state = (
+        f"{folder} is unchanged, and revision {revision!r} of {name} has all of the push or nothing: push again later"
+    )
+    return redact(_call_with_retries(push, name, state))
 
 
-def _push_once(folder: Path, name: str, private: bool, revision: str, message: str, agreed: Changes | None) -> str:
+def _push_once(folder: Path, name: str, private: bool, revision: str, message: str, confirmed: Changes | None) -> str:
     api = HfApi()
     full_name = api.create_repo(name, private=private, exist_ok=True).repo_id
-    if revision != MAIN:
-        # Begun at the first commit, where a repository is empty: main's files would show another model until ours came.
+    if revision != MAIN_REVISION:
+        # Branch off the first commit, which is empty: main's files would show another model until the commit.
         api.create_branch(full_name, branch=revision, revision=_first_commit(api, full_name), exist_ok=True)
-    files = _names(folder)
-    now = _changes(api, full_name, revision, files)
-    if agreed and not _is_as_agreed(api, full_name, revision, message, now, agreed):
+    paths = _paths_to_upload(folder)
+    changes = _plan_changes(api, full_name, revision, paths)
+    if confirmed and not _matches_confirmed(api, full_name, revision, message, changes, confirmed):
         raise ScratchError(
-            f"revision {revision!r} of {name} has changed since its files were listed, and was left as it is: push "
-            "again to see what there is to delete now"
+            f"revision {revision!r} of {name} has changed since its files were listed, so nothing was pushed: push "
+            "again to see which files would be deleted now"
         )
-    operations: list[Any] = [CommitOperationAdd(path, folder / path) for path in files]
-    operations += map(CommitOperationDelete, now.deletions)
-    info = api.create_commit(full_name, operations, commit_message=message, revision=revision, parent_commit=now.parent)
-    return info.commit_url
+    # Not HfApi.upload_folder: with hf_xet (huggingface_hub 2.4) it may make several commits, and it splits a commit
+    # that fails into smaller ones, so a push that the Hub refuses can be half-published. create_commit is atomic.
+    operations: list[Any] = [CommitOperationAdd(path, folder / path) for path in paths]
+    operations += map(CommitOperationDelete, changes.deletions)
+    return api.create_commit(
+        full_name, operations, commit_message=message, revision=revision, parent_commit=changes.parent
+    ).commit_url
 
 
-def _names(folder: Path) -> list[str]:
+def _paths_to_upload(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in files_to_upload(folder)]
 
 
@@ -154,83 +163,86 @@ def _first_commit(api: HfApi, name: str) -> str:
     return api.list_repo_commits(name)[-1].commit_id
 
 
-def _changes(api: HfApi, name: str, revision: str, files: Collection[str]) -> Changes:
+def _plan_changes(api: HfApi, name: str, revision: str, paths: Collection[str]) -> Changes:
     parent = api.model_info(name, revision=revision).sha
-    there = api.list_repo_files(name, revision=parent)
-    return Changes(parent, tuple(sorted(path for path in there if is_replaced(path) and path not in files)))
+    remote = api.list_repo_files(name, revision=parent)
+    return Changes(parent, tuple(sorted(path for path in remote if is_replaced(path) and path not in paths)))
 
 
-def _is_as_agreed(api: HfApi, name: str, revision: str, message: str, now: Changes, agreed: Changes) -> bool:
-    """Whether nothing but what was listed would be deleted, and nobody has committed in between. An earlier attempt of
-    this push may have, whose answer was lost."""
-    if not set(now.deletions) <= set(agreed.deletions):
+def _matches_confirmed(
+    api: HfApi, name: str, revision: str, message: str, current: Changes, confirmed: Changes
+) -> bool:
+    """Whether only listed files would be deleted and nobody else has committed since. The last commit may be of an
+    earlier attempt of this push whose response was lost."""
+    if not set(current.deletions) <= set(confirmed.deletions):
         return False
-    if agreed.parent in (None, now.parent):
+    if confirmed.parent in (None, current.parent):
         return True
     commits = api.list_repo_commits(name, revision=revision)[:2]
-    return [commits[0].title, commits[-1].commit_id] == [message, agreed.parent]
+    return [commits[0].title, commits[-1].commit_id] == [message, confirmed.parent]
 
 
-def _prepare_client(timeout: float) -> None:
-    """Have huggingface_hub's client wait for `timeout` seconds at most, and send nothing on to other hosts."""
+def _configure_client(timeout: float) -> None:
+    """Set the timeout of huggingface_hub's client and make it refuse to redirect uploads to other hosts."""
     client = get_session()
     hooks = client.event_hooks
-    if _check_answer in hooks["response"] and client.timeout == type(client.timeout)(timeout):
-        return  # as it is: a new client would cut the requests of other threads
-    hooks = {**hooks, "response": [hook for hook in hooks["response"] if hook is not _check_answer] + [_check_answer]}
+    if _check_response in hooks["response"] and client.timeout == type(client.timeout)(timeout):
+        return  # already configured; a new client would interrupt the requests of other threads
+    response_hooks = [hook for hook in hooks["response"] if hook is not _check_response] + [_check_response]
+    hooks = {**hooks, "response": response_hooks}
     set_client_factory(lambda: type(client)(event_hooks=hooks, follow_redirects=True, timeout=timeout))
 
 
-def _check_answer(response: Any) -> None:
-    """A hook of the client, which runs before it follows a redirect.
+def _check_response(response: Any) -> None:
+    """Response hook of the client; it runs before a redirect is followed. Downloads may be redirected anywhere.
 
     Raises:
-        ScratchError: what was sent would be sent again to another host. What is only asked for may be elsewhere.
+        ScratchError: an upload would be sent again to another host.
     """
     for name in ("Retry-After", "RateLimit"):
-        if name in response.headers and not _has_plain_pause(response.headers[name]):
-            del response.headers[name]  # huggingface_hub would fail on it, or wait for as long
+        if name in response.headers and not _has_valid_delay(response.headers[name]):
+            del response.headers[name]  # huggingface_hub would fail on it, or wait for that long
     request = response.request
     if response.has_redirect_location and request.method not in ("GET", "HEAD"):
         target = request.url.join(response.headers["Location"])
-        if _place(target) != _place(request.url) and not _is_upgrade(request.url, target):
+        if _origin(target) != _origin(request.url) and not _is_https_upgrade(request.url, target):
             raise ScratchError(
-                f"the Hub at {_shown(request.url)} redirects an upload to {_shown(target)}, another host, to which "
-                "nothing was sent: if that is your Hub, set HF_ENDPOINT to its address"
+                f"the Hub at {_format_origin(request.url)} redirects an upload to {_format_origin(target)}, another "
+                "host, to which nothing was sent: if that is your Hub, set HF_ENDPOINT to its address"
             )
 
 
-def _place(url: Any) -> tuple[str, str, int | None]:
+def _origin(url: Any) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
-def _shown(url: Any) -> str:
-    return "{}://{}:{}".format(*_place(url))
+def _format_origin(url: Any) -> str:
+    return "{}://{}:{}".format(*_origin(url))
 
 
-def _is_upgrade(asked: Any, target: Any) -> bool:
-    """Whether it is the same host, encrypted."""
-    return (*_place(asked)[::2], *_place(target)[::2]) == ("http", 80, "https", 443) and asked.host == target.host
+def _is_https_upgrade(url: Any, target: Any) -> bool:
+    """Whether `target` is the same host over HTTPS instead of HTTP, on the default ports."""
+    return (*_origin(url)[::2], *_origin(target)[::2]) == ("http", 80, "https", 443) and url.host == target.host
 
 
-def _has_plain_pause(header: str) -> bool:
-    """Whether the seconds in a header can be waited for."""
+def _has_valid_delay(header: str) -> bool:
+    """Whether the last number in a header, a delay in seconds, is at most `MAX_RETRY_DELAY`."""
     numbers = re.findall(r"\d+", header)
-    return header.isascii() and all(len(number) < 9 and int(number) <= LONGEST_PAUSE for number in numbers[-1:])
+    return header.isascii() and all(len(number) < 9 and int(number) <= MAX_RETRY_DELAY for number in numbers[-1:])
 
 
-def _patiently(call: Callable[[], Answer], name: str, left: str) -> Answer:
-    """Call the Hub, again where it is out of reach or busy.
+def _call_with_retries(call: Callable[[], Result], name: str, state: str) -> Result:
+    """Call the Hub, with retries while it is unreachable or busy. `state` describes in errors what was pushed.
 
     Raises:
-        HubError: it stayed so, or its answers make no sense; `left` says how things are.
-        ScratchError: it refuses.
+        HubError: every attempt failed, or a response of the Hub can't be parsed.
+        ScratchError: the Hub refuses the request.
     """
     retrying = Retrying(
-        retry=retry_if_exception(_passes),
-        wait=_pause,
-        stop=stop_after_attempt(ATTEMPTS),
-        before_sleep=_say_why,
+        retry=retry_if_exception(_is_transient),
+        wait=_retry_delay,
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        before_sleep=_print_retry,
         reraise=True,
     )
     try:
@@ -238,60 +250,60 @@ def _patiently(call: Callable[[], Answer], name: str, left: str) -> Answer:
     except ScratchError:
         raise
     except (HTTPError, RuntimeError, ConnectionError, TimeoutError) as error:
-        if refusal := _cause(error, ScratchError):
+        if refusal := _find_cause(error, ScratchError):
             raise refusal from error
-        if _passes(error):
+        if _is_transient(error):
             raise HubError(
-                f"the Hub could not be reached, or was too busy, {ATTEMPTS} times: {_reason(error)}. {left}"
+                f"the Hub was unreachable or busy in {MAX_ATTEMPTS} attempts: {_describe(error)}. {state}"
             ) from error
-        if _cause(error, HfHubHTTPError) is None:
+        if _find_cause(error, HfHubHTTPError) is None:
             raise
         raise ScratchError(
-            f"the Hub refused {name}: {_reason(error)} (is a token set? 'hf auth login' sets one)"
+            f"the Hub refused {name}: {_describe(error)} (is a token set? 'hf auth login' sets one)"
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        said = f"{type(error).__name__}: {_reason(error)}"
-        raise HubError(f"what the Hub answers about {name} can't be read: {said}. {left}") from error
+        reason = f"{type(error).__name__}: {_describe(error)}"
+        raise HubError(f"a response of the Hub about {name} can't be parsed: {reason}. {state}") from error
 
 
-def _cause(error: BaseException | None, kind: type[Any]) -> Any:
-    """An error, or what caused it, that is of this class; None where there is none."""
+def _find_cause(error: BaseException | None, kind: type[Any]) -> Any:
+    """The first error of class `kind` in the chain of `error` and its causes, or None."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether the same may succeed a little later: the Hub was out of reach, or busy."""
-    if _cause(error, ScratchError):
+def _is_transient(error: BaseException) -> bool:
+    """Whether a retry may succeed: the Hub was unreachable or busy."""
+    if _find_cause(error, ScratchError):
         return False
-    if answer := _cause(error, HfHubHTTPError):
-        return answer.response.status_code in PASSING
-    # What goes wrong while a large file is sent comes as a RuntimeError, whichever way it is sent.
+    if http_error := _find_cause(error, HfHubHTTPError):
+        return http_error.response.status_code in TRANSIENT_STATUSES
+    # huggingface_hub raises RuntimeError for any failed upload of a large file.
     uploading = isinstance(error, RuntimeError) and "uploading" in str(error)
     return uploading or isinstance(error, (HTTPError, ConnectionError, TimeoutError))
 
 
-def _pause(state: RetryCallState) -> float:
-    """Seconds before the next attempt: as the Hub asks for, else 2, 4, 8 …"""
-    answer = _cause(state.outcome.exception() if state.outcome else None, HfHubHTTPError)
-    headers = answer.response.headers if answer else {}
+def _retry_delay(state: RetryCallState) -> float:
+    """Seconds before the next attempt: what the Hub's response requests, otherwise 2, 4, 8 …"""
+    http_error = _find_cause(state.outcome.exception() if state.outcome else None, HfHubHTTPError)
+    headers = http_error.response.headers if http_error else {}
     limit = re.search(r"\bt=([0-9]{1,9})\b", headers.get("RateLimit", ""))  # IETF draft ratelimit-headers
-    asked = limit[1] if limit else headers.get("Retry-After", "")
-    plain = re.fullmatch(r"[0-9]{1,9}", asked)  # not str.isdigit, which takes "²" too
-    return min(LONGEST_PAUSE, float(asked) + 1 if plain else 2.0**state.attempt_number)
+    requested = limit[1] if limit else headers.get("Retry-After", "")
+    is_number = re.fullmatch(r"[0-9]{1,9}", requested)  # unlike str.isdigit, which accepts "²"
+    return min(MAX_RETRY_DELAY, float(requested) + 1 if is_number else 2.0**state.attempt_number)
 
 
-def _say_why(state: RetryCallState) -> None:
+def _print_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     seconds = state.next_action.sleep if state.next_action else 0
-    print(f"{printable(_reason(error))}; trying again in {seconds:.0f} s", file=sys.stderr)
+    print(f"{printable(_describe(error))}; retrying in {seconds:.0f} s", file=sys.stderr)
 
 
-def _reason(error: BaseException | None) -> str:
-    """An error in one line, with what caused it, without secrets."""
-    said = []
+def _describe(error: BaseException | None) -> str:
+    """An error and its causes in one line, without secrets."""
+    messages = []
     while error is not None:
-        said.append(" ".join(str(error).split()) or type(error).__name__)
+        messages.append(" ".join(str(error).split()) or type(error).__name__)
         error = error.__cause__
-    return redact(": ".join(dict.fromkeys(said)))
+    return redact(": ".join(dict.fromkeys(messages)))

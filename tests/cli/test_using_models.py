@@ -322,7 +322,7 @@ def test_plan_takes_the_vocabulary_size_of_the_command_line_first(tmp_path):
 
 
 def test_verification_before_a_push_has_a_timeout(causal):
-    with pytest.raises(ScratchError, match=r"took over 0\.1 s and was ended"):
+    with pytest.raises(ScratchError, match=r"took over 0\.1 s and was killed"):
         verify_loads_without_package(causal, timeout=0.1)
 
 

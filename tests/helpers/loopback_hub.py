@@ -1,8 +1,8 @@
-"""A Hub on this machine: the endpoints that huggingface_hub's client calls to create, push, list and download.
+"""A local Hub server: the endpoints that huggingface_hub's client calls to create, push, list and download.
 
-Repositories live in memory as revisions of {path: bytes}. Large files take the LFS way (batch, PUT, pointer in the
-commit), small ones travel inside the commit, as on the real Hub. Every request is logged. The weather may be bad:
-`Storm`s refuse, cut, swallow or never answer the requests that they are for.
+Repositories are kept in memory as revisions of {path: bytes}. As on the real Hub, large files are uploaded with LFS
+(batch, PUT, pointer in the commit) and small ones are part of the commit. All requests are logged. `TransientFault`s
+make the server reject requests, disconnect, or lose or delay responses.
 
     python -m helpers.loopback_hub 8080     # then: HF_ENDPOINT=http://127.0.0.1:8080 HF_TOKEN=hf_test …
 """
@@ -24,11 +24,13 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
 USER = "tester"
-LATE = 10.0  # seconds
+LATE_RESPONSE_DELAY = 10.0  # seconds
 
 
 @dataclass
 class Repository:
+    """A model repository: its files at every revision and commit."""
+
     revisions: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
     commits: dict[str, str] = field(default_factory=dict)  # revision -> commit id
     snapshots: dict[str, dict[str, bytes]] = field(default_factory=dict)  # commit id -> files
@@ -52,22 +54,26 @@ class Repository:
 
 
 @dataclass
-class Storm:
-    """What befalls the first `times` requests whose "METHOD /path" matches `pattern`.
+class TransientFault:
+    """A fault of the first `times` requests whose "METHOD /path" matches `pattern`.
 
     Args:
-        what: a status to answer with; "cut": the connection breaks while the request is read; "silent": no answer ever
-            comes; "lost": the request is carried out, and its answer never arrives; "late": so, but seconds later.
+        pattern: regular expression, searched in "METHOD /path".
+        kind: HTTP status of the response; or "disconnect": the connection is closed while the request is read; "hang":
+            there is never a response; "lost": the request is executed, but its response is not sent; "late": the same,
+            executed after `LATE_RESPONSE_DELAY`.
+        times: number of requests that fail.
+        headers: of the response, if `kind` is a status.
     """
 
     pattern: str
-    what: int | str
+    kind: int | str
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
 
 
 class LoopbackHub(ThreadingHTTPServer):
-    """The server, with what it was sent."""
+    """The server, its repositories and a log of requests and response statuses."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -78,8 +84,8 @@ class LoopbackHub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.statuses: list[int] = []
-        self.weather: list[Storm] = []
-        self.over = threading.Event()
+        self.faults: list[TransientFault] = []
+        self.stopping = threading.Event()
 
     @property
     def endpoint(self) -> str:
@@ -88,25 +94,28 @@ class LoopbackHub(ThreadingHTTPServer):
 
 @contextmanager
 def running_hub():
+    """Run a `LoopbackHub` in a background thread."""
     hub = LoopbackHub()
     thread = threading.Thread(target=hub.serve_forever, daemon=True)
     thread.start()
     try:
         yield hub
     finally:
-        hub.over.set()
+        hub.stopping.set()
         hub.shutdown()
         hub.server_close()
         thread.join(5)
 
 
 class Handler(BaseHTTPRequestHandler):
+    """The request handler of `LoopbackHub`; `ROUTES` maps requests to the `on_` methods."""
+
     server: LoopbackHub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: object) -> None: ...
 
-    # --- answers ---
+    # --- requests and responses ---
 
     def reply(self, content: object = None, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps({} if content is None else content).encode()
@@ -119,10 +128,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def missing(self, code: str) -> None:
+    def reply_not_found(self, code: str) -> None:
         self.reply({"error": code}, 404, {"X-Error-Code": code, "X-Error-Message": code})
 
-    def body(self) -> bytes:
+    def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             parts = []
             while size := int(self.rfile.readline(), 16):
@@ -155,42 +164,42 @@ class Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.server.requests.append(f"{self.command} {url.path}")
-        if self.befallen(f"{self.command} {unquote(url.path)}"):
+        if self.inject_fault(f"{self.command} {unquote(url.path)}"):
             return
         method = "GET" if self.command == "HEAD" else self.command
-        for wanted, pattern, name in self.ROUTES:
+        for route_method, pattern, name in self.ROUTES:
             match = re.fullmatch(pattern, unquote(url.path))
-            if match and wanted == method:
+            if match and route_method == method:
                 parts = match.groupdict()
                 if "repo" in parts and parts["repo"] not in self.server.repositories:
-                    self.body()
-                    self.missing("RepoNotFound")
+                    self.read_body()
+                    self.reply_not_found("RepoNotFound")
                     return
                 getattr(self, f"on_{name}")(**parts)
                 return
-        self.body()
-        self.missing("EntryNotFound")
+        self.read_body()
+        self.reply_not_found("EntryNotFound")
 
-    def befallen(self, request: str) -> bool:
-        """Whether a storm has settled this request."""
-        storm = next((s for s in self.server.weather if s.times > 0 and re.search(s.pattern, request)), None)
-        if storm is None:
+    def inject_fault(self, request: str) -> bool:
+        """Apply the first fault for this request, if any; returns whether the request is finished by it."""
+        fault = next((f for f in self.server.faults if f.times > 0 and re.search(f.pattern, request)), None)
+        if fault is None:
             return False
-        storm.times -= 1
-        if isinstance(storm.what, int):
-            self.body()
-            self.reply({"error": "the weather"}, storm.what, storm.headers)
+        fault.times -= 1
+        if isinstance(fault.kind, int):
+            self.read_body()
+            self.reply({"error": "injected fault"}, fault.kind, fault.headers)
             return True
         self.close_connection = True
-        if storm.what in ("lost", "late"):
-            self.server.over.wait(LATE if storm.what == "late" else 0)
+        if fault.kind in ("lost", "late"):
+            self.server.stopping.wait(LATE_RESPONSE_DELAY if fault.kind == "late" else 0)
             self.wfile = io.BytesIO()
             return False
-        if storm.what == "cut":
+        if fault.kind == "disconnect":
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             self.connection.shutdown(socket.SHUT_RDWR)
         else:
-            self.server.over.wait()
+            self.server.stopping.wait()
         return True
 
     do_GET = do_HEAD = do_POST = do_PUT = route  # noqa: N815
@@ -202,44 +211,44 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token", "accessToken": {}}})
 
     def on_create(self) -> None:
-        asked = json.loads(self.body())
-        name = f"{asked.get('organization') or USER}/{asked['name']}"
+        request = json.loads(self.read_body())
+        name = f"{request.get('organization') or USER}/{request['name']}"
         if name in self.server.repositories:
             self.reply({"error": "You already created this model repo", "url": f"{self.server.endpoint}/{name}"}, 409)
             return
-        repository = Repository(private=bool(asked.get("private")))
+        repository = Repository(private=bool(request.get("private")))
         repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         self.server.repositories[name] = repository
         self.reply({"url": f"{self.server.endpoint}/{name}", "name": name, "id": name})
 
     def on_validate(self) -> None:
-        self.body()
+        self.read_body()
         self.reply({"errors": [], "warnings": []})
 
     def on_preupload(self, repo: str, revision: str) -> None:
-        files = json.loads(self.body())["files"]
-        there = self.server.repositories[repo].files(revision) or {}
+        files = json.loads(self.read_body())["files"]
+        existing = self.server.repositories[repo].files(revision) or {}
         modes = []
         for path in (file["path"] for file in files):
             mode = "lfs" if path.endswith(LFS_SUFFIXES) else "regular"
             modes.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
-            if path in there:
-                blob = b"blob %d\0" % len(there[path]) + there[path]
-                modes[-1]["oid"] = (hashlib.sha256(there[path]) if mode == "lfs" else hashlib.sha1(blob)).hexdigest()
+            if path in existing:
+                blob = b"blob %d\0" % len(existing[path]) + existing[path]
+                modes[-1]["oid"] = (hashlib.sha256(existing[path]) if mode == "lfs" else hashlib.sha1(blob)).hexdigest()
         self.reply({"files": modes})
 
     def on_lfs_batch(self, repo: str) -> None:
-        asked = json.loads(self.body())
+        request = json.loads(self.read_body())
         objects = []
-        for item in asked["objects"]:
-            answer = {"oid": item["oid"], "size": item["size"], "authenticated": True}
+        for item in request["objects"]:
+            entry = {"oid": item["oid"], "size": item["size"], "authenticated": True}
             if item["oid"] not in self.server.objects:
-                answer["actions"] = {"upload": {"href": f"{self.server.endpoint}/lfs/{item['oid']}", "header": {}}}
-            objects.append(answer)
+                entry["actions"] = {"upload": {"href": f"{self.server.endpoint}/lfs/{item['oid']}", "header": {}}}
+            objects.append(entry)
         self.reply({"transfer": "basic", "objects": objects}, headers={"Content-Type": "application/vnd.git-lfs+json"})
 
     def on_lfs_put(self, oid: str) -> None:
-        content = self.body()
+        content = self.read_body()
         if hashlib.sha256(content).hexdigest() != oid:
             self.reply({"error": "content does not match its id"}, 400)
             return
@@ -247,19 +256,19 @@ class Handler(BaseHTTPRequestHandler):
         self.reply()
 
     def on_branch(self, repo: str, revision: str) -> None:
-        asked = json.loads(self.body() or b"{}")
+        request = json.loads(self.read_body() or b"{}")
         repository = self.server.repositories[repo]
         if revision in repository.revisions:
             self.reply({"error": "Reference already exists"}, 409)
             return
-        start = repository.files(asked.get("startingPoint", "main"))
+        start = repository.files(request.get("startingPoint", "main"))
         repository.commit(revision, dict(start or {}), f"branch {revision}")
         self.reply()
 
     def on_commit(self, repo: str, revision: str) -> None:
         repository = self.server.repositories[repo]
         files, title = dict(repository.revisions.get(revision, {})), ""
-        for line in self.body().splitlines():
+        for line in self.read_body().splitlines():
             entry = json.loads(line)
             value = entry["value"]
             if entry["key"] == "header":
@@ -279,36 +288,36 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({"success": True, "commitOid": oid, "commitUrl": f"{self.server.endpoint}/{repo}/commit/{oid}"})
 
     def entries(self, files: dict[str, bytes]) -> list[dict]:
-        listed = []
+        entries = []
         for path, content in sorted(files.items()):
             entry = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
             if path.endswith(LFS_SUFFIXES):
                 entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-            listed.append(entry)
-        return listed
+            entries.append(entry)
+        return entries
 
-    def found(self, repo: str, revision: str | None) -> dict[str, bytes] | None:
+    def files_or_404(self, repo: str, revision: str | None) -> dict[str, bytes] | None:
         files = self.server.repositories[repo].files(revision or "main")
         if files is None:
-            self.missing("RevisionNotFound")
+            self.reply_not_found("RevisionNotFound")
         return files
 
     def on_tree(self, repo: str, revision: str, folder: str | None = None) -> None:
-        files = self.found(repo, revision)
+        files = self.files_or_404(repo, revision)
         if files is not None:
             prefix = f"{folder.rstrip('/')}/" if folder else ""
             inside = {path: content for path, content in files.items() if path.startswith(prefix)}
             if prefix and not inside:
-                self.missing("EntryNotFound")
+                self.reply_not_found("EntryNotFound")
                 return
             self.reply(self.entries(inside))
 
     def on_paths_info(self, repo: str, revision: str) -> None:
-        raw = self.body().decode()
-        asked = json.loads(raw)["paths"] if raw.startswith("{") else parse_qs(raw).get("paths", [])
-        files = self.found(repo, revision)
+        raw = self.read_body().decode()
+        paths = json.loads(raw)["paths"] if raw.startswith("{") else parse_qs(raw).get("paths", [])
+        files = self.files_or_404(repo, revision)
         if files is not None:
-            self.reply(self.entries({path: files[path] for path in asked if path in files}))
+            self.reply(self.entries({path: files[path] for path in paths if path in files}))
 
     def on_refs(self, repo: str) -> None:
         repository = self.server.repositories[repo]
@@ -319,12 +328,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def on_commits(self, repo: str, revision: str) -> None:
         repository = self.server.repositories[repo]
-        written = zip(reversed(repository.snapshots), reversed(repository.titles), strict=True)
+        commits = zip(reversed(repository.snapshots), reversed(repository.titles), strict=True)
         date = "2026-01-01T00:00:00.000Z"
-        self.reply([{"id": i, "title": t, "message": "", "date": date, "authors": []} for i, t in written])
+        self.reply([{"id": i, "title": t, "message": "", "date": date, "authors": []} for i, t in commits])
 
     def on_info(self, repo: str, revision: str | None = None) -> None:
-        files = self.found(repo, revision)
+        files = self.files_or_404(repo, revision)
         if files is not None:
             repository = self.server.repositories[repo]
             self.reply(
@@ -342,13 +351,13 @@ class Handler(BaseHTTPRequestHandler):
             )
 
     def on_resolve(self, repo: str, revision: str, path: str) -> None:
-        files = self.found(repo, revision)
+        files = self.files_or_404(repo, revision)
         if files is None:
             return
         if path not in files:
             commit = self.server.repositories[repo].commit_id(revision)
-            names = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": commit}
-            self.reply({"error": "Entry not found"}, 404, names)
+            headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": commit}
+            self.reply({"error": "Entry not found"}, 404, headers)
             return
         content = files[path]
         large = path.endswith(LFS_SUFFIXES)
@@ -361,10 +370,10 @@ class Handler(BaseHTTPRequestHandler):
         }
         if large:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if asked:
-            first = int(asked[1])
-            last = min(int(asked[2]) if asked[2] else len(content) - 1, len(content) - 1)
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if byte_range:
+            first = int(byte_range[1])
+            last = min(int(byte_range[2]) if byte_range[2] else len(content) - 1, len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             self.reply(content[first : last + 1], 206, headers)
             return

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.hub import online, push
+from helpers.hub import hub_environment, push
 from helpers.loopback_hub import running_hub
 from helpers.processes import PRETRAIN, TINY_RUN, run_command, run_here, run_python
 from huggingface_hub import ModelCard, RepoCard
@@ -66,7 +66,7 @@ def test_push_then_load_by_name(run, tmp_path):
         for revision, module, tolerance in (("main", "transformers_modules", 0), ("native", "transformers", 1e-5)):
             elsewhere = tmp_path / f"elsewhere_{revision}"
             elsewhere.mkdir()
-            environment = online(hub, elsewhere / "home")
+            environment = hub_environment(hub, elsewhere / "home")
             environment.pop("HF_TOKEN")
             out = str(elsewhere / "logits.safetensors")
             arguments = ("-I", "-c", LOAD_WITHOUT_PACKAGE, "tester/stories", out, revision)
@@ -83,7 +83,7 @@ def test_push_to_hub_on_the_model_object(run, tmp_path):
         "AutoModelForCausalLM.from_pretrained(sys.argv[1]).push_to_hub('tester/object')"
     )
     with running_hub() as hub:
-        run_python("-c", script, str(run), cwd=tmp_path, env=online(hub, tmp_path / "home"))
+        run_python("-c", script, str(run), cwd=tmp_path, env=hub_environment(hub, tmp_path / "home"))
         sent = hub.repositories["tester/object"].revisions["main"]
     assert {"model.safetensors", "modeling_scratch_gpt.py", "configuration_scratch_gpt.py", "block.py"} <= set(sent)
     auto_map = json.loads(sent["config.json"])["auto_map"]
@@ -100,13 +100,13 @@ def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):
     with running_hub() as hub:
         result = push(hub, tmp_path / "home", str(broken), "tester/broken", "--yes")
         assert result.returncode == 2
-        assert "does not open without this package" in result.stderr
+        assert "does not load without this package" in result.stderr
         assert not hub.repositories
 
 
 def test_a_hub_that_refuses_is_explained(run, tmp_path):
     with running_hub() as hub:
-        environment = {**online(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"}
+        environment = {**hub_environment(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"}
         result = run_command("push", str(run), "tester/nobody-there", "--yes", cwd=tmp_path, env=environment)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
@@ -157,7 +157,7 @@ def test_the_card_is_valid_and_holds_no_path(run, tmp_path):
     assert "/tmp" not in text
     with running_hub() as hub:
         script = "import sys; from huggingface_hub import RepoCard; RepoCard.load(sys.argv[1]).validate()"
-        run_python("-c", script, str(run / "README.md"), cwd=tmp_path, env=online(hub, tmp_path / "home"))
+        run_python("-c", script, str(run / "README.md"), cwd=tmp_path, env=hub_environment(hub, tmp_path / "home"))
         assert "POST /api/validate-yaml" in hub.requests
 
 

@@ -37,5 +37,5 @@ def test_a_template_that_is_no_text_or_too_long_is_refused(template):
 @pytest.mark.parametrize("call", [push_directory, plan_push])
 def test_a_name_of_no_repository_is_refused_before_the_hub_is_asked(call, name, tmp_path):
     folder = save_tiny(tmp_path / "model")
-    with pytest.raises(ScratchError, match="is no name of a repository, want 'user/model'"):
+    with pytest.raises(ScratchError, match="is not a valid repository name, expected 'user/model'"):
         call(folder, name)

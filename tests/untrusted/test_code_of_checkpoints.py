@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.hub import at_a_terminal
+from helpers.hub import run_in_terminal
 from helpers.models import save_tiny
 from helpers.processes import PROJECT, run_here
 
@@ -47,7 +47,7 @@ TERMINAL = {
 def test_nobody_is_asked_whether_to_run_code_and_none_runs(command, foreign, tmp_path):
     save_tiny(tmp_path / "plain")
     (tmp_path / "prompts.txt").write_text("a\n")
-    code, printed = at_a_terminal(*TERMINAL[command].split(), cwd=tmp_path)
+    code, printed = run_in_terminal(*TERMINAL[command].split(), cwd=tmp_path)
     assert not (tmp_path / "ran").exists(), printed
     assert "[y/N]" not in printed
     assert "Do you wish to run" not in printed
@@ -59,7 +59,7 @@ def test_nobody_is_asked_whether_to_run_code_and_none_runs(command, foreign, tmp
 
 def test_a_plain_tokenizer_of_a_foreign_model_opens_without_its_code(foreign, tmp_path):
     shutil.copy(save_tiny(tmp_path / "plain") / "tokenizer_config.json", foreign)
-    code, printed = at_a_terminal("tokenizer", "encode", "foreign", "a b", cwd=tmp_path)
+    code, printed = run_in_terminal("tokenizer", "encode", "foreign", "a b", cwd=tmp_path)
     assert code == 0, printed
     assert "4 tokens" in printed  # <bos> and three characters
     assert not (tmp_path / "ran").exists()
@@ -67,7 +67,7 @@ def test_a_plain_tokenizer_of_a_foreign_model_opens_without_its_code(foreign, tm
 
 def test_a_tokenizer_of_ours_opens_without_a_question_or_a_warning(tmp_path):
     save_tiny(tmp_path / "ours")
-    code, printed = at_a_terminal("tokenizer", "encode", "ours", "a b", cwd=tmp_path)
+    code, printed = run_in_terminal("tokenizer", "encode", "ours", "a b", cwd=tmp_path)
     assert code == 0, printed
     assert "4 tokens" in printed
     assert "[transformers]" not in printed

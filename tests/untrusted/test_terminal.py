@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.hub import at_a_terminal
+from helpers.hub import run_in_terminal
 from helpers.models import tiny_model
 from helpers.processes import run_here
 from rich.table import Table
@@ -87,7 +87,7 @@ COMMANDS = {
 def test_a_vocabulary_with_control_characters_has_no_effect_at_a_terminal(command, directory, tmp_path):
     content = json.loads((directory / "tokenizer.json").read_text())
     escape = str(content["model"]["vocab"]["\x1b"])
-    code, printed = at_a_terminal(*(part.format(directory, escape) for part in COMMANDS[command]), cwd=tmp_path)
+    code, printed = run_in_terminal(*(part.format(directory, escape) for part in COMMANDS[command]), cwd=tmp_path)
     assert code == 0, printed
     assert "\\x1b" in printed or "\\x9b" in printed
     assert "\x1b[2J" not in printed

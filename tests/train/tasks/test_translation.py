@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.hub import online, push
+from helpers.hub import hub_environment, push
 from helpers.loopback_hub import running_hub
 from helpers.models import tiny_seq2seq_config
 from helpers.processes import PROJECT, TWO_PROCESSES, run_here, run_python
@@ -161,7 +161,7 @@ def test_push_then_load_by_name(name, request, tmp_path):
         for revision in revisions:
             elsewhere = tmp_path / revision
             elsewhere.mkdir()
-            environment = online(hub, elsewhere / "home")
+            environment = hub_environment(hub, elsewhere / "home")
             environment.pop("HF_TOKEN")
             arguments = ("-I", "-c", LOAD_WITHOUT_PACKAGE, "tester/german", revision, json.dumps(SENTENCES))
             loaded = run_python(*arguments, env=environment, cwd=elsewhere)

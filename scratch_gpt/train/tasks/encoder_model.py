@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from ...errors import ScratchError
 from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
-from .encoder_arguments import EncoderModelArguments
 from .common import dropout_fields
+from .encoder_arguments import EncoderModelArguments
 
 
 def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, int | None], **more: Any) -> Any:

@@ -40,7 +40,7 @@ def run(model: str, algorithm: str, seed: int, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     subprocess.run([sys.executable, script, *asked, *ALGORITHMS[algorithm]], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
-    command = [sys.executable, "-c", "from scratch_gpt.cli import main; main()", "judge", str(out), "--reward", RULE]
+    command = [sys.executable, "-m", "scratch_gpt", "judge", str(out), "--reward", RULE]
     command += ["--reference", model, "--output", str(judged)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -57,7 +57,7 @@ def run(model: str, algorithm: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def judge_base(model: str, folder: Path) -> dict[str, float]:
     """The same figures of the model that all runs begin with."""
-    command = [sys.executable, "-c", "from scratch_gpt.cli import main; main()", "judge", model, "--reward", RULE]
+    command = [sys.executable, "-m", "scratch_gpt", "judge", model, "--reward", RULE]
     subprocess.run([*command, "--output", str(folder / "base.json")], check=True, stdout=subprocess.DEVNULL)
     return dict(json.loads((folder / "base.json").read_text()))
 

@@ -73,7 +73,7 @@ def judge(model: Path, reference: Path, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in ("first", "second"):
         out = folder / "judged.json"
-        command = ["-c", "from scratch_gpt.cli import main; main()", "judge", str(model), "--max_new_tokens", "40"]
+        command = ["-m", "scratch_gpt", "judge", str(model), "--max_new_tokens", "40"]
         command += ["--reward", f"{folder}/judges.py:{name}", "--dataset", str(folder / "test.txt")]
         run(*command, "--reference", str(reference), "--output", str(out))
         found = json.loads(out.read_text())

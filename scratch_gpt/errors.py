@@ -31,6 +31,19 @@ class RunInterruptedError(ScratchError):
 
 
 @contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn the ImportError of an optional package into a ScratchError that names the extra to install.
+
+    Raises:
+        ScratchError: an import inside the block fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ScratchError(f"{error.name} is not installed: pip install 'scratch_gpt[{extra}]'") from error
+
+
+@contextmanager
 def tokenizer_errors() -> Iterator[None]:
     """Turn what the Rust code under `tokenizers` raises into a ScratchError.
 

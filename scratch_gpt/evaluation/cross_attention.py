@@ -52,12 +52,10 @@ def _words(encoded, tokenizer: PreTrainedTokenizerFast) -> tuple[list[str], torc
 
 def plot_attention(source_words: list[str], target_words: list[str], matrix: torch.Tensor, path: Path) -> None:
     """Draw the attention of `word_attention`: a row for each target word, a column for each source word."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     size = 1.5 + 0.45 * len(source_words), 1.5 + 0.4 * len(target_words)
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source_words)), source_words, rotation=55, ha="left", rotation_mode="anchor")

@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
+from ..errors import needs_extra
 from ..models.pipeline_scratch_translation import TASK, longest_translation
 from ..terminal import SafeConsole
 from .positions import pad_rows
@@ -80,8 +81,18 @@ def translation_scores(translations: list[str], references: list[str]) -> dict[s
 
 
 def moses_bleu(translations: list[str], references: list[str], language: str) -> float:
-    """BLEU of lower-cased Moses tokens, for comparison with papers that report it."""
-    from sacremoses import MosesTokenizer
+    """BLEU of lower-cased Moses tokens, for comparison with papers that report it.
+
+    Args:
+        translations: one per reference.
+        references: the expected translations.
+        language: code of the target language, which selects Moses' rules.
+
+    Raises:
+        ScratchError: sacremoses is not installed.
+    """
+    with needs_extra("metrics"):
+        from sacremoses import MosesTokenizer
 
     tokenizer = MosesTokenizer(lang=language)
     split = [

@@ -1,6 +1,6 @@
 """How well a linear model does on labelled text: naive Bayes, and the NB-SVM that encoders have to beat.
 
-    pip install -e . scikit-learn && python benchmarks/sentiment.py --train train.tsv --test dev.tsv --output sentiment.json
+    pip install scikit-learn && python benchmarks/sentiment.py --train train.tsv --test dev.tsv --output sentiment.json
 
 NB-SVM (Wang and Manning 2012, "Baselines and Bigrams", aclanthology.org/P12-2018): a linear support vector machine on
 words and pairs of words, each weighted by the logarithm of how much more often it stands in one class than in the

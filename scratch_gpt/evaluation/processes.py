@@ -1,4 +1,4 @@
-"""Numbers that several processes have computed together."""
+"""Sums over the processes of a distributed evaluation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from accelerate.utils import gather_object
 
 
 def sum_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]:
-    """The sum of each number over all processes; every process must call it.
+    """Sum each number over all processes; every process must call it.
 
-    Sums are computed in float64: integers come back as integers, exact up to 2^53. Devices that may lack float64 (MPS,
-    XPU) exchange Python numbers.
+    Sums are computed in float64: integers are returned as integers, exact up to 2^53. Devices that may lack float64
+    (MPS, XPU) exchange Python numbers.
     """
     if accelerator.num_processes == 1:
         return list(numbers)

@@ -37,12 +37,24 @@ MAX_SIZES |= dict.fromkeys(("tokenizer.json", "vocab.json", "vocab.txt", "merges
 MAX_HEADER = 16 << 20  # bytes of the table of tensors in a safetensors file
 
 # Integers of a config. One that counts parts of a model becomes as many objects before the first weight is made.
-COUNTED = ("layers", "experts", "heads", "groups", "labels", "layer", "depth", "stages", "blocks", "beams", "sequences")
+COUNT_SUFFIXES = (
+    "layers",
+    "experts",
+    "heads",
+    "groups",
+    "labels",
+    "layer",
+    "depth",
+    "stages",
+    "blocks",
+    "beams",
+    "sequences",
+)
 MAX_COUNT, MAX_INTEGER = 100_000, 2**40
-SWITCHES = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
+BOOLEAN_FIELDS = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
 MAX_SEQUENCES = 1024  # of `generate` at once: beams, sequences returned, tokens of an n-gram
 # What a model may have beside its stored weights: tied ones, a new head, tables of positions.
-FREE_PARAMETERS, FREE_TENSORS = 1 << 24, 1000
+EXTRA_PARAMETERS, EXTRA_TENSORS = 1 << 24, 1000
 
 
 def check_files(folder: Path) -> None:
@@ -107,10 +119,10 @@ def _check_size_of(path: Path, limit: int) -> None:
         if path.name == "config.json":
             check_values(content, path.name)
         elif path.name == "generation_config.json":
-            check_values(content, path.name, MAX_SEQUENCES, (*COUNTED, "size"))
+            check_values(content, path.name, MAX_SEQUENCES, (*COUNT_SUFFIXES, "size"))
 
 
-def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequence[str] = COUNTED) -> None:
+def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequence[str] = COUNT_SUFFIXES) -> None:
     """Check the values of a config before it is built: a count of layers, labels and the like becomes a list of them,
     and what is no switch where transformers takes one fails in the middle of a step.
 
@@ -130,7 +142,7 @@ def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequen
         key, value = left.pop()
         if key == "_auto_class" and not isinstance(value, str | None):  # it becomes a key of the auto_map that is saved
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want the name of a class")
-        if key in SWITCHES and not isinstance(value, bool | None):
+        if key in BOOLEAN_FIELDS and not isinstance(value, bool | None):
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want true or false")
         if key == "return_dict" and value is False:
             raise ScratchError(f"{name} says that return_dict is False, want true: outputs are read by name here")
@@ -175,18 +187,18 @@ def _tensors_of(path: Path) -> Iterator[Any]:
         yield from (weights.get_slice(name) for name in weights.keys())  # noqa: SIM118  (not a dict)
 
 
-class Stored(NamedTuple):
+class StoredSize(NamedTuple):
     """How many tensors, and values in them, a folder's safetensors have."""
 
     tensors: int
     values: int
 
 
-def stored_weights(folder: Path) -> Stored | None:
+def stored_weights(folder: Path) -> StoredSize | None:
     """What the safetensors of a local folder hold, from their tables alone; None where there are none."""
     paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
     shapes = [tensor.get_shape() for path in paths for tensor in _tensors_of(path)]
-    return Stored(len(shapes), sum(map(math.prod, shapes))) if paths else None
+    return StoredSize(len(shapes), sum(map(math.prod, shapes))) if paths else None
 
 
 def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
@@ -203,18 +215,18 @@ def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_re
         ScratchError: it asks for too much.
     """
     memory = psutil.virtual_memory().total
-    largest = Stored(MAX_COUNT, memory // 4)  # float32
+    largest = StoredSize(MAX_COUNT, memory // 4)  # float32
     why = f"this machine has {memory / 2**30:,.0f} GiB of memory"
     stored = stored_weights(folder)
-    if stored is not None and stored.values + FREE_PARAMETERS < largest.values:
-        largest = Stored(2 * stored.tensors + FREE_TENSORS, stored.values + FREE_PARAMETERS)
+    if stored is not None and stored.values + EXTRA_PARAMETERS < largest.values:
+        largest = StoredSize(2 * stored.tensors + EXTRA_TENSORS, stored.values + EXTRA_PARAMETERS)
         why = f"its weights have {stored.values:,} in {stored.tensors:,} tensors"
     with torch.device("meta"), no_init_weights(), _at_most(largest, why):
         auto_class.from_config(config, trust_remote_code=trust_remote_code)
 
 
 @contextmanager
-def _at_most(largest: Stored, why: str) -> Iterator[None]:
+def _at_most(largest: StoredSize, why: str) -> Iterator[None]:
     """Inside, the parameters and buffers of all modules that are built may be no more than `largest`."""
     values, tensors = 0, 0
 

@@ -153,7 +153,7 @@ WRONG = {
     "a number": (lambda prompts, completions, **_: 1.0, "gave float 1.0 for 2 completions"),
     "nothing": (lambda prompts, completions, **_: None, "gave NoneType None for 2 completions"),
     "a tensor": (lambda prompts, completions, **_: torch.eye(2), "list [1.0, 0.0] for completion 0"),
-    "raises": (raises, "raised RuntimeError: no b; the first completion where it does is number 1: 'b' after 'q'"),
+    "raises": (raises, "raised RuntimeError: no b; the first completion for which it does is number 1: 'b' after 'q'"),
     "arguments": (lambda texts: [1.0, 1.0], "raised TypeError"),
 }
 
@@ -174,12 +174,12 @@ def test_rewards_open_by_name(tmp_path):
     )
     assert judge(open_reward(f"{tmp_path}/own.py:short"), [""], [""]) == [1.0]
     for name, words in {
-        "re:(": "is no regular expression",
+        "re:(": "is not a regular expression",
         f"{tmp_path}/own.py:long": "can't be imported: KeyError: 'long'",
         f"{tmp_path}/none.py:f": "can't be imported: FileNotFoundError",
         "no_such_module:f": "can't be imported: ModuleNotFoundError",
         f"{tmp_path}/own.py:none": "is a int, want a function",
-        str(tmp_path / "nothing"): "no classifier that opens",
+        str(tmp_path / "nothing"): "not a classifier that opens",
     }.items():
         with pytest.raises(ScratchError, match=words):
             open_reward(name)
@@ -197,7 +197,7 @@ def test_a_classifier_is_a_reward(tmp_path):
     for name, label in ((str(tmp_path), 1), (f"{tmp_path}#fine", 1), (f"{tmp_path}#dull", 0)):
         assert judge(open_reward(name), ["", ""], texts) == pytest.approx([p[label] for p in alone], abs=1e-5)
     assert len(judge(open_reward(str(tmp_path)), [""], [""])) == 1
-    with pytest.raises(ScratchError, match=r"asks for the label 'great', .* knows dull, fine"):
+    with pytest.raises(ScratchError, match=r"names the label 'great'; .* has dull, fine"):
         open_reward(f"{tmp_path}#great")
     model.config.problem_type = "multi_label_classification"
     model.save_pretrained(tmp_path)
@@ -215,7 +215,7 @@ def test_a_reward_model_of_one_number_gives_that_number(tmp_path):
 
 
 def test_a_model_without_labels_judges_nothing(writer):
-    with pytest.raises(ScratchError, match="is a ScratchGPTForCausalLM, which knows no labels"):
+    with pytest.raises(ScratchError, match="is a ScratchGPTForCausalLM, which has no labels"):
         open_reward(str(writer[2]))
 
 
@@ -256,13 +256,13 @@ def test_scores_are_those_of_the_distribution_that_was_sampled_from(writer, temp
     model, tokenizer, _ = writer
     prompts = [[1, 6, 7], [1], [1, 8, 6, 7, 6]]
     torch.manual_seed(0)
-    found = rollouts.write(model, tokenizer, prompts * 4, 12, temperature, 5)
+    found = rollouts.generate(model, tokenizer, prompts * 4, 12, temperature, 5)
     scored = rollouts.score(model, found, 0, temperature, 4)
     for rollout, (log_probs, _) in zip(found, scored, strict=True):
         ids = torch.tensor([rollout.prompt + rollout.completion])
         logits = model(ids).logits[0, len(rollout.prompt) - 1 : -1] / temperature
         close(log_probs, logits.log_softmax(-1)[range(len(rollout.completion)), rollout.completion])
-    draws = rollouts.write(model, tokenizer, [[1, 6]] * 4000, 1, temperature, 1000)
+    draws = rollouts.generate(model, tokenizer, [[1, 6]] * 4000, 1, temperature, 1000)
     counts = torch.bincount(torch.tensor([d.completion[0] for d in draws]), minlength=len(tokenizer)) / 4000
     wanted = (model(torch.tensor([[1, 6]])).logits[0, -1] / temperature).softmax(-1)
     assert (counts - wanted).abs().max() < 4 * (0.25 / 4000) ** 0.5
@@ -271,7 +271,7 @@ def test_scores_are_those_of_the_distribution_that_was_sampled_from(writer, temp
 
 def test_rows_hold_what_was_chosen(writer):
     found = [Rollout([1, 5], [6, 7, 2], "", log_probs=[-1.0, -2.0, -3.0]), Rollout([1], [8], "", log_probs=[-4.0])]
-    rows = rollouts.rows_of(found, 0, old="log_probs")
+    rows = rollouts.pad_rollouts(found, 0, old="log_probs")
     assert rows["input_ids"].tolist() == [[1, 5, 6, 7], [1, 0, 0, 0]]
     assert rows["labels"].tolist() == [[-100, 6, 7, 2], [8, -100, -100, -100]]
     assert rows["old"].tolist() == [[0, -1, -2, -3], [-4, 0, 0, 0]]
@@ -279,7 +279,7 @@ def test_rows_hold_what_was_chosen(writer):
 
 def test_completions_end_where_the_model_ends_them(writer):
     model, tokenizer, _ = writer
-    found = rollouts.write(model, tokenizer, [[1]] * 200, 30, 1.0, 64)
+    found = rollouts.generate(model, tokenizer, [[1]] * 200, 30, 1.0, 64)
     ended = [r for r in found if r.completion[-1] == 2]
     assert ended
     assert all(2 not in r.completion[:-1] for r in found)
@@ -287,5 +287,5 @@ def test_completions_end_where_the_model_ends_them(writer):
 
 
 def test_distinct_pairs_of_words():
-    assert rollouts.distinct(["a b a b", "a b"]) == 2 / 4
-    assert rollouts.distinct(["a", ""]) == 0.0
+    assert rollouts.distinct_ngrams(["a b a b", "a b"]) == 2 / 4
+    assert rollouts.distinct_ngrams(["a", ""]) == 0.0

@@ -177,7 +177,7 @@ def test_the_reported_kl_is_of_the_policy_to_the_reference():
     first, other = two_rollouts()
     assert first.kl == pytest.approx(0.5 - 0.8)
     assert other.kl == pytest.approx(-1.0)
-    found = rollouts.figures_of([first, other])
+    found = rollouts.metrics_of([first, other])
     assert found["kl"] == pytest.approx((-0.3 - 1.0) / 2)
     assert found["reference_perplexity"] == pytest.approx(math.exp((1.5 + 1.2 + 1.0) / 3))
     assert (found["reward"], found["length"]) == (2.0, 1.5)

@@ -301,7 +301,7 @@ def test_a_reward_pattern_that_backtracks_for_ever_is_ended():
 
 @pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "a{99999999999999}", "(?P<x"])
 def test_a_reward_pattern_that_is_none_is_refused(pattern):
-    assert "is no regular expression" in refusal(open_reward, f"re:{pattern}")
+    assert "is not a regular expression" in refusal(open_reward, f"re:{pattern}")
 
 
 def aliases(depth: int) -> str:

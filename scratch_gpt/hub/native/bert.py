@@ -42,7 +42,7 @@ class EncoderTwin(Twin):
         "mlp.down_proj": "output.dense",
         "post_attention_layernorm": "output.LayerNorm",
     }
-    free = frozenset({"norm_eps", "hidden_act"})
+    adjustable_fields = frozenset({"norm_eps", "hidden_act"})
     copies: dict[str, str] = {}  # weights that BERT has twice
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
@@ -50,14 +50,14 @@ class EncoderTwin(Twin):
         ours.embedding_dropout = ours.residual_dropout
         return ours
 
-    def why_not_import(self, config: Any) -> list[str]:
-        reasons = super().why_not_import(config)
+    def import_incompatibilities(self, config: Any) -> list[str]:
+        reasons = super().import_incompatibilities(config)
         if config.is_decoder or config.add_cross_attention:
             reasons.append("it is set up as a decoder, ours reads only")
         return reasons
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_plain_heads(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         kept = {name: weight for name, weight in weights.items() if name not in (TYPES, *self.copies)}
@@ -79,11 +79,15 @@ class BertMaskedLMTwin(EncoderTwin):
         "transform.norm": "cls.predictions.transform.LayerNorm",
         "lm_head": "cls.predictions.decoder",
     }
-    free = EncoderTwin.free | {"tie_word_embeddings", "classifier_pooling", "pooler"}  # the latter: another head's
+    adjustable_fields = EncoderTwin.adjustable_fields | {
+        "tie_word_embeddings",
+        "classifier_pooling",
+        "pooler",
+    }  # the latter: another head's
     copies = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 
 
 class BertClassifierTwin(EncoderTwin):
     our_model_class, model_class = ScratchEncoderForSequenceClassification, BertForSequenceClassification
     names = {**EncoderTwin.trunk_names, "pooler.dense": "bert.pooler.dense"}
-    free = EncoderTwin.free | {"masked_lm_transform", "lm_head_bias"}  # another head's
+    adjustable_fields = EncoderTwin.adjustable_fields | {"masked_lm_transform", "lm_head_bias"}  # another head's

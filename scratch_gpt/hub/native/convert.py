@@ -39,7 +39,7 @@ def import_native(model: PreTrainedModel) -> PreTrainedModel:
     if twin is None:
         known = ", ".join(twin.model_class.__name__ for twin in TWINS)
         raise ScratchError(f"cannot import a {type(model).__name__}: known are {known}")
-    _refuse(f"cannot import this {type(model).__name__}", twin.why_not_import(model.config))
+    _refuse(f"cannot import this {type(model).__name__}", twin.import_incompatibilities(model.config))
     config = twin.config_from_native(model.config)
     weights = twin.weights_from_native(dict(model.state_dict()), config)
     return _filled(twin.our_model_class(config), weights, model)
@@ -60,7 +60,9 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
     if not twins:
         known = ", ".join(sorted({twin.our_model_class.__name__ for twin in TWINS}))
         raise ScratchError(f"cannot export a {type(model).__name__}: only {known} have twins")
-    reasons, twin = min(((twin.why_not_export(config), twin) for twin in twins), key=lambda pair: len(pair[0]))
+    reasons, twin = min(
+        ((twin.export_incompatibilities(config), twin) for twin in twins), key=lambda pair: len(pair[0])
+    )
     _refuse("no model of transformers can express this one", reasons)
     weights = twin.weights_to_native(dict(model.state_dict()), config)
     return _filled(twin.model_class(twin.config_to_native(config)), weights, model)

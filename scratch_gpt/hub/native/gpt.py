@@ -47,10 +47,10 @@ class LlamaTwin(DecoderTwin):
     config_class, model_class = LlamaConfig, LlamaForCausalLM
     fields = {**ROTARY_FIELDS, "mlp_bias": "mlp_bias"}
     names: dict[str, str] = {}
-    free = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
+    adjustable_fields = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
 
-    def why_not_export(self, config: Any) -> list[str]:
-        reasons = super().why_not_export(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        reasons = super().export_incompatibilities(config)
         if config.hidden_size % config.num_attention_heads:
             reasons.append(
                 f"num_attention_heads is {config.num_attention_heads}, LlamaForCausalLM wants a divisor of "
@@ -72,16 +72,18 @@ class NanoChatTwin(DecoderTwin):
     config_class, model_class = NanoChatConfig, NanoChatForCausalLM
     fields = {**ROTARY_FIELDS, "final_logit_softcapping": "final_logit_softcapping"}
     names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
-    free = frozenset({"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"})
+    adjustable_fields = frozenset(
+        {"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"}
+    )
 
-    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
-        return super().why_not_import(config) + self.why_not_scaled_rotation(config)
+    def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
+        return super().import_incompatibilities(config) + self.rope_incompatibilities(config)
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_scaled_rotation(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        return super().export_incompatibilities(config) + self.rope_incompatibilities(config)
 
     @staticmethod
-    def why_not_scaled_rotation(config: Any) -> list[str]:
+    def rope_incompatibilities(config: Any) -> list[str]:
         """NanoChat normalises queries and keys after their rotation, ours before: a factor on the cosines and sines
         cancels there and scales the logits of the attention here."""
         rope = getattr(config, "rope_parameters", None) or {}
@@ -134,23 +136,23 @@ class GPT2Twin(DecoderTwin):
         "mlp.up_proj": "mlp.c_fc",
         "mlp.down_proj": "mlp.c_proj",
     }
-    free = frozenset({"norm_eps", "hidden_act", "tie_word_embeddings"})
+    adjustable_fields = frozenset({"norm_eps", "hidden_act", "tie_word_embeddings"})
 
-    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
+    def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
         wanted = {
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
             "reorder_and_upcast_attn": False,
             "add_cross_attention": False,
         }
-        return super().why_not_import(config) + [
+        return super().import_incompatibilities(config) + [
             f"its {name} is {getattr(config, name)}, ours is always {value}"
             for name, value in wanted.items()
             if getattr(config, name) != value
         ]
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_plain_heads(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
     @staticmethod
     def transpose(weights: Weights) -> Weights:

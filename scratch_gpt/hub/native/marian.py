@@ -51,7 +51,7 @@ class MarianTwin(Twin):
         "mlp.up_proj": "fc1",
         "mlp.down_proj": "fc2",
     }
-    free = frozenset({"hidden_act", "scale_embedding"})
+    adjustable_fields = frozenset({"hidden_act", "scale_embedding"})
 
     def config_from_native(self, config: Any) -> ScratchSeq2SeqConfig:
         config = copy.copy(config)
@@ -75,8 +75,8 @@ class MarianTwin(Twin):
         native.share_encoder_decoder_embeddings &= config.tie_word_embeddings
         return native
 
-    def why_not_import(self, config: Any) -> list[str]:
-        reasons = [] if config.activation_function == "swish" else super().why_not_import(config)
+    def import_incompatibilities(self, config: Any) -> list[str]:
+        reasons = [] if config.activation_function == "swish" else super().import_incompatibilities(config)
         for field in ("ffn_dim", "attention_heads"):
             seen = [getattr(config, f"{side}_{field}") for side in ("encoder", "decoder")]
             if seen[0] != seen[1]:
@@ -85,8 +85,8 @@ class MarianTwin(Twin):
             reasons.append("it shares embeddings without tying them, which Marian leaves undefined")
         return reasons
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_plain_heads(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         kept = {n: w for n, w in weights.items() if "embed_positions" not in n and n != "model.shared.weight"}

@@ -37,7 +37,7 @@ class Twin(ABC):
     model_class: type[PreTrainedModel]
     fields: dict[str, str]  # ours -> theirs, beyond the shared ones
     names: dict[str, str]  # pieces of parameter names, ours -> theirs
-    free: frozenset[str]  # fields of the preset that may differ, because the twin has a field for them
+    adjustable_fields: frozenset[str]  # fields of the preset that may differ, because the twin has a field for them
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
         translated = {ours: getattr(config, theirs) for ours, theirs in self.fields.items() if hasattr(config, theirs)}
@@ -48,7 +48,7 @@ class Twin(ABC):
         translated = {theirs: getattr(config, ours) for ours, theirs in self.fields.items()}
         return self.config_class(**{name: getattr(config, name) for name in SHARED_FIELDS}, **translated)
 
-    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
+    def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
         """What our model has no field for, as readable reasons."""
         act = getattr(config, self.fields["hidden_act"])
         reasons = [] if act in ACTIVATIONS else [f"its activation is {act!r}, ours are {', '.join(ACTIVATIONS)}"]
@@ -57,7 +57,7 @@ class Twin(ABC):
             reasons.append(f"its rope_type is {rope_type!r}, ours are {', '.join(ROPE_TYPES)}")
         return reasons
 
-    def why_not_export(self, config: Any) -> list[str]:
+    def export_incompatibilities(self, config: Any) -> list[str]:
         """What this twin has no field for, as readable reasons."""
         wanted = {"norm_position": "pre", "embedding_norm": False, "qk_norm": False, "final_logit_softcapping": None}
         wanted["ngram_buckets"] = 0
@@ -65,7 +65,7 @@ class Twin(ABC):
         reasons = [
             f"{name} is {getattr(config, name)!r}, {self.model_class.__name__} has {value!r}"
             for name, value in wanted.items()
-            if name not in self.free
+            if name not in self.adjustable_fields
             and not name.endswith("_dropout")
             and name not in TRAINING_FIELDS
             and getattr(config, name, value) != value
@@ -77,7 +77,7 @@ class Twin(ABC):
             )
         return reasons
 
-    def why_not_plain_heads(self, config: Any) -> list[str]:
+    def head_incompatibilities(self, config: Any) -> list[str]:
         """The same, for classes without grouped queries and with heads that share out the hidden size."""
         name = self.model_class.__name__
         heads, reasons = config.num_attention_heads, []

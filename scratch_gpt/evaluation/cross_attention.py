@@ -17,7 +17,7 @@ def word_attention(
 ) -> tuple[list[str], list[str], torch.Tensor]:
     """Compute the cross-attention weights between the words of a text and its translation.
 
-    Weights are summed over the tokens of a source word, and averaged over the tokens of a target word, heads and layers.
+    Weights are summed over the tokens of a source word and averaged over the tokens of a target word, heads and layers.
 
     Args:
         model: an encoder-decoder.

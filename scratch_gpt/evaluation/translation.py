@@ -113,7 +113,7 @@ def signatures() -> dict[str, str]:
 
 
 def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_remote_code: bool) -> None:
-    """Load `folder` with the Auto classes and the pipeline, and translate held-out sentences with its generation config.
+    """Load `folder` with the Auto classes and the pipeline, and translate held-out sentences.
 
     Prints the scores and the first translations.
 

@@ -25,8 +25,10 @@ from .card_usage import Usage
 
 @dataclass(frozen=True)
 class CardText:
-    """The parts of a model card that depend on the task family. Sentences and cells are Jinja templates, whose variables
-    are the facts in `run.yaml` and the metrics of the best evaluation.
+    """The parts of a model card that depend on the task family.
+
+    Sentences and cells are Jinja templates, whose variables are the facts in `run.yaml` and the metrics of the best
+    evaluation.
 
     Attributes:
         kind: kind of model, such as "translation model".

@@ -33,8 +33,9 @@ SECOND_TOKENIZER = f"{TARGET_TOKENIZER}/tokenizer*.json"
 
 
 def files_to_upload(folder: Path) -> list[Path]:
-    """List the files of a model directory that a push uploads, by name: weights as safetensors, configs, tokenizers, code
-    and card; not checkpoints, logs or anything else.
+    """List the files of a model directory that a push uploads, by name.
+
+    These are weights as safetensors, configs, tokenizers, code and card; not checkpoints, logs or anything else.
 
     Raises:
         ScratchError: the folder is not a model directory, or fails `check_files`, such as by links out of it.
@@ -61,13 +62,15 @@ def _weights(folder: Path) -> list[str]:
         if not SHARD.fullmatch(shard):
             raise ScratchError(f"{INDEX} names {shard!r}, want names such as model-00001-of-00002.safetensors")
         if not (folder / shard).is_file():
-            raise ScratchError(f"{INDEX} names {shard}, which does not exist")
+            raise ScratchError(f"{INDEX} names {shard}, which is not there")
     return [INDEX, *shards]
 
 
 def is_replaced(name: str) -> bool:
-    """Whether a push deletes a file of this name from the repository if it does not upload one. This holds for all files
-    that a push uploads, except card and plot, which do not affect how a later model runs."""
+    """Whether a push deletes a file of this name from the repository if it does not upload one.
+
+    This holds for all files that a push uploads, except card and plot, which do not affect how a later model runs.
+    """
     return (
         name in (WEIGHTS, INDEX, *SETTINGS)
         or SHARD.fullmatch(name) is not None
@@ -80,8 +83,8 @@ def is_replaced(name: str) -> bool:
 def staged(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder of the same name with exactly the files that a push of `folder` uploads.
 
-    Weights are hard links if the file system supports them; other files are copied. Errors raised inside the block refer
-    to `folder`.
+    Weights are hard links if the file system supports them; other files are copied. Errors raised in the block refer to
+    `folder`.
 
     Raises:
         ScratchError: as `files_to_upload`.

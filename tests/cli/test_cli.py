@@ -179,8 +179,8 @@ FAILS = {
         ("run extra", "unexpected extra argument"),
     ],
     "push": [
-        ("tokenizer user/name --yes", "tokenizer is no model directory"),
-        ("none user/name --yes", "none is no model directory"),
+        ("tokenizer user/name --yes", "tokenizer is not a model directory"),
+        ("none user/name --yes", "none is not a model directory"),
         ("run", "Missing argument"),
     ],
 }

@@ -84,7 +84,7 @@ def test_the_tokenizers_code_is_named_before_it_runs(foreign, capsys, tmp_path):
     with pytest.raises(ScratchError, match="no folder or Hub id that opens"):
         open_tokenizer(str(foreign), trust_remote_code=True)
     assert (tmp_path / "ran").exists()
-    assert f"running code that {foreign} brings: evil.Fast" in capsys.readouterr().err
+    assert f"running code from {foreign}: evil.Fast" in capsys.readouterr().err
 
 
 def test_a_command_passes_its_trust_on_to_the_tokenizer(foreign, tmp_path):

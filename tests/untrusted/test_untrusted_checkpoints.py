@@ -71,7 +71,7 @@ def without_one(weights):
 
 TAMPERED = {
     "a pickle": (pickle_only, "pytorch_model.bin is a pickle"),
-    "cut short": (cut_short, "model.safetensors is damaged or cut short"),
+    "cut short": (cut_short, "model.safetensors is corrupt or truncated"),
     "a link out": (link_out, "generation_config.json is a link to .*outside.json"),
     "an index out": (index_out, "index.json names '../model.safetensors'"),
     "a trillion": (
@@ -140,7 +140,7 @@ def test_code_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp
     with pytest.raises(ScratchError, match="evil ran"):
         load_model(folder, trust_remote_code=True)
     assert (tmp_path / "ran").exists()
-    assert f"running code that {folder} brings: evil.Config, evil.M" in capsys.readouterr().err
+    assert f"running code from {folder}: evil.Config, evil.M" in capsys.readouterr().err
 
 
 def test_a_generate_of_its_own_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp_path, capsys):

@@ -135,9 +135,8 @@ def _make_job(
     args: PreferenceArguments,
 ) -> Job:
     """The job, from what the steps before it returned."""
-    task = Preferences(
-        accelerator, encoded, reference, pad_token_id_of(tokenizer), args.tokens_per_batch, args.seed, args.beta
-    )
+    pad = pad_token_id_of(tokenizer)
+    task = Preferences(accelerator, encoded, reference, pad, args.tokens_per_batch, args.seed, args.beta)
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name}",

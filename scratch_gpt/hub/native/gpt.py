@@ -94,8 +94,8 @@ class NanoChatTwin(DecoderTwin):
     def rope_incompatibilities(config: Any) -> list[str]:
         """List unsupported rotary settings.
 
-        NanoChat normalises queries and keys after their rotation, our model before: a factor on cosines and sines cancels
-        there and scales the attention logits here.
+        NanoChat normalises queries and keys after their rotation, our model before: a factor on cosines and sines
+        cancels there and scales the attention logits here.
         """
         rope = getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") not in ("yarn", "longrope") or rope.get("attention_factor") == 1:

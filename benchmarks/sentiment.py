@@ -64,8 +64,8 @@ def main() -> None:
 
     models = {
         "naive Bayes, words": make_pipeline(vectorizer(bigrams=False), MultinomialNB()),
-        "naive Bayes, words and bigrams": make_pipeline(vectorizer(bigrams=True), MultinomialNB()),
-        "NB-SVM, words and bigrams": GridSearchCV(
+        "naive Bayes, words and pairs": make_pipeline(vectorizer(bigrams=True), MultinomialNB()),
+        "NB-SVM, words and pairs": GridSearchCV(
             make_pipeline(vectorizer(bigrams=True), NBSVM()),
             {"nbsvm__C": [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]},
             cv=10,
@@ -76,7 +76,7 @@ def main() -> None:
         model.fit(texts, labels)
         results[name] = float((model.predict(test_texts) == test_labels).mean())
         table.add_row(name, f"{results[name]:.2%}")
-    results["C"] = models["NB-SVM, words and bigrams"].best_params_["nbsvm__C"]
+    results["C"] = models["NB-SVM, words and pairs"].best_params_["nbsvm__C"]
     Console().print(table)
     if args.output:
         args.output.write_text(json.dumps(results, indent=1))

@@ -1,4 +1,4 @@
-"""The text that a reward judges: all tokens of the completion, and none of the prompt or after its end."""
+"""The text passed to a reward: all tokens of the completion, and none of the prompt or after its end."""
 
 import torch
 from helpers.models import tiny_model

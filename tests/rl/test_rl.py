@@ -251,7 +251,7 @@ def policy(request, tmp_path_factory):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_scores_are_log_probabilities_of_the_sampling_distribution(policy, temperature):
-    """Scores of completions, for prompts of different lengths in one batch, equal the model's log-probabilities; and the
+    """Scores of completions, for prompts of different lengths in a batch, equal the model's log-probabilities; and the
     frequencies of 4,000 sampled tokens match their probabilities."""
     model, tokenizer, _ = policy
     prompts = [[1, 6, 7], [1], [1, 8, 6, 7, 6]]

@@ -39,7 +39,7 @@ def task_of(dropout: float = 0.0, value_head: bool = False, reward=None, **setti
 
 
 def two_rollouts() -> list[Rollout]:
-    """Rollouts of two tokens and one. The first token is more likely under the policy than the reference, others less."""
+    """Rollouts of two tokens and one. The policy prefers the first token more than the reference does, others less."""
     first = Rollout([1, 5], [6, 7], "ab", reward=3.0, log_probs=[-1.0, -2.0], reference_log_probs=[-1.5, -1.2])
     other = Rollout([1], [8], "c", reward=1.0, log_probs=[-2.0], reference_log_probs=[-1.0])
     first.values, other.values = [0.5, 1.0], [0.25]
@@ -136,8 +136,8 @@ def test_the_loss_of_two_rollouts_by_hand(algorithm, entropy_coefficient):
 
 
 def test_rollouts_are_sampled_and_scored_without_dropout():
-    """A policy in training with dropout 0.5 samples the same as one without dropout. Log-probabilities are those of both
-    models in evaluation mode, and the policy stays in training mode."""
+    """A policy in training with dropout 0.5 samples the same as one without. Log-probabilities are those of both models
+    in evaluation mode, and the policy stays in training mode."""
     with_dropout, without = (task_of(dropout, algorithm="ppo", batch_size=4) for dropout in (0.5, 0.0))
     for one, other in ((with_dropout.policy, without.policy), (with_dropout.reference, without.reference)):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -337,9 +337,9 @@ def test_a_named_pipe_in_a_checkpoint_is_detected(run):
 def test_a_config_file_can_disable_a_flag_that_is_on_by_default(tmp_path):
     """Regression: `tie_word_embeddings: false` became the string "False", which is truthy."""
     from scratch_gpt.train.engine.parsing import parse_arguments
-    from scratch_gpt.train.tasks.translation import recipe
+    from scratch_gpt.train.tasks import recipe_of
 
     for written, wanted in (("false", False), ("true", True), ('"no"', False)):
         (tmp_path / "c.yaml").write_text(f"tie_word_embeddings: {written}\n")
-        _, model, _ = parse_arguments(recipe.TYPES, "", ["--config", str(tmp_path / "c.yaml")])
+        _, model, _ = parse_arguments(recipe_of("translation").arguments, "", ["--config", str(tmp_path / "c.yaml")])
         assert model.tie_word_embeddings is wanted

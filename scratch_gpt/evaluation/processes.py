@@ -16,8 +16,8 @@ def sum_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]
     if accelerator.num_processes == 1:
         return list(numbers)
     if accelerator.device.type in ("cpu", "cuda"):
-        own = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
-        sums = accelerator.reduce(own, "sum").tolist()
+        local = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
+        sums = accelerator.reduce(local, "sum").tolist()
     else:
         sums = [sum(values) for values in zip(*gather_object([numbers]), strict=True)]
-    return [int(total) if isinstance(own, int) else total for own, total in zip(numbers, sums, strict=True)]
+    return [int(total) if isinstance(number, int) else total for number, total in zip(numbers, sums, strict=True)]

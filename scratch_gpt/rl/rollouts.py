@@ -74,22 +74,22 @@ def generate(
         temperature: softmax temperature.
         batch_size: prompts per batch.
     """
-    own: Any = model.generation_config
+    original: Any = model.generation_config
     ends, pad = end_token_ids(model, tokenizer), pad_token_id_of(tokenizer)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    bare = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=pad)
+    bare = GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=ends, pad_token_id=pad)
     config = GenerationConfig(**sampling, **bare.to_diff_dict(), max_new_tokens=max_new_tokens)
     model.generation_config = bare  # `generate` would also apply its other settings, such as a penalty
     try:
         return _generate_batches(model, tokenizer, prompts, config, pad, ends, batch_size)
     finally:
-        model.generation_config = own
+        model.generation_config = original
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Ids of the tokens that end a text."""
-    own: Any = model.generation_config
-    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+    config: Any = model.generation_config
+    ends = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
     return list(ends) if isinstance(ends, list) else [ends]
 
 

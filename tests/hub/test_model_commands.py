@@ -24,7 +24,7 @@ def test_a_model_that_generates_no_text_is_rejected(command, tmp_path):
     (tmp_path / "prompts.txt").write_text("a\n")
     options = ("--reward", "re:a", "--dataset", "prompts.txt", *(("--output", "x.jsonl") if command == "pairs" else ()))
     result = run_here("scratch-gpt", command, "model", *options, cwd=tmp_path, check=False)
-    assert (result.returncode, result.stderr) == (2, "error: a ScratchEncoderForMaskedLM generates no text\n")
+    assert (result.returncode, result.stderr) == (2, "error: model does not continue a text: use 'scratch-gpt fill'\n")
 
 
 def test_a_classifier_is_evaluated_on_the_column_that_is_named(tmp_path):

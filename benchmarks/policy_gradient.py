@@ -1,10 +1,10 @@
-"""PPO and REINFORCE on the same rule, from the same model: how many samples each needs, as a table and a chart.
+"""Compare the sample efficiency of PPO and REINFORCE on the same rule and model, as a table and a chart.
 
     python benchmarks/policy_gradient.py runs/gpt [--seeds 0 1 2] [--output FILE.json] [--chart FILE.png]
 
-The rule is a regular expression that stories of pre-training meet in about a quarter of all cases: somebody is glad,
-happy or proud. Each run is judged in the end on 500 prompts of a stream of their own, and added to `--output`; a call
-that finds runs there goes on after them.
+The rule is a regular expression that about a quarter of the pretrained model's stories match: somebody is glad, happy
+or proud. Each run is evaluated at the end on 500 separate prompts and added to `--output`; runs that are already there
+are skipped.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ COLOURS = {"ppo": "#1f4e79", "reinforce": "#c0504d"}
 
 
 def run(model: str, algorithm: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train, judge, and hand back figures and the curve."""
+    """Train and evaluate, and return metrics and the learning curve."""
     out, judged = folder / f"{algorithm}-{seed}", folder / f"{algorithm}-{seed}.json"
     script = str(PROJECT / "training" / "policy_gradient.py")
-    asked = ["--init_from", model, "--reward", RULE, "--seed", str(seed), "--output_dir", str(out)]
+    options = ["--init_from", model, "--reward", RULE, "--seed", str(seed), "--output_dir", str(out)]
     started = time.perf_counter()
-    subprocess.run([sys.executable, script, *asked, *ALGORITHMS[algorithm]], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, script, *options, *ALGORITHMS[algorithm]], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
-    command = [sys.executable, "-c", "from scratch_gpt.cli import main; main()", "judge", str(out), "--reward", RULE]
+    command = [sys.executable, "-m", "scratch_gpt", "judge", str(out), "--reward", RULE]
     command += ["--reference", model, "--output", str(judged)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -56,14 +56,14 @@ def run(model: str, algorithm: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def judge_base(model: str, folder: Path) -> dict[str, float]:
-    """The same figures of the model that all runs begin with."""
-    command = [sys.executable, "-c", "from scratch_gpt.cli import main; main()", "judge", model, "--reward", RULE]
+    """Evaluate the model that all runs start from."""
+    command = [sys.executable, "-m", "scratch_gpt", "judge", model, "--reward", RULE]
     subprocess.run([*command, "--output", str(folder / "base.json")], check=True, stdout=subprocess.DEVNULL)
     return dict(json.loads((folder / "base.json").read_text()))
 
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Share of the held-out prompts that meet the rule, over samples, each run a line."""
+    """Plot the fraction of held-out prompts whose completion matches the rule over samples, one line per run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -74,7 +74,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
             axes.plot(*zip(*one["curve"], strict=True), color=COLOURS[algorithm], marker="o", markersize=3, label=label)
     axes.axhline(GOAL, color="#888888", linestyle="--", linewidth=1)
     axes.set_xlabel("samples")
-    axes.set_ylabel("held-out prompts whose story meets the rule, share")
+    axes.set_ylabel("fraction of held-out prompts whose story matches the rule")
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}k")
     axes.grid(alpha=0.25)
@@ -100,7 +100,7 @@ def main() -> None:
             for seed in (seed for seed in args.seeds if seed not in {one["seed"] for one in found[algorithm]}):
                 found[algorithm].append(run(args.model, algorithm, seed, folder))
                 args.output.write_text(json.dumps({"model": args.model, "base": base, **found}, indent=1) + "\n")
-    table = Table("", "rule met", "KL, nats", "distinct-2, of the base's", "parse", "samples to 90%", "seconds")
+    table = Table("", "rule matched", "KL, nats", "distinct-2 / base", "parsed", "samples to 90%", "seconds")
     table.add_row("base", f"{base['reward']:.1%}", "", "", f"{base['parsed']:.1%}", "", "")
     for algorithm, runs in found.items():
         mean = {name: statistics.mean(one[name] for one in runs) for name in ("reward", "kl", "distinct_2", "parsed")}

@@ -46,7 +46,7 @@ from transformers.utils import logging
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language_modeling import sum_of_losses
-from scratch_gpt.hardware import chooses_bf16, keep_memory, use_all_cores
+from scratch_gpt.hardware import retain_freed_memory, should_use_bf16, use_all_cores
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.performance.attention_choice import choose_attention
 from scratch_gpt.train.performance.compile_blocks import compile_blocks
@@ -151,7 +151,7 @@ def default_stepper(contender: str, shape: str) -> Step:
         return step_of(torch.compile(model), contender, shape, optimizers, bf16=False, clip=True)
     model = build("compiled llama", shape).train()
     optimizers = build_optimizers(model, PretrainingArguments())
-    return step_of(model, contender, shape, optimizers, chooses_bf16("auto"), clip=True)
+    return step_of(model, contender, shape, optimizers, should_use_bf16("auto"), clip=True)
 
 
 def step_of(
@@ -343,7 +343,7 @@ def main() -> None:
         SHAPES.update({shape: (*SHAPES[shape][:4], args.rows, SHAPES[shape][5]) for shape in args.shapes})
     if args.contender:
         if args.keep_memory or not args.contender.startswith(PEERS):
-            keep_memory()
+            retain_freed_memory()
         contend(args.contender, args.shapes[0], "defaults" if args.defaults else args.precisions[0])
         return
     check_peers(parser)
@@ -351,7 +351,7 @@ def main() -> None:
         parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
     figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for shape, precision in itertools.product(args.shapes, ["defaults"] if args.defaults else args.precisions):
-        bf16, title = precision == "bf16" or (args.defaults and chooses_bf16("auto")), f"{shape} {precision}"
+        bf16, title = precision == "bf16" or (args.defaults and should_use_bf16("auto")), f"{shape} {precision}"
         options = ["--rows", str(SHAPES[shape][4])] + ["--keep_memory"] * args.keep_memory
         options += ["--defaults"] if args.defaults else ["--precisions", precision]
         names = contenders(args.styles, not (args.no_compile or args.memory))

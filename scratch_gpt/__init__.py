@@ -1,6 +1,7 @@
-"""scratch_gpt: language models built by hand, readable from the first line to the last, that are Hugging Face models.
+"""scratch_gpt: language models implemented by hand in readable code, which are Hugging Face models.
 
-Importing the package registers its classes, after which `AutoModelForCausalLM.from_pretrained` opens its checkpoints.
+Importing the package registers its classes with transformers, so that `AutoModelForCausalLM.from_pretrained` opens its
+checkpoints.
 """
 
 import importlib
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WANTED = ((5, 24), (6, 0))
+_SUPPORTED = ((5, 24), (6, 0))
 _installed = version("transformers")
-if not _WANTED[0] <= tuple(int(part) for part in _installed.split(".")[:2]) < _WANTED[1]:
+if not _SUPPORTED[0] <= tuple(int(part) for part in _installed.split(".")[:2]) < _SUPPORTED[1]:
     raise ImportError(
         f"scratch_gpt needs transformers>=5.24,<6 and found {_installed}: pip install 'transformers>=5.24,<6'"
     )
 
-# Public names and the modules they live in; a module is imported when its name is first used.
+# Public names and their modules, which are imported on first use.
 _LAZY = {
     "ScratchGPTConfig": "models.configuration_scratch_gpt",
     "ScratchGPTModel": "models.modeling_scratch_gpt",

@@ -1,4 +1,4 @@
-"""`python -m scratch_gpt` is `scratch-gpt`."""
+"""Entry point of `python -m scratch_gpt`, the same as `scratch-gpt`."""
 
 from .cli.app import main
 

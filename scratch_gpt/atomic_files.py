@@ -1,6 +1,6 @@
-"""Write files so that nothing is written through a link: into a new file, which then takes the name.
+"""Replace files atomically: write to a temporary file, then rename it.
 
-A symbolic or hard link of that name is replaced and what it led to stays as it was.
+A symbolic or hard link of that name is replaced; its target is not changed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a new file in the same folder, with the same suffix, that takes the name `path` if the block
-    ends without an error, and is removed otherwise. Its name can't be guessed."""
+    """Yield the path of a temporary file in the same folder, with the same suffix and an unpredictable name. It is
+    renamed to `path` if the block succeeds, and removed otherwise."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     staged = Path(name)
     try:
-        staged.chmod(0o666 & ~umask())  # mkstemp lets only its owner read
+        staged.chmod(0o666 & ~umask())  # mkstemp restricts access to the owner
         yield staged
         os.replace(staged, path)
     finally:
@@ -28,13 +28,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file by one with this text."""
+    """Replace a file atomically with a UTF-8 text."""
     with replacing(path) as staged:
         staged.write_text(text, encoding="utf-8")
 
 
 def umask() -> int:
-    """Permissions that this process withholds from new files."""
+    """Permission bits that this process removes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

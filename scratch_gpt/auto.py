@@ -1,7 +1,8 @@
-"""The one place that registers our classes with transformers.
+"""Registration of our classes with transformers' Auto classes and pipelines.
 
-Each config class carries `AUTO_MAP`, the table of what a checkpoint's `AutoModel…` names stand for. Registration
-follows the same table, so that a model opens alike with the package and, through its own code, without it.
+`AUTO_MAP` of each config module maps the names of Auto classes to our classes; checkpoints carry it as `auto_map`.
+Registration uses the same table, so that a model opens in the same way with the package and, through the code in the
+checkpoint, without it.
 """
 
 import importlib
@@ -12,7 +13,7 @@ FAMILIES = ("scratch_gpt", "scratch_seq2seq", "scratch_encoder", "scratch_bigram
 
 
 def register() -> None:
-    """Make `AutoConfig` and `AutoModel…` know our classes, and make `save_pretrained` copy their code."""
+    """Register our classes with `AutoConfig` and `AutoModel…`, and make `save_pretrained` copy their code."""
     for family in FAMILIES:
         config_module = importlib.import_module(f"scratch_gpt.models.configuration_{family}")
         classes = {}
@@ -24,13 +25,13 @@ def register() -> None:
         transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         for auto_name, model_class in classes.items():
             model_class.register_for_auto_class(auto_name)
-            if hasattr(transformers, auto_name):  # older releases lack some
+            if hasattr(transformers, auto_name):  # older releases lack some Auto classes
                 getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
     register_pipelines()
 
 
 def register_pipelines() -> None:
-    """Make `pipeline("seq2seq-translation", …)` known; transformers keeps the name "translation" blocked."""
+    """Register `pipeline("seq2seq-translation", …)`; transformers does not allow the name "translation"."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .models.pipeline_scratch_translation import TASK, ScratchTranslationPipeline

@@ -1,29 +1,29 @@
-"""Errors that a user can mend: commands print them as one line and exit with their code."""
+"""Errors that a user can fix: commands print them as one line and exit with their code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class ScratchError(ValueError):
-    """Bad input: says what was seen, what was wanted and what to do."""
+    """Invalid input; the message states the value found, the value expected and what to do."""
 
     exit_code = 2
 
 
 class TrainingError(ScratchError):
-    """A run that can't go on: a loss or gradient is not finite."""
+    """A run can't continue: a loss or gradient is not finite."""
 
     exit_code = 1
 
 
 class HubError(ScratchError):
-    """The Hub is out of reach or too busy, however often it was asked."""
+    """The Hub is unreachable or overloaded, also after retries."""
 
     exit_code = 1
 
 
 class RunInterruptedError(ScratchError):
-    """A signal has ended a run, after it was saved; the exit code is 128 plus the signal's number."""
+    """A signal stopped a run after it was saved; the exit code is 128 plus the signal's number."""
 
     def __init__(self, message: str, signal: int):
         super().__init__(message)
@@ -31,11 +31,27 @@ class RunInterruptedError(ScratchError):
 
 
 @contextmanager
-def tokenizer_errors() -> Iterator[None]:
-    """Turn what the Rust code under `tokenizers` raises into a ScratchError.
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn the ImportError of an optional package into a ScratchError that names the extra to install.
 
-    It is either a bare `Exception`, as by a Unigram model without an unknown token, or a panic, which is no `Exception`
-    and whose class can't be imported, as by a regular expression that backtracks too often.
+    Raises:
+        ScratchError: an import inside the block fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ScratchError(f"{error.name} is not installed: pip install 'scratch_gpt[{extra}]'") from error
+
+
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """Turn errors of the Rust code of `tokenizers` into a ScratchError.
+
+    They are either a bare `Exception`, such as that of a Unigram model without an unknown token, or a panic, such as
+    that of a regular expression with too much backtracking: it is not an `Exception`, and its class can't be imported.
+
+    Raises:
+        ScratchError: the tokenizer fails inside the block.
     """
     try:
         yield

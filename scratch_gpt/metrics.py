@@ -1,4 +1,4 @@
-"""Metrics as typed values: one definition serves console, plots, model card and the choice of the best model."""
+"""Definitions of metrics, shared by console, plots, model card and the selection of the best model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that an evaluation returns.
+    """The definition of a metric that an evaluation returns.
 
     Attributes:
         name: key in `metrics.jsonl`, such as "val_loss".
         title: name in tables, such as "loss".
-        unit: unit in tables, such as "nats per token"; empty where there is none.
+        unit: unit in tables, such as "nats per token"; empty if it has none.
         format: format specification on the console, such as ".4f".
         higher_is_better: whether the best value is the highest; otherwise it is the lowest.
-        show: label on the console line of an evaluation; empty where it is not shown.
-        plot: whether the loss plot has a second axis for it.
+        show: label on the console line of an evaluation; empty if it is not shown.
+        plot: whether to plot it on a second axis of the loss plot.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a plot with several: a metric of training, one of the evaluations, or both.
+    """A panel of a plot: a metric of training, a metric of evaluation, or both.
 
     Attributes:
-        title: of the panel.
+        title: title of the panel.
         trained: name of the metric of training steps, or None.
         held_out: name of the metric of evaluations, or None.
     """
@@ -53,5 +53,5 @@ class Panel:
 
 
 def find_metric(metrics: tuple[Metric, ...], name: str) -> Metric | None:
-    """The metric of this name, or None."""
+    """Return the metric with this name, or None."""
     return next((metric for metric in metrics if metric.name == name), None)

@@ -1,7 +1,7 @@
-"""Read small files that someone else may have written: regular files only, of bounded size and depth.
+"""Read small untrusted files: regular files only, of bounded size and nesting depth.
 
-JSON and YAML of a model directory, a run or a dataset's card are read through these functions, and nowhere else. What
-has to be run to be used, as a template or a regular expression, is `bounded` in time and memory.
+JSON and YAML of a model directory, a run or a dataset card are read only through these functions. Untrusted input that
+has to be executed, such as a template or a regular expression, is `bounded` in time and memory.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import yaml
 from .errors import ScratchError
 
 MAX_BYTES = 4 << 20  # of a JSON file: the config of a classifier with 21,000 labels has 2 MB
-MAX_YAML_BYTES = 1 << 19  # YAML takes a second for as much
+MAX_YAML_BYTES = 1 << 19  # parsing this much YAML takes a second
 MAX_DEPTH = 64  # of nested lists and mappings
-CHECK_EVERY = 0.05  # seconds, of what is `bounded`
+CHECK_EVERY = 0.05  # seconds between checks of a `bounded` block
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -33,31 +33,31 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster
 
 
 def check_regular(path: Path) -> int:
     """Return the size in bytes of a regular file, following links.
 
     Raises:
-        ScratchError: it is a named pipe, a socket, a device or a folder.
-        OSError: it does not exist, or may not be looked at.
+        ScratchError: the path is a named pipe, a socket, a device or a folder.
+        OSError: the path does not exist or is not accessible.
     """
     return _size_of_regular(path, path.stat())
 
 
 def _size_of_regular(path: Path, status: os.stat_result) -> int:
     if not stat.S_ISREG(status.st_mode):
-        raise ScratchError(f"{path} is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}, want a regular file")
+        raise ScratchError(f"{path} is {_KINDS.get(stat.S_IFMT(status.st_mode), 'not a file')}, want a regular file")
     return status.st_size
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Read a regular file of at most `limit` bytes. A named pipe is refused and never waited for.
+    """Read a regular file of at most `limit` bytes. A named pipe is rejected without blocking.
 
     Raises:
-        ScratchError: it is no regular file, or is larger.
-        OSError: it can't be opened.
+        ScratchError: the path is not a regular file, or the file is larger.
+        OSError: the file can't be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -73,7 +73,12 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """Read a UTF-8 text file; errors as of `read_bytes`, and ScratchError where it is not UTF-8."""
+    """Read a UTF-8 text file of at most `limit` bytes.
+
+    Raises:
+        ScratchError: the file is not UTF-8, not a regular file, or too large.
+        OSError: the file can't be opened.
+    """
     try:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -84,17 +89,17 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     """Read a JSON file.
 
     Raises:
-        ScratchError: it is no JSON, no regular file, too large, or nested more than `MAX_DEPTH` deep.
-        OSError: it can't be opened.
+        ScratchError: the file is not valid JSON, not a regular file, too large, or nested deeper than `MAX_DEPTH`.
+        OSError: the file can't be opened.
     """
     return parse_json(read_text(path, limit), str(path))
 
 
 def parse_json(text: str, name: str) -> Any:
-    """Parse JSON; `name` stands for it in errors.
+    """Parse JSON; `name` identifies it in errors.
 
     Raises:
-        ScratchError: it is no JSON, or nested more than `MAX_DEPTH` deep.
+        ScratchError: the text is not valid JSON, or is nested deeper than `MAX_DEPTH`.
     """
     try:
         content = json.loads(text)
@@ -126,15 +131,15 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def read_yaml(path: Path, limit: int = MAX_YAML_BYTES) -> Any:
-    """Read a YAML file; errors as of `parse_yaml` and `read_text`."""
+    """Read a YAML file; raises as `parse_yaml` and `read_text` do."""
     return parse_yaml(read_text(path, limit), str(path))
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Parse YAML without aliases, a few hundred bytes of which can stand for more than any memory holds.
+    """Parse YAML without aliases, a few hundred bytes of which can expand beyond any memory; `name` is for errors.
 
     Raises:
-        ScratchError: it is no YAML, has an alias, or is nested more than `MAX_DEPTH` deep.
+        ScratchError: the text is not valid YAML, has an alias, or is nested deeper than `MAX_DEPTH`.
     """
     try:
         depth = 0
@@ -144,7 +149,7 @@ def parse_yaml(text: str, name: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise ScratchError(f"{name} is nested more than {MAX_DEPTH} levels deep")
-        return yaml.load(text, Loader=_Loader)  # a safe loader: it makes plain values only
+        return yaml.load(text, Loader=_Loader)  # a safe loader: it constructs plain values only
     except ScratchError:
         raise
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -156,24 +161,14 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 
 def find_links(folder: Path) -> Iterator[Path]:
-    """Yield the symbolic links below a folder, at any depth; they are not followed."""
+    """Yield the symbolic links below a folder, at any depth, without following them."""
     for base, folders, files in os.walk(folder):
         yield from (path for name in sorted(folders + files) if (path := Path(base, name)).is_symlink())
 
 
-def find_links_out(folder: Path, homes: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield the symbolic links below a folder, at any depth, that lead out of it.
-
-    Args:
-        folder: links are looked for below it, and not followed.
-        homes: other folders, resolved, that links may lead to.
-    """
-    allowed = [folder.resolve(), *homes]
-    yield from (path for path in find_links(folder) if not leads_into(path, allowed))
-
-
 def leads_into(path: Path, homes: Iterable[Path]) -> bool:
-    """Whether a path, its links followed, is in one of `homes`, which are resolved; not where its links are a loop."""
+    """Whether a path, after resolving its links, is in one of `homes`, which are resolved; False if its links are a
+    loop."""
     try:
         place = path.resolve()
     except (OSError, RuntimeError):
@@ -183,18 +178,18 @@ def leads_into(path: Path, homes: Iterable[Path]) -> bool:
 
 @contextmanager
 def bounded(what: str, seconds: float, memory: int | None = None) -> Iterator[None]:
-    """End a block that runs too long or takes too much memory, such as a template or a regular expression.
+    """Stop a block that runs too long or uses too much memory, such as a template or a regular expression.
 
-    A timer of the operating system interrupts it, which takes effect between two instructions of Python, and inside of
-    the module `re`. Where there is no such timer (Windows), and in other threads than the main one, nothing is bounded.
+    An operating-system timer interrupts the block, which takes effect between two Python instructions and inside the
+    module `re`. Without such a timer (Windows) and outside the main thread, nothing is bounded.
 
     Args:
-        what: runs in the block, for errors.
-        seconds: that it may take.
-        memory: bytes that the process may grow by; None sets no limit.
+        what: name of the block in errors.
+        seconds: maximum running time.
+        memory: maximum growth of the process in bytes; None sets no limit.
 
     Raises:
-        ScratchError: it takes more.
+        ScratchError: the block exceeds a limit.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -208,10 +203,10 @@ def bounded(what: str, seconds: float, memory: int | None = None) -> Iterator[No
         if memory is not None and process.memory_info().rss - before > memory:
             raise ScratchError(f"{what} took more than {memory >> 20} MiB of memory")
 
-    former = signal.signal(signal.SIGALRM, check)
+    previous = signal.signal(signal.SIGALRM, check)
     signal.setitimer(signal.ITIMER_REAL, CHECK_EVERY, CHECK_EVERY)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,10 +1,10 @@
-"""Try hostile directories, thousands of them, on every command that opens one.
+"""Run every command that opens a directory on thousands of hostile directories.
 
     python stress/hostile_directories.py --directories 2000 --seed 0 --jobs 2
-    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # what failed, once more
+    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # repeat failures
 
-Prints what each command did, and the failures by cause; the plans of those are written as JSON lines to
-stress/output/, from which they can be tried again. The exit code is 1 where there are some.
+Prints the results of each command and the failures by cause, and writes the plans of failures as JSON lines to
+stress/output/, from which they can be repeated. The exit code is 1 if there are failures.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ sys.path[:0] = [str(PROJECT / "tests")]
 import helpers.hostile_directories as hostile  # noqa: E402  (found through the line above)
 from helpers.hostile_process import environment  # noqa: E402
 
-Found = tuple[int, hostile.Outcome]  # with the number of its case
+NumberedOutcome = tuple[int, hostile.Outcome]  # number of the case, outcome
 
 
 def main() -> None:
     args = parse()
     process = os.getpid()
-    # Ended from outside, it ends the directories in work and leaves no folder.
+    # When terminated, stop the running cases and remove the temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM") if os.getpid() == process else os._exit(1))
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hostile") as folder, hostile.hub_running() as endpoint:
@@ -50,25 +50,27 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directories", type=int, help="How many directories to make. Default: 2000; 0 with --replay.")
+    parser.add_argument(
+        "--directories", type=int, help="Number of directories to generate. Default: 2000; 0 with --replay."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Seed of the directories.")
-    parser.add_argument("--jobs", type=int, default=hostile.process_count(), help="Directories at a time.")
+    parser.add_argument("--jobs", type=int, default=hostile.process_count(), help="Number of parallel processes.")
     parser.add_argument("--commands", nargs="+", choices=hostile.COMMANDS, default=hostile.COMMANDS)
-    parser.add_argument("--replay", type=Path, help="JSON lines of failures, or of plans, to try again.")
-    parser.add_argument("--show", action="store_true", help="Print what commands that failed have printed.")
-    parser.add_argument("--shrink", action="store_true", help="Look for the fewest mutations that fail by each cause.")
+    parser.add_argument("--replay", type=Path, help="JSON lines of failures, or of plans, to repeat.")
+    parser.add_argument("--show", action="store_true", help="Print the output of failed commands.")
+    parser.add_argument("--shrink", action="store_true", help="Reduce each cause of failure to the fewest mutations.")
     parser.add_argument("--output", type=Path, default=PROJECT / "stress" / "output")
     return parser.parse_args()
 
 
 def read_cases(path: Path, commands: Sequence[str]) -> list[hostile.Case]:
-    """Plans with the command that each failed in or, of a plan alone, with `commands`."""
+    """Read plans, each with the command that failed or, if the line is only a plan, with `commands`."""
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return [(line.get("plan", line), (line["command"],) if "command" in line else tuple(commands)) for line in lines]
 
 
-def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespace) -> list[Found]:
-    found: list[Found] = []
+def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespace) -> list[NumberedOutcome]:
+    found: list[NumberedOutcome] = []
     started = time.monotonic()
     with (args.output / "hostile_directories.jsonl").open("w") as log:
         for done, (number, outcomes) in enumerate(hostile.try_cases(world, cases, args.jobs), start=1):
@@ -87,9 +89,9 @@ def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespac
     return found
 
 
-def shrink(world: hostile.World, cases: list[hostile.Case], found: list[Found], path: Path) -> None:
-    """Write one small plan of each cause."""
-    first: dict[tuple[str, str, str], Found] = {}
+def shrink(world: hostile.World, cases: list[hostile.Case], found: list[NumberedOutcome], path: Path) -> None:
+    """Write one minimal plan for each cause of failure."""
+    first: dict[tuple[str, str, str], NumberedOutcome] = {}
     for number, outcome in found:
         for failure in outcome.failures:
             first.setdefault((outcome.command, failure, outcome.cause), (number, outcome))
@@ -99,7 +101,7 @@ def shrink(world: hostile.World, cases: list[hostile.Case], found: list[Found], 
             log.write(hostile.as_json(number, plan, outcome) + "\n")
 
 
-def print_table(found: list[Found]) -> None:
+def print_table(found: list[NumberedOutcome]) -> None:
     print("| command | runs | refused | succeeded | worst seconds | worst MB | failures |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for command in hostile.COMMANDS:
@@ -111,8 +113,8 @@ def print_table(found: list[Found]) -> None:
         print(f"| {command} | {len(mine)} | {refused} | {good} | {worst[0]:.1f} | {worst[1]:.0f} | {failed} |")
 
 
-def print_failures(found: list[Found]) -> None:
-    """Failures by kind and cause, the most frequent first."""
+def print_failures(found: list[NumberedOutcome]) -> None:
+    """Print failures by kind and cause, most frequent first."""
     causes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for _, outcome in found:
         for failure in outcome.failures:

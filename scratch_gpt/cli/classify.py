@@ -61,5 +61,5 @@ def open_classifier(model: str, trust_remote_code: bool, device: str, dtype: str
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if not type(opened).__name__.endswith("ForSequenceClassification"):
-        raise ScratchError(f"{model} is a {type(opened).__name__}, which knows no labels")
+        raise ScratchError(f"{model} is a {type(opened).__name__}, which has no labels")
     return opened, tokenizer

@@ -158,6 +158,7 @@ def evaluate_translator(
     from rich.table import Column, Table
     from tqdm import tqdm
 
+    from ..errors import ScratchError
     from ..evaluation import translation
     from ..terminal import SafeConsole
 
@@ -173,8 +174,11 @@ def evaluate_translator(
     table = Table("score", "", Column("how", overflow="fold"), title=f"{len(pairs):,} sentences")
     for name in ("bleu", "bleu_lowercase", "chrf"):
         table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])
-    moses = translation.moses_bleu(written, references, target_lang)
-    table.add_row("bleu of Moses tokens", f"{moses:.2f}", f"lower-cased, sacremoses, {target_lang}")
+    try:
+        moses = f"{translation.moses_bleu(written, references, target_lang):.2f}"
+        table.add_row("bleu of Moses tokens", moses, f"lower-cased, sacremoses, {target_lang}")
+    except ScratchError as error:
+        table.add_row("bleu of Moses tokens", "", f"not computed: {error}")
     table.add_row("exactly as the reference", f"{scores['exact']:.1%}", "")
     SafeConsole().print(table)
 

@@ -24,11 +24,11 @@ def fill(
     Example: `scratch-gpt fill runs/encoder "One day, Anna has two old <mask>."`
     """
     from ..errors import ScratchError
-    from ..evaluation.masked_lm import guess_masked, print_guesses
+    from ..evaluation.masked_lm import predict_masked, print_predictions
     from ..terminal import SafeConsole
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if tokenizer.mask_token is None or not type(opened).__name__.endswith("ForMaskedLM"):
         raise ScratchError(f"{model} is a {type(opened).__name__}, which predicts no masked tokens")
     report_texts(tokenizer, [text])
-    print_guesses(SafeConsole(), text, guess_masked(opened, tokenizer, text, top_k))
+    print_predictions(SafeConsole(), text, predict_masked(opened, tokenizer, text, top_k))

@@ -37,7 +37,7 @@ def judge(
 
     from rich.table import Table
 
-    from ..evaluation.story_report import judge_stories
+    from ..evaluation.story_report import score_stories
     from ..rl import rollouts
     from ..terminal import SafeConsole
 
@@ -46,17 +46,17 @@ def judge(
     found: list[Any] = []
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
     for batch in rewarded_completions(policy, tokenizer, *asked):
-        scoring = (batch, rollouts.pad_of(tokenizer), 1.0, batch_size)
+        scoring = (batch, rollouts.pad_token_id_of(tokenizer), 1.0, batch_size)
         own = rollouts.score(policy, *scoring)
         far = own if other is policy else rollouts.score(other, *scoring)
         for rollout, (log_probs, _), (others, _) in zip(batch, own, far, strict=True):
             rollout.log_probs, rollout.reference_log_probs = log_probs, others
         found += batch
-    figures = rollouts.figures_of(found)
+    figures = rollouts.metrics_of(found)
     rows = {"mean reward": f"{figures['reward']:.4f}", "distinct word bigrams": f"{figures['distinct_2']:.1%}"}
     rows["tokens per completion"] = f"{figures['length']:.1f}"
     if dataset == "stories":
-        figures["parsed"] = judge_stories([rollout.text for rollout in found], "").parsed
+        figures["parsed"] = score_stories([rollout.text for rollout in found], "").parsed
         rows["sentences that parse"] = f"{figures['parsed']:.1%}"
     of = "itself" if reference is None else reference
     rows[f"perplexity under {of}"] = f"{figures['reference_perplexity']:.3f}"

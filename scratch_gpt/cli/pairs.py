@@ -44,7 +44,7 @@ def pairs(
     if not output.parent.is_dir():
         raise ScratchError(f"no such folder: {output.parent}")
     policy, tokenizer = open_generator(model, trust_remote_code, device, dtype)
-    ends = rollouts.ends_of(policy, tokenizer)
+    ends = rollouts.end_token_ids(policy, tokenizer)
     asked = (reward, dataset, num_prompts, max_new_tokens, batch_size, seed, trust_remote_code, dtype)
     written, ended = 0, 0
     with replacing(output) as staged, staged.open("w", encoding="utf-8") as file:
@@ -59,9 +59,9 @@ def pairs(
             good, bad = ([r for r in whole if r.reward == extreme] for extreme in (highest, lowest))
             best, worst = min(product(good, bad), key=lambda p: abs(len(p[0].completion) - len(p[1].completion)))
             sides: list[Any] = [best.text, worst.text]
-            if not isinstance(best.asked, str):
+            if not isinstance(best.original_prompt, str):
                 sides = [[{"role": "assistant", "content": text}] for text in sides]
-            file.write(json.dumps({"prompt": best.asked, "chosen": sides[0], "rejected": sides[1]}) + "\n")
+            file.write(json.dumps({"prompt": best.original_prompt, "chosen": sides[0], "rejected": sides[1]}) + "\n")
             written += 1
         if not written:
             why = "all completions of each prompt had the same reward" if ended else "no completion has an end of text"

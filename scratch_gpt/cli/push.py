@@ -69,7 +69,7 @@ def push(
                     f"{directory} has code that is not this package's: {', '.join(foreign)}. A push loads the model, "
                     "which would run this code: read it, then add --trust_remote_code"
                 )
-            console.print(f"running the code in {directory}: {', '.join(foreign)}")
+            console.print(f"running code from {directory}: {', '.join(foreign)}")
         else:
             check_sizes(copy)
         twin, class_name = copy.with_name(f"{copy.name}-native"), ""

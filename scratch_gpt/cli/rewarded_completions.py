@@ -89,11 +89,11 @@ def rewarded_completions(
     at_once = max(1, batch_size // samples)
     for at in tqdm(range(0, len(prompts), at_once), unit=" batches", leave=False, disable=None):
         chosen = [i for i in range(at, min(at + at_once, len(prompts))) for _ in range(samples)]
-        found = rollouts.write(model, tokenizer, [ids[i] for i in chosen], room, 1.0, batch_size)
+        found = rollouts.generate(model, tokenizer, [ids[i] for i in chosen], room, 1.0, batch_size)
         asked = [prompts[i] for i in chosen]
         given = rewards.judge(opened, asked, [rollout.text for rollout in found])
         for rollout, prompt, value in zip(found, asked, given, strict=True):
-            rollout.asked, rollout.reward = prompt, value
+            rollout.original_prompt, rollout.reward = prompt, value
         if samples == 1:
             yield found
         else:

@@ -75,7 +75,7 @@ def stream_completion(
     import torch
 
     from ..evaluation.positions import default_new_tokens, generate, new_tokens_within, pad_rows
-    from ..rl.rollouts import ends_of
+    from ..rl.rollouts import end_token_ids
     from .texts import safe_streamer
 
     wanted = default_new_tokens(model, len(ids)) if max_new_tokens is None else max_new_tokens
@@ -87,7 +87,7 @@ def stream_completion(
     inputs = pad_rows([ids], tokenizer, "left", model.device)
     tokens = generate(model, **inputs, streamer=safe_streamer(tokenizer), **options, max_new_tokens=room)[0]
     completion = tokens[len(ids) :].tolist()
-    ended = bool(completion) and completion[-1] in ends_of(model, tokenizer)
+    ended = bool(completion) and completion[-1] in end_token_ids(model, tokenizer)
     return Completion(completion, room < wanted and len(completion) == room and not ended)
 
 

@@ -1,1 +1,1 @@
-"""How good a model is: losses, and what it writes."""
+"""Evaluation of models: metrics, and reports of generated texts and predictions."""

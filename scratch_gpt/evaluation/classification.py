@@ -1,4 +1,4 @@
-"""Classify texts, and score the guesses: accuracy, F1 and the confusion matrix."""
+"""Classify texts, and score the predictions: accuracy, F1 and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -31,21 +31,26 @@ def classify(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> torch.Tensor:
-    """The probability of each label for each text, (N, K).
+    """Predict the probability of each label for each text.
 
     Args:
-        model: with a classification head.
-        texts: in any order; those of similar length go together. A text longer than the model's positions is cut.
-        batch_size: texts at a time.
+        model: a model with a classification head.
+        tokenizer: the model's tokenizer.
+        texts: in any order; batches contain texts of similar length. A text longer than the model's positions is
+            truncated.
+        batch_size: texts per batch.
         progress: called with the number of texts finished since the last call.
+
+    Returns:
+        Probabilities (N, K) of K labels for N texts, in the order of the texts.
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     longest = getattr(model.config, "max_position_embeddings", None)
     probabilities = torch.zeros(len(texts), len(label_names_of(model.config)))
     for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
+        indices = order[start : start + batch_size]
         batch = tokenizer(
-            [texts[i] for i in numbers],
+            [texts[i] for i in indices],
             return_tensors="pt",
             padding=True,
             truncation=longest is not None,
@@ -53,90 +58,104 @@ def classify(
             return_token_type_ids=False,
         ).to(model.device)
         with torch.no_grad():
-            probabilities[numbers] = model(**batch).logits.float().softmax(-1).cpu()
-        progress(len(numbers))
+            probabilities[indices] = model(**batch).logits.float().softmax(-1).cpu()
+        progress(len(indices))
     return probabilities
 
 
 def label_names_of(config: Any) -> list[str]:
-    """The names of the labels in the config of a model, in order."""
+    """Names of the labels in a model's config, in order of their ids."""
     names: Any = config.id2label
-    return [names[number] for number in sorted(names)]
+    return [names[label_id] for label_id in sorted(names)]
 
 
-def classification_scores(labels: Sequence[int], guessed: Sequence[int], num_labels: int) -> dict[str, float]:
-    """ "accuracy", the share of right guesses, and "f1", the mean over the labels of the harmonic mean of precision and
-    recall (macro F1); a label that never occurs and is never guessed counts as 0."""
-    from sklearn.metrics import accuracy_score, f1_score
+def classification_scores(labels: Sequence[int], predicted: Sequence[int], num_labels: int) -> dict[str, float]:
+    """Return "accuracy" and "f1" (macro F1) of predicted labels.
 
-    every = range(num_labels)
+    The F1 score of a label is the harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); macro F1 is its
+    unweighted mean over all labels. A label that neither occurs nor is predicted has F1 0.
+    """
+    matrix = confusion_matrix(labels, predicted, num_labels)
+    correct, counts = matrix.diagonal(), matrix.sum(0) + matrix.sum(1)
     return {
-        "accuracy": float(accuracy_score(labels, guessed)),
-        "f1": float(f1_score(labels, guessed, labels=every, average="macro", zero_division=0.0)),
+        "accuracy": float(correct.sum() / matrix.sum()),
+        "f1": float((2 * correct / counts.clip(min=1)).mean()),
     }
 
 
-def confusion_matrix(labels: Sequence[int], guessed: Sequence[int], num_labels: int) -> np.ndarray:
-    """How many texts of each label (rows) were taken for each label (columns)."""
-    from sklearn.metrics import confusion_matrix as count
-
-    return count(labels, guessed, labels=range(num_labels))
+def confusion_matrix(labels: Sequence[int], predicted: Sequence[int], num_labels: int) -> np.ndarray:
+    """Count the texts by true label (rows) and predicted label (columns), (K, K)."""
+    cells = np.asarray(labels) * num_labels + np.asarray(predicted)
+    return np.bincount(cells, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
 def print_scores(
-    console: SafeConsole, labels: Sequence[int], guessed: Sequence[int], names: list[str], title: str
+    console: SafeConsole, labels: Sequence[int], predicted: Sequence[int], names: list[str], title: str
 ) -> None:
-    """Accuracy, F1 and the confusion matrix as tables."""
-    scores = classification_scores(labels, guessed, len(names))
+    """Print accuracy, macro F1 and the confusion matrix as tables.
+
+    Args:
+        console: prints the tables.
+        labels: true label of each text.
+        predicted: predicted label of each text.
+        names: names of the labels.
+        title: title of the first table.
+    """
+    scores = classification_scores(labels, predicted, len(names))
     table = Table("of the texts", f"{len(labels):,}", title=title)
     table.add_row("accuracy", f"{scores['accuracy']:.2%}")
     table.add_row("macro F1", f"{scores['f1']:.4f}")
     console.print(table)
-    table = Table("label", *(f"taken for {name}" for name in names))
-    for name, row in zip(names, confusion_matrix(labels, guessed, len(names)), strict=True):
+    table = Table("label", *(f"predicted {name}" for name in names))
+    for name, row in zip(names, confusion_matrix(labels, predicted, len(names)), strict=True):
         table.add_row(name, *(f"{count:,}" for count in row))
     console.print(table)
 
 
 def report_classifier(folder: Path, examples: list[tuple[str, str]], trust_remote_code: bool) -> None:
-    """Load `folder` through the Auto classes and the pipeline, classify held-out texts, print the scores and draw the
-    confusion matrix into `folder`."""
+    """Load `folder` with the Auto classes and the pipeline, and classify held-out texts.
+
+    Prints the scores, and saves a plot of the confusion matrix in `folder`.
+
+    Args:
+        folder: a model directory.
+        examples: held-out texts and their labels.
+        trust_remote_code: whether to run code from the directory.
+    """
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     names = label_names_of(model.config)
     texts = [text for text, _ in examples]
     labels = [names.index(label) for _, label in examples]
-    guessed = classify(model, tokenizer, texts).argmax(-1).tolist()
-    say: Any = pipeline(
+    predicted = classify(model, tokenizer, texts).argmax(-1).tolist()
+    classifier: Any = pipeline(
         "text-classification", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
     )
     console = SafeConsole()
-    table = Table("text", "label", "guess", "probability", title=f"Reloaded from {folder}")
-    for (text, label), guess in zip(examples, say(texts[:SHOWN], truncation=True), strict=False):
-        table.add_row(text, label, guess["label"], f"{guess['score']:.1%}")
+    table = Table("text", "label", "prediction", "probability", title=f"Reloaded from {folder}")
+    for (text, label), prediction in zip(examples, classifier(texts[:SHOWN], truncation=True), strict=False):
+        table.add_row(text, label, prediction["label"], f"{prediction['score']:.1%}")
     console.print(table)
-    print_scores(console, labels, guessed, names, "held out")
-    with replacing(folder / "confusion.png") as picture:
-        plot_confusion(confusion_matrix(labels, guessed, len(names)), names, picture)
+    print_scores(console, labels, predicted, names, "held out")
+    with replacing(folder / "confusion.png") as path:
+        plot_confusion(confusion_matrix(labels, predicted, len(names)), names, path)
 
 
 def plot_confusion(matrix: np.ndarray, names: list[str], path: Path) -> None:
-    """The confusion matrix as a picture, each row shaded by shares of its label."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Plot a confusion matrix (K, K) to an image file, each row shaded by fractions of its label."""
     from matplotlib.figure import Figure
 
     size = 2.2 + 0.7 * len(names)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    num_row_blocks = matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    axes.imshow(num_row_blocks, cmap="Blues", vmin=0, vmax=1)
+    fractions = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 8 else 0)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("label")
+    axes.set_xlabel("predicted label")
+    axes.set_ylabel("true label")
     for row, column in np.ndindex(matrix.shape):
-        shade = "white" if num_row_blocks[row, column] > 0.5 else "black"
-        text = f"{matrix[row, column]:,}\n{num_row_blocks[row, column]:.0%}"
+        shade = "white" if fractions[row, column] > 0.5 else "black"
+        text = f"{matrix[row, column]:,}\n{fractions[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=shade)
     figure.savefig(path, dpi=150)

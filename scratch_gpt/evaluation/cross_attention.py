@@ -1,4 +1,4 @@
-"""Where a translator looked: cross-attention between words, as numbers and as a picture."""
+"""Cross-attention of an encoder-decoder between words, as numbers and as a plot."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ def word_attention(
     text: str,
     translation: str,
 ) -> tuple[list[str], list[str], torch.Tensor]:
-    """Source words (S), target words (T) and how much of the attention for each target word went to each source word
-    (T, S): summed over the tokens of a source word, averaged over those of a target word, all heads and all layers.
-    The last word of each is the end of the sentence."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the others keep no weights
+    """Compute the cross-attention weights between the words of a text and its translation.
+
+    Weights are summed over the tokens of a source word and averaged over the tokens of a target word, heads and layers.
+
+    Args:
+        model: an encoder-decoder.
+        tokenizer: tokenizer of the source.
+        target_tokenizer: tokenizer of the target.
+        text: the source.
+        translation: its translation.
+
+    Returns:
+        Source words (S), target words (T) and attention weights (T, S), each row of which sums to 1. The last word of
+        each sentence is its end token.
+    """
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the others do not return weights
     source = tokenizer(text, return_tensors="pt", truncation=True, max_length=model.config.max_position_embeddings)
     target = target_tokenizer(translation, return_tensors="pt")
     with torch.no_grad():
@@ -28,7 +40,7 @@ def word_attention(
             labels=target.input_ids.to(model.device),
             output_attentions=True,
         )
-    model.set_attn_implementation(before)
+    model.set_attn_implementation(implementation)
     tokens = torch.stack(out.cross_attentions).float().mean((0, 2))[0].cpu()  # (target tokens, source tokens)
     source_words, source_of = _words(source, tokenizer)
     target_words, target_of = _words(target, target_tokenizer)
@@ -38,32 +50,37 @@ def word_attention(
 
 
 def _words(encoded, tokenizer: PreTrainedTokenizerFast) -> tuple[list[str], torch.Tensor]:
-    """The words of an encoded sentence, and to which of them each token belongs."""
+    """The words of an encoded sentence, and the index of the word of each token."""
     ids, words = encoded.input_ids[0].tolist(), encoded.word_ids(0)
-    numbers: list[int] = []
+    indices: list[int] = []
     texts: list[list[int]] = []
     for position, word in enumerate(words):
         if position == 0 or word is None or word != words[position - 1]:
             texts.append([])
         texts[-1].append(ids[position])
-        numbers.append(len(texts) - 1)
-    return [str(tokenizer.decode(text)).strip() for text in texts], torch.tensor(numbers)
+        indices.append(len(texts) - 1)
+    return [str(tokenizer.decode(text)).strip() for text in texts], torch.tensor(indices)
 
 
 def plot_attention(source_words: list[str], target_words: list[str], matrix: torch.Tensor, path: Path) -> None:
-    """Draw the attention of `word_attention`: a row for each target word, a column for each source word."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Plot the attention weights of `word_attention` to an image file.
+
+    Args:
+        source_words: labels of the columns (S).
+        target_words: labels of the rows (T).
+        matrix: attention weights (T, S).
+        path: the image file; its folder is created.
+    """
     from matplotlib.figure import Figure
 
     size = 1.5 + 0.45 * len(source_words), 1.5 + 0.4 * len(target_words)
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source_words)), source_words, rotation=55, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(target_words)), target_words)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="share of the attention", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="attention weight", shrink=0.8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits a byte of a causal language model on a text."""
+"""Loss, perplexity and bits per byte of a causal language model on a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .processes import sum_over_processes
 DEFAULT_WINDOW = 256
 
 
-def language_figures(
+def language_metrics(
     accelerator: Accelerator,
     model: torch.nn.Module,
     rows: Rows,
@@ -26,19 +26,19 @@ def language_figures(
     batch_size: int,
     device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Every token of a shard scored once, weighted by tokens, shared out among the processes.
+    """Score every token of a shard once, sharded over the processes.
 
     Args:
-        accelerator: which process of how many this is.
-        model: prepared or not; in evaluation mode.
+        accelerator: provides process index and count.
+        model: in evaluation mode; may be wrapped by accelerate.
         rows: the windows of the shard.
-        shard: the tokens, with the size of their text in bytes and characters.
-        batch_size: rows at a time.
-        device: where the model computes. Default: the accelerator's.
+        shard: the tokens, and the size of their text in bytes and characters.
+        batch_size: rows per batch.
+        device: device of the model. Default: the accelerator's.
 
     Returns:
-        "val_loss" in nats a token, "val_perplexity", "val_bits_per_byte" (comparable between tokenizers, as long as
-        they know every word), "val_loss_per_character" in nats, and "val_unk_share", the share of `<unk>` tokens.
+        "val_loss" in nats per token, "val_perplexity", "val_bits_per_byte" (comparable between tokenizers, if they
+        have no unknown words), "val_loss_per_character" in nats, and "val_unk_share", the fraction of `<unk>` tokens.
     """
     device = device or accelerator.device
     total, count = 0.0, 0
@@ -58,11 +58,11 @@ def language_figures(
 
 
 def sum_of_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The sum of the cross-entropies of all scored tokens; labels are ready-shifted."""
+    """Sum of the cross-entropies of all scored tokens in nats; the labels (B, T) are already shifted."""
     inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
-    plain: Any = getattr(model, "module", model)  # several processes wrap it
-    # Where they shard it, the head has its weights in its own forward only.
+    plain: Any = getattr(model, "module", model)  # wrapped if there are several processes
+    # If the model is sharded, the weights of the head are available in its own forward only.
     if plain.config.model_type == ScratchGPTConfig.model_type and not hasattr(plain.lm_head.weight, "full_tensor"):
         inputs["skip_logits"] = True
     return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
@@ -77,19 +77,27 @@ def evaluate_text(
     batch_size: int = 16,
     split_seed: int = 0,
 ) -> dict[str, float]:
-    """The metrics of `language_figures` for a text, in windows of `context_length` tokens, computed on the model's
-    device; and the numbers of "tokens" and "characters" that were scored, and of rows that were skipped.
+    """Evaluate a language model on a text, on the model's device.
 
     Args:
-        held_out: share of the text to score, as training holds it out; 1 scores all.
-        split_seed: of the choice of what is held out.
+        model: a causal language model.
+        tokenizer: the model's tokenizer.
+        source: the text.
+        held_out: fraction of the text to score, selected as in training; 1 scores all.
+        context_length: tokens per window. Default: the model's positions, at most `DEFAULT_WINDOW`.
+        batch_size: windows per batch.
+        split_seed: seed of the held-out split.
+
+    Returns:
+        The metrics of `language_metrics` without "val_", the numbers of scored "tokens" and "characters", and
+        "rows_skipped" if there are any.
     """
     shards, reading = prepare_texts(source, tokenizer, held_out, splits=("validation",), seed=split_seed)
     shard = shards["validation"]
     window = context_length or min(DEFAULT_WINDOW, getattr(model.config, "max_position_embeddings", DEFAULT_WINDOW))
     rows = Rows.for_tokenizer(shard, window, tokenizer)
     accelerator = Accelerator(cpu=model.device.type == "cpu")
-    figures = language_figures(accelerator, model, rows, shard, batch_size, model.device)
-    scored = {name.removeprefix("val_"): value for name, value in figures.items()}
+    metrics = language_metrics(accelerator, model, rows, shard, batch_size, model.device)
+    scored = {name.removeprefix("val_"): value for name, value in metrics.items()}
     skipped = {"rows_skipped": reading.count.skipped.total()} if reading.count.skipped else {}
     return {**scored, "tokens": len(shard.tokens), "characters": shard.characters, **skipped}

@@ -1,4 +1,4 @@
-"""Guess masked words: what an encoder that was trained on text alone can do."""
+"""Predict masked tokens with a masked language model."""
 
 from __future__ import annotations
 
@@ -12,46 +12,55 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, P
 from ..errors import ScratchError
 from ..terminal import SafeConsole
 
-Guess = tuple[str, float]  # a token and its probability
+Prediction = tuple[str, float]  # a token and its probability
 
 
-def guess_masked(
+def predict_masked(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, top_k: int = 5
-) -> list[list[Guess]]:
-    """The likeliest tokens for each mask of a text, best first; computed on the model's device.
+) -> list[list[Prediction]]:
+    """Predict the most likely tokens for each mask of a text, on the model's device.
+
+    Args:
+        model: a masked language model.
+        tokenizer: the model's tokenizer.
+        text: a text with at least one mask token.
+        top_k: number of predictions for each mask.
+
+    Returns:
+        For each mask its predictions, most likely first.
 
     Raises:
         ScratchError: the text has no mask.
     """
     mask = str(tokenizer.mask_token)
     if mask not in text:
-        raise ScratchError(f"{text!r} has no {mask}: write {mask} where a word is to be guessed")
+        raise ScratchError(f"{text!r} has no {mask}: write {mask} for each word to predict")
     options: dict[str, Any] = {"device": model.device, "top_k": top_k}
     fill: Any = pipeline("fill-mask", model=model, tokenizer=tokenizer, trust_remote_code=False, **options)
     found = fill(text)
-    places = found if isinstance(found[0], list) else [found]
-    return [[(guess["token_str"].strip(), guess["score"]) for guess in place] for place in places]
+    masks = found if isinstance(found[0], list) else [found]
+    return [[(prediction["token_str"].strip(), prediction["score"]) for prediction in mask] for mask in masks]
 
 
-def print_guesses(console: SafeConsole, text: str, places: list[list[Guess]]) -> None:
-    """The guesses with their probabilities as bars."""
+def print_predictions(console: SafeConsole, text: str, masks: list[list[Prediction]]) -> None:
+    """Print the predictions for each mask of a text, with their probabilities as bars."""
     console.print(text, style="italic")
-    for number, place in enumerate(places):
-        console.print(probability_bars(place, f"mask {number + 1}" if len(places) > 1 else None))
+    for number, predictions in enumerate(masks, start=1):
+        console.print(probability_bars(predictions, f"mask {number}" if len(masks) > 1 else None))
 
 
-def probability_bars(guesses: list[Guess], title: str | None = None) -> Table:
-    """Names and their probabilities, drawn to scale."""
+def probability_bars(predictions: list[Prediction], title: str | None = None) -> Table:
+    """Return a table of names and their probabilities as bars."""
     table = Table(show_header=False, box=None, title=title)
-    for name, probability in guesses:
+    for name, probability in predictions:
         table.add_row(name, Bar(1.0, 0.0, probability, width=40), f"{probability:.1%}")
     return table
 
 
-def report_guesses(folder: Path, text: str, trust_remote_code: bool) -> None:
-    """Load `folder` through the Auto classes and let it guess the masked word of a held-out text."""
+def report_predictions(folder: Path, text: str, trust_remote_code: bool) -> None:
+    """Load `folder` with the Auto classes and print its predictions for the masks of a held-out text."""
     model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=trust_remote_code).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     console = SafeConsole()
-    console.print(f"\nReloaded from {folder} and asked to guess:\n")
-    print_guesses(console, text, guess_masked(model, tokenizer, text))
+    console.print(f"\nReloaded from {folder}; predictions for a masked word:\n")
+    print_predictions(console, text, predict_masked(model, tokenizer, text))

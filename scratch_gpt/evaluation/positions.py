@@ -1,4 +1,4 @@
-"""Prompts within a model's positions: how many tokens may follow them, and how they become a batch."""
+"""Generation within a model's position limit: number of new tokens, padding and error handling."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from transformers import PreTrainedTokenizerFast
 from ..errors import ScratchError
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
 
-DEFAULT_NEW_TOKENS = 20  # of `generate`, where neither the call nor the generation config says more
+DEFAULT_NEW_TOKENS = 20  # of `generate`, without a setting in the call or the generation config
 
 
 def position_limit(config: Any) -> int | None:
-    """The number of positions of a model; None where it has no limit, as a bigram table has none."""
+    """Number of positions of a model; None if it has no limit, such as a bigram table."""
     if config.model_type == ScratchBigramConfig.model_type:
         return None
     return getattr(config, "max_position_embeddings", None)
 
 
 def default_new_tokens(model: Any, prompt_length: int) -> int:
-    """How many tokens `generate` would add to a prompt of `prompt_length` tokens by the model's generation config."""
+    """Maximum number of new tokens for a prompt of `prompt_length` tokens, by the model's generation config."""
     settings = model.generation_config
     if settings.max_new_tokens is not None:
         return int(settings.max_new_tokens)
@@ -31,26 +31,36 @@ def default_new_tokens(model: Any, prompt_length: int) -> int:
     return DEFAULT_NEW_TOKENS
 
 
-def new_tokens_within(model: Any, prompt_length: int, wanted: int | None = None) -> int:
-    """How many tokens may follow a prompt so that prompt and completion stay within the model's positions.
+def new_tokens_within(model: Any, prompt_length: int, requested: int | None = None) -> int:
+    """Return the number of new tokens with which prompt and completion stay within the model's positions.
 
     Args:
         model: a model that generates.
-        prompt_length: in tokens.
-        wanted: the most that are asked for. Default: as many as the generation config says.
+        prompt_length: length of the prompt in tokens.
+        requested: maximum number of new tokens. Default: that of the generation config.
 
     Returns:
-        That number; 0 where the prompt leaves no room.
+        The number of new tokens; 0 if the prompt fills the positions.
     """
-    wanted = default_new_tokens(model, prompt_length) if wanted is None else wanted
+    requested = default_new_tokens(model, prompt_length) if requested is None else requested
     limit = position_limit(model.config)
-    return wanted if limit is None else max(0, min(wanted, limit - prompt_length))
+    return requested if limit is None else max(0, min(requested, limit - prompt_length))
 
 
 def pad_rows(
     rows: list[list[int]], tokenizer: PreTrainedTokenizerFast, side: Literal["left", "right"], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Token ids of several lengths as `input_ids` and `attention_mask`, each (B, T), padded on one side."""
+    """Pad token ids of different lengths into a batch.
+
+    Args:
+        rows: token ids of each row.
+        tokenizer: its padding token, or else its end-of-text token, fills the rows.
+        side: the side to pad.
+        device: device of the tensors.
+
+    Returns:
+        `input_ids` and `attention_mask`, each (B, T).
+    """
     pad: Any = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     ids = pad_sequence([torch.tensor(row) for row in rows], True, pad, side)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True, 0, side)
@@ -58,10 +68,10 @@ def pad_rows(
 
 
 def generate(model: Any, **options: Any) -> torch.Tensor:
-    """`model.generate`, with the settings that the model's `generation_config.json` has beside `options`.
+    """Call `model.generate` with `options` in addition to the settings of the model's `generation_config.json`.
 
     Raises:
-        ScratchError: no text can be generated with these settings, or with these weights.
+        ScratchError: generation fails with these settings or weights.
     """
     try:
         return model.generate(**options)

@@ -1,4 +1,4 @@
-"""Numbers that several processes have computed together."""
+"""Sums over the processes of a distributed evaluation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from accelerate.utils import gather_object
 
 
 def sum_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]:
-    """The sum of each number over all processes; every process must call it.
+    """Sum each number over all processes; every process must call it.
 
-    Sums are computed in float64: integers come back as integers, exact up to 2^53. Devices that may lack float64 (MPS,
-    XPU) exchange Python numbers.
+    Sums are computed in float64: integers are returned as integers, exact up to 2^53. Devices that may lack float64
+    (MPS, XPU) exchange Python numbers.
     """
     if accelerator.num_processes == 1:
         return list(numbers)
     if accelerator.device.type in ("cpu", "cuda"):
-        own = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
-        sums = accelerator.reduce(own, "sum").tolist()
+        local = torch.tensor(numbers, dtype=torch.float64, device=accelerator.device)
+        sums = accelerator.reduce(local, "sum").tolist()
     else:
         sums = [sum(values) for values in zip(*gather_object([numbers]), strict=True)]
-    return [int(total) if isinstance(own, int) else total for own, total in zip(numbers, sums, strict=True)]
+    return [int(total) if isinstance(number, int) else total for number, total in zip(numbers, sums, strict=True)]

@@ -1,4 +1,4 @@
-"""Translate texts, and score translations as the field does: BLEU and chrF by sacrebleu, with its signature."""
+"""Translate texts, and score translations with sacrebleu: BLEU and chrF with their signatures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
+from ..errors import needs_extra
 from ..models.pipeline_scratch_translation import TASK, longest_translation
 from ..terminal import SafeConsole
 from .positions import pad_rows
@@ -29,21 +30,21 @@ def translate(
     progress: Callable[[int], Any] = lambda count: None,
     **generation: Any,
 ) -> list[str]:
-    """The translation of each text.
+    """Translate texts.
 
     Args:
-        model: an encoder-decoder; its generation config says how to search, unless `generation` does.
-        tokenizer: of the source and, unless there is another, of the target.
-        texts: in any order; those of similar length are translated together. A text longer than the model's
-            positions is cut, and one of white space only has the translation "".
-        target_tokenizer: of the target, where it has one of its own.
-        batch_size: texts at a time.
+        model: an encoder-decoder; its generation config sets the decoding strategy, unless `generation` does.
+        tokenizer: tokenizer of the source and, without `target_tokenizer`, of the target.
+        texts: in any order; batches contain texts of similar length. A text longer than the model's positions is
+            truncated, and one that is empty or whitespace has the translation "".
+        target_tokenizer: tokenizer of the target, if it has its own.
+        batch_size: maximum number of texts per batch.
         progress: called with the number of texts finished since the last call.
-        generation: settings of `generate`. By default a translation has at most as many tokens as
-            `longest_translation` says, which depends on its own source only.
+        generation: settings of `generate`. By default the maximum length of a translation is `longest_translation`,
+            which depends only on the length of its source.
 
     Returns:
-        One string for each text, in the order of the texts. It may hold line ends where the model generates them.
+        One translation per text, in the order of the texts. It may contain line ends if the model generates them.
     """
     longest = model.config.max_position_embeddings
     filled = [i for i, text in enumerate(texts) if text.strip()]
@@ -57,19 +58,19 @@ def translate(
             length = {"max_length": limit, "max_new_tokens": None}
             with torch.no_grad():
                 tokens = generate(**{**inputs, **length, **generation})
-            written = (target_tokenizer or tokenizer).batch_decode(tokens, skip_special_tokens=True)
-            for (number, _), text in zip(batch, written, strict=True):
-                translations[number] = text.strip()
+            decoded = (target_tokenizer or tokenizer).batch_decode(tokens, skip_special_tokens=True)
+            for (index, _), text in zip(batch, decoded, strict=True):
+                translations[index] = text.strip()
             progress(len(batch))
     return translations
 
 
 def translation_scores(translations: list[str], references: list[str]) -> dict[str, float]:
-    """Corpus scores, each from 0 to 100 but the last.
+    """Compute corpus scores of translations.
 
     Returns:
-        "bleu" (13a tokens, cased; Post 2018, arXiv:1804.08771), "bleu_lowercase", "chrf" (Popović 2015), and "exact",
-        the share of translations that equal their reference.
+        "bleu" (13a tokens, cased; Post 2018, arXiv:1804.08771), "bleu_lowercase" and "chrf" (Popović 2015), each from 0
+        to 100, and "exact", the fraction of translations that equal their reference.
     """
     return {
         "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
@@ -80,8 +81,18 @@ def translation_scores(translations: list[str], references: list[str]) -> dict[s
 
 
 def moses_bleu(translations: list[str], references: list[str], language: str) -> float:
-    """BLEU of lower-cased Moses tokens, for comparison with papers that report it."""
-    from sacremoses import MosesTokenizer
+    """BLEU of lower-cased Moses tokens, for comparison with papers that report it.
+
+    Args:
+        translations: one per reference.
+        references: the expected translations.
+        language: code of the target language, which selects Moses' rules.
+
+    Raises:
+        ScratchError: sacremoses is not installed.
+    """
+    with needs_extra("metrics"):
+        from sacremoses import MosesTokenizer
 
     tokenizer = MosesTokenizer(lang=language)
     split = [
@@ -92,25 +103,34 @@ def moses_bleu(translations: list[str], references: list[str], language: str) ->
 
 
 def signatures() -> dict[str, str]:
-    """What sacrebleu says of its settings, score by score."""
+    """Return sacrebleu's signature of each score."""
     from sacrebleu.metrics import BLEU, CHRF
 
     metrics: dict[str, Any] = {"bleu": BLEU(), "bleu_lowercase": BLEU(lowercase=True), "chrf": CHRF()}
     for metric in metrics.values():
-        metric.corpus_score(["a"], [["a"]])  # a metric knows its signature once it has scored
+        metric.corpus_score(["a"], [["a"]])  # a metric has a signature only after scoring
     return {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
 
 def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_remote_code: bool) -> None:
-    """Load `folder` through the Auto classes and the pipeline, translate held-out sentences as its generation config
-    says, and print scores and the first few."""
+    """Load `folder` with the Auto classes and the pipeline, and translate held-out sentences.
+
+    Prints the scores and the first translations.
+
+    Args:
+        folder: a model directory.
+        texts: held-out source sentences and their references.
+        trust_remote_code: whether to run code from the directory.
+    """
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    # transformers' overloads know its own tasks only.
-    write: Any = pipeline(TASK, model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code)  # type: ignore[call-overload]
+    # transformers' overloads cover its own tasks only.
+    translator: Any = pipeline(
+        TASK, model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
+    )  # type: ignore[call-overload]
     sources, references = texts
-    translations = translate(model, tokenizer, sources, write.target_tokenizer)
-    shown = [result["translation_text"] for result in write(sources[:SHOWN])]
+    translations = translate(model, tokenizer, sources, translator.target_tokenizer)
+    shown = [result["translation_text"] for result in translator(sources[:SHOWN])]
 
     console = SafeConsole()
     table = Table("source", "translation", "reference", title=f"Reloaded from {folder}")
@@ -118,8 +138,8 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
         table.add_row(*row)
     console.print(table)
     scores = translation_scores(translations, references)
-    table = Table("of the held-out sentences", f"{model.generation_config.num_beams} beams", title=None)
+    table = Table("held-out sentences", f"{model.generation_config.num_beams} beams", title=None)
     table.add_row("BLEU", f"{scores['bleu']:.2f}")
     table.add_row("chrF", f"{scores['chrf']:.2f}")
-    table.add_row("exactly as the reference", f"{scores['exact']:.1%}")
+    table.add_row("equal to the reference", f"{scores['exact']:.1%}")
     console.print(table)

@@ -63,11 +63,9 @@ class Lesson:
         """Have `draw` fill a figure of `size` inches, and save it."""
         if self.folder is None:
             return
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
         draw(figure)
         path = self.folder / f"{name}.png"
         figure.savefig(path, dpi=150)

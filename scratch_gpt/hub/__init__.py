@@ -1,1 +1,1 @@
-"""Between our models and the rest of the ecosystem: native twins, model directories, the Hub."""
+"""Interoperability: model directories, loading, model cards, the Hub, and conversion to transformers' own classes."""

@@ -1,7 +1,7 @@
-"""The model card: rendered from the files that a run leaves, never typed.
+"""The model card, rendered from the files of a training run.
 
-Names, labels and settings come from data and arguments. What they say stays text: it makes no heading, link, picture,
-table cell or HTML of its own, and no line of code.
+Names, labels and settings come from data and arguments and are escaped: they can't add headings, links, images, table
+cells, HTML or lines of code.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from .card_usage import Usage
 
 @dataclass(frozen=True)
 class CardText:
-    """What the card of a family of tasks says beyond what every card does. Sentences and cells are Jinja templates, in
-    which the facts of `run.yaml` and the metrics of the best evaluation are known by name.
+    """The parts of a model card that depend on the task family.
+
+    Sentences and cells are Jinja templates, whose variables are the facts in `run.yaml` and the metrics of the best
+    evaluation.
 
     Attributes:
-        kind: of model, such as "translation model".
+        kind: kind of model, such as "translation model".
         pipeline_tag: the Hub's name of the task.
-        data: rows (label, cell) of the table about the training data.
-        held_out: what the results were measured on, a sentence.
-        metrics: rows of the results, which the Hub's model index lists too; they can select the best model.
-        usage: how the model is loaded and used.
-        limits: what the model can't do, a sentence.
-        details: further rows of the results.
-        seen: what the training loss is a mean of.
+        data: rows (label, cell) of the table of training data.
+        held_out: a sentence on the data of the results.
+        metrics: rows of the results, which are also in the Hub's model index; they can select the best model.
+        usage: code that loads and uses the model.
+        limits: a sentence on the limitations of the model.
+        details: additional rows of the results.
+        seen: unit that the training loss is averaged over.
     """
 
     kind: str
@@ -52,7 +54,7 @@ class CardText:
 
 
 def template_path() -> Path:
-    """`model_card.md`: inside an installed package, or at the top of a checkout."""
+    """Path of `model_card.md`: in the installed package, or at the root of a checkout."""
     inside = Path(__file__).with_name("model_card.md")
     return inside if inside.exists() else Path(__file__).parents[2] / "model_card.md"
 
@@ -61,19 +63,19 @@ def render_card(run: Any, rows: list[dict[str, Any]], card: CardText, private: C
     """Render the model card of a run.
 
     Args:
-        run: the content of its `run.yaml`.
-        rows: of its `metrics.jsonl`; the best evaluation among them is shown.
-        card: what the run's family of tasks says.
-        private: names of arguments that are left out.
+        run: content of the run's `run.yaml`.
+        rows: rows of its `metrics.jsonl`; the card shows the best evaluation.
+        card: the texts of the run's task family.
+        private: names of arguments to omit.
 
     Raises:
-        ScratchError: run or rows are not as a run writes them.
+        ScratchError: `run` or `rows` lack values or have values of the wrong type.
     """
     try:
         return _render(run, rows, card, private)
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ScratchError(f"no card can be written from run.yaml and metrics.jsonl: {reason}") from error
+        raise ScratchError(f"can't render a model card from run.yaml and metrics.jsonl: {reason}") from error
 
 
 def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, private: Collection[str]) -> str:
@@ -99,7 +101,7 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         "usage": [fill(block) for block in card.usage.blocks()],
         "limits": fill(card.limits),
     }
-    # Names of metrics are from metrics.jsonl, and stand for nothing else in the template.
+    # Names of metrics come from metrics.jsonl; they must not override parameters of `from_template`.
     metrics: dict[str, Any] = {
         name: value for name, value in values.items() if name not in ("template_path", "template_str")
     }
@@ -109,7 +111,7 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
 
 
 def _best_row(rows: list[dict[str, Any]], card: CardText, name: str) -> dict[str, Any]:
-    """The numbers of the best evaluation by a metric; none where nothing was evaluated."""
+    """The numbers of the best evaluation by a metric; empty if there was no evaluation."""
     metric = find_metric(card.metrics, name)
     if metric is None:
         raise ScratchError(f"metric_for_best_model is {name!r}, want one of {', '.join(m.name for m in card.metrics)}")
@@ -120,7 +122,7 @@ def _best_row(rows: list[dict[str, Any]], card: CardText, name: str) -> dict[str
 
 
 def _results(card: CardText, values: dict[str, str], signatures: dict[str, str]) -> list[tuple[str, str, str]]:
-    """Rows of the results: label, value, and the value before fine-tuning, where there is one."""
+    """Rows of the results: label, value, and the value before fine-tuning, if there is one."""
     rows = []
     for metric in (metric for metric in (*card.metrics, *card.details) if metric.name in values):
         signature = signatures.get(metric.name.removeprefix("val_"))
@@ -130,7 +132,7 @@ def _results(card: CardText, values: dict[str, str], signatures: dict[str, str])
 
 
 def _facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a run, escaped for Markdown or, in code, as Python literals."""
+    """The facts of a run, escaped for Markdown or, for code, as Python literals."""
     data = facts.get("data") or {}
     skipped = "; ".join(f"{reason}: {_number(count)}" for reason, count in (data.get("rows_skipped") or {}).items())
     unknown = data.get("unknown_share") or 0.0
@@ -158,32 +160,33 @@ def _facts(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine(run: dict[str, Any]) -> dict[str, str]:
-    """What the run was computed on and with, escaped for Markdown."""
+    """Hardware and library versions of the run, escaped for Markdown."""
     machine = {name: escape_markdown(run["machine"][name]) for name in ("device", "processes", "threads")}
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     return {**machine, "versions": escape_markdown(versions)}
 
 
 def escape_markdown(text: Any) -> str:
-    """One line of Markdown that renders as this text, whatever is in it: no link, picture, HTML, heading or new cell.
+    """Escape a text as one line of Markdown that renders as the text itself, without links, images, HTML, headings or
+    new table cells.
 
-    Spaces and line ends are one space each; control characters are written as escapes.
+    Whitespace and line ends are replaced by single spaces, and control characters by escapes.
     """
     line = printable(" ".join(str(text).split()))
     line = re.sub(r"[\\`*\[\]<>|~&#$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", line)
-    # What GitHub and the Hub make a link of without any mark.
+    # URLs without markup, which GitHub and the Hub turn into links.
     return re.sub(r":(?=/)|(?<=www)\.", r"\\\g<0>", line, flags=re.IGNORECASE)
 
 
 def code_span(text: Any) -> str:
-    """One line of Markdown that shows this text as code, in a cell of a table too."""
+    """Format a text as an inline code span in Markdown, also for table cells."""
     line = printable(" ".join(str(text).split())) or " "
     marks = "`" * (_longest_run(line) + 1)
-    return f"{marks} {line} {marks}".replace("|", "\\|")  # one space on each side is not part of the code
+    return f"{marks} {line} {marks}".replace("|", "\\|")  # Markdown strips one space on each side
 
 
 def fence(code: str) -> str:
-    """Backticks for the lines around a code block: more than stand together anywhere in it."""
+    """Backticks that fence a code block: more than its longest run of backticks."""
     return "`" * max(3, _longest_run(code) + 1)
 
 
@@ -192,7 +195,7 @@ def _longest_run(text: str) -> int:
 
 
 def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText) -> ModelCardData:
-    """What the Hub reads: task, library, and the results as its model index wants them."""
+    """Metadata for the Hub: task, library, and the results as a model index."""
     title, dataset = (printable(" ".join(str(facts[name]).split())) for name in ("title", "dataset"))
     results = [
         EvalResult(
@@ -205,7 +208,7 @@ def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText) -> Mo
             metric_value=round(best[metric.name], 4),
         )
         for metric in card.metrics
-        if metric.name in best  # what could not be measured is left out
+        if metric.name in best  # omit what was not measured
     ]
     return ModelCardData(
         library_name="transformers",

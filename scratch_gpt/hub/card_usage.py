@@ -1,4 +1,4 @@
-"""The code of a model card: how a model is loaded with a pipeline, with the Auto classes, and with the package."""
+"""Code examples of a model card: loading with a pipeline, with the Auto classes, and with the package."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _TOKENIZER = 'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID", trust_remo
 
 @dataclass(frozen=True)
 class Usage:
-    """Templates (Jinja) of Python code for a kind of model.
+    """Jinja templates of Python code for a kind of model.
 
     Attributes:
-        pipeline: uses the model through a pipeline.
-        auto_class: the Auto class that loads it.
-        call: runs `model` and `tokenizer`, which are loaded before it.
-        with_package: what loads the model where scratch_gpt is installed, after its import.
+        pipeline: code that uses the model with a pipeline.
+        auto_class: name of the Auto class that loads the model.
+        call: code that uses the loaded `model` and `tokenizer`.
+        with_package: code that loads the model if scratch_gpt is installed. Default: the Auto class.
     """
 
     pipeline: str
@@ -24,7 +24,7 @@ class Usage:
     with_package: str = ""
 
     def blocks(self) -> list[str]:
-        """The code blocks, in the order of the card."""
+        """Return the code blocks, in the order of the card."""
         load = f'model = {self.auto_class}.from_pretrained("PATH_OR_ID"{{}})'
         auto = f"from transformers import {self.auto_class}, AutoTokenizer\n\n{_TOKENIZER}\n"
         package = f"from transformers import {self.auto_class}\n\n{load.format('')}"

@@ -1,7 +1,7 @@
-"""Check a model directory before anything in it is opened: its files, its links, and the sizes its configs ask for.
+"""Checks of a model directory before it is opened: its files, its links, and the sizes that its configs specify.
 
-Nothing here loads a weight or runs code of the directory. A directory that passes can still hold a wrong model; it can
-no longer take the machine's memory, or make a reader wait, by its few bytes.
+Nothing here loads weights or runs code from the directory. A directory that passes can still contain an invalid model,
+but no small file in it can exhaust the machine's memory or block a reader.
 """
 
 from __future__ import annotations
@@ -27,38 +27,50 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 MAX_FILES = 100_000  # in a directory, at any depth
-# Files that transformers reads whole, and the largest size of each; tokenizers of 260,000 tokens have 35 MB.
+# Files that transformers reads into memory, and the maximum size of each; tokenizers of 260,000 tokens have 35 MB.
 CONFIGS = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", INDEX),
     *("added_tokens.json", "processor_config.json", "preprocessor_config.json", "chat_template.json"),
 )
 MAX_SIZES = dict.fromkeys(CONFIGS, MAX_BYTES) | {"*.jinja": 1 << 18, "*.py": 1 << 20}
 MAX_SIZES |= dict.fromkeys(("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "*.model"), 64 << 20)
-MAX_HEADER = 16 << 20  # bytes of the table of tensors in a safetensors file
+MAX_HEADER = 16 << 20  # bytes of the header of a safetensors file
 
-# Integers of a config. One that counts parts of a model becomes as many objects before the first weight is made.
-COUNTED = ("layers", "experts", "heads", "groups", "labels", "layer", "depth", "stages", "blocks", "beams", "sequences")
+# Integers of a config. One that counts parts of a model creates that many objects before the first weight.
+COUNT_SUFFIXES = (
+    "layers",
+    "experts",
+    "heads",
+    "groups",
+    "labels",
+    "layer",
+    "depth",
+    "stages",
+    "blocks",
+    "beams",
+    "sequences",
+)
 MAX_COUNT, MAX_INTEGER = 100_000, 2**40
-SWITCHES = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
-MAX_SEQUENCES = 1024  # of `generate` at once: beams, sequences returned, tokens of an n-gram
-# What a model may have beside its stored weights: tied ones, a new head, tables of positions.
-FREE_PARAMETERS, FREE_TENSORS = 1 << 24, 1000
+BOOLEAN_FIELDS = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
+MAX_SEQUENCES = 1024  # of `generate`: beams, returned sequences, tokens of an n-gram
+# What a model may have in addition to its stored weights: tied weights, a new head, position tables.
+EXTRA_PARAMETERS, EXTRA_TENSORS = 1 << 24, 1000
 
 
 def check_files(folder: Path) -> None:
-    """Check the files of a local folder; anything that is no folder passes, since it may be the id of a Hub model.
+    """Check the files of a local folder; any other path passes, since it may be the id of a Hub model.
 
     Raises:
-        ScratchError: a file is a named pipe, a socket or a device; a link leads out (the Hub's cache links to its own
-            blobs, and may); a JSON file or another that is read whole is too large or nested too deep; weights are
-            pickles, cut short, or no floating-point numbers; it is an adapter, which builds on another model.
+        ScratchError: a file is a named pipe, a socket or a device; a link leads out of the folder (except in the Hub's
+            cache, to its blobs); a file that is read into memory is too large, or its JSON nested too deep; weights
+            are pickles, truncated, or not floating-point; or the folder holds an adapter of another model.
     """
     if not folder.is_dir():
         return
-    home = folder.resolve()
-    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    resolved = folder.resolve()
+    allowed = [resolved, resolved.parents[1] / "blobs"] if resolved.parent.name == "snapshots" else [resolved]
     for path in _walk(folder):
-        if path.is_symlink() and not leads_into(path, homes):
+        if path.is_symlink() and not leads_into(path, allowed):
             raise ScratchError(f"{path.relative_to(folder)} is a link to {os.readlink(path)}, outside of the folder")
         if path.exists() and not path.is_dir():
             check_regular(path)
@@ -71,8 +83,8 @@ def check_files(folder: Path) -> None:
     pickles = sorted(name for name in found if PurePath(name).suffix in PICKLES)
     if pickles and not weights:
         raise ScratchError(
-            f"{pickles[0]} is a pickle, which runs code when it is opened: only safetensors are loaded; have its maker "
-            "save it with save_pretrained"
+            f"{pickles[0]} is a pickle, which runs code when it is opened: only safetensors are loaded; have its "
+            "author save it with save_pretrained"
         )
     if INDEX in found:
         _check_index(folder / INDEX)
@@ -81,7 +93,7 @@ def check_files(folder: Path) -> None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file, link and folder below a folder, links not followed."""
+    """Yield every file, link and folder below a folder, without following links."""
     count = 0
     for base, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -92,8 +104,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _read_whole(folder: Path) -> Iterator[tuple[Path, int]]:
-    """The files of a model directory that are read whole, with the limit of each: its own, and those of tokenizers in
-    folders of it."""
+    """Yield the files of a model directory that are read into memory, also of tokenizers in subfolders, and the maximum
+    size of each."""
     for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name.endswith("tokenizer"))):
         for pattern, limit in MAX_SIZES.items():
             yield from ((path, limit) for path in sorted(place.glob(pattern)) if path.is_file())
@@ -107,30 +119,33 @@ def _check_size_of(path: Path, limit: int) -> None:
         if path.name == "config.json":
             check_values(content, path.name)
         elif path.name == "generation_config.json":
-            check_values(content, path.name, MAX_SEQUENCES, (*COUNTED, "size"))
+            check_values(content, path.name, MAX_SEQUENCES, (*COUNT_SUFFIXES, "size"))
 
 
-def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequence[str] = COUNTED) -> None:
-    """Check the values of a config before it is built: a count of layers, labels and the like becomes a list of them,
-    and what is no switch where transformers takes one fails in the middle of a step.
+def check_values(content: Any, name: str, most: int = MAX_COUNT, counted: Sequence[str] = COUNT_SUFFIXES) -> None:
+    """Check the values of a config before the config object is built.
+
+    A count, such as that of layers or labels, would become a list of that length, and a non-boolean value of a boolean
+    field would fail in the middle of a training step.
 
     Args:
-        content: the config as it is parsed from JSON.
-        name: of its file, for errors.
-        most: of what is counted.
-        counted: the last words of the names of such numbers.
+        content: the config, parsed from JSON.
+        name: name of its file, for errors.
+        most: maximum of a count.
+        counted: last words of the names of counts.
 
     Raises:
-        ScratchError: it is no object, a number is larger than any model has, or a switch is neither true nor false.
+        ScratchError: the content is not an object, a number is larger than in any model, or a boolean field has another
+            value.
     """
     if not isinstance(content, dict):
         raise ScratchError(f"{name} holds {type(content).__name__}, want an object")
     left: list[tuple[str, Any]] = list(content.items())
     while left:
         key, value = left.pop()
-        if key == "_auto_class" and not isinstance(value, str | None):  # it becomes a key of the auto_map that is saved
+        if key == "_auto_class" and not isinstance(value, str | None):  # it becomes a key of the saved auto_map
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want the name of a class")
-        if key in SWITCHES and not isinstance(value, bool | None):
+        if key in BOOLEAN_FIELDS and not isinstance(value, bool | None):
             raise ScratchError(f"{name} says that {key} is {value!s:.60}, want true or false")
         if key == "return_dict" and value is False:
             raise ScratchError(f"{name} says that return_dict is False, want true: outputs are read by name here")
@@ -160,62 +175,69 @@ def _check_weights(path: Path) -> None:
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if header > MAX_HEADER and header < size:
-        raise ScratchError(f"{path.name} begins with {header:,} bytes about its tensors, want at most {MAX_HEADER:,}")
+        raise ScratchError(f"{path.name} has a header of {header:,} bytes, want at most {MAX_HEADER:,}")
     try:
         types = {tensor.get_dtype() for tensor in _tensors_of(path)}
     except (SafetensorError, OSError) as error:
-        raise ScratchError(f"{path.name} is damaged or cut short: {error}") from error
+        raise ScratchError(f"{path.name} is corrupt or truncated: {error}") from error
     if strange := sorted(kind for kind in types if not kind.startswith(("F", "BF"))):
         raise ScratchError(f"{path.name} holds numbers of type {', '.join(strange)}, want floating point")
 
 
 def _tensors_of(path: Path) -> Iterator[Any]:
-    """Data type and shape of each tensor in a safetensors file, from its table alone."""
+    """Yield data type and shape of each tensor in a safetensors file, from its header alone."""
     with safe_open(path, "pt") as weights:
         yield from (weights.get_slice(name) for name in weights.keys())  # noqa: SIM118  (not a dict)
 
 
-class Stored(NamedTuple):
-    """How many tensors, and values in them, a folder's safetensors have."""
+class StoredSize(NamedTuple):
+    """Size of the safetensors in a folder.
+
+    Attributes:
+        tensors: number of tensors.
+        values: total number of their elements.
+    """
 
     tensors: int
     values: int
 
 
-def stored_weights(folder: Path) -> Stored | None:
-    """What the safetensors of a local folder hold, from their tables alone; None where there are none."""
+def stored_weights(folder: Path) -> StoredSize | None:
+    """Return the size of the safetensors in a local folder, from their headers alone; None if there are none."""
     paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
     shapes = [tensor.get_shape() for path in paths for tensor in _tensors_of(path)]
-    return Stored(len(shapes), sum(map(math.prod, shapes))) if paths else None
+    return StoredSize(len(shapes), sum(map(math.prod, shapes))) if paths else None
 
 
 def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
-    """Check what a config asks for before memory is taken: the model is built without memory, on PyTorch's device
-    "meta", and given up as soon as it has more than weights or machine can hold.
+    """Check the size of the model that a config specifies before memory is allocated.
+
+    The model is built on PyTorch's meta device, and construction stops as soon as it has more parameters than the
+    stored weights or the machine can hold.
 
     Args:
-        auto_class: the `AutoModelFor…` that will open it.
-        config: of the model.
-        folder: whose weights will be loaded, where that is local.
-        trust_remote_code: whether code that the checkpoint brings may run.
+        auto_class: the `AutoModelFor…` that will open the model.
+        config: the model's config.
+        folder: folder of the weights, if it is local.
+        trust_remote_code: whether to run code from the checkpoint.
 
     Raises:
-        ScratchError: it asks for too much.
+        ScratchError: the config specifies too many parameters or tensors.
     """
     memory = psutil.virtual_memory().total
-    largest = Stored(MAX_COUNT, memory // 4)  # float32
+    largest = StoredSize(MAX_COUNT, memory // 4)  # float32
     why = f"this machine has {memory / 2**30:,.0f} GiB of memory"
     stored = stored_weights(folder)
-    if stored is not None and stored.values + FREE_PARAMETERS < largest.values:
-        largest = Stored(2 * stored.tensors + FREE_TENSORS, stored.values + FREE_PARAMETERS)
+    if stored is not None and stored.values + EXTRA_PARAMETERS < largest.values:
+        largest = StoredSize(2 * stored.tensors + EXTRA_TENSORS, stored.values + EXTRA_PARAMETERS)
         why = f"its weights have {stored.values:,} in {stored.tensors:,} tensors"
     with torch.device("meta"), no_init_weights(), _at_most(largest, why):
         auto_class.from_config(config, trust_remote_code=trust_remote_code)
 
 
 @contextmanager
-def _at_most(largest: Stored, why: str) -> Iterator[None]:
-    """Inside, the parameters and buffers of all modules that are built may be no more than `largest`."""
+def _at_most(largest: StoredSize, why: str) -> Iterator[None]:
+    """Limit the parameters and buffers of all modules that are built in the block to `largest`."""
     values, tensors = 0, 0
 
     def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:

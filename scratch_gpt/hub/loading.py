@@ -1,7 +1,7 @@
-"""Open models and tokenizers by folder or Hub id, untrusted ones too: `directory_checks` looks at their files first.
+"""Load models and tokenizers by folder or Hub id. `directory_checks` first checks their files, which may be untrusted.
 
-Only safetensors are loaded, since a pickle runs code when it is opened. The code that a checkpoint brings runs only
-where `trust_remote_code` was asked for, and is named before it does.
+Only safetensors are loaded, since a pickle runs code when it is opened. Code from a checkpoint runs only with
+`trust_remote_code`, and is named before it runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .directory_checks import check_files, check_size, check_values
 from .model_directory import AUTO_CLASSES, TARGET_TOKENIZER, Kind, has_target_tokenizer, kind_of_model
 
 LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
-CUSTOM_GENERATE = "custom_generate/generate.py"  # which transformers runs in place of its own
+CUSTOM_GENERATE = "custom_generate/generate.py"  # transformers runs it instead of its own `generate`
 NAMES = {
     "causal": "causal language",
     "seq2seq": "sequence-to-sequence",
@@ -37,21 +37,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Tokenizers(NamedTuple):
-    """Tokenizers of source and target; the same object where they share a vocabulary."""
+    """Tokenizers of source and target; the same object if they share a vocabulary."""
 
     source: PreTrainedTokenizerFast
     target: PreTrainedTokenizerFast
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device that a command-line option names.
+    """Return the device for a command-line option.
 
     Args:
-        name: "auto", the accelerator of this machine (CUDA, MPS, XPU, ...) if there is one, else the CPU; or a device
-            as PyTorch names it, such as "cpu", "cuda", "cuda:1" or "mps".
+        name: "auto", the accelerator of this machine (CUDA, MPS, XPU, ...) if there is one, else the CPU; or a PyTorch
+            device, such as "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        ScratchError: there is no such device here; the message names those that there are.
+        ScratchError: the device is not available; the message lists the available ones.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
@@ -75,15 +75,15 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype | Literal["auto"]:
-    """The data type that a command-line option names.
+    """Return the data type for a command-line option.
 
     Args:
-        name: "float32", "bfloat16", "float16", or "auto": float32 on a CPU and, on an accelerator, "auto", which
-            `load_model` takes as the data type of the checkpoint.
-        device: where the model will run.
+        name: "float32", "bfloat16", "float16", or "auto": float32 on a CPU and, on an accelerator, "auto", for which
+            `load_model` uses the data type of the checkpoint.
+        device: device of the model.
 
     Raises:
-        ScratchError: an unknown name; the message lists the known ones.
+        ScratchError: the name is unknown; the message lists the known ones.
     """
     if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
@@ -101,19 +101,20 @@ def load_model(
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     **settings: Any,
 ) -> PreTrainedModel:
-    """A model on a device; by default in float32 on the CPU, whatever it was saved in.
+    """Load a model; by default in float32 on the CPU, whatever data type it was saved in.
 
     Args:
         name: folder or Hub id.
-        trust_remote_code: whether to run the code that the checkpoint brings. It is never asked for interactively.
-        kind: what it is to be used for; None takes what it was saved for. A model that reads or writes can become a
-            classifier, with a fresh head.
-        device: where the weights are put.
-        dtype: of the weights; "auto" takes that of the checkpoint.
-        settings: fields of its config to change, such as dropouts.
+        trust_remote_code: whether to run code from the checkpoint. There is no interactive prompt.
+        kind: kind of model to load; None uses that of the checkpoint. A causal or masked language model can be loaded
+            as a classifier, with a new head.
+        device: device of the weights.
+        dtype: data type of the weights; "auto" uses that of the checkpoint.
+        settings: config fields to override, such as dropouts.
 
     Raises:
-        ScratchError: it can't be opened or trusted, is of another kind, or has no such settings.
+        ScratchError: the checkpoint can't be opened, needs code that is not trusted, is of another kind, or has no such
+            config fields.
     """
     try:
         config = _open_config(name, trust_remote_code)
@@ -126,13 +127,13 @@ def load_model(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported below, in a line of its own
+            ignore_mismatched_sizes=True,  # reported below, in one line
             output_loading_info=True,
             **settings,
         )
         if report["mismatched_keys"]:
-            weight, there, wanted = sorted(report["mismatched_keys"])[0]
-            raise ValueError(f"{weight} has the shape {tuple(there)}, its config asks for {tuple(wanted)}")
+            weight, stored, expected = sorted(report["mismatched_keys"])[0]
+            raise ValueError(f"{weight} has the shape {tuple(stored)}, its config asks for {tuple(expected)}")
         if report["missing_keys"] and kind in (None, found):
             raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:4])}")
         for weight, values in model.named_parameters():
@@ -145,14 +146,14 @@ def load_model(
 
 
 def open_config(name: str | Path, trust_remote_code: bool = False) -> Any:
-    """The config of a model, without its weights.
+    """Load the config of a model, without its weights.
 
     Args:
         name: folder or Hub id.
-        trust_remote_code: whether to run the code that the checkpoint brings.
+        trust_remote_code: whether to run code from the checkpoint.
 
     Raises:
-        ScratchError: it can't be opened or trusted.
+        ScratchError: the config can't be opened, or needs code that is not trusted.
     """
     try:
         return _open_config(name, trust_remote_code)
@@ -174,19 +175,19 @@ def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
 def open_tokenizer(
     name: str, subfolder: str = "", trust_remote_code: bool = False, needs_end: bool = True
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder or Hub id, or of a folder in it.
+    """Load a tokenizer.
 
     Args:
         name: folder or Hub id of a tokenizer or model.
-        subfolder: folder in it that holds the tokenizer.
-        trust_remote_code: whether to run the code that it brings. It is never asked for interactively.
-        needs_end: whether it must have a token for the end of a text.
+        subfolder: subfolder of the tokenizer.
+        trust_remote_code: whether to run code from the checkpoint. There is no interactive prompt.
+        needs_end: whether an end-of-text token is required.
 
     Raises:
-        ScratchError: there is none, it is a slow one, or it lacks that token.
+        ScratchError: the tokenizer can't be opened or used, is not a fast one, or lacks the end-of-text token.
     """
     if name in BUILDERS:
-        raise ScratchError(f"a {name} tokenizer would fit no trained model: leave --tokenizer out beside --init_from")
+        raise ScratchError(f"a {name} tokenizer does not match a trained model: omit --tokenizer with --init_from")
     try:
         check_files(Path(name))
         if trust_remote_code:
@@ -204,22 +205,26 @@ def open_tokenizer(
     if not isinstance(longest, int | float):
         raise ScratchError(f"tokenizer {name!r} can't be used: its model_max_length is {longest!r:.60}, want a number")
     methods = [part for part in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if callable(getattr(type(tokenizer), part, None))]
-    if methods:  # it opens, and what is saved of it does not
+    if methods:  # the tokenizer opens, but a saved copy of it would not
         raise ScratchError(f"tokenizer {name!r} can't be used: a special token of it is called {methods[0]}")
     try:
         check_growth(tokenizer.backend_tokenizer)
         check_template(tokenizer.chat_template)
     except ScratchError as error:
         raise ScratchError(f"tokenizer {name!r} can't be used: {error}") from error
-    # What a saved tokenizer says of these would pad or cut every text, unasked.
+    # Settings of a saved tokenizer would pad or truncate every text.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.deprecation_warnings[LENGTH_WARNING] = True  # every caller counts long texts itself
+    tokenizer.deprecation_warnings[LENGTH_WARNING] = True  # callers count long texts themselves
     return tokenizer
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
-    """Raise ScratchError where the tokenizer knows more tokens than the model, or ids beyond its embedding."""
+    """Check that all ids of a tokenizer are in the model's vocabulary.
+
+    Raises:
+        ScratchError: the tokenizer has more tokens than the model, or ids beyond its embedding.
+    """
     largest = max([*tokenizer.get_vocab().values(), *tokenizer("a", verbose=False)["input_ids"]], default=0)
     count = max(len(tokenizer), largest + 1)
     if count > vocab_size:
@@ -229,29 +234,29 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> Non
 
 
 def _announce(name: str | Path, settings: dict[str, Any]) -> None:
-    """Print which code is about to run: what the `auto_map` of a config names, and a `generate` of its own."""
+    """Print the code that is about to run: the references in the `auto_map` of a config, and a custom `generate`."""
     named = settings.get("auto_map") or {}
-    values = named.values() if isinstance(named, dict) else named  # tokenizers once had a list
+    values = named.values() if isinstance(named, dict) else named  # older tokenizers have a list
     flat = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
     references = {str(value) for value in flat if value}
-    here = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
-    if "architectures" in settings and cached_file(name, CUSTOM_GENERATE, **here):
+    optional = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+    if "architectures" in settings and cached_file(name, CUSTOM_GENERATE, **optional):
         references.add(CUSTOM_GENERATE)
     if references:
-        said = f"running code that {name} brings: {', '.join(sorted(references))}"
-        print(printable(said), file=sys.stderr)
+        message = f"running code from {name}: {', '.join(sorted(references))}"
+        print(printable(message), file=sys.stderr)
 
 
 def open_tokenizers(name: str, config: Any, trust_remote_code: bool = False) -> Tokenizers:
-    """The tokenizers of an encoder-decoder.
+    """Load the tokenizers of an encoder-decoder.
 
     Args:
         name: folder or Hub id.
-        config: of the model.
-        trust_remote_code: whether to run the code that it brings.
+        config: the model's config.
+        trust_remote_code: whether to run code from the checkpoint.
 
     Raises:
-        ScratchError: one of them can't be opened.
+        ScratchError: one of the tokenizers can't be opened.
     """
     source = open_tokenizer(name, trust_remote_code=trust_remote_code)
     if not has_target_tokenizer(config):

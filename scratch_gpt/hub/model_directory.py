@@ -1,4 +1,4 @@
-"""The one model format: a directory that `from_pretrained` reads, with code, tokenizer and card."""
+"""Model directories: the format that `from_pretrained` reads, with model code, tokenizer and generation config."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AUTO_CLASSES: dict[Kind, Any] = {
 
 
 def kind_of_model(config: Any) -> Kind:
-    """What a checkpoint is for, by the class that it was saved from."""
+    """Return the kind of model that a checkpoint was saved from, by its architecture."""
     saved_from = (config.architectures or [""])[0]
     if saved_from.endswith("ForSequenceClassification"):
         return "classifier"
@@ -44,16 +44,16 @@ ToPublished = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 class ModelDirectory:
-    """Writes model directories for one run.
+    """Writes the model directories of a run.
 
     Args:
-        model: the model before anything is wrapped around it. Only its class and settings are kept, as a skeleton
-            without memory: sharding changes the class of a live model, and with it what `save_pretrained` writes.
-        tokenizer: saved beside the weights.
-        title: what the model is called in its card and picture.
+        model: the unwrapped model. Only its class and settings are kept, as a skeleton on the meta device: sharding
+            changes the class of a live model, and with it what `save_pretrained` writes.
+        tokenizer: saved with the weights.
+        title: title of the model in its card and plot.
         card: renders `README.md` from the state of the run.
-        target_tokenizer: of the language that an encoder-decoder writes, where that is another one.
-        published: gives, of the weights that are trained, those of the model.
+        target_tokenizer: tokenizer of an encoder-decoder's target, if it has its own.
+        published: returns the weights of the published model from the trained ones.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ModelDirectory:
         target_tokenizer: PreTrainedTokenizerBase | None = None,
         published: ToPublished = dict,
     ):
-        # Copies, since a tokenizer that is being saved refuses to be used.
+        # Copies, since a tokenizer can't be used while it is being saved.
         self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))
         self.title, self.card, self.published = title, card, published
         with torch.device("meta"):
@@ -82,12 +82,19 @@ class ModelDirectory:
 
 
 def has_target_tokenizer(config: Any) -> bool:
-    """Whether a model writes with a tokenizer of its own, in the folder `TARGET_TOKENIZER`."""
+    """Whether a model has a separate tokenizer for the target, in the folder `TARGET_TOKENIZER`."""
     return bool(getattr(config, "target_tokenizer", False))
 
 
 def copy_tokenizers(name: str, config: Any, folder: Path, trust_remote_code: bool = False) -> None:
-    """Save the tokenizer, or the two, of a checkpoint into another folder."""
+    """Save the tokenizer of a checkpoint, and its target tokenizer if there is one, in another folder.
+
+    Args:
+        name: folder or Hub id of the checkpoint.
+        config: the model's config.
+        folder: destination.
+        trust_remote_code: whether to run code from the checkpoint.
+    """
     AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).save_pretrained(folder)
     if has_target_tokenizer(config):
         second = AutoTokenizer.from_pretrained(name, subfolder=TARGET_TOKENIZER, trust_remote_code=trust_remote_code)
@@ -95,14 +102,14 @@ def copy_tokenizers(name: str, config: Any, folder: Path, trust_remote_code: boo
 
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Generation settings for a model trained from scratch: sample, and stop at `<eos>` or half a context later."""
+    """Set generation defaults for pretraining: sample, until `<eos>` or half of the positions."""
     config = _stop_and_pad(model, tokenizer)
     config.do_sample = True
     config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
 
 
 def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> None:
-    """Generation settings for a model that answers: the likeliest words, until the end of its turn."""
+    """Set generation defaults for chat: greedy decoding, until the end of the turn or half of the positions."""
     config = _stop_and_pad(model, tokenizer)
     config.eos_token_id = sorted({end_of_turn, tokenizer.eos_token_id})
     config.do_sample = False
@@ -110,7 +117,7 @@ def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def set_translation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
-    """Generation settings for an encoder-decoder: search for the likeliest translation, with so many beams."""
+    """Set generation defaults for translation: beam search with `num_beams` beams."""
     config = _stop_and_pad(model, tokenizer)
     config.decoder_start_token_id = model.config.decoder_start_token_id
     config.num_beams = num_beams

@@ -1,7 +1,7 @@
-"""What of a model directory a push may send, in a folder of its own, and the code in it that is not this package's.
+"""Staging of a push: the files of a model directory to upload, and the code in them that is not from this package.
 
-Everything that a push tries and sends is read from that folder, so that what is tried is what is sent: nothing else of
-the directory, such as `custom_generate/generate.py` or a pickle beside the weights, is there.
+A push verifies and uploads the same staged copy, which contains nothing else of the directory, such as
+`custom_generate/generate.py` or a pickle.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ SECOND_TOKENIZER = f"{TARGET_TOKENIZER}/tokenizer*.json"
 
 
 def files_to_upload(folder: Path) -> list[Path]:
-    """The files of a model directory that a push sends, in order of name: weights as safetensors, configs, tokenizers,
-    code and card. Checkpoints, logs and anything else in the folder stays.
+    """List the files of a model directory that a push uploads, by name.
+
+    These are weights as safetensors, configs, tokenizers, code and card; not checkpoints, logs or anything else.
 
     Raises:
-        ScratchError: this is no model directory, or holds what is not to be opened, such as links that lead out of it.
+        ScratchError: the folder is not a model directory, or fails `check_files`, such as by links out of it.
     """
     try:
         if not (folder / "config.json").is_file():
@@ -47,11 +48,11 @@ def files_to_upload(folder: Path) -> list[Path]:
         found |= {path for name in ("*.py", SECOND_TOKENIZER) for path in folder.glob(name) if path.is_file()}
         return sorted(found | {folder / name for name in _weights(folder)})
     except (ScratchError, OSError) as error:
-        raise ScratchError(f"{folder} is no model directory that can be pushed: {error}") from error
+        raise ScratchError(f"{folder} is not a model directory that can be pushed: {error}") from error
 
 
 def _weights(folder: Path) -> list[str]:
-    """The files of the weights, as transformers picks them: `model.safetensors`, or else the shards of an index."""
+    """The weight files that transformers would load: `model.safetensors`, or else an index and its shards."""
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / INDEX).is_file():
@@ -66,8 +67,10 @@ def _weights(folder: Path) -> list[str]:
 
 
 def is_replaced(name: str) -> bool:
-    """Whether a push deletes a file of this name from a repository where it sends none: only what a push of this
-    package sends, and no card or picture, which say nothing that a later model contradicts by running."""
+    """Whether a push deletes a file of this name from the repository if it does not upload one.
+
+    This holds for all files that a push uploads, except card and plot, which do not affect how a later model runs.
+    """
     return (
         name in (WEIGHTS, INDEX, *SETTINGS)
         or SHARD.fullmatch(name) is not None
@@ -78,18 +81,19 @@ def is_replaced(name: str) -> bool:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Give a new folder of the same name that holds exactly what a push of `folder` sends; it is removed in the end.
+    """Yield a temporary folder of the same name with exactly the files that a push of `folder` uploads.
 
-    Weights are hard links where the file system has them; what is small is copied. Errors inside name `folder`.
+    Weights are hard links if the file system supports them; other files are copied. Errors raised in the block refer to
+    `folder`.
 
     Raises:
         ScratchError: as `files_to_upload`.
     """
     files = files_to_upload(folder)
-    home = folder.resolve()
-    beside = home.parent if os.access(home.parent, os.W_OK) else None  # on the same file system
-    with tempfile.TemporaryDirectory(prefix=".push-", dir=beside) as temporary:
-        copy = Path(temporary) / (home.name or "model")
+    source = folder.resolve()
+    parent = source.parent if os.access(source.parent, os.W_OK) else None  # on the same file system
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=parent) as temporary:
+        copy = Path(temporary) / (source.name or "model")
         for path in files:
             target = copy / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,8 +115,8 @@ def _link_or_copy(path: Path, target: Path) -> None:
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """What opening a staged model directory may run that is not, byte for byte, this package's own: Python files, and
-    references in its configs to code elsewhere, in other folders or repositories.
+    """List the code that opening a staged model directory may run and that is not identical to this package's: Python
+    files, and references in its configs to code in other folders or repositories.
 
     Raises:
         ScratchError: a config can't be read.
@@ -128,7 +132,7 @@ def foreign_code(folder: Path) -> list[str]:
 
 
 def _references(settings: Any) -> set[str]:
-    """The code that a config names at any depth: all of its `auto_map`, and the classes of `custom_pipelines`."""
+    """Code references in a config at any depth: all of `auto_map`, and the classes of `custom_pipelines`."""
     parts = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
     found = set().union(*map(_references, parts)) if parts else set()
     if isinstance(settings, dict):

@@ -1,1 +1,1 @@
-"""Learning from rewards: what is sampled, how it is judged, and the losses of the policy gradient."""
+"""Reinforcement learning: rollouts, rewards, and the losses of policy-gradient methods and DPO."""

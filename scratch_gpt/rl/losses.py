@@ -1,7 +1,7 @@
-"""Formulas of learning from rewards and preferences, each a pure function of tensors.
+"""Losses, advantages and KL estimates of policy-gradient methods and DPO, each a pure function of tensors.
 
-Letters: B completions, T tokens of a completion, V size of the vocabulary. A mask (B, T) is true where a token was
-chosen by the policy; what stands elsewhere changes nothing.
+Dimensions: B completions, T tokens of a completion, V vocabulary size. A mask (B, T) is true where a token was sampled
+by the policy; values elsewhere have no effect.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 
 def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities of tokens (B, T) under what they are drawn from, softmax(logits / temperature).
+    """Log-probabilities (B, T) of tokens under softmax(logits / temperature).
 
     Args:
-        logits: (B, T, V), of any float type; the softmax is taken in float32.
-        tokens: (B, T) ids; negative ones get 0.
+        logits: (B, T, V), of any float dtype; the softmax is computed in float32.
+        tokens: token ids (B, T); the result is 0 for negative ids.
+        temperature: softmax temperature.
     """
     scores = logits.float() / temperature
     chosen = scores.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1) - scores.logsumexp(dim=-1)
@@ -23,7 +24,7 @@ def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, temperature: flo
 
 
 def token_entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Entropy of the distribution that each token is drawn from (B, T), in nats; the logits are (B, T, V)."""
+    """Entropy (B, T), in nats, of softmax(logits / temperature); the logits are (B, T, V)."""
     scores = logits.float() / temperature
     return scores.logsumexp(dim=-1) - (scores.softmax(dim=-1) * scores).sum(dim=-1)
 
@@ -34,7 +35,7 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The values with mean 0 and variance 1 where the mask is true, and 0 elsewhere."""
+    """Standardise values (B, T) to mean 0 and variance 1 where the mask is true; 0 elsewhere."""
     centred = (values - masked_mean(values, mask)).masked_fill(~mask, 0.0)
     variance = centred.square().sum() / (mask.sum() - 1).clamp(min=1)
     return centred * torch.rsqrt(variance + 1e-8)
@@ -48,10 +49,12 @@ def generalized_advantages(
         delta_t = r_t + gamma · V_{t+1} - V_t        A_t = delta_t + gamma · lambda · A_{t+1}
 
     Args:
-        rewards: (B, T), of the step that chooses token t.
-        values: (B, T), of the text before token t; behind a completion the value is 0.
-        mask: (B, T); the chosen tokens of a row stand side by side.
-        gamma, gae_lambda: with both 1, the advantage is what is still to come, minus the value.
+        rewards: (B, T), reward for sampling token t.
+        values: (B, T), value of the text before token t; 0 after the end of a completion.
+        mask: (B, T); the sampled tokens of a row are contiguous.
+        gamma: discount factor.
+        gae_lambda: trade-off between bias and variance. With gamma 1 and lambda 1 the advantage is the sum of the
+            remaining rewards minus the value.
 
     Returns:
         Advantages and returns (advantage + value), each (B, T), 0 where the mask is false.
@@ -68,22 +71,22 @@ def generalized_advantages(
 
 
 def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
-    """Rewards (B,) minus the mean of the others: a baseline that does not depend on the completion that it judges, and
-    so leaves the gradient of REINFORCE unbiased (Kool et al. 2019, openreview.net/forum?id=r1lgTGL5DE)."""
+    """Rewards (B,) minus the mean of the others: a baseline that is independent of the completion it is applied to, so
+    that the gradient of REINFORCE stays unbiased (Kool et al. 2019, openreview.net/forum?id=r1lgTGL5DE)."""
     others = (rewards.sum() - rewards) / max(len(rewards) - 1, 1)
     return rewards - others
 
 
 def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Rewards (B,) relative to those of the same prompt, in units of their deviation (GRPO: Shao et al. 2024,
-    arXiv:2402.03300, section 4.1.2). Completions of one prompt stand side by side."""
+    """Rewards (B,) standardised within each group of completions of the same prompt (GRPO: Shao et al. 2024,
+    arXiv:2402.03300, section 4.1.2). Completions of one prompt are adjacent."""
     groups = rewards.view(-1, group_size)
     centred = groups - groups.mean(dim=1, keepdim=True)
     return (centred / (groups.std(dim=1, keepdim=True) + 1e-4)).view(-1)
 
 
 def policy_gradient_loss(log_probs: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
-    """-A · log p, of each token (B, T): its gradient is that of REINFORCE (Williams 1992)."""
+    """-A · log p of each token (B, T), whose gradient is the REINFORCE estimator (Williams 1992)."""
     return -advantages * log_probs
 
 
@@ -94,8 +97,14 @@ def clipped_loss(
 
         -min(ratio · A, clip(ratio, 1 - clip_range, 1 + clip_range) · A),   ratio = p / p_old
 
+    Args:
+        log_probs: (B, T), under the policy being trained.
+        old_log_probs: (B, T), under the policy that sampled the tokens.
+        advantages: (B, T).
+        clip_range: epsilon of the clipped ratio.
+
     Returns:
-        The loss of each token, and whether clipping took its gradient, both (B, T).
+        The loss of each token, and whether clipping zeroed its gradient, both (B, T).
     """
     ratio = (log_probs - old_log_probs).exp()
     free, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -105,15 +114,22 @@ def clipped_loss(
 def value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_range: float
 ) -> torch.Tensor:
-    """Half the squared error of each value (B, T), the greater of two: as it is, and held within `clip_range` of the
-    old one (Ziegler et al. 2019, arXiv:1909.08593, in their code)."""
-    held = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    return 0.5 * torch.maximum((values - returns).square(), (held - returns).square())
+    """Clipped value loss of each token (B, T): half the larger of two squared errors, of the value and of the value
+    clipped to within `clip_range` of the old one (Ziegler et al. 2019, arXiv:1909.08593, in their code).
+
+    Args:
+        values: (B, T), from the value head being trained.
+        old_values: (B, T), from the value head when the tokens were sampled.
+        returns: (B, T), the targets.
+        clip_range: maximum change of a value.
+    """
+    clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 
 
 def kl_estimate(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch.Tensor:
-    """An estimate of KL(p ‖ other) from tokens that p chose: unbiased, never negative, of low variance, and fit to be
-    differentiated ("k3" in Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    """Estimate KL(p ‖ other) from tokens sampled from p: unbiased, never negative, of low variance, and suitable as a
+    loss ("k3" in Schulman 2020, joschu.net/blog/kl-approx.html). All tensors are (B, T)."""
     difference = other_log_probs - log_probs
     return difference.exp() - difference - 1
 
@@ -125,9 +141,15 @@ def dpo_loss(
     reference_rejected: torch.Tensor,
     beta: float,
 ) -> torch.Tensor:
-    """The loss of each pair (B,) in direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290, equation
-    7), from log-probabilities of whole answers (B,).
+    """Loss (B,) of direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290, equation 7).
 
         -log sigmoid(beta · ((chosen - reference_chosen) - (rejected - reference_rejected)))
+
+    Args:
+        chosen: log-probabilities (B,) of the chosen answers under the policy, summed over tokens.
+        rejected: those of the rejected answers.
+        reference_chosen: those of the chosen answers under the reference model.
+        reference_rejected: those of the rejected answers under the reference model.
+        beta: strength of the KL constraint to the reference model.
     """
     return -F.logsigmoid(beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))

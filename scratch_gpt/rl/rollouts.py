@@ -1,9 +1,9 @@
-"""What a policy writes after prompts, and what it and others think of it.
+"""Sample completions from a policy, and score them with the policy, a reference model and a value head.
 
-Text is drawn by `generate` from softmax(logits / temperature), of the whole vocabulary: the one distribution of which
-`losses.token_log_probs` gives the log-probabilities, so that sampling and scoring are never at odds.
+Tokens are sampled from softmax(logits / temperature) over the whole vocabulary, the distribution of which
+`losses.token_log_probs` returns the log-probabilities, so that sampling and scoring agree.
 
-Letters: B rows, T tokens of a row.
+Dimensions: B rows, T tokens per row.
 """
 
 from __future__ import annotations
@@ -24,21 +24,25 @@ IGNORED = -100
 
 @dataclass
 class Rollout:
-    """A prompt, what was written after it, and numbers for each token that was written.
+    """A prompt, its sampled completion, and values for each token of the completion.
 
     Attributes:
-        prompt, completion: token ids; the completion includes the token that ended it, if one did.
-        text: the completion, without special tokens.
-        asked: the prompt as it was given.
-        reward: of the whole.
-        log_probs, reference_log_probs, values: of each token, before anything was learned from it.
-        advantages, returns: of each token.
+        prompt: token ids.
+        completion: token ids, including the end token if one was sampled.
+        text: the decoded completion, without special tokens.
+        original_prompt: the prompt before tokenization: a text or a conversation.
+        reward: reward of the whole completion.
+        log_probs: log-probability of each token under the policy that sampled it.
+        reference_log_probs: log-probability of each token under the reference model.
+        values: value estimate for each token, from the policy that sampled it.
+        advantages: advantage of each token.
+        returns: return of each token (advantage + value).
     """
 
     prompt: list[int]
     completion: list[int]
     text: str
-    asked: Any = None
+    original_prompt: Any = None
     reward: float = 0.0
     log_probs: list[float] = field(default_factory=list)
     reference_log_probs: list[float] = field(default_factory=list)
@@ -52,7 +56,7 @@ class Rollout:
         return sum(self.log_probs) - sum(self.reference_log_probs)
 
 
-def write(
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     prompts: list[list[int]],
@@ -60,39 +64,42 @@ def write(
     temperature: float,
     batch_size: int,
 ) -> list[Rollout]:
-    """One completion of each prompt, drawn at random from the model, which must be in evaluation mode.
+    """Sample one completion for each prompt.
 
     Args:
+        model: the policy, in evaluation mode.
+        tokenizer: decodes the completions.
         prompts: token ids.
-        max_new_tokens: of a completion.
-        batch_size: prompts at a time.
+        max_new_tokens: maximum length of a completion.
+        temperature: softmax temperature.
+        batch_size: prompts per batch.
     """
-    own: Any = model.generation_config
-    ends, pad = ends_of(model, tokenizer), pad_of(tokenizer)
+    original: Any = model.generation_config
+    ends, pad = end_token_ids(model, tokenizer), pad_token_id_of(tokenizer)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    bare = GenerationConfig(bos_token_id=own.bos_token_id, eos_token_id=ends, pad_token_id=pad)
+    bare = GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=ends, pad_token_id=pad)
     config = GenerationConfig(**sampling, **bare.to_diff_dict(), max_new_tokens=max_new_tokens)
-    model.generation_config = bare  # `generate` takes from it whatever else it says, such as a penalty
+    model.generation_config = bare  # `generate` would also apply its other settings, such as a penalty
     try:
-        return _write(model, tokenizer, prompts, config, pad, ends, batch_size)
+        return _generate_batches(model, tokenizer, prompts, config, pad, ends, batch_size)
     finally:
-        model.generation_config = own
+        model.generation_config = original
 
 
-def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The tokens that end a text."""
-    own: Any = model.generation_config
-    ends = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids of the tokens that end a text."""
+    config: Any = model.generation_config
+    ends = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
     return list(ends) if isinstance(ends, list) else [ends]
 
 
-def pad_of(tokenizer: PreTrainedTokenizerFast) -> int:
-    """What rows are filled up with."""
+def pad_token_id_of(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Id of the padding token; the end-of-text token if the tokenizer has none."""
     pad: Any = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(pad)
 
 
-def _write(
+def _generate_batches(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     prompts: list[list[int]],
@@ -117,62 +124,64 @@ def _write(
 
 
 def fitting_prompts(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> tuple[list[int], int]:
-    """Which prompts leave room for a completion within the model's positions, and how long a completion may be.
+    """Select the prompts that leave enough of the model's positions for a completion.
 
     Args:
         prompts: token ids.
-        positions: of the model.
-        max_new_tokens: of a completion; prompts that leave fewer are not kept. None: as many as the longest kept prompt
-            leaves, where prompts that leave less than a quarter of the positions are not kept, so that a single long
-            prompt does not shorten all completions to nothing.
+        positions: number of positions of the model.
+        max_new_tokens: maximum length of a completion; prompts that leave fewer positions are skipped. None: as many as
+            the longest kept prompt leaves; prompts that leave less than a quarter of the positions are then skipped, so
+            that a single long prompt does not shorten all completions.
 
     Returns:
-        The numbers of the prompts that are kept, in order, and the tokens that each of their completions may have.
+        Indices of the kept prompts, in order, and the maximum length of a completion in tokens.
 
     Raises:
         ScratchError: no prompt is kept.
     """
     needed = max(1, positions // 4) if max_new_tokens is None else max_new_tokens
     most = positions - needed
-    kept = [number for number, prompt in enumerate(prompts) if len(prompt) <= most]
+    kept = [index for index, prompt in enumerate(prompts) if len(prompt) <= most]
     if not kept:
         raise ScratchError(
-            f"no prompt leaves {needed} of the model's {positions} positions to a completion; the shortest has "
+            f"no prompt leaves {needed} of the model's {positions} positions for a completion; the shortest has "
             f"{min(map(len, prompts), default=0)} tokens: give shorter prompts, or a smaller max_new_tokens"
         )
-    return kept, room_for([prompts[number] for number in kept], positions, max_new_tokens)
+    return kept, max_completion_length([prompts[index] for index in kept], positions, max_new_tokens)
 
 
-def room_for(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> int:
-    """How many tokens the completion of each of these prompts may have: `max_new_tokens` or, if that is None, as many
-    as the longest prompt leaves. Prompts that are too long are refused; `fitting_prompts` sorts them out first.
+def max_completion_length(prompts: list[list[int]], positions: int, max_new_tokens: int | None) -> int:
+    """Return the maximum length in tokens of a completion of these prompts: `max_new_tokens` or, if that is None, as
+    many as the longest prompt leaves. Filter prompts that are too long with `fitting_prompts` first.
 
     Raises:
-        ScratchError: the longest prompt leaves none, or fewer than asked for.
+        ScratchError: the longest prompt leaves no position, or fewer than `max_new_tokens`.
     """
     longest = max(map(len, prompts))
-    room = positions - longest
-    wanted = room if max_new_tokens is None else max_new_tokens
-    if not 1 <= wanted <= room:
+    available = positions - longest
+    length = available if max_new_tokens is None else max_new_tokens
+    if not 1 <= length <= available:
         raise ScratchError(
-            f"the longest prompt has {longest} tokens, which leaves {room} of the model's {positions}, and "
-            f"max_new_tokens is {max_new_tokens}: give shorter prompts, or a smaller one"
+            f"the longest prompt has {longest} tokens, which leaves {available} of the model's {positions} positions, "
+            f"and max_new_tokens is {max_new_tokens}: give shorter prompts, or a smaller max_new_tokens"
         )
-    return wanted
+    return length
 
 
-def rows_of(
+def pad_rollouts(
     rollouts: list[Rollout], pad_token_id: int, length: int | None = None, /, **numbers: str
 ) -> dict[str, torch.Tensor]:
-    """Rollouts as rows, filled up on the right, where causal attention does not look.
+    """Collate rollouts into rows padded on the right, which causal attention does not see.
 
     Args:
-        length: of the rows (T), one less than the tokens of the longest rollout or more; that by default.
-        numbers: by the name that it shall have, an attribute of `Rollout` with a number for each token.
+        rollouts: one per row.
+        pad_token_id: fills `input_ids`.
+        length: length of the rows (T), at least and by default the tokens of the longest rollout minus one.
+        numbers: maps the name of a returned tensor to the attribute of `Rollout` that holds its value for each token.
 
     Returns:
-        `input_ids` (B, T), `labels` (B, T), which hold the token that was chosen next and -100 elsewhere, and the
-        numbers (B, T), where the labels are.
+        `input_ids` (B, T); `labels` (B, T), the token sampled next, and -100 at prompt and padding positions; and a
+        tensor (B, T) for each of `numbers`, 0 where the label is -100.
     """
     length = length or max(len(r.prompt) + len(r.completion) for r in rollouts) - 1
     ids = torch.full((len(rollouts), length), pad_token_id)
@@ -191,16 +200,23 @@ def rows_of(
 def score(
     model: Any, rollouts: list[Rollout], pad_token_id: int, temperature: float, batch_size: int, value_head: Any = None
 ) -> list[tuple[list[float], list[float]]]:
-    """Log-probabilities of the tokens of each completion and, if a value head is given, the values before them.
+    """Compute the log-probabilities of the tokens of each completion and, with a value head, their values.
 
     Args:
-        model: prepared or not; in evaluation mode.
-        batch_size: rollouts at a time.
+        model: in evaluation mode; may be wrapped by accelerate.
+        rollouts: prompts and completions.
+        pad_token_id: fills the rows.
+        temperature: softmax temperature.
+        batch_size: rollouts per batch.
+        value_head: predicts a value from each hidden state.
+
+    Returns:
+        For each rollout, log-probabilities and values, one per token of its completion; no values without a head.
     """
     found: list[tuple[list[float], list[float]]] = []
     device = next(model.parameters()).device
     for at in range(0, len(rollouts), batch_size):
-        rows = {n: t.to(device) for n, t in rows_of(rollouts[at : at + batch_size], pad_token_id).items()}
+        rows = {n: t.to(device) for n, t in pad_rollouts(rollouts[at : at + batch_size], pad_token_id).items()}
         with torch.no_grad():
             outputs = model(input_ids=rows["input_ids"], output_hidden_states=value_head is not None, use_cache=False)
             log_probs = token_log_probs(outputs.logits, rows["labels"], temperature)
@@ -211,21 +227,22 @@ def score(
     return found
 
 
-def distinct(texts: list[str], n: int = 2) -> float:
-    """Different sequences of `n` words, as a share of all of them (Li et al. 2016, aclanthology.org/N16-1014)."""
+def distinct_ngrams(texts: list[str], n: int = 2) -> float:
+    """Distinct word n-grams as a fraction of all (distinct-n: Li et al. 2016, aclanthology.org/N16-1014)."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def figures_of(found: list[Rollout]) -> dict[str, float]:
-    """Figures of rollouts that have rewards and log-probabilities: mean reward, KL to the reference in nats per
-    completion, perplexity under the reference, different pairs of words as a share of all, and length in tokens."""
+def metrics_of(found: list[Rollout]) -> dict[str, float]:
+    """Metrics of rollouts that have rewards and log-probabilities: mean reward, KL divergence to the reference in nats
+    per completion, perplexity under the reference, distinct word bigrams as a fraction of all, and mean length in
+    tokens."""
     tokens = sum(len(rollout.completion) for rollout in found)
     surprise = -sum(sum(rollout.reference_log_probs) for rollout in found)
     return {
         "reward": fmean(rollout.reward for rollout in found),
         "kl": fmean(rollout.kl for rollout in found),
         "reference_perplexity": math.exp(surprise / tokens),
-        "distinct_2": distinct([rollout.text for rollout in found]),
+        "distinct_2": distinct_ngrams([rollout.text for rollout in found]),
         "length": tokens / len(found),
     }

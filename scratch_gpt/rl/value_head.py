@@ -1,4 +1,4 @@
-"""How much reward is still to be expected: what PPO learns beside the policy, and nobody publishes."""
+"""The value head of PPO: predicts the expected return at each token; not part of the published model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NAME = "value_head"
 
 
 class ValueHead(nn.Module):
-    """A number from the last hidden state of each token. It begins as 0 everywhere.
+    """Linear layer from the last hidden state of each token to its value; initialised to zero.
 
     Args:
-        hidden_size: of the policy (C).
+        hidden_size: hidden size of the policy (C).
     """
 
     def __init__(self, hidden_size: int):
@@ -23,15 +23,15 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.score.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, T, C) to (B, T)."""
+        """Map hidden states (B, T, C) to values (B, T)."""
         return self.score(hidden_states.float()).squeeze(-1)
 
 
 def add_value_head(policy: PreTrainedModel) -> None:
-    """Give a model a head, which shares its trunk and is trained with it."""
+    """Add a value head to a model; it shares the model's trunk and is trained with it."""
     policy.add_module(NAME, ValueHead(policy.config.hidden_size))
 
 
 def without_value_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the policy alone."""
+    """Return the weights of the policy, without those of the value head."""
     return {name: weight for name, weight in weights.items() if not name.startswith(f"{NAME}.")}

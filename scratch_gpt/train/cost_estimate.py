@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..evaluation.language_modeling import sum_of_losses
-from ..hardware import chooses_bf16
+from ..hardware import should_use_bf16
 from ..models.linear_cross_entropy import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .optim.muon import rough_dtype
@@ -138,7 +138,7 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     optimizers = build_optimizers(model, args)
-    bf16 = chooses_bf16(args.precision)
+    bf16 = should_use_bf16(args.precision)
     saved = activation_bytes(model, args.batch_size, context_length, bf16)
     started = 0.0
     for step in range(steps + 1):

@@ -100,7 +100,7 @@ FAILS = {
     ],
     "judge": [
         ("none --reward re:a", "no model can be opened from 'none'"),
-        ("run --reward re:(", "is no regular expression"),
+        ("run --reward re:(", "is not a regular expression"),
         ("run --reward re:a --dataset empty.txt", "empty.txt is empty"),
     ],
     "pairs": [
@@ -137,7 +137,7 @@ FAILS = {
     ],
     "classify": [
         ("none 'A film.'", "no model can be opened from 'none'"),
-        ("run 'A film.'", "which knows no labels"),
+        ("run 'A film.'", "which has no labels"),
         ("run --file none.txt", "no such file: none.txt"),
     ],
     "fill": [
@@ -179,8 +179,8 @@ FAILS = {
         ("run extra", "unexpected extra argument"),
     ],
     "push": [
-        ("tokenizer user/name --yes", "tokenizer is no model directory"),
-        ("none user/name --yes", "none is no model directory"),
+        ("tokenizer user/name --yes", "tokenizer is not a model directory"),
+        ("none user/name --yes", "none is not a model directory"),
         ("run", "Missing argument"),
     ],
 }

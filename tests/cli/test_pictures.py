@@ -23,7 +23,7 @@ def test_a_confusion_matrix(drawn, tmp_path):
     plot_confusion(np.array([[9, 1], [3, 1200]]), ["bad", "good"], tmp_path / "confusion.png")
     (figure,) = drawn
     axes = figure.axes[0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("taken for", "label")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted label", "true label")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["bad", "good"]
     (image,) = axes.get_images()
@@ -47,6 +47,6 @@ def test_attention_between_words(drawn, tmp_path):
     axes, bar = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["ein", "alter", "Hund"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["an", "old"]
-    assert bar.get_ylabel() == "share of the attention"
+    assert bar.get_ylabel() == "attention weight"
     np.testing.assert_allclose(axes.get_images()[0].get_array(), matrix)
     assert imread(tmp_path / "new" / "attention.png").shape[0] > 200

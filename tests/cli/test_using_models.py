@@ -23,7 +23,7 @@ from scratch_gpt.evaluation.translation import translate
 from scratch_gpt.hub.loading import load_model, open_tokenizer
 from scratch_gpt.hub.push import verify_loads_without_package
 from scratch_gpt.models.pipeline_scratch_translation import ScratchTranslationPipeline, longest_translation
-from scratch_gpt.rl.rollouts import fitting_prompts, room_for
+from scratch_gpt.rl.rollouts import fitting_prompts, max_completion_length
 
 LETTERS = "abcdefgh "
 
@@ -207,7 +207,7 @@ def test_prompts_that_leave_no_room_are_sorted_out():
     with pytest.raises(ScratchError, match="no prompt leaves 62 of the model's 64 positions"):
         fitting_prompts(prompts, 64, 62)
     with pytest.raises(ScratchError, match="the longest prompt has 64 tokens"):
-        room_for(prompts, 64, None)
+        max_completion_length(prompts, 64, None)
 
 
 @pytest.mark.parametrize("command", ["judge", "pairs"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers.models import tiny_encoder
+from sklearn import metrics
 
 from scratch_gpt.data.batching.bucketing import hide_tokens
 from scratch_gpt.data.batching.encoding import encode_examples
@@ -31,12 +32,25 @@ def test_text_is_cut_with_its_end_and_special_tokens_are_text():
     assert not set(whole[1:-1].tolist()) & set(tokenizer.all_special_ids)
 
 
-def test_scores_are_what_the_books_say():
-    labels, guessed = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]
-    scores = classification_scores(labels, guessed, 3)
+@pytest.mark.parametrize("seed", range(5))
+def test_classification_scores_equal_scikit_learn(seed):
+    """Also for a label that neither occurs nor is predicted, one that is only predicted and one that only occurs."""
+    generator = np.random.default_rng(seed)
+    labels, predicted = generator.choice([0, 1, 2, 4], 200).tolist(), generator.choice([0, 1, 2, 5], 200).tolist()
+    scores = classification_scores(labels, predicted, 6)
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted), abs=1e-12)
+    f1 = metrics.f1_score(labels, predicted, labels=range(6), average="macro", zero_division=0.0)
+    assert scores["f1"] == pytest.approx(f1, abs=1e-12)
+    expected = metrics.confusion_matrix(labels, predicted, labels=range(6))
+    assert (confusion_matrix(labels, predicted, 6) == expected).all()
+
+
+def test_classification_scores_by_hand():
+    labels, predicted = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]
+    scores = classification_scores(labels, predicted, 3)
     assert scores["accuracy"] == pytest.approx(4 / 6)
     assert scores["f1"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
-    assert confusion_matrix(labels, guessed, 3).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert confusion_matrix(labels, predicted, 3).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
 def labelled_task(**options):

@@ -1,16 +1,16 @@
 """What is said of generated stories."""
 
 from scratch_gpt.data.corpora import stories
-from scratch_gpt.evaluation.story_report import Verdict, judge_stories
+from scratch_gpt.evaluation.story_report import StoryScores, score_stories
 
 
 def test_sentences_are_counted_parsed_and_looked_up():
     first, second = stories.sentences(stories.story(0, 0))[:2]
-    assert judge_stories([f"{first} {second}"], "") == Verdict(2, 1.0, 1.0)
-    assert judge_stories([f"{first} {second}"], f"Once. {first}") == Verdict(2, 1.0, 0.5)
-    assert judge_stories([first, "Lamp the the walks."], first) == Verdict(2, 0.5, 0.5)
+    assert score_stories([f"{first} {second}"], "") == StoryScores(2, 1.0, 1.0)
+    assert score_stories([f"{first} {second}"], f"Once. {first}") == StoryScores(2, 1.0, 0.5)
+    assert score_stories([first, "Lamp the the walks."], first) == StoryScores(2, 0.5, 0.5)
 
 
 def test_no_sentence_is_no_share_of_anything():
     for texts in ([], [""], ["  "]):
-        assert judge_stories(texts, "One day.") == Verdict(0, 0.0, 0.0)
+        assert score_stories(texts, "One day.") == StoryScores(0, 0.0, 0.0)

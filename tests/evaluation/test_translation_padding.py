@@ -1,4 +1,4 @@
-"""What the translation pipeline pads with, where its tokenizer lacks a token for it."""
+"""The padding token of the translation pipeline, if its tokenizer has none."""
 
 import pytest
 from helpers.models import tiny_seq2seq

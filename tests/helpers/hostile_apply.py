@@ -1,4 +1,4 @@
-"""Do to a run's directory what a plan of `hostile_mutations` says."""
+"""Apply a plan of `hostile_mutations` to a run's directory."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _EXPANDED = re.compile(r"""["']?@(DEEP|LONG|DIGITS|MANY|NAMES)(\d+)@["']?""")
 
 
 class Places:
-    """Where things lie in the folder of a case.
+    """Paths in the folder of a case.
 
     Args:
-        case: the folder: `run`, the directory; `outside`, which nobody may write to; `mark`, which only code writes.
+        case: the folder, with `run`, the hostile directory; `outside`, which no command may write to; and `mark`, which
+            only code from the directory would create.
     """
 
     def __init__(self, case: Path):
         self.run, self.outside, self.mark = case / "run", case / "outside", case / "mark"
 
     def fill_in(self, text: str) -> str:
-        """A text of a plan as it stands in a file."""
+        """Expand the placeholders in a text of a plan."""
         for name, path in (("@MARK@", self.mark), ("@OUTSIDE@", self.outside), ("@HERE@", self.run)):
             text = text.replace(name, str(path))
         return _EXPANDED.sub(_expand, text)
@@ -57,7 +58,7 @@ def _expand(match: re.Match[str]) -> str:
 
 
 def make_outside(base: Path, places: Places) -> None:
-    """What lies beside the directory: a secret, code, a model, and another run with its checkpoints."""
+    """Create the folder `outside`: a secret, code, a model, and another run with its checkpoints."""
     shutil.copytree(base, places.outside / "run")
     shutil.copytree(base / CHECKPOINTS[0], places.outside / "model")
     shutil.copy(base / "model.safetensors", places.outside / "weights.safetensors")
@@ -67,8 +68,7 @@ def make_outside(base: Path, places: Places) -> None:
 
 
 def make_directory(base: Path, places: Places, plan: dict[str, Any]) -> None:
-    """A copy of the sound directory `base`, changed as the plan says. A change that a former one has made impossible
-    is left out."""
+    """Copy the valid directory `base` and apply a plan. Mutations that an earlier one made impossible are skipped."""
     shutil.copytree(base, places.run)
     folders = {"root": [""], "checkpoint": list(CHECKPOINTS), "all": ["", *CHECKPOINTS]}[plan["where"]]
     for mutation in plan["mutations"]:
@@ -85,14 +85,14 @@ def make_directory(base: Path, places: Places, plan: dict[str, Any]) -> None:
 
 
 def places_of(file: str, folders: list[str]) -> list[str]:
-    """Which folders of a run a file of this name belongs into."""
+    """The folders of a run in which a file of this name is placed."""
     if file in OF_RUN or file.startswith("checkpoints"):
         return [""]
     return list(CHECKPOINTS) if file in OF_CHECKPOINT else folders
 
 
 def rewrite_manifest(folder: Path) -> None:
-    """As `scratch_gpt.train.checkpoints.manifest.write_manifest` does, without reading what has no end."""
+    """Like `scratch_gpt.train.checkpoints.manifest.write_manifest`, but without reading endless or huge files."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink()]
     files = {}
     for path in found:
@@ -117,7 +117,7 @@ def _apply(path: Path, mutation: dict[str, Any], places: Places, base: Path) -> 
     elif kind == "write":
         _write(path, places.fill_in(EXTRA[mutation["file"]]).encode("utf-8", "surrogatepass"))
     elif kind == "pickle":
-        _write(path, pickle.dumps(_Touch(str(places.mark))))
+        _write(path, pickle.dumps(_RunsCommand(str(places.mark))))
     elif kind == "header":
         content = (path if path.exists() else base / "model.safetensors").read_bytes()
         _write(path, _with_header(content, mutation["how"]))
@@ -127,8 +127,8 @@ def _apply(path: Path, mutation: dict[str, Any], places: Places, base: Path) -> 
         _change_task(path.parent / "run.yaml", mutation, places)
 
 
-class _Touch:
-    """Pickled, a call."""
+class _RunsCommand:
+    """An object whose unpickling runs a command."""
 
     def __init__(self, path: str):
         self.path = path
@@ -138,7 +138,7 @@ class _Touch:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file; links are not followed, since what they lead to is not to be changed here either."""
+    """Replace a file without following links, so that their targets are not changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(path)
     path.write_bytes(content)
@@ -181,7 +181,7 @@ def _change_content(path: Path, mutation: dict[str, Any], places: Places) -> Non
 
 
 def _find(content: Any, at: list[int]) -> tuple[Any, Any]:
-    """The place that a list of numbers leads to: at each level, that key or item, modulo their number."""
+    """Follow a list of indices into nested content: at each level a key or item, modulo their count."""
     holder, key = None, None
     for number in at:
         if not isinstance(content, (dict, list)) or not content:
@@ -196,8 +196,8 @@ def _changed_bytes(content: bytes, how: str, where: list[float]) -> bytes:
     place = int(where[0] * len(content))
     if how == "flip":
         changed = bytearray(content)
-        for share in where:
-            changed[min(int(share * len(content)), len(content) - 1)] ^= 0x41
+        for position in where:
+            changed[min(int(position * len(content)), len(content) - 1)] ^= 0x41
         return bytes(changed)
     if how in ("utf-16", "utf-8-sig"):
         return content.decode("utf-8").encode(how)
@@ -213,8 +213,8 @@ def _changed_bytes(content: bytes, how: str, where: list[float]) -> bytes:
 
 
 def _change_task(path: Path, mutation: dict[str, Any], places: Places) -> None:
-    """Make the record that of a run of another task, with one setting of it."""
-    from scratch_gpt.train.tasks import recipe_of  # here, since variables are set before the package is imported
+    """Change the record to that of a run of another task, with one of its settings changed."""
+    from scratch_gpt.train.tasks import recipe_of  # imported late, after the environment variables are set
 
     record = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings = {f.name: f.default for t in recipe_of(mutation["task"]).arguments for f in dataclasses.fields(t)}
@@ -263,7 +263,7 @@ def _become(path: Path, what: str, places: Places) -> None:
 
 
 def _make_socket(path: Path) -> None:
-    folder = os.open(path.parent, os.O_RDONLY)  # since the address of a socket has at most 108 bytes
+    folder = os.open(path.parent, os.O_RDONLY)  # the address of a socket has at most 108 bytes
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(f"/proc/self/fd/{folder}/{path.name}")
@@ -272,7 +272,7 @@ def _make_socket(path: Path) -> None:
 
 
 def _with_header(content: bytes, how: str) -> bytes:
-    """The bytes of a safetensors file with a header that is wrong."""
+    """The bytes of a safetensors file with an invalid header."""
     size = struct.unpack("<Q", content[:8])[0]
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     names = [name for name in header if name != "__metadata__"]

@@ -1,8 +1,8 @@
-"""Run the commands of this package on hostile directories, each in a process of its own that is watched.
+"""Run the commands of this package on hostile directories, each in a monitored child process.
 
-A process is forked from one that has imported everything, so that a command takes no more than its own work. What is
-looked for is in `Outcome.failures`: code that ran, files outside of the directory that changed, a traceback, an exit
-code other than 0, 1 and 2, too much memory or time, a secret or an escape sequence in what was printed.
+Child processes are forked from one that has imported everything, which saves the time of imports. `Outcome.failures`
+lists what is detected: code that ran, files outside of the directory that changed, a traceback, an exit code other than
+0, 1 and 2, too much memory or time, a secret or an escape sequence in the output.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ COMMANDS = ("info", "generate", "export", "verify", "push", "init_from", "resume
 TINY = "--context_length 16 --batch_size 2 --num_threads 1 --precision fp32"
 BASE = f"{TINY} --preset llama --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 --tokenizer char"
 BASE += " --max_steps 3 --save_every 1 --eval_every 1 --keep_last 3"
-# Where a command may write, below the folder of a case.
+# Where a command may write, relative to the folder of a case.
 MAY_WRITE = {"export": "out", "init_from": "out", "resume": "run"}
-STAGES_IN = {"push": "run/checkpoints"}  # folder of the directory to push, where a folder comes and goes
+STAGES_IN = {"push": "run/checkpoints"}  # parent of the pushed directory, in which a folder is created and removed
 EVERY_COMMAND_MAY_WRITE = ("cache", "tmp", "home")
 UNEXPECTED = "run again as 'scratch-gpt --debug"
-PANIC = "error: the tokenizer fails on this text"  # after what Rust itself has printed of it
+PANIC = "error: the tokenizer fails on this text"  # follows the message that Rust prints
 
 
 Case = tuple[dict[str, Any], tuple[str, ...]]  # a plan, and the commands to try
@@ -63,7 +63,7 @@ Case = tuple[dict[str, Any], tuple[str, ...]]  # a plan, and the commands to try
 
 @dataclass
 class Outcome:
-    """What one command did with one directory."""
+    """The result of one command on one directory."""
 
     command: str
     code: int
@@ -76,11 +76,11 @@ class Outcome:
 
 @dataclass
 class World:
-    """What all cases share.
+    """Resources that all cases share.
 
     Args:
-        folder: of this world.
-        endpoint: address of the Hub that is pushed to.
+        folder: temporary folder of the resources.
+        endpoint: address of the Hub for pushes.
     """
 
     folder: Path
@@ -96,7 +96,7 @@ class World:
 
 
 def make_world(folder: Path, endpoint: str) -> World:
-    """A world with a sound run: 2 of its 3 steps are done. Imports all that commands need."""
+    """Create a world with a valid run, of which 2 of 3 steps are done, and import everything that commands need."""
     world = World(folder, endpoint)
     world.text.write_text("".join(f"One day, Anna has {number} old lamps and a red box.\n" for number in range(60)))
     (folder / "home").mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def make_world(folder: Path, endpoint: str) -> World:
 
 
 def arguments_of(command: str, world: World, case: Path, target: Path, number: int) -> tuple[Path | None, list[str]]:
-    """The script and the arguments of a command on a directory."""
+    """The script and the arguments of a command for a directory."""
     shown, out = str(target), str(case / "out" / "made")
     return {
         "info": (None, ["info", shown]),
@@ -137,7 +137,7 @@ def arguments_of(command: str, world: World, case: Path, target: Path, number: i
 
 
 def run_command(command: str, world: World, case: Path, plan: dict[str, Any], number: int) -> Outcome:
-    """Run one command on the directory of a case in a process of its own, and look at what it left."""
+    """Run one command on the directory of a case in a child process, and check the result."""
     target = case / "run" / ("checkpoints/step-00000002" if plan["where"] == "checkpoint" else "")
     cwd = case / "run" if plan["inside"] and (case / "run").is_dir() else case / "tmp"
     script, arguments = arguments_of(command, world, case, target, number)
@@ -152,18 +152,18 @@ def run_command(command: str, world: World, case: Path, plan: dict[str, Any], nu
         finish(script, arguments)
     os.close(read)
     outcome = Outcome(command, *wait_for(pid))
-    judge(outcome, case, before)
+    find_failures(outcome, case, before)
     if outcome.code == 1 and "unexpected" in outcome.failures and script is None:
         outcome.cause = cause_with_traceback(arguments, case, cwd, command) or outcome.cause
     return outcome
 
 
-# --- what it left ---
+# --- checks ---
 
 
 def state_of(case: Path) -> dict[str, str]:
-    """What stands in the folder of a case: by relative path, kind, mode and content; folders with their time too, since
-    that tells of files that came and went."""
+    """The state of the folder of a case: type, mode, modification time and content by relative path. The time of a
+    folder reveals files that were created and removed in it."""
     found = {}
     for path in case.rglob("*"):
         name = os.fsencode(path.relative_to(case)).decode("utf-8", "backslashreplace")
@@ -185,8 +185,8 @@ def _digest(path: Path, status: os.stat_result) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def judge(outcome: Outcome, case: Path, before: dict[str, str]) -> None:
-    """Write down what is wrong with what a command did."""
+def find_failures(outcome: Outcome, case: Path, before: dict[str, str]) -> None:
+    """Add the failures of a command to its outcome."""
     printed, errors = (_read(case / name) for name in ("log", "log.err"))
     outcome.printed = f"{printed[-3000:]}\n--- stderr\n{errors[-6000:]}"
     said, both = outcome.failures, printed + errors
@@ -224,7 +224,7 @@ def _read(path: Path) -> str:
 
 
 def _innermost(errors: str) -> str:
-    """The innermost place of ours in the last traceback, or where a process stood when its time was up."""
+    """Our innermost frame in the last traceback, or in the stack of a process that was stopped."""
     frames = re.findall(r'File "([^"]+)", line \d+,? in (.+)', errors)
     ours = [f"{Path(file).name}:{function}" for file, function in frames if f"{os.sep}scratch_gpt{os.sep}" in file]
     if not ours:
@@ -233,14 +233,14 @@ def _innermost(errors: str) -> str:
 
 
 def _holds_secret(folder: Path, before: dict[str, str], after: dict[str, str], prefix: str) -> bool:
-    """Whether a command has copied the secret into files that it wrote."""
+    """Whether a command copied the secret into files that it wrote."""
     changed = [name for name in after if name.startswith(f"{prefix}/") and before.get(name) != after[name]]
     paths = [folder.parent / name for name in changed]
     return any(SECRET.encode() in path.read_bytes() for path in paths if path.is_file() and not path.is_symlink())
 
 
 def cause_with_traceback(arguments: list[str], case: Path, cwd: Path, command: str) -> str:
-    """The innermost place of ours where an error arose that nobody expected: the command once more, with --debug."""
+    """Our innermost frame of an unexpected error: runs the command again with --debug."""
     pid, quiet = os.fork(), os.open(os.devnull, os.O_RDONLY)
     if pid == 0:
         online(command == "push")
@@ -258,7 +258,7 @@ def cause_with_traceback(arguments: list[str], case: Path, cwd: Path, command: s
 
 
 def try_plan(world: World, plan: dict[str, Any], number: int, commands: tuple[str, ...] = COMMANDS) -> list[Outcome]:
-    """Make the directory of a plan and run commands on it; what they leave is removed."""
+    """Create the directory of a plan, run commands on it, and remove their files."""
     fence = world.folder / f"case-{number}"
     case = fence / "a" / "b"
     places = Places(case)
@@ -272,7 +272,7 @@ def try_plan(world: World, plan: dict[str, Any], number: int, commands: tuple[st
                 make_directory(world.base, places, plan)
             outcome = run_command(command, world, case, plan, number)
             outcomes.append(outcome)
-            if outcome.failures or outcome.code == 0:  # the next command gets the directory as the plan has it
+            if outcome.failures or outcome.code == 0:  # the next command needs an unchanged directory
                 shutil.rmtree(fence)
     finally:
         shutil.rmtree(fence, ignore_errors=True)
@@ -280,8 +280,8 @@ def try_plan(world: World, plan: dict[str, Any], number: int, commands: tuple[st
 
 
 def try_cases(world: World, cases: list[Case], jobs: int = 1) -> Iterator[tuple[int, list[Outcome]]]:
-    """The outcomes of each case, by its number, as they come."""
-    gc.freeze()  # so that what was imported stays shared between the processes
+    """Yield the number and the outcomes of each case as it completes."""
+    gc.freeze()  # keeps imported modules shared between the processes
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("fork"))
     try:
         futures = {pool.submit(try_plan, world, plan, n, commands): n for n, (plan, commands) in enumerate(cases)}
@@ -292,7 +292,7 @@ def try_cases(world: World, cases: list[Case], jobs: int = 1) -> Iterator[tuple[
 
 
 def shrink(world: World, plan: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """A plan with as few of its mutations as make the command fail in the same way."""
+    """Remove mutations from a plan as long as the command fails in the same way."""
     left = 0
     while left < len(plan["mutations"]) and len(plan["mutations"]) > 1:
         fewer = {**plan, "mutations": [m for index, m in enumerate(plan["mutations"]) if index != left]}
@@ -304,10 +304,10 @@ def shrink(world: World, plan: dict[str, Any], outcome: Outcome) -> dict[str, An
 
 
 def draw_plans(count: int, seed: int) -> list[dict[str, Any]]:
-    """So many plans, the same for the same seed and version of hypothesis."""
+    """Draw `count` plans, which are deterministic for a seed and a version of hypothesis."""
     plans: list[dict[str, Any]] = []
 
-    # Hypothesis varies what it drew before: of more than are wanted, these are spread out.
+    # Hypothesis varies earlier examples: sampling from more than needed makes the plans more diverse.
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=4 * count,
@@ -327,7 +327,7 @@ def draw_plans(count: int, seed: int) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def hub_running() -> Iterator[str]:
-    """The Hub of helpers/loopback_hub.py in a process of its own; its address."""
+    """Run the Hub of helpers/loopback_hub.py in a child process, and yield its address."""
     streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     code = "import sys; from helpers import loopback_hub as l\n"
     code += "with l.running_hub() as h: print(h.endpoint, flush=True); sys.stdin.read()"
@@ -337,15 +337,15 @@ def hub_running() -> Iterator[str]:
     try:
         yield process.stdout.readline().strip()
     finally:
-        process.stdin.close()  # as happens too when this process is killed
+        process.stdin.close()  # also closed if this process is killed
         process.wait()
 
 
 def as_json(number: int, plan: dict[str, Any], outcome: Outcome) -> str:
-    """A line that tells of a failure, from which it can be tried again."""
+    """Serialise a failure as a JSON line, from which it can be repeated."""
     return json.dumps({"number": number, **asdict(outcome), "plan": plan})
 
 
 def process_count() -> int:
-    """Cores that this process may run on."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0))

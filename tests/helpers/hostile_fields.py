@@ -1,7 +1,7 @@
-"""Hostile values for the files of a run, and the fields that are known to matter.
+"""Hostile values for the files of a run, and the fields that are known to have an effect.
 
-In the texts of a plan, `@OUTSIDE@` stands for a folder that nobody may write to, `@HERE@` for the directory, `@MARK@`
-for a file that code would write, and `@DEEP9@`, `@LONG9@`, `@DIGITS9@`, `@MANY9@` and `@NAMES9@` for nine levels of
+In the texts of a plan, `@OUTSIDE@` is a folder that no command may write to, `@HERE@` the directory, `@MARK@` a file
+that code would create, and `@DEEP9@`, `@LONG9@`, `@DIGITS9@`, `@MANY9@` and `@NAMES9@` for nine levels of
 lists, letters, digits, items of a list and of a mapping.
 """
 
@@ -50,12 +50,12 @@ SIZES = st.sampled_from([0, -1, 1, 2, 3, 16, 1000, 10**5, 10**7, 10**9, 2**31, 2
 
 
 def _one_of(*values: Any) -> st.SearchStrategy[Any]:
-    """Mostly one of these, else any."""
+    """Mostly one of these values, else any hostile value."""
     known = st.sampled_from(values)
     return st.sampled_from([known, known, known, VALUES]).flatmap(lambda chosen: chosen)
 
 
-# --- fields that are known to matter, by file ---
+# --- fields that are known to have an effect, by file ---
 
 CONFIG = {
     **{
@@ -233,7 +233,7 @@ ARGUMENTS = {
     "output_dir": st.sampled_from(PATHS),
     "optimizer": _one_of("adamw", "os.system"),
     "precision": _one_of("bf16"),
-    "compile": _one_of("off", "yes"),  # "on" takes as long as compiling does, which is training
+    "compile": _one_of("off", "yes"),  # "on" would take the time of compilation
     "keep_last": _one_of(0, -1, 1),
     "gradient_accumulation_steps": _one_of(0, 10**9),
     "metric_for_best_model": _one_of("val_loss", ANSI),

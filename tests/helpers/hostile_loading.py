@@ -1,9 +1,9 @@
-"""`push` loads what it will send in a process without this package. Here that process is forked from one that has
-imported transformers, and not this package: starting it takes a tenth of the time.
+"""A fork server for the process without this package in which `push` loads the staged files. The server has imported
+transformers, but not this package, so that starting the process takes a tenth of the time.
 
-Commands find a script as `sys.executable`. It asks the server to fork a process with its arguments, folder, variables
-and streams, and ends with that process. Since the process is no child of the command, the script takes the name
-"fork PID", by which `hostile_process.used_by` counts what the process uses.
+Commands get a script as `sys.executable`. It asks the server to fork a process with its arguments, folder, variables
+and streams, and exits with that process. Since the process is not a child of the command, the script takes the name
+"fork PID", by which `hostile_process.used_by` includes the process.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ sys.exit(int(answers.readline()))
 
 
 def start_server(folder: Path, preload: Callable[[], None]) -> Path:
-    """Start the server, which ends with this process.
+    """Start the server, which exits with this process.
 
     Args:
-        folder: where its socket and the script are made.
-        preload: imports what the processes have imported, but not this package.
+        folder: folder for the socket and the script.
+        preload: imports the modules that all processes need, but not this package.
 
     Returns:
-        The script.
+        Path of the script.
     """
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "socket"))
@@ -54,8 +54,8 @@ def start_server(folder: Path, preload: Callable[[], None]) -> Path:
     if os.fork() == 0:
         try:
             for first, last in ((3, listener.fileno()), (listener.fileno() + 1, os.sysconf("SC_OPEN_MAX"))):
-                os.closerange(first, last)  # others wait until pipes of this process are closed
-            # Else a fork that ends removes the temporary folders of this process; nothing public forgets them.
+                os.closerange(first, last)  # readers wait until pipes of this process are closed
+            # Otherwise a fork removes the temporary folders of this process at exit; there is no public API for this.
             weakref.finalize._registry.clear()  # type: ignore[attr-defined]
             preload()
             _serve(listener, parent)
@@ -67,7 +67,7 @@ def start_server(folder: Path, preload: Callable[[], None]) -> Path:
 
 def _serve(listener: socket.socket, parent: int) -> None:
     path = forked_python._path_of(None)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that serve a script
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # processes that serve a script are not waited for
     listener.settimeout(1)
     while os.getppid() == parent:
         with contextlib.suppress(TimeoutError):
@@ -79,7 +79,7 @@ def _serve(listener: socket.socket, parent: int) -> None:
 
 
 def _serve_script(connection: socket.socket, path: list[str]) -> None:
-    """Fork the process that a script asks for, answer with its id and exit code, and end it when the script ends."""
+    """Fork the process for a script, reply with its id and exit code, and kill it when the script exits."""
     connection.setblocking(True)
     _, streams, *_ = socket.recv_fds(connection, 1, 3)
     requests, answers = connection.makefile("r"), connection.makefile("w")
@@ -100,7 +100,7 @@ def _serve_script(connection: socket.socket, path: list[str]) -> None:
 
 
 def _use_variables(environment: dict[str, str]) -> None:
-    """Those that libraries read when they were imported."""
+    """Set the variables that libraries read only at import."""
     from huggingface_hub import constants
     from transformers import dynamic_module_utils
     from transformers.utils import hub

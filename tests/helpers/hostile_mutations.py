@@ -1,6 +1,6 @@
-"""What can be wrong with a run's directory, as hypothesis draws it.
+"""Hypothesis strategies for mutations of a run's directory.
 
-A plan is plain JSON: one that made a command fail is kept, and applied again. `hostile_apply` does so.
+A plan is plain JSON, so that one that made a command fail can be stored and repeated. `hostile_apply` applies plans.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _put(file: str) -> st.SearchStrategy[dict[str, Any]]:
 _AT = st.lists(st.integers(0, 60), min_size=1, max_size=6)
 _JSON = [name for name in FIELDS if name != "metrics.jsonl"]
 _OFTEN = ["config.json", "run.yaml", "tokenizer.json", "tokenizer_config.json"]
-# How often each, and what.
+# Weight and strategy of each mutation.
 _MUTATIONS: list[tuple[int, st.SearchStrategy[dict[str, Any]]]] = [
     (9, st.sampled_from([*FIELDS, *_OFTEN, *_OFTEN]).flatmap(_put)),
     (

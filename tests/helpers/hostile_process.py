@@ -1,6 +1,6 @@
-"""Processes that are forked from one that has imported everything: a command takes no more than its own work in them.
+"""Child processes forked from one that has imported everything, which saves the time of imports.
 
-Each has streams, folders, variables and limits of its own, and is watched from outside.
+Each has its own streams, folders, variables and limits, and is monitored by the parent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,26 @@ import time
 import traceback
 from pathlib import Path
 
-SECONDS, MEGABYTES, FILE_MEGABYTES, STILL = 30.0, 1000, 300, 25.0
-TOO_SLOW, HUNG, TOO_LARGE = -101, -102, -103  # where an exit code would stand
+SECONDS, MEGABYTES, FILE_MEGABYTES, IDLE_SECONDS = 30.0, 1000, 300, 25.0
+TOO_SLOW, HUNG, TOO_LARGE = -101, -102, -103  # in place of an exit code
 
 
 def environment(folder: Path, endpoint: str) -> dict[str, str]:
-    """Variables to set before anything is imported: no Hub but the one here, one thread, and no files elsewhere."""
+    """Variables to set before anything is imported: the local Hub, one thread, and files only in `folder`."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     home = {"HOME": folder / "home", "HF_HOME": folder / "home" / "hf", "HF_MODULES_CACHE": folder / "home" / "modules"}
-    told = {"TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200", "HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_" + "x" * 24}
+    settings = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "COLUMNS": "200",
+        "HF_ENDPOINT": endpoint,
+        "HF_TOKEN": "hf_" + "x" * 24,
+    }
     more = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "MPLCONFIGDIR": str(folder / "matplotlib")}
-    return {**threads, **told, **more, **{name: str(path) for name, path in home.items()}}
+    return {**threads, **settings, **more, **{name: str(path) for name, path in home.items()}}
 
 
 def preload() -> None:
-    """Import what a command would, before processes are forked, and bind as many threads as they will have: one."""
+    """Import what commands need before processes are forked, and set the number of threads to one."""
     preload_libraries()
     import scratch_gpt
 
@@ -43,7 +48,7 @@ def preload() -> None:
 
 
 def preload_libraries() -> None:
-    """The part of `preload` without this package."""
+    """Import everything but this package."""
     import torch
     import transformers
 
@@ -61,14 +66,14 @@ def preload_libraries() -> None:
     ):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    with contextlib.suppress(ImportError):  # a second of regular expressions, which each opening of a model would take
+    with contextlib.suppress(ImportError):  # compiling its regular expressions takes a second
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
         get_checkpoint_conversion_mapping("llama")
 
 
 def enter(home: Path, cwd: Path, stdin: int, log: Path) -> None:
-    """In a process that was just forked: streams, folder, variables and limits of its own."""
+    """Set streams, folder, variables and limits of a process that was just forked."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -81,14 +86,14 @@ def enter(home: Path, cwd: Path, stdin: int, log: Path) -> None:
     for name in ("tmp", "cache"):
         (home / name).mkdir(exist_ok=True)
     os.environ |= {"TMPDIR": str(home / "tmp"), "SCRATCH_GPT_CACHE": str(home / "cache")}
-    tempfile.tempdir = None  # else that of the process before
+    tempfile.tempdir = None  # otherwise that of the parent process
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_MEGABYTES << 20, FILE_MEGABYTES << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=False)
 
 
 def finish(script: Path | None, arguments: list[str]) -> None:
-    """Run a training script, or `scratch-gpt`, and leave the process with its exit code."""
+    """Run a training script, or `scratch-gpt`, and exit the process with its exit code."""
     sys.argv = [str(script or "scratch-gpt"), *arguments]
     code = 0
     try:
@@ -109,20 +114,22 @@ def finish(script: Path | None, arguments: list[str]) -> None:
     os._exit(code)
 
 
-def online(wanted: bool) -> None:
-    """Whether huggingface_hub may talk to its endpoint; it reads the variable when it is imported, and its own
-    processes later."""
+def online(enabled: bool) -> None:
+    """Set whether huggingface_hub may access its endpoint, in this process, which has imported it, and in child
+    processes."""
     from huggingface_hub import constants
 
-    constants.HF_HUB_OFFLINE = not wanted
-    os.environ["HF_HUB_OFFLINE"] = "0" if wanted else "1"
+    constants.HF_HUB_OFFLINE = not enabled
+    os.environ["HF_HUB_OFFLINE"] = "0" if enabled else "1"
 
 
 def wait_for(pid: int) -> tuple[int, float, float]:
-    """Exit code, seconds and peak memory in MB of a process with all that it starts; one that takes too much is ended.
+    """Wait for a process and its descendants, and return exit code, CPU seconds and peak memory in MB.
 
-    Seconds are those of the processor, so that they do not depend on what else this machine does; a process that waits
-    for something that never comes is ended after `STILL` seconds of the clock without any.
+    A process that exceeds a limit is killed.
+
+    CPU time does not depend on other load of the machine; a process that uses none is killed after `IDLE_SECONDS` of
+    wall-clock time.
     """
     ended, seconds, most = 0, 0.0, 0.0
     last_seconds, last_moved, last_looked = 0.0, time.monotonic(), time.monotonic()
@@ -138,21 +145,21 @@ def wait_for(pid: int) -> tuple[int, float, float]:
         seconds, most = max(seconds, now), max(most, memory)
         if seconds > last_seconds + 0.05:
             last_seconds, last_moved = seconds, time.monotonic()
-        if most > 2.5 * MEGABYTES or seconds > SECONDS or time.monotonic() - last_moved > STILL:
+        if most > 2.5 * MEGABYTES or seconds > SECONDS or time.monotonic() - last_moved > IDLE_SECONDS:
             ended = TOO_LARGE if most > 2.5 * MEGABYTES else TOO_SLOW if seconds > SECONDS else HUNG
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR2)  # says where it stands
+                os.kill(pid, signal.SIGUSR2)  # prints its stack
                 time.sleep(0.5)
                 os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # what it has started, and left
+        os.killpg(pid, signal.SIGKILL)  # remaining descendants
     code = ended or os.waitstatus_to_exitcode(status)
     return code, max(seconds, usage.ru_utime + usage.ru_stime), max(usage.ru_maxrss / 1024, most)
 
 
 def used_by(pid: int) -> tuple[float, float]:
-    """Seconds of the processor that a process and its descendants have used, and the resident memory in MB of the
-    largest of them. From /proc, since this is asked often."""
+    """CPU seconds used by a process and its descendants, and the resident memory in MB of the largest of them. Reads
+    /proc directly, since it is called often."""
     seconds, most, queue = 0.0, 0.0, [str(pid)]
     while queue:
         folder = Path("/proc", queue.pop())

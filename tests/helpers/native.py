@@ -1,4 +1,4 @@
-"""Native models of transformers, a few settings of each."""
+"""Small models of transformers' own classes."""
 
 from transformers import (
     BertConfig,
@@ -34,7 +34,7 @@ FAMILIES = {
 
 
 def native_with(family: str, **fields):
-    """A model of transformers whose weights are the same whatever the fields, as long as its shapes are."""
+    """A model of transformers whose weights do not depend on the fields, if its shapes do not."""
     model_class, config_class, shape = FAMILIES[family]
     config = config_class(**{**shape, **fields})
     model, fixed = randomise(model_class(config), seed=3), model_class(config).state_dict()

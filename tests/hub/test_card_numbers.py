@@ -1,4 +1,4 @@
-"""Numbers on the card, and what a record may have in their place."""
+"""Formatting of numbers on the card, and of other values in their place."""
 
 import pytest
 
@@ -17,5 +17,5 @@ from scratch_gpt.hub.card import _number
         ([1, "<b>"], "\\[1, '\\<b\\>'\\]"),
     ],
 )
-def test_a_number_has_its_thousands_apart_and_anything_else_is_text(value, expected):
+def test_numbers_have_thousands_separators_and_other_values_are_escaped(value, expected):
     assert _number(value) == expected

@@ -1,4 +1,4 @@
-"""Push to and load from a Hub on this machine, over real HTTP, as a stranger with an empty cache; and the card."""
+"""Push to and load from a local Hub over HTTP, without the package and with an empty cache; and the model card."""
 
 import json
 import re
@@ -91,7 +91,7 @@ def test_push_to_hub_on_the_model_object(run, tmp_path):
     assert {"AutoConfig", "AutoModel", *(f"AutoModelFor{head}" for head in heads)} == set(auto_map)
 
 
-def test_a_directory_that_strangers_cannot_open_is_not_pushed(run, tmp_path):
+def test_a_directory_that_does_not_load_without_the_package_is_not_pushed(run, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in run.iterdir():
@@ -162,7 +162,7 @@ def test_the_card_is_valid_and_holds_no_path(run, tmp_path):
 
 
 @pytest.mark.parametrize("example", [0, 1, 2])
-def test_the_cards_ways_to_load_work(run, tmp_path, example):
+def test_the_code_examples_of_the_card_run(run, tmp_path, example):
     examples = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.S)
     assert len(examples) == 3
     script = examples[example].replace("PATH_OR_ID", str(run))
@@ -178,7 +178,7 @@ SHOWN = " ".join(HOSTILE.replace("\x1b", "\\x1b").split())
 
 
 def card_of(task: str, text: str) -> str:
-    """The card of a run whose every text is `text`."""
+    """The card of a run in which every text is `text`."""
     scores = dict.fromkeys(("bleu", "bleu_lowercase", "chrf"), text)
     facts = {"task": task, "parameters": 1, "context_length": 8, "scores": scores, "labels": {text: 2, "plain": 3}}
     facts |= dict.fromkeys(("title", "style", "dataset", "license", "prompt", "rewarded"), text)
@@ -192,8 +192,8 @@ def card_of(task: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("task", FAMILIES)
-def test_a_card_of_hostile_names_has_the_shape_of_one_of_plain_names(task):
-    """No heading, link, picture, HTML, table cell or code block of its own, and the names are there to read."""
+def test_hostile_names_do_not_change_the_structure_of_the_card(task):
+    """Names add no heading, link, image, HTML, table cell or code block, and are readable."""
 
     def shape(card: str) -> list[tuple[str, str]]:
         tokens = [token for each in parse(card) for token in (each, *(each.children or ()))]

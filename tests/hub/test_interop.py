@@ -1,4 +1,4 @@
-"""The ecosystem's own trainers and adapters on our GPT, unchanged: TRL's SFT, DPO and GRPO, PEFT's LoRA."""
+"""TRL's SFT, DPO and GRPO trainers and PEFT's LoRA on our GPT."""
 
 import json
 
@@ -44,8 +44,8 @@ def losses_of(trainer):
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-def test_sft_trainer_learns_from_the_same_tokens_as_we(folder, tmp_path):
-    """By the generation marks of our template: TRL scores exactly the tokens that our own tuning scores."""
+def test_sft_trainer_scores_the_same_tokens_as_our_sft(folder, tmp_path):
+    """With the generation tags of our template, TRL scores exactly the tokens that our SFT scores."""
     from trl import SFTConfig, SFTTrainer
 
     from scratch_gpt.tokenization.chat import encode_conversations
@@ -57,11 +57,11 @@ def test_sft_trainer_learns_from_the_same_tokens_as_we(folder, tmp_path):
     trainer = SFTTrainer(folder, config, train_dataset=rows, processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     ours = encode_conversations(tokenizer, talks[:2], 64)
-    wanted = {tuple(ids[scored].tolist()) for ids, scored in zip(ours.ids, ours.scored, strict=True)}
-    assert {tuple(row[row != -100].tolist()) for row in batch["labels"]} == wanted
+    expected = {tuple(ids[scored].tolist()) for ids, scored in zip(ours.ids, ours.scored, strict=True)}
+    assert {tuple(row[row != -100].tolist()) for row in batch["labels"]} == expected
     trainer.train()
     found = losses_of(trainer)
-    assert found[-1] < 0.9 < found[0]  # log 2 over five or three tokens is what no model can know
+    assert found[-1] < 0.9 < found[0]  # the irreducible loss is log 2 over five or three tokens
 
 
 def test_dpo_trainer_runs_with_a_folder_and_its_own_reference(folder, tmp_path):
@@ -82,7 +82,7 @@ def test_dpo_trainer_runs_with_a_folder_and_its_own_reference(folder, tmp_path):
     assert found[-1] < 0.3
 
 
-def test_grpo_trainer_is_rewarded_by_our_rewards(folder, tmp_path):
+def test_grpo_trainer_uses_our_rewards(folder, tmp_path):
     from trl import GRPOConfig, GRPOTrainer
 
     from scratch_gpt.rl.rewards import pattern_reward
@@ -108,7 +108,7 @@ def test_grpo_trainer_is_rewarded_by_our_rewards(folder, tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_lora_is_trained_saved_loaded_and_merged(preset, tmp_path):
-    """Only the adapter moves; it comes back as it was; merged, the model is ours again, with the same logits."""
+    """Only the adapter is trained; it loads as saved; merged, the model has our class and the same logits."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     model = tiny_model(preset)
@@ -132,22 +132,22 @@ def test_lora_is_trained_saved_loaded_and_merged(preset, tmp_path):
         ".safetensors",
     ]
     with torch.no_grad():
-        wanted = adapted(input_ids=ids).logits
+        expected = adapted(input_ids=ids).logits
         again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
-        torch.testing.assert_close(again.eval()(input_ids=ids).logits, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(again.eval()(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
         merged = again.merge_and_unload()
         assert type(merged) is type(model)
-        torch.testing.assert_close(merged(input_ids=ids).logits, wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
         written = again.generate(input_ids=ids[:1, :4], max_new_tokens=8, do_sample=False)
         assert torch.equal(merged.generate(ids[:1, :4], max_new_tokens=8, do_sample=False), written)
     merged.save_pretrained(tmp_path / "merged")
     with torch.no_grad():
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(input_ids=ids).logits
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_stranger_adapts_a_checkpoint(folder, tmp_path):
-    """PEFT on the code that a checkpoint brings, in a process without the package."""
+def test_peft_adapts_a_checkpoint_without_the_package(folder, tmp_path):
+    """PEFT with the model code in a checkpoint, in a process without the package."""
     code = """
 import sys, torch
 from peft import LoraConfig, get_peft_model
@@ -160,17 +160,19 @@ print(sum(p.grad is not None for p in model.parameters()))
 assert "scratch_gpt" not in sys.modules
 """
     result = run_python("-I", "-c", code, folder, cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
-    assert json.loads(result.stdout.splitlines()[-1]) == 2 * 2 * 7  # two matrices beside each of seven in two blocks
+    assert (
+        json.loads(result.stdout.splitlines()[-1]) == 2 * 2 * 7
+    )  # two matrices for each of seven linear layers in two blocks
 
 
 def test_an_adapted_head_is_part_of_the_loss_without_logits():
-    """Adapters of the head are no part of its weight, by which the loss of long texts is made a few rows at a time."""
+    """Adapters of the head are not in its weight, from which the chunked loss would be computed."""
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False))
     ids = torch.randint(3, 99, (2, 16))
-    wanted = adapted(input_ids=ids, labels=ids).loss
+    expected = adapted(input_ids=ids, labels=ids).loss
     found = adapted(input_ids=ids, labels=ids, skip_logits=True).loss
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
     with adapted.disable_adapter():
-        assert abs(adapted(input_ids=ids, labels=ids).loss - wanted) > 0.01
+        assert abs(adapted(input_ids=ids, labels=ids).loss - expected) > 0.01

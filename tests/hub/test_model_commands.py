@@ -1,4 +1,4 @@
-"""What `scratch-gpt info` and `evaluate` make of the model and the options that they get."""
+"""`scratch-gpt info`, `evaluate`, `judge` and `pairs` with different models and options."""
 
 import pytest
 from helpers.models import save_tiny, tiny_encoder, tiny_model
@@ -8,7 +8,7 @@ from scratch_gpt import ScratchEncoderForMaskedLM, ScratchGPTForSequenceClassifi
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_info_names_tied_weights_where_there_are_some(tied, tmp_path):
+def test_info_names_tied_weights(tied, tmp_path):
     folder = save_tiny(tmp_path / "model")
     tiny_model("llama", tie_word_embeddings=tied).save_pretrained(folder)
     said = run_here("scratch-gpt", "info", str(folder)).stdout
@@ -17,18 +17,18 @@ def test_info_names_tied_weights_where_there_are_some(tied, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["judge", "pairs"])
-def test_a_model_that_generates_no_text_is_refused(command, tmp_path):
+def test_a_model_that_generates_no_text_is_rejected(command, tmp_path):
     tokenizer = train_tokenizer(["a b"], "char", model_max_length=64)
     tokenizer.save_pretrained(tmp_path / "model")
     tiny_encoder(ScratchEncoderForMaskedLM, "bert", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a\n")
     options = ("--reward", "re:a", "--dataset", "prompts.txt", *(("--output", "x.jsonl") if command == "pairs" else ()))
     result = run_here("scratch-gpt", command, "model", *options, cwd=tmp_path, check=False)
-    assert (result.returncode, result.stderr) == (2, "error: a ScratchEncoderForMaskedLM generates no text\n")
+    assert (result.returncode, result.stderr) == (2, "error: model does not continue a text: use 'scratch-gpt fill'\n")
 
 
 def test_a_classifier_is_evaluated_on_the_column_that_is_named(tmp_path):
-    """Of two columns of text, neither of which has the name of one: the table alone does not say which is meant."""
+    """With two text columns of unknown names, `--text_column` is required."""
     tokenizer = train_tokenizer(["a b"], "char", model_max_length=64)
     config = tiny_model("llama", vocab_size=len(tokenizer)).config
     config.id2label, config.pad_token_id = {0: "no", 1: "yes"}, tokenizer.pad_token_id

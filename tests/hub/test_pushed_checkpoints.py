@@ -1,4 +1,4 @@
-"""A checkpoint of a run is a model directory: a push of it sends what a model needs, and no state of the training."""
+"""A checkpoint is a model directory: a push uploads the files of the model, and not the training state."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder / "run/checkpoints/step-00000001"
 
 
-def test_the_files_of_a_push_leave_the_state_of_the_training_behind(checkpoint):
+def test_a_push_omits_the_training_state(checkpoint):
     there = {path.name for path in checkpoint.iterdir()}
     assert there >= MODEL_FILES | STATE_FILES
     sent = {path.name for path in files_to_upload(checkpoint)}
@@ -32,7 +32,7 @@ def test_the_files_of_a_push_leave_the_state_of_the_training_behind(checkpoint):
 
 
 @pytest.mark.slow
-def test_a_pushed_checkpoint_holds_the_weights_once(checkpoint, tmp_path):
+def test_a_pushed_checkpoint_contains_the_weights_once(checkpoint, tmp_path):
     with running_hub() as hub:
         result = push(hub, tmp_path / "home", str(checkpoint), "tester/checkpoint", "--yes")
         assert result.returncode == 0, result.stderr

@@ -1,12 +1,12 @@
-"""The repository that a push goes to."""
+"""Names of the repository of a push."""
 
 from helpers.hub import push
 from helpers.loopback_hub import running_hub
 from helpers.models import save_tiny
 
 
-def test_a_name_without_an_owner_is_one_of_the_users_own(tmp_path):
-    """It is made, and what is stale in it is listed and replaced, as with the full name."""
+def test_a_name_without_an_owner_is_in_the_users_namespace(tmp_path):
+    """It is created, and stale files in it are listed and replaced, as with the full name."""
     folder = save_tiny(tmp_path / "model")
     with running_hub() as hub:
         first = push(hub, tmp_path / "home", str(folder), "theirs", "--yes")
@@ -20,7 +20,7 @@ def test_a_name_without_an_owner_is_one_of_the_users_own(tmp_path):
         assert "chat_template.jinja" not in repository.revisions["main"]
 
 
-def test_a_name_that_can_be_none_is_refused_before_the_hub_is_asked(tmp_path):
+def test_an_invalid_name_is_rejected_without_a_request(tmp_path):
     folder = save_tiny(tmp_path / "model")
     with running_hub() as hub:
         for name in ("a/b/c", "../x", "-a", "a--b", "[/x]/y"):

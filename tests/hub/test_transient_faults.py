@@ -159,7 +159,7 @@ def test_foreign_code_runs_only_with_trust_remote_code(directory, tmp_path):
         assert not ran.exists()
         trusted = push(hub, tmp_path / "home", str(folder), "tester/theirs", "--yes", "--trust_remote_code")
         assert trusted.returncode == 0, trusted.stderr
-        assert "running the code in" in trusted.stdout
+        assert "running code from" in trusted.stdout
         assert ": block.py" in " ".join(trusted.stdout.split())
         assert ran.read_text() == "None"  # it ran, without access to a token
         assert "tester/theirs" in hub.repositories

@@ -1,5 +1,5 @@
-"""Each setting of a native twin, with a value that is neither its default nor ours, on the way in and out: logits are
-those of transformers' own class, and its config comes back as it was."""
+"""Import and export of each setting of a native twin, with a value that is neither its default nor ours: logits equal
+those of transformers' own class, and its config is restored."""
 
 import pytest
 import torch
@@ -24,10 +24,10 @@ ROPES = [
     rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
 ]  # fmt: skip
 SCALED_ROPES = [fields for fields in ROPES if fields["rope_parameters"]["rope_type"] in ("yarn", "longrope")]
-# NanoChat normalises queries and keys after their rotation: it knows no such factor but 1.
+# NanoChat normalises queries and keys after their rotation, which cancels any factor other than 1.
 UNSCALED_ROPES = [fields for fields in ROPES if fields not in SCALED_ROPES]
 UNSCALED_ROPES += [rope(**{**fields["rope_parameters"], "attention_factor": 1.0}) for fields in SCALED_ROPES]
-# What changes the logits of the same weights, and what does not.
+# Settings that change the logits of the same weights; OTHER lists those that do not.
 FORWARD = {
     "llama": [{"rms_norm_eps": 0.3}, {"hidden_act": "gelu"}, *ROPES],
     "nanochat": [{"rms_norm_eps": 0.3}, {"hidden_act": "silu"}, {"final_logit_softcapping": 0.5}, *UNSCALED_ROPES],
@@ -105,7 +105,7 @@ SWEEP = [
 
 
 def logits_of(model, length: int = 30) -> torch.Tensor:
-    """Of two rows, within and beyond the original length of scaled rotary positions."""
+    """Logits of two rows, of lengths within and beyond the original length of scaled rotary positions."""
     x = torch.randint(9, 70, (2, length), generator=torch.Generator().manual_seed(0))
     more = {"decoder_input_ids": x.flip(1)} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
@@ -113,11 +113,11 @@ def logits_of(model, length: int = 30) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("family", "fields", "changes"), SWEEP)
-def test_a_setting_goes_in_and_comes_back(family, fields, changes):
+def test_a_setting_survives_import_and_export(family, fields, changes):
     native = native_with(family, **fields)
     if changes:
         plain = logits_of(native_with(family))
-        assert (logits_of(native) - plain).abs().max() > 1e-2  # losing the field would be seen
+        assert (logits_of(native) - plain).abs().max() > 1e-2  # a lost field would be detected
     ours = import_native(native)
     out = export_native(ours)
     assert type(out) is type(native)
@@ -131,7 +131,7 @@ def test_a_setting_goes_in_and_comes_back(family, fields, changes):
 
 @pytest.mark.parametrize("fields", SCALED_ROPES, ids=lambda fields: fields["rope_parameters"]["rope_type"])
 def test_nanochat_has_no_factor_on_cosines_and_sines(fields):
-    """Both ways, the logits would differ by about 1 without a word."""
+    """In both directions, the logits would silently differ by about 1."""
     with pytest.raises(ScratchError, match=r"attention_factor .*want 1"):
         import_native(native_with("nanochat", **fields))
     ours = import_native(native_with("nanochat"))
@@ -172,7 +172,7 @@ OURS = [
 
 
 @pytest.mark.parametrize(("family", "theirs", "ours"), OURS)
-def test_what_acts_in_training_only_goes_in_too(family, theirs, ours):
+def test_training_settings_are_imported(family, theirs, ours):
     config = import_native(native_with(family, **theirs)).config
     assert {name: getattr(config, name) for name in ours} == ours
 

@@ -1,4 +1,4 @@
-"""Our models against transformers' own: same weights in, same logits out, both ways."""
+"""Our models against transformers' own: equal logits with the same weights, in both directions."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def padded_batch():
 
 
 @pytest.mark.parametrize("name", NATIVES)
-def test_twins_agree_in_and_out(name, tmp_path):
+def test_logits_are_equal_after_import_and_export(name, tmp_path):
     native = randomise(NATIVES[name]()).eval()
     ours = import_native(native)
     out = export_native(ours)
@@ -81,7 +81,7 @@ def test_twins_agree_in_and_out(name, tmp_path):
     x, mask, positions = padded_batch()
     real = mask.bool()
     expected = native(x, attention_mask=mask, position_ids=positions).logits[real]
-    assert expected.std() > 0.1  # the comparison means something
+    assert expected.std() > 0.1  # the comparison is meaningful
     assert (ours(x, attention_mask=mask).logits[real] - expected).abs().max() <= 1e-4
     assert (out(x, attention_mask=mask, position_ids=positions).logits[real] - expected).abs().max() <= 1e-4
 
@@ -95,7 +95,7 @@ def test_twins_agree_in_and_out(name, tmp_path):
 
 
 @pytest.mark.parametrize(("preset", "cls"), [("gpt2", "GPT2LMHeadModel"), ("llama", "LlamaForCausalLM")])
-def test_dtype_and_generation_settings_travel(preset, cls):
+def test_dtype_and_generation_config_are_exported(preset, cls):
     model = tiny_model(preset).to(torch.bfloat16)
     model.generation_config.temperature = 0.7
     model.generation_config.do_sample = True
@@ -107,7 +107,7 @@ def test_dtype_and_generation_settings_travel(preset, cls):
 
 
 @pytest.mark.parametrize("preset", ["llama", "nanochat"])
-def test_half_precision_twins_agree_far_into_a_text(preset):
+def test_half_precision_twins_are_equal_at_late_positions(preset):
     """Rotary frequencies stay in float32: rounded to bfloat16 they are a radian off after some hundred tokens."""
     model = tiny_model(preset, max_position_embeddings=1024).to(torch.bfloat16)
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
@@ -135,12 +135,12 @@ def test_half_precision_twins_agree_far_into_a_text(preset):
         ("nanochat_ngram", {}, "ngram_buckets is 1024, NanoChatForCausalLM has 0"),
     ],
 )
-def test_what_a_twin_cannot_express_is_refused(preset, fields, reason):
+def test_export_rejects_unsupported_settings(preset, fields, reason):
     with pytest.raises(ValueError, match=reason):
         export_native(ScratchGPTForCausalLM(tiny_config(preset, **fields)))
 
 
-def test_import_refuses_what_ours_cannot_express():
+def test_import_rejects_unsupported_settings():
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx is True"):
         import_native(GPT2LMHeadModel(GPT2Config(**SHAPE, scale_attn_by_inverse_layer_idx=True)))
     with pytest.raises(ValueError, match="activation is 'mish'"):

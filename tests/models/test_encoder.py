@@ -299,7 +299,7 @@ def test_what_bert_cannot_express_is_refused(head, preset, fields, reason):
 def test_what_only_the_other_head_reads_does_not_hinder():
     export_native(tiny_encoder(ScratchEncoderForMaskedLM, "bert", classifier_pooling="mean", pooler=False))
     export_native(tiny_encoder(ScratchEncoderForSequenceClassification, "bert", masked_lm_transform=False))
-    with pytest.raises(ScratchError, match="set up as a decoder"):
+    with pytest.raises(ScratchError, match="configured as a decoder"):
         import_native(BertForMaskedLM(BertConfig(**SHAPE, is_decoder=True)))
 
 

@@ -1,4 +1,4 @@
-"""Formulas of learning from rewards, against numbers worked out by hand and against TRL; rewards; rollouts."""
+"""Losses and advantages against manual calculations and TRL; rewards; rollouts."""
 
 import math
 
@@ -17,8 +17,8 @@ from scratch_gpt.rl.rollouts import Rollout
 YES = torch.ones(1, 3, dtype=torch.bool)
 
 
-def close(found, wanted):
-    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(wanted), atol=1e-5, rtol=1e-5)
+def close(found, expected):
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -46,20 +46,20 @@ def test_advantages_by_hand():
     close(returns, [[0.48375, 0.675, 1.0]])
 
 
-def test_advantages_with_both_ones_are_what_is_still_to_come():
+def test_advantages_with_gamma_and_lambda_1_are_remaining_rewards_minus_values():
     rewards, values = torch.randn(2, 6), torch.randn(2, 6)
     mask = torch.tensor([[0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
     advantages, returns = losses.generalized_advantages(rewards, values, mask, 1.0, 1.0)
     for row in range(2):
         given = rewards[row][mask[row]]
-        to_come = given.flip(0).cumsum(0).flip(0)
-        close(returns[row][mask[row]], to_come)
-        close(advantages[row][mask[row]], to_come - values[row][mask[row]])
+        remaining = given.flip(0).cumsum(0).flip(0)
+        close(returns[row][mask[row]], remaining)
+        close(advantages[row][mask[row]], remaining - values[row][mask[row]])
     assert not advantages[~mask].any()
     assert not returns[~mask].any()
 
 
-def test_what_the_mask_hides_changes_nothing():
+def test_masked_values_have_no_effect():
     mask = torch.tensor([[1, 1, 0, 0]], dtype=torch.bool)
     rewards, values = torch.randn(1, 4), torch.randn(1, 4)
     others = [torch.where(mask, x, torch.full_like(x, math.nan)) for x in (rewards, values)]
@@ -76,7 +76,7 @@ def test_whitened_values_have_mean_0_and_variance_1():
 
 
 def test_clipping_by_hand():
-    """Ratios 1.5 and 0.5, clipped at 0.2 around 1: a gain is cut at 1.2, a loss is not cut; below, the other way."""
+    """Ratios 1.5 and 0.5, clipped at 0.2 around 1: a gain is clipped at 1.2, a loss is not; and conversely at 0.5."""
     log_probs = torch.tensor([[1.5, 1.5, 0.5, 0.5]]).log()
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     loss, clipped = losses.clipped_loss(log_probs, torch.zeros(1, 4), advantages, 0.2)
@@ -99,18 +99,18 @@ def test_ppo_and_reinforce_have_the_same_gradient_at_the_policy_that_sampled():
 
 
 def test_the_policy_gradient_is_the_gradient_of_the_expected_reward():
-    """With every outcome of one draw enumerated, its mean is exact, baseline or not."""
+    """The expectation over all outcomes of one sample is exact, with or without a baseline."""
     logits, rewards = torch.randn(1, 1, 5, dtype=torch.float64, requires_grad=True), torch.randn(5, dtype=torch.float64)
     probabilities = logits.softmax(-1).flatten()
-    (wanted,) = torch.autograd.grad(-(probabilities * rewards).sum(), logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(-(probabilities * rewards).sum(), logits, retain_graph=True)
     for baseline in (0.0, 0.7):
         scores = logits.log_softmax(-1).flatten()
         estimate = (probabilities.detach() * losses.policy_gradient_loss(scores, rewards - baseline)).sum()
         (found,) = torch.autograd.grad(estimate, logits, retain_graph=True)
-        close(found, wanted)
+        close(found, expected)
 
 
-def test_values_by_hand():
+def test_value_loss_by_hand():
     values, old, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]])
     close(losses.value_loss(values, old, returns, 0.2), [[0.5 * 0.8**2, 0.5 * 0.9**2]])
 
@@ -129,14 +129,7 @@ def test_baselines_by_hand():
     close(found, [0.5 / (0.5**0.5 + 1e-4), -0.5 / (0.5**0.5 + 1e-4), 0.0, 0.0])
 
 
-def test_the_price_of_kl_follows_its_target():
-    assert losses.next_kl_coefficient(0.1, 6.0, 6.0, 100, 1000) == 0.1
-    assert losses.next_kl_coefficient(0.1, 60.0, 6.0, 1000, 1000) == pytest.approx(0.12)
-    assert losses.next_kl_coefficient(0.1, 0.0, 6.0, 500, 1000) == pytest.approx(0.1 * 0.8**0.5)
-    assert losses.next_kl_coefficient(0.1, 0.0, 6.0, 100_000, 1000) > 0
-
-
-def test_preferences_by_hand():
+def test_dpo_loss_by_hand():
     loss = losses.dpo_loss(*(torch.tensor([x]) for x in (-1.0, -3.0, -2.0, -2.0)), beta=0.5)
     close(loss, [math.log(1 + math.exp(-1.0))])
 
@@ -160,20 +153,20 @@ WRONG = {
     "a number": (lambda prompts, completions, **_: 1.0, "gave float 1.0 for 2 completions"),
     "nothing": (lambda prompts, completions, **_: None, "gave NoneType None for 2 completions"),
     "a tensor": (lambda prompts, completions, **_: torch.eye(2), "list [1.0, 0.0] for completion 0"),
-    "raises": (raises, "raised RuntimeError: no b; the first completion where it does is number 1: 'b' after 'q'"),
+    "raises": (raises, "raised RuntimeError: no b; the first completion for which it does is number 1: 'b' after 'q'"),
     "arguments": (lambda texts: [1.0, 1.0], "raised TypeError"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_reward_names_the_sample(case):
+def test_an_invalid_reward_names_the_sample(case):
     reward, words = WRONG[case]
     with pytest.raises(ScratchError) as caught:
         judge(reward, ["p", "q"], ["a", "b"])
     assert words in str(caught.value)
 
 
-def test_rewards_open_by_name(tmp_path):
+def test_rewards_are_opened_by_name(tmp_path):
     assert judge(open_reward(r"re:\bglad\b"), ["", ""], ["She is glad.", "gladly"]) == [1.0, 0.0]
     (tmp_path / "own.py").write_text(
         "import math\ndef short(prompts, completions, **more):\n    return [math.exp(-len(c)) for c in completions]\n"
@@ -181,12 +174,12 @@ def test_rewards_open_by_name(tmp_path):
     )
     assert judge(open_reward(f"{tmp_path}/own.py:short"), [""], [""]) == [1.0]
     for name, words in {
-        "re:(": "is no regular expression",
+        "re:(": "is not a regular expression",
         f"{tmp_path}/own.py:long": "can't be imported: KeyError: 'long'",
         f"{tmp_path}/none.py:f": "can't be imported: FileNotFoundError",
         "no_such_module:f": "can't be imported: ModuleNotFoundError",
         f"{tmp_path}/own.py:none": "is a int, want a function",
-        str(tmp_path / "nothing"): "no classifier that opens",
+        str(tmp_path / "nothing"): "not a classifier that opens",
     }.items():
         with pytest.raises(ScratchError, match=words):
             open_reward(name)
@@ -204,7 +197,7 @@ def test_a_classifier_is_a_reward(tmp_path):
     for name, label in ((str(tmp_path), 1), (f"{tmp_path}#fine", 1), (f"{tmp_path}#dull", 0)):
         assert judge(open_reward(name), ["", ""], texts) == pytest.approx([p[label] for p in alone], abs=1e-5)
     assert len(judge(open_reward(str(tmp_path)), [""], [""])) == 1
-    with pytest.raises(ScratchError, match=r"asks for the label 'great', .* knows dull, fine"):
+    with pytest.raises(ScratchError, match=r"names the label 'great'; .* has dull, fine"):
         open_reward(f"{tmp_path}#great")
     model.config.problem_type = "multi_label_classification"
     model.save_pretrained(tmp_path)
@@ -212,28 +205,28 @@ def test_a_classifier_is_a_reward(tmp_path):
     assert judge(open_reward(f"{tmp_path}#dull"), ["", ""], texts) == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_reward_model_of_one_number_gives_that_number(tmp_path):
+def test_a_reward_model_with_one_output_returns_that_output(tmp_path):
     tokenizer = train_tokenizer(["good film"], "char", model_max_length=64)
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", vocab_size=len(tokenizer), num_labels=1)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    wanted = model(**tokenizer("good", return_tensors="pt")).logits.item()
-    assert judge(open_reward(str(tmp_path)), [""], ["good"]) == pytest.approx([wanted], abs=1e-5)
+    expected = model(**tokenizer("good", return_tensors="pt")).logits.item()
+    assert judge(open_reward(str(tmp_path)), [""], ["good"]) == pytest.approx([expected], abs=1e-5)
 
 
-def test_a_model_without_labels_judges_nothing(writer):
-    with pytest.raises(ScratchError, match="is a ScratchGPTForCausalLM, which knows no labels"):
-        open_reward(str(writer[2]))
+def test_a_model_without_labels_is_rejected_as_a_reward(policy):
+    with pytest.raises(ScratchError, match="is a ScratchGPTForCausalLM, which has no labels"):
+        open_reward(str(policy[2]))
 
 
-def test_numbers_of_every_kind_are_numbers():
+def test_a_reward_may_return_any_number_type():
     given = [np.float32(0.5), torch.tensor(0.25), True, 2]
     assert judge(lambda prompts, completions: given, [""] * 4, [""] * 4) == [0.5, 0.25, 1.0, 2.0]
     assert judge(lambda prompts, completions: np.ones(1), [""], [""]) == [1.0]
     assert judge(raises, [], []) == []
 
 
-def test_a_reward_may_import_its_neighbours(tmp_path):
+def test_a_reward_may_import_from_its_folder(tmp_path):
     (tmp_path / "helper.py").write_text("one = 1.0\n")
     (tmp_path / "mine.py").write_text("import helper\ndef f(prompts, completions): return [helper.one]\n")
     assert judge(open_reward(f"{tmp_path}/mine.py:f"), [""], [""]) == [1.0]
@@ -246,9 +239,9 @@ def test_a_reward_may_import_its_neighbours(tmp_path):
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
-def writer(request, tmp_path_factory):
-    """A model with settings of generation that would bend what it draws."""
-    folder = save_tiny(tmp_path_factory.mktemp("writer"))
+def policy(request, tmp_path_factory):
+    """A model with generation settings that would change the sampling distribution."""
+    folder = save_tiny(tmp_path_factory.mktemp("policy"))
     tokenizer = train_tokenizer(["abcdefgh "], "char")
     model = tiny_model(request.param, vocab_size=len(tokenizer))
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
@@ -257,42 +250,42 @@ def writer(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_scores_are_those_of_the_distribution_that_was_sampled_from(writer, temperature):
-    """Of 4,000 draws of one token, each comes as often as its log-probability says; and the scores of whole
-    completions, of prompts of different lengths together, are those that `generate` reports."""
-    model, tokenizer, _ = writer
+def test_scores_are_log_probabilities_of_the_sampling_distribution(policy, temperature):
+    """Scores of completions, for prompts of different lengths in a batch, equal the model's log-probabilities; and the
+    frequencies of 4,000 sampled tokens match their probabilities."""
+    model, tokenizer, _ = policy
     prompts = [[1, 6, 7], [1], [1, 8, 6, 7, 6]]
     torch.manual_seed(0)
-    found = rollouts.write(model, tokenizer, prompts * 4, 12, temperature, 5)
+    found = rollouts.generate(model, tokenizer, prompts * 4, 12, temperature, 5)
     scored = rollouts.score(model, found, 0, temperature, 4)
     for rollout, (log_probs, _) in zip(found, scored, strict=True):
         ids = torch.tensor([rollout.prompt + rollout.completion])
         logits = model(ids).logits[0, len(rollout.prompt) - 1 : -1] / temperature
         close(log_probs, logits.log_softmax(-1)[range(len(rollout.completion)), rollout.completion])
-    draws = rollouts.write(model, tokenizer, [[1, 6]] * 4000, 1, temperature, 1000)
+    draws = rollouts.generate(model, tokenizer, [[1, 6]] * 4000, 1, temperature, 1000)
     counts = torch.bincount(torch.tensor([d.completion[0] for d in draws]), minlength=len(tokenizer)) / 4000
-    wanted = (model(torch.tensor([[1, 6]])).logits[0, -1] / temperature).softmax(-1)
-    assert (counts - wanted).abs().max() < 4 * (0.25 / 4000) ** 0.5
+    expected = (model(torch.tensor([[1, 6]])).logits[0, -1] / temperature).softmax(-1)
+    assert (counts - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
     assert model.generation_config.suppress_tokens == [6]
 
 
-def test_rows_hold_what_was_chosen(writer):
+def test_rollouts_are_padded_with_aligned_labels(policy):
     found = [Rollout([1, 5], [6, 7, 2], "", log_probs=[-1.0, -2.0, -3.0]), Rollout([1], [8], "", log_probs=[-4.0])]
-    rows = rollouts.rows_of(found, 0, old="log_probs")
+    rows = rollouts.pad_rollouts(found, 0, old="log_probs")
     assert rows["input_ids"].tolist() == [[1, 5, 6, 7], [1, 0, 0, 0]]
     assert rows["labels"].tolist() == [[-100, 6, 7, 2], [8, -100, -100, -100]]
     assert rows["old"].tolist() == [[0, -1, -2, -3], [-4, 0, 0, 0]]
 
 
-def test_completions_end_where_the_model_ends_them(writer):
-    model, tokenizer, _ = writer
-    found = rollouts.write(model, tokenizer, [[1]] * 200, 30, 1.0, 64)
+def test_completions_end_at_the_end_token(policy):
+    model, tokenizer, _ = policy
+    found = rollouts.generate(model, tokenizer, [[1]] * 200, 30, 1.0, 64)
     ended = [r for r in found if r.completion[-1] == 2]
     assert ended
     assert all(2 not in r.completion[:-1] for r in found)
     assert all(len(r.completion) == 30 for r in found if r not in ended)
 
 
-def test_distinct_pairs_of_words():
-    assert rollouts.distinct(["a b a b", "a b"]) == 2 / 4
-    assert rollouts.distinct(["a", ""]) == 0.0
+def test_distinct_word_bigrams():
+    assert rollouts.distinct_ngrams(["a b a b", "a b"]) == 2 / 4
+    assert rollouts.distinct_ngrams(["a", ""]) == 0.0

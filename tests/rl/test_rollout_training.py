@@ -39,15 +39,15 @@ def task_of(dropout: float = 0.0, value_head: bool = False, reward=None, **setti
 
 
 def two_rollouts() -> list[Rollout]:
-    """Of two tokens and of one. The policy likes the first token more than the reference does, and the others less."""
+    """Rollouts of two tokens and one. The policy prefers the first token more than the reference does, others less."""
     first = Rollout([1, 5], [6, 7], "ab", reward=3.0, log_probs=[-1.0, -2.0], reference_log_probs=[-1.5, -1.2])
     other = Rollout([1], [8], "c", reward=1.0, log_probs=[-2.0], reference_log_probs=[-1.0])
     first.values, other.values = [0.5, 1.0], [0.25]
     return [first, other]
 
 
-def close(found, wanted):
-    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(wanted), atol=1e-5, rtol=1e-5)
+def close(found, expected):
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_advantages_of_ppo_by_hand():
@@ -95,8 +95,7 @@ def test_the_loss_of_two_rollouts_by_hand(algorithm, entropy_coefficient):
         grpo        max(-A r, -A clip(r)) + 0.4 · (p_ref / p - log(p_ref / p) - 1)     r = p / p_old
         ppo         max(-A r, -A clip(r)) + 0.7 · 1/2 max((V - R)², (V_old + clip(V - V_old) - R)²)
 
-    each minus the entropy coefficient times the entropy: what is far from the reference costs, what is undecided
-    pays."""
+    each minus the entropy coefficient times the entropy: distance to the reference is penalised, entropy rewarded."""
     settings = {"kl_coefficient": 0.4, "entropy_coefficient": entropy_coefficient, "batch_size": 4, "temperature": 0.8}
     if algorithm != "reinforce":
         settings["clip_range"] = 0.1
@@ -125,9 +124,9 @@ def test_the_loss_of_two_rollouts_by_hand(algorithm, entropy_coefficient):
                 loss = loss + 0.4 * (difference.exp() - difference - 1)
             if algorithm == "ppo":
                 value = task.policy.value_head(out.hidden_states[-1])[0, at]
-                old, wanted = rollout.values[i], rollout.returns[i]
-                held = old + (value - old).clamp(-0.2, 0.2)
-                loss = loss + 0.7 * 0.5 * torch.maximum((value - wanted) ** 2, (held - wanted) ** 2)
+                old, expected = rollout.values[i], rollout.returns[i]
+                clipped_value = old + (value - old).clamp(-0.2, 0.2)
+                loss = loss + 0.7 * 0.5 * torch.maximum((value - expected) ** 2, (clipped_value - expected) ** 2)
             total = total + loss - entropy_coefficient * drawn.entropy()
     assert task.count(batch) == 3
     assert task.loss(task.policy, batch).item() == pytest.approx(total.item(), rel=1e-4)
@@ -136,9 +135,9 @@ def test_the_loss_of_two_rollouts_by_hand(algorithm, entropy_coefficient):
 # --- dropout ---------------------------------------------------------------------------------------------
 
 
-def test_rollouts_are_written_and_scored_without_dropout():
-    """A policy with a dropout of 0.5 that is being trained writes what one without dropout writes. Log-probabilities
-    are those of both models as they are used, and the policy goes on training."""
+def test_rollouts_are_sampled_and_scored_without_dropout():
+    """A policy in training with dropout 0.5 samples the same as one without. Log-probabilities are those of both models
+    in evaluation mode, and the policy stays in training mode."""
     with_dropout, without = (task_of(dropout, algorithm="ppo", batch_size=4) for dropout in (0.5, 0.0))
     for one, other in ((with_dropout.policy, without.policy), (with_dropout.reference, without.reference)):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -156,7 +155,7 @@ def test_rollouts_are_written_and_scored_without_dropout():
     assert with_dropout.evaluate(with_dropout.policy) == without.evaluate(without.policy)
 
 
-def test_each_round_writes_something_else_and_the_same_when_it_is_written_again():
+def test_rounds_differ_and_a_repeated_round_is_the_same():
     task = task_of(algorithm="ppo", batch_size=4)
     rounds = [[r.completion for r in task._write_round(number)] for number in (0, 1, 0)]
     assert rounds[0] == rounds[2]
@@ -173,11 +172,11 @@ def test_completions_of_one_prompt_differ():
 
 
 def test_the_reported_kl_is_of_the_policy_to_the_reference():
-    """log p - log p_ref of what the policy wrote, summed over a completion, and the mean over completions."""
+    """log p - log p_ref of the policy's samples, summed over a completion and averaged over completions."""
     first, other = two_rollouts()
     assert first.kl == pytest.approx(0.5 - 0.8)
     assert other.kl == pytest.approx(-1.0)
-    found = rollouts.figures_of([first, other])
+    found = rollouts.metrics_of([first, other])
     assert found["kl"] == pytest.approx((-0.3 - 1.0) / 2)
     assert found["reference_perplexity"] == pytest.approx(math.exp((1.5 + 1.2 + 1.0) / 3))
     assert (found["reward"], found["length"]) == (2.0, 1.5)

@@ -20,7 +20,7 @@ from scratch_gpt import (
     train_tokenizer,
 )
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hardware import chooses_bf16
+from scratch_gpt.hardware import should_use_bf16
 from scratch_gpt.train.arguments.training import TrainingArguments
 from scratch_gpt.train.engine.task import DataState, items_left
 from scratch_gpt.train.optim.optimizers import build_optimizers
@@ -276,18 +276,18 @@ def test_bfloat16_is_chosen_by_the_matrix_units_of_the_processor(monkeypatch):
         for name in probes:
             has = present if name == "_is_amx_tile_supported" else not present
             monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
-        assert chooses_bf16("auto") is present
-        assert chooses_bf16("bf16")
-        assert not chooses_bf16("fp32")
+        assert should_use_bf16("auto") is present
+        assert should_use_bf16("bf16")
+        assert not should_use_bf16("fp32")
 
 
 def test_bfloat16_that_a_gpu_emulates_is_not_chosen(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert not chooses_bf16("auto")
+    assert not should_use_bf16("auto")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert chooses_bf16("auto")
+    assert should_use_bf16("auto")
 
 
 def test_no_training_runs_without_a_step(tmp_path):

@@ -22,7 +22,7 @@ from scratch_gpt import ScratchGPTConfig
 from scratch_gpt.train.arguments.training import PretrainingArguments
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.cost_estimate import _forward
-from scratch_gpt.train.engine.startup import build_model, keep_memory
+from scratch_gpt.train.engine.startup import build_model, retain_freed_memory
 width, layers, vocabulary, batch, length, optimizer = *map(int, sys.argv[1:6]), sys.argv[6]
 torch.set_num_threads(1)
 def model(width, layers, vocabulary):
@@ -42,7 +42,7 @@ def steps(model, batch, length):
             each.zero_grad()
         peaks.append(peak())
     assert peaks[-1] <= 1.003 * peaks[-4], peaks
-keep_memory()
+retain_freed_memory()
 steps(model(16, 1, 32), 1, 8)  # libraries and thread pools, before the baseline
 before = peak()
 steps(model(width, layers, vocabulary), batch, length)

@@ -337,13 +337,13 @@ def test_rows_of_a_run_are_dealt_out_without_loss_or_repeat(text_file):
 @pytest.mark.slow
 def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
     """Real training on the built-in stories, a small part of the default run."""
-    from scratch_gpt.evaluation.story_report import judge_stories
+    from scratch_gpt.evaluation.story_report import score_stories
 
     options = ("--max_steps", "100", "--num_stories", "6000", "--eval_every", "100", "--num_threads", "1")
     run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), *options)
     last = metrics(tmp_path / "run")[-1]
     assert 0.99 < last["val_loss"] / last["entropy_floor"] < 1.2
-    assert judge_stories([last["sample"].rsplit(".", 1)[0] + "."], "").parsed > 0.5
+    assert score_stories([last["sample"].rsplit(".", 1)[0] + "."], "").parsed > 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The code that a checkpoint brings: nobody is asked whether to run it, and without the option none runs."""
+"""Code in a checkpoint: no command prompts for trust, and without the option no code runs."""
 
 import ast
 import json
@@ -13,12 +13,10 @@ from helpers.processes import PROJECT, run_here
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.loading import load_model, open_tokenizer
 
-# Code that a checkpoint brings
-
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A model directory whose config and tokenizer name code that leaves a mark where it runs."""
+    """A model directory whose config and tokenizer refer to code that creates a file when it runs."""
     folder = save_tiny(tmp_path / "foreign")
     for path in folder.glob("*.py"):
         path.unlink()
@@ -44,7 +42,7 @@ TERMINAL = {
 
 
 @pytest.mark.parametrize("command", TERMINAL)
-def test_nobody_is_asked_whether_to_run_code_and_none_runs(command, foreign, tmp_path):
+def test_no_command_prompts_for_trust_or_runs_code(command, foreign, tmp_path):
     save_tiny(tmp_path / "plain")
     (tmp_path / "prompts.txt").write_text("a\n")
     code, printed = run_in_terminal(*TERMINAL[command].split(), cwd=tmp_path)
@@ -65,7 +63,7 @@ def test_a_plain_tokenizer_of_a_foreign_model_opens_without_its_code(foreign, tm
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_of_ours_opens_without_a_question_or_a_warning(tmp_path):
+def test_our_tokenizer_opens_without_a_prompt_or_warning(tmp_path):
     save_tiny(tmp_path / "ours")
     code, printed = run_in_terminal("tokenizer", "encode", "ours", "a b", cwd=tmp_path)
     assert code == 0, printed
@@ -73,7 +71,7 @@ def test_a_tokenizer_of_ours_opens_without_a_question_or_a_warning(tmp_path):
     assert "[transformers]" not in printed
 
 
-def test_our_own_directories_open_with_the_decision_passed_on(tmp_path):
+def test_our_directories_open_without_trust(tmp_path):
     folder = save_tiny(tmp_path / "ours")
     assert "auto_map" in json.loads((folder / "config.json").read_text())
     assert load_model(folder, trust_remote_code=False).num_parameters() > 0
@@ -84,10 +82,10 @@ def test_the_tokenizers_code_is_named_before_it_runs(foreign, capsys, tmp_path):
     with pytest.raises(ScratchError, match="no folder or Hub id that opens"):
         open_tokenizer(str(foreign), trust_remote_code=True)
     assert (tmp_path / "ran").exists()
-    assert f"running code that {foreign} brings: evil.Fast" in capsys.readouterr().err
+    assert f"running code from {foreign}: evil.Fast" in capsys.readouterr().err
 
 
-def test_a_command_passes_its_trust_on_to_the_tokenizer(foreign, tmp_path):
+def test_a_command_passes_trust_remote_code_to_the_tokenizer(foreign, tmp_path):
     shutil.copy(save_tiny(tmp_path / "plain") / "config.json", foreign)
     command = ("generate", str(foreign), "--prompt", "a b")
     run_here("scratch-gpt", *command, check=False)
@@ -102,7 +100,7 @@ def loading_calls(path: Path) -> list[ast.Call]:
     return [call for call in calls if getattr(call.func, "attr", getattr(call.func, "id", None)) in names]
 
 
-def test_every_call_that_opens_something_passes_the_decision_on():
+def test_every_loading_call_passes_trust_remote_code():
     """Without the argument, transformers asks at a terminal, and runs the code on a "y"."""
     found = 0
     for path in sorted((PROJECT / "scratch_gpt").rglob("*.py")):
@@ -111,6 +109,3 @@ def test_every_call_that_opens_something_passes_the_decision_on():
             given = {keyword.arg for keyword in call.keywords}
             assert "trust_remote_code" in given, f"{path.relative_to(PROJECT)}:{call.lineno}"
     assert found > 15
-
-
-# Translation

@@ -1,33 +1,33 @@
-"""Hostile directories: no code in them runs, nothing outside of them is written, and no command fails in another way
-than with one line. `stress/hostile_directories.py` tries thousands; here are a few, the same each time."""
+"""Hostile directories: no code in them runs, nothing outside of them is written, and commands fail only with an error
+of one line. `stress/hostile_directories.py` tests thousands; this is a small fixed selection."""
 
 import json
 
 import pytest
 from helpers.hostile_apply import SECRET, Places, make_directory, make_outside, rewrite_manifest
-from helpers.hostile_directories import COMMANDS, Outcome, draw_plans, judge, state_of
+from helpers.hostile_directories import COMMANDS, Outcome, draw_plans, find_failures, state_of
 from helpers.hostile_fields import CODE
 from helpers.hostile_mutations import CHECKPOINTS
 from helpers.processes import PROJECT, run_python
 
 STRESS = str(PROJECT / "stress" / "hostile_directories.py")
-SOUND = {"mutations": [], "where": "root", "manifest": True, "answer": True, "inside": False}
-KNOWN = PROJECT / "tests" / "helpers" / "hostile_plans.jsonl"
+VALID = {"mutations": [], "where": "root", "manifest": True, "answer": True, "inside": False}
+KNOWN_PLANS = PROJECT / "tests" / "helpers" / "hostile_plans.jsonl"
 
 
 def table_of(printed: str) -> dict[str, list[str]]:
-    """Runs, refused, succeeded, worst seconds, worst MB and failures, by command."""
+    """Columns of the table (runs, refused, succeeded, worst seconds, worst MB, failures) by command."""
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
     return {row[0]: row[1:] for row in rows}
 
 
-def test_hostile_directories_are_refused_or_used_and_do_no_harm(tmp_path):
-    """A sound directory, which every command must take; plans that once did harm, with the command that they did it
-    with; and a few new ones."""
+def test_hostile_directories_do_no_harm(tmp_path):
+    """A valid directory, which every command must accept; plans that caused failures in the past, with their command;
+    and a few new plans."""
     plans = tmp_path / "plans.jsonl"
-    sound = "".join(json.dumps({"command": command, "plan": SOUND}) + "\n" for command in COMMANDS)
-    plans.write_text(sound + KNOWN.read_text())
-    drawn = ("--directories", "2", "--seed", "5", "--commands", *(set(COMMANDS) - {"push"}))  # which takes the longest
+    valid = "".join(json.dumps({"command": command, "plan": VALID}) + "\n" for command in COMMANDS)
+    plans.write_text(valid + KNOWN_PLANS.read_text())
+    drawn = ("--directories", "2", "--seed", "5", "--commands", *(set(COMMANDS) - {"push"}))  # the slowest command
     options = ("--replay", str(plans), *drawn, "--show", "--output", str(tmp_path / "out"))
     result = run_python(STRESS, *options, cwd=tmp_path, check=False, fresh=True)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-4000:]
@@ -36,12 +36,12 @@ def test_hostile_directories_are_refused_or_used_and_do_no_harm(tmp_path):
     assert all(int(row[2]) >= 1 for row in table.values()), table
 
 
-# What the harness sees
+# Detection of failures
 
 
 @pytest.fixture
 def case(tmp_path):
-    """The folder of a case, as it is before a command runs."""
+    """The folder of a case before a command runs."""
     base = tmp_path / "base"
     for name in ("", *CHECKPOINTS):
         (base / name).mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def case(tmp_path):
     for name in ("out", "tmp", "cache"):
         (folder / name).mkdir(parents=True)
     make_outside(base, Places(folder))
-    make_directory(base, Places(folder), SOUND)
+    make_directory(base, Places(folder), VALID)
     return folder
 
 
@@ -63,7 +63,7 @@ def write_outside(folder):
     (folder / "outside" / "new").touch()
 
 
-def come_and_go(folder):
+def write_and_remove_outside(folder):
     write_outside(folder)
     (folder / "outside" / "new").unlink()
 
@@ -87,7 +87,7 @@ def copy_secret(folder):
 HARM = {
     run_code: "code ran",
     write_outside: "wrote to outside",
-    come_and_go: "wrote to outside",
+    write_and_remove_outside: "wrote to outside",
     change_mode: "wrote to outside/secret.txt",
     remove_checkpoint_of_another: "wrote to outside/run",
     write_into_directory: "wrote to run",
@@ -96,16 +96,16 @@ HARM = {
 
 
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
-def test_harm_is_seen(harm, case):
+def test_harm_is_detected(harm, case):
     before = state_of(case)
     harm(case)
     outcome = Outcome("export", 0, 1.0, 100.0)
-    judge(outcome, case, before)
+    find_failures(outcome, case, before)
     assert len(outcome.failures) == 1
     assert HARM[harm] in outcome.failures[0]
 
 
-SAID = {
+OUTPUTS = {
     "Traceback (most recent call last)\n": (1, "traceback"),
     "thread '<unnamed>' panicked at src/lib.rs\n": (2, "traceback"),
     "error: KeyError: 'x' (run again as 'scratch-gpt --debug …' for the details)": (1, "unexpected"),
@@ -116,38 +116,38 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("text", SAID)
-def test_bad_manners_are_seen(text, case):
+@pytest.mark.parametrize("text", OUTPUTS)
+def test_invalid_output_is_detected(text, case):
     before = state_of(case)
     (case / "log.err").write_text(text)
-    outcome = Outcome("info", SAID[text][0], 1.0, 100.0)
-    judge(outcome, case, before)
-    assert outcome.failures == [said for said in (SAID[text][1],) if said]
+    outcome = Outcome("info", OUTPUTS[text][0], 1.0, 100.0)
+    find_failures(outcome, case, before)
+    assert outcome.failures == [said for said in (OUTPUTS[text][1],) if said]
 
 
-def test_what_a_command_may_do_is_no_harm(case):
+def test_allowed_changes_are_not_reported(case):
     before = state_of(case)
     (case / "out" / "made").mkdir()
     (case / "cache" / "x").touch()
     outcome = Outcome("export", 0, 1.0, 100.0)
-    judge(outcome, case, before)
+    find_failures(outcome, case, before)
     assert outcome.failures == []
 
 
-def test_too_much_memory_is_seen(case):
+def test_excessive_memory_is_detected(case):
     outcome = Outcome("info", 0, 1.0, 1001.0)
-    judge(outcome, case, state_of(case))
+    find_failures(outcome, case, state_of(case))
     assert outcome.failures == ["too much memory"]
 
 
-def test_plans_are_the_same_for_the_same_seed_and_differ_in_what_they_do():
+def test_plans_are_deterministic_and_diverse():
     plans = draw_plans(60, 3)
     assert plans == draw_plans(60, 3) != draw_plans(60, 4)
     assert len({mutation["do"] for plan in plans for mutation in plan["mutations"]}) >= 8
     assert all(1 <= len(plan["mutations"]) <= 4 for plan in plans)
 
 
-def test_a_rewritten_manifest_is_as_the_package_writes_it(case):
+def test_a_rewritten_manifest_is_valid_for_the_package(case):
     from scratch_gpt.train.checkpoints.manifest import damage
 
     folder = case / "run" / CHECKPOINTS[0]

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of random generators, and which process reads it."""
+"""Random states in checkpoints, and which process reads checkpoints."""
 
 import json
 import random
@@ -18,21 +18,21 @@ from scratch_gpt.train.checkpoints.random_state import (
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps", "xpu", "mtia"])
-def test_every_device_has_its_generator(kind):
-    """Only CUDA's was saved."""
+def test_every_device_has_a_random_generator(kind):
+    """Regression: only CUDA's generator was saved."""
     module = generator_module(torch.device(kind))
     assert module is getattr(torch, kind)
     assert callable(module.get_rng_state)
     assert callable(module.set_rng_state)
 
 
-def test_random_states_come_back():
+def test_random_states_are_restored():
     device = torch.device("cpu")
     assert generator_module(device) is None
     state, generators = get_random_state(device)
     drawn = torch.rand(3), np.random.rand(3), random.random()
     again = json.loads(json.dumps(state))
-    # The state of a device that is not there is left out.
+    # The state of a device that is not available is ignored.
     set_random_state({**again, "device": "cuda"}, [*generators, torch.zeros(16, dtype=torch.uint8)], device)
     assert torch.equal(torch.rand(3), drawn[0])
     assert (np.random.rand(3) == drawn[1]).all()
@@ -56,12 +56,12 @@ import sys
 from pathlib import Path
 from accelerate import PartialState
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.train import manifest
+from scratch_gpt.train.checkpoints import manifest
 from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
 
 run, state = Path(sys.argv[1]), PartialState(cpu=True)
 if not state.is_main_process:
-    manifest._sha256 = None  # nobody else reads the files
+    manifest._sha256 = None  # other processes must not read the files
 newest, before = (run / "checkpoints" / f"step-0000000{step}" for step in (2, 1))
 assert newest_checkpoint(run, state) == newest
 state.wait_for_everyone()
@@ -76,13 +76,13 @@ if state.is_main_process:
 state.wait_for_everyone()
 try:
     newest_checkpoint(run, state)
-    raise AssertionError("a damaged checkpoint was taken")
+    raise AssertionError("a corrupt checkpoint was used")
 except ScratchError as error:
     assert "no checkpoint in" in str(error), error
 """
 
 
-def test_one_process_reads_the_checkpoints_and_the_others_are_told(tmp_path):
+def test_only_the_main_process_reads_the_checkpoints(tmp_path):
     for step in (1, 2):
         folder = tmp_path / f"run/checkpoints/step-0000000{step}"
         folder.mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_one_process_reads_the_checkpoints_and_the_others_are_told(tmp_path):
     assert result.stderr.count("step-00000001 is passed over") == 1
 
 
-def test_sizes_are_looked_at_without_reading(tmp_path):
+def test_sizes_are_checked_without_reading(tmp_path):
     (tmp_path / "file").write_text("text", encoding="utf-8")
     write_manifest(tmp_path)
     (tmp_path / "file").write_text("tixt", encoding="utf-8")

@@ -10,7 +10,7 @@ from helpers.processes import PRETRAIN, TINY_RUN, run_here, run_python
 
 from scratch_gpt.redaction import holds_secret, is_secret, redact
 
-HELD = {
+SECRETS = {
     "HF_TOKEN": "canary-of-the-hub",
     "WANDB_API_KEY": "canary-of-wandb",
     "MY_PASSWORD": "canary-of-mine",
@@ -19,8 +19,8 @@ HELD = {
 
 
 @pytest.fixture(autouse=True)
-def _held(monkeypatch):
-    for name, value in HELD.items():
+def _secrets(monkeypatch):
+    for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
 
 
@@ -63,11 +63,11 @@ def _held(monkeypatch):
         ],
     ],
 )
-def test_what_looks_like_a_secret_is_struck_out_and_nothing_else(text, expected):
+def test_text_that_looks_like_a_secret_is_redacted_and_other_text_is_not(text, expected):
     assert redact(text) == expected
 
 
-def test_which_variables_hold_secrets():
+def test_names_of_variables_that_hold_secrets():
     assert all(
         map(is_secret, ("HF_TOKEN", "hugging_face_hub_token", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GITHUB_PAT"))
     )
@@ -111,14 +111,14 @@ def test_which_variables_hold_secrets():
         ("BEARER", "abcdefgh"),
     ],
 )
-def test_a_real_secret_is_struck_out_wherever_it_stands(name, value, monkeypatch):
+def test_a_secret_is_redacted_anywhere_in_a_text(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     assert holds_secret(name, value)
     assert value not in redact(f"x{value}y 'https://host/{value}' {value!r}")
 
 
 @pytest.mark.parametrize("name", ["PGPASSWORD", "SSHPASS", "GPG_PASSPHRASE", "DB_PASS", "COOKIE", "BEARER"])
-def test_a_short_word_is_struck_out_where_it_stands_alone(name, monkeypatch):
+def test_a_short_secret_is_redacted_as_a_whole_word(name, monkeypatch):
     monkeypatch.setenv(name, "letmein")
     assert (
         redact("postgres://letmein, password_letmein, letmeinside")
@@ -126,8 +126,8 @@ def test_a_short_word_is_struck_out_where_it_stands_alone(name, monkeypatch):
     )
 
 
-def test_a_secret_is_found_in_every_form(monkeypatch):
-    """With a line end, as files have one; in one line, as errors are put; URL-encoded; escaped; a part of JSON."""
+def test_a_secret_is_redacted_in_every_form(monkeypatch):
+    """With a line end, on one line, URL-encoded, escaped, and as a string in JSON."""
     secret = "ab/cd+ef g'h\ni\n"
     monkeypatch.setenv("MY_PASSWORD", secret)
     texts = {secret.strip(), "ab/cd+ef g'h i", repr(secret)[1:-1].removesuffix("\\n"), json.dumps(secret.strip())[1:-1]}
@@ -164,15 +164,15 @@ def test_a_secret_is_found_in_every_form(monkeypatch):
         ("MAX_TOKENS", "1234567890123456"),
     ],
 )
-def test_words_and_paths_of_other_variables_stay(name, value, monkeypatch):
-    """FOO_KEY=production struck the word from every log."""
+def test_words_and_paths_in_other_variables_are_not_redacted(name, value, monkeypatch):
+    """Regression: FOO_KEY=production redacted the word in every log."""
     monkeypatch.setenv(name, value)
     text = f"reading {value}, which is in production"
     assert redact(text) == text
 
 
-def test_a_run_writes_down_no_secret(tmp_path, text_file):
-    """One that is named where it does not belong, in the licence and in the data's address, and those it was lent."""
+def test_a_run_saves_no_secret(tmp_path, text_file):
+    """Secrets in the arguments, here the licence and the URL of the data, and in environment variables."""
     address = "https://me:letmein@host/text.csv"
     options = (*TINY_RUN, "--max_steps", "2", "--dataset_license", "canary-of-mine", "--output_dir")
     result = run_here(PRETRAIN, *options, str(tmp_path / "run"), "--dataset", str(text_file))
@@ -181,13 +181,13 @@ def test_a_run_writes_down_no_secret(tmp_path, text_file):
     assert "https://<password>@host/text.csv" in wrong.stderr
     written = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
     said = "".join(part for r in (result, wrong) for part in (r.stdout, r.stderr))
-    for secret in (*HELD.values(), "letmein"):
+    for secret in (*SECRETS.values(), "letmein"):
         assert secret not in said
         assert secret.encode() not in written
     assert b"<MY_PASSWORD>" in written
 
 
-def test_a_traceback_that_was_asked_for_holds_none():
+def test_a_debug_traceback_contains_no_secret():
     result = run_here("scratch-gpt", "--debug", "info", "https://me:letmein@host/canary-of-mine", check=False)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
@@ -195,7 +195,7 @@ def test_a_traceback_that_was_asked_for_holds_none():
     assert "canary-of-mine" not in result.stderr
 
 
-def test_wrong_arguments_and_logs_hold_none(tmp_path, capsys):
+def test_argument_errors_and_logs_contain_no_secret(tmp_path, capsys):
     run_here(PRETRAIN, "--secret", "canary-of-mine", check=False)  # from here on, logs are redacted too
     logging.getLogger("huggingface_hub").warning("GET %s failed", "https://host/a?X-Amz-Signature=abcd1234")
     logging.getLogger("elsewhere").error("canary-of-mine")
@@ -207,8 +207,8 @@ def test_wrong_arguments_and_logs_hold_none(tmp_path, capsys):
         assert secret not in said
 
 
-def test_a_resume_knows_a_secret_again_and_prints_none(tmp_path, text_file):
-    """One that names the data."""
+def test_a_resume_compares_redacted_arguments(tmp_path, text_file):
+    """With a secret in the name of the data file."""
     for name in ("canary-of-mine", "canary-of-wandb"):
         (tmp_path / f"{name}.txt").write_bytes(text_file.read_bytes())
     options = (*TINY_RUN, "--max_steps", "2", "--output_dir", str(tmp_path / "run"), "--dataset")
@@ -220,8 +220,8 @@ def test_a_resume_knows_a_secret_again_and_prints_none(tmp_path, text_file):
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "tensorboard", "trackio"])
-def test_a_tracker_is_told_no_secret_of_the_command_line(tracker, tmp_path, text_file):
-    """wandb records `sys.argv` unless it is told not to."""
+def test_a_tracker_receives_no_secret_of_the_command_line(tracker, tmp_path, text_file):
+    """wandb records `sys.argv` by default."""
     if find_spec(tracker) is None:
         pytest.skip(f"{tracker} is not installed: pip install 'scratch_gpt[{tracker}]'")
     token, options = "ghp_" + "a1" * 18, (*TINY_RUN, "--max_steps", "2", "--tracker", tracker)
@@ -230,5 +230,5 @@ def test_a_tracker_is_told_no_secret_of_the_command_line(tracker, tmp_path, text
     result = run_python(PRETRAIN, *options, *arguments, cwd=tmp_path, WANDB_MODE="offline", **places)
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     kept = [path for path in written if tracker in str(path) or "tfevents" in path.name]
-    assert any(b"see <token>" in written[path] for path in kept), result.stderr  # it was told the arguments
+    assert any(b"see <token>" in written[path] for path in kept), result.stderr  # it received the arguments
     assert [path for path in written if token.encode() in written[path]] == []

@@ -1,6 +1,6 @@
-"""A few bytes can't take the machine: what a config, a tokenizer, a template or a record asks for is bounded.
+"""Small files can't exhaust the machine: the size that a config, tokenizer, template or record specifies is bounded.
 
-Each refusal is made in a process of its own, whose time and growth of memory are measured."""
+Each rejection is tested in a child process, whose time and memory growth are measured."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ from scratch_gpt.untrusted import parse_json, parse_yaml, read_bytes, read_yaml
 
 
 def refusal(function, *arguments, seconds: float = 2.0, mebibytes: float = 200) -> str:
-    """What `function` is refused with, in a child process, in bounded time and memory."""
+    """The error message of `function` in a child process; asserts bounded time and memory."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
@@ -57,7 +57,7 @@ def refusal(function, *arguments, seconds: float = 2.0, mebibytes: float = 200) 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    """A model directory; what a process does once, such as imports, is done."""
+    """A model directory; loading it once completes imports and other initialisation."""
     folder = save_tiny(tmp_path_factory.mktemp("small") / "model")
     load_model(folder)
     open_tokenizer(str(folder))
@@ -95,7 +95,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_a_config_that_asks_for_too_much_is_refused(case, model):
+def test_a_config_of_excessive_size_is_rejected(case, model):
     if "model_type" in CONFIGS[case]:
         shutil.rmtree(model / "model.safetensors", ignore_errors=True)
         settings = {"vocab_size": 99, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -107,15 +107,15 @@ def test_a_config_that_asks_for_too_much_is_refused(case, model):
 
 
 class Auto:
-    """An Auto class that knows one model."""
+    """An Auto class for one model."""
 
     @staticmethod
     def from_config(config, trust_remote_code):
         return ScratchGPTForCausalLM(config)
 
 
-def test_a_size_is_known_exactly_before_memory_is_taken(directory):
-    """Not estimated from some fields: counted on a model without memory."""
+def test_the_size_is_exact_before_memory_is_allocated(directory):
+    """It is not estimated from fields, but counted on a model on the meta device."""
     check_size(Auto, tiny_model("llama").config, directory, False)
     for field, value in (("vocab_size", 10**8), ("intermediate_size", 10**8), ("max_position_embeddings", 10**12)):
         wrong = tiny_model("gpt2").config
@@ -156,14 +156,14 @@ def long_file(name: str, size: int):
     return make
 
 
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+def test_a_folder_instead_of_a_file_is_rejected(tmp_path):
     with pytest.raises(ScratchError, match="is a folder, want a regular file"):
         read_bytes(tmp_path)
 
 
 FILES = {
-    "a header of a gigabyte": (header_of_a_gigabyte, "begins with 1,000,000,000 bytes about its tensors"),
-    "300,000 tensors": (many_tensors, "bytes about its tensors, want at most"),
+    "a header of a gigabyte": (header_of_a_gigabyte, "has a header of 1,000,000,000 bytes"),
+    "300,000 tensors": (many_tensors, "model.safetensors has a header of"),
     "a named pipe as weights": (named_pipe("model.safetensors"), "a named pipe, want a regular file"),
     "a named pipe as config": (named_pipe("config.json"), "a named pipe, want a regular file"),
     "a named pipe deep inside": (
@@ -192,14 +192,14 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_that_takes_time_or_memory_is_refused(case, model):
+def test_a_file_that_takes_time_or_memory_is_rejected(case, model):
     make, said = FILES[case]
     make(model)
     assert said in refusal(load_model, model)
 
 
-def test_files_that_are_not_read_may_be_of_any_size(model):
-    """A log of a trainer, a text to learn from, the state of a run with many processes."""
+def test_files_that_are_not_read_may_have_any_size(model):
+    """Such as a trainer's log, a training text, or the state of a run with many processes."""
     for name in ("trainer_state.json", "training_state.json", "text.txt", "notes.md"):
         long_file(name, 10**9)(model)
     assert load_model(model).num_parameters() > 0
@@ -219,14 +219,14 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("case", TOKENIZERS)
-def test_a_tokenizer_that_lengthens_texts_without_end_is_refused(case, model):
+def test_a_tokenizer_that_expands_texts_without_bound_is_rejected(case, model):
     parts, said = TOKENIZERS[case]
     edit_tokenizer(model, **parts)
     assert said in refusal(open_tokenizer, str(model))
 
 
-def test_padding_that_a_tokenizer_brings_pads_nothing(model):
-    """Asked for so, `encode_batch` would make a million tokens of each text, and cut others."""
+def test_padding_settings_of_a_tokenizer_are_ignored(model):
+    """Otherwise `encode_batch` would pad each text to a million tokens, and truncate others."""
     strategy = {"Fixed": 10**6}
     padding = {"strategy": strategy, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
     edit_tokenizer(model, padding={**padding, "pad_token": "<pad>"}, truncation={
@@ -235,7 +235,7 @@ def test_padding_that_a_tokenizer_brings_pads_nothing(model):
     assert len(tokenizer.backend_tokenizer.encode("a b").ids) == 4  # <bos> and three characters
 
 
-def test_ids_beyond_the_embedding_are_refused(model):
+def test_ids_beyond_the_embedding_are_rejected(model):
     content = json.loads((model / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
     edit_tokenizer(model, model={**content["model"], "vocab": {**vocabulary, "b": 10**6}})
@@ -243,7 +243,7 @@ def test_ids_beyond_the_embedding_are_refused(model):
         check_vocabulary(open_tokenizer(str(model)), 99)
 
 
-def test_a_pattern_that_backtracks_in_a_tokenizer_is_an_error_of_one_line(capfd):
+def test_a_tokenizer_pattern_with_catastrophic_backtracking_is_an_error(capfd):
     tokenizer = train_tokenizer(["a b"], "char", model_max_length=64)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")
     with pytest.raises(ScratchError, match="the tokenizer fails on this text"), tokenizer_errors():
@@ -267,7 +267,7 @@ def test_a_chat_template_is_bounded_and_runs_no_code(case):
     tokenizer = train_tokenizer(["a b"], "char", model_max_length=64)
     tokenizer.chat_template = TEMPLATES[case]
     messages = [{"role": "user", "content": "a"}]
-    # The template's own two seconds; and a string may double between two looks.
+    # The template's limit of two seconds; and a string may double between two checks.
     assert "chat template" in refusal(render_chat, tokenizer, messages, seconds=4.0, mebibytes=900)
 
 
@@ -282,26 +282,26 @@ def test_a_chat_template_is_bounded_and_runs_no_code(case):
         ({"default": "a", "tool_use": "{{ 2 ** 10 }}"}, "multiplies"),
     ],
 )
-def test_a_chat_template_that_can_fill_the_memory_at_once_is_refused(template, said):
+def test_a_chat_template_that_can_exhaust_memory_at_once_is_rejected(template, said):
     assert said in refusal(check_template, template)
 
 
-def test_usual_chat_templates_pass():
+def test_common_chat_templates_are_accepted():
     from scratch_gpt.tokenization.chat import CHAT_TEMPLATE
 
     for template in (CHAT_TEMPLATE, None, "{{ '=' * 80 }}", "{%- generation -%}a{%- endgeneration -%}{% break %}"):
         check_template(template)
 
 
-def test_a_reward_pattern_that_backtracks_for_ever_is_ended():
+def test_a_reward_pattern_with_catastrophic_backtracking_is_stopped():
     reward = open_reward("re:^(a+)+$")
     said = refusal(judge, reward, ["x"], ["a" * 60 + "!"])
     assert "the search for ^(a+)+$ in one completion ran for more than 1 s" in said
 
 
 @pytest.mark.parametrize("pattern", ["(" * 5000 + ")" * 5000, "a{99999999999999}", "(?P<x"])
-def test_a_reward_pattern_that_is_none_is_refused(pattern):
-    assert "is no regular expression" in refusal(open_reward, f"re:{pattern}")
+def test_an_invalid_reward_pattern_is_rejected(pattern):
+    assert "is not a regular expression" in refusal(open_reward, f"re:{pattern}")
 
 
 def aliases(depth: int) -> str:
@@ -326,7 +326,7 @@ def test_yaml_and_json_are_bounded(tmp_path):
     assert "a named pipe, want a regular file" in refusal(read_bytes, tmp_path / "pipe")
 
 
-def test_whole_numbers_that_a_config_may_have_pass(directory):
+def test_large_valid_numbers_in_a_config_are_accepted(directory):
     """A config of a rotary model with positions for ten million tokens takes no more memory for them."""
     config = json.loads((directory / "config.json").read_text())
     assert config["num_hidden_layers"] == 2

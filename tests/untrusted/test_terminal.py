@@ -1,4 +1,4 @@
-"""What comes from elsewhere has no effect on a terminal: control characters are shown, markup is read nowhere."""
+"""Untrusted text has no effect on a terminal: control characters are escaped, markup is not interpreted."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def test_control_characters_become_escapes(text, expected):
     assert printable(text) == expected
 
 
-def test_a_console_reads_no_markup_and_prints_no_control_character():
+def test_a_console_interprets_no_markup_and_prints_no_control_character():
     out = io.StringIO()
     console = SafeConsole(file=out, force_terminal=True, width=200)
     table = Table(f"[red]name{CLEAR}", title="[/x]/y")
@@ -52,7 +52,7 @@ def test_a_console_reads_no_markup_and_prints_no_control_character():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    """A model directory whose vocabulary has control characters, and which writes nothing else."""
+    """A model directory whose vocabulary has control characters, and which generates nothing else."""
     folder = tmp_path_factory.mktemp("terminal") / "model"
     tokenizer = train_tokenizer(["\x1b[2J\x9b"], "char", model_max_length=64)
     tokenizer.save_pretrained(folder)
@@ -92,25 +92,25 @@ def test_a_vocabulary_with_control_characters_has_no_effect_at_a_terminal(comman
     assert "\\x1b" in printed or "\\x9b" in printed
     assert "\x1b[2J" not in printed
     assert "\x9b" not in printed
-    if command != "tokenizer encode":  # which colours the tokens
+    if command != "tokenizer encode":  # it colours the tokens
         assert "\x1b" not in printed
 
 
-def test_into_a_pipe_every_character_is_written_as_it_is(directory):
+def test_characters_are_not_escaped_in_a_pipe(directory):
     content = json.loads((directory / "tokenizer.json").read_text())
     escape = str(content["model"]["vocab"]["\x1b"])
     assert run_here("scratch-gpt", "tokenizer", "decode", str(directory), escape).stdout == "\x1b\n"
 
 
-def test_an_error_names_a_file_without_its_control_characters(tmp_path):
+def test_an_error_escapes_the_control_characters_of_a_file_name(tmp_path):
     result = run_here("scratch-gpt", "info", str(tmp_path / f"{CLEAR}none"), check=False)
     assert result.returncode == 2
     assert "\x1b" not in result.stderr
     assert "\\x1b[2J" in result.stderr
 
 
-def test_a_pattern_that_backtracks_ends_a_command_in_one_line(tmp_path):
-    """The engine's limit is a panic, which is no `Exception`: it was a traceback past the redaction."""
+def test_a_pattern_with_catastrophic_backtracking_is_an_error_of_one_line(tmp_path):
+    """Regression: the engine's limit is a panic, not an `Exception`, and was printed as an unredacted traceback."""
     tokenizer = train_tokenizer(["a b c"], "char", model_max_length=64)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")
     tokenizer.save_pretrained(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""A run's directory from someone else: it grants itself no trust, and nothing outside of it is written or removed."""
+"""Untrusted run directories: they can't grant trust, and nothing outside of them is written or removed."""
 
 import json
 import os
@@ -20,9 +20,9 @@ PPO = str(PROJECT / "training" / "policy_gradient.py")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished_run(tmp_path_factory) -> Path:
     """A run of two steps with a checkpoint at each."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("finished_run")
     (folder / "text.txt").write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)
     options = ("--max_steps", "2", "--save_every", "1", "--keep_last", "2", "--dataset", str(folder / "text.txt"))
     run_here(PRETRAIN, "--output_dir", str(folder / "run"), *TINY_RUN, *options)
@@ -30,8 +30,8 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(finished, tmp_path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def run(finished_run, tmp_path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def edit_record(run: Path, part: str, **fields) -> None:
@@ -40,8 +40,8 @@ def edit_record(run: Path, part: str, **fields) -> None:
     (run / "run.yaml").write_text(yaml.safe_dump(record))
 
 
-def refused(script: str, *arguments: str) -> str:
-    """The one line that a command is refused with."""
+def error_of(script: str, *arguments: str) -> str:
+    """Run a command that fails, and return its one-line error."""
     result = run_here(script, *arguments, check=False)
     assert result.returncode == 2, (result.stdout[-2000:], result.stderr[-2000:])
     (line,) = [line for line in result.stderr.splitlines() if line.strip()]
@@ -49,8 +49,8 @@ def refused(script: str, *arguments: str) -> str:
     return line
 
 
-def bring_code(run: Path, marker: Path) -> None:
-    """A model type of its own, whose code leaves a mark, in the run and in its checkpoints; their lists are sound."""
+def add_code(run: Path, marker: Path) -> None:
+    """Add a custom model type to the run and its checkpoints, whose code creates a file; manifests stay valid."""
     for folder in (run, *checkpoint_folders(run)):
         config = json.loads((folder / "config.json").read_text())
         config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"}}
@@ -61,26 +61,26 @@ def bring_code(run: Path, marker: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["verify", "--resume"])
-def test_a_run_that_says_it_is_trusted_is_not(command, run, tmp_path):
-    bring_code(run, tmp_path / "ran")
+def test_a_record_can_not_grant_trust(command, run, tmp_path):
+    add_code(run, tmp_path / "ran")
     edit_record(run, "arguments", trust_remote_code=True, max_steps=3)
     arguments = (
         ("scratch-gpt", "verify", str(run)) if command == "verify" else (PRETRAIN, "--output_dir", str(run), command)
     )
-    said = refused(*arguments)
+    said = error_of(*arguments)
     assert "no model can be opened" in said or "no causal language model can be opened" in said
     assert not (tmp_path / "ran").exists()
 
 
-def test_trust_of_this_command_line_counts(run, tmp_path):
-    bring_code(run, tmp_path / "ran")
+def test_trust_on_the_command_line_is_used(run, tmp_path):
+    add_code(run, tmp_path / "ran")
     run_here("scratch-gpt", "verify", str(run), "--trust_remote_code", check=False)
     assert (tmp_path / "ran").exists()
 
 
 @pytest.fixture
-def rewarded(tmp_path, monkeypatch) -> Path:
-    """A run of PPO whose reward is a function of a file beside it."""
+def rewarded_run(tmp_path, monkeypatch) -> Path:
+    """A run of PPO whose reward is a function in a file of the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a\nb\nc\na b\na c\n")
     Path("helper.py").write_text("def f(prompts, completions):\n    return [float(len(c)) for c in completions]\n")
@@ -91,13 +91,13 @@ def rewarded(tmp_path, monkeypatch) -> Path:
     return tmp_path / "run"
 
 
-def test_the_code_of_a_reward_that_only_the_record_names_does_not_run(rewarded, tmp_path):
-    said = refused(PPO, "--output_dir", str(rewarded), "--resume")
+def test_a_reward_function_named_only_in_the_record_does_not_run(rewarded_run, tmp_path):
+    said = error_of(PPO, "--output_dir", str(rewarded_run), "--resume")
     assert "asks for the reward helper.py:f, which is code: read it, then insist with --trust_remote_code" in said
-    said = refused("scratch-gpt", "verify", str(rewarded))
+    said = error_of("scratch-gpt", "verify", str(rewarded_run))
     assert "asks for the reward helper.py:f, which is code" in said
     assert not (tmp_path / "ran").exists()
-    run_here(PPO, "--output_dir", str(rewarded), "--resume", "--reward", "helper.py:f", cwd=tmp_path)
+    run_here(PPO, "--output_dir", str(rewarded_run), "--resume", "--reward", "helper.py:f", cwd=tmp_path)
     assert (tmp_path / "ran").exists()
 
 
@@ -128,7 +128,7 @@ def link_to_nothing(name: str):
     return make
 
 
-def link_a_partial(run: Path, outside: Path) -> None:
+def link_partial_checkpoint(run: Path, outside: Path) -> None:
     (outside / "kept").mkdir()
     (outside / "kept/file").write_text("kept")
     (run / "checkpoints/.step-00000009.partial").symlink_to(outside / "kept")
@@ -141,7 +141,7 @@ LINKS = {
     "loss.png": link_to_nothing("loss.png"),
     "run.yaml beside": link_to_nothing("failure.json"),
     "target_tokenizer": link_to_nothing("target_tokenizer"),
-    "a partial checkpoint": link_a_partial,
+    "a partial checkpoint": link_partial_checkpoint,
 }
 
 
@@ -152,22 +152,24 @@ def test_nothing_is_written_or_removed_through_a_link(case, run, tmp_path):
     LINKS[case](run, outside)
     before = tree(outside)
     edit_record(run, "arguments", max_steps=4, keep_last=1)
-    assert "is a link, and a run writes and removes files in" in refused(PRETRAIN, "--output_dir", str(run), "--resume")
+    assert "is a link, and a run writes and removes files in" in error_of(
+        PRETRAIN, "--output_dir", str(run), "--resume"
+    )
     assert tree(outside) == before
     assert not (outside / "made").exists()
 
 
-def test_a_fresh_run_writes_through_no_link_either(finished, tmp_path):
+def test_a_new_run_does_not_write_through_a_link(finished_run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").symlink_to(tmp_path / "made")
-    text = str(finished.parent / "text.txt")
+    text = str(finished_run.parent / "text.txt")
     options = ("--output_dir", str(tmp_path / "run"), "--dataset", text, *TINY_RUN, "--max_steps", "1")
-    assert "is a link" in refused(PRETRAIN, *options)
+    assert "is a link" in error_of(PRETRAIN, *options)
     assert not (tmp_path / "made").exists()
 
 
-def test_hard_links_to_files_elsewhere_are_replaced_and_not_written_through(run, tmp_path):
-    """One can't be told from a file, but each write makes a new file that takes the name."""
+def test_hard_links_are_replaced_and_not_written_through(run, tmp_path):
+    """A hard link can't be distinguished from a file, but each write creates a new file and renames it."""
     names = ("metrics.jsonl", "run.yaml", "loss.png", "config.json", "README.md", "model.safetensors")
     for name in names:
         os.link(run / name, tmp_path / name)
@@ -178,16 +180,16 @@ def test_hard_links_to_files_elsewhere_are_replaced_and_not_written_through(run,
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
 
 
-def test_another_runs_checkpoints_are_never_removed(run, finished, tmp_path):
-    """`step-…` that is a link, or has another name, is no checkpoint of this run."""
-    other = Path(shutil.copytree(finished / "checkpoints", tmp_path / "other"))
+def test_checkpoints_of_another_run_are_never_removed(run, finished_run, tmp_path):
+    """A link, or an entry with another name than `step-` and digits, is not a checkpoint of this run."""
+    other = Path(shutil.copytree(finished_run / "checkpoints", tmp_path / "other"))
     (run / "checkpoints/step-00000000").symlink_to(other / "step-00000001")
     (run / "checkpoints/step-old").mkdir()
     (run / "checkpoints/step-00000003.txt").touch()
     assert [path.name for path in checkpoint_folders(run)] == ["step-00000001", "step-00000002"]
 
 
-def test_a_text_replaces_a_link_and_leaves_what_it_led_to(tmp_path):
+def test_write_text_replaces_a_link_and_keeps_its_target(tmp_path):
     (tmp_path / "private").write_text("private")
     (tmp_path / "name").symlink_to(tmp_path / "private")
     write_text(tmp_path / "name", "new")
@@ -201,7 +203,7 @@ def test_a_tokenizer_is_not_written_through_a_link(tmp_path):
     (tmp_path / "t").mkdir()
     (tmp_path / "t/tokenizer.json").symlink_to(tmp_path / "made")
     (tmp_path / "text.txt").write_text("a b c " * 99)
-    said = refused(
+    said = error_of(
         "scratch-gpt", "tokenizer", "train", str(tmp_path / "text.txt"), str(tmp_path / "t"), "--kind", "char"
     )
     assert "is a link, through which a file elsewhere could be written" in said
@@ -224,12 +226,12 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("case", RECORDS)
-def test_a_record_that_is_none_is_refused(case, run):
+def test_an_invalid_record_is_rejected(case, run):
     (run / "run.yaml").write_text(RECORDS[case])
     with pytest.raises(ScratchError, match=r"run\.yaml"):
         read_run(run)
-    assert "run.yaml" in refused("scratch-gpt", "verify", str(run))
-    assert "run.yaml" in refused(PRETRAIN, "--output_dir", str(run), "--resume")
+    assert "run.yaml" in error_of("scratch-gpt", "verify", str(run))
+    assert "run.yaml" in error_of(PRETRAIN, "--output_dir", str(run), "--resume")
 
 
 ARGUMENTS = {
@@ -245,36 +247,36 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("case", ARGUMENTS)
 @pytest.mark.parametrize("command", ["verify", "--resume"])
-def test_an_argument_that_no_run_can_have_is_refused(case, command, run):
+def test_an_invalid_argument_in_a_record_is_rejected(case, command, run):
     fields, said = ARGUMENTS[case]
     edit_record(run, "arguments", **fields)
     arguments = (
         ("scratch-gpt", "verify", str(run)) if command == "verify" else (PRETRAIN, "--output_dir", str(run), command)
     )
-    assert said in refused(*arguments)
+    assert said in error_of(*arguments)
 
 
 def test_a_record_without_the_hash_of_its_data_is_not_resumed(run, tmp_path):
-    """Else a record could name any file of this machine as the data to learn."""
+    """Otherwise a record could name any file of this machine as training data."""
     (tmp_path / "private.txt").write_text("a private text that is learned by nobody " * 50)
     edit_record(run, "arguments", dataset=str(tmp_path / "private.txt"), max_steps=3)
-    assert "the data has changed since the run" in refused(PRETRAIN, "--output_dir", str(run), "--resume")
+    assert "the data has changed since the run" in error_of(PRETRAIN, "--output_dir", str(run), "--resume")
     edit_record(run, "facts", data=None)
-    assert "the data has changed since the run" in refused(PRETRAIN, "--output_dir", str(run), "--resume")
+    assert "the data has changed since the run" in error_of(PRETRAIN, "--output_dir", str(run), "--resume")
 
 
 @pytest.mark.parametrize(
     "row", ["[]", '{"step": "1"}', '{"step": 1, "val_loss": "x"}', '{"step": 1, "a": NaN}', "{", "7"]
 )
-def test_rows_that_are_no_metrics_are_refused(row, run):
+def test_invalid_rows_of_metrics_are_rejected(row, run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(row + "\n")
     with pytest.raises(ScratchError, match=r"metrics\.jsonl, line \d+"):
         read_metrics(run)
-    assert "metrics.jsonl, line" in refused("scratch-gpt", "verify", str(run))
+    assert "metrics.jsonl, line" in error_of("scratch-gpt", "verify", str(run))
 
 
-def test_rows_are_cut_where_a_resume_begins(run):
+def test_rows_are_truncated_at_the_step_of_a_resume(run):
     rows = [{"step": step, "tokens": step, "val_loss": 1.0} for step in range(5)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9')
     truncate_metrics(run, 2)
@@ -292,7 +294,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("case", STATES)
-def test_the_state_of_another_run_is_refused(case, run):
+def test_an_invalid_training_state_is_rejected(case, run):
     (folder,) = [path for path in checkpoint_folders(run) if path.name.endswith("2")]
     state = json.loads((folder / "training_state.json").read_text())
     for name, value in STATES[case].items():
@@ -300,29 +302,29 @@ def test_the_state_of_another_run_is_refused(case, run):
     (folder / "training_state.json").write_text(json.dumps(state))
     write_manifest(folder)
     edit_record(run, "arguments", max_steps=3)
-    said = refused(PRETRAIN, "--output_dir", str(run), "--resume")
+    said = error_of(PRETRAIN, "--output_dir", str(run), "--resume")
     assert "step-00000002 can't be resumed" in said
 
 
-def test_a_pickle_in_place_of_the_state_is_refused(run):
+def test_a_pickle_instead_of_the_state_is_rejected(run):
     folder = checkpoint_folders(run)[-1]
     (folder / "training_state.safetensors").write_bytes(b"\x80\x04cos\nsystem\n." * 9)
     write_manifest(folder)
     edit_record(run, "arguments", max_steps=3)
-    assert "step-00000002 can't be resumed: SafetensorError" in refused(PRETRAIN, "--output_dir", str(run), "--resume")
+    assert "step-00000002 can't be resumed: SafetensorError" in error_of(PRETRAIN, "--output_dir", str(run), "--resume")
 
 
 MANIFESTS = ["[]", "{}", '{"files": 7}', '{"files": {"a": 7}}', '{"files": {"a": {"size": "x"}}}', "[" * 500, "\xff"]
 
 
 @pytest.mark.parametrize("content", MANIFESTS)
-def test_a_list_of_files_that_is_none_is_damage(content, run):
+def test_an_invalid_manifest_is_detected(content, run):
     folder = checkpoint_folders(run)[0]
     (folder / "manifest.json").write_bytes(content.encode("latin-1"))
     assert damage(folder) in ("manifest.json can't be read", "manifest.json was changed")
 
 
-def test_a_named_pipe_in_a_checkpoint_is_damage(run):
+def test_a_named_pipe_in_a_checkpoint_is_detected(run):
     folder = checkpoint_folders(run)[0]
     os.mkfifo(folder / "pipe")
     assert damage(folder) == "pipe not listed in manifest.json"
@@ -332,12 +334,12 @@ def test_a_named_pipe_in_a_checkpoint_is_damage(run):
     assert damage(folder) == "manifest.json can't be read"
 
 
-def test_a_switch_that_is_on_by_default_is_off_where_a_file_says_so(tmp_path):
-    """`tie_word_embeddings: false` was the text "False", which is true."""
+def test_a_config_file_can_disable_a_flag_that_is_on_by_default(tmp_path):
+    """Regression: `tie_word_embeddings: false` became the string "False", which is truthy."""
     from scratch_gpt.train.engine.parsing import parse_arguments
-    from scratch_gpt.train.tasks.translation import recipe
+    from scratch_gpt.train.tasks import recipe_of
 
     for written, wanted in (("false", False), ("true", True), ('"no"', False)):
         (tmp_path / "c.yaml").write_text(f"tie_word_embeddings: {written}\n")
-        _, model, _ = parse_arguments(recipe.TYPES, "", ["--config", str(tmp_path / "c.yaml")])
+        _, model, _ = parse_arguments(recipe_of("translation").arguments, "", ["--config", str(tmp_path / "c.yaml")])
         assert model.tie_word_embeddings is wanted

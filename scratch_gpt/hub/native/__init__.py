@@ -1,1 +1,1 @@
-"""The same weights in transformers' own classes, both ways."""
+"""Conversion of weights between our classes and transformers' own, in both directions."""

@@ -1,4 +1,4 @@
-"""The twins of our encoder in its style of 2018: BERT, with the head that guesses masked words or a classifier."""
+"""Native twins of our encoder with the preset "bert": BERT with a masked-LM head or a classifier."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ POSITIONS, TYPES = "model.embed_positions.weight", "bert.embeddings.token_type_e
 
 
 class EncoderTwin(Twin):
-    """BERT adds to every token the vector of its type; ours knows one type, whose vector is folded into the
-    positions."""
+    """BERT adds a token type embedding to every token. Our encoder has a single type, whose embedding is added to the
+    position embeddings."""
 
     preset = "bert"
     our_config_class, config_class = ScratchEncoderConfig, BertConfig
@@ -42,36 +42,43 @@ class EncoderTwin(Twin):
         "mlp.down_proj": "output.dense",
         "post_attention_layernorm": "output.LayerNorm",
     }
-    free = frozenset({"norm_eps", "hidden_act"})
-    copies: dict[str, str] = {}  # weights that BERT has twice
+    adjustable_fields = frozenset({"norm_eps", "hidden_act"})
+    copies: dict[str, str] = {}  # weights that BERT stores twice
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
+        """Convert a config of transformers to ours; embedding and residual dropout are one field in BERT."""
         ours = super().config_from_native(config)
         ours.embedding_dropout = ours.residual_dropout
         return ours
 
-    def why_not_import(self, config: Any) -> list[str]:
-        reasons = super().why_not_import(config)
+    def import_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that our model does not support, including those of a decoder."""
+        reasons = super().import_incompatibilities(config)
         if config.is_decoder or config.add_cross_attention:
-            reasons.append("it is set up as a decoder, ours reads only")
+            reasons.append("it is configured as a decoder, ours is an encoder")
         return reasons
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_plain_heads(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including attention heads."""
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert a state dict of transformers to ours; the token type embedding is added to the positions."""
         kept = {name: weight for name, weight in weights.items() if name not in (TYPES, *self.copies)}
         ours = self.rename(kept, to_native=False)
         ours[POSITIONS] = ours[POSITIONS] + weights[TYPES][0]
         return ours
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert our state dict to that of transformers, with token type embeddings of zero."""
         native = self.rename(weights, to_native=True)
         native[TYPES] = torch.zeros(2, config.hidden_size, dtype=weights[POSITIONS].dtype)
         return native | {copy: native[original] for copy, original in self.copies.items()}
 
 
 class BertMaskedLMTwin(EncoderTwin):
+    """Twin of `ScratchEncoderForMaskedLM`: `BertForMaskedLM`."""
+
     our_model_class, model_class = ScratchEncoderForMaskedLM, BertForMaskedLM
     names = {
         **EncoderTwin.trunk_names,
@@ -79,11 +86,14 @@ class BertMaskedLMTwin(EncoderTwin):
         "transform.norm": "cls.predictions.transform.LayerNorm",
         "lm_head": "cls.predictions.decoder",
     }
-    free = EncoderTwin.free | {"tie_word_embeddings", "classifier_pooling", "pooler"}  # the latter: another head's
+    # classifier_pooling and pooler are fields of another head
+    adjustable_fields = EncoderTwin.adjustable_fields | {"tie_word_embeddings", "classifier_pooling", "pooler"}
     copies = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 
 
 class BertClassifierTwin(EncoderTwin):
+    """Twin of `ScratchEncoderForSequenceClassification`: `BertForSequenceClassification`."""
+
     our_model_class, model_class = ScratchEncoderForSequenceClassification, BertForSequenceClassification
     names = {**EncoderTwin.trunk_names, "pooler.dense": "bert.pooler.dense"}
-    free = EncoderTwin.free | {"masked_lm_transform", "lm_head_bias"}  # another head's
+    adjustable_fields = EncoderTwin.adjustable_fields | {"masked_lm_transform", "lm_head_bias"}  # of another head

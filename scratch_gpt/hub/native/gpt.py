@@ -1,4 +1,4 @@
-"""The twins of our GPT: GPT-2, Llama and NanoChat."""
+"""Native twins of our GPT: GPT-2, Llama and NanoChat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .twin import Twin, Weights
 
 SIZES = {name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")}
 
-# Ours -> theirs, alike in Llama and NanoChat.
+# Our names -> theirs, the same in Llama and NanoChat.
 ROTARY_FIELDS = {
     **SIZES,
     "intermediate_size": "intermediate_size",
@@ -37,20 +37,23 @@ ROTARY_FIELDS = {
 
 
 class DecoderTwin(Twin):
+    """Base class of the twins of `ScratchGPTForCausalLM`."""
+
     our_config_class, our_model_class = ScratchGPTConfig, ScratchGPTForCausalLM
 
 
 class LlamaTwin(DecoderTwin):
-    """Llama has the same modules under the same names."""
+    """Llama, which has the same modules with the same names."""
 
     preset = "llama"
     config_class, model_class = LlamaConfig, LlamaForCausalLM
     fields = {**ROTARY_FIELDS, "mlp_bias": "mlp_bias"}
     names: dict[str, str] = {}
-    free = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
+    adjustable_fields = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
 
-    def why_not_export(self, config: Any) -> list[str]:
-        reasons = super().why_not_export(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including the number of heads."""
+        reasons = super().export_incompatibilities(config)
         if config.hidden_size % config.num_attention_heads:
             reasons.append(
                 f"num_attention_heads is {config.num_attention_heads}, LlamaForCausalLM wants a divisor of "
@@ -59,31 +62,41 @@ class LlamaTwin(DecoderTwin):
         return reasons
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert a state dict of transformers to ours; the names are the same."""
         return weights
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert our state dict to that of transformers; the names are the same."""
         return weights
 
 
 class NanoChatTwin(DecoderTwin):
-    """NanoChat turns queries and keys the other way round: swapping the halves of each head's rows undoes it."""
+    """NanoChat, which rotates queries and keys in the opposite direction; swapping the halves of each head's rows is
+    equivalent."""
 
     preset = "nanochat"
     config_class, model_class = NanoChatConfig, NanoChatForCausalLM
     fields = {**ROTARY_FIELDS, "final_logit_softcapping": "final_logit_softcapping"}
     names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
-    free = frozenset({"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"})
+    adjustable_fields = frozenset(
+        {"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"}
+    )
 
-    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
-        return super().why_not_import(config) + self.why_not_scaled_rotation(config)
+    def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
+        """List the settings that our model does not support, including scaled rotary positions."""
+        return super().import_incompatibilities(config) + self.rope_incompatibilities(config)
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_scaled_rotation(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including scaled rotary positions."""
+        return super().export_incompatibilities(config) + self.rope_incompatibilities(config)
 
     @staticmethod
-    def why_not_scaled_rotation(config: Any) -> list[str]:
-        """NanoChat normalises queries and keys after their rotation, ours before: a factor on the cosines and sines
-        cancels there and scales the logits of the attention here."""
+    def rope_incompatibilities(config: Any) -> list[str]:
+        """List unsupported rotary settings.
+
+        NanoChat normalises queries and keys after their rotation, our model before: a factor on cosines and sines
+        cancels there and scales the attention logits here.
+        """
         rope = getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") not in ("yarn", "longrope") or rope.get("attention_factor") == 1:
             return []
@@ -93,7 +106,8 @@ class NanoChatTwin(DecoderTwin):
         ]
 
     def swap_halves(self, weights: Weights, config: Any) -> Weights:
-        assert config.head_dim is not None  # derived when the config was made
+        """Swap the halves of each head's rows in the query and key projections."""
+        assert config.head_dim is not None  # set when the config is created
         swapped = dict(weights)
         for name, weight in weights.items():
             if "q_proj" in name or "k_proj" in name:
@@ -102,14 +116,16 @@ class NanoChatTwin(DecoderTwin):
         return swapped
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert a state dict of transformers to ours, with the halves of each head swapped."""
         return self.rename(self.swap_halves(weights, config), to_native=False)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert our state dict to that of transformers, with the halves of each head swapped."""
         return self.rename(self.swap_halves(weights, config), to_native=True)
 
 
 class GPT2Twin(DecoderTwin):
-    """GPT-2 stores its matrices transposed (`Conv1D`), with query, key and value in one."""
+    """GPT-2, which stores its matrices transposed (`Conv1D`), with query, key and value in one matrix."""
 
     preset = "gpt2"
     config_class, model_class = GPT2Config, GPT2LMHeadModel
@@ -134,30 +150,34 @@ class GPT2Twin(DecoderTwin):
         "mlp.up_proj": "mlp.c_fc",
         "mlp.down_proj": "mlp.c_proj",
     }
-    free = frozenset({"norm_eps", "hidden_act", "tie_word_embeddings"})
+    adjustable_fields = frozenset({"norm_eps", "hidden_act", "tie_word_embeddings"})
 
-    def why_not_import(self, config: PreTrainedConfig) -> list[str]:
-        wanted = {
+    def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
+        """List the settings that our model does not support, including variants of GPT-2's attention."""
+        required = {
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
             "reorder_and_upcast_attn": False,
             "add_cross_attention": False,
         }
-        return super().why_not_import(config) + [
+        return super().import_incompatibilities(config) + [
             f"its {name} is {getattr(config, name)}, ours is always {value}"
-            for name, value in wanted.items()
+            for name, value in required.items()
             if getattr(config, name) != value
         ]
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_plain_heads(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including attention heads."""
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
     @staticmethod
     def transpose(weights: Weights) -> Weights:
+        """Transpose the weight matrices of all linear layers in the blocks."""
         linear = re.compile(r"(qkv_proj|o_proj|up_proj|down_proj)\.weight$")
         return {name: w.T.contiguous() if linear.search(name) else w for name, w in weights.items()}
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert a state dict of transformers to ours: transpose the matrices, and split query, key and value."""
         ours: Weights = {}
         for name, weight in self.transpose(self.rename(weights, to_native=False)).items():
             if "qkv_proj" in name:
@@ -168,6 +188,7 @@ class GPT2Twin(DecoderTwin):
         return ours
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert our state dict to that of transformers: join query, key and value, and transpose the matrices."""
         joined: Weights = {}
         for name, weight in weights.items():
             if "q_proj" in name:

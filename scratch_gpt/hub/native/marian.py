@@ -1,4 +1,4 @@
-"""The twin of our encoder-decoder in its style of 2017: Marian."""
+"""Native twin of our encoder-decoder with the preset "vaswani2017": Marian."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
 from ...models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from .twin import Twin, Weights
 
-# Which side of a weight runs over the features that the blocks hand on: its columns, or its rows.
-READS = re.compile(r"(embed_tokens|lm_head|q_proj|k_proj|v_proj|up_proj)\.weight$")
-WRITES = re.compile(r"(o_proj|down_proj)\.(weight|bias)$|layernorm\.(weight|bias)$")
-# What Marian knows nothing of, but its config may hold for us.
+# Weights whose columns, or rows, are indexed by the features of the residual stream.
+COLUMNS_ARE_FEATURES = re.compile(r"(embed_tokens|lm_head|q_proj|k_proj|v_proj|up_proj)\.weight$")
+ROWS_ARE_FEATURES = re.compile(r"(o_proj|down_proj)\.(weight|bias)$|layernorm\.(weight|bias)$")
+# Fields that Marian does not have, but its config can carry.
 CARRIED = ("source_lang", "target_lang", "both_directions", "target_tokenizer")
 
 
 class MarianTwin(Twin):
-    """Marian's sinusoids are all sines, then all cosines; ours, as in the paper, take turns. Nothing else in a model
-    knows the order of its features, so that putting them in the other order, everywhere, makes the two the same."""
+    """Marian's sinusoidal positions are all sines, then all cosines; ours alternate, as in the paper. Nothing else
+    depends on the order of the features, so that reordering them in all weights makes the two models equal."""
 
     preset = "vaswani2017"
     our_config_class, our_model_class = ScratchSeq2SeqConfig, ScratchSeq2SeqForConditionalGeneration
@@ -51,9 +51,10 @@ class MarianTwin(Twin):
         "mlp.up_proj": "fc1",
         "mlp.down_proj": "fc2",
     }
-    free = frozenset({"hidden_act", "scale_embedding"})
+    adjustable_fields = frozenset({"hidden_act", "scale_embedding"})
 
     def config_from_native(self, config: Any) -> ScratchSeq2SeqConfig:
+        """Convert a config of transformers to ours, including languages and dropouts."""
         config = copy.copy(config)
         if config.activation_function == "swish":
             config.activation_function = "silu"
@@ -66,17 +67,19 @@ class MarianTwin(Twin):
         return ours
 
     def config_to_native(self, config: Any) -> PreTrainedConfig:
+        """Convert our config to that of transformers, including languages."""
         native: Any = super().config_to_native(config)
         native.decoder_attention_heads, native.decoder_ffn_dim = config.num_attention_heads, config.intermediate_size
         native.forced_eos_token_id = None
         for name in CARRIED:
             setattr(native, name, getattr(config, name))
-        # Where the head is apart, Marian shares nothing: source and target then get a copy each.
+        # With an untied head, Marian shares no embeddings: source and target then get a copy each.
         native.share_encoder_decoder_embeddings &= config.tie_word_embeddings
         return native
 
-    def why_not_import(self, config: Any) -> list[str]:
-        reasons = [] if config.activation_function == "swish" else super().why_not_import(config)
+    def import_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that our model does not support, including different sizes of encoder and decoder."""
+        reasons = [] if config.activation_function == "swish" else super().import_incompatibilities(config)
         for field in ("ffn_dim", "attention_heads"):
             seen = [getattr(config, f"{side}_{field}") for side in ("encoder", "decoder")]
             if seen[0] != seen[1]:
@@ -85,15 +88,18 @@ class MarianTwin(Twin):
             reasons.append("it shares embeddings without tying them, which Marian leaves undefined")
         return reasons
 
-    def why_not_export(self, config: Any) -> list[str]:
-        return super().why_not_export(config) + self.why_not_plain_heads(config)
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including attention heads."""
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert a state dict of transformers to ours, with the features in our order."""
         kept = {n: w for n, w in weights.items() if "embed_positions" not in n and n != "model.shared.weight"}
         kept["lm_head.bias"] = kept.pop("final_logits_bias")[0]
         return self._reorder(self.rename(kept, to_native=False), torch.argsort(_sines_first(config.hidden_size)))
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert our state dict to that of transformers, with the features in Marian's order."""
         native = self.rename(self._reorder(weights, _sines_first(config.hidden_size)), to_native=True)
         bias = native.pop("lm_head.bias", None)
         head = native["lm_head.weight"]
@@ -104,13 +110,16 @@ class MarianTwin(Twin):
 
     @staticmethod
     def _reorder(weights: Weights, order: torch.Tensor) -> Weights:
-        """Put the features that the blocks hand on into another order."""
-        return {
-            name: weight[..., order] if READS.search(name) else weight[order] if WRITES.search(name) else weight
-            for name, weight in weights.items()
-        }
+        """Reorder the features of the residual stream in all weights."""
+        reordered = dict(weights)
+        for name, weight in weights.items():
+            if COLUMNS_ARE_FEATURES.search(name):
+                reordered[name] = weight[..., order]
+            elif ROWS_ARE_FEATURES.search(name):
+                reordered[name] = weight[order]
+        return reordered
 
 
 def _sines_first(size: int) -> torch.Tensor:
-    """Numbers of our features in Marian's order: 0, 2, 4, …, 1, 3, 5, …"""
+    """Indices of our features in Marian's order: 0, 2, 4, …, 1, 3, 5, …"""
     return torch.arange(size).view(-1, 2).T.flatten()

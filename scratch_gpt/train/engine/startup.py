@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from transformers.utils import logging
 
 from ...errors import ScratchError
-from ...hardware import chooses_bf16, keep_memory, use_all_cores
+from ...hardware import retain_freed_memory, should_use_bf16, use_all_cores
 from ..arguments.training import TrainingArguments
 from .run_directory import check_run_directory
 
@@ -47,7 +47,7 @@ def start(args: TrainingArguments) -> Accelerator:
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # unasked, it does not join processes that have no accelerator
-            mixed_precision="bf16" if chooses_bf16(args.precision) else "no",
+            mixed_precision="bf16" if should_use_bf16(args.precision) else "no",
             log_with=args.tracker,
             project_dir=args.output_dir if args.tracker else None,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
@@ -57,7 +57,7 @@ def start(args: TrainingArguments) -> Accelerator:
     if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ScratchError("muon needs whole matrices, which FSDP cuts up: use --optimizer adamw, or data parallelism")
     use_all_cores(args.num_threads)
-    keep_memory()
+    retain_freed_memory()
     set_seed(args.seed, device_specific=True)
     return accelerator
 

@@ -219,7 +219,7 @@ def test_before_the_first_step_the_ratio_is_one(base):
 BAD = {
     "nothing to tune": ("--reward re:a", "name a model with --init_from"),
     "no reward": ("--init_from model", "nothing is rewarded: name a --reward"),
-    "a bad pattern": ("--init_from model --reward re:(", "reward re:( is no regular expression"),
+    "a bad pattern": ("--init_from model --reward re:(", "reward re:( is not a regular expression"),
     "a wrong reward": ("--init_from model --reward wrong.py:nan", "gave float nan for completion 0"),
     "no such prompts": ("--init_from model --reward re:a --dataset ./none.txt", "no such file or folder: ./none.txt"),
     "too few": ("--init_from model --reward re:a --validation_prompts 64", "64 prompts, and validation_prompts is 64"),
@@ -238,7 +238,7 @@ BAD = {
         "--init_from model --reward re:a --dataset talks.jsonl --validation_prompts 1",
         "the tokenizer has no chat template",
     ),
-    "no judge": ("--init_from model --reward model", "which knows no labels"),
+    "no judge": ("--init_from model --reward model", "which has no labels"),
     "a foreign model": ("--init_from native --reward re:a", "native is a llama model: turn it into ours with"),
     "no room": (
         "--init_from model --reward re:a --max_new_tokens 99",

@@ -22,7 +22,7 @@ from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.chat import report_completions
 from ....hub import loading
-from ....rl.rollouts import pad_of
+from ....rl.rollouts import pad_token_id_of
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
 from ...engine.task import check_sharding
@@ -135,7 +135,8 @@ def _make_job(
     args: PreferenceArguments,
 ) -> Job:
     """The job, from what the steps before it returned."""
-    task = Preferences(accelerator, encoded, reference, pad_of(tokenizer), args.tokens_per_batch, args.seed, args.beta)
+    pad = pad_token_id_of(tokenizer)
+    task = Preferences(accelerator, encoded, reference, pad, args.tokens_per_batch, args.seed, args.beta)
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name}",

@@ -125,7 +125,7 @@ class Preferences(BucketTask):
         `length` tokens but the last."""
         pairs = self.pairs[part]
         both = [pairs.chosen[i] for i in numbers] + [pairs.rejected[i] for i in numbers]
-        rows = rollouts.rows_of(both, self.pad_token_id, length - 1)
+        rows = rollouts.pad_rollouts(both, self.pad_token_id, length - 1)
         return {**rows, "reference": self.reference[part][:, torch.from_numpy(numbers)].flatten()}
 
     def count(self, batch: Batch) -> int:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ....data.batching.packing import RowPlan, Rows
 from ....data.batching.token_shards import Shard
-from ....evaluation.language_modeling import language_figures, sum_of_losses
+from ....evaluation.language_modeling import language_metrics, sum_of_losses
 from ....evaluation.positions import generate
 from ....metrics import Metric, Panel
 from ...checkpoints.random_state import forked_random_state
@@ -96,7 +96,7 @@ class LanguageModeling:
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss of every token of the validation split, each scored once, and the same in bits per byte."""
         shard = self.shards["validation"]
-        metrics = language_figures(self.accelerator, model, self.validation_rows, shard, self.batch_size)
+        metrics = language_metrics(self.accelerator, model, self.validation_rows, shard, self.batch_size)
         if self.entropy_floor is not None:
             metrics["entropy_floor"] = self.entropy_floor
         return metrics

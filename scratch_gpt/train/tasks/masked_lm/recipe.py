@@ -22,7 +22,7 @@ from ....data.readers.corpus import data_fingerprint
 from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
-from ....evaluation.masked_lm import report_guesses
+from ....evaluation.masked_lm import report_predictions
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -147,7 +147,7 @@ def _make_job(
     )
 
     def report(folder: Path) -> None:
-        report_guesses(folder, task.example, model_args.trust_remote_code)
+        report_predictions(folder, task.example, model_args.trust_remote_code)
 
     return Job(accelerator, model, tokenizer, task, args, facts, report)
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ....data.readers.prompts import Prompt
 from ....errors import TrainingError
-from ....evaluation.story_report import judge_stories
+from ....evaluation.story_report import score_stories
 from ....metrics import Metric, Panel
 from ....rl import losses, rollouts
 from ....rl.rewards import Reward, judge
@@ -94,8 +94,10 @@ class PolicyGradient:
         self.prompts, self.args, self.of_stories = prompts, args, of_stories
         self.ids = {n: [encode_prompt(tokenizer, p) for p in part] for n, part in prompts.items()}
         everything = [ids for part in self.ids.values() for ids in part]
-        self.max_new_tokens = rollouts.room_for(everything, policy.config.max_position_embeddings, args.max_new_tokens)
-        self.pad_token_id = rollouts.pad_of(tokenizer)
+        self.max_new_tokens = rollouts.max_completion_length(
+            everything, policy.config.max_position_embeddings, args.max_new_tokens
+        )
+        self.pad_token_id = rollouts.pad_token_id_of(tokenizer)
         self.num_generations, self.num_ppo_epochs, self.batch_size = args.resolved_sizes()
         self.samples = args.prompts_per_rollout * self.num_generations
         self.rows_of_batch = self.batch_size * accelerator.num_processes
@@ -131,7 +133,7 @@ class PolicyGradient:
         begin = place + self.accelerator.process_index * self.batch_size
         mine = [self.round[i] for i in order[begin : begin + self.batch_size]]
         learned = {"advantages": "advantages", "returns": "returns"}
-        return rollouts.rows_of(mine, self.pad_token_id, **SCORES, **learned)
+        return rollouts.pad_rollouts(mine, self.pad_token_id, **SCORES, **learned)
 
     def _write_round(self, number: int) -> list[Rollout]:
         """Sample completions, score them, and compute the advantage of each token.
@@ -173,7 +175,7 @@ class PolicyGradient:
             torch.manual_seed(int(np.random.SeedSequence((*seed, process)).generate_state(1)[0]))
             mine = asked[process::processes]
             ids = [self.ids[part][index] for index in mine]
-            found = rollouts.write(
+            found = rollouts.generate(
                 self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, self.batch_size
             )
             head = getattr(self.policy, "value_head", None)
@@ -192,7 +194,7 @@ class PolicyGradient:
 
     def _set_advantages(self, found: list[Rollout]) -> None:
         """Advantages and returns of each token."""
-        rows = rollouts.rows_of(found, self.pad_token_id, **SCORES)
+        rows = rollouts.pad_rollouts(found, self.pad_token_id, **SCORES)
         mask = rows["labels"] != rollouts.IGNORED
         scores = torch.tensor([rollout.reward for rollout in found])
         penalty = self.args.kl_coefficient * (rows["old_log_probs"] - rows["reference_log_probs"])
@@ -263,10 +265,10 @@ class PolicyGradient:
         """Metrics of one completion of each held-out prompt, always from the same seed. The loss is the KL
         penalty minus the reward."""
         found = self._write("validation", list(range(len(self.prompts["validation"]))), (self.args.seed, 2**31))
-        metrics = {f"val_{name}": value for name, value in rollouts.figures_of(found).items()}
+        metrics = {f"val_{name}": value for name, value in rollouts.metrics_of(found).items()}
         metrics["val_loss"] = self.args.kl_coefficient * metrics["val_kl"] - metrics["val_reward"]
         if self.of_stories:
-            metrics["val_parsed"] = judge_stories([rollout.text for rollout in found], "").parsed
+            metrics["val_parsed"] = score_stories([rollout.text for rollout in found], "").parsed
         self.first = self.first or dict(metrics)
         return metrics | {f"{name}_before": value for name, value in self.first.items()}
 

@@ -1,4 +1,4 @@
-"""No one let in: what a stranger's model directory may hold, and what is refused before it is read or run."""
+"""Untrusted model directories: what is rejected before it is read or run."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from scratch_gpt.hub.loading import load_model, open_tokenizer
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("stranger") / "model")
+    return save_tiny(tmp_path_factory.mktemp("untrusted") / "model")
 
 
 def test_a_sound_directory_opens(directory):
@@ -42,7 +42,7 @@ def pickle_only(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def cut_short(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -71,7 +71,7 @@ def without_one(weights):
 
 TAMPERED = {
     "a pickle": (pickle_only, "pytorch_model.bin is a pickle"),
-    "cut short": (cut_short, "model.safetensors is damaged or cut short"),
+    "truncated": (truncate, "model.safetensors is corrupt or truncated"),
     "a link out": (link_out, "generation_config.json is a link to .*outside.json"),
     "an index out": (index_out, "index.json names '../model.safetensors'"),
     "a trillion": (
@@ -96,7 +96,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize(("tamper", "said"), TAMPERED.values(), ids=TAMPERED.keys())
-def test_what_was_tampered_with_is_refused_in_one_line(directory, tmp_path, tamper, said):
+def test_a_tampered_directory_is_rejected_in_one_line(directory, tmp_path, tamper, said):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     tamper(folder)
@@ -109,7 +109,7 @@ def test_what_was_tampered_with_is_refused_in_one_line(directory, tmp_path, tamp
     assert "Traceback" not in result.stderr
 
 
-def test_links_within_the_hub_cache_are_its_normal_form(directory, tmp_path):
+def test_links_within_the_hub_cache_are_accepted(directory, tmp_path):
     blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "c0ffee"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_links_within_the_hub_cache_are_its_normal_form(directory, tmp_path):
     assert load_model(snapshot).num_parameters() == load_model(directory).num_parameters()
 
 
-def test_a_tokenizer_of_another_vocabulary_is_refused(directory, tmp_path):
+def test_a_tokenizer_with_a_larger_vocabulary_is_rejected(directory, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     texts = [chr(0x4E00 + i) for i in range(200)]
@@ -129,7 +129,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(directory, tmp_path):
     assert "the model's vocabulary 99" in result.stderr
 
 
-def test_code_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp_path, capsys):
+def test_code_runs_only_with_trust_remote_code_and_is_named_first(directory, tmp_path, capsys):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     edit_config(folder, model_type="theirs", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.M"})
@@ -140,10 +140,10 @@ def test_code_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp
     with pytest.raises(ScratchError, match="evil ran"):
         load_model(folder, trust_remote_code=True)
     assert (tmp_path / "ran").exists()
-    assert f"running code that {folder} brings: evil.Config, evil.M" in capsys.readouterr().err
+    assert f"running code from {folder}: evil.Config, evil.M" in capsys.readouterr().err
 
 
-def test_a_generate_of_its_own_runs_only_where_it_was_asked_for_and_is_named_first(directory, tmp_path, capsys):
+def test_custom_generate_runs_only_with_trust_remote_code_and_is_named_first(directory, tmp_path, capsys):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     (folder / "custom_generate").mkdir()
@@ -161,8 +161,8 @@ CLASSES = ("os.system", "subprocess.Popen", "../evil.Fast", "evil--x.Fast", "bui
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_class_that_a_tokenizer_names_is_none_of_pythons(name, directory, tmp_path):
-    """Whatever opens is a plain tokenizer, and nothing of that name is imported."""
+def test_the_class_in_a_tokenizer_config_is_not_imported(name, directory, tmp_path):
+    """If it opens, it is a plain tokenizer, and nothing of that name is imported."""
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')\n")
@@ -178,7 +178,7 @@ def test_a_class_that_a_tokenizer_names_is_none_of_pythons(name, directory, tmp_
 
 
 @pytest.mark.parametrize("reference", ["sub.evil.Config", "other/repo--evil.Config", "../evil.Config", "os.system"])
-def test_code_elsewhere_is_not_reached_either(reference, directory, tmp_path):
+def test_code_outside_of_the_directory_does_not_run(reference, directory, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     edit_config(folder, model_type="theirs", auto_map={"AutoConfig": reference})
@@ -190,7 +190,7 @@ def test_code_elsewhere_is_not_reached_either(reference, directory, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_and_pipelines_that_a_config_names_are_not_taken(directory, tmp_path):
+def test_weights_and_pipelines_in_a_config_are_ignored(directory, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     torch.save(load_file(folder / "model.safetensors"), tmp_path / "w.bin")
@@ -206,8 +206,8 @@ def test_weights_and_pipelines_that_a_config_names_are_not_taken(directory, tmp_
 
 
 @pytest.mark.parametrize("settings", [{"prompt_lookup_num_tokens": []}, {"temperature": "warm"}, {"top_k": {}}])
-def test_settings_that_generate_nothing_end_a_command_in_one_line_and_no_run(settings, directory, tmp_path):
-    """A sample that a run shows is no reason to lose it."""
+def test_invalid_generation_settings_fail_in_one_line_and_do_not_stop_a_run(settings, directory, tmp_path):
+    """A sample that can't be generated must not stop a run."""
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     path = folder / "generation_config.json"
@@ -224,7 +224,7 @@ def test_settings_that_generate_nothing_end_a_command_in_one_line_and_no_run(set
         assert "(no sample: the model generates no text" in trained.stdout
 
 
-def test_weights_that_are_not_finite_are_refused(directory, tmp_path):
+def test_weights_that_are_not_finite_are_rejected(directory, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)
     for value in (float("nan"), float("inf")):

@@ -1,4 +1,4 @@
-"""What someone gets who never installed the package: the directory alone, opened in a process that cannot import us."""
+"""A trained directory loads without the package, in a process that can't import scratch_gpt."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_pa
         assert torch.equal(tensors["hidden"], ours.model(x).last_hidden_state)
 
 
-def test_a_stranger_with_an_older_transformers_is_told(text_file, tmp_path):
+def test_an_older_transformers_is_reported_without_the_package(text_file, tmp_path):
     run = tmp_path / "run"
     run_here(PRETRAIN, "--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
     script = (
@@ -87,7 +87,7 @@ def test_a_stranger_with_an_older_transformers_is_told(text_file, tmp_path):
     assert "pip install 'transformers>=5.24'" in said
 
 
-def test_the_directory_names_every_auto_class(text_file, tmp_path):
+def test_the_auto_map_has_every_auto_class(text_file, tmp_path):
     run = tmp_path / "run"
     run_here(PRETRAIN, "--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
     for folder in (run, run / "checkpoints" / "step-00000001"):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ....data.batching.token_shards import Shard
-from ....evaluation.language_modeling import language_figures
+from ....evaluation.language_modeling import language_metrics
 from ....metrics import Metric
 from ...engine.task import Batch
 from ..language_modeling.task import DETAILS as LANGUAGE_MODELING_DETAILS
@@ -68,7 +68,7 @@ class Distillation(LanguageModeling):
         """The metrics of language modelling, and the loss of the teacher on the same text."""
         if self.teacher_loss is None:
             shard = self.shards["validation"]
-            found = language_figures(self.accelerator, self.teacher, self.validation_rows, shard, self.batch_size)
+            found = language_metrics(self.accelerator, self.teacher, self.validation_rows, shard, self.batch_size)
             self.teacher_loss = found["val_loss"]
         return {**super().evaluate(model), "teacher_loss": self.teacher_loss}
 

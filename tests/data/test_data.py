@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.packing import PackedRows
 from scratch_gpt.data.batching.token_shards import Shard, cache_directory, prepare
 from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.data.readers.sources import open_source
@@ -159,7 +159,7 @@ def shard_of(lengths: list[int]) -> Shard:
     return Shard(np.arange(2, 2 + sum(lengths)), np.cumsum(lengths), characters=0, utf8_bytes=0)
 
 
-def labels_of(rows: Rows, epoch: int = 0) -> list[int]:
+def labels_of(rows: PackedRows, epoch: int = 0) -> list[int]:
     plan = rows.plan(epoch)
     return [t for r in range(len(plan)) for t in rows.batch([(plan, r)])["labels"].flatten().tolist() if t != -100]
 
@@ -173,7 +173,7 @@ def labels_of(rows: Rows, epoch: int = 0) -> list[int]:
 )
 def test_every_token_is_predicted_once_an_epoch(lengths, row_length, epoch, seed):
     shard = shard_of(lengths)
-    rows = Rows(shard, row_length, BOS, PAD, seed=seed)
+    rows = PackedRows(shard, row_length, BOS, PAD, seed=seed)
     assert sorted(labels_of(rows, epoch)) == shard.tokens.tolist()
     plan = rows.plan(epoch)
     ends = shard.ends.tolist()
@@ -185,7 +185,7 @@ def test_every_token_is_predicted_once_an_epoch(lengths, row_length, epoch, seed
 
 
 def test_inputs_are_bos_and_what_came_before():
-    rows = Rows(shard_of([3, 4, 20]), 8, BOS, PAD, seed=0)
+    rows = PackedRows(shard_of([3, 4, 20]), 8, BOS, PAD, seed=0)
     plan = rows.plan(0)
     seen_packed = False
     for r in range(len(plan)):
@@ -201,18 +201,18 @@ def test_inputs_are_bos_and_what_came_before():
 
 
 def test_windows_begin_elsewhere_each_epoch():
-    rows = Rows(shard_of([1000]), 16, BOS, PAD, seed=0)
+    rows = PackedRows(shard_of([1000]), 16, BOS, PAD, seed=0)
     starts = [set(rows.plan(epoch).starts.tolist()) for epoch in range(4)]
     assert all(0 in s for s in starts)
     assert len(set.intersection(*starts)) < 5
-    again = Rows(shard_of([1000]), 16, BOS, PAD, seed=0)
+    again = PackedRows(shard_of([1000]), 16, BOS, PAD, seed=0)
     assert labels_of(again, 3) == labels_of(rows, 3)
-    assert labels_of(Rows(shard_of([1000]), 16, BOS, PAD, seed=1), 3) != labels_of(rows, 3)
+    assert labels_of(PackedRows(shard_of([1000]), 16, BOS, PAD, seed=1), 3) != labels_of(rows, 3)
 
 
 def test_short_documents_fill_rows_well():
     lengths = np.random.default_rng(0).integers(20, 110, 2000).tolist()
-    rows = Rows(shard_of(lengths), 256, BOS, PAD, seed=0)
+    rows = PackedRows(shard_of(lengths), 256, BOS, PAD, seed=0)
     assert sum(lengths) / (len(rows.plan(0)) * 256) > 0.93
 
 
@@ -222,7 +222,7 @@ def test_packing_does_not_change_the_loss_of_a_document():
     shard = Shard(torch.randint(3, 99, (60,)).numpy(), np.cumsum([7, 12, 20, 5, 16]), characters=0, utf8_bytes=0)
 
     def total(row_length: int) -> float:
-        rows = Rows(shard, row_length, BOS, PAD)
+        rows = PackedRows(shard, row_length, BOS, PAD)
         loss = 0.0
         for batch in rows.ordered_batches(2):
             labels = batch.pop("labels")
@@ -239,7 +239,7 @@ def test_packing_does_not_change_the_loss_of_a_document():
 
 
 def test_processes_share_evaluation_rows_without_overlap():
-    rows = Rows(shard_of([5, 9, 30, 2, 7, 8]), 8, BOS, PAD)
+    rows = PackedRows(shard_of([5, 9, 30, 2, 7, 8]), 8, BOS, PAD)
     shares = [list(rows.ordered_batches(2, process, 3)) for process in range(3)]
     assert len({len(share) for share in shares}) == 1
     seen = [t for share in shares for batch in share for t in batch["labels"].flatten().tolist() if t != -100]

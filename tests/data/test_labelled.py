@@ -9,13 +9,13 @@ import torch
 from accelerate import Accelerator
 from helpers.models import tiny_encoder
 
-from scratch_gpt.data.batching.bucketing import hide_tokens
+from scratch_gpt.data.batching.bucketing import drop_words
 from scratch_gpt.data.batching.encoding import encode_examples
 from scratch_gpt.data.readers.labelled import open_labelled
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
 from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
-from scratch_gpt.tokenization.training import first_of_word, train_tokenizer
+from scratch_gpt.tokenization.training import starts_word, train_tokenizer
 from scratch_gpt.train.tasks.classification.task import Classification
 
 
@@ -23,7 +23,7 @@ def test_text_is_cut_with_its_end_and_special_tokens_are_text():
     texts = [("one two three four five six", "a"), ("<mask> <eos>", "b")]
     tokenizer = train_tokenizer([text for text, _ in texts], "bpe", 270, "encoder")
     encoded = encode_examples(texts, ["a", "b"], tokenizer, 8)
-    assert encoded.long >= 1
+    assert encoded.num_too_long >= 1
     assert encoded.tokens[0][0] == tokenizer.bos_token_id
     assert encoded.tokens[0][-1] == tokenizer.eos_token_id
     assert len(encoded.tokens[0]) == 8
@@ -77,16 +77,16 @@ def test_word_dropout_hides_whole_words_whatever_the_tokens_are():
     texts = [f"a fine {'long ' * number}film\nin{number}deed" for number in range(30)]
     for kind in ("char", "word", "bpe", "unigram"):
         tokenizer = train_tokenizer(texts, kind, template="encoder")
-        begins = first_of_word(tokenizer)
+        begins = starts_word(tokenizer)
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             generator = np.random.default_rng(0)
-            hidden = hide_tokens(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)[0]
+            hidden = drop_words(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)[0]
             seen = tokenizer.decode(hidden[hidden != tokenizer.mask_token_id], skip_special_tokens=True).split()
             assert Counter(seen) <= Counter(text.split()), (kind, seen)
         assert len(seen) < len(text.split())
     single = torch.tensor([tokenizer("indeed" * 20)["input_ids"]])  # as in a language without spaces
-    hidden = hide_tokens(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)
+    hidden = drop_words(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)
     assert 0 < (hidden == tokenizer.mask_token_id).sum() < (single.shape[1] - 2)
 
 

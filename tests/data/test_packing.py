@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.bucketing import Buckets
-from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.packing import PackedRows
 from scratch_gpt.data.batching.token_shards import Shard, prepare
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.evaluation.language_modeling import evaluate_text
@@ -26,7 +26,7 @@ def shard_of(lengths) -> Shard:
     return Shard(tokens, np.cumsum(lengths), len(tokens), len(tokens))
 
 
-def packed_together(rows: Rows, epoch: int) -> set[frozenset[int]]:
+def packed_together(rows: PackedRows, epoch: int) -> set[frozenset[int]]:
     """Which documents, by where they start, share a row."""
     plan = rows.plan(epoch)
     return {frozenset(plan.starts[a:b].tolist()) for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)}
@@ -36,19 +36,19 @@ def test_documents_are_packed_with_others_in_each_epoch():
     """Hundreds of short documents of all lengths: few rows of one epoch come again in the next, and none is lost."""
     lengths = np.random.default_rng(1).integers(2, 12, 600).tolist()
     shard = shard_of(lengths)
-    rows = Rows(shard, 32, BOS, PAD, seed=4)
+    rows = PackedRows(shard, 32, BOS, PAD, seed=4)
     epochs = [packed_together(rows, epoch) for epoch in range(3)]
     for one, other in ((0, 1), (1, 2), (0, 2)):
         assert len(epochs[one] & epochs[other]) < 0.1 * len(epochs[one])
     starts = [0, *shard.ends[:-1].tolist()]
     for epoch in range(3):
         assert sorted(rows.plan(epoch).starts.tolist()) == starts
-    assert packed_together(Rows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]  # of seed and epoch, and nothing else
-    assert len(packed_together(Rows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
+    assert packed_together(PackedRows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]  # of seed and epoch, and nothing else
+    assert len(packed_together(PackedRows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
 
 
 def test_windows_of_a_long_document_begin_elsewhere_in_each_epoch():
-    rows = Rows(shard_of([1000]), 32, BOS, PAD, seed=4)
+    rows = PackedRows(shard_of([1000]), 32, BOS, PAD, seed=4)
     first = [sorted(rows.plan(epoch).starts.tolist())[1] for epoch in range(20)]
     assert all(1 <= length <= 32 for length in first)
     assert len(set(first)) > 8
@@ -56,7 +56,7 @@ def test_windows_of_a_long_document_begin_elsewhere_in_each_epoch():
 
 def test_rows_come_in_another_order_in_each_epoch():
     """Rows of one document each, which can't be packed otherwise."""
-    rows = Rows(shard_of([20] * 200), 32, BOS, PAD, seed=4)
+    rows = PackedRows(shard_of([20] * 200), 32, BOS, PAD, seed=4)
     orders = [rows.plan(epoch).starts.tolist() for epoch in (0, 1)]
     assert sum(a == b for a, b in zip(*orders, strict=True)) < 10
     assert orders[0] != sorted(orders[0])
@@ -64,7 +64,7 @@ def test_rows_come_in_another_order_in_each_epoch():
 
 def test_full_rows_come_among_the_others():
     """Windows that fill a row are made first, and would else all be learned from before the others."""
-    plan = Rows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
+    plan = PackedRows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
     full = np.flatnonzero(plan.lengths[plan.offsets[:-1]] == 32)
     assert len(full) == 100
     assert full.min() < 10

@@ -107,12 +107,12 @@ def test_one_language_twice_and_languages_that_the_grammar_does_not_know():
 def test_long_sides_are_cut_or_left_out_and_counted():
     tokenizer = train_tokenizer([text for pair in PAIRS for text in pair], "char", template="seq2seq")
     cut = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=False)
-    assert (len(cut), cut.long) == (3, 2)
+    assert (len(cut), cut.num_too_long) == (3, 2)
     assert [len(cut.source[i]) for i in range(3)] == [14, 14, 5]
     assert all(side[i][-1] == tokenizer.eos_token_id for side in (cut.source, cut.target) for i in range(3))
     assert tokenizer.decode(cut.source[0][:-1]) == PAIRS[0][0][:13]
     left = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=True)
-    assert (len(left), left.long) == (1, 2)
+    assert (len(left), left.num_too_long) == (1, 2)
     assert tokenizer.decode(left.target[0][:-1]) == "The end"
 
 

@@ -139,7 +139,7 @@ def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
 def test_pairs_that_are_too_long_are_counted(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     pairs = EncodedPairs([Preference("a", "b", "c"), Preference("a", "b" * 9, "c")], tokenizer, 8)
-    assert (len(pairs), pairs.long) == (1, 1)
+    assert (len(pairs), pairs.num_too_long) == (1, 1)
     assert pairs.chosen[0].completion == [*tokenizer("b", add_special_tokens=False)["input_ids"], 2]
 
 

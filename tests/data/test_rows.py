@@ -14,7 +14,7 @@ from scratch_gpt.data.readers.conversations import open_conversations
 from scratch_gpt.data.readers.prompts import open_prompts
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.data.readers.tables import ReadOptions, open_hub
-from scratch_gpt.data.splits import content_key, deal, hold_out
+from scratch_gpt.data.splits import content_key, assign_splits, hold_out
 from scratch_gpt.errors import ScratchError
 
 # --- columns ---
@@ -138,10 +138,10 @@ def test_something_is_held_out_whenever_there_are_two_documents(tmp_path):
 
 def test_several_shares_are_dealt_out_once():
     keys = [content_key(str(i)) for i in range(100)]
-    parts = deal(keys, {"validation": 0.05, "test": 0.1}, seed=3)
+    parts = assign_splits(keys, {"validation": 0.05, "test": 0.1}, seed=3)
     assert {name: len(part) for name, part in parts.items()} == {"train": 85, "validation": 5, "test": 10}
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(100))
-    assert parts["test"].tolist() != deal(keys, {"validation": 0.05, "test": 0.1}, seed=4)["test"].tolist()
+    assert parts["test"].tolist() != assign_splits(keys, {"validation": 0.05, "test": 0.1}, seed=4)["test"].tolist()
 
 
 # --- rows that can't be used ---

@@ -99,5 +99,5 @@ def test_other_roles_and_templates_without_tools_are_refused_in_words(tokenizer)
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
-    with pytest.raises(ScratchError, match="tool calls, which the tokenizer's chat template does not write"):
+    with pytest.raises(ScratchError, match="tool calls, which the tokenizer's chat template omits"):
         encode_conversations(other, [TALK], 100)

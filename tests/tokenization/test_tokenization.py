@@ -82,10 +82,10 @@ def test_vocabulary_has_the_size_asked_for(texts):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["abc"], "bpe", 5000), "5000 tokens were asked for, and these texts give .*: ask for at most"),
-        ((["abc"], "bpe", 100), "100 tokens were asked for, and these texts give 259: ask for at least 259"),
+        ((["abc"], "bpe", 5000), "vocab_size is 5000, but these texts yield .*: choose at most"),
+        ((["abc"], "bpe", 100), "vocab_size is 100, but these texts yield 259 tokens: choose at least 259"),
         ((["abc"], "letters", None), "unknown tokenizer kind 'letters': choose one of char, word, bpe, unigram"),
-        ((["abc"], "char", 10), "leave vocab_size out, not 10"),
+        ((["abc"], "char", 10), "omit vocab_size, which is 10"),
         ((["", ""], "bpe", 500), "every document is empty"),
     ],
 )

@@ -29,7 +29,7 @@ def test_what_was_never_seen_is_unknown_but_to_bytes(kind, size):
 def test_a_template_that_is_no_text_or_too_long_is_refused(template):
     check_template("x" * MAX_TEMPLATE)
     check_template({"default": "x", "tools": None})
-    with pytest.raises(ScratchError, match=f"its chat template is no text of at most {MAX_TEMPLATE:,} characters"):
+    with pytest.raises(ScratchError, match=f"its chat template is not a string of at most {MAX_TEMPLATE:,} characters"):
         check_template(template)
 
 

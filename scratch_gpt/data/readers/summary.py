@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import ScratchError
-from ..splits import content_key, deal
+from ..splits import content_key, assign_splits
 from .corpus import Corpus, Origin, ReadCount, data_fingerprint
 from .sources import Source
 from .text import TextReading
@@ -168,7 +168,7 @@ def read_parts(
     examples = list(train.read())
     wanted = {name: share for name, share in fractions.items() if validation is None or name != "validation"}
     labels = None if label is None else [label(example) for example in examples]
-    numbers = deal([content_key(key(example)) for example in examples], wanted, seed, labels)
+    numbers = assign_splits([content_key(key(example)) for example in examples], wanted, seed, labels)
     parts = {name: [examples[i] for i in found] for name, found in numbers.items()}
     if validation is not None:
         parts["validation"] = list(validation.read())

@@ -46,17 +46,17 @@ def test_learned_is_what_the_assistant_says(tokenizer):
     assert whole == "<bos>" + "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in TALK)
     assert tokenizer.decode(ids[scored]) == "I am well.<|end|>Still well.<|end|>"
     assert (tokens.start, tokens.end) == (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<|end|>"))
-    assert (tokens.characters, tokens.long, tokens.silent) == (21, 0, 0)
+    assert (tokens.characters, tokens.num_too_long, tokens.num_unanswered) == (21, 0, 0)
 
 
 def test_what_is_too_long_is_cut_and_counted(tokenizer):
     whole = encode_conversations(tokenizer, [TALK], 1000).ids[0]
     first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [TALK], 1000).scored[0])[0])
     cut = encode_conversations(tokenizer, [TALK, TALK], first_answer + 2)
-    assert (cut.long, cut.silent, len(cut.ids)) == (2, 0, 2)
+    assert (cut.num_too_long, cut.num_unanswered, len(cut.ids)) == (2, 0, 2)
     assert cut.ids[0].tolist() == whole[: first_answer + 2].tolist()
     silent = encode_conversations(tokenizer, [TALK], first_answer)
-    assert (silent.long, silent.silent, silent.ids) == (1, 1, [])
+    assert (silent.num_too_long, silent.num_unanswered, silent.ids) == (1, 1, [])
 
 
 def task_of(tokenizer, talks, row_length: int = 128) -> Instructions:
@@ -247,7 +247,7 @@ BAD = {
         "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",
     ),
-    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's words"),
+    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's tokens"),
 }
 
 

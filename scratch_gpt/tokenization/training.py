@@ -147,7 +147,7 @@ def encode_batch(
 
 
 def starts_word(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Return a boolean mask of the vocabulary, shape (V,): True for tokens that start with white space, and so a word."""
+    """Return a boolean mask of the vocabulary, shape (V,): tokens that start with white space, and thus start a word."""
     vocabulary = tokenizer.get_vocab()
     starts = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
     for token, number in vocabulary.items():

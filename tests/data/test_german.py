@@ -7,7 +7,15 @@ import pytest
 
 from scratch_gpt.data.corpora import german_english
 from scratch_gpt.data.corpora import german_lexicon as lx
-from scratch_gpt.data.corpora.german_english import PLURAL, SINGULAR, Clause, Phrase, held_out_for, pairs, word_for_word
+from scratch_gpt.data.corpora.german_english import (
+    PLURAL,
+    SINGULAR,
+    Clause,
+    Phrase,
+    pairs,
+    split_of_combination,
+    word_for_word,
+)
 
 DETERMINERS = {stem: (stem, *rest) for stem, *rest in lx.DETERMINERS}
 
@@ -120,20 +128,20 @@ def test_a_sentence_has_one_translation_and_looks_like_one():
 
 
 def test_held_out_combinations_are_never_seen_together():
-    writer = german_english.Writer(random.Random(0))
+    writer = german_english.SentenceSampler(random.Random(0))
     shares = {split: 0 for split in german_english.SPLITS}
     for _ in range(4000):
         for combination in writer.sentence()[1]:
-            shares[held_out_for(combination)] += 1
+            shares[split_of_combination(combination)] += 1
     assert 0.03 < shares["test"] / sum(shares.values()) < 0.08
     for split in german_english.SPLITS:
-        again = german_english.Writer(random.Random(f"5 {split}"))
+        again = german_english.SentenceSampler(random.Random(f"5 {split}"))
         kept = list(pairs(5, 300, split))
         for pair in kept:  # the same draws, with the combinations that the split was chosen by
             drawn, combinations = again.sentence()
             while drawn != pair:
                 drawn, combinations = again.sentence()
-            splits = {held_out_for(combination) for combination in combinations}
+            splits = {split_of_combination(combination) for combination in combinations}
             assert splits <= {"train", split}
             assert split in splits
 
@@ -144,7 +152,7 @@ def test_a_combination_that_is_held_out_stands_in_no_training_sentence():
         (v, n)
         for v in lx.TRANSITIVE
         for n in lx.THINGS
-        if held_out_for((v.prefix + v.infinitive, n.singular)) == "test" and v.past not in ("", None)
+        if split_of_combination((v.prefix + v.infinitive, n.singular)) == "test" and v.past not in ("", None)
     )
     forms, things = {held[0].base, held[0].english_third, held[0].past}, {held[1].english, held[1].english_plural}
 

@@ -43,7 +43,9 @@ def test_documents_are_packed_with_others_in_each_epoch():
     starts = [0, *shard.ends[:-1].tolist()]
     for epoch in range(3):
         assert sorted(rows.plan(epoch).starts.tolist()) == starts
-    assert packed_together(PackedRows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]  # of seed and epoch, and nothing else
+    assert (
+        packed_together(PackedRows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]
+    )  # of seed and epoch, and nothing else
     assert len(packed_together(PackedRows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
 
 

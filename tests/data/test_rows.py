@@ -14,7 +14,7 @@ from scratch_gpt.data.readers.conversations import open_conversations
 from scratch_gpt.data.readers.prompts import open_prompts
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.data.readers.tables import ReadOptions, open_hub
-from scratch_gpt.data.splits import content_key, assign_splits, hold_out
+from scratch_gpt.data.splits import assign_splits, content_key, hold_out
 from scratch_gpt.errors import ScratchError
 
 # --- columns ---

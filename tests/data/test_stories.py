@@ -9,7 +9,7 @@ import pytest
 
 from scratch_gpt.data.corpora import stories
 from scratch_gpt.data.corpora import story_lexicon as lx
-from scratch_gpt.data.corpora.stories import _write, derivations, parses, rules, sentences, story
+from scratch_gpt.data.corpora.stories import _join, derivations, parses, rules, sentences, story
 
 SAMPLE = [story(11, i) for i in range(400)]
 SENTENCES = [sentence for text in SAMPLE for sentence in sentences(text)]
@@ -27,7 +27,7 @@ def test_every_sentence_and_story_has_exactly_one_derivation():
 
 
 def test_there_are_more_than_a_billion_sentences():
-    assert stories.different_sentences() > 1e9
+    assert stories.num_middle_sentences() > 1e9
 
 
 def enumerate_texts(symbol) -> dict[tuple[str, ...], float]:
@@ -56,7 +56,7 @@ def enumerate_texts(symbol) -> dict[tuple[str, ...], float]:
 def test_entropy_and_length_equal_those_by_enumeration(symbol):
     texts = enumerate_texts(symbol)
     assert math.fsum(texts.values()) == pytest.approx(1)
-    entropy, length, count = stories._measure(symbol)
+    entropy, length, count = stories._statistics(symbol)
     assert entropy == pytest.approx(-math.fsum(p * math.log(p) for p in texts.values()), rel=1e-12)
     assert count == len(texts)
     characters = math.fsum(p * sum(len(w) + (w not in ",.") for w in text) for text, p in texts.items())
@@ -84,7 +84,7 @@ def test_entropy_is_the_mean_surprise_of_sampled_stories():
     """Stories score -log p on average as the entropy says, within four standard errors."""
     surprises = []
     for text in SAMPLE[:150]:
-        words = stories._read(text)
+        words = stories._split(text)
         hero, tense = next(w for w in words if w in lx.GENDER), "past" if re.search(r"\bhad\b", text) else "present"
         openings = [s for w, s in rules(("story",)) if s[0][1] == tense and s[0][2] == hero]
         uniform = math.log(rules(("story",))[0][0])
@@ -139,13 +139,13 @@ def test_parser_rejects_broken_agreement():
     rng = random.Random(0)
     rejected, kinds = [], Counter()
     for sentence in SENTENCES:
-        words = stories._read(sentence)
+        words = stories._split(sentence)
         options = broken(words)
         if not options:
             continue
         place, new = rng.choice(options)
         kinds[new] += 1
-        changed = _write([*words[:place], new, *words[place + 1 :]])
+        changed = _join([*words[:place], new, *words[place + 1 :]])
         rejected.append(not parses(changed))
     assert len(rejected) > 1500
     assert len(kinds) > 80
@@ -155,10 +155,10 @@ def test_parser_rejects_broken_agreement():
 def test_parser_rejects_shuffled_sentences():
     rng, rejected = random.Random(0), []
     for sentence in SENTENCES:
-        words = stories._read(sentence)[:-1]
+        words = stories._split(sentence)[:-1]
         shuffled = rng.sample(words, len(words))
         if shuffled != words:
-            rejected.append(not parses(_write([*shuffled, "."])))
+            rejected.append(not parses(_join([*shuffled, "."])))
     assert sum(rejected) / len(rejected) >= 0.99
 
 

@@ -212,8 +212,8 @@ def edit_tokenizer(folder: Path, **parts) -> None:
 
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 TOKENIZERS = {
-    "doubling": ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 40}}, "may expand one character to 1.1e+12"),
-    "doubling in the decoder": ({"decoder": {"type": "Sequence", "decoders": [REPLACE] * 40}}, "its decoder may expand"),
+    "doubling": ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 40}}, "one character to 1.1e+12"),
+    "doubling in the decoder": ({"decoder": {"type": "Sequence", "decoders": [REPLACE] * 40}}, "decoder may expand"),
     "depth": ({"normalizer": json.loads('{"type":"Sequence","normalizers":[' * 300 + "]}" * 300)}, "that opens"),
 }
 

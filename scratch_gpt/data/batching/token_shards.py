@@ -147,7 +147,9 @@ def prepare_texts(
             shutil.rmtree(staging, ignore_errors=True)
         prepared = _open_entry(entry, splits)
     if prepared is None:
-        raise ScratchError(f"{entry} is corrupt and can't be replaced: remove it, or set SCRATCH_GPT_CACHE to another folder")
+        raise ScratchError(
+            f"{entry} is corrupt and can't be replaced: remove it, or set SCRATCH_GPT_CACHE to another folder"
+        )
     shards, reading = prepared
     reading.count.check(source.name, source.max_bad_rows)  # the limit may be lower than when the entry was written
     return shards, reading
@@ -254,7 +256,9 @@ class _Preparation:
         np.save(self.folder / f"{split}.ends.npy", ends)
         sizes = self.record.sizes.get(part) or Sizes()
         columns = {"characters": sizes.characters, "utf8_bytes": sizes.utf8_bytes, "unknown": written.unknown}
-        totals = {name: int(np.asarray(column, np.int64)[: len(selected)][selected].sum()) for name, column in columns.items()}
+        totals = {
+            name: int(np.asarray(column, np.int64)[: len(selected)][selected].sum()) for name, column in columns.items()
+        }
         return {"dtype": self.dtype.str, **totals}
 
 
@@ -280,8 +284,8 @@ def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
 
 
 def _open_entry(entry: Path, splits: tuple[str, ...]) -> tuple[dict[str, Shard], TextReading] | None:
-    """Open a cache entry; None if it does not exist or is invalid. It is not trusted: others may be able to write to the
-    folder."""
+    """Open a cache entry; None if it does not exist or is invalid. Entries are untrusted: others may have write access
+    to the folder."""
     try:
         if _has_link(entry):
             return None

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import ScratchError
-from ..splits import content_key, assign_splits
+from ..splits import assign_splits, content_key
 from .corpus import Corpus, Origin, ReadCount, data_fingerprint
 from .sources import Source
 from .text import TextReading

@@ -134,5 +134,7 @@ def encode(
     ) as bar:
         encoded = encode_examples(examples, names, tokenizer, max_length, bar.update)
     if encoded.num_too_long and main:
-        SafeConsole(stderr=True).print(f"{encoded.num_too_long:,} {split} texts of over {max_length} tokens were truncated")
+        SafeConsole(stderr=True).print(
+            f"{encoded.num_too_long:,} {split} texts of over {max_length} tokens were truncated"
+        )
     return encoded

@@ -147,7 +147,7 @@ def encode_batch(
 
 
 def starts_word(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Return a boolean mask of the vocabulary, shape (V,): tokens that start with white space, and thus start a word."""
+    """Return a boolean mask of the vocabulary, shape (V,): tokens that start with white space, and thus a word."""
     vocabulary = tokenizer.get_vocab()
     starts = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
     for token, number in vocabulary.items():

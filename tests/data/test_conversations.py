@@ -38,10 +38,10 @@ def test_an_input_stands_below_its_instruction():
     ("row", "words"),
     [
         ({"messages": []}, "'messages' is empty, want a list of messages: 1, first row 1"),
-        ({"messages": [ASKED]}, "no message is the assistant's"),
+        ({"messages": [ASKED]}, "no assistant message to train on"),
         (
             {"messages": [{"role": "king", "content": "Hi"}]},
-            "a message is of the role 'king', want one of system, user",
+            "a message has the role 'king', want one of system, user",
         ),
         ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
     ],

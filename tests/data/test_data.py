@@ -101,7 +101,7 @@ def test_bad_sources_are_explained(tmp_path, name, content, message):
 
 
 def test_an_unknown_hub_dataset_is_explained():
-    with pytest.raises(ScratchError, match="'nobody/nothing' is no file or folder here"):
+    with pytest.raises(ScratchError, match="'nobody/nothing' is not a local file or folder"):
         open_source("nobody/nothing")
 
 

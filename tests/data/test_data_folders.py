@@ -70,7 +70,7 @@ def test_links_inside_a_folder_are_followed_once(data):
     (data / "x/loop").symlink_to("..")
     found = shown(data)
     assert names(found["files"]) == ["1.jsonl", "2.jsonl", "own.jsonl"]
-    assert set(found["ignored"].values()) == {"a link to another folder here"}
+    assert set(found["ignored"].values()) == {"a link to another folder in it"}
 
 
 def test_a_file_that_is_named_may_be_a_link(tmp_path, private):
@@ -222,7 +222,7 @@ def test_parallel_text_is_not_read_through_links_out(tmp_path, private):
     (folder / "train.de").write_text("ein Haus\n")
     (folder / "train.en").symlink_to(private / "key.txt")
     said = refused(folder, "--for", "translation", "--source_lang", "de", "--target_lang", "en")
-    assert f"holds no train.en (plain or compressed): it has train.de, train.en ({LINK_OUT})" in said
+    assert f"has no train.en (plain or compressed): it has train.de, train.en ({LINK_OUT})" in said
     (folder / "train.en").unlink()
     (folder / "english").write_text("a house\n")
     (folder / "train.en").symlink_to("english")
@@ -307,7 +307,7 @@ def test_broken_metadata_is_refused_in_one_line(name, content, data):
     (data / "train").mkdir()
     (data / "train/state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
     (data / name).write_text(content)
-    assert "was not written whole by save_to_disk" in refused(data)
+    assert "was not written completely by save_to_disk" in refused(data)
 
 
 # --- names with wildcards in them ---
@@ -401,4 +401,4 @@ def test_a_script_in_a_dataset_folder_is_not_run(data):
         result = run_here("scratch-gpt", "data", dataset, "--json", cwd=data)
         assert json.loads(result.stdout)["rows_read"] == 1
         assert not marker.exists()
-    assert find_files(str(data)).ignored[str(data / "mydata.py")] == "no known format (.py)"
+    assert find_files(str(data)).ignored[str(data / "mydata.py")] == "unknown format (.py)"

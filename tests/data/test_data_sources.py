@@ -45,7 +45,7 @@ def test_rows_of_each_part_are_counted(tmp_path):
     assert found["rows_read"] == 20
     assert shown(*options)["test_rows"] == 0
     printed = run_here("scratch-gpt", "data", *map(str, options), "--test_fraction", "0.3").stdout
-    assert "rows: 20 read, 10 to train on, 4 to validate on, 6 to test on" in " ".join(printed.split())
+    assert "rows: 20 read, 10 for training, 4 for validation, 6 for testing" in " ".join(printed.split())
 
 
 def test_a_fingerprint_tells_columns_apart_and_not_their_order(tmp_path):

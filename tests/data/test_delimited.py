@@ -89,4 +89,4 @@ def test_delimiter_header_and_quoting_may_be_given(tmp_path):
 
 def test_a_cell_quoted_wrongly_is_named(tmp_path):
     (tmp_path / "t.csv").write_text('text,label\n"a,b,c\n"d" e,f\n1,2,3,4\n')
-    assert "line 3: a cell is quoted wrongly" in refused(tmp_path / "t.csv")
+    assert "line 3: a cell has invalid quotes" in refused(tmp_path / "t.csv")

@@ -265,7 +265,7 @@ def measured(tmp_path_factory) -> dict[str, dict]:
 @needs_proc
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_compressed_bomb_is_refused_after_a_bounded_amount(name, measured):
-    assert "times its size: if its content is meant to be read, unpack it first" in measured[name]["said"]
+    assert "times its size: if this is intended, decompress it first" in measured[name]["said"]
     assert measured[name]["mb"] < 100
 
 

@@ -121,5 +121,5 @@ def test_class_labels_have_their_names(tmp_path):
         assert source.label_names == ["no", "yes"]
     hidden = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=features)
     hidden.to_parquet(tmp_path / "hidden.parquet")
-    with pytest.raises(ScratchError, match="'label' is -1, which is none of the 2 classes"):
+    with pytest.raises(ScratchError, match="'label' is -1, which is not one of the 2 classes"):
         list(open_labelled(str(tmp_path / "hidden.parquet")).read())

@@ -72,7 +72,7 @@ def test_an_empty_side_is_passed_over_and_counted(world):
 
 BAD = {
     "different lengths": (lambda w: (w / "train.en").write_text("A dog runs .\n"), "", "has 3 lines and .* has 1"),
-    "unknown language": (lambda w: (w / "train.en").unlink(), "", "holds no train.en"),
+    "unknown language": (lambda w: (w / "train.en").unlink(), "", "has no train.en"),
     "unknown column": (
         lambda w: (w / "flat.jsonl").write_text('{"de": "a", "fr": "b"}'),
         "flat.jsonl",
@@ -83,7 +83,7 @@ BAD = {
         "flat.jsonl",
         "'en' is null, want text: 1, first row 0",
     ),
-    "one side": (lambda w: None, "train.de", "name the other with --target_file"),
+    "one side": (lambda w: None, "train.de", "give the other with --target_file"),
     "no such folder": (lambda w: None, "none/", "no such file or folder"),
     "no UTF-8": (lambda w: (w / "train.en").write_bytes(b"\xff\xfe\n\n\n"), "", "is not UTF-8"),
 }
@@ -100,7 +100,7 @@ def test_bad_input_is_explained(case, world):
 def test_one_language_twice_and_languages_that_the_grammar_does_not_know():
     with pytest.raises(ScratchError, match="both 'de'"):
         open_pairs("grammar", "de", "de")
-    with pytest.raises(ScratchError, match="knows 'de' and 'en', not 'de' to 'fr'"):
+    with pytest.raises(ScratchError, match="has 'de' and 'en', not 'de' to 'fr'"):
         open_pairs("grammar", "de", "fr")
 
 

@@ -107,7 +107,7 @@ def test_equal_rows_land_on_one_side(job, tmp_path):
     (tmp_path / "t.jsonl").write_text(lines(*[row for row in JOBS[job] for _ in range(3)]))
     found = shown(tmp_path / "t.jsonl", *for_job(job), *(() if job == "prompts" else ("--validation_fraction", "0.3")))
     if job == "prompts":
-        assert found["rows_skipped"] == {"a prompt that was read before": 20}
+        assert found["rows_skipped"] == {"a repeated prompt": 20}
     else:
         assert (found["rows_read"], found["duplicates"]) == (30, 20)
         assert found["validation_rows"] % 3 == 0
@@ -167,7 +167,7 @@ def test_bad_rows_are_skipped_and_counted_up_to_a_bound(job, tmp_path):
     found = shown(tmp_path / "t.jsonl", *for_job(job))
     assert found["rows_read"] == 100
     assert sum(found["rows_skipped"].values()) == len(bad) + 1
-    assert found["rows_skipped"]["the line is no JSON"] == 1
+    assert found["rows_skipped"]["the line is not JSON"] == 1
     (tmp_path / "t.jsonl").write_text(lines(*good[:50], *bad * 6))
     said = refused(tmp_path / "t.jsonl", *for_job(job))
     assert f"{6 * len(bad)} of {50 + 6 * len(bad)} rows can't be used" in said
@@ -264,7 +264,7 @@ def test_options_of_another_job_are_refused(tmp_path):
         tmp_path / "t.txt", "--label_column", "x"
     )
     assert "is plain text, want a table" in refused(tmp_path / "t.txt", "--text_column", "x")
-    assert "which is no CSV or TSV file" in refused(tmp_path / "t.txt", "--delimiter", ";")
+    assert "which is not a CSV or TSV file" in refused(tmp_path / "t.txt", "--delimiter", ";")
     assert "max_bad_rows is 2.0, want a share" in refused(tmp_path / "t.txt", "--max_bad_rows", "2")
 
 

@@ -89,7 +89,7 @@ def test_a_run_tells_of_its_data_and_refuses_to_go_on_with_other_data(job, model
     words = " ".join(printed.split())
     assert "rows: 40 read" in words
     assert "skipped: 1 rows" in words
-    assert "ignored: 1 files (NOTES.log (no known format (.log)))" in words
+    assert "ignored: 1 files (NOTES.log (unknown format (.log)))" in words
     record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["facts"]["data"]
     assert (record["rows_read"], sum(record["rows_skipped"].values())) == (40, 1)
     assert record["train_rows"] + record["validation_rows"] == 40

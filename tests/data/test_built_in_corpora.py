@@ -57,7 +57,7 @@ def digest(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_a_corpus_is_as_it_was(name):
+def test_generated_text_is_unchanged(name):
     assert digest(name) == EXPECTED[name]
 
 

@@ -15,7 +15,7 @@ COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_text_is_read_as_it_was_written(suffix, tmp_path):
+def test_compressed_text_is_read_exactly(suffix, tmp_path):
     """In one piece, or in several that were put one after the other."""
     path = tmp_path / f"a.txt{suffix}"
     for pieces in ((TEXT,), (TEXT, "", TEXT)):
@@ -26,7 +26,7 @@ def test_a_text_is_read_as_it_was_written(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("kept", [-5, 40, 12])
-def test_a_file_that_was_cut_short_is_refused_in_one_line(kept, suffix, tmp_path):
+def test_truncated_file_is_rejected(kept, suffix, tmp_path):
     """None of what could be read of it is taken for the whole."""
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(COMPRESS[suffix](TEXT.encode())[:kept])
@@ -37,7 +37,7 @@ def test_a_file_that_was_cut_short_is_refused_in_one_line(kept, suffix, tmp_path
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_file_of_another_format_is_refused(suffix, tmp_path):
+def test_file_that_is_not_compressed_is_rejected(suffix, tmp_path):
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(b"One day, Anna has two old lamps. " * 9)
     result = run_here("scratch-gpt", "data", path.name, cwd=tmp_path, check=False)

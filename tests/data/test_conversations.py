@@ -23,13 +23,13 @@ from scratch_gpt.errors import ScratchError
         {"instruction": "How are you?", "output": "I am well."},
     ],
 )
-def test_every_shape_is_the_same_conversation(row, tmp_path):
+def test_all_conversation_formats_are_equivalent(row, tmp_path):
     assert conversation_of(row) == [ASKED, ANSWERED]
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     assert list(open_conversations(str(tmp_path)).read()) == [[ASKED, ANSWERED]]
 
 
-def test_an_input_stands_below_its_instruction():
+def test_input_is_appended_to_instruction():
     row = {"instruction": "Mend it.", "input": "He go.", "output": "He goes."}
     assert conversation_of(row)[0] == {"role": "user", "content": "Mend it.\n\nHe go."}
 
@@ -46,13 +46,13 @@ def test_an_input_stands_below_its_instruction():
         ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
     ],
 )
-def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
+def test_invalid_conversation_is_rejected_with_reason(row, words, tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, ({"messages": TALK}, row))))
     with pytest.raises(ScratchError, match=words):
         list(open_conversations(str(tmp_path / "t.jsonl")).read())
 
 
-def test_a_table_of_something_else_says_what_it_has(tmp_path):
+def test_missing_conversation_columns_are_reported(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(
         ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'conversation'; or"
@@ -61,13 +61,13 @@ def test_a_table_of_something_else_says_what_it_has(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
-def test_the_instructions_open_as_they_are():
+def test_shared_instruction_data_is_read():
     talks = list(open_conversations(str(SHARED / "instructions.json")).read())
     assert len(talks) == 1100
     assert talks[0][0]["content"].endswith("freind --> friend")
 
 
-def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
+def test_built_in_questions_hold_out_pairs_of_fact_and_phrasing():
     """Each split follows from the seed; no pair stands in two; words and phrasings of the held-out ones are known."""
     talks = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
     assert list(questions(0, 300, "test")) == talks["test"] != list(questions(1, 300, "test"))
@@ -92,7 +92,7 @@ def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
             assert question.answer in question.told
 
 
-def test_a_sentence_is_told_once_and_asked_about_several_times():
+def test_context_sentence_is_shown_once_per_conversation():
     first = next(
         talk for talk in open_conversations("questions", num_questions=200).read() if ". " in talk[0]["content"]
     )

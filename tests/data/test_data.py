@@ -37,7 +37,7 @@ def text_of(source) -> list[str]:
     return documents
 
 
-def test_a_file_is_one_document_whatever_its_size(tmp_path):
+def test_each_file_is_one_document(tmp_path):
     text = "word \u00e9 " * 50_000 + "x" * 200_000 + "\nend"
     (tmp_path / "a.txt").write_text(text)
     with gzip.open(tmp_path / "b.txt.gz", "wt", encoding="utf-8") as file:
@@ -51,7 +51,7 @@ def test_a_file_is_one_document_whatever_its_size(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
-def test_tables_have_a_text_column(tmp_path, suffix):
+def test_text_column_of_tables(tmp_path, suffix):
     import datasets
 
     rows = {"body": ["One, two", 'a "quote"', "line\nbreak"], "label": [1, 2, 3]}
@@ -74,7 +74,7 @@ def test_tables_have_a_text_column(tmp_path, suffix):
             text_of(numbers)
 
 
-def test_a_dataset_repository_is_read_by_name(tmp_path):
+def test_clone_of_dataset_repository_has_splits(tmp_path):
     """A clone of a dataset repository: the same splits as on the Hub."""
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"{split} {i}"}) for i in range(3)]
@@ -93,19 +93,19 @@ def test_a_dataset_repository_is_read_by_name(tmp_path):
         ("two.csv", b"a,b\nx,y\n", "choose one with --text_column"),
     ],
 )
-def test_bad_sources_are_explained(tmp_path, name, content, message):
+def test_invalid_sources_are_rejected_with_reason(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ScratchError, match=message):
         text_of(open_source(str(tmp_path / name)))
 
 
-def test_an_unknown_hub_dataset_is_explained():
+def test_unknown_hub_dataset_is_rejected():
     with pytest.raises(ScratchError, match="'nobody/nothing' is not a local file or folder"):
         open_source("nobody/nothing")
 
 
-def test_one_text_is_split_by_position(tmp_path, tokenizer):
+def test_single_document_is_split_by_position(tmp_path, tokenizer):
     text = "\n".join(stories(seed=1, count=50))
     (tmp_path / "t.txt").write_text(text)
     shards = prepare(open_source(str(tmp_path / "t.txt")), tokenizer)
@@ -116,7 +116,7 @@ def test_one_text_is_split_by_position(tmp_path, tokenizer):
     assert shards["validation"].utf8_bytes == len(text[border:].encode())
 
 
-def test_many_documents_are_split_by_document(tokenizer):
+def test_several_documents_are_split_by_document(tokenizer):
     texts = list(stories(seed=2, count=50))
     shards = prepare(open_source("stories", num_stories=50, seed=2), tokenizer)
     held = hold_out([content_key(text) for text in texts], 0.1)
@@ -129,7 +129,7 @@ def test_many_documents_are_split_by_document(tokenizer):
     assert len(shards["validation"].ends) == 5
 
 
-def test_prepared_data_is_cached_by_content_and_settings(tmp_path, tokenizer):
+def test_cache_key_depends_on_content_and_settings(tmp_path, tokenizer):
     path = tmp_path / "t.txt"
     path.write_text("\n".join(stories(seed=4, count=20)))
 
@@ -145,7 +145,7 @@ def test_prepared_data_is_cached_by_content_and_settings(tmp_path, tokenizer):
     assert len(set((cache_directory() / "shards").iterdir())) == len(first) + 2
 
 
-def test_a_failed_preparation_leaves_nothing(tmp_path, tokenizer):
+def test_failed_preparation_leaves_no_files(tmp_path, tokenizer):
     before = set((cache_directory() / "shards").glob("*"))
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(['{"text": "fine"}'] * 30 + ['{"text": null}'] * 5))
@@ -171,7 +171,7 @@ def labels_of(rows: PackedRows, epoch: int = 0) -> list[int]:
     epoch=st.integers(0, 3),
     seed=st.one_of(st.none(), st.integers(0, 5)),
 )
-def test_every_token_is_predicted_once_an_epoch(lengths, row_length, epoch, seed):
+def test_every_token_is_predicted_once_per_epoch(lengths, row_length, epoch, seed):
     shard = shard_of(lengths)
     rows = PackedRows(shard, row_length, BOS, PAD, seed=seed)
     assert sorted(labels_of(rows, epoch)) == shard.tokens.tolist()
@@ -184,7 +184,7 @@ def test_every_token_is_predicted_once_an_epoch(lengths, row_length, epoch, seed
     assert filled.max() <= row_length
 
 
-def test_inputs_are_bos_and_what_came_before():
+def test_inputs_are_bos_and_the_previous_tokens():
     rows = PackedRows(shard_of([3, 4, 20]), 8, BOS, PAD, seed=0)
     plan = rows.plan(0)
     seen_packed = False
@@ -200,7 +200,7 @@ def test_inputs_are_bos_and_what_came_before():
     assert seen_packed
 
 
-def test_windows_begin_elsewhere_each_epoch():
+def test_segments_start_at_other_positions_each_epoch():
     rows = PackedRows(shard_of([1000]), 16, BOS, PAD, seed=0)
     starts = [set(rows.plan(epoch).starts.tolist()) for epoch in range(4)]
     assert all(0 in s for s in starts)
@@ -210,7 +210,7 @@ def test_windows_begin_elsewhere_each_epoch():
     assert labels_of(PackedRows(shard_of([1000]), 16, BOS, PAD, seed=1), 3) != labels_of(rows, 3)
 
 
-def test_short_documents_fill_rows_well():
+def test_packing_efficiency_of_short_documents():
     lengths = np.random.default_rng(0).integers(20, 110, 2000).tolist()
     rows = PackedRows(shard_of(lengths), 256, BOS, PAD, seed=0)
     assert sum(lengths) / (len(rows.plan(0)) * 256) > 0.93
@@ -238,7 +238,7 @@ def test_packing_does_not_change_the_loss_of_a_document():
     assert total(32) == pytest.approx(alone, rel=1e-5)
 
 
-def test_processes_share_evaluation_rows_without_overlap():
+def test_evaluation_rows_are_sharded_without_overlap():
     rows = PackedRows(shard_of([5, 9, 30, 2, 7, 8]), 8, BOS, PAD)
     shares = [list(rows.ordered_batches(2, process, 3)) for process in range(3)]
     assert len({len(share) for share in shares}) == 1

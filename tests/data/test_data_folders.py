@@ -8,10 +8,8 @@ import socket
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from helpers.data import at_most, lines, names, refused, shown, texts_of
+from helpers.data import at_most, lines, names, refused, shown, texts_of, write_card
 from helpers.processes import run_here
 
 from scratch_gpt.data.readers.finding import find_files
@@ -41,11 +39,7 @@ def data(tmp_path) -> Path:
     return folder
 
 
-def card(folder: Path, *configs: dict) -> None:
-    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
-
-
-def test_a_link_out_of_a_folder_is_not_followed_and_listed(data, private):
+def test_links_out_of_a_folder_are_ignored_and_listed(data, private):
     (data / "a.jsonl").symlink_to(private / "key.jsonl")
     (data / "dir").symlink_to(private)
     (data / "gone.jsonl").symlink_to(private / "gone.jsonl")
@@ -62,7 +56,7 @@ def test_a_link_out_of_a_folder_is_not_followed_and_listed(data, private):
     assert f"a.jsonl ({LINK_OUT})" in refused(data)
 
 
-def test_links_inside_a_folder_are_followed_once(data):
+def test_links_inside_a_folder_are_followed(data):
     (data / "x").mkdir()
     (data / "x/1.jsonl").write_text(lines({"text": "one"}))
     (data / "2.jsonl").symlink_to("x/1.jsonl")
@@ -73,7 +67,7 @@ def test_links_inside_a_folder_are_followed_once(data):
     assert set(found["ignored"].values()) == {"a link to another folder in it"}
 
 
-def test_a_file_that_is_named_may_be_a_link(tmp_path, private):
+def test_dataset_argument_may_be_a_link(tmp_path, private):
     (tmp_path / "mine.txt").symlink_to(private / "key.txt")
     (tmp_path / "mine").symlink_to(private / "train")
     assert texts_of(tmp_path / "mine.txt") == ["a private key"]
@@ -94,12 +88,12 @@ def hub_cache(tmp_path: Path) -> Path:
     return snapshot
 
 
-def test_the_cache_of_the_hub_is_read_through_its_links(tmp_path, private):
+def test_links_of_the_hub_cache_are_followed(tmp_path, private):
     snapshot = hub_cache(tmp_path)
     assert sorted(texts_of(snapshot)) == ["eigen", "own"]
     assert texts_of(snapshot / "de") == ["eigen"]
     assert texts_of(f"{snapshot}/*.jsonl") == ["own"]
-    card(snapshot, {"config_name": "de", "data_dir": "de"}, {"config_name": "own", "data_files": "*.jsonl"})
+    write_card(snapshot, {"config_name": "de", "data_dir": "de"}, {"config_name": "own", "data_files": "*.jsonl"})
     assert shown(snapshot, "--dataset_config", "de")["rows_read"] == 1
     assert names(shown(snapshot, "--dataset_config", "own")["files"]) == ["train.jsonl"]
     (snapshot / "out.jsonl").symlink_to(private / "key.jsonl")
@@ -125,7 +119,7 @@ def linked(data, private) -> Path:
 
 
 @pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "**", "*/*.jsonl", "[a-z]*.jsonl", "*/*/*.jsonl"])
-def test_a_pattern_reads_nothing_outside(pattern, linked):
+def test_pattern_reads_no_files_outside(pattern, linked):
     with at_most(30):
         found = find_files(f"{linked}/{pattern}")
     assert found.paths
@@ -135,7 +129,7 @@ def test_a_pattern_reads_nothing_outside(pattern, linked):
 
 
 @pytest.mark.parametrize("pattern", ["*/key.jsonl", "*/*/key.jsonl", "**/key.jsonl", "*/train/*.jsonl", "**/a.jsonl"])
-def test_a_pattern_that_matches_outside_only_is_refused(pattern, linked):
+def test_pattern_that_matches_only_outside_is_rejected(pattern, linked):
     with at_most(30):
         assert LINK_OUT in refused(f"{linked}/{pattern}")
 
@@ -144,45 +138,45 @@ OUTSIDE = ["../private/key.jsonl", "../**", "{private}/key.jsonl", "out/*.jsonl"
 
 
 @pytest.mark.parametrize("pattern", OUTSIDE)
-def test_a_card_names_nothing_outside(pattern, data, private):
+def test_card_with_paths_outside_is_rejected(pattern, data, private):
     (data / "a.jsonl").symlink_to(private / "key.jsonl")
     (data / "out").symlink_to(private)
     pattern = pattern.replace("{private}", str(private))
-    card(data, {"config_name": "all", "data_files": [pattern]})
+    write_card(data, {"config_name": "all", "data_files": [pattern]})
     assert f"names {pattern!r}" in refused(data)
     place = str(Path(pattern).parent)
-    card(data, {"config_name": "all", "data_dir": place})
+    write_card(data, {"config_name": "all", "data_dir": place})
     if place != ".":
         assert f"names {place!r}" in refused(data)
 
 
-def test_the_patterns_of_a_card_are_those_of_datasets(data):
+def test_card_patterns_match_as_in_datasets(data):
     from datasets.data_files import resolve_pattern
 
     for name in ("a/1.csv", "a/b/2.csv", "c1.csv", "c22.csv", "x/c1.csv"):
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_text(f"text\n{name}\n")
     for pattern in ("*.csv", "**/*.csv", "a/**", "a/*", "c?.csv", "c[0-9].csv", "*/*.csv", "**/c*", "./a/../c1.csv"):
-        card(data, {"config_name": "all", "data_files": pattern})
+        write_card(data, {"config_name": "all", "data_files": pattern})
         theirs = {Path(path).resolve() for path in resolve_pattern(pattern, str(data))}
         assert set(find_files(str(data)).paths) == theirs, pattern
 
 
-def test_an_address_in_a_card_is_not_opened(data):
+def test_urls_in_a_card_are_not_opened(data):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         server.settimeout(0.2)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.jsonl"
         for name in (address, f"zip://a::{address}", f"hf://datasets/{address}"):
-            card(data, {"config_name": "all", "data_files": name})
+            write_card(data, {"config_name": "all", "data_files": name})
             assert "want a file in the folder" in refused(data)
         with pytest.raises(TimeoutError):
             server.accept()
 
 
 @pytest.mark.parametrize("name", ["README.md", "dataset_dict.json"])
-def test_metadata_that_is_a_link_out_is_not_read(name, data, private):
+def test_metadata_linked_from_outside_is_not_read(name, data, private):
     (private / "README.md").write_text("---\nconfigs: [a private key\n---\n")
     (private / "dataset_dict.json").write_text('{"a private key": 1}')
     (data / name).symlink_to(private / name)
@@ -191,7 +185,7 @@ def test_metadata_that_is_a_link_out_is_not_read(name, data, private):
     assert found["ignored"] == {str(data / name): LINK_OUT}
 
 
-def test_a_dataset_of_save_to_disk_holds_nothing_outside(data, private):
+def test_save_to_disk_dataset_reads_no_files_outside(data, private):
     saved = data / "saved"
     datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["own"]})}).save_to_disk(saved)
     assert texts_of(saved) == ["own"]
@@ -216,7 +210,7 @@ def test_a_dataset_of_save_to_disk_holds_nothing_outside(data, private):
         assert "want the name of a file in the folder" in refused(saved)
 
 
-def test_parallel_text_is_not_read_through_links_out(tmp_path, private):
+def test_parallel_text_linked_from_outside_is_not_read(tmp_path, private):
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "train.de").write_text("ein Haus\n")
@@ -241,7 +235,7 @@ def _never_hangs():
 
 
 @pytest.mark.usefixtures("_never_hangs")
-def test_pipes_sockets_and_devices_never_hang(data):
+def test_pipes_sockets_and_devices_do_not_block(data):
     os.mkfifo(data / "pipe.jsonl")
     (data / "to_pipe.jsonl").symlink_to("pipe.jsonl")
     (data / "null.jsonl").symlink_to("/dev/zero")
@@ -289,12 +283,12 @@ BROKEN_CARDS = {
 
 
 @pytest.mark.parametrize("case", BROKEN_CARDS)
-def test_a_broken_card_is_refused_in_one_line(case, data):
+def test_invalid_card_is_rejected(case, data):
     (data / "README.md").write_text(f"---\n{BROKEN_CARDS[case]}\n---\n")
     refused(data)
 
 
-def test_a_card_without_end_takes_no_time(data):
+def test_unterminated_card_is_parsed_quickly(data):
     with at_most(30):
         (data / "README.md").write_text("---\n" + "\n" * 2_000_000)
         assert shown(data)["rows_read"] == 1
@@ -302,7 +296,7 @@ def test_a_card_without_end_takes_no_time(data):
 
 @pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json"])
 @pytest.mark.parametrize("content", ["[" * 5000, '{"splits": 5}', '{"splits": {"train": 1}, "_data_files": 5}', "[1]"])
-def test_broken_metadata_is_refused_in_one_line(name, content, data):
+def test_invalid_save_to_disk_metadata_is_rejected(name, content, data):
     (data / "dataset_dict.json").write_text('{"splits": ["train"]}')
     (data / "train").mkdir()
     (data / "train/state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
@@ -310,93 +304,14 @@ def test_broken_metadata_is_refused_in_one_line(name, content, data):
     assert "was not written completely by save_to_disk" in refused(data)
 
 
-# --- names with wildcards in them ---
-
-NAMES = ["a[1]", "[0-9]", "a*", "a?", "x::y", "zip:::x", "[", "]", "{a,b}", "[[]", "%5B"]
-
-
-@pytest.fixture(params=NAMES)
-def odd(request, tmp_path) -> Path:
-    """A folder with an odd name, beside others that this name matches as a pattern."""
-    for decoy in ("a1", "aa", "0", "5", "ab", "x", "y", "[", "a"):
-        (tmp_path / decoy).mkdir()
-        for suffix in (".txt", ".jsonl", ".csv", ".parquet"):
-            (tmp_path / f"{decoy}{suffix}").write_text("not this")
-            (tmp_path / decoy / f"{decoy}{suffix}").write_text("not this")
-    folder = tmp_path / request.param
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
-
-
-def test_odd_names_are_names_and_no_patterns(odd):
-    rows, base = {"text": ["this", "and this"]}, odd.name
-    (odd / f"{base}.txt").write_text("this")
-    (odd / f"{base}.csv").write_text("text\nthis\nand this\n")
-    (odd / f"{base}.jsonl").write_text(lines(*({"text": text} for text in rows["text"])))
-    (odd / f"{base}.json").write_text(json.dumps([{"text": text} for text in rows["text"]]))
-    with (odd / f"{base}.parquet").open("wb") as file:  # `datasets` itself takes such names for patterns
-        pq.write_table(pa.table(rows), file)
-    datasets.Dataset.from_dict(rows).save_to_disk(odd.parent / "saved")
-    shutil.move(odd.parent / "saved", odd / "saved" / base)
-    (odd.parent / f"{base}.txt").write_text("this")
-    for place in (odd, odd.parent):
-        assert texts_of(place / f"{base}.txt") == ["this"]
-    for suffix in (".csv", ".jsonl", ".json", ".parquet"):
-        assert texts_of(odd / f"{base}{suffix}") == rows["text"], suffix
-    assert texts_of(odd / "saved" / base) == rows["text"]
-    assert texts_of(next((odd / "saved" / base).glob("*.arrow"))) == rows["text"]
-    held = shown(odd / f"{base}.csv", "--validation_dataset", odd / f"{base}.jsonl")
-    assert held["files"] == [str(odd / f"{base}{suffix}") for suffix in (".csv", ".jsonl")]
-    shutil.rmtree(odd / "saved")
-    for path in odd.glob("*.[tjp]*"):
-        path.unlink()
-    assert texts_of(odd) == rows["text"]
-
-
-def test_odd_names_in_a_card_are_names(odd):
-    base = odd.name
-    for decoy in ("a1", "0", "x"):
-        (odd / f"{decoy}.csv").write_text("text\nnot this\n")
-    (odd / base).mkdir()
-    (odd / base / f"{base}.csv").write_text("text\nthis\n")
-    card(odd, {"config_name": "all", "data_files": f"{base}/{base}.csv"})
-    assert texts_of(odd) == ["this"]
-    card(odd, {"config_name": "all", "data_dir": base})
-    assert texts_of(odd) == ["this"]
-    card(odd, {"config_name": "all", "data_dir": base, "data_files": "*.csv"})
-    assert texts_of(odd) == ["this"]
-
-
-def test_odd_names_of_parallel_text_are_names(odd):
-    for language, text in (("de", "dies"), ("en", "this")):
-        (odd / f"train.{language}").write_text(f"{text}\n")
-        (odd / f"{odd.name}.{language}").write_text(f"{text}\n")
-    assert list(open_pairs(str(odd), "de", "en").read()) == [("dies", "this")]
-    source, target = (str(odd / f"{odd.name}.{language}") for language in ("de", "en"))
-    assert list(open_pairs(source, "de", "en", target_file=target).read()) == [("dies", "this")]
-
-
-def test_a_pattern_in_a_folder_with_an_odd_name(tmp_path):
-    for folder in ("a[1]", "a1"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "1.csv").write_text(f"text\n{folder}\n")
-    assert texts_of(tmp_path / "a[1]" / "*.csv") == ["a[1]"]
-    assert texts_of(f"{tmp_path}/a[[]1]/*.csv") == ["a[1]"]
-    assert texts_of(f"{tmp_path}/a[0-9]/*.csv") == ["a1"]
-
-
-# --- a folder with a script ---
-
-
-def test_a_script_in_a_dataset_folder_is_not_run(data):
+def test_scripts_in_a_dataset_folder_are_not_run(data):
     marker = data.parent / "ran"
     code = f"open({str(marker)!r}, 'w').close()\nimport datasets\n"
     for name in ("data.py", "mydata.py", "__init__.py", "conftest.py", "datasets.py", "setup.py"):
         (data / name).write_text(code)
     infos = {"default": {"builder_name": "mydata", "features": {"text": {"dtype": "string", "_type": "Value"}}}}
     (data / "dataset_infos.json").write_text(json.dumps(infos))
-    card(data, {"config_name": "default", "data_files": "own.jsonl"})
+    write_card(data, {"config_name": "default", "data_files": "own.jsonl"})
     for dataset in (".", str(data), "*.jsonl", "own.jsonl"):
         result = run_here("scratch-gpt", "data", dataset, "--json", cwd=data)
         assert json.loads(result.stdout)["rows_read"] == 1

@@ -42,11 +42,11 @@ def calls_without_encoding(tree):
         ("gzip.open(path)", 0),
     ],
 )
-def test_what_counts_as_a_file_opened_without_an_encoding(code, found):
+def test_calls_without_encoding_are_detected(code, found):
     assert len(list(calls_without_encoding(ast.parse(code)))) == found
 
 
-def test_text_files_are_opened_with_an_encoding():
+def test_all_text_files_are_opened_with_an_encoding():
     """Elsewhere than on Linux, the default is another one."""
     found = []
     for path in sorted((PROJECT / "scratch_gpt").rglob("*.py")):

@@ -102,19 +102,19 @@ OPENS = {"subject": phrase("d", "Mann"), "verb": verb("aufmachen"), "direct": ph
         ),
     ],
 )
-def test_the_verb_comes_second_or_last(clause, main, final, english):
+def test_verb_is_second_in_main_clauses_and_last_in_subordinate_clauses(clause, main, final, english):
     assert clause.german_main() == main
     assert clause.german_final() == final
     assert clause.english() == english
 
 
-def test_an_object_may_stand_first_and_the_subject_may_follow():
+def test_object_first_and_verb_first_word_order():
     clause = Clause(phrase("ein", "Frau"), verb("kaufen"), "present", phrase("d", "Tisch"))
     assert clause.german_main("direct") == "den Tisch kauft eine Frau"
     assert clause.german_main("verb") == "kauft eine Frau den Tisch"
 
 
-def test_a_sentence_has_one_translation_and_looks_like_one():
+def test_each_sentence_has_one_translation_and_is_well_formed():
     seen: dict[str, str] = {}
     for split in german_english.SPLITS:
         for pair in pairs(1, 3000, split):
@@ -127,7 +127,7 @@ def test_a_sentence_has_one_translation_and_looks_like_one():
     assert len(seen) > 8500
 
 
-def test_held_out_combinations_are_never_seen_together():
+def test_held_out_combinations_do_not_occur_in_training():
     writer = german_english.SentenceSampler(random.Random(0))
     shares = {split: 0 for split in german_english.SPLITS}
     for _ in range(4000):
@@ -146,7 +146,7 @@ def test_held_out_combinations_are_never_seen_together():
             assert split in splits
 
 
-def test_a_combination_that_is_held_out_stands_in_no_training_sentence():
+def test_held_out_combination_is_in_no_training_text():
     """Seen in the text itself: a transitive verb and its object, found by their forms."""
     held = next(
         (v, n)
@@ -164,7 +164,7 @@ def test_a_combination_that_is_held_out_stands_in_no_training_sentence():
     assert any(together(pair.english) for pair in pairs(2, 6000, "test"))
 
 
-def test_word_for_word_is_not_enough():
+def test_word_for_word_translation_is_rarely_correct():
     found = list(pairs(3, 2000, "test"))
     right = sum(word_for_word(pair.german) == pair.english for pair in found) / len(found)
     assert 0.01 < right < 0.2  # some sentences are that easy; few

@@ -19,7 +19,7 @@ from scratch_gpt.tokenization.training import starts_word, train_tokenizer
 from scratch_gpt.train.tasks.classification.task import Classification
 
 
-def test_text_is_cut_with_its_end_and_special_tokens_are_text():
+def test_truncation_keeps_the_end_token_and_special_names_are_text():
     texts = [("one two three four five six", "a"), ("<mask> <eos>", "b")]
     tokenizer = train_tokenizer([text for text, _ in texts], "bpe", 270, "encoder")
     encoded = encode_examples(texts, ["a", "b"], tokenizer, 8)
@@ -31,7 +31,7 @@ def test_text_is_cut_with_its_end_and_special_tokens_are_text():
     assert not set(whole[1:-1].tolist()) & set(tokenizer.all_special_ids)
 
 
-def test_scores_are_what_the_books_say():
+def test_classification_scores_by_hand():
     labels, guessed = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]
     scores = classification_scores(labels, guessed, 3)
     assert scores["accuracy"] == pytest.approx(4 / 6)
@@ -48,7 +48,7 @@ def labelled_task(**options):
     return task, tokenizer
 
 
-def test_rare_labels_weigh_more_when_balanced():
+def test_balanced_loss_weights():
     task, _ = labelled_task(balance=True)
     assert task.weights.tolist() == pytest.approx([100 / 180, 5.0])
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", num_labels=2)
@@ -58,7 +58,7 @@ def test_rare_labels_weigh_more_when_balanced():
     assert task.loss(model, batch).item() == pytest.approx(math.log(2) * (100 / 180 + 5.0))
 
 
-def test_word_dropout_hides_other_words_in_every_epoch():
+def test_word_dropout_is_resampled_each_epoch():
     plain, tokenizer = labelled_task()
     task, _ = labelled_task(word_dropout=0.4)
     hidden = []
@@ -73,7 +73,7 @@ def test_word_dropout_hides_other_words_in_every_epoch():
     assert not torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(1, 0)["input_ids"])
 
 
-def test_word_dropout_hides_whole_words_whatever_the_tokens_are():
+def test_word_dropout_replaces_whole_words():
     texts = [f"a fine {'long ' * number}film\nin{number}deed" for number in range(30)]
     for kind in ("char", "word", "bpe", "unigram"):
         tokenizer = train_tokenizer(texts, kind, template="encoder")
@@ -98,7 +98,7 @@ def test_word_dropout_hides_whole_words_whatever_the_tokens_are():
         ("t.jsonl", '{"sentence": "a", "label": true}\n{"sentence": "b", "label": false}\n', ["True", "False"]),
     ],
 )
-def test_labelled_tables(name, content, labels, tmp_path):
+def test_labels_of_tables(name, content, labels, tmp_path):
     (tmp_path / name).write_text(content)
     rows = list(open_labelled(str(tmp_path / name)).read())
     assert [label for _, label in rows] == labels
@@ -108,7 +108,7 @@ def test_labelled_tables(name, content, labels, tmp_path):
         assert rows[0][0] == "a, b"
 
 
-def test_class_labels_have_their_names(tmp_path):
+def test_class_label_names_are_used(tmp_path):
     import datasets
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})

@@ -32,7 +32,7 @@ def packed_together(rows: PackedRows, epoch: int) -> set[frozenset[int]]:
     return {frozenset(plan.starts[a:b].tolist()) for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)}
 
 
-def test_documents_are_packed_with_others_in_each_epoch():
+def test_packing_changes_each_epoch():
     """Hundreds of short documents of all lengths: few rows of one epoch come again in the next, and none is lost."""
     lengths = np.random.default_rng(1).integers(2, 12, 600).tolist()
     shard = shard_of(lengths)
@@ -49,14 +49,14 @@ def test_documents_are_packed_with_others_in_each_epoch():
     assert len(packed_together(PackedRows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
 
 
-def test_windows_of_a_long_document_begin_elsewhere_in_each_epoch():
+def test_first_segment_of_a_long_document_varies():
     rows = PackedRows(shard_of([1000]), 32, BOS, PAD, seed=4)
     first = [sorted(rows.plan(epoch).starts.tolist())[1] for epoch in range(20)]
     assert all(1 <= length <= 32 for length in first)
     assert len(set(first)) > 8
 
 
-def test_rows_come_in_another_order_in_each_epoch():
+def test_row_order_changes_each_epoch():
     """Rows of one document each, which can't be packed otherwise."""
     rows = PackedRows(shard_of([20] * 200), 32, BOS, PAD, seed=4)
     orders = [rows.plan(epoch).starts.tolist() for epoch in (0, 1)]
@@ -64,7 +64,7 @@ def test_rows_come_in_another_order_in_each_epoch():
     assert orders[0] != sorted(orders[0])
 
 
-def test_full_rows_come_among_the_others():
+def test_full_rows_are_shuffled_among_the_others():
     """Windows that fill a row are made first, and would else all be learned from before the others."""
     plan = PackedRows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
     full = np.flatnonzero(plan.lengths[plan.offsets[:-1]] == 32)
@@ -74,7 +74,7 @@ def test_full_rows_come_among_the_others():
     assert 80 < full.mean() < 120
 
 
-def test_texts_share_batches_with_others_in_each_epoch():
+def test_batch_composition_changes_each_epoch():
     buckets = Buckets(np.full(400, 10), 80, seed=4)
     together = [{frozenset(numbers.tolist()) for _, numbers in buckets.plan(epoch)} for epoch in (0, 1)]
     assert not together[0] & together[1]
@@ -100,7 +100,7 @@ def loss_alone(model, shard: Shard, documents: list[int]) -> float:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_documents_of_a_row_do_not_see_each_other_whichever_row_is_full(preset, order):
+def test_packed_documents_do_not_attend_to_each_other(preset, order):
     """A batch of a row with three documents, one with a document that fills it, and one with padding: the loss is the
     sum of those of the documents alone, in whatever order the rows stand."""
     lengths = [5, 4, 7, 16, 6]  # 5 + 4 + 7 fill a row, 16 another, 6 leaves padding
@@ -130,7 +130,7 @@ def texts(tmp_path):
     return path
 
 
-def test_tokens_end_as_the_tokenizer_says_now(texts):
+def test_cache_key_depends_on_the_end_token(texts):
     """The same tokenizer with another `<eos>` does not get the tokens that the first one had written."""
     tokenizer = train_tokenizer([texts.read_text()], "char")
     backend, ends = tokenizer.backend_tokenizer.to_str(), []
@@ -143,7 +143,7 @@ def test_tokens_end_as_the_tokenizer_says_now(texts):
     assert len(set(ends)) == 2
 
 
-def test_each_setting_has_tokens_of_its_own(texts, tmp_path, monkeypatch):
+def test_cache_key_depends_on_each_setting(texts, tmp_path, monkeypatch):
     """What comes from a cache in which all others stand already is what comes from an empty one."""
     tokenizer, source = train_tokenizer([texts.read_text()], "char"), lambda: open_source(str(texts))
     fewer = train_tokenizer(["text"], "char")
@@ -178,7 +178,7 @@ def test_each_setting_has_tokens_of_its_own(texts, tmp_path, monkeypatch):
 # --- bits per byte ---------------------------------------------------------------------------------------
 
 
-def test_bits_are_per_byte_and_losses_per_character_of_texts_that_are_not_ascii(tmp_path):
+def test_bits_per_byte_and_loss_per_character_of_non_ascii_text(tmp_path):
     """Letters of one, two, three and four bytes, so that no two of tokens, characters and bytes are as many."""
     lines = ["Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich", "Ёж, ёлка и чай", "東京の空", "😀 → 😀"]
     path = tmp_path / "text.txt"

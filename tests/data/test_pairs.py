@@ -45,12 +45,12 @@ def world(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "flat.jsonl", "nested.jsonl", "table.csv"])
-def test_every_form_gives_the_same_pairs(name, world):
+def test_all_parallel_formats_are_equivalent(name, world):
     assert list(open_pairs(str(world / name), "de", "en").read()) == PAIRS
     assert list(open_pairs(str(world / name), "en", "de").read()) == [(en, de) for de, en in PAIRS]
 
 
-def test_two_files_and_gzipped_splits(world):
+def test_two_files_and_compressed_splits(world):
     two = open_pairs(str(world / "train.de"), "de", "en", target_file=str(world / "train.en"))
     assert list(two.read()) == PAIRS
     assert open_pairs(str(world), "de", "en").origin.validation_split == "validation"
@@ -60,7 +60,7 @@ def test_two_files_and_gzipped_splits(world):
     assert list(open_pairs(str(world), "de", "en", ReadOptions(max_rows=2)).read()) == PAIRS[:2]
 
 
-def test_an_empty_side_is_passed_over_and_counted(world):
+def test_pairs_with_an_empty_side_are_skipped_and_counted(world):
     (world / "train.en").write_text("A dog runs .\n  \nThe end\n")
     source = open_pairs(str(world), "de", "en")  # blank lines of text files do no harm
     assert list(source.read()) == [PAIRS[0], PAIRS[2]]
@@ -90,21 +90,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_explained(case, world):
+def test_invalid_parallel_text_is_rejected(case, world):
     spoil, name, message = BAD[case]
     spoil(world)
     with pytest.raises(ScratchError, match=message):
         list(open_pairs(str(world / name) + ("/" if name.endswith("/") else ""), "de", "en").read())
 
 
-def test_one_language_twice_and_languages_that_the_grammar_does_not_know():
+def test_invalid_languages_are_rejected():
     with pytest.raises(ScratchError, match="both 'de'"):
         open_pairs("grammar", "de", "de")
     with pytest.raises(ScratchError, match="has 'de' and 'en', not 'de' to 'fr'"):
         open_pairs("grammar", "de", "fr")
 
 
-def test_long_sides_are_cut_or_left_out_and_counted():
+def test_long_pairs_are_truncated_or_skipped_and_counted():
     tokenizer = train_tokenizer([text for pair in PAIRS for text in pair], "char", template="seq2seq")
     cut = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=False)
     assert (len(cut), cut.num_too_long) == (3, 2)
@@ -126,7 +126,7 @@ def some_pairs(count: int = 500, seed: int = 0) -> Pairs:
     return Pairs(side(), side(), 0)
 
 
-def test_an_epoch_holds_every_pair_once_in_few_shapes():
+def test_each_epoch_has_every_pair_once_in_few_shapes():
     pairs = some_pairs()
     batches = PairBatches(pairs, 512, pad_token_id=0, seed=7)
     plan = batches.plan(0)
@@ -144,7 +144,7 @@ def test_an_epoch_holds_every_pair_once_in_few_shapes():
             assert bucket_length(np.array(max(len(source), len(target)))) == length
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         plan = PairBatches(some_pairs(), 512, 0, seed=seed).plan(epoch)
         return [tuple(numbers) for _, numbers in plan]
@@ -155,7 +155,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert sorted(order(None, 0)) == sorted(order(None, 5))
 
 
-def test_processes_share_an_ordered_epoch():
+def test_ordered_batches_are_sharded():
     batches = PairBatches(some_pairs(), 512, 0)
     whole = [batch["labels"].numpy().tobytes() for batch in batches.ordered_batches()]
     shared = [[b["labels"].numpy().tobytes() for b in batches.ordered_batches(i, 3)] for i in range(3)]
@@ -163,7 +163,7 @@ def test_processes_share_an_ordered_epoch():
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
-def test_multi30k_opens_as_it_is():
+def test_shared_multi30k_data_is_read():
     source = open_pairs(str(SHARED / "multi30k"), "de", "en", ReadOptions(split="test_2016_flickr"))
     pairs = list(source.read())
     assert len(pairs) == 1000
@@ -171,7 +171,7 @@ def test_multi30k_opens_as_it_is():
     assert pairs[0][1].startswith("A man in an orange hat")
 
 
-def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
+def test_word_dropout_of_source_and_decoder_inputs():
     """Nothing else changes: the labels, padding, `<eos>` and what the decoder starts with stay."""
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).read())
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")

@@ -33,7 +33,7 @@ GOOD, BAD_ANSWER = ({"role": "assistant", "content": text} for text in ("a", "b 
         {"prompt": "a b?", "chosen": [GOOD], "rejected": [BAD_ANSWER]},
     ],
 )
-def test_every_shape_is_the_same_pair(row):
+def test_all_preference_formats_are_equivalent(row):
     assert preference_of(row) == Preference([ASK], [GOOD], [BAD_ANSWER])
 
 
@@ -45,14 +45,14 @@ def test_every_shape_is_the_same_pair(row):
         ({"prompt": "a", "chosen": "b", "rejected": None}, "'rejected' is null, want text"),
     ],
 )
-def test_a_row_that_holds_no_pair_is_named(row, words, tmp_path):
+def test_invalid_preference_pair_is_rejected_with_reason(row, words, tmp_path):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, (good, row))))
     with pytest.raises(ScratchError, match=words):
         list(open_preferences(str(tmp_path / "t.jsonl")).read())
 
 
-def test_messages_that_do_not_differ_are_no_pair():
+def test_equal_completions_are_rejected():
     with pytest.raises(BadRowError, match="no difference"):
         preference_of({"chosen": [ASK, GOOD], "rejected": [ASK, GOOD]})
 
@@ -76,7 +76,7 @@ def base(tmp_path_factory):
     return folder
 
 
-def test_it_learns_what_is_preferred(base, tmp_path):
+def test_training_learns_preferences_and_resumes_exactly(base, tmp_path):
     """It begins at log 2 and ranks nothing; it ends with every held-out pair ranked; `verify` resumes it exactly."""
     out = tmp_path / "run"
     options = ["--num_threads", "1", "--precision", "fp32", "--max_steps", "80", "--eval_every", "40"]
@@ -95,7 +95,7 @@ def test_it_learns_what_is_preferred(base, tmp_path):
 
 
 @pytest.mark.parametrize("conversational", [False, True])
-def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
+def test_loss_equals_trl(base, tmp_path, conversational):
     """The same model, which has moved away from its reference, the same pairs, each side of another length."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -136,14 +136,14 @@ def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
     assert abs(ours - 0.6931) > 0.01
 
 
-def test_pairs_that_are_too_long_are_counted(base):
+def test_long_preference_pairs_are_counted(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     pairs = EncodedPairs([Preference("a", "b", "c"), Preference("a", "b" * 9, "c")], tokenizer, 8)
     assert (len(pairs), pairs.num_too_long) == (1, 1)
     assert pairs.chosen[0].completion == [*tokenizer("b", add_special_tokens=False)["input_ids"], 2]
 
 
-def test_a_template_that_hides_where_an_answer_begins_is_refused(base):
+def test_template_without_answer_boundary_is_rejected(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"
@@ -152,7 +152,7 @@ def test_a_template_that_hides_where_an_answer_begins_is_refused(base):
         EncodedPairs([Preference([ASK], [GOOD], [BAD_ANSWER])], tokenizer, 64)
 
 
-def test_padding_beside_longer_pairs_changes_nothing(base):
+def test_padding_does_not_change_scores(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     model = AutoModelForCausalLM.from_pretrained(base / "model")
     rows = [Preference("a", "b", "c"), Preference("abcd", "bcdefgh" * 3, "c")]
@@ -161,7 +161,7 @@ def test_padding_beside_longer_pairs_changes_nothing(base):
     torch.testing.assert_close(together, torch.cat([part.score(model, 0, progress=False) for part in alone], dim=1))
 
 
-def test_batches_resume_anywhere(base):
+def test_batches_resume_at_any_step(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     pairs = EncodedPairs(list(open_preferences(str(base / "pairs.jsonl")).read()), tokenizer, 64)
     model = AutoModelForCausalLM.from_pretrained(base / "model")
@@ -194,7 +194,7 @@ def outcomes(base):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes, base):
+def test_invalid_arguments_are_reported_with_exit_code_2(case, outcomes, base):
     code, errors = outcomes[case]
     assert code == 2, errors
     assert BAD[case][1] in errors, errors

@@ -22,7 +22,7 @@ def prepared(tmp_path, monkeypatch):
     )
 
 
-def test_the_slower_one_takes_what_the_faster_one_has_written(prepared, tmp_path):
+def test_slower_process_uses_the_entry_of_the_faster_one(prepared, tmp_path):
     faster = []
 
     def progress(characters: int) -> None:
@@ -37,7 +37,7 @@ def test_the_slower_one_takes_what_the_faster_one_has_written(prepared, tmp_path
     assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1  # nothing of the slower one is left
 
 
-def test_a_disk_that_refuses_is_said_and_leaves_nothing(prepared, tmp_path):
+def test_disk_error_is_raised_and_leaves_no_files(prepared, tmp_path):
     def progress(characters: int) -> None:
         for staging in (tmp_path / "cache" / "shards").iterdir():
             shutil.rmtree(staging)

@@ -31,7 +31,7 @@ LOOK_ALIKES = ["007", "4", "True", "1998-05-03", "2020-01-01T00:00:00Z", "NA", "
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow"])
-def test_what_looks_like_something_else_is_text(suffix, tmp_path):
+def test_values_that_look_like_other_types_stay_text(suffix, tmp_path):
     rows = [{"text": text, "label": f"{i % 2:02}"} for i, text in enumerate(LOOK_ALIKES)]
     path = write_table(tmp_path / f"t{suffix}", rows)
     assert texts_of(path) == LOOK_ALIKES
@@ -39,7 +39,7 @@ def test_what_looks_like_something_else_is_text(suffix, tmp_path):
     assert set(shown(path, "--for", "classification")["labels"]) == {"00", "01"}
 
 
-def test_labels_keep_their_zeros_however_many_rows_there_are(tmp_path):
+def test_labels_keep_leading_zeros(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("text,label\n" + "".join(f"text {i},{('01', '02', '1')[i % 3]}\n" for i in range(12_000)))
     assert shown(path, "--for", "classification")["labels"] == {"01": 4000, "02": 4000, "1": 4000}
@@ -117,7 +117,7 @@ def tables_of_strings(draw):
 
 
 @given(asked=tables_of_strings())
-def test_any_table_of_strings_is_read_back_exactly_by_every_job(tmp_path_factory, asked):
+def test_tables_of_strings_are_read_exactly_for_every_task(tmp_path_factory, asked):
     suffix, rows = asked
     if "rejected" in rows[0]:
         rows = [row for row in rows if row["chosen"] != row["rejected"]] or [{**rows[0], "rejected": "other"}]
@@ -142,7 +142,7 @@ def unambiguous(path: Path, rows: list[dict[str, str]]) -> bool:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_every_job_takes_the_table_and_its_splits_by_name(job, tmp_path):
+def test_split_names_are_detected_for_every_task(job, tmp_path):
     for name in ("train.jsonl", "test.jsonl"):
         (tmp_path / name).write_text(lines(*JOBS[job]))
     (tmp_path / "LICENSE.txt").write_text("Permission is hereby granted.\n" * 9)
@@ -182,7 +182,7 @@ PLACES = {
 
 @pytest.mark.parametrize("case", PLACES)
 @pytest.mark.parametrize("job", ["language_modeling", "classification"])
-def test_files_are_found_where_people_put_them(job, case, tmp_path):
+def test_common_folder_layouts(job, case, tmp_path):
     for number, name in enumerate(PLACES[case]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         rows = [{"text": f"{name} {i}", "label": "ab"[i % 2]} for i in range(10 * (number + 1))]
@@ -209,7 +209,7 @@ WORDS = ["train", "training", "test", "dev", "val", "valid", "eval", "data", "a"
         unique=True,
     )
 )
-def test_splits_are_those_of_datasets(paths, tmp_path_factory):
+def test_split_names_are_detected_as_in_datasets(paths, tmp_path_factory):
     import shutil
 
     from datasets.data_files import DataFilesDict, get_data_patterns
@@ -228,7 +228,7 @@ def test_splits_are_those_of_datasets(paths, tmp_path_factory):
     assert ours == theirs or (not ours and theirs == {"train": set(paths)})
 
 
-def test_what_datasets_wrote_is_read(tmp_path):
+def test_files_written_by_datasets_are_read(tmp_path):
     rows = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(20)], "label": [i % 2 for i in range(20)]})
     rows = rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
     rows.save_to_disk(tmp_path / "saved", num_shards=2)
@@ -247,7 +247,7 @@ def test_what_datasets_wrote_is_read(tmp_path):
     assert shown(arrow)["rows_read"] == 10
 
 
-def test_a_card_may_name_the_files(tmp_path):
+def test_card_may_list_the_files(tmp_path):
     configs = [
         {"config_name": "small", "data_files": [{"split": "train", "path": "x/*.jsonl"}], "default": True},
         {
@@ -271,7 +271,7 @@ def test_a_card_may_name_the_files(tmp_path):
     assert "there is no such file" in refused(tmp_path, "--dataset_config", "large")
 
 
-def test_suffixes_are_known_in_any_case(tmp_path):
+def test_suffixes_ignore_case(tmp_path):
     (tmp_path / "A.CSV").write_text("text,label\none,a\ntwo,b\n")
     (tmp_path / "x.TSV").write_text("text\tlabel\none\ta\ntwo\tb\n")
     (tmp_path / "B.TXT").write_text("plain text")
@@ -291,7 +291,7 @@ def test_compressed_files_are_read(suffix, opener, tmp_path):
     assert "can't be read" in refused(tmp_path / f"broken.txt{suffix}")
 
 
-def test_archives_and_other_formats_are_refused_by_their_name(tmp_path):
+def test_unsupported_formats_are_rejected(tmp_path):
     for name, words in {
         "a.zip": "is a zip archive: unpack it",
         "a.tar.gz": "archive: unpack it",
@@ -305,7 +305,7 @@ def test_archives_and_other_formats_are_refused_by_their_name(tmp_path):
     assert "a.zip (a zip archive: unpack it first)" in said
 
 
-def test_texts_and_tables_in_one_folder(tmp_path):
+def test_folder_with_texts_and_tables(tmp_path):
     for name in ("1.txt", "2.txt"):
         (tmp_path / name).write_text(f"text {name}")
     (tmp_path / "rows.csv").write_text("text\nsome row\nanother row\n")

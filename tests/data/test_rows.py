@@ -20,7 +20,7 @@ from scratch_gpt.errors import ScratchError
 # --- columns ---
 
 
-def test_a_column_is_chosen_by_its_name_over_all_rows(tmp_path):
+def test_text_column_is_searched_in_all_rows(tmp_path):
     rows = [{"text": None, "other": "no"}, {"text": "one", "other": "no"}] + [
         {"text": f"{i}", "x": "y"} for i in range(20)
     ]
@@ -34,7 +34,7 @@ def test_a_column_is_chosen_by_its_name_over_all_rows(tmp_path):
     assert set(texts_of(tmp_path / "t.jsonl")) == {"yes"}
 
 
-def test_text_of_a_hub_dataset_stays_text(tmp_path, monkeypatch):
+def test_text_of_a_hub_dataset_is_not_converted(tmp_path, monkeypatch):
     """A folder laid out as a dataset repository stands in for the Hub: the same loader, the same splits."""
     repository = tmp_path / "user" / "corpus"
     repository.mkdir(parents=True)
@@ -54,7 +54,7 @@ def test_text_of_a_hub_dataset_stays_text(tmp_path, monkeypatch):
     assert found == [*((f"00{i}", "01") for i in range(5)), ("NA", "null")]
 
 
-def test_nested_fields_are_named_by_dotted_paths(tmp_path):
+def test_nested_fields_have_dotted_paths(tmp_path):
     rows = [{"meta": {"body": {"text": f"text {i}"}, "stars": i % 2}, "id": i} for i in range(20)]
     (tmp_path / "t.jsonl").write_text(lines(*rows))
     assert texts_of(tmp_path / "t.jsonl", text_column="meta.body.text")[:2] == ["text 0", "text 1"]
@@ -74,7 +74,7 @@ def test_nested_fields_are_named_by_dotted_paths(tmp_path):
     seed=st.integers(0, 3),
     labels=st.integers(1, 3),
 )
-def test_a_split_holds_its_promises(sizes, fraction, seed, labels):
+def test_hold_out_properties(sizes, fraction, seed, labels):
     keys = [content_key(str(i)) for i, size in enumerate(sizes) for _ in range(size)]
     strata = [i % labels for i, size in enumerate(sizes) for _ in range(size)]
     held = hold_out(keys, fraction, seed, strata)
@@ -89,7 +89,7 @@ def test_a_split_holds_its_promises(sizes, fraction, seed, labels):
         assert [held[i] for i in order] == again.tolist()
 
 
-def test_labels_that_take_turns_are_all_held_out(tmp_path):
+def test_splits_are_stratified(tmp_path):
     rows = [{"text": f"text {i}", "label": ("neg", "pos")[i % 2]} for i in range(100)]
     (tmp_path / "t.jsonl").write_text(lines(*rows))
     found = shown(tmp_path / "t.jsonl", "--for", "classification")
@@ -103,7 +103,7 @@ def test_labels_that_take_turns_are_all_held_out(tmp_path):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_equal_rows_land_on_one_side(job, tmp_path):
+def test_equal_rows_are_in_the_same_split(job, tmp_path):
     (tmp_path / "t.jsonl").write_text(lines(*[row for row in JOBS[job] for _ in range(3)]))
     found = shown(tmp_path / "t.jsonl", *for_job(job), *(() if job == "prompts" else ("--validation_fraction", "0.3")))
     if job == "prompts":
@@ -113,7 +113,7 @@ def test_equal_rows_land_on_one_side(job, tmp_path):
         assert found["validation_rows"] % 3 == 0
 
 
-def test_where_each_label_has_one_text_some_rows_of_each_are_held_out(tmp_path):
+def test_equal_rows_per_label_are_divided(tmp_path):
     (tmp_path / "t.tsv").write_text("a fine film\t1\na dull film\t0\n" * 30)
     result = run_here("scratch-gpt", "data", str(tmp_path / "t.tsv"), "--for", "classification", "--json")
     found = json.loads(result.stdout)
@@ -125,7 +125,7 @@ def test_where_each_label_has_one_text_some_rows_of_each_are_held_out(tmp_path):
     assert (found["train_rows"], found["validation_rows"], found["shared"]) == (18, 2, 2)
 
 
-def test_something_is_held_out_whenever_there_are_two_documents(tmp_path):
+def test_two_documents_give_a_validation_split(tmp_path):
     for count in (2, 3, 9):
         (tmp_path / f"{count}.txt").write_text(f"text {count}")
     found = shown(tmp_path)
@@ -136,7 +136,7 @@ def test_something_is_held_out_whenever_there_are_two_documents(tmp_path):
     assert (found["rows_read"], found["train_rows"], found["validation_rows"]) == (1, 1, 1)
 
 
-def test_several_shares_are_dealt_out_once():
+def test_several_fractions_are_disjoint():
     keys = [content_key(str(i)) for i in range(100)]
     parts = assign_splits(keys, {"validation": 0.05, "test": 0.1}, seed=3)
     assert {name: len(part) for name, part in parts.items()} == {"train": 85, "validation": 5, "test": 10}
@@ -157,7 +157,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("job", BAD_ROWS)
-def test_bad_rows_are_skipped_and_counted_up_to_a_bound(job, tmp_path):
+def test_bad_rows_are_skipped_and_counted_up_to_a_limit(job, tmp_path):
     good = [{name: f"{value} {n}" for name, value in row.items()} for n in range(10) for row in JOBS[job]]
     if job == "classification":
         good = [{**row, "label": row["label"][0]} for row in good]
@@ -175,7 +175,7 @@ def test_bad_rows_are_skipped_and_counted_up_to_a_bound(job, tmp_path):
     assert shown(tmp_path / "t.jsonl", *for_job(job), "--max_bad_rows", "0.5")["rows_read"] == 50
 
 
-def test_empty_documents_are_counted_and_do_no_harm(tmp_path):
+def test_empty_documents_are_skipped_without_limit(tmp_path):
     (tmp_path / "t.jsonl").write_text(lines(*[{"text": ("", f"text {i}")[i % 2]} for i in range(20)]))
     found = shown(tmp_path / "t.jsonl")
     assert (found["rows_read"], found["rows_skipped"]) == (10, {"an empty document": 10})
@@ -214,7 +214,7 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
         ),
     ],
 )
-def test_conversations_in_other_forms(row, wanted, tmp_path):
+def test_conversation_formats(row, wanted, tmp_path):
     (tmp_path / "t.jsonl").write_text(lines(row))
     (found,) = open_conversations(str(tmp_path / "t.jsonl")).read()
     assert [(message["role"], message["content"]) for message in found] == wanted
@@ -225,7 +225,7 @@ def test_conversations_in_other_forms(row, wanted, tmp_path):
     assert nested == found
 
 
-def test_json_in_its_usual_forms(tmp_path):
+def test_json_formats(tmp_path):
     rows = [{"text": f"text {i}"} for i in range(3)]
     for content in (rows, {"data": rows, "version": "1"}, {"text": [row["text"] for row in rows]}):
         for indent in (None, 2):
@@ -237,7 +237,7 @@ def test_json_in_its_usual_forms(tmp_path):
     assert len(list(open_prompts(str(tmp_path / "t.json")).read())) == 1
 
 
-def test_broken_unicode_anywhere_is_a_bad_row_or_shown(tmp_path):
+def test_lone_surrogates(tmp_path):
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
     (tmp_path / "t.jsonl").write_text(lines(*rows, {"text": "x", "label": "p\ud800"}))
     found = shown(tmp_path / "t.jsonl", "--for", "classification")
@@ -248,7 +248,7 @@ def test_broken_unicode_anywhere_is_a_bad_row_or_shown(tmp_path):
     assert len(shown(tmp_path / "t.jsonl", "--for", "classification")["labels"]) == 3
 
 
-def test_a_table_without_any_text_is_refused(tmp_path):
+def test_tables_without_text_are_rejected(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\n" + ",a\n" * 20)
     assert "t.csv has no text: an empty document: 20" in refused(tmp_path / "t.csv")
     assert "name of the dataset is empty" in refused("")
@@ -258,7 +258,7 @@ def test_a_table_without_any_text_is_refused(tmp_path):
     assert "--delimiter can't be used with stories" in refused("stories", "--delimiter", ";")
 
 
-def test_options_of_another_job_are_refused(tmp_path):
+def test_options_of_another_task_are_rejected(tmp_path):
     (tmp_path / "t.txt").write_text("some text")
     assert "--label_column can't be used with --for language_modeling" in refused(
         tmp_path / "t.txt", "--label_column", "x"
@@ -268,7 +268,7 @@ def test_options_of_another_job_are_refused(tmp_path):
     assert "max_bad_rows is 2.0, want a share" in refused(tmp_path / "t.txt", "--max_bad_rows", "2")
 
 
-def test_what_is_shown_for_people(tmp_path):
+def test_printed_summary(tmp_path):
     (tmp_path / "train.csv").write_text("text;label\n" + TEXT_ROWS)
     (tmp_path / "NOTICE").write_text("notice")
     options = ("--for", "classification", "--tokenizer", "bpe", "--context_length", "4")

@@ -15,18 +15,18 @@ SAMPLE = [story(11, i) for i in range(400)]
 SENTENCES = [sentence for text in SAMPLE for sentence in sentences(text)]
 
 
-def test_a_story_is_a_function_of_seed_and_index():
+def test_story_is_a_function_of_seed_and_index():
     assert story(11, 3) == SAMPLE[3]
     assert story(12, 3) != SAMPLE[3]
     assert len(set(SAMPLE)) == len(SAMPLE)
 
 
-def test_every_sentence_and_story_has_exactly_one_derivation():
+def test_sentences_and_stories_have_one_derivation():
     assert {derivations(sentence) for sentence in SENTENCES} == {1}
     assert {derivations(text, whole_story=True) for text in SAMPLE[:100]} == {1}
 
 
-def test_there_are_more_than_a_billion_sentences():
+def test_number_of_sentences():
     assert stories.num_middle_sentences() > 1e9
 
 
@@ -53,7 +53,7 @@ def enumerate_texts(symbol) -> dict[tuple[str, ...], float]:
         ("opening", "past", "Anna", (3, "pl")),
     ],
 )
-def test_entropy_and_length_equal_those_by_enumeration(symbol):
+def test_entropy_and_length_equal_enumeration(symbol):
     texts = enumerate_texts(symbol)
     assert math.fsum(texts.values()) == pytest.approx(1)
     entropy, length, count = stories._statistics(symbol)
@@ -80,7 +80,7 @@ def log_probability(words: list[str], side: tuple, start: int) -> dict[int, floa
     return reached
 
 
-def test_entropy_is_the_mean_surprise_of_sampled_stories():
+def test_entropy_is_the_mean_surprisal_of_sampled_stories():
     """Stories score -log p on average as the entropy says, within four standard errors."""
     surprises = []
     for text in SAMPLE[:150]:
@@ -175,11 +175,11 @@ def test_parser_rejects_shuffled_sentences():
         "a" * 999,
     ],
 )
-def test_parser_rejects_what_is_not_a_sentence(text):
+def test_parser_rejects_malformed_text(text):
     assert not parses(text)
 
 
-def test_far_agreement_is_seen():
+def test_parser_checks_distant_agreement():
     good = "She thinks that the bakers with this red lamp are happy."
     assert parses(good)
     assert not parses(good.replace("are", "is"))

@@ -42,6 +42,11 @@ def lines(*rows: dict) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def write_card(folder: Path, *configs: dict) -> None:
+    """Write a dataset card with these configurations to a folder."""
+    (folder / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
+
+
 def names(paths) -> list[str]:
     return sorted(Path(path).name for path in paths)
 

@@ -54,7 +54,7 @@ def tokenizer(request):
         ({"tool_calls": [{"name": "now", "arguments": ""}]}, '<|tool_call|>{"name": "now", "arguments": {}}'),
     ],
 )
-def test_calls_are_written_as_json_behind_the_content(tokenizer, message, written):
+def test_tool_calls_are_json_after_the_content(tokenizer, message, written):
     talk = [TALK[1], {"role": "assistant", **message}]
     text = tokenizer.apply_chat_template(talk, tokenize=False)
     assert text == f"<bos><|user|>How warm is it?<|end|><|assistant|>{written}<|end|>"
@@ -63,7 +63,7 @@ def test_calls_are_written_as_json_behind_the_content(tokenizer, message, writte
         assert json.loads(call).keys() == {"name", "arguments"}
 
 
-def test_what_is_learned_is_all_that_the_assistant_writes_and_its_ends(tokenizer):
+def test_assistant_tokens_and_end_tokens_are_scored(tokenizer):
     encoded = encode_conversations(tokenizer, [TALK], 1000)
     assert tokenizer.decode(encoded.ids[0][encoded.scored[0]]) == f"{WRITTEN}<|end|>It is 21 °C.<|end|>"
     assert encoded.characters == len(WRITTEN + "It is 21 °C.")
@@ -72,7 +72,7 @@ def test_what_is_learned_is_all_that_the_assistant_writes_and_its_ends(tokenizer
     )
 
 
-def test_a_prompt_is_how_an_answered_conversation_begins(tokenizer):
+def test_prompt_is_a_prefix_of_the_conversation(tokenizer):
     prompt = tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
     assert whole[: len(prompt)] == prompt
@@ -82,7 +82,7 @@ def test_a_prompt_is_how_an_answered_conversation_begins(tokenizer):
     assert tokenizer.decode(encoded.chosen[0].completion) == f"{WRITTEN}<|end|>"
 
 
-def test_a_saved_tokenizer_writes_the_same(tokenizer, tmp_path):
+def test_saved_tokenizer_keeps_the_template(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.apply_chat_template(TALK, return_dict=True) == tokenizer.apply_chat_template(TALK, return_dict=True)
@@ -91,7 +91,7 @@ def test_a_saved_tokenizer_writes_the_same(tokenizer, tmp_path):
     assert again.decode(again(WRITTEN, add_special_tokens=False)["input_ids"]) == WRITTEN
 
 
-def test_other_roles_and_templates_without_tools_are_refused_in_words(tokenizer):
+def test_unknown_roles_and_templates_without_tools_are_rejected(tokenizer):
     with pytest.raises(ScratchError, match="role critic, want system, user, assistant or tool"):
         encode_conversations(tokenizer, [[{"role": "critic", "content": "a"}]], 100)
     other = train_tokenizer(["".join(map(chr, range(32, 127)))], "char")

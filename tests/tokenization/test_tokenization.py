@@ -22,11 +22,11 @@ def tokenizer(request, texts):
     return train_tokenizer(texts, request.param, KINDS[request.param])
 
 
-def test_trained_text_comes_back(tokenizer, texts):
+def test_decoding_restores_the_text(tokenizer, texts):
     assert [tokenizer.decode(ids) for ids in encode_batch(tokenizer, texts)] == texts
 
 
-def test_saved_tokenizer_is_anyones(tokenizer, tmp_path, texts):
+def test_saved_tokenizer_loads_without_package(tokenizer, tmp_path, texts):
     tokenizer.save_pretrained(tmp_path)
     script = (
         "import sys; sys.modules['scratch_gpt'] = None\n"
@@ -42,7 +42,7 @@ def test_saved_tokenizer_is_anyones(tokenizer, tmp_path, texts):
 
 
 @pytest.mark.parametrize(("template", "start", "end"), [("causal", 1, 0), ("seq2seq", 0, 1), ("encoder", 1, 1)])
-def test_templates_survive_a_reload(template, start, end, tmp_path, texts):
+def test_templates_are_saved(template, start, end, tmp_path, texts):
     train_tokenizer(texts, "bpe", 400, template=template).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("Ben sings.").input_ids
@@ -58,7 +58,7 @@ def bpe(texts):
 @pytest.mark.parametrize(
     "text", ["<eos>", "a<bos>b", " <pad> ", "<unk>", "\x00\r\n", "e\u0301\u200f", "\U0001f642" * 3]
 )
-def test_special_strings_in_a_text_are_text(bpe, text):
+def test_names_of_special_tokens_in_text_are_text(bpe, text):
     ids = encode_batch(bpe, [text])[0]
     assert bpe.decode(ids) == text
     assert not set(ids) & set(bpe.all_special_ids)
@@ -71,7 +71,7 @@ def test_unknown_characters_and_words_become_unk(texts):
         assert tokenizer.unk_token_id in tokenizer("Æ").input_ids
 
 
-def test_vocabulary_has_the_size_asked_for(texts):
+def test_vocabulary_has_the_requested_size(texts):
     assert len(train_tokenizer(texts, "bpe", 333)) == 333
     assert len(train_tokenizer(texts, "unigram", 250)) == 250
     assert len(train_tokenizer(texts, "word", 100)) == 100
@@ -89,13 +89,13 @@ def test_vocabulary_has_the_size_asked_for(texts):
         ((["", ""], "bpe", 500), "every document is empty"),
     ],
 )
-def test_bad_input_is_explained(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ScratchError, match=message):
         train_tokenizer(*arguments)
 
 
 @pytest.mark.slow
-def test_a_large_file_is_never_held_in_memory(tmp_path, texts):
+def test_training_streams_large_files(tmp_path, texts):
     """Training on 50 MB needs less memory above that for 1 MB than the file is large, by far."""
     block = "\n".join(texts)
     script = (

@@ -11,7 +11,7 @@ from scratch_gpt.tokenization.safety import MAX_TEMPLATE, check_template
 
 
 @pytest.mark.parametrize(("kind", "size"), [("char", None), ("word", None), ("unigram", None), ("bpe", 600)])
-def test_what_was_never_seen_is_unknown_but_to_bytes(kind, size):
+def test_unseen_characters_are_unknown_except_for_bpe(kind, size):
     texts = list(stories(seed=0, count=300))
     tokenizer = train_tokenizer(texts, kind, size)
     text = texts[0].split(".")[0]
@@ -26,7 +26,7 @@ def test_what_was_never_seen_is_unknown_but_to_bytes(kind, size):
 @pytest.mark.parametrize(
     "template", ["x" * (MAX_TEMPLATE + 1), 5, ["x"], {"default": "x", "tools": 5}, {"default": None, "tools": 5}]
 )
-def test_a_template_that_is_no_text_or_too_long_is_refused(template):
+def test_invalid_or_long_template_is_rejected(template):
     check_template("x" * MAX_TEMPLATE)
     check_template({"default": "x", "tools": None})
     with pytest.raises(ScratchError, match=f"its chat template is not a string of at most {MAX_TEMPLATE:,} characters"):
@@ -35,7 +35,7 @@ def test_a_template_that_is_no_text_or_too_long_is_refused(template):
 
 @pytest.mark.parametrize("name", ["a/b/c", "../x", "a b", "x" * 97])
 @pytest.mark.parametrize("call", [push_directory, plan_push])
-def test_a_name_of_no_repository_is_refused_before_the_hub_is_asked(call, name, tmp_path):
+def test_invalid_repository_name_is_rejected_before_any_request(call, name, tmp_path):
     folder = save_tiny(tmp_path / "model")
     with pytest.raises(ScratchError, match="is no name of a repository, want 'user/model'"):
         call(folder, name)

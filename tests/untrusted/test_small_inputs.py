@@ -277,8 +277,8 @@ def test_a_chat_template_is_bounded_and_runs_no_code(case):
         ("{{ 'a' * 10**9 }}", "multiplies (line 1)"),
         ("\n{{ 'a' * n }}", "multiplies (line 2)"),
         ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "nested too deep"),
-        ("x" * 10**6, "no text of at most"),
-        (7, "no text of at most"),
+        ("x" * 10**6, "not a string of at most"),
+        (7, "not a string of at most"),
         ({"default": "a", "tool_use": "{{ 2 ** 10 }}"}, "multiplies"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Compressed texts: read as they were written, or refused."""
+"""Compressed text files are read exactly, or rejected."""
 
 import bz2
 import gzip
@@ -16,18 +16,18 @@ COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_compressed_text_is_read_exactly(suffix, tmp_path):
-    """In one piece, or in several that were put one after the other."""
+    """Files with one compressed stream, or several concatenated ones."""
     path = tmp_path / f"a.txt{suffix}"
-    for pieces in ((TEXT,), (TEXT, "", TEXT)):
-        path.write_bytes(b"".join(COMPRESS[suffix](piece.encode()) for piece in pieces))
+    for streams in ((TEXT,), (TEXT, "", TEXT)):
+        path.write_bytes(b"".join(COMPRESS[suffix](text.encode()) for text in streams))
         with open_text(path) as file:
-            assert file.read() == "".join(pieces)
+            assert file.read() == "".join(streams)
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("kept", [-5, 40, 12])
 def test_truncated_file_is_rejected(kept, suffix, tmp_path):
-    """None of what could be read of it is taken for the whole."""
+    """The readable beginning is not accepted as the whole file."""
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(COMPRESS[suffix](TEXT.encode())[:kept])
     result = run_here("scratch-gpt", "data", path.name, cwd=tmp_path, check=False)

@@ -1,4 +1,4 @@
-"""Sources, shards and rows: every token once, documents apart, the order a function of seed and epoch."""
+"""Sources, shards and packed rows: each token once per epoch, separate documents, order from seed and epoch."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ def test_text_column_of_tables(tmp_path, suffix):
     with pytest.raises(ScratchError, match="no column 'text': it has 'body', 'label'"):
         open_source(str(path), text_column="text")
     numbers = open_source(str(path), text_column="label")
-    if suffix in ("csv", "tsv"):  # what is written there is text
+    if suffix in ("csv", "tsv"):  # CSV cells are text
         assert text_of(numbers) == ["1", "2", "3"]
     else:
         with pytest.raises(ScratchError, match=r"3 of 3 rows can't be used .'label' is int, want text: 3, first row 0"):
@@ -75,7 +75,7 @@ def test_text_column_of_tables(tmp_path, suffix):
 
 
 def test_clone_of_dataset_repository_has_splits(tmp_path):
-    """A clone of a dataset repository: the same splits as on the Hub."""
+    """A clone of a dataset repository has the same splits as on the Hub."""
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"{split} {i}"}) for i in range(3)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
@@ -109,11 +109,11 @@ def test_single_document_is_split_by_position(tmp_path, tokenizer):
     text = "\n".join(stories(seed=1, count=50))
     (tmp_path / "t.txt").write_text(text)
     shards = prepare(open_source(str(tmp_path / "t.txt")), tokenizer)
-    border = int(len(text) * 0.9)
-    assert tokenizer.decode(shards["train"].tokens) == text[:border]
-    assert tokenizer.decode(shards["validation"].tokens) == text[border:]
+    boundary = int(len(text) * 0.9)
+    assert tokenizer.decode(shards["train"].tokens) == text[:boundary]
+    assert tokenizer.decode(shards["validation"].tokens) == text[boundary:]
     assert shards["train"].characters + shards["validation"].characters == len(text)
-    assert shards["validation"].utf8_bytes == len(text[border:].encode())
+    assert shards["validation"].utf8_bytes == len(text[boundary:].encode())
 
 
 def test_several_documents_are_split_by_document(tokenizer):
@@ -155,7 +155,7 @@ def test_failed_preparation_leaves_no_files(tmp_path, tokenizer):
 
 
 def shard_of(lengths: list[int]) -> Shard:
-    """Documents of these lengths in which each token is unlike all others."""
+    """Return documents of these lengths in which all tokens are different."""
     return Shard(np.arange(2, 2 + sum(lengths)), np.cumsum(lengths), characters=0, utf8_bytes=0)
 
 
@@ -217,7 +217,7 @@ def test_packing_efficiency_of_short_documents():
 
 
 def test_packing_does_not_change_the_loss_of_a_document():
-    """What a packed row scores is what its documents score alone."""
+    """The loss of a packed row is the sum of the losses of its documents alone."""
     model = tiny_model("nanochat")
     shard = Shard(torch.randint(3, 99, (60,)).numpy(), np.cumsum([7, 12, 20, 5, 16]), characters=0, utf8_bytes=0)
 
@@ -240,7 +240,7 @@ def test_packing_does_not_change_the_loss_of_a_document():
 
 def test_evaluation_rows_are_sharded_without_overlap():
     rows = PackedRows(shard_of([5, 9, 30, 2, 7, 8]), 8, BOS, PAD)
-    shares = [list(rows.ordered_batches(2, process, 3)) for process in range(3)]
-    assert len({len(share) for share in shares}) == 1
-    seen = [t for share in shares for batch in share for t in batch["labels"].flatten().tolist() if t != -100]
+    by_process = [list(rows.ordered_batches(2, process, 3)) for process in range(3)]
+    assert len({len(batches) for batches in by_process}) == 1
+    seen = [t for batches in by_process for batch in batches for t in batch["labels"].flatten().tolist() if t != -100]
     assert sorted(seen) == sorted(labels_of(rows))

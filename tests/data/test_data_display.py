@@ -1,4 +1,4 @@
-"""What `scratch-gpt data` prints of a file."""
+"""Console output of `scratch-gpt data`."""
 
 import re
 
@@ -45,4 +45,4 @@ def test_help_lists_the_tasks_of_each_option():
     said = " ".join(run_here("scratch-gpt", "data", "--help").stdout.replace("│", " ").split())
     assert "(classification) Column with the label" in said
     assert "(language_modeling, masked_lm) Stream the Hub dataset" in said
-    assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # all of them
+    assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # for all tasks

@@ -1,5 +1,4 @@
-"""Dataset folders and patterns from untrusted sources: what is outside of them is never read, and names
-with wildcards in them are names."""
+"""Untrusted dataset folders and patterns: files outside of them are never read, and scripts in them never run."""
 
 import json
 import os
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from helpers.data import at_most, lines, names, refused, shown, texts_of, write_card
+from helpers.data import data_error, data_summary, lines, names, texts_of, time_limit, write_card
 from helpers.processes import run_here
 
 from scratch_gpt.data.readers.finding import find_files
@@ -44,7 +43,7 @@ def test_links_out_of_a_folder_are_ignored_and_listed(data, private):
     (data / "dir").symlink_to(private)
     (data / "gone.jsonl").symlink_to(private / "gone.jsonl")
     (data / "b.jsonl").symlink_to("../private/key.jsonl")
-    found = shown(data)
+    found = data_summary(data)
     assert names(found["files"]) == ["own.jsonl"]
     assert {Path(path).name: reason for path, reason in found["ignored"].items()} == {
         "a.jsonl": LINK_OUT,
@@ -53,7 +52,7 @@ def test_links_out_of_a_folder_are_ignored_and_listed(data, private):
         "gone.jsonl": "a broken link",
     }
     (data / "own.jsonl").unlink()
-    assert f"a.jsonl ({LINK_OUT})" in refused(data)
+    assert f"a.jsonl ({LINK_OUT})" in data_error(data)
 
 
 def test_links_inside_a_folder_are_followed(data):
@@ -62,7 +61,7 @@ def test_links_inside_a_folder_are_followed(data):
     (data / "2.jsonl").symlink_to("x/1.jsonl")
     (data / "y").symlink_to("x")
     (data / "x/loop").symlink_to("..")
-    found = shown(data)
+    found = data_summary(data)
     assert names(found["files"]) == ["1.jsonl", "2.jsonl", "own.jsonl"]
     assert set(found["ignored"].values()) == {"a link to another folder in it"}
 
@@ -75,7 +74,7 @@ def test_dataset_argument_may_be_a_link(tmp_path, private):
 
 
 def hub_cache(tmp_path: Path) -> Path:
-    """A dataset as the Hub's cache keeps it: files are links to blobs, which are named by their hashes."""
+    """Create a dataset with the layout of the Hub cache: files are links to blobs."""
     repository = tmp_path / "datasets--user--name"
     snapshot = repository / "snapshots" / "abc"
     files = {"train.jsonl": lines({"text": "own"}), "de/train.jsonl": lines({"text": "eigen"})}
@@ -94,8 +93,8 @@ def test_links_of_the_hub_cache_are_followed(tmp_path, private):
     assert texts_of(snapshot / "de") == ["eigen"]
     assert texts_of(f"{snapshot}/*.jsonl") == ["own"]
     write_card(snapshot, {"config_name": "de", "data_dir": "de"}, {"config_name": "own", "data_files": "*.jsonl"})
-    assert shown(snapshot, "--dataset_config", "de")["rows_read"] == 1
-    assert names(shown(snapshot, "--dataset_config", "own")["files"]) == ["train.jsonl"]
+    assert data_summary(snapshot, "--dataset_config", "de")["rows_read"] == 1
+    assert names(data_summary(snapshot, "--dataset_config", "own")["files"]) == ["train.jsonl"]
     (snapshot / "out.jsonl").symlink_to(private / "key.jsonl")
     assert find_files(str(snapshot), config="own").ignored[str(snapshot / "out.jsonl")] == LINK_OUT
     shutil.rmtree(snapshot.parents[1] / "blobs")
@@ -108,7 +107,7 @@ def test_links_of_the_hub_cache_are_followed(tmp_path, private):
 
 @pytest.fixture
 def linked(data, private) -> Path:
-    """Files and links to files and folders outside, and to the folder itself, in a folder and in one in it."""
+    """A folder and a subfolder with files, links to files and folders outside, and links to the folder itself."""
     (data / "sub").mkdir()
     for place in (data, data / "sub"):
         (place / "a.jsonl").symlink_to(private / "key.jsonl")
@@ -120,7 +119,7 @@ def linked(data, private) -> Path:
 
 @pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "**", "*/*.jsonl", "[a-z]*.jsonl", "*/*/*.jsonl"])
 def test_pattern_reads_no_files_outside(pattern, linked):
-    with at_most(30):
+    with time_limit(30):
         found = find_files(f"{linked}/{pattern}")
     assert found.paths
     assert all(path.resolve().is_relative_to(linked) for path in found.paths)
@@ -130,8 +129,8 @@ def test_pattern_reads_no_files_outside(pattern, linked):
 
 @pytest.mark.parametrize("pattern", ["*/key.jsonl", "*/*/key.jsonl", "**/key.jsonl", "*/train/*.jsonl", "**/a.jsonl"])
 def test_pattern_that_matches_only_outside_is_rejected(pattern, linked):
-    with at_most(30):
-        assert LINK_OUT in refused(f"{linked}/{pattern}")
+    with time_limit(30):
+        assert LINK_OUT in data_error(f"{linked}/{pattern}")
 
 
 OUTSIDE = ["../private/key.jsonl", "../**", "{private}/key.jsonl", "out/*.jsonl", "out/key.jsonl", "a.jsonl"]
@@ -143,11 +142,11 @@ def test_card_with_paths_outside_is_rejected(pattern, data, private):
     (data / "out").symlink_to(private)
     pattern = pattern.replace("{private}", str(private))
     write_card(data, {"config_name": "all", "data_files": [pattern]})
-    assert f"names {pattern!r}" in refused(data)
+    assert f"names {pattern!r}" in data_error(data)
     place = str(Path(pattern).parent)
     write_card(data, {"config_name": "all", "data_dir": place})
     if place != ".":
-        assert f"names {place!r}" in refused(data)
+        assert f"names {place!r}" in data_error(data)
 
 
 def test_card_patterns_match_as_in_datasets(data):
@@ -170,7 +169,7 @@ def test_urls_in_a_card_are_not_opened(data):
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.jsonl"
         for name in (address, f"zip://a::{address}", f"hf://datasets/{address}"):
             write_card(data, {"config_name": "all", "data_files": name})
-            assert "want a file in the folder" in refused(data)
+            assert "want a file in the folder" in data_error(data)
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -180,7 +179,7 @@ def test_metadata_linked_from_outside_is_not_read(name, data, private):
     (private / "README.md").write_text("---\nconfigs: [a private key\n---\n")
     (private / "dataset_dict.json").write_text('{"a private key": 1}')
     (data / name).symlink_to(private / name)
-    found = shown(data)
+    found = data_summary(data)
     assert names(found["files"]) == ["own.jsonl"]
     assert found["ignored"] == {str(data / name): LINK_OUT}
 
@@ -193,21 +192,21 @@ def test_save_to_disk_dataset_reads_no_files_outside(data, private):
     content = shard.read_bytes()
     shard.unlink()
     shard.symlink_to(next((private / "saved").glob("*.arrow")))
-    assert LINK_OUT in refused(saved)
+    assert LINK_OUT in data_error(saved)
     shard.unlink()
     shard.write_bytes(content)
     shutil.move(saved / "train", saved / "own")
     (saved / "train").symlink_to(private / "saved")
-    assert LINK_OUT in refused(saved)
+    assert LINK_OUT in data_error(saved)
     (saved / "train").unlink()
     (saved / "train").symlink_to("own")
     assert texts_of(saved) == ["own"]
     (saved / "own/state.json").unlink()
     (saved / "own/state.json").symlink_to(private / "saved/state.json")
-    assert LINK_OUT in refused(saved)
-    for strange in ("..", "../private", "/etc"):
-        (saved / "dataset_dict.json").write_text(json.dumps({"splits": [strange]}))
-        assert "want the name of a file in the folder" in refused(saved)
+    assert LINK_OUT in data_error(saved)
+    for invalid in ("..", "../private", "/etc"):
+        (saved / "dataset_dict.json").write_text(json.dumps({"splits": [invalid]}))
+        assert "want the name of a file in the folder" in data_error(saved)
 
 
 def test_parallel_text_linked_from_outside_is_not_read(tmp_path, private):
@@ -215,7 +214,7 @@ def test_parallel_text_linked_from_outside_is_not_read(tmp_path, private):
     folder.mkdir()
     (folder / "train.de").write_text("ein Haus\n")
     (folder / "train.en").symlink_to(private / "key.txt")
-    said = refused(folder, "--for", "translation", "--source_lang", "de", "--target_lang", "en")
+    said = data_error(folder, "--for", "translation", "--source_lang", "de", "--target_lang", "en")
     assert f"has no train.en (plain or compressed): it has train.de, train.en ({LINK_OUT})" in said
     (folder / "train.en").unlink()
     (folder / "english").write_text("a house\n")
@@ -230,7 +229,7 @@ def test_parallel_text_linked_from_outside_is_not_read(tmp_path, private):
 
 @pytest.fixture
 def _never_hangs():
-    with at_most(60):
+    with time_limit(60):
         yield
 
 
@@ -242,29 +241,29 @@ def test_pipes_sockets_and_devices_do_not_block(data):
     for name in ("README.md", "state.json", "dataset_dict.json", "dataset_info.json"):
         os.mkfifo(data / name)
     with socket.socket(socket.AF_UNIX) as server:
-        here = os.getcwd()
-        os.chdir(data)  # the path of a socket is short
+        previous = os.getcwd()
+        os.chdir(data)  # socket paths have a limited length
         try:
             server.bind("socket.jsonl")
         finally:
-            os.chdir(here)
+            os.chdir(previous)
         for dataset in (data, f"{data}/*"):
-            found = shown(dataset)
+            found = data_summary(dataset)
             assert names(found["files"]) == ["own.jsonl"]
             ignored = {Path(path).name: reason for path, reason in found["ignored"].items()}
             for name in ("pipe.jsonl", "to_pipe.jsonl", "socket.jsonl", "README.md", "state.json"):
                 assert ignored[name] == "not a regular file"
             assert ignored["null.jsonl"] == LINK_OUT
-    assert "is a named pipe, want a regular file" in refused(data / "pipe.jsonl")
-    assert "is a named pipe, want a regular file" in refused(data / "to_pipe.jsonl")
+    assert "is a named pipe, want a regular file" in data_error(data / "pipe.jsonl")
+    assert "is a named pipe, want a regular file" in data_error(data / "to_pipe.jsonl")
     (data / "dataset_dict.json").unlink()
     (data / "dataset_dict.json").write_text('{"splits": ["train"]}')
     (data / "train").mkdir()
     os.mkfifo(data / "train/state.json")
-    assert "not a regular file" in refused(data)
+    assert "not a regular file" in data_error(data)
     options = ("--for", "translation", "--source_lang", "de", "--target_lang", "en")
     (data / "a.de").write_text("ein Haus\n")
-    assert "is a named pipe" in refused(data / "a.de", "--target_file", data / "pipe.jsonl", *options)
+    assert "is a named pipe" in data_error(data / "a.de", "--target_file", data / "pipe.jsonl", *options)
 
 
 BROKEN_CARDS = {
@@ -285,13 +284,13 @@ BROKEN_CARDS = {
 @pytest.mark.parametrize("case", BROKEN_CARDS)
 def test_invalid_card_is_rejected(case, data):
     (data / "README.md").write_text(f"---\n{BROKEN_CARDS[case]}\n---\n")
-    refused(data)
+    data_error(data)
 
 
 def test_unterminated_card_is_parsed_quickly(data):
-    with at_most(30):
+    with time_limit(30):
         (data / "README.md").write_text("---\n" + "\n" * 2_000_000)
-        assert shown(data)["rows_read"] == 1
+        assert data_summary(data)["rows_read"] == 1
 
 
 @pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json"])
@@ -301,7 +300,7 @@ def test_invalid_save_to_disk_metadata_is_rejected(name, content, data):
     (data / "train").mkdir()
     (data / "train/state.json").write_text('{"_data_files": [{"filename": "x.arrow"}]}')
     (data / name).write_text(content)
-    assert "was not written completely by save_to_disk" in refused(data)
+    assert "was not written completely by save_to_disk" in data_error(data)
 
 
 def test_scripts_in_a_dataset_folder_are_not_run(data):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from helpers.data import refused
+from helpers.data import data_error
 from helpers.processes import PRETRAIN, TINY_RUN, run_here, run_python
 
 from scratch_gpt.data.readers.conversations import open_conversations
@@ -30,20 +30,20 @@ def peak():
 
 for number, path in enumerate(sys.argv[1:]):
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak
-    before, said, characters = peak(), None, 0
+        file.write("5")  # reset the peak
+    before, error_text, characters = peak(), None, 0
     try:
         characters = sum(map(len, open_source(path).documents()))
     except ScratchError as error:
-        said = str(error)
-    if number:  # the first one pays for the imports
-        print(json.dumps({"mb": peak() - before, "said": said, "characters": characters}))
+        error_text = str(error)
+    if number:  # the first file includes the imports
+        print(json.dumps({"mb": peak() - before, "error": error_text, "characters": characters}))
 """
-needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured with /proc")
 
 
 def write_bomb(path: Path, begin: bytes, block: bytes, blocks: int) -> None:
-    """Compress a beginning and many equal blocks, without holding them in memory."""
+    """Write a compressed file of a beginning and many equal blocks, without keeping them in memory."""
     if path.suffix == ".zst":
         compressor = zstandard.ZstdCompressor(level=19).compressobj()
     else:
@@ -77,7 +77,7 @@ LINES = {"csv": ('text\n"', '"\n'), "json": ('[{"text": "', '"}]'), "jsonl": ('{
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> dict[str, dict]:
-    """How much memory, in MiB, it takes to read bombs and files of one line, and what is said; in one process."""
+    """Read bombs and files of one line in one process; return the peak memory in MiB and the error of each."""
     folder = tmp_path_factory.mktemp("measured")
     for name, (begin, block) in BOMBS.items():
         write_bomb(folder / name, begin, block, 3_000)  # 18 MB or more
@@ -93,13 +93,13 @@ def measured(tmp_path_factory) -> dict[str, dict]:
 @needs_proc
 @pytest.mark.parametrize("name", BOMBS)
 def test_decompression_bomb_is_rejected_with_bounded_memory(name, measured):
-    assert "times its size: if this is intended, decompress it first" in measured[name]["said"]
+    assert "times its size: if this is intended, decompress it first" in measured[name]["error"]
     assert measured[name]["mb"] < 100
 
 
 def test_zstandard_bomb_is_rejected(tmp_path):
     write_bomb(tmp_path / "bomb.txt.zst", b"", b"a line\n" * 1000, 5_000)
-    assert "decompress it first" in refused(tmp_path / "bomb.txt.zst")
+    assert "decompress it first" in data_error(tmp_path / "bomb.txt.zst")
 
 
 def test_highly_compressible_logs_are_read(tmp_path):
@@ -116,17 +116,17 @@ def test_corrupt_compressed_file_is_rejected(tmp_path):
         content = bytearray(pack(os.urandom(3000).hex().encode()))
         content[len(content) // 2 : len(content) // 2 + 40] = b"\xff" * 40
         (tmp_path / f"t.txt{suffix}").write_bytes(content)
-        assert "can't be read" in refused(tmp_path / f"t.txt{suffix}")
-    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"a text")[:10] + b"\xff" * 40)  # no such kind of block
-    assert "can't be read" in refused(tmp_path / "t.txt.gz")
+        assert "can't be read" in data_error(tmp_path / f"t.txt{suffix}")
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"a text")[:10] + b"\xff" * 40)  # an invalid block type
+    assert "can't be read" in data_error(tmp_path / "t.txt.gz")
 
 
 @needs_proc
 @pytest.mark.parametrize("kind", LINES)
 def test_memory_for_a_very_long_line_is_bounded(kind, measured):
     found = measured[f"long.{kind}"]
-    assert (found["said"], found["characters"]) == (None, LONG)
-    # The reader of CSV files holds four bytes for each character of a cell, and doubles its buffer.
+    assert (found["error"], found["characters"]) == (None, LONG)
+    # The CSV reader needs four bytes per character of a cell, and doubles its buffer.
     assert found["mb"] < (10 if kind == "csv" else 4) * LONG / 2**20
 
 

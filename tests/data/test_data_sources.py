@@ -1,9 +1,9 @@
-"""What a corpus says of where it comes from, and documents that come in several pieces."""
+"""Origin and fingerprint of a corpus, and documents that consist of several pieces."""
 
 import json
 from types import SimpleNamespace
 
-from helpers.data import shown
+from helpers.data import data_summary
 from helpers.processes import run_here
 
 from scratch_gpt.data.readers.corpus import Origin
@@ -27,23 +27,23 @@ def test_beginnings_are_those_of_documents():
 def test_split_name_of_texts_and_tables(tmp_path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.txt").write_text(f"a text to {name} on\n" * 9)
-    assert shown(tmp_path)["split"] == "train"
-    assert shown(tmp_path, "--dataset_split", "validation")["split"] == "validation"
+    assert data_summary(tmp_path)["split"] == "train"
+    assert data_summary(tmp_path, "--dataset_split", "validation")["split"] == "validation"
     for name in ("train", "validation"):
         (tmp_path / f"{name}.txt").unlink()
         (tmp_path / f"{name}.csv").write_text("text\n" + f"a text to {name} on\n" * 9)
-    assert shown(tmp_path)["split"] == "train"
-    assert shown(tmp_path, "--dataset_split", "validation")["split"] == "validation"
+    assert data_summary(tmp_path)["split"] == "train"
+    assert data_summary(tmp_path, "--dataset_split", "validation")["split"] == "validation"
 
 
 def test_rows_of_each_split_are_counted(tmp_path):
     rows = [{"prompt": f"how {i}", "completion": f"so {i}"} for i in range(20)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = (tmp_path / "t.jsonl", "--for", "sft", "--validation_fraction", "0.2")
-    found = shown(*options, "--test_fraction", "0.3")
+    found = data_summary(*options, "--test_fraction", "0.3")
     assert [found[f"{part}_rows"] for part in ("train", "validation", "test")] == [10, 4, 6]
     assert found["rows_read"] == 20
-    assert shown(*options)["test_rows"] == 0
+    assert data_summary(*options)["test_rows"] == 0
     printed = run_here("scratch-gpt", "data", *map(str, options), "--test_fraction", "0.3").stdout
     assert "rows: 20 read, 10 for training, 4 for validation, 6 for testing" in " ".join(printed.split())
 

@@ -1,4 +1,4 @@
-"""The built-in German and English: agreement, word order, what is held out, and what a dictionary is worth."""
+"""The built-in German and English: agreement, word order, held-out combinations, and the dictionary baseline."""
 
 import random
 import re
@@ -33,7 +33,7 @@ def phrase(determiner: str, word: str, adjective: str | None = None, number: str
     return Phrase(noun(word), number, DETERMINERS[determiner], adjective, **more)
 
 
-# Written by hand, after a school grammar.
+# Written by hand from a grammar.
 DECLINED = [
     (("d", "Mann", "alt"), ("der alte Mann", "den alten Mann", "dem alten Mann")),
     (("d", "Frau", "alt"), ("die alte Frau", "die alte Frau", "der alten Frau")),
@@ -128,16 +128,16 @@ def test_each_sentence_has_one_translation_and_is_well_formed():
 
 
 def test_held_out_combinations_do_not_occur_in_training():
-    writer = german_english.SentenceSampler(random.Random(0))
-    shares = {split: 0 for split in german_english.SPLITS}
+    sampler = german_english.SentenceSampler(random.Random(0))
+    counts = {split: 0 for split in german_english.SPLITS}
     for _ in range(4000):
-        for combination in writer.sentence()[1]:
-            shares[split_of_combination(combination)] += 1
-    assert 0.03 < shares["test"] / sum(shares.values()) < 0.08
+        for combination in sampler.sentence()[1]:
+            counts[split_of_combination(combination)] += 1
+    assert 0.03 < counts["test"] / sum(counts.values()) < 0.08
     for split in german_english.SPLITS:
         again = german_english.SentenceSampler(random.Random(f"5 {split}"))
         kept = list(pairs(5, 300, split))
-        for pair in kept:  # the same draws, with the combinations that the split was chosen by
+        for pair in kept:  # the same random stream, with the combinations
             drawn, combinations = again.sentence()
             while drawn != pair:
                 drawn, combinations = again.sentence()
@@ -147,7 +147,7 @@ def test_held_out_combinations_do_not_occur_in_training():
 
 
 def test_held_out_combination_is_in_no_training_text():
-    """Seen in the text itself: a transitive verb and its object, found by their forms."""
+    """Checked on the text itself: the forms of a transitive verb and its object."""
     held = next(
         (v, n)
         for v in lx.TRANSITIVE
@@ -167,5 +167,5 @@ def test_held_out_combination_is_in_no_training_text():
 def test_word_for_word_translation_is_rarely_correct():
     found = list(pairs(3, 2000, "test"))
     right = sum(word_for_word(pair.german) == pair.english for pair in found) / len(found)
-    assert 0.01 < right < 0.2  # some sentences are that easy; few
+    assert 0.01 < right < 0.2  # correct for a few simple sentences
     assert word_for_word("Der Mann kauft das Buch.") == "The man buys the book."

@@ -1,4 +1,4 @@
-"""Labelled text: how it is read, cut, batched and scored."""
+"""Labelled text: reading, truncation, batching and metrics."""
 
 import math
 from collections import Counter
@@ -32,15 +32,15 @@ def test_truncation_keeps_the_end_token_and_special_names_are_text():
 
 
 def test_classification_scores_by_hand():
-    labels, guessed = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]
-    scores = classification_scores(labels, guessed, 3)
+    labels, predictions = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]
+    scores = classification_scores(labels, predictions, 3)
     assert scores["accuracy"] == pytest.approx(4 / 6)
     assert scores["f1"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
-    assert confusion_matrix(labels, guessed, 3).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert confusion_matrix(labels, predictions, 3).tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
 def labelled_task(**options):
-    """The task over texts of which one in ten is rare."""
+    """Return a task with a rare label for one in ten texts, and its tokenizer."""
     examples = [(f"text {i}", "rare" if i % 10 == 0 else "usual") for i in range(100)]
     tokenizer = train_tokenizer([text for text, _ in examples], "word", template="encoder")
     encoded = encode_examples(examples, ["usual", "rare"], tokenizer, 16)
@@ -52,7 +52,7 @@ def test_balanced_loss_weights():
     task, _ = labelled_task(balance=True)
     assert task.weights.tolist() == pytest.approx([100 / 180, 5.0])
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", num_labels=2)
-    for parameter in model.classifier.parameters():  # so that both labels are equally likely
+    for parameter in model.classifier.parameters():  # both labels are then equally likely
         torch.nn.init.zeros_(parameter)
     batch = {"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 3), "labels": torch.tensor([0, 1])}
     assert task.loss(model, batch).item() == pytest.approx(math.log(2) * (100 / 180 + 5.0))
@@ -77,23 +77,23 @@ def test_word_dropout_replaces_whole_words():
     texts = [f"a fine {'long ' * number}film\nin{number}deed" for number in range(30)]
     for kind in ("char", "word", "bpe", "unigram"):
         tokenizer = train_tokenizer(texts, kind, template="encoder")
-        begins = starts_word(tokenizer)
+        word_starts = starts_word(tokenizer)
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             generator = np.random.default_rng(0)
-            hidden = drop_words(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)[0]
+            hidden = drop_words(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, word_starts)[0]
             seen = tokenizer.decode(hidden[hidden != tokenizer.mask_token_id], skip_special_tokens=True).split()
             assert Counter(seen) <= Counter(text.split()), (kind, seen)
         assert len(seen) < len(text.split())
     single = torch.tensor([tokenizer("indeed" * 20)["input_ids"]])  # as in a language without spaces
-    hidden = drop_words(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)
+    hidden = drop_words(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, word_starts)
     assert 0 < (hidden == tokenizer.mask_token_id).sum() < (single.shape[1] - 2)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "labels"),
     [
-        ("t.tsv", 'he said "no" to null\t1\nNA\t0\n', ["1", "0"]),  # no line of names; quotes and null are text
+        ("t.tsv", 'he said "no" to null\t1\nNA\t0\n', ["1", "0"]),  # no header; quotes and null are text
         ("t.csv", 'label,text\ngood,"a, b"\nbad,c\n', ["good", "bad"]),
         ("t.jsonl", '{"sentence": "a", "label": true}\n{"sentence": "b", "label": false}\n', ["True", "False"]),
     ],

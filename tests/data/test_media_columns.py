@@ -1,4 +1,4 @@
-"""Columns of images, audio and video are recognised at any depth and never decoded, because decoding opens the paths and
+"""Columns of images, audio and video are found at any depth and never decoded, because decoding opens the paths and
 URLs in their cells."""
 
 import os
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, Features, Image, List, Value, Video
-from helpers.data import at_most, refused, shown, texts_of
+from helpers.data import data_error, data_summary, texts_of, time_limit
 
 from scratch_gpt.data.readers.formats import arrow_rows, media_columns, read_columns
 
@@ -29,7 +29,7 @@ def test_media_features_are_found_at_any_depth():
 
 @pytest.fixture
 def images(tmp_path):
-    """Cells of an image column that nobody may open: a named pipe, and an address at which requests are counted."""
+    """Cells of an image column that must not be opened: a named pipe, and a URL whose requests are recorded."""
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def images(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     os.mkfifo(tmp_path / "pipe.png")
     paths = [str(tmp_path / "pipe.png"), f"http://127.0.0.1:{server.server_port}/a.png", str(tmp_path / "none.png")]
-    with at_most(60):
+    with time_limit(60):
         yield paths
     server.shutdown()
     server.server_close()
@@ -51,7 +51,7 @@ def images(tmp_path):
 
 
 def with_images(paths: list[str]) -> pa.Table:
-    """Rows with declared columns of images: alone, in a list, and in a struct."""
+    """Return rows with columns declared as images: plain, in a list, and in a struct."""
     cells = [{"bytes": None, "path": path} for path in paths]
     features = datasets.Features(
         {
@@ -80,11 +80,11 @@ def write_columns(path: Path, table: pa.Table) -> Path:
 @pytest.mark.parametrize("name", ["t.parquet", "stream.arrow", "file.arrow"])
 def test_images_in_a_table_are_not_opened(name, tmp_path, images):
     path = write_columns(tmp_path / name, with_images(images))
-    found = shown(path, "--for", "classification", "--label_column", "label")
+    found = data_summary(path, "--for", "classification", "--label_column", "label")
     assert (found["rows_read"], found["labels"]) == (3, {"no": 2, "yes": 1})
     assert texts_of(path) == ["one", "two", "three"]
-    assert "'image' is bytes, want text" in refused(path, "--text_column", "image")
-    assert "has no column 'inner.audio'" in refused(path, "--text_column", "inner.audio")
+    assert "'image' is bytes, want text" in data_error(path, "--text_column", "image")
+    assert "has no column 'inner.audio'" in data_error(path, "--text_column", "inner.audio")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -102,7 +102,7 @@ def test_images_of_a_hub_dataset_are_not_opened(streaming, tmp_path, images):
 
 @pytest.mark.parametrize("name", ["t.parquet", "stream.arrow", "file.arrow"])
 def test_columns_that_are_not_read_are_not_decoded(name, tmp_path):
-    """The other column is damaged: to decode it is an error."""
+    """The other column is corrupt, so that decoding it is an error."""
     other = [b"0123456789" * 1000 + bytes([i]) for i in range(5)]
     table = pa.table({"text": [f"text {i}" for i in range(5)], "other": other})
     path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Learning from preferences: pairs in every shape, a run from end to end, and TRL's own loss beside ours."""
+"""Preference data and DPO: formats of a pair, a complete run, and the loss compared with TRL."""
 
 import json
 
@@ -15,7 +15,7 @@ from scratch_gpt.data.readers.preferences import Preference, open_preferences, p
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.dpo.task import METRICS, EncodedPairs, Preferences
 
 DPO = str(PROJECT / "training" / "dpo.py")
 ASK = {"role": "user", "content": "a b?"}
@@ -59,7 +59,7 @@ def test_equal_completions_are_rejected():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A model, and pairs that prefer the letter a."""
+    """A model, and pairs in which the preferred completion ends with the letter a."""
     folder = tmp_path_factory.mktemp("base")
     save_tiny(folder / "model")
     tokenizer = train_tokenizer(["abcdefgh? "], "char", model_max_length=64)
@@ -77,7 +77,7 @@ def base(tmp_path_factory):
 
 
 def test_training_learns_preferences_and_resumes_exactly(base, tmp_path):
-    """It begins at log 2 and ranks nothing; it ends with every held-out pair ranked; `verify` resumes it exactly."""
+    """The loss starts at log 2; at the end all held-out pairs are ranked correctly; `verify` resumes exactly."""
     out = tmp_path / "run"
     options = ["--num_threads", "1", "--precision", "fp32", "--max_steps", "80", "--eval_every", "40"]
     options += ["--save_every", "40"]
@@ -91,12 +91,12 @@ def test_training_learns_preferences_and_resumes_exactly(base, tmp_path):
     sound = run_here("scratch-gpt", "verify", str(out))
     assert "✗" not in sound.stdout
     assert "bit-equal" in sound.stdout
-    assert "ranked rightly" in (out / "README.md").read_text()
+    assert METRICS[0].title in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("conversational", [False, True])
 def test_loss_equals_trl(base, tmp_path, conversational):
-    """The same model, which has moved away from its reference, the same pairs, each side of another length."""
+    """For a model that differs from its reference, and pairs whose sides have different lengths."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -124,10 +124,10 @@ def test_loss_equals_trl(base, tmp_path, conversational):
         "per_device_train_batch_size": 3,
         "report_to": [],
         "use_cpu": True,
-        "bf16": False,  # which TRL turns on
+        "bf16": False,  # TRL enables it by default
     }
     config = DPOConfig(**settings, max_length=64, disable_dropout=True)
-    if not conversational:  # TRL leaves the end of a bare text to whoever wrote it
+    if not conversational:  # TRL does not append <eos> to plain text
         rows = [{**row, **{side: row[side] + tokenizer.eos_token for side in ("chosen", "rejected")}} for row in rows]
     trainer = DPOTrainer(model, reference, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -189,8 +189,8 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def outcomes(base):
-    asked = [[*arguments.split(), "--output_dir", "out"] for arguments, _ in BAD.values()]
-    return dict(zip(BAD, refusals(DPO, asked, base), strict=True))
+    commands = [[*arguments.split(), "--output_dir", "out"] for arguments, _ in BAD.values()]
+    return dict(zip(BAD, refusals(DPO, commands, base), strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -20,7 +20,7 @@ def tokenizer():
 
 @pytest.fixture
 def prepared(tmp_path, tokenizer, monkeypatch):
-    """Prepare a text, and return a function that does so again, and the entry of the cache."""
+    """Tokenise a text; return a function that repeats it, the cache entry, and the result."""
     monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "own" / "cache"))
     (tmp_path / "t.txt").write_text(WORDS * 20)
 
@@ -62,27 +62,27 @@ def link_out(name):
     return change
 
 
-DAMAGE = {
-    "pointers": change_meta(dtype="O"),
-    "void": change_meta(dtype="V8"),
-    "signed": change_meta(dtype="<i2"),
-    "swapped": change_meta(dtype=">u2"),
-    "fields": change_meta(dtype=[["a", "<u2"]]),
+CORRUPTIONS = {
+    "object dtype": change_meta(dtype="O"),
+    "void dtype": change_meta(dtype="V8"),
+    "signed dtype": change_meta(dtype="<i2"),
+    "big-endian dtype": change_meta(dtype=">u2"),
+    "structured dtype": change_meta(dtype=[["a", "<u2"]]),
     "size": change_meta(characters="many"),
     "negative size": change_meta(unknown=-5),
     "reading": change_meta(count={"read": "x", "skipped": {}, "first": {}, "harmless": []}),
     "skipped": change_meta(count={"read": 1, "skipped": {"x": "y"}, "first": {}, "harmless": []}),
     "documents": change_meta(documents=5),
     "prompt": change_meta(prompt=["x"]),
-    "no JSON": lambda entry: (entry / "meta.json").write_text("["),
+    "not JSON": lambda entry: (entry / "meta.json").write_text("["),
     "other JSON": lambda entry: (entry / "meta.json").write_text("[]"),
     "depth": lambda entry: (entry / "meta.json").write_text("[" * 100_000),
     "ends of objects": change_ends(np.asarray([5], dtype=object)),
     "ends of floats": change_ends(np.asarray([5.0])),
     "ends of two dimensions": change_ends(np.asarray([[5]])),
-    "ends behind the tokens": change_ends(np.asarray([10**12])),
+    "ends after the tokens": change_ends(np.asarray([10**12])),
     "ends before the tokens": change_ends(np.asarray([-5, 5])),
-    "ends backwards": lambda entry: np.save(
+    "unsorted ends": lambda entry: np.save(
         entry / "train.ends.npy", np.asarray([9, 5, np.load(entry / "train.ends.npy")[-1]])
     ),
     "no ends": change_ends(np.asarray([], dtype=np.int64)),
@@ -91,25 +91,25 @@ DAMAGE = {
         (entry / "train.ends.npy").read_bytes().replace(b"(1,)", b"(%d,)" % 10**13, 1)
     ),
     "tokens missing": lambda entry: (entry / "train.bin").unlink(),
-    "tokens cut": lambda entry: os.truncate(entry / "train.bin", 7),
-    "tokens elsewhere": link_out("train.bin"),
-    "meta elsewhere": link_out("meta.json"),
+    "truncated tokens": lambda entry: os.truncate(entry / "train.bin", 7),
+    "linked tokens": link_out("train.bin"),
+    "linked meta": link_out("meta.json"),
     "pipe": lambda entry: ((entry / "meta.json").unlink(), os.mkfifo(entry / "meta.json")),
     "file": lambda entry: ([path.unlink() for path in entry.iterdir()], entry.rmdir(), entry.write_text("x")),
 }
 
 
-@pytest.mark.parametrize("case", DAMAGE)
+@pytest.mark.parametrize("case", CORRUPTIONS)
 def test_corrupt_cache_entry_is_replaced(case, prepared):
     again, entry, expected = prepared
-    DAMAGE[case](entry)
+    CORRUPTIONS[case](entry)
     assert again() == expected
     meta = json.loads((entry / "meta.json").read_text())
     assert meta["train"]["dtype"] in ("<u2", "<u4")
     assert not any(path.is_symlink() for path in entry.iterdir())
     written = (entry / "meta.json").stat().st_mtime_ns
     assert again() == expected
-    assert (entry / "meta.json").stat().st_mtime_ns == written  # and read from then on
+    assert (entry / "meta.json").stat().st_mtime_ns == written  # the new entry is valid
 
 
 def test_linked_cache_entry_is_replaced(prepared, tmp_path):

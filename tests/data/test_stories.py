@@ -1,4 +1,4 @@
-"""The story grammar: unambiguous, with the entropy that it says, and a parser that sees what agrees with what."""
+"""The story grammar: unambiguous derivations, exact entropy, and a parser that checks agreement."""
 
 import math
 import random
@@ -31,7 +31,7 @@ def test_number_of_sentences():
 
 
 def enumerate_texts(symbol) -> dict[tuple[str, ...], float]:
-    """Every text of a symbol with its probability, by brute force."""
+    """Return all texts of a symbol with their probabilities, by enumeration."""
     if isinstance(symbol, str):
         return {(symbol,): 1.0}
     total: dict[tuple[str, ...], float] = {}
@@ -64,7 +64,7 @@ def test_entropy_and_length_equal_enumeration(symbol):
 
 
 def log_probability(words: list[str], side: tuple, start: int) -> dict[int, float]:
-    """Log-probability of each stretch of `words` from `start` that `side` derives, by its end."""
+    """Return the log-probabilities of the spans of `words` from `start` that `side` derives, by end position."""
     reached = {start: 0.0}
     for symbol in side:
         following: dict[int, float] = {}
@@ -81,7 +81,7 @@ def log_probability(words: list[str], side: tuple, start: int) -> dict[int, floa
 
 
 def test_entropy_is_the_mean_surprisal_of_sampled_stories():
-    """Stories score -log p on average as the entropy says, within four standard errors."""
+    """The mean of -log p over sampled stories equals the entropy within four standard errors."""
     surprises = []
     for text in SAMPLE[:150]:
         words = stories._split(text)
@@ -101,7 +101,7 @@ def test_entropy_is_the_mean_surprisal_of_sampled_stories():
 
 
 def broken(words: list[str]) -> list[tuple[int, str]]:
-    """Single replacements that break an agreement, found from the words alone and not from the grammar."""
+    """Return replacements of single words that break agreement, found without the grammar."""
     verbs = [forms for name in ("SEE", "FIND", "SING", "SHOW", "LIKE", "THINK", "WASH") for forms in getattr(lx, name)]
     verbs += [lx.HAVE, lx.DO]
     finite = {form for base, third, past in verbs for form in (base, third, past)} | set(lx.BE.values())
@@ -122,7 +122,7 @@ def broken(words: list[str]) -> list[tuple[int, str]]:
     verb_places = [i for i, word in enumerate(words) if word in finite and i not in negated]
     found = [(i, new) for i, word in enumerate(words) for new in swaps.get(word, [])]
     found = [(i, new) for i, new in found if not (words[i] == "that" and is_link(words, i))]
-    if len(verb_places) > 1:  # a second verb shows which tense is meant
+    if len(verb_places) > 1:  # a second verb determines the tense
         found += [(i, new) for i in verb_places for new in tenses[words[i]]]
     owner = next((i for i, w in enumerate(words) if w in ("her", "his")), None)
     if owner is not None:
@@ -131,7 +131,7 @@ def broken(words: list[str]) -> list[tuple[int, str]]:
 
 
 def is_link(words: list[str], i: int) -> bool:
-    """Whether this "that" opens a clause after a verb of thinking, where number has nothing to say."""
+    """Whether this "that" is a conjunction after a verb of thinking, not a determiner."""
     return any(words[i - 1] in forms for forms in lx.THINK)
 
 

@@ -1,4 +1,4 @@
-"""What is said of generated stories."""
+"""Evaluation of generated stories with the parser."""
 
 from scratch_gpt.data.corpora import stories
 from scratch_gpt.evaluation.story_report import Verdict, judge_stories

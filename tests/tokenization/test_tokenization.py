@@ -1,4 +1,4 @@
-"""Tokenizers: exact round trips, templates, saved so that anyone can load them, streamed in bounded memory."""
+"""Training of tokenizers: round trips, templates, saving, sizes, and bounded memory."""
 
 import pytest
 from helpers.processes import run_python
@@ -62,7 +62,7 @@ def test_names_of_special_tokens_in_text_are_text(bpe, text):
     ids = encode_batch(bpe, [text])[0]
     assert bpe.decode(ids) == text
     assert not set(ids) & set(bpe.all_special_ids)
-    assert bpe("<eos>", add_special_tokens=False).input_ids == [bpe.eos_token_id]  # elsewhere it stays control
+    assert bpe("<eos>", add_special_tokens=False).input_ids == [bpe.eos_token_id]  # by default it is a special token
 
 
 def test_unknown_characters_and_words_become_unk(texts):
@@ -96,14 +96,14 @@ def test_invalid_arguments_are_rejected(arguments, message):
 
 @pytest.mark.slow
 def test_training_streams_large_files(tmp_path, texts):
-    """Training on 50 MB needs less memory above that for 1 MB than the file is large, by far."""
+    """Training on 50 MB needs at most 25 MB more memory than training on 1 MB."""
     block = "\n".join(texts)
     script = (
         "import re, sys\n"
         "from scratch_gpt.data.readers.sources import open_source\n"
         "from scratch_gpt import train_tokenizer\n"
         "train_tokenizer(open_source(sys.argv[1]).documents(), 'bpe', 500)\n"
-        # Not getrusage, whose peak a child inherits from the process that started it.
+        # Not getrusage, whose peak is inherited from the parent process.
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     peaks = []

@@ -1,4 +1,4 @@
-"""Characters that a tokenizer has never seen, chat templates that are none, and names that no repository can have."""
+"""Unseen characters, invalid chat templates, and invalid repository names."""
 
 import pytest
 from helpers.models import save_tiny
@@ -16,11 +16,11 @@ def test_unseen_characters_are_unknown_except_for_bpe(kind, size):
     tokenizer = train_tokenizer(texts, kind, size)
     text = texts[0].split(".")[0]
     assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
-    strange = tokenizer(f"{text} 漢字", add_special_tokens=False)["input_ids"]
+    unseen = tokenizer(f"{text} 漢字", add_special_tokens=False)["input_ids"]
     if kind == "bpe":
-        assert tokenizer.decode(strange) == f"{text} 漢字"
+        assert tokenizer.decode(unseen) == f"{text} 漢字"
     else:
-        assert tokenizer.unk_token_id in strange
+        assert tokenizer.unk_token_id in unseen
 
 
 @pytest.mark.parametrize(

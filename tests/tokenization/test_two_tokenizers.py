@@ -1,4 +1,4 @@
-"""A translator whose languages have a tokenizer each."""
+"""A translation model with one tokenizer per language."""
 
 import pytest
 from helpers.models import tiny_seq2seq

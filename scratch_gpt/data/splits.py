@@ -51,12 +51,12 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     rows = np.bincount(stratum, weights=sizes, minlength=len(numbers)).astype(np.int64)
     quotas = _quotas(rows, min(max(1, round(fraction * len(keys))), len(keys) - 1))
     for number, quota in enumerate(quotas):
-        mine = order[stratum[order] == number]
+        own = order[stratum[order] == number]
         if sizes.max() == 1:
-            chosen[mine[:quota]] = True
+            chosen[own[:quota]] = True
             continue
         taken = 0
-        for group in mine.tolist():
+        for group in own.tolist():
             if taken + sizes[group] <= quota:
                 chosen[group], taken = True, taken + sizes[group]
     if chosen.any():

@@ -100,5 +100,5 @@ def test_context_sentence_is_shown_once_per_conversation():
         if ". " in conversation[0]["content"]
     )
     assert [message["role"] for message in first] == ["user", "assistant"] * (len(first) // 2)
-    told = first[0]["content"].split(". ")[0]
-    assert not [message for message in first[1:] if told in message["content"]]
+    sentence = first[0]["content"].split(". ")[0]
+    assert not [message for message in first[1:] if sentence in message["content"]]

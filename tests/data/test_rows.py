@@ -272,7 +272,7 @@ def test_options_of_another_task_are_rejected(tmp_path):
     )
     assert "is plain text, want a table" in data_error(tmp_path / "t.txt", "--text_column", "x")
     assert "which is not a CSV or TSV file" in data_error(tmp_path / "t.txt", "--delimiter", ";")
-    assert "max_bad_rows is 2.0, want a share" in data_error(tmp_path / "t.txt", "--max_bad_rows", "2")
+    assert "max_bad_rows is 2.0, want at least 0 and at most 1" in data_error(tmp_path / "t.txt", "--max_bad_rows", "2")
 
 
 def test_printed_summary(tmp_path):

@@ -164,9 +164,9 @@ class PackedRows:
         """
         plan = self.plan(0)
         for begin in range(0, len(plan), batch_size * processes):
-            mine = range(begin + process * batch_size, min(begin + (process + 1) * batch_size, len(plan)))
-            if mine:
-                yield self.batch([(plan, row) for row in mine])
+            own = range(begin + process * batch_size, min(begin + (process + 1) * batch_size, len(plan)))
+            if own:
+                yield self.batch([(plan, row) for row in own])
             else:
                 blank = self.batch([(plan, 0)])
                 yield {**blank, "labels": torch.full_like(blank["labels"], -100)}

@@ -141,13 +141,13 @@ def questions(seed: int, count: int, split: str = "train") -> Iterator[list[Ques
     size = MAX_QUESTIONS if split == "train" else 1
     words = [question for question in word_questions() if split_of(question) == split]
     conversations: list[list[Question]] = []
-    about_words, wanted = 0, count // 2 if split == "train" else min(count // 2, len(words))
-    while about_words < wanted:
+    about_words, target = 0, count // 2 if split == "train" else min(count // 2, len(words))
+    while about_words < target:
         draw.shuffle(words)
         for start in range(0, len(words), size):
-            conversations.append(words[start : start + min(size, wanted - about_words)])
+            conversations.append(words[start : start + min(size, target - about_words)])
             about_words += len(conversations[-1])
-            if about_words == wanted:
+            if about_words == target:
                 break
     left = count - about_words
     while left:

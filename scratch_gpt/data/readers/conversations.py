@@ -74,8 +74,10 @@ def find_conversation_columns(table: Table, messages_column: str | None) -> tupl
     for pair in COLUMN_PAIRS:
         if all(map(table.has, pair)):
             return pair + (("input",) if pair[0] == "instruction" and table.has("input") else ())
-    wanted = "; or ".join(" and ".join(map(repr, names)) for names in [*((name,) for name in MESSAGES), *COLUMN_PAIRS])
-    raise ScratchError(f"{table.name} has the columns {table.described()}, want {wanted}")
+    expected = "; or ".join(
+        " and ".join(map(repr, names)) for names in [*((name,) for name in MESSAGES), *COLUMN_PAIRS]
+    )
+    raise ScratchError(f"{table.name} has the columns {table.described()}, want {expected}")
 
 
 def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conversation]:

@@ -38,8 +38,8 @@ def check_built_in_size(name: str, count: int, minimum: int = 1, maximum: int = 
         ScratchError: the size is outside the limits.
     """
     if not minimum <= count <= maximum:
-        wanted = f"at least {minimum}" if count < minimum else f"at most {maximum:,}"
-        raise ScratchError(f"{name} is {count:,}, want {wanted}")
+        limit = f"at least {minimum}" if count < minimum else f"at most {maximum:,}"
+        raise ScratchError(f"{name} is {count:,}, want {limit}")
 
 
 @dataclass

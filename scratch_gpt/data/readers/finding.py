@@ -110,12 +110,12 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
             splits |= {"train": rest} if (rest := [path for path in readable if path not in taken]) else {}
     renamed = {canonical_split(name): found for name, found in splits.items()}
     splits = renamed if len(renamed) == len(splits) else splits  # "dev" and "validation" may both exist
-    wanted = split if split in splits else canonical_split(split)
-    if splits and wanted not in splits:
+    selected = split if split in splits else canonical_split(split)
+    if splits and selected not in splits:
         raise ScratchError(f"{folder} has no split {split!r}: it has {', '.join(map(repr, splits))}")
     for name, found in splits.items():
-        ignored |= {str(path): f"split {name!r}" for path in found if name != wanted}
-    chosen = splits.get(wanted, []) if splits else files
+        ignored |= {str(path): f"split {name!r}" for path in found if name != selected}
+    chosen = splits.get(selected, []) if splits else files
     kept, kind, others = _of_one_kind(chosen, tables_only)
     named_paths = {path for found in splits.values() for path in found}
     unnamed = "plain text, not a table" if tables_only else "has no split name"
@@ -128,9 +128,9 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
     if not kept:
         wanted_kinds = f"a {TABLE_SUFFIXES} file" if tables_only else f"a .txt, {TABLE_SUFFIXES} file"
         raise ScratchError(f"{folder} has no {wanted_kinds} with text: {_reasons(ignored)}")
-    validation = "validation" if "validation" in splits and wanted != "validation" else None
+    validation = "validation" if "validation" in splits and selected != "validation" else None
     ignored = {path: reason for path, reason in sorted(ignored.items()) if Path(path) not in kept}
-    return Files(folder.resolve().name, kind, kept, wanted if splits else None, ignored, validation)
+    return Files(folder.resolve().name, kind, kept, selected if splits else None, ignored, validation)
 
 
 def _of_one_kind(paths: list[Path], tables_only: bool) -> tuple[list[Path], str, dict[str, str]]:

@@ -215,8 +215,8 @@ def matching_paths(paths: Iterable[PurePath], place: PurePath, pattern: PurePath
     inside = {path.relative_to(place): path for path in paths if path.is_relative_to(place)}
     if pattern in inside:
         return [inside[pattern]]
-    wanted = [part.replace("[^", "[!") for part in pattern.parts]
-    return [path for relative, path in inside.items() if _matches(relative.parts, wanted)]
+    parts = [part.replace("[^", "[!") for part in pattern.parts]
+    return [path for relative, path in inside.items() if _matches(relative.parts, parts)]
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -168,10 +168,10 @@ def read_columns(
     if names is None or (columns is None and not media):
         yield from read(None)
         return
-    wanted = [name for name in names if columns is None or name in columns]
-    undecoded = dict.fromkeys((name for name in wanted if name in media), UNDECODED)
+    requested = [name for name in names if columns is None or name in columns]
+    undecoded = dict.fromkeys((name for name in requested if name in media), UNDECODED)
     # If no requested column is decoded, another one is read, which gives the number of rows.
-    plain = [name for name in wanted if name not in media] or [name for name in names if name not in media][:1]
+    plain = [name for name in requested if name not in media] or [name for name in names if name not in media][:1]
     if not plain:
         raise ScratchError(f"all columns contain images, audio and the like: {', '.join(map(repr, names))}")
     for row in read(plain):

@@ -98,12 +98,12 @@ def _open_folder(folder: Path, languages: tuple[str, str], options: ReadOptions)
         return None
     if source is None or target is None:
         missing = [name for name, side in zip(languages, (source, target), strict=True) if side is None]
-        wanted = " and ".join(f"{options.split}.{name}" for name in missing)
+        expected = " and ".join(f"{options.split}.{name}" for name in missing)
         nor_table = " and no table" if len(missing) == 2 else ""
         shown = [path.name for path in files if path.parent == folder]
         shown += [f"{Path(path).name} ({why})" for path, why in ignored.items() if Path(path).parent == folder]
         has = ", ".join(sorted(shown)[:12]) or "no files"
-        raise ScratchError(f"{folder} has no {wanted} (plain or compressed){nor_table}: it has {has}")
+        raise ScratchError(f"{folder} has no {expected} (plain or compressed){nor_table}: it has {has}")
     corpus = _open_sides(source, target, folder.resolve().name, languages, options)
     reason = f"not {options.split} in {' or '.join(languages)}"
     corpus.origin.ignored = ignored | {str(path): reason for path in files if path not in (source, target)}
@@ -118,8 +118,8 @@ def _side(by_name: dict[str, Path], split: str, language: str) -> Path | None:
     from datasets.data_files import SPLIT_KEYWORDS
 
     words = {str(name): words for name, words in SPLIT_KEYWORDS.items()}.get(canonical_split(split), [])
-    wanted = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in ("", *SUFFIXES)]
-    return next((by_name[name] for name in wanted if name in by_name), None)
+    names = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in ("", *SUFFIXES)]
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _open_sides(

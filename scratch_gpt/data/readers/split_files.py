@@ -40,8 +40,8 @@ def splits_by_name(paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
         found: dict[str, list[PurePath]] = {}
         for split, keywords in words.items():
             pattern = re.compile(rf"(?:.*[{SEPARATORS}])?(?:{keywords})(?:[{SEPARATORS}].*)?", re.IGNORECASE)
-            if mine := [path for path in paths if any(pattern.fullmatch(part) for part in named(path))]:
-                found[split] = mine
+            if matches := [path for path in paths if any(pattern.fullmatch(part) for part in named(path))]:
+                found[split] = matches
         if found:
             return found
     return {}

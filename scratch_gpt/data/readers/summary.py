@@ -168,10 +168,10 @@ def read_parts(
         ScratchError: too many rows can't be used, or a split would be empty.
     """
     examples = list(train.read())
-    wanted = {name: fraction for name, fraction in fractions.items() if validation is None or name != "validation"}
+    needed = {name: fraction for name, fraction in fractions.items() if validation is None or name != "validation"}
     labels = None if label is None else [label(example) for example in examples]
-    numbers = assign_splits([content_key(key(example)) for example in examples], wanted, seed, labels)
-    parts = {name: [examples[i] for i in found] for name, found in numbers.items()}
+    indices = assign_splits([content_key(key(example)) for example in examples], needed, seed, labels)
+    parts = {name: [examples[i] for i in found] for name, found in indices.items()}
     if validation is not None:
         parts["validation"] = list(validation.read())
     empty = [n for n in ("train", "validation", *fractions) if not parts[n] and fractions.get(n, 1)]

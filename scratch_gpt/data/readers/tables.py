@@ -98,13 +98,13 @@ class Table:
             yield from self._read(columns)
         except (ScratchError, GeneratorExit):
             raise
-        except Exception as error:  # pyarrow and datasets raise whatever their readers raise
+        except Exception as error:  # pyarrow and datasets raise various classes
             raise ScratchError(f"{self.name} can't be read completely: {_first_line(error)}") from error
 
     def reader(self, columns: Iterable[str]) -> Callable[[], Iterator[dict[str, Any] | BadRowError]]:
         """Return a function that iterates over all rows, reading only these columns; see `rows`."""
-        wanted = list(columns)
-        return lambda: self.rows(wanted)
+        names = list(columns)
+        return lambda: self.rows(names)
 
     def fingerprint(self) -> str:
         """Return a hash that changes whenever the rows change."""
@@ -296,7 +296,7 @@ def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()
 
     try:
         features = schema_of(files.paths[0])[1] if files.kind in ("parquet", "arrow") else None
-    except Exception as error:  # whatever pyarrow raises
+    except Exception as error:  # pyarrow raises various classes
         raise ScratchError(f"{files.paths[0]} can't be read as {files.kind}: {_first_line(error)}") from error
 
     def read(columns: Collection[str] | None) -> Iterator[Any]:

@@ -120,12 +120,12 @@ def parts_of(
 
 def documents_of(source: Source) -> Iterator[str]:
     """Iterate over complete documents."""
-    held: list[str] = []
+    pending: list[str] = []
     for piece in source.pieces():
-        held.append(piece.text)
+        pending.append(piece.text)
         if piece.ends_document:
-            yield "".join(held)
-            held = []
+            yield "".join(pending)
+            pending = []
 
 
 def _has_one_document(source: Source) -> bool:
@@ -136,12 +136,12 @@ def _has_one_document(source: Source) -> bool:
 
 def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]:
     """Iterate over the first `length` characters of each document."""
-    begin = ""
+    beginning = ""
     for piece in source.pieces():
-        begin += piece.text[: max(0, length - len(begin))]
+        beginning += piece.text[: max(0, length - len(beginning))]
         if piece.ends_document:
-            yield begin
-            begin = ""
+            yield beginning
+            beginning = ""
 
 
 def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
@@ -163,7 +163,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self.keys, self.characters, self.utf8_bytes = array("Q"), array("q"), array("q")
-        self.begin = ""
+        self.beginning = ""
         self._digest: Any = None
 
     def add(self, piece: Piece) -> None:
@@ -176,8 +176,8 @@ class Sizes:
         self._digest.update(data)
         self.characters[-1] += len(piece.text)
         self.utf8_bytes[-1] += len(data)
-        if len(self.begin) < PROMPT_CHARACTERS:
-            self.begin += piece.text[: PROMPT_CHARACTERS - len(self.begin)]
+        if len(self.beginning) < PROMPT_CHARACTERS:
+            self.beginning += piece.text[: PROMPT_CHARACTERS - len(self.beginning)]
         if piece.ends_document:
             self.keys.append(int.from_bytes(self._digest.digest(), "little"))
             self._digest = None
@@ -220,7 +220,7 @@ class Record:
         """
         count = source.count if validation_source is None else source.count + validation_source.count
         parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items()}
-        prompt = self.sizes["validation"].begin if "validation" in self.sizes else ""
+        prompt = self.sizes["validation"].beginning if "validation" in self.sizes else ""
         if held is not None:
             parts = {"train": parts["all"][~held], "validation": parts["all"][held]}
             if held.any():  # read the source again, up to the first document that is held out

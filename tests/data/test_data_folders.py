@@ -63,7 +63,7 @@ def test_links_inside_a_folder_are_followed(data):
     (data / "x/loop").symlink_to("..")
     found = data_summary(data)
     assert names(found["files"]) == ["1.jsonl", "2.jsonl", "own.jsonl"]
-    assert set(found["ignored"].values()) == {"a link to another folder in it"}
+    assert set(found["ignored"].values()) == {"a link to a folder inside the dataset"}
 
 
 def test_dataset_argument_may_be_a_link(tmp_path, private):
@@ -142,11 +142,11 @@ def test_card_with_paths_outside_is_rejected(pattern, data, private):
     (data / "out").symlink_to(private)
     pattern = pattern.replace("{private}", str(private))
     write_card(data, {"config_name": "all", "data_files": [pattern]})
-    assert f"names {pattern!r}" in data_error(data)
+    assert f"refers to {pattern!r}" in data_error(data)
     place = str(Path(pattern).parent)
     write_card(data, {"config_name": "all", "data_dir": place})
     if place != ".":
-        assert f"names {place!r}" in data_error(data)
+        assert f"refers to {place!r}" in data_error(data)
 
 
 def test_card_patterns_match_as_in_datasets(data):

@@ -31,7 +31,7 @@ NAMES |= {"id", "idx", "index", "prompt", "completion", "response", "instruction
 NAMES |= {"answer", "messages", "conversations", "chosen", "rejected", "review", "category", "sentiment", "name"}
 MAX_NAME_CHARACTERS, MAX_NAME_WORDS = 64, 4
 MAX_CELL_CHARACTERS = min(sys.maxsize, 2**31 - 1)
-MAX_VALUES = 10_000  # distinct values of a column, or cells of several lines, that are compared
+MAX_VALUES = 10_000  # distinct values of a column, or rows of several lines, that are compared
 ESCAPED = re.compile(r'\\[\\"]')
 
 

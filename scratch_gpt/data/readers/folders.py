@@ -26,7 +26,7 @@ def allowed_roots(folder: Path) -> list[Path]:
     root = folder.resolve()
     for place in (root, *root.parents):
         blobs = place.parent.parent / "blobs"
-        if place.parent.name == "snapshots" and blobs.is_dir():  # a snapshot that is itself a link has other parents
+        if place.parent.name == "snapshots" and blobs.is_dir():  # if it is itself a link, nothing is inside it
             return [root, blobs]
     return [root]
 
@@ -74,7 +74,7 @@ def why_unsafe(path: Path, roots: Sequence[Path]) -> str | None:
         if not leads_into(path, roots):
             return LINK_OUT
         if path.is_dir():
-            return "a link to another folder in it"
+            return "a link to a folder inside the dataset"
     try:
         check_regular(path)
     except ScratchError:
@@ -195,12 +195,12 @@ def resolve_inside(folder: Path, *names: str) -> tuple[PurePath, PurePath]:
     root = folder.resolve()
     requested = PurePath(os.path.normpath(os.path.join(root, *names)))
     if not requested.is_relative_to(root) or any("://" in name or "\0" in name for name in names):
-        raise ScratchError(f"{folder} names {names[-1]!r}, want a file in the folder")
+        raise ScratchError(f"{folder} refers to {names[-1]!r}, want a file in the folder")
     place, rest = root, list(requested.relative_to(root).parts)
     while rest and (place / rest[0]).is_dir():
         place = (place / rest.pop(0)).resolve()
         if not place.is_relative_to(root):
-            raise ScratchError(f"{folder} names {names[-1]!r}, which is {LINK_OUT}")
+            raise ScratchError(f"{folder} refers to {names[-1]!r}, which is {LINK_OUT}")
     return place.relative_to(root), PurePath(*rest)
 
 

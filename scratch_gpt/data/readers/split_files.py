@@ -96,7 +96,7 @@ def saved_to_disk(folder: Path, files: list[Path], ignored: dict[str, str]) -> d
 
 def _check_names(folder: Path, names: list[str]) -> None:
     if invalid := [name for name in names if PurePath(name).name != name or name in ("", "..")]:
-        raise ScratchError(f"{folder} names {invalid[0]!r}, want the name of a file in the folder")
+        raise ScratchError(f"{folder} refers to {invalid[0]!r}, want the name of a file in the folder")
 
 
 def named_by_card(
@@ -141,9 +141,9 @@ def named_by_card(
         for pattern in patterns:
             matches = matching_paths([*paths, *unusable], *resolve_inside(folder, base, pattern))
             if not matches:
-                raise ScratchError(f"{folder} names {pattern!r} for the split {split}, but there is no such file")
+                raise ScratchError(f"{folder} refers to {pattern!r} for the split {split}, but there is no such file")
             if all(unusable.get(path) == LINK_OUT for path in matches):
-                raise ScratchError(f"{folder} names {pattern!r} for the split {split}, which is {LINK_OUT}")
+                raise ScratchError(f"{folder} refers to {pattern!r} for the split {split}, which is {LINK_OUT}")
             matched.update(matches)
         splits[split] = [path for relative, path in paths.items() if relative in matched]
     return {split: found for split, found in splits.items() if found}

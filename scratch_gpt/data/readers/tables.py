@@ -102,7 +102,7 @@ class Table:
             raise ScratchError(f"{self.name} can't be read completely: {_first_line(error)}") from error
 
     def reader(self, columns: Iterable[str]) -> Callable[[], Iterator[dict[str, Any] | BadRowError]]:
-        """Return a function that iterates over all rows, reading only these columns; see `rows`."""
+        """Return a function that iterates over all rows, with at least these columns; see `rows`."""
         names = list(columns)
         return lambda: self.rows(names)
 

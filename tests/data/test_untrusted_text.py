@@ -38,9 +38,7 @@ def test_every_character_is_kept(case, tmp_path, tokenizer):
     started = time.monotonic()
     shard = prepare(open_source(str(path)), tokenizer, validation_fraction=1.0, splits=("validation",))["validation"]
     tokens = [token for token in np.asarray(shard.tokens).tolist() if token not in tokenizer.all_special_ids]
-    assert (
-        len(shard.tokens) - len(tokens) <= 1
-    )  # text is never encoded as special tokens, except for the end of the document
+    assert len(shard.tokens) - len(tokens) <= 1  # only the end of the document is a special token
     expected = KEPT[case].decode("utf-8-sig").replace("\r\n", "\n")
     assert tokenizer.decode(tokens, skip_special_tokens=False) == expected
     assert time.monotonic() - started < 60

@@ -77,9 +77,7 @@ class Classification(BucketTask):
         if self.word_dropout:
             generator = np.random.default_rng((self.seed, epoch, number))
             ids, mask = batch["input_ids"], int(self.mask_token_id)
-            batch["input_ids"] = drop_words(
-                ids, self.word_dropout, mask, self.special_ids, generator, self.starts_word
-            )
+            batch["input_ids"] = drop_words(ids, self.word_dropout, mask, self.special_ids, generator, self.starts_word)
         return batch
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

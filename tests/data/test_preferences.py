@@ -174,8 +174,8 @@ def test_batches_resume_at_any_step(base):
 
 
 BAD = {
-    "nothing to tune": ("--dataset pairs.jsonl", "name a model with --init_from"),
-    "no pairs": ("--init_from model", "name pairs with --dataset"),
+    "nothing to tune": ("--dataset pairs.jsonl", "give one with --init_from"),
+    "no pairs": ("--init_from model", "give pairs with --dataset"),
     "no such file": ("--init_from model --dataset ./no.jsonl", "no such file or folder: ./no.jsonl"),
     "other columns": ("--init_from model --dataset none.jsonl", "has the columns 'text', want 'prompt', 'chosen'"),
     "too few": (

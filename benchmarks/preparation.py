@@ -1,11 +1,11 @@
-"""Text to token ids on disk: our shards beside `datasets.map` with all cores; and the time to import the package and
-open a tiny model, beside transformers' own GPT-2.
+"""Time to tokenise text to disk, compared with `datasets.map` on all cores; and time to import the package and load a
+tiny model, compared with GPT-2 in transformers.
 
     pip install -e . && python benchmarks/preparation.py [--stories 60000] [--rounds 3] [--output preparation.json]
 
-The contenders take turns and the median counts. All tokenise one document a line with a byte-level BPE of 890 and
-write the ids; caches are empty each time. Reading the file counts for ours; `datasets` has read it before. Run it on
-an idle machine.
+The candidates run alternately, and the medians are reported. Each tokenises one document per line with a byte-level
+BPE vocabulary of 890 tokens and writes the token ids, with empty caches. The time of this package includes reading the
+file; `datasets` has read it before. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -58,25 +58,30 @@ OPEN = {
 
 
 def run(code: str, scratch: Path) -> float:
-    """Seconds that a fresh process reports on its last line."""
+    """Run code in a new process; return the seconds that it prints on its last line.
+
+    Args:
+        code: Python code.
+        scratch: folder for the caches.
+    """
     environment = {**os.environ, "SCRATCH_GPT_CACHE": str(scratch / "cache"), "HF_DATASETS_CACHE": str(scratch / "hf")}
     command = [sys.executable, "-c", "import os, sys, time\n" + code]
     result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return float(result.stdout.split()[-1])
 
 
-def race(contenders: dict[str, str], rounds: int) -> dict[str, float]:
-    """Medians of seconds, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+def run_alternately(candidates: dict[str, str], rounds: int) -> dict[str, float]:
+    """Run candidates (code by name) alternately; return the median of the seconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
-        for name, code in contenders.items():
+        for name, code in candidates.items():
             with tempfile.TemporaryDirectory() as scratch:
                 times[name].append(run(code.replace("SCRATCH", repr(scratch)), Path(scratch)))
     return {name: statistics.median(found) for name, found in times.items()}
 
 
 def save_models(folder: Path) -> dict[str, Path]:
-    """The same tiny model as ours and as transformers' own."""
+    """Save a tiny model of this package and a GPT-2 of transformers of the same size; return their folders."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     ours: Any = ScratchGPTForCausalLM(
@@ -89,18 +94,20 @@ def save_models(folder: Path) -> dict[str, Path]:
     return places
 
 
-def show(title: str, figures: dict[str, float], peer: str) -> None:
-    table = Table("contender", "seconds", f"of {peer}'s time", title=title)
-    for name, seconds in figures.items():
-        table.add_row(name, f"{seconds:.2f}", f"{seconds / figures[peer]:.2f}")
+def show(title: str, seconds: dict[str, float], baseline: str) -> None:
+    """Print a table of seconds by candidate, and their ratio to a baseline."""
+    table = Table("candidate", "seconds", f"relative to {baseline}", title=title)
+    for name, median in seconds.items():
+        table.add_row(name, f"{median:.2f}", f"{median / seconds[baseline]:.2f}")
     Console().print(table)
 
 
 def main() -> None:
+    """Run the benchmark and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stories", type=int, default=60_000, help="Documents to prepare, about 300 bytes each.")
+    parser.add_argument("--stories", type=int, default=60_000, help="Number of documents, about 300 bytes each.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument("--output", type=Path, help="Write the medians to this file as JSON.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -109,12 +116,16 @@ def main() -> None:
         train_tokenizer(texts[:5000], "bpe", 890).save_pretrained(folder / "tokenizer")
         places = {"FOLDER": folder / "tokenizer", "TEXT": folder / "text.jsonl"}
         for word, place in places.items():
-            for contender, code in TOKENISE.items():
-                TOKENISE[contender] = code.replace(word, repr(str(place)))
-        prepared = race(TOKENISE, args.rounds)
-        show(f"{args.stories:,} documents to ids on disk", prepared, min(list(prepared)[:2], key=prepared.__getitem__))
+            for candidate, code in TOKENISE.items():
+                TOKENISE[candidate] = code.replace(word, repr(str(place)))
+        tokenised = run_alternately(TOKENISE, args.rounds)
+        show(
+            f"tokenise {args.stories:,} documents to disk",
+            tokenised,
+            min(list(tokenised)[:2], key=tokenised.__getitem__),
+        )
         models = save_models(folder)
-        opened = race(
+        opened = run_alternately(
             {
                 kind: f"started = time.perf_counter()\n{imported}\nModel.from_pretrained({str(models[kind])!r})\n"
                 "print(time.perf_counter() - started)"
@@ -122,9 +133,9 @@ def main() -> None:
             },
             2 * args.rounds + 1,
         )
-        show("import and open a tiny model", opened, "transformers' GPT-2")
+        show("import and load a tiny model", opened, "transformers' GPT-2")
     if args.output:
-        args.output.write_text(json.dumps({"preparation": prepared, "opening": opened}, indent=1))
+        args.output.write_text(json.dumps({"preparation": tokenised, "opening": opened}, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Rows are assigned by a hash of their content and a seed. Rows with equal content stay in the same split, so that
 duplicates of training rows do not appear in the validation set. With labels, the split is stratified. If the dataset
-is a single document, its end is held out instead (`shards.prepare`).
+is a single document, its end is held out instead (`token_shards.prepare_texts`).
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     rows = np.bincount(stratum, weights=sizes, minlength=len(numbers)).astype(np.int64)
     quotas = _quotas(rows, min(max(1, round(fraction * len(keys))), len(keys) - 1))
     for number, quota in enumerate(quotas):
-        mine = order[stratum[order] == number]
+        own = order[stratum[order] == number]
         if sizes.max() == 1:
-            chosen[mine[:quota]] = True
+            chosen[own[:quota]] = True
             continue
         taken = 0
-        for group in mine.tolist():
+        for group in own.tolist():
             if taken + sizes[group] <= quota:
                 chosen[group], taken = True, taken + sizes[group]
     if chosen.any():
@@ -72,7 +72,7 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
     return held
 
 
-def deal(
+def assign_splits(
     keys: Any, fractions: dict[str, float], seed: int = 0, strata: Sequence[Hashable] | None = None
 ) -> dict[str, np.ndarray]:
     """Divide rows into splits. Rows that are in none of the splits named in `fractions` go to "train".
@@ -90,8 +90,8 @@ def deal(
     parts: dict[str, np.ndarray] = {}
     for number, (name, fraction) in enumerate(fractions.items()):
         labels = None if strata is None else [strata[int(i)] for i in left]
-        share = fraction * len(keys) / max(1, len(left))
-        out = hold_out(keys[left], share, seed + number, labels) if share else np.zeros(len(left), dtype=bool)
+        remaining = fraction * len(keys) / max(1, len(left))  # the fraction of the rows that are left
+        out = hold_out(keys[left], remaining, seed + number, labels) if remaining else np.zeros(len(left), dtype=bool)
         parts[name], left = left[out], left[~out]
     return {"train": left, **parts}
 
@@ -110,7 +110,7 @@ def _quotas(rows: np.ndarray, total: int) -> np.ndarray:
 
 
 def _mix(keys: np.ndarray) -> np.ndarray:
-    """A fixed permutation of 64-bit numbers that looks random (the finaliser of splitmix64, Steele et al. 2014)."""
+    """Hash 64-bit integers with a fixed permutation (the finaliser of splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

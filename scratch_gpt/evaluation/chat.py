@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-from ..data.batching.packing import Rows
+from ..data.batching.packing import PackedRows
 from ..data.batching.token_shards import Shard
 from ..data.readers.conversations import Conversation
 from ..terminal import SafeConsole
@@ -99,7 +99,7 @@ def report_answers(
         console.print(f"  {prompt[-1]['content']}")
         console.print(f"  → {text.strip()}\n", style="italic")
     if test is not None:
-        rows = Rows.for_tokenizer(test, context_length, tokenizer, bos_token_id=start)
+        rows = PackedRows.for_tokenizer(test, context_length, tokenizer, bos_token_id=start)
         metrics = language_metrics(Accelerator(cpu=True), model.eval(), rows, test, TEST_ROWS)
         console.print(
             f"On {len(test.ends)} conversations held out from all of the training: {metrics['val_loss']:.4f} nats per "

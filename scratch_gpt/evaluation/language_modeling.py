@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ..data.batching.packing import Rows
+from ..data.batching.packing import PackedRows
 from ..data.batching.token_shards import Shard, prepare_texts
 from ..data.readers.sources import Source
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
@@ -21,7 +21,7 @@ DEFAULT_WINDOW = 256
 def language_metrics(
     accelerator: Accelerator,
     model: torch.nn.Module,
-    rows: Rows,
+    rows: PackedRows,
     shard: Shard,
     batch_size: int,
     device: torch.device | None = None,
@@ -95,7 +95,7 @@ def evaluate_text(
     shards, reading = prepare_texts(source, tokenizer, held_out, splits=("validation",), seed=split_seed)
     shard = shards["validation"]
     window = context_length or min(DEFAULT_WINDOW, getattr(model.config, "max_position_embeddings", DEFAULT_WINDOW))
-    rows = Rows.for_tokenizer(shard, window, tokenizer)
+    rows = PackedRows.for_tokenizer(shard, window, tokenizer)
     accelerator = Accelerator(cpu=model.device.type == "cpu")
     metrics = language_metrics(accelerator, model, rows, shard, batch_size, model.device)
     scored = {name.removeprefix("val_"): value for name, value in metrics.items()}

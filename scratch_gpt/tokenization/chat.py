@@ -1,12 +1,12 @@
-"""Conversations as tokens: the template that says how, which travels with the tokenizer, and which tokens are learned.
+"""Chat template, which is saved with the tokenizer, and tokenisation of conversations for supervised fine-tuning.
 
-Each message is a token for its role, the text, and a token for its end:
+Each message is encoded as a role token, the text, and an end token:
 
     <|user|>How warm is it?<|end|><|assistant|><|tool_call|>{"name": "weather", "arguments": {}}<|end|>
     <|tool|>21 °C<|end|><|assistant|>It is 21 °C.<|end|>
 
-`{% generation %}` marks what the assistant writes, its tool calls and its end, so that transformers and TRL find the
-same tokens to learn from.
+`{% generation %}` marks the text, the tool calls and the end token of the assistant, so that transformers and TRL score
+the same tokens.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ END, TOOL_CALL = "<|end|>", "<|tool_call|>"
 ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
 CHAT_TOKENS = (*ROLE_TOKENS.values(), END, TOOL_CALL)
 
-# A tool call is OpenAI's {"type": "function", "function": {"name": …, "arguments": …}}, or the inner part alone;
-# arguments that are a string are JSON already.
+# A tool call is {"type": "function", "function": {"name": …, "arguments": …}} as in the OpenAI API, or only the inner
+# object; arguments given as a string are JSON already.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
@@ -49,21 +49,23 @@ CHAT_TEMPLATE = (
 
 
 def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Give a tokenizer that has no chat template ours, with the tokens that it needs, and say whether it was so.
-    The model's embeddings must then grow with it.
+    """Add the chat template and its special tokens to a tokenizer that has no chat template.
+
+    Returns:
+        Whether the template was added; the model's embeddings must then be resized.
 
     Raises:
-        ScratchError: it has a template that does not mark what the assistant says, or no `<bos>`.
+        ScratchError: the tokenizer's own template does not mark the assistant's tokens, or it has no `<bos>`.
     """
     if tokenizer.chat_template is not None:
         if "generation" not in str(tokenizer.chat_template).replace("add_generation_prompt", ""):
             raise ScratchError(
-                "the tokenizer's chat template does not mark the assistant's words with {% generation %}, so that "
-                "nothing says which tokens to learn: mark them, or remove the template"
+                "the tokenizer's chat template does not mark the assistant's tokens with {% generation %}, so that the "
+                "tokens to train on are unknown: mark them, or remove the template"
             )
         return False
     if tokenizer.bos_token is None:
-        raise ScratchError("the tokenizer has no <bos> for a conversation to begin with")
+        raise ScratchError("the tokenizer has no <bos>, which conversations start with")
     tokens = [AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS]
     tokenizer.add_special_tokens({"additional_special_tokens": tokens})
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -71,21 +73,22 @@ def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 
 def assistant_text(message: dict[str, Any]) -> str:
-    """What the assistant writes in a message: its content and, as `CHAT_TEMPLATE` has them, its tool calls."""
+    """Return the content of an assistant message and its tool calls, formatted as in `CHAT_TEMPLATE`."""
     text = message.get("content") or ""
     for call in message.get("tool_calls") or []:
         function = call.get("function") or call
         arguments = function.get("arguments") or {}
-        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        text += f'{TOOL_CALL}{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {written}}}'
+        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        text += f'{TOOL_CALL}{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": {arguments}}}'
     return text
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict[str, Any]]) -> list[int]:
-    """Token ids of a prompt: a text to go on with, or messages to answer, by the tokenizer's chat template.
+    """Return the token ids of a prompt: a text to continue, or messages to answer, formatted by the tokenizer's chat
+    template.
 
     Raises:
-        ScratchError: it has none.
+        ScratchError: the prompt has messages, and the tokenizer has no chat template or rendering it fails.
     """
     encoded: Any
     if isinstance(prompt, str):
@@ -101,23 +104,25 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict[st
 
 @dataclass(frozen=True)
 class ChatTokens:
-    """Tokenised conversations, without the token that each begins with.
+    """Tokenised conversations, without their first token, which is the same for all.
 
     Attributes:
-        start: that token.
-        end: the token by which the assistant ends.
-        ids, scored: of each conversation its tokens, and which of them the assistant says.
-        long: how many were longer than asked, and cut.
-        silent: how many of these were left out, since nothing that the assistant says was left of them.
-        characters, utf8_bytes: size of what the assistant says.
+        start: id of the first token; -1 if there are no conversations.
+        end: id of the token that ends an assistant message; -1 if there is none.
+        ids: token ids of each conversation, int64, shape (T,).
+        scored: boolean mask (T,) of the assistant's tokens of each conversation.
+        num_too_long: number of conversations longer than the limit, which were truncated or skipped.
+        num_unanswered: number of conversations that were skipped because they have no assistant tokens within the
+            limit.
+        characters, utf8_bytes: size of the assistant's text in the conversations that were not skipped.
     """
 
     start: int
     end: int
     ids: list[np.ndarray]
     scored: list[np.ndarray]
-    long: int
-    silent: int
+    num_too_long: int
+    num_unanswered: int
     characters: int
     utf8_bytes: int
 
@@ -125,36 +130,48 @@ class ChatTokens:
 def encode_conversations(
     tokenizer: PreTrainedTokenizerFast, conversations: Iterable[list[dict[str, Any]]], max_length: int
 ) -> ChatTokens:
-    """Tokenise conversations by the tokenizer's template, cut behind `max_length` tokens.
+    """Tokenise conversations with the tokenizer's chat template, truncated to `max_length` tokens.
 
     Args:
-        conversations: messages, each with "role", "content" and, of the assistant, "tool_calls" or not.
+        tokenizer: a fast tokenizer with a chat template.
+        conversations: lists of messages, each with "role" and "content"; assistant messages may have "tool_calls".
+        max_length: maximum length in tokens, without the first token.
 
     Raises:
-        ScratchError: the template begins conversations with different tokens, or refuses one, or leaves out tool calls.
+        ScratchError: rendering fails, the template omits tool calls, or the first token of the conversations or the
+            last one of the assistant messages is not the same for all.
     """
     writes_calls = "tool_calls" in str(tokenizer.chat_template)
-    ids, scored, long, silent, said = [], [], 0, 0, []
+    ids, scored, answers = [], [], []
+    num_too_long, num_unanswered = 0, 0
     starts, ends = set(), set()
     for conversation in conversations:
         if not writes_calls and any(message.get("tool_calls") for message in conversation):
-            raise ScratchError("a conversation has tool calls, which the tokenizer's chat template does not write")
+            raise ScratchError("a conversation has tool calls, which the tokenizer's chat template omits")
         encoded = render_chat(tokenizer, conversation, return_assistant_tokens_mask=True)
         starts.add(encoded["input_ids"][0])
         tokens = np.asarray(encoded["input_ids"][1:], dtype=np.int64)
         mask = np.asarray(encoded["assistant_masks"][1:], dtype=bool)
         ends.update(tokens[mask][-1:].tolist())
-        long += len(tokens) > max_length
+        num_too_long += len(tokens) > max_length
         if not mask[:max_length].any():
-            silent += 1
+            num_unanswered += 1
             continue
         ids.append(tokens[:max_length])
         scored.append(mask[:max_length])
-        said += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
+        answers += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
     if len(starts) > 1 or len(ends) > 1:
         raise ScratchError(
-            "the tokenizer's chat template begins conversations, or ends what the assistant says, with different "
-            "tokens, want one for all"
+            "the tokenizer's chat template starts conversations, or ends assistant messages, with different tokens; "
+            "want the same token for all"
         )
-    sizes = sum(map(len, said)), sum(len(text.encode("utf-8", "surrogatepass")) for text in said)
-    return ChatTokens(max(starts, default=-1), max(ends, default=-1), ids, scored, long, silent, *sizes)
+    return ChatTokens(
+        start=max(starts, default=-1),
+        end=max(ends, default=-1),
+        ids=ids,
+        scored=scored,
+        num_too_long=num_too_long,
+        num_unanswered=num_unanswered,
+        characters=sum(map(len, answers)),
+        utf8_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in answers),
+    )

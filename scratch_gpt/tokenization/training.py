@@ -1,7 +1,7 @@
 """Train a tokenizer: characters, words, byte-level BPE, or unigram.
 
-What comes out is a plain `PreTrainedTokenizerFast`: a directory that `AutoTokenizer` opens with no code of ours.
-Texts are streamed, so that a corpus may be larger than memory.
+The result is a plain `PreTrainedTokenizerFast`, which `AutoTokenizer` loads without this package. Texts are streamed,
+so that a corpus may be larger than memory.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ Template = Literal["causal", "seq2seq", "encoder"]
 
 PAD, BOS, EOS, UNK, MASK = "<pad>", "<bos>", "<eos>", "<unk>", "<mask>"
 
-# What is put around a text: a GPT starts every text with <bos>, and must not see <eos> at the end of a prompt.
+# Special tokens around a text ($A): a GPT starts each text with <bos>, and a prompt must not end with <eos>.
 TEMPLATES: dict[str, str] = {"causal": f"{BOS} $A", "seq2seq": f"$A {EOS}", "encoder": f"{BOS} $A {EOS}"}
 
 DEFAULT_VOCAB_SIZE = 4096
 
-# How tokens write the white space before a word, by bytes (space, new line, tab) and by unigram.
+# White space before a word as tokens spell it: byte-level (space, new line, tab) and unigram.
 SPACES = {"Ġ", "Ċ", "ĉ", "▁"}
 
-# A piece of text handed to `tokenizers` at a time. Words are cut only at white space, so pieces do not cross them.
-PIECE_CHARACTERS = 1 << 16
+CHUNK_CHARACTERS = 1 << 16  # longest text that is passed to `tokenizers`; longer ones are split at white space
 
 
 def train_tokenizer(
@@ -51,33 +50,33 @@ def train_tokenizer(
     model_max_length: int | None = None,
     show_progress: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on `texts`, which are read once and never held in memory together.
+    """Train a tokenizer on `texts`, which are read once and not kept in memory.
 
     Args:
         texts: documents, of any length.
-        kind: "char" (one token a character), "word" (a word with the space before it), "bpe" (byte-level byte-pair
-            encoding, Sennrich et al. 2016, arXiv:1508.07909, in GPT-2's form; any text comes back exactly) or
-            "unigram" (Kudo 2018, arXiv:1804.10959, with SentencePiece's normalisation and word marks).
-        vocab_size: number of tokens, special ones included. BPE and unigram get exactly so many or an error, or, by
-            default, as many as the texts yield up to 4096; for words it is a limit (30,000), rarer ones become `<unk>`;
-            characters do not take it.
-        template: what is put around a text: "causal" `<bos> text`, "seq2seq" `text <eos>`, "encoder"
-            `<bos> text <eos>`, where `<mask>` is a token too.
-        model_max_length: longest text in tokens that the model takes, recorded for those who truncate.
-        show_progress: show the progress of the training.
+        kind: "char" (one token per character), "word" (one token per word, including the space before it), "bpe"
+            (byte-level byte-pair encoding, Sennrich et al. 2016, arXiv:1508.07909, as in GPT-2; lossless) or "unigram"
+            (Kudo 2018, arXiv:1804.10959, with SentencePiece's normalisation and word marks).
+        vocab_size: number of tokens, including special tokens. For "bpe" and "unigram", the exact size; by default as
+            many as the texts yield, up to 4096. For "word", the maximum, by default 30,000; rarer words become `<unk>`.
+            Must be None for "char".
+        template: special tokens around a text: "causal" `<bos> text`, "seq2seq" `text <eos>`, "encoder"
+            `<bos> text <eos>`; "encoder" also adds the token `<mask>`.
+        model_max_length: maximum length in tokens, which is recorded in the tokenizer for truncation.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ScratchError: an unknown kind, a vocabulary size that the kind does not take, or texts too small for it.
+        ScratchError: the kind is unknown, it does not support this vocabulary size, or the texts do not yield it.
     """
     if kind not in get_args(Kind):
         raise ScratchError(f"unknown tokenizer kind {kind!r}: choose one of {', '.join(get_args(Kind))}")
     if kind == "char" and vocab_size is not None:
-        raise ScratchError(f"a char tokenizer takes every character there is: leave vocab_size out, not {vocab_size}")
+        raise ScratchError(f"a char tokenizer has one token per character: omit vocab_size, which is {vocab_size}")
 
     trainer: Any
     tokenizer, trainer = BUILDERS[kind](vocab_size, show_progress)
-    masks = template == "encoder"
-    if masks:  # the space before it belongs to it, as it belongs to the words that it stands for
+    has_mask = template == "encoder"
+    if has_mask:  # lstrip: the space before it is part of it, as it is part of the words that it replaces
         trainer.special_tokens = [
             *trainer.special_tokens,
             AddedToken(MASK, special=True, normalized=False, lstrip=True),
@@ -87,21 +86,21 @@ def train_tokenizer(
     if first is None:
         raise ScratchError("no text to train a tokenizer on: every document is empty")
     try:
-        tokenizer.train_from_iterator(_pieces(itertools.chain([first], texts)), trainer)
-    except Exception as error:  # tokenizers raises no other class
+        tokenizer.train_from_iterator(_chunks(itertools.chain([first], texts)), trainer)
+    except Exception as error:  # tokenizers raises only this class
         if "vocabulary is not large enough" not in str(error):
             raise
         raise ScratchError(
-            f"{trainer.vocab_size} tokens are fewer than these texts have characters: choose a larger vocab_size"
+            f"vocab_size is {trainer.vocab_size}, fewer than these texts have characters: choose a larger one"
         ) from error
 
     size = tokenizer.get_vocab_size()
     if kind in ("bpe", "unigram") and vocab_size is not None and size != vocab_size:
-        # BPE adds one merge after the other, so that its size is a bound; unigram prunes, and another size may work.
-        limit = f"ask for {'at most' if size < vocab_size else 'at least'} {size}"
+        # BPE adds merges one by one, so that its size is a bound; unigram prunes, and another size may work.
+        limit = f"choose {'at most' if size < vocab_size else 'at least'} {size}"
         advice = limit if kind == "bpe" else "choose another size"
         raise ScratchError(
-            f"{vocab_size} tokens were asked for, and these texts give {size}: {advice}, or leave vocab_size out"
+            f"vocab_size is {vocab_size}, but these texts yield {size} tokens: {advice}, or omit vocab_size"
         )
     ids = {token: tokenizer.token_to_id(token) for token in (BOS, EOS)}
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -115,7 +114,7 @@ def train_tokenizer(
         bos_token=BOS,
         eos_token=EOS,
         unk_token=None if kind == "bpe" else UNK,
-        **({"cls_token": BOS, "sep_token": EOS, "mask_token": MASK} if masks else {}),
+        **({"cls_token": BOS, "sep_token": EOS, "mask_token": MASK} if has_mask else {}),
         clean_up_tokenization_spaces=False,
         model_max_length=model_max_length or int(1e30),
     )
@@ -124,8 +123,14 @@ def train_tokenizer(
 def encode_batch(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], add_special_tokens: bool = False
 ) -> list[list[int]]:
-    """Token ids of each text, by default without `<bos>` and `<eos>`; special tokens that stand in a text are plain
-    text there."""
+    """Return the token ids of each text, without truncation or padding. Names of special tokens in a text, such as
+    "<eos>", are encoded as ordinary text.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: the texts.
+        add_special_tokens: whether to add `<bos>` and `<eos>` as the tokenizer's template does.
+    """
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens, backend.truncation, backend.padding
     backend.encode_special_tokens = True
@@ -141,27 +146,27 @@ def encode_batch(
             backend.enable_padding(**before[2])
 
 
-def first_of_word(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """For each token id, whether it begins a word, as its white space, by whatever sign, says."""
+def starts_word(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Return a boolean mask of the vocabulary, shape (V,): tokens that start with white space, and thus a word."""
     vocabulary = tokenizer.get_vocab()
-    begins = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    starts = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
     for token, number in vocabulary.items():
-        begins[number] = token[:1] in SPACES or token[:1].isspace()
-    return begins
+        starts[number] = token[:1] in SPACES or token[:1].isspace()
+    return starts
 
 
 def space_of_characters(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The id of the space, where every ordinary token is a character."""
+    """Return the id of the space of a character tokenizer; None if it has none, or for other tokenizers."""
     ordinary = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     return tokenizer.get_vocab().get(" ") if all(len(token) == 1 for token in ordinary) else None
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Cut long texts at white space, since the trainers hold a whole text several times over."""
+def _chunks(texts: Iterable[str]) -> Iterator[str]:
+    """Split long texts at white space, because the trainers keep several copies of a text in memory."""
     for text in texts:
         start = 0
         while start < len(text):
-            end = min(start + PIECE_CHARACTERS, len(text))
+            end = min(start + CHUNK_CHARACTERS, len(text))
             if end < len(text):
                 space = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
                 end = space if space > start else end
@@ -178,7 +183,7 @@ def _build_char(vocab_size: int | None, show_progress: bool) -> tuple[Tokenizer,
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     specials = _special_tokens(PAD, BOS, EOS, UNK)
-    # The trainer cuts at 30,000 by default; no script has more characters than Unicode.
+    # The default is 30,000; the number of code points of Unicode is no limit.
     trainer = trainers.WordLevelTrainer(vocab_size=0x110000, special_tokens=specials, show_progress=show_progress)
     return tokenizer, trainer
 

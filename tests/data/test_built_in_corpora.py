@@ -1,5 +1,5 @@
-"""The built-in corpora are the same texts for the same seed in every version: prepared data, held-out splits and scores
-of published models rest on them. `python tests/data/test_built_in_corpora.py` prints the hashes anew."""
+"""The built-in corpora generate the same text for the same seed in every version: cached data, held-out splits and
+metrics of published models depend on it. `python tests/data/test_built_in_corpora.py` prints the current hashes."""
 
 import hashlib
 from itertools import islice
@@ -57,7 +57,7 @@ def digest(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_a_corpus_is_as_it_was(name):
+def test_generated_text_is_unchanged(name):
     assert digest(name) == EXPECTED[name]
 
 

@@ -1,4 +1,4 @@
-"""Compressed texts: read as they were written, or refused."""
+"""Compressed text files are read exactly, or rejected."""
 
 import bz2
 import gzip
@@ -15,19 +15,19 @@ COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_text_is_read_as_it_was_written(suffix, tmp_path):
-    """In one piece, or in several that were put one after the other."""
+def test_compressed_text_is_read_exactly(suffix, tmp_path):
+    """Files with one compressed stream, or several concatenated ones."""
     path = tmp_path / f"a.txt{suffix}"
-    for pieces in ((TEXT,), (TEXT, "", TEXT)):
-        path.write_bytes(b"".join(COMPRESS[suffix](piece.encode()) for piece in pieces))
+    for streams in ((TEXT,), (TEXT, "", TEXT)):
+        path.write_bytes(b"".join(COMPRESS[suffix](text.encode()) for text in streams))
         with open_text(path) as file:
-            assert file.read() == "".join(pieces)
+            assert file.read() == "".join(streams)
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("kept", [-5, 40, 12])
-def test_a_file_that_was_cut_short_is_refused_in_one_line(kept, suffix, tmp_path):
-    """None of what could be read of it is taken for the whole."""
+def test_truncated_file_is_rejected(kept, suffix, tmp_path):
+    """The readable beginning is not accepted as the whole file."""
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(COMPRESS[suffix](TEXT.encode())[:kept])
     result = run_here("scratch-gpt", "data", path.name, cwd=tmp_path, check=False)
@@ -37,7 +37,7 @@ def test_a_file_that_was_cut_short_is_refused_in_one_line(kept, suffix, tmp_path
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_file_of_another_format_is_refused(suffix, tmp_path):
+def test_file_that_is_not_compressed_is_rejected(suffix, tmp_path):
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(b"One day, Anna has two old lamps. " * 9)
     result = run_here("scratch-gpt", "data", path.name, cwd=tmp_path, check=False)

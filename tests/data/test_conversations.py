@@ -1,10 +1,9 @@
-"""Conversations before anything is tuned on them: every shape of a row, what is none, splits, and the built-in
-questions."""
+"""Conversation datasets: formats of a row, invalid rows, splits, and the built-in questions."""
 
 import json
 
 import pytest
-from helpers.data import ANSWERED, ASKED, TALK
+from helpers.data import ASSISTANT_MESSAGE, CONVERSATION, USER_MESSAGE
 from helpers.processes import SHARED
 
 from scratch_gpt.data.corpora.stories import parses
@@ -16,43 +15,43 @@ from scratch_gpt.errors import ScratchError
 @pytest.mark.parametrize(
     "row",
     [
-        {"messages": [ASKED, ANSWERED]},
+        {"messages": [USER_MESSAGE, ASSISTANT_MESSAGE]},
         {"prompt": "How are you?", "completion": "I am well."},
-        {"prompt": [ASKED], "completion": [ANSWERED]},
+        {"prompt": [USER_MESSAGE], "completion": [ASSISTANT_MESSAGE]},
         {"instruction": "How are you?", "input": "", "output": "I am well."},
         {"instruction": "How are you?", "output": "I am well."},
     ],
 )
-def test_every_shape_is_the_same_conversation(row, tmp_path):
-    assert conversation_of(row) == [ASKED, ANSWERED]
+def test_all_conversation_formats_are_equivalent(row, tmp_path):
+    assert conversation_of(row) == [USER_MESSAGE, ASSISTANT_MESSAGE]
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
-    assert list(open_conversations(str(tmp_path)).read()) == [[ASKED, ANSWERED]]
+    assert list(open_conversations(str(tmp_path)).read()) == [[USER_MESSAGE, ASSISTANT_MESSAGE]]
 
 
-def test_an_input_stands_below_its_instruction():
-    row = {"instruction": "Mend it.", "input": "He go.", "output": "He goes."}
-    assert conversation_of(row)[0] == {"role": "user", "content": "Mend it.\n\nHe go."}
+def test_input_is_appended_to_instruction():
+    row = {"instruction": "Correct it.", "input": "He go.", "output": "He goes."}
+    assert conversation_of(row)[0] == {"role": "user", "content": "Correct it.\n\nHe go."}
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"messages": []}, "'messages' is empty, want a list of messages: 1, first row 1"),
-        ({"messages": [ASKED]}, "no message is the assistant's"),
+        ({"messages": [USER_MESSAGE]}, "no assistant message to train on"),
         (
             {"messages": [{"role": "king", "content": "Hi"}]},
-            "a message is of the role 'king', want one of system, user",
+            "a message has the role 'king', want one of system, user",
         ),
-        ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
+        ({"messages": [USER_MESSAGE, {"role": "assistant", "content": " "}]}, "'content' is empty, want text"),
     ],
 )
-def test_a_row_that_holds_no_conversation_is_named(row, words, tmp_path):
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, ({"messages": TALK}, row))))
+def test_invalid_conversation_is_rejected_with_reason(row, words, tmp_path):
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, ({"messages": CONVERSATION}, row))))
     with pytest.raises(ScratchError, match=words):
         list(open_conversations(str(tmp_path / "t.jsonl")).read())
 
 
-def test_a_table_of_something_else_says_what_it_has(tmp_path):
+def test_missing_conversation_columns_are_reported(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(
         ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'conversation'; or"
@@ -61,21 +60,23 @@ def test_a_table_of_something_else_says_what_it_has(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
-def test_the_instructions_open_as_they_are():
-    talks = list(open_conversations(str(SHARED / "instructions.json")).read())
-    assert len(talks) == 1100
-    assert talks[0][0]["content"].endswith("freind --> friend")
+def test_shared_instruction_data_is_read():
+    conversations = list(open_conversations(str(SHARED / "instructions.json")).read())
+    assert len(conversations) == 1100
+    assert conversations[0][0]["content"].endswith("freind --> friend")
 
 
-def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
-    """Each split follows from the seed; no pair stands in two; words and phrasings of the held-out ones are known."""
-    talks = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
-    assert list(questions(0, 300, "test")) == talks["test"] != list(questions(1, 300, "test"))
-    parts = {split: [question for talk in part for question in talk] for split, part in talks.items()}
+def test_built_in_questions_hold_out_pairs_of_fact_and_phrasing():
+    """Splits are a function of the seed and disjoint; words and phrasings of held-out pairs occur in training."""
+    conversations = {split: list(questions(0, 2000 if split == "train" else 300, split)) for split in SPLITS}
+    assert list(questions(0, 300, "test")) == conversations["test"] != list(questions(1, 300, "test"))
+    parts = {
+        split: [question for conversation in part for question in conversation] for split, part in conversations.items()
+    }
     assert [len(part) for part in parts.values()] == [2000, 300, 300]
-    assert all(len(talk) == 1 for split in SPLITS[1:] for talk in talks[split])
-    assert max(map(len, talks["train"])) == 6
-    assert all(len({question.told for question in talk}) == 1 for talk in talks["train"])
+    assert all(len(conversation) == 1 for split in SPLITS[1:] for conversation in conversations[split])
+    assert max(map(len, conversations["train"])) == 6
+    assert all(len({question.told for question in conversation}) == 1 for conversation in conversations["train"])
     pairs = {split: {(q.fact, q.phrasing) for q in part} for split, part in parts.items()}
     assert not pairs["train"] & pairs["validation"] | pairs["train"] & pairs["test"]
     assert not pairs["validation"] & pairs["test"]
@@ -87,15 +88,17 @@ def test_the_built_in_questions_hold_pairs_of_fact_and_phrasing_out():
     for question in parts["train"]:
         assert question.answer
         assert bool(question.told) == (question.fact not in words)
-        if question.told:  # it belongs to the stories, and the answer stands in it
+        if question.told:  # it is a sentence of the stories, and contains the answer
             assert parses(question.told)
             assert question.answer in question.told
 
 
-def test_a_sentence_is_told_once_and_asked_about_several_times():
+def test_context_sentence_is_shown_once_per_conversation():
     first = next(
-        talk for talk in open_conversations("questions", num_questions=200).read() if ". " in talk[0]["content"]
+        conversation
+        for conversation in open_conversations("questions", num_questions=200).read()
+        if ". " in conversation[0]["content"]
     )
     assert [message["role"] for message in first] == ["user", "assistant"] * (len(first) // 2)
-    told = first[0]["content"].split(". ")[0]
-    assert not [message for message in first[1:] if told in message["content"]]
+    sentence = first[0]["content"].split(". ")[0]
+    assert not [message for message in first[1:] if sentence in message["content"]]

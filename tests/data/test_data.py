@@ -1,4 +1,4 @@
-"""Sources, shards and rows: every token once, documents apart, the order a function of seed and epoch."""
+"""Sources, shards and packed rows: each token once per epoch, separate documents, order from seed and epoch."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.packing import PackedRows
 from scratch_gpt.data.batching.token_shards import Shard, cache_directory, prepare
 from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.data.readers.sources import open_source
@@ -37,7 +37,7 @@ def text_of(source) -> list[str]:
     return documents
 
 
-def test_a_file_is_one_document_whatever_its_size(tmp_path):
+def test_each_file_is_one_document(tmp_path):
     text = "word \u00e9 " * 50_000 + "x" * 200_000 + "\nend"
     (tmp_path / "a.txt").write_text(text)
     with gzip.open(tmp_path / "b.txt.gz", "wt", encoding="utf-8") as file:
@@ -51,7 +51,7 @@ def test_a_file_is_one_document_whatever_its_size(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
-def test_tables_have_a_text_column(tmp_path, suffix):
+def test_text_column_of_tables(tmp_path, suffix):
     import datasets
 
     rows = {"body": ["One, two", 'a "quote"', "line\nbreak"], "label": [1, 2, 3]}
@@ -67,15 +67,15 @@ def test_tables_have_a_text_column(tmp_path, suffix):
     with pytest.raises(ScratchError, match="no column 'text': it has 'body', 'label'"):
         open_source(str(path), text_column="text")
     numbers = open_source(str(path), text_column="label")
-    if suffix in ("csv", "tsv"):  # what is written there is text
+    if suffix in ("csv", "tsv"):  # CSV cells are text
         assert text_of(numbers) == ["1", "2", "3"]
     else:
         with pytest.raises(ScratchError, match=r"3 of 3 rows can't be used .'label' is int, want text: 3, first row 0"):
             text_of(numbers)
 
 
-def test_a_dataset_repository_is_read_by_name(tmp_path):
-    """A clone of a dataset repository: the same splits as on the Hub."""
+def test_clone_of_dataset_repository_has_splits(tmp_path):
+    """A clone of a dataset repository has the same splits as on the Hub."""
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"{split} {i}"}) for i in range(3)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
@@ -93,30 +93,30 @@ def test_a_dataset_repository_is_read_by_name(tmp_path):
         ("two.csv", b"a,b\nx,y\n", "choose one with --text_column"),
     ],
 )
-def test_bad_sources_are_explained(tmp_path, name, content, message):
+def test_invalid_sources_are_rejected_with_reason(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ScratchError, match=message):
         text_of(open_source(str(tmp_path / name)))
 
 
-def test_an_unknown_hub_dataset_is_explained():
-    with pytest.raises(ScratchError, match="'nobody/nothing' is no file or folder here"):
+def test_unknown_hub_dataset_is_rejected():
+    with pytest.raises(ScratchError, match="'nobody/nothing' is not a local file or folder"):
         open_source("nobody/nothing")
 
 
-def test_one_text_is_split_by_position(tmp_path, tokenizer):
+def test_single_document_is_split_by_position(tmp_path, tokenizer):
     text = "\n".join(stories(seed=1, count=50))
     (tmp_path / "t.txt").write_text(text)
     shards = prepare(open_source(str(tmp_path / "t.txt")), tokenizer)
-    border = int(len(text) * 0.9)
-    assert tokenizer.decode(shards["train"].tokens) == text[:border]
-    assert tokenizer.decode(shards["validation"].tokens) == text[border:]
+    boundary = int(len(text) * 0.9)
+    assert tokenizer.decode(shards["train"].tokens) == text[:boundary]
+    assert tokenizer.decode(shards["validation"].tokens) == text[boundary:]
     assert shards["train"].characters + shards["validation"].characters == len(text)
-    assert shards["validation"].utf8_bytes == len(text[border:].encode())
+    assert shards["validation"].utf8_bytes == len(text[boundary:].encode())
 
 
-def test_many_documents_are_split_by_document(tokenizer):
+def test_several_documents_are_split_by_document(tokenizer):
     texts = list(stories(seed=2, count=50))
     shards = prepare(open_source("stories", num_stories=50, seed=2), tokenizer)
     held = hold_out([content_key(text) for text in texts], 0.1)
@@ -129,7 +129,7 @@ def test_many_documents_are_split_by_document(tokenizer):
     assert len(shards["validation"].ends) == 5
 
 
-def test_prepared_data_is_cached_by_content_and_settings(tmp_path, tokenizer):
+def test_cache_key_depends_on_content_and_settings(tmp_path, tokenizer):
     path = tmp_path / "t.txt"
     path.write_text("\n".join(stories(seed=4, count=20)))
 
@@ -145,7 +145,7 @@ def test_prepared_data_is_cached_by_content_and_settings(tmp_path, tokenizer):
     assert len(set((cache_directory() / "shards").iterdir())) == len(first) + 2
 
 
-def test_a_failed_preparation_leaves_nothing(tmp_path, tokenizer):
+def test_failed_preparation_leaves_no_files(tmp_path, tokenizer):
     before = set((cache_directory() / "shards").glob("*"))
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(['{"text": "fine"}'] * 30 + ['{"text": null}'] * 5))
@@ -155,11 +155,11 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, tokenizer):
 
 
 def shard_of(lengths: list[int]) -> Shard:
-    """Documents of these lengths in which each token is unlike all others."""
+    """Return documents of these lengths in which all tokens are different."""
     return Shard(np.arange(2, 2 + sum(lengths)), np.cumsum(lengths), characters=0, utf8_bytes=0)
 
 
-def labels_of(rows: Rows, epoch: int = 0) -> list[int]:
+def labels_of(rows: PackedRows, epoch: int = 0) -> list[int]:
     plan = rows.plan(epoch)
     return [t for r in range(len(plan)) for t in rows.batch([(plan, r)])["labels"].flatten().tolist() if t != -100]
 
@@ -171,9 +171,9 @@ def labels_of(rows: Rows, epoch: int = 0) -> list[int]:
     epoch=st.integers(0, 3),
     seed=st.one_of(st.none(), st.integers(0, 5)),
 )
-def test_every_token_is_predicted_once_an_epoch(lengths, row_length, epoch, seed):
+def test_every_token_is_predicted_once_per_epoch(lengths, row_length, epoch, seed):
     shard = shard_of(lengths)
-    rows = Rows(shard, row_length, BOS, PAD, seed=seed)
+    rows = PackedRows(shard, row_length, BOS, PAD, seed=seed)
     assert sorted(labels_of(rows, epoch)) == shard.tokens.tolist()
     plan = rows.plan(epoch)
     ends = shard.ends.tolist()
@@ -184,8 +184,8 @@ def test_every_token_is_predicted_once_an_epoch(lengths, row_length, epoch, seed
     assert filled.max() <= row_length
 
 
-def test_inputs_are_bos_and_what_came_before():
-    rows = Rows(shard_of([3, 4, 20]), 8, BOS, PAD, seed=0)
+def test_inputs_are_bos_and_the_previous_tokens():
+    rows = PackedRows(shard_of([3, 4, 20]), 8, BOS, PAD, seed=0)
     plan = rows.plan(0)
     seen_packed = False
     for r in range(len(plan)):
@@ -200,29 +200,29 @@ def test_inputs_are_bos_and_what_came_before():
     assert seen_packed
 
 
-def test_windows_begin_elsewhere_each_epoch():
-    rows = Rows(shard_of([1000]), 16, BOS, PAD, seed=0)
+def test_segments_start_at_other_positions_each_epoch():
+    rows = PackedRows(shard_of([1000]), 16, BOS, PAD, seed=0)
     starts = [set(rows.plan(epoch).starts.tolist()) for epoch in range(4)]
     assert all(0 in s for s in starts)
     assert len(set.intersection(*starts)) < 5
-    again = Rows(shard_of([1000]), 16, BOS, PAD, seed=0)
+    again = PackedRows(shard_of([1000]), 16, BOS, PAD, seed=0)
     assert labels_of(again, 3) == labels_of(rows, 3)
-    assert labels_of(Rows(shard_of([1000]), 16, BOS, PAD, seed=1), 3) != labels_of(rows, 3)
+    assert labels_of(PackedRows(shard_of([1000]), 16, BOS, PAD, seed=1), 3) != labels_of(rows, 3)
 
 
-def test_short_documents_fill_rows_well():
+def test_packing_efficiency_of_short_documents():
     lengths = np.random.default_rng(0).integers(20, 110, 2000).tolist()
-    rows = Rows(shard_of(lengths), 256, BOS, PAD, seed=0)
+    rows = PackedRows(shard_of(lengths), 256, BOS, PAD, seed=0)
     assert sum(lengths) / (len(rows.plan(0)) * 256) > 0.93
 
 
 def test_packing_does_not_change_the_loss_of_a_document():
-    """What a packed row scores is what its documents score alone."""
+    """The loss of a packed row is the sum of the losses of its documents alone."""
     model = tiny_model("nanochat")
     shard = Shard(torch.randint(3, 99, (60,)).numpy(), np.cumsum([7, 12, 20, 5, 16]), characters=0, utf8_bytes=0)
 
     def total(row_length: int) -> float:
-        rows = Rows(shard, row_length, BOS, PAD)
+        rows = PackedRows(shard, row_length, BOS, PAD)
         loss = 0.0
         for batch in rows.ordered_batches(2):
             labels = batch.pop("labels")
@@ -238,9 +238,9 @@ def test_packing_does_not_change_the_loss_of_a_document():
     assert total(32) == pytest.approx(alone, rel=1e-5)
 
 
-def test_processes_share_evaluation_rows_without_overlap():
-    rows = Rows(shard_of([5, 9, 30, 2, 7, 8]), 8, BOS, PAD)
-    shares = [list(rows.ordered_batches(2, process, 3)) for process in range(3)]
-    assert len({len(share) for share in shares}) == 1
-    seen = [t for share in shares for batch in share for t in batch["labels"].flatten().tolist() if t != -100]
+def test_evaluation_rows_are_sharded_without_overlap():
+    rows = PackedRows(shard_of([5, 9, 30, 2, 7, 8]), 8, BOS, PAD)
+    by_process = [list(rows.ordered_batches(2, process, 3)) for process in range(3)]
+    assert len({len(batches) for batches in by_process}) == 1
+    seen = [t for batches in by_process for batch in batches for t in batch["labels"].flatten().tolist() if t != -100]
     assert sorted(seen) == sorted(labels_of(rows))

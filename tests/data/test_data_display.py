@@ -1,4 +1,4 @@
-"""What `scratch-gpt data` prints of a file."""
+"""Console output of `scratch-gpt data`."""
 
 import re
 
@@ -19,7 +19,7 @@ def rows_of(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in cells}
 
 
-def test_a_table_with_a_header(tmp_path):
+def test_summary_of_table_with_header(tmp_path):
     text = printed(tmp_path, "text,label", '"', ",")
     assert "columns text 'text', label 'label', delimiter ',' with a header" in " ".join(text.split())
     rows = rows_of(text)
@@ -33,7 +33,7 @@ def test_a_table_with_a_header(tmp_path):
     assert samples
 
 
-def test_a_table_without_one(tmp_path):
+def test_summary_of_table_without_header(tmp_path):
     text = printed(tmp_path, "", "", ";")
     assert "text 'column_1', label 'column_2', delimiter ';' without a header" in " ".join(text.split())
     rows = rows_of(text)
@@ -41,8 +41,8 @@ def test_a_table_without_one(tmp_path):
     assert rows["columns"] == "text: column_1, label: column_2"
 
 
-def test_the_help_says_which_tasks_an_option_is_of():
+def test_help_lists_the_tasks_of_each_option():
     said = " ".join(run_here("scratch-gpt", "data", "--help").stdout.replace("│", " ").split())
     assert "(classification) Column with the label" in said
     assert "(language_modeling, masked_lm) Stream the Hub dataset" in said
-    assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # all of them
+    assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # for all tasks

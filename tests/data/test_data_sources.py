@@ -1,9 +1,9 @@
-"""What a corpus says of where it comes from, and documents that come in several pieces."""
+"""Origin and fingerprint of a corpus, and documents that consist of several pieces."""
 
 import json
 from types import SimpleNamespace
 
-from helpers.data import shown
+from helpers.data import data_summary
 from helpers.processes import run_here
 
 from scratch_gpt.data.readers.corpus import Origin
@@ -15,40 +15,40 @@ PIECES = [("One day, ", False), ("Anna sings.", True), ("", True), ("Tom ", Fals
 SOURCE = SimpleNamespace(pieces=lambda: (Piece(*piece) for piece in PIECES))
 
 
-def test_documents_are_put_together_from_their_pieces():
+def test_documents_are_joined_from_their_pieces():
     assert list(documents_of(SOURCE)) == ["One day, Anna sings.", "", "Tom " + "sleeps. " * 9]
 
 
-def test_a_beginning_is_that_of_the_document_and_not_of_a_piece():
+def test_beginnings_are_those_of_documents():
     assert list(beginnings(SOURCE, 12)) == ["One day, Ann", "", "Tom sleeps. "]
     assert list(beginnings(SOURCE, 3)) == ["One", "", "Tom"]
 
 
-def test_the_split_of_texts_and_tables_is_named(tmp_path):
+def test_split_name_of_texts_and_tables(tmp_path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.txt").write_text(f"a text to {name} on\n" * 9)
-    assert shown(tmp_path)["split"] == "train"
-    assert shown(tmp_path, "--dataset_split", "validation")["split"] == "validation"
+    assert data_summary(tmp_path)["split"] == "train"
+    assert data_summary(tmp_path, "--dataset_split", "validation")["split"] == "validation"
     for name in ("train", "validation"):
         (tmp_path / f"{name}.txt").unlink()
         (tmp_path / f"{name}.csv").write_text("text\n" + f"a text to {name} on\n" * 9)
-    assert shown(tmp_path)["split"] == "train"
-    assert shown(tmp_path, "--dataset_split", "validation")["split"] == "validation"
+    assert data_summary(tmp_path)["split"] == "train"
+    assert data_summary(tmp_path, "--dataset_split", "validation")["split"] == "validation"
 
 
-def test_rows_of_each_part_are_counted(tmp_path):
+def test_rows_of_each_split_are_counted(tmp_path):
     rows = [{"prompt": f"how {i}", "completion": f"so {i}"} for i in range(20)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = (tmp_path / "t.jsonl", "--for", "sft", "--validation_fraction", "0.2")
-    found = shown(*options, "--test_fraction", "0.3")
+    found = data_summary(*options, "--test_fraction", "0.3")
     assert [found[f"{part}_rows"] for part in ("train", "validation", "test")] == [10, 4, 6]
     assert found["rows_read"] == 20
-    assert shown(*options)["test_rows"] == 0
+    assert data_summary(*options)["test_rows"] == 0
     printed = run_here("scratch-gpt", "data", *map(str, options), "--test_fraction", "0.3").stdout
-    assert "rows: 20 read, 10 to train on, 4 to validate on, 6 to test on" in " ".join(printed.split())
+    assert "rows: 20 read, 10 for training, 4 for validation, 6 for testing" in " ".join(printed.split())
 
 
-def test_a_fingerprint_tells_columns_apart_and_not_their_order(tmp_path):
+def test_fingerprint_depends_on_columns_but_not_their_order(tmp_path):
     (tmp_path / "t.csv").write_text("text,label,other\na,b,c\nd,e,f\n")
 
     def fingerprint(columns: dict[str, str], **options) -> str:
@@ -62,7 +62,7 @@ def test_a_fingerprint_tells_columns_apart_and_not_their_order(tmp_path):
     assert len({known, *others}) == 4
 
 
-def test_the_prompt_of_samples_begins_the_first_text_that_is_held_out(tmp_path):
+def test_sample_prompt_is_the_beginning_of_the_first_held_out_text(tmp_path):
     texts = [f"Text number {i} is about the letter {chr(97 + i)}." for i in range(20)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     prompts = set()

@@ -1,4 +1,4 @@
-"""Text files are opened with an encoding, whatever the machine's default is."""
+"""Text files are opened with an explicit encoding, independent of the platform's default."""
 
 import ast
 
@@ -7,7 +7,7 @@ from helpers.processes import PROJECT
 
 
 def calls_without_encoding(tree):
-    """Calls that open a file as text, in the encoding of whatever machine this is."""
+    """Iterate over calls that open a text file with the platform's default encoding."""
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         function, keywords = call.func, {keyword.arg: keyword.value for keyword in call.keywords}
         owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
@@ -18,7 +18,7 @@ def calls_without_encoding(tree):
             if len(call.args) < (1 if name == "read_text" else 2):
                 yield call
         elif name == "open" and owner not in ("os", "tarfile", "webbrowser", "zipfile"):
-            packed = owner in ("bz2", "gzip", "lzma")  # which open bytes by default, and are given a path first
+            packed = owner in ("bz2", "gzip", "lzma")  # the default mode is binary, and the first argument is a path
             place = 1 if packed or owner in ("", "io") else 0
             mode = keywords.get("mode", call.args[place] if len(call.args) > place else None)
             written = ast.unparse(mode) if mode else "b" if packed else "r"
@@ -42,12 +42,12 @@ def calls_without_encoding(tree):
         ("gzip.open(path)", 0),
     ],
 )
-def test_what_counts_as_a_file_opened_without_an_encoding(code, found):
+def test_calls_without_encoding_are_detected(code, found):
     assert len(list(calls_without_encoding(ast.parse(code)))) == found
 
 
-def test_text_files_are_opened_with_an_encoding():
-    """Elsewhere than on Linux, the default is another one."""
+def test_all_text_files_are_opened_with_an_encoding():
+    """Other platforms than Linux may have another default."""
     found = []
     for path in sorted((PROJECT / "scratch_gpt").rglob("*.py")):
         calls = calls_without_encoding(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The built-in German and English: agreement, word order, what is held out, and what a dictionary is worth."""
+"""The built-in German and English: agreement, word order, held-out combinations, and the dictionary baseline."""
 
 import random
 import re
@@ -7,7 +7,15 @@ import pytest
 
 from scratch_gpt.data.corpora import german_english
 from scratch_gpt.data.corpora import german_lexicon as lx
-from scratch_gpt.data.corpora.german_english import PLURAL, SINGULAR, Clause, Phrase, held_out_for, pairs, word_for_word
+from scratch_gpt.data.corpora.german_english import (
+    PLURAL,
+    SINGULAR,
+    Clause,
+    Phrase,
+    pairs,
+    split_of_combination,
+    word_for_word,
+)
 
 DETERMINERS = {stem: (stem, *rest) for stem, *rest in lx.DETERMINERS}
 
@@ -25,7 +33,7 @@ def phrase(determiner: str, word: str, adjective: str | None = None, number: str
     return Phrase(noun(word), number, DETERMINERS[determiner], adjective, **more)
 
 
-# Written by hand, after a school grammar.
+# Written by hand from a grammar.
 DECLINED = [
     (("d", "Mann", "alt"), ("der alte Mann", "den alten Mann", "dem alten Mann")),
     (("d", "Frau", "alt"), ("die alte Frau", "die alte Frau", "der alten Frau")),
@@ -94,19 +102,19 @@ OPENS = {"subject": phrase("d", "Mann"), "verb": verb("aufmachen"), "direct": ph
         ),
     ],
 )
-def test_the_verb_comes_second_or_last(clause, main, final, english):
+def test_verb_is_second_in_main_clauses_and_last_in_subordinate_clauses(clause, main, final, english):
     assert clause.german_main() == main
     assert clause.german_final() == final
     assert clause.english() == english
 
 
-def test_an_object_may_stand_first_and_the_subject_may_follow():
+def test_object_first_and_verb_first_word_order():
     clause = Clause(phrase("ein", "Frau"), verb("kaufen"), "present", phrase("d", "Tisch"))
     assert clause.german_main("direct") == "den Tisch kauft eine Frau"
     assert clause.german_main("verb") == "kauft eine Frau den Tisch"
 
 
-def test_a_sentence_has_one_translation_and_looks_like_one():
+def test_each_sentence_has_one_translation_and_is_well_formed():
     seen: dict[str, str] = {}
     for split in german_english.SPLITS:
         for pair in pairs(1, 3000, split):
@@ -119,32 +127,32 @@ def test_a_sentence_has_one_translation_and_looks_like_one():
     assert len(seen) > 8500
 
 
-def test_held_out_combinations_are_never_seen_together():
-    writer = german_english.Writer(random.Random(0))
-    shares = {split: 0 for split in german_english.SPLITS}
+def test_held_out_combinations_do_not_occur_in_training():
+    sampler = german_english.SentenceSampler(random.Random(0))
+    counts = {split: 0 for split in german_english.SPLITS}
     for _ in range(4000):
-        for combination in writer.sentence()[1]:
-            shares[held_out_for(combination)] += 1
-    assert 0.03 < shares["test"] / sum(shares.values()) < 0.08
+        for combination in sampler.sentence()[1]:
+            counts[split_of_combination(combination)] += 1
+    assert 0.03 < counts["test"] / sum(counts.values()) < 0.08
     for split in german_english.SPLITS:
-        again = german_english.Writer(random.Random(f"5 {split}"))
+        again = german_english.SentenceSampler(random.Random(f"5 {split}"))
         kept = list(pairs(5, 300, split))
-        for pair in kept:  # the same draws, with the combinations that the split was chosen by
+        for pair in kept:  # the same random stream, with the combinations
             drawn, combinations = again.sentence()
             while drawn != pair:
                 drawn, combinations = again.sentence()
-            splits = {held_out_for(combination) for combination in combinations}
+            splits = {split_of_combination(combination) for combination in combinations}
             assert splits <= {"train", split}
             assert split in splits
 
 
-def test_a_combination_that_is_held_out_stands_in_no_training_sentence():
-    """Seen in the text itself: a transitive verb and its object, found by their forms."""
+def test_held_out_combination_is_in_no_training_text():
+    """Checked on the text itself: the forms of a transitive verb and its object."""
     held = next(
         (v, n)
         for v in lx.TRANSITIVE
         for n in lx.THINGS
-        if held_out_for((v.prefix + v.infinitive, n.singular)) == "test" and v.past not in ("", None)
+        if split_of_combination((v.prefix + v.infinitive, n.singular)) == "test" and v.past not in ("", None)
     )
     forms, things = {held[0].base, held[0].english_third, held[0].past}, {held[1].english, held[1].english_plural}
 
@@ -156,8 +164,8 @@ def test_a_combination_that_is_held_out_stands_in_no_training_sentence():
     assert any(together(pair.english) for pair in pairs(2, 6000, "test"))
 
 
-def test_word_for_word_is_not_enough():
+def test_word_for_word_translation_is_rarely_correct():
     found = list(pairs(3, 2000, "test"))
     right = sum(word_for_word(pair.german) == pair.english for pair in found) / len(found)
-    assert 0.01 < right < 0.2  # some sentences are that easy; few
+    assert 0.01 < right < 0.2  # correct for a few simple sentences
     assert word_for_word("Der Mann kauft das Buch.") == "The man buys the book."

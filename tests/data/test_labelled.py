@@ -1,4 +1,4 @@
-"""Labelled text: how it is read, cut, batched and scored."""
+"""Labelled text: reading, truncation, batching and metrics."""
 
 import math
 from collections import Counter
@@ -10,21 +10,21 @@ from accelerate import Accelerator
 from helpers.models import tiny_encoder
 from sklearn import metrics
 
-from scratch_gpt.data.batching.bucketing import hide_tokens
+from scratch_gpt.data.batching.bucketing import drop_words
 from scratch_gpt.data.batching.encoding import encode_examples
 from scratch_gpt.data.readers.labelled import open_labelled
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.evaluation.classification import classification_scores, confusion_matrix
 from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
-from scratch_gpt.tokenization.training import first_of_word, train_tokenizer
+from scratch_gpt.tokenization.training import starts_word, train_tokenizer
 from scratch_gpt.train.tasks.classification.task import Classification
 
 
-def test_text_is_cut_with_its_end_and_special_tokens_are_text():
+def test_truncation_keeps_the_end_token_and_special_names_are_text():
     texts = [("one two three four five six", "a"), ("<mask> <eos>", "b")]
     tokenizer = train_tokenizer([text for text, _ in texts], "bpe", 270, "encoder")
     encoded = encode_examples(texts, ["a", "b"], tokenizer, 8)
-    assert encoded.long >= 1
+    assert encoded.num_too_long >= 1
     assert encoded.tokens[0][0] == tokenizer.bos_token_id
     assert encoded.tokens[0][-1] == tokenizer.eos_token_id
     assert len(encoded.tokens[0]) == 8
@@ -54,7 +54,7 @@ def test_classification_scores_by_hand():
 
 
 def labelled_task(**options):
-    """The task over texts of which one in ten is rare."""
+    """Return a task with a rare label for one in ten texts, and its tokenizer."""
     examples = [(f"text {i}", "rare" if i % 10 == 0 else "usual") for i in range(100)]
     tokenizer = train_tokenizer([text for text, _ in examples], "word", template="encoder")
     encoded = encode_examples(examples, ["usual", "rare"], tokenizer, 16)
@@ -62,17 +62,17 @@ def labelled_task(**options):
     return task, tokenizer
 
 
-def test_rare_labels_weigh_more_when_balanced():
+def test_balanced_loss_weights():
     task, _ = labelled_task(balance=True)
     assert task.weights.tolist() == pytest.approx([100 / 180, 5.0])
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "modern", num_labels=2)
-    for parameter in model.classifier.parameters():  # so that both labels are equally likely
+    for parameter in model.classifier.parameters():  # both labels are then equally likely
         torch.nn.init.zeros_(parameter)
     batch = {"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 3), "labels": torch.tensor([0, 1])}
     assert task.loss(model, batch).item() == pytest.approx(math.log(2) * (100 / 180 + 5.0))
 
 
-def test_word_dropout_hides_other_words_in_every_epoch():
+def test_word_dropout_is_resampled_each_epoch():
     plain, tokenizer = labelled_task()
     task, _ = labelled_task(word_dropout=0.4)
     hidden = []
@@ -87,32 +87,32 @@ def test_word_dropout_hides_other_words_in_every_epoch():
     assert not torch.equal(task.make_batch(0, 0)["input_ids"], task.make_batch(1, 0)["input_ids"])
 
 
-def test_word_dropout_hides_whole_words_whatever_the_tokens_are():
+def test_word_dropout_replaces_whole_words():
     texts = [f"a fine {'long ' * number}film\nin{number}deed" for number in range(30)]
     for kind in ("char", "word", "bpe", "unigram"):
         tokenizer = train_tokenizer(texts, kind, template="encoder")
-        begins = first_of_word(tokenizer)
+        word_starts = starts_word(tokenizer)
         for text in texts:
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             generator = np.random.default_rng(0)
-            hidden = hide_tokens(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)[0]
+            hidden = drop_words(ids, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, word_starts)[0]
             seen = tokenizer.decode(hidden[hidden != tokenizer.mask_token_id], skip_special_tokens=True).split()
             assert Counter(seen) <= Counter(text.split()), (kind, seen)
         assert len(seen) < len(text.split())
     single = torch.tensor([tokenizer("indeed" * 20)["input_ids"]])  # as in a language without spaces
-    hidden = hide_tokens(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, begins)
+    hidden = drop_words(single, 0.4, tokenizer.mask_token_id, tokenizer.all_special_ids, generator, word_starts)
     assert 0 < (hidden == tokenizer.mask_token_id).sum() < (single.shape[1] - 2)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "labels"),
     [
-        ("t.tsv", 'he said "no" to null\t1\nNA\t0\n', ["1", "0"]),  # no line of names; quotes and null are text
+        ("t.tsv", 'he said "no" to null\t1\nNA\t0\n', ["1", "0"]),  # no header; quotes and null are text
         ("t.csv", 'label,text\ngood,"a, b"\nbad,c\n', ["good", "bad"]),
         ("t.jsonl", '{"sentence": "a", "label": true}\n{"sentence": "b", "label": false}\n', ["True", "False"]),
     ],
 )
-def test_labelled_tables(name, content, labels, tmp_path):
+def test_labels_of_tables(name, content, labels, tmp_path):
     (tmp_path / name).write_text(content)
     rows = list(open_labelled(str(tmp_path / name)).read())
     assert [label for _, label in rows] == labels
@@ -122,7 +122,7 @@ def test_labelled_tables(name, content, labels, tmp_path):
         assert rows[0][0] == "a, b"
 
 
-def test_class_labels_have_their_names(tmp_path):
+def test_class_label_names_are_used(tmp_path):
     import datasets
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
@@ -135,5 +135,5 @@ def test_class_labels_have_their_names(tmp_path):
         assert source.label_names == ["no", "yes"]
     hidden = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=features)
     hidden.to_parquet(tmp_path / "hidden.parquet")
-    with pytest.raises(ScratchError, match="'label' is -1, which is none of the 2 classes"):
+    with pytest.raises(ScratchError, match="'label' is -1, which is not one of the 2 classes"):
         list(open_labelled(str(tmp_path / "hidden.parquet")).read())

@@ -1,5 +1,4 @@
-"""Rows and batches of each epoch, and the cache of their tokens: documents are packed with others each time and never
-see each other, and tokens are those that the settings ask for."""
+"""Packing and batching in each epoch, attention between packed documents, and the cache key of tokenised text."""
 
 import math
 
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.bucketing import Buckets
-from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.packing import PackedRows
 from scratch_gpt.data.batching.token_shards import Shard, prepare
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.evaluation.language_modeling import evaluate_text
@@ -26,45 +25,45 @@ def shard_of(lengths) -> Shard:
     return Shard(tokens, np.cumsum(lengths), len(tokens), len(tokens))
 
 
-def packed_together(rows: Rows, epoch: int) -> set[frozenset[int]]:
-    """Which documents, by where they start, share a row."""
+def packed_together(rows: PackedRows, epoch: int) -> set[frozenset[int]]:
+    """Return the sets of documents that share a row, by their start."""
     plan = rows.plan(epoch)
     return {frozenset(plan.starts[a:b].tolist()) for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)}
 
 
-def test_documents_are_packed_with_others_in_each_epoch():
-    """Hundreds of short documents of all lengths: few rows of one epoch come again in the next, and none is lost."""
+def test_packing_changes_each_epoch():
+    """Few rows with many short documents are repeated in the next epoch, and no document is lost."""
     lengths = np.random.default_rng(1).integers(2, 12, 600).tolist()
     shard = shard_of(lengths)
-    rows = Rows(shard, 32, BOS, PAD, seed=4)
+    rows = PackedRows(shard, 32, BOS, PAD, seed=4)
     epochs = [packed_together(rows, epoch) for epoch in range(3)]
     for one, other in ((0, 1), (1, 2), (0, 2)):
         assert len(epochs[one] & epochs[other]) < 0.1 * len(epochs[one])
     starts = [0, *shard.ends[:-1].tolist()]
     for epoch in range(3):
         assert sorted(rows.plan(epoch).starts.tolist()) == starts
-    assert packed_together(Rows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]  # of seed and epoch, and nothing else
-    assert len(packed_together(Rows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
+    assert packed_together(PackedRows(shard, 32, BOS, PAD, seed=4), 1) == epochs[1]  # a function of seed and epoch only
+    assert len(packed_together(PackedRows(shard, 32, BOS, PAD, seed=5), 1) & epochs[1]) < 0.1 * len(epochs[1])
 
 
-def test_windows_of_a_long_document_begin_elsewhere_in_each_epoch():
-    rows = Rows(shard_of([1000]), 32, BOS, PAD, seed=4)
+def test_first_segment_of_a_long_document_varies():
+    rows = PackedRows(shard_of([1000]), 32, BOS, PAD, seed=4)
     first = [sorted(rows.plan(epoch).starts.tolist())[1] for epoch in range(20)]
     assert all(1 <= length <= 32 for length in first)
     assert len(set(first)) > 8
 
 
-def test_rows_come_in_another_order_in_each_epoch():
-    """Rows of one document each, which can't be packed otherwise."""
-    rows = Rows(shard_of([20] * 200), 32, BOS, PAD, seed=4)
+def test_row_order_changes_each_epoch():
+    """With one document per row, only the order of the rows can change."""
+    rows = PackedRows(shard_of([20] * 200), 32, BOS, PAD, seed=4)
     orders = [rows.plan(epoch).starts.tolist() for epoch in (0, 1)]
     assert sum(a == b for a, b in zip(*orders, strict=True)) < 10
     assert orders[0] != sorted(orders[0])
 
 
-def test_full_rows_come_among_the_others():
-    """Windows that fill a row are made first, and would else all be learned from before the others."""
-    plan = Rows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
+def test_full_rows_are_shuffled_among_the_others():
+    """Segments that fill a row are packed first, and must not all be trained on first."""
+    plan = PackedRows(shard_of([32, 20] * 100), 32, BOS, PAD, seed=4).plan(0)
     full = np.flatnonzero(plan.lengths[plan.offsets[:-1]] == 32)
     assert len(full) == 100
     assert full.min() < 10
@@ -72,7 +71,7 @@ def test_full_rows_come_among_the_others():
     assert 80 < full.mean() < 120
 
 
-def test_texts_share_batches_with_others_in_each_epoch():
+def test_batch_composition_changes_each_epoch():
     buckets = Buckets(np.full(400, 10), 80, seed=4)
     together = [{frozenset(numbers.tolist()) for _, numbers in buckets.plan(epoch)} for epoch in (0, 1)]
     assert not together[0] & together[1]
@@ -83,11 +82,11 @@ def test_texts_share_batches_with_others_in_each_epoch():
     assert orders[0] != sorted(orders[0])
 
 
-# --- what a row sees -------------------------------------------------------------------------------------
+# --- attention between documents -------------------------------------------------------------------------------------
 
 
 def loss_alone(model, shard: Shard, documents: list[int]) -> float:
-    """The sum of losses of documents, each read alone after `<bos>`, by torch."""
+    """Return the sum of the losses of documents, each alone after `<bos>`, computed with torch."""
     bounds, total = [0, *shard.ends.tolist()], 0.0
     for document in documents:
         tokens = torch.from_numpy(shard.tokens[bounds[document] : bounds[document + 1]].astype(np.int64))[None]
@@ -98,9 +97,9 @@ def loss_alone(model, shard: Shard, documents: list[int]) -> float:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_documents_of_a_row_do_not_see_each_other_whichever_row_is_full(preset, order):
-    """A batch of a row with three documents, one with a document that fills it, and one with padding: the loss is the
-    sum of those of the documents alone, in whatever order the rows stand."""
+def test_packed_documents_do_not_attend_to_each_other(preset, order):
+    """A batch of a row with three documents, a full row, and a row with padding, in any order: its loss is the sum of
+    the losses of the documents alone."""
     lengths = [5, 4, 7, 16, 6]  # 5 + 4 + 7 fill a row, 16 another, 6 leaves padding
     model, shard = tiny_model(preset), shard_of(lengths)
     task = LanguageModeling(
@@ -128,21 +127,21 @@ def texts(tmp_path):
     return path
 
 
-def test_tokens_end_as_the_tokenizer_says_now(texts):
-    """The same tokenizer with another `<eos>` does not get the tokens that the first one had written."""
+def test_cache_key_depends_on_the_end_token(texts):
+    """The same tokenizer with another `<eos>` does not reuse the cached tokens."""
     tokenizer = train_tokenizer([texts.read_text()], "char")
     backend, ends = tokenizer.backend_tokenizer.to_str(), []
     for token in (tokenizer.eos_token, tokenizer.pad_token, tokenizer.eos_token):
         tokenizer.eos_token = token
-        assert tokenizer.backend_tokenizer.to_str() == backend  # nothing else tells the two apart
+        assert tokenizer.backend_tokenizer.to_str() == backend  # the end token is the only difference
         shard = prepare(open_source(str(texts)), tokenizer)["train"]
         assert set(shard.tokens[shard.ends - 1].tolist()) == {tokenizer.eos_token_id}
         ends.append(tokenizer.eos_token_id)
     assert len(set(ends)) == 2
 
 
-def test_each_setting_has_tokens_of_its_own(texts, tmp_path, monkeypatch):
-    """What comes from a cache in which all others stand already is what comes from an empty one."""
+def test_cache_key_depends_on_each_setting(texts, tmp_path, monkeypatch):
+    """A cache that has entries of all other settings gives the same result as an empty one."""
     tokenizer, source = train_tokenizer([texts.read_text()], "char"), lambda: open_source(str(texts))
     fewer = train_tokenizer(["text"], "char")
     other = tmp_path / "other.txt"
@@ -176,8 +175,8 @@ def test_each_setting_has_tokens_of_its_own(texts, tmp_path, monkeypatch):
 # --- bits per byte ---------------------------------------------------------------------------------------
 
 
-def test_bits_are_per_byte_and_losses_per_character_of_texts_that_are_not_ascii(tmp_path):
-    """Letters of one, two, three and four bytes, so that no two of tokens, characters and bytes are as many."""
+def test_bits_per_byte_and_loss_per_character_of_non_ascii_text(tmp_path):
+    """Characters of one to four bytes, so that the numbers of tokens, characters and bytes differ."""
     lines = ["Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich", "Ёж, ёлка и чай", "東京の空", "😀 → 😀"]
     path = tmp_path / "text.txt"
     path.write_text("\n".join(lines * 3), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Parallel text: how it is opened, what is passed over and counted, and in which batches it comes."""
+"""Parallel text: formats, skipped pairs, truncation, and batching."""
 
 import copy
 import csv
@@ -27,8 +27,8 @@ PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Zwei Männer lachen", "Two men
 
 
 @pytest.fixture
-def world(tmp_path):
-    """The same pairs in every form."""
+def folder(tmp_path):
+    """The same pairs in every format."""
     for side, language in enumerate(("de", "en")):
         text = "\n".join(pair[side] for pair in PAIRS) + "\n"
         (tmp_path / f"train.{language}").write_text(text, encoding="utf-8")
@@ -45,74 +45,78 @@ def world(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "flat.jsonl", "nested.jsonl", "table.csv"])
-def test_every_form_gives_the_same_pairs(name, world):
-    assert list(open_pairs(str(world / name), "de", "en").read()) == PAIRS
-    assert list(open_pairs(str(world / name), "en", "de").read()) == [(en, de) for de, en in PAIRS]
+def test_all_parallel_formats_are_equivalent(name, folder):
+    assert list(open_pairs(str(folder / name), "de", "en").read()) == PAIRS
+    assert list(open_pairs(str(folder / name), "en", "de").read()) == [(en, de) for de, en in PAIRS]
 
 
-def test_two_files_and_gzipped_splits(world):
-    two = open_pairs(str(world / "train.de"), "de", "en", target_file=str(world / "train.en"))
+def test_two_files_and_compressed_splits(folder):
+    two = open_pairs(str(folder / "train.de"), "de", "en", target_file=str(folder / "train.en"))
     assert list(two.read()) == PAIRS
-    assert open_pairs(str(world), "de", "en").origin.validation_split == "validation"
-    zipped = open_pairs(str(world), "de", "en", ReadOptions(split="validation"))
-    assert zipped.origin.files == [str(world / f"val.{language}.gz") for language in ("de", "en")]
+    assert open_pairs(str(folder), "de", "en").origin.validation_split == "validation"
+    zipped = open_pairs(str(folder), "de", "en", ReadOptions(split="validation"))
+    assert zipped.origin.files == [str(folder / f"val.{language}.gz") for language in ("de", "en")]
     assert list(zipped.read()) == PAIRS  # the carriage returns are gone
-    assert list(open_pairs(str(world), "de", "en", ReadOptions(max_rows=2)).read()) == PAIRS[:2]
+    assert list(open_pairs(str(folder), "de", "en", ReadOptions(max_rows=2)).read()) == PAIRS[:2]
 
 
-def test_an_empty_side_is_passed_over_and_counted(world):
-    (world / "train.en").write_text("A dog runs .\n  \nThe end\n")
-    source = open_pairs(str(world), "de", "en")  # blank lines of text files do no harm
+def test_pairs_with_an_empty_side_are_skipped_and_counted(folder):
+    (folder / "train.en").write_text("A dog runs .\n  \nThe end\n")
+    source = open_pairs(str(folder), "de", "en")  # blank lines of text files do not count as bad rows
     assert list(source.read()) == [PAIRS[0], PAIRS[2]]
     assert source.count.skipped == {"'en' is empty": 1}
-    (world / "flat.jsonl").write_text('{"de": "a", "en": ""}\n' * 3)
+    (folder / "flat.jsonl").write_text('{"de": "a", "en": ""}\n' * 3)
     with pytest.raises(ScratchError, match=r"3 of 3 rows can't be used .'en' is empty: 3, first row 0"):
-        list(open_pairs(str(world / "flat.jsonl"), "de", "en").read())
+        list(open_pairs(str(folder / "flat.jsonl"), "de", "en").read())
 
 
 BAD = {
-    "different lengths": (lambda w: (w / "train.en").write_text("A dog runs .\n"), "", "has 3 lines and .* has 1"),
-    "unknown language": (lambda w: (w / "train.en").unlink(), "", "holds no train.en"),
+    "different lengths": (
+        lambda folder: (folder / "train.en").write_text("A dog runs .\n"),
+        "",
+        "has 3 lines and .* has 1",
+    ),
+    "unknown language": (lambda folder: (folder / "train.en").unlink(), "", "has no train.en"),
     "unknown column": (
-        lambda w: (w / "flat.jsonl").write_text('{"de": "a", "fr": "b"}'),
+        lambda folder: (folder / "flat.jsonl").write_text('{"de": "a", "fr": "b"}'),
         "flat.jsonl",
         "no 'en': it has",
     ),
     "missing cell": (
-        lambda w: (w / "flat.jsonl").write_text('{"de": "a", "en": null}'),
+        lambda folder: (folder / "flat.jsonl").write_text('{"de": "a", "en": null}'),
         "flat.jsonl",
         "'en' is null, want text: 1, first row 0",
     ),
-    "one side": (lambda w: None, "train.de", "name the other with --target_file"),
-    "no such folder": (lambda w: None, "none/", "no such file or folder"),
-    "no UTF-8": (lambda w: (w / "train.en").write_bytes(b"\xff\xfe\n\n\n"), "", "is not UTF-8"),
+    "one side": (lambda folder: None, "train.de", "give the other with --target_file"),
+    "no such folder": (lambda folder: None, "none/", "no such file or folder"),
+    "no UTF-8": (lambda folder: (folder / "train.en").write_bytes(b"\xff\xfe\n\n\n"), "", "is not UTF-8"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_explained(case, world):
+def test_invalid_parallel_text_is_rejected(case, folder):
     spoil, name, message = BAD[case]
-    spoil(world)
+    spoil(folder)
     with pytest.raises(ScratchError, match=message):
-        list(open_pairs(str(world / name) + ("/" if name.endswith("/") else ""), "de", "en").read())
+        list(open_pairs(str(folder / name) + ("/" if name.endswith("/") else ""), "de", "en").read())
 
 
-def test_one_language_twice_and_languages_that_the_grammar_does_not_know():
+def test_invalid_languages_are_rejected():
     with pytest.raises(ScratchError, match="both 'de'"):
         open_pairs("grammar", "de", "de")
-    with pytest.raises(ScratchError, match="knows 'de' and 'en', not 'de' to 'fr'"):
+    with pytest.raises(ScratchError, match="has 'de' and 'en', not 'de' to 'fr'"):
         open_pairs("grammar", "de", "fr")
 
 
-def test_long_sides_are_cut_or_left_out_and_counted():
+def test_long_pairs_are_truncated_or_skipped_and_counted():
     tokenizer = train_tokenizer([text for pair in PAIRS for text in pair], "char", template="seq2seq")
     cut = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=False)
-    assert (len(cut), cut.long) == (3, 2)
+    assert (len(cut), cut.num_too_long) == (3, 2)
     assert [len(cut.source[i]) for i in range(3)] == [14, 14, 5]
     assert all(side[i][-1] == tokenizer.eos_token_id for side in (cut.source, cut.target) for i in range(3))
     assert tokenizer.decode(cut.source[0][:-1]) == PAIRS[0][0][:13]
     left = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 14, skip_long=True)
-    assert (len(left), left.long) == (1, 2)
+    assert (len(left), left.num_too_long) == (1, 2)
     assert tokenizer.decode(left.target[0][:-1]) == "The end"
 
 
@@ -126,14 +130,14 @@ def some_pairs(count: int = 500, seed: int = 0) -> Pairs:
     return Pairs(side(), side(), 0)
 
 
-def test_an_epoch_holds_every_pair_once_in_few_shapes():
+def test_each_epoch_has_every_pair_once_in_few_shapes():
     pairs = some_pairs()
     batches = PairBatches(pairs, 512, pad_token_id=0, seed=7)
     plan = batches.plan(0)
     assert sorted(np.concatenate([numbers for _, numbers in plan])) == list(range(500))
     assert all(length * len(numbers) <= 512 for length, numbers in plan)
     shapes = {(length, len(numbers)) for length, numbers in plan}
-    assert len(shapes) <= 2 * len({length for length, _ in plan})  # full batches, and one rest, of each length
+    assert len(shapes) <= 2 * len({length for length, _ in plan})  # full batches and one smaller batch of each length
     for length, numbers in plan[:5]:
         batch = batches.batch(length, numbers)
         assert batch["input_ids"].shape == batch["labels"].shape == (len(numbers), length)
@@ -144,7 +148,7 @@ def test_an_epoch_holds_every_pair_once_in_few_shapes():
             assert bucket_length(np.array(max(len(source), len(target)))) == length
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         plan = PairBatches(some_pairs(), 512, 0, seed=seed).plan(epoch)
         return [tuple(numbers) for _, numbers in plan]
@@ -155,7 +159,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert sorted(order(None, 0)) == sorted(order(None, 5))
 
 
-def test_processes_share_an_ordered_epoch():
+def test_ordered_batches_are_sharded():
     batches = PairBatches(some_pairs(), 512, 0)
     whole = [batch["labels"].numpy().tobytes() for batch in batches.ordered_batches()]
     shared = [[b["labels"].numpy().tobytes() for b in batches.ordered_batches(i, 3)] for i in range(3)]
@@ -163,7 +167,7 @@ def test_processes_share_an_ordered_epoch():
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
-def test_multi30k_opens_as_it_is():
+def test_shared_multi30k_data_is_read():
     source = open_pairs(str(SHARED / "multi30k"), "de", "en", ReadOptions(split="test_2016_flickr"))
     pairs = list(source.read())
     assert len(pairs) == 1000
@@ -171,17 +175,17 @@ def test_multi30k_opens_as_it_is():
     assert pairs[0][1].startswith("A man in an orange hat")
 
 
-def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
-    """Nothing else changes: the labels, padding, `<eos>` and what the decoder starts with stay."""
+def test_word_dropout_of_source_and_decoder_inputs():
+    """Labels, padding, `<eos>` and the start token of the decoder do not change."""
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=200).read())
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, "seq2seq")
     encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
     shared = {"texts": ([], []), "tokenizers": Tokenizers(tokenizer, tokenizer), "tokens_per_batch": 512}
     shared |= {"seed": 0, "eval_beams": 1}
-    plain, hiding = (Translation(Accelerator(), encoded, encoded, **shared, word_dropout=share) for share in (0, 0.3))
-    shares = []
+    plain, dropping = (Translation(Accelerator(), encoded, encoded, **shared, word_dropout=p) for p in (0, 0.3))
+    fractions = []
     for number in range(len(plain.train.plan(0))):
-        before, after = plain.make_batch(0, number), hiding.make_batch(0, number)
+        before, after = plain.make_batch(0, number), dropping.make_batch(0, number)
         assert torch.equal(before["labels"], after["labels"])
         assert torch.equal(before["attention_mask"], after["attention_mask"])
         before["decoder_input_ids"] = shift_right(before["labels"], tokenizer.pad_token_id, tokenizer.pad_token_id)
@@ -190,8 +194,8 @@ def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
             assert set(after[name][changed].tolist()) == {tokenizer.bos_token_id}
             special = torch.isin(before[name], torch.tensor(tokenizer.all_special_ids))
             assert not (changed & special).any()
-            shares.append(changed[~special].float().mean().item())
-    assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
+            fractions.append(changed[~special].float().mean().item())
+    assert np.mean(fractions) == pytest.approx(0.3, abs=0.05)
     for name in ("eos_token", "pad_token"):
         for side in (0, 1):
             sides = [tokenizer, tokenizer]
@@ -201,6 +205,6 @@ def test_word_dropout_hides_other_tokens_of_both_sides_in_every_pass():
                 Translation(
                     Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
                 )
-    same, again, other = (hiding.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
+    same, again, other = (dropping.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
     assert torch.equal(same, again)
     assert not torch.equal(same, other)

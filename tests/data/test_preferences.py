@@ -1,4 +1,4 @@
-"""Learning from preferences: pairs in every shape, a run from end to end, and TRL's own loss beside ours."""
+"""Preference data and DPO: formats of a pair, a complete run, and the loss compared with TRL."""
 
 import json
 
@@ -15,7 +15,7 @@ from scratch_gpt.data.readers.preferences import Preference, open_preferences, p
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.tokenization.chat import add_chat_template
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
+from scratch_gpt.train.tasks.dpo.task import METRICS, EncodedPairs, Preferences
 
 DPO = str(PROJECT / "training" / "dpo.py")
 ASK = {"role": "user", "content": "a b?"}
@@ -33,7 +33,7 @@ GOOD, BAD_ANSWER = ({"role": "assistant", "content": text} for text in ("a", "b 
         {"prompt": "a b?", "chosen": [GOOD], "rejected": [BAD_ANSWER]},
     ],
 )
-def test_every_shape_is_the_same_pair(row):
+def test_all_preference_formats_are_equivalent(row):
     assert preference_of(row) == Preference([ASK], [GOOD], [BAD_ANSWER])
 
 
@@ -45,21 +45,21 @@ def test_every_shape_is_the_same_pair(row):
         ({"prompt": "a", "chosen": "b", "rejected": None}, "'rejected' is null, want text"),
     ],
 )
-def test_a_row_that_holds_no_pair_is_named(row, words, tmp_path):
+def test_invalid_preference_pair_is_rejected_with_reason(row, words, tmp_path):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, (good, row))))
     with pytest.raises(ScratchError, match=words):
         list(open_preferences(str(tmp_path / "t.jsonl")).read())
 
 
-def test_messages_that_do_not_differ_are_no_pair():
+def test_equal_completions_are_rejected():
     with pytest.raises(BadRowError, match="no difference"):
         preference_of({"chosen": [ASK, GOOD], "rejected": [ASK, GOOD]})
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A model, and pairs that prefer the letter a."""
+    """A model, and pairs in which the preferred completion ends with the letter a."""
     folder = tmp_path_factory.mktemp("base")
     save_tiny(folder / "model")
     tokenizer = train_tokenizer(["abcdefgh? "], "char", model_max_length=64)
@@ -76,8 +76,8 @@ def base(tmp_path_factory):
     return folder
 
 
-def test_it_learns_what_is_preferred(base, tmp_path):
-    """It begins at log 2 and ranks nothing; it ends with every held-out pair ranked; `verify` resumes it exactly."""
+def test_training_learns_preferences_and_resumes_exactly(base, tmp_path):
+    """The loss starts at log 2; at the end all held-out pairs are ranked correctly; `verify` resumes exactly."""
     out = tmp_path / "run"
     options = ["--num_threads", "1", "--precision", "fp32", "--max_steps", "80", "--eval_every", "40"]
     options += ["--save_every", "40"]
@@ -91,12 +91,12 @@ def test_it_learns_what_is_preferred(base, tmp_path):
     sound = run_here("scratch-gpt", "verify", str(out))
     assert "✗" not in sound.stdout
     assert "bit-equal" in sound.stdout
-    assert "ranked rightly" in (out / "README.md").read_text()
+    assert METRICS[0].title in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("conversational", [False, True])
-def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
-    """The same model, which has moved away from its reference, the same pairs, each side of another length."""
+def test_loss_equals_trl(base, tmp_path, conversational):
+    """For a model that differs from its reference, and pairs whose sides have different lengths."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -124,10 +124,10 @@ def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
         "per_device_train_batch_size": 3,
         "report_to": [],
         "use_cpu": True,
-        "bf16": False,  # which TRL turns on
+        "bf16": False,  # TRL enables it by default
     }
     config = DPOConfig(**settings, max_length=64, disable_dropout=True)
-    if not conversational:  # TRL leaves the end of a bare text to whoever wrote it
+    if not conversational:  # TRL does not append <eos> to plain text
         rows = [{**row, **{side: row[side] + tokenizer.eos_token for side in ("chosen", "rejected")}} for row in rows]
     trainer = DPOTrainer(model, reference, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -136,14 +136,14 @@ def test_the_loss_is_that_of_trl(base, tmp_path, conversational):
     assert abs(ours - 0.6931) > 0.01
 
 
-def test_pairs_that_are_too_long_are_counted(base):
+def test_long_preference_pairs_are_counted(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     pairs = EncodedPairs([Preference("a", "b", "c"), Preference("a", "b" * 9, "c")], tokenizer, 8)
-    assert (len(pairs), pairs.long) == (1, 1)
+    assert (len(pairs), pairs.num_too_long) == (1, 1)
     assert pairs.chosen[0].completion == [*tokenizer("b", add_special_tokens=False)["input_ids"], 2]
 
 
-def test_a_template_that_hides_where_an_answer_begins_is_refused(base):
+def test_template_without_answer_boundary_is_rejected(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"
@@ -152,7 +152,7 @@ def test_a_template_that_hides_where_an_answer_begins_is_refused(base):
         EncodedPairs([Preference([ASK], [GOOD], [BAD_ANSWER])], tokenizer, 64)
 
 
-def test_padding_beside_longer_pairs_changes_nothing(base):
+def test_padding_does_not_change_scores(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     model = AutoModelForCausalLM.from_pretrained(base / "model")
     rows = [Preference("a", "b", "c"), Preference("abcd", "bcdefgh" * 3, "c")]
@@ -161,7 +161,7 @@ def test_padding_beside_longer_pairs_changes_nothing(base):
     torch.testing.assert_close(together, torch.cat([part.score(model, 0, progress=False) for part in alone], dim=1))
 
 
-def test_batches_resume_anywhere(base):
+def test_batches_resume_at_any_step(base):
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
     pairs = EncodedPairs(list(open_preferences(str(base / "pairs.jsonl")).read()), tokenizer, 64)
     model = AutoModelForCausalLM.from_pretrained(base / "model")
@@ -174,8 +174,8 @@ def test_batches_resume_anywhere(base):
 
 
 BAD = {
-    "nothing to tune": ("--dataset pairs.jsonl", "name a model with --init_from"),
-    "no pairs": ("--init_from model", "name pairs with --dataset"),
+    "nothing to tune": ("--dataset pairs.jsonl", "give one with --init_from"),
+    "no pairs": ("--init_from model", "give pairs with --dataset"),
     "no such file": ("--init_from model --dataset ./no.jsonl", "no such file or folder: ./no.jsonl"),
     "other columns": ("--init_from model --dataset none.jsonl", "has the columns 'text', want 'prompt', 'chosen'"),
     "too few": (
@@ -189,12 +189,12 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def outcomes(base):
-    asked = [[*arguments.split(), "--output_dir", "out"] for arguments, _ in BAD.values()]
-    return dict(zip(BAD, refusals(DPO, asked, base), strict=True))
+    commands = [[*arguments.split(), "--output_dir", "out"] for arguments, _ in BAD.values()]
+    return dict(zip(BAD, refusals(DPO, commands, base), strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes, base):
+def test_invalid_arguments_are_reported_with_exit_code_2(case, outcomes, base):
     code, errors = outcomes[case]
     assert code == 2, errors
     assert BAD[case][1] in errors, errors

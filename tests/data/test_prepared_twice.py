@@ -1,4 +1,4 @@
-"""Two processes that prepare the same data at the same time."""
+"""Two processes that tokenise the same data at the same time, and errors of the disk."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from scratch_gpt.data.readers.sources import open_source
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    """A function that prepares a text in a cache of its own."""
+    """Return a function that tokenises a text, with a new cache."""
     monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("One day, Anna has two old lamps.\n" * 99)
     tokenizer = train_tokenizer(["One day, Anna has two old lamps.\n"], "char")
@@ -22,7 +22,7 @@ def prepared(tmp_path, monkeypatch):
     )
 
 
-def test_the_slower_one_takes_what_the_faster_one_has_written(prepared, tmp_path):
+def test_slower_process_uses_the_entry_of_the_faster_one(prepared, tmp_path):
     faster = []
 
     def progress(characters: int) -> None:
@@ -34,10 +34,10 @@ def test_the_slower_one_takes_what_the_faster_one_has_written(prepared, tmp_path
     assert faster[0] is not None
     for split in ("train", "validation"):
         assert np.array_equal(slower[split].tokens, faster[0][0][split].tokens)
-    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1  # nothing of the slower one is left
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1  # no files of the slower one remain
 
 
-def test_a_disk_that_refuses_is_said_and_leaves_nothing(prepared, tmp_path):
+def test_disk_error_is_raised_and_leaves_no_files(prepared, tmp_path):
     def progress(characters: int) -> None:
         for staging in (tmp_path / "cache" / "shards").iterdir():
             shutil.rmtree(staging)

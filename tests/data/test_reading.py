@@ -1,6 +1,6 @@
-"""Files as people have them: each is read as it was meant, or refused by name, and whatever is skipped is counted.
+"""Common files and folders are read correctly, or rejected with a reason, and skipped rows and files are counted.
 
-Every case is a fault that was seen once; `scratch-gpt data` shows what the jobs read."""
+Each case is a regression test; `scratch-gpt data` shows what the tasks read."""
 
 import bz2
 import csv
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from helpers.data import JOBS, for_job, lines, names, refused, shown, texts_of
+from helpers.data import TASK_ROWS, data_error, data_summary, lines, names, task_options, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,28 +25,28 @@ from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.data.readers.split_files import splits_by_name
 from scratch_gpt.data.readers.tables import ReadOptions
 
-# --- text stays text ---
+# --- text is not converted ---
 
 LOOK_ALIKES = ["007", "4", "True", "1998-05-03", "2020-01-01T00:00:00Z", "NA", "null", "1e5", "nan", "0x1F", " a "]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow"])
-def test_what_looks_like_something_else_is_text(suffix, tmp_path):
+def test_values_that_look_like_other_types_stay_text(suffix, tmp_path):
     rows = [{"text": text, "label": f"{i % 2:02}"} for i, text in enumerate(LOOK_ALIKES)]
     path = write_table(tmp_path / f"t{suffix}", rows)
     assert texts_of(path) == LOOK_ALIKES
     assert [text for text, _ in open_labelled(str(path)).read()] == LOOK_ALIKES
-    assert set(shown(path, "--for", "classification")["labels"]) == {"00", "01"}
+    assert set(data_summary(path, "--for", "classification")["labels"]) == {"00", "01"}
 
 
-def test_labels_keep_their_zeros_however_many_rows_there_are(tmp_path):
+def test_labels_keep_leading_zeros(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("text,label\n" + "".join(f"text {i},{('01', '02', '1')[i % 3]}\n" for i in range(12_000)))
-    assert shown(path, "--for", "classification")["labels"] == {"01": 4000, "02": 4000, "1": 4000}
+    assert data_summary(path, "--for", "classification")["labels"] == {"01": 4000, "02": 4000, "1": 4000}
 
 
 def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
-    """A table of strings, by the library of its format."""
+    """Write a table of strings with the library of its format."""
     columns = list(rows[0])
     if path.suffix in (".csv", ".tsv"):
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ CELL = st.one_of(SPECIAL, st.text(CHARACTERS, max_size=8), st.sampled_from(LOOK_
 
 
 def opened(columns: list[str], path: Path, options: ReadOptions) -> Corpus:
-    """What the job with these columns reads."""
+    """Open a file for the task with these columns."""
     name = str(path)
     return {
         ("text",): lambda: open_source(name, options, text_column="text").corpus,
@@ -88,8 +88,8 @@ def opened(columns: list[str], path: Path, options: ReadOptions) -> Corpus:
     }[tuple(columns)]()
 
 
-def told(path: Path) -> ReadOptions:
-    """How a table that the libraries wrote is written, where its format does not say so itself."""
+def format_options(path: Path) -> ReadOptions:
+    """Return the dialect of a table written by `write_table`, for formats that do not declare it."""
     if path.suffix not in (".csv", ".tsv"):
         return ReadOptions()
     return ReadOptions(quoting="csv", header=True, delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -116,15 +116,15 @@ def tables_of_strings(draw):
     return suffix, [{name: found[name] for name in columns} for found in draw(rows)]
 
 
-@given(asked=tables_of_strings())
-def test_any_table_of_strings_is_read_back_exactly_by_every_job(tmp_path_factory, asked):
-    suffix, rows = asked
+@given(table=tables_of_strings())
+def test_tables_of_strings_are_read_exactly_for_every_task(tmp_path_factory, table):
+    suffix, rows = table
     if "rejected" in rows[0]:
         rows = [row for row in rows if row["chosen"] != row["rejected"]] or [{**rows[0], "rejected": "other"}]
         rows = [row for row in rows if row["chosen"] != row["rejected"]] or [{**rows[0], "chosen": "one"}]
     path = write_table(tmp_path_factory.getbasetemp() / f"strings{suffix}", rows)
     wanted = [tuple(row.values()) for row in rows]
-    for options in (told(path), ReadOptions()) if unambiguous(path, rows) else (told(path),):
+    for options in (format_options(path), ReadOptions()) if unambiguous(path, rows) else (format_options(path),):
         found = list(opened(list(rows[0]), path, options).read())
         if isinstance(found[0], str):
             found = [(text,) for text in found]
@@ -134,22 +134,22 @@ def test_any_table_of_strings_is_read_back_exactly_by_every_job(tmp_path_factory
 
 
 def unambiguous(path: Path, rows: list[dict[str, str]]) -> bool:
-    """Whether a delimited file says by itself how it is written: a cell of whole rows in quotes does not."""
+    """Whether the dialect can be detected: not if a quoted cell looks like several rows."""
     return path.suffix not in (".csv", ".tsv") or not any(cell.count("\n") > 1 for row in rows for cell in row.values())
 
 
 # --- folders ---
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_every_job_takes_the_table_and_its_splits_by_name(job, tmp_path):
+@pytest.mark.parametrize("task", TASK_ROWS)
+def test_split_names_are_detected_for_every_task(task, tmp_path):
     for name in ("train.jsonl", "test.jsonl"):
-        (tmp_path / name).write_text(lines(*JOBS[job]))
+        (tmp_path / name).write_text(lines(*TASK_ROWS[task]))
     (tmp_path / "LICENSE.txt").write_text("Permission is hereby granted.\n" * 9)
     for hidden in (".ipynb_checkpoints/a.jsonl", ".old.jsonl", "._train.jsonl", "__MACOSX/train.jsonl"):
         (tmp_path / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / hidden).write_text(lines({"text": "no"}))
-    found = shown(tmp_path, *for_job(job))
+    found = data_summary(tmp_path, *task_options(task))
     assert names(found["files"]) == ["train.jsonl"]
     assert found["split"] == "train"
     assert (found["rows_read"], found["train_rows"] + found["validation_rows"]) == (10, 10)
@@ -162,8 +162,8 @@ def test_every_job_takes_the_table_and_its_splits_by_name(job, tmp_path):
         "._train.jsonl": "hidden",
         "__MACOSX/train.jsonl": "in a special folder",
     }
-    (tmp_path / "dev.jsonl").write_text(lines(*JOBS[job][:2]).replace("0", "x").replace("1", "y"))
-    found = shown(tmp_path, *for_job(job))
+    (tmp_path / "dev.jsonl").write_text(lines(*TASK_ROWS[task][:2]).replace("0", "x").replace("1", "y"))
+    found = data_summary(tmp_path, *task_options(task))
     assert (found["train_rows"], found["validation_rows"]) == (10, 2)
     assert names(found["files"]) == ["dev.jsonl", "train.jsonl"]
 
@@ -181,15 +181,15 @@ PLACES = {
 
 
 @pytest.mark.parametrize("case", PLACES)
-@pytest.mark.parametrize("job", ["language_modeling", "classification"])
-def test_files_are_found_where_people_put_them(job, case, tmp_path):
+@pytest.mark.parametrize("task", ["language_modeling", "classification"])
+def test_common_folder_layouts(task, case, tmp_path):
     for number, name in enumerate(PLACES[case]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         rows = [{"text": f"{name} {i}", "label": "ab"[i % 2]} for i in range(10 * (number + 1))]
         (tmp_path / name).write_text(lines(*rows))
     (tmp_path / "dataset_infos.json").write_text("{}")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A dataset\n")
-    found = shown(tmp_path, *for_job(job))
+    found = data_summary(tmp_path, *task_options(task))
     wanted = [name for name in PLACES[case] if "test" not in name.lower()]
     assert sorted(found["files"]) == sorted(str(tmp_path / name) for name in wanted)
     assert found["rows_read"] == sum(10 * (i + 1) for i, name in enumerate(PLACES[case]) if name in wanted)
@@ -209,7 +209,7 @@ WORDS = ["train", "training", "test", "dev", "val", "valid", "eval", "data", "a"
         unique=True,
     )
 )
-def test_splits_are_those_of_datasets(paths, tmp_path_factory):
+def test_split_names_are_detected_as_in_datasets(paths, tmp_path_factory):
     import shutil
 
     from datasets.data_files import DataFilesDict, get_data_patterns
@@ -228,7 +228,7 @@ def test_splits_are_those_of_datasets(paths, tmp_path_factory):
     assert ours == theirs or (not ours and theirs == {"train": set(paths)})
 
 
-def test_what_datasets_wrote_is_read(tmp_path):
+def test_files_written_by_datasets_are_read(tmp_path):
     rows = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(20)], "label": [i % 2 for i in range(20)]})
     rows = rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
     rows.save_to_disk(tmp_path / "saved", num_shards=2)
@@ -239,15 +239,15 @@ def test_what_datasets_wrote_is_read(tmp_path):
     (tmp_path / "pq" / "__MACOSX").mkdir()
     (tmp_path / "pq" / "__MACOSX" / "0.parquet").write_text("no")
     for name in ("saved", "pq", "pq/*.parquet", "pq/**/*.parquet"):
-        found = shown(tmp_path / name, "--for", "classification")
+        found = data_summary(tmp_path / name, "--for", "classification")
         assert (found["rows_read"], found["labels"]) == (20, {"no": 10, "yes": 10}), name
-    found = shown(tmp_path / "dict", "--for", "classification")
+    found = data_summary(tmp_path / "dict", "--for", "classification")
     assert (found["train_rows"], found["validation_rows"], found["split"]) == (20, 5, "train")
     arrow = next((tmp_path / "saved").glob("*.arrow"))
-    assert shown(arrow)["rows_read"] == 10
+    assert data_summary(arrow)["rows_read"] == 10
 
 
-def test_a_card_may_name_the_files(tmp_path):
+def test_card_may_list_the_files(tmp_path):
     configs = [
         {"config_name": "small", "data_files": [{"split": "train", "path": "x/*.jsonl"}], "default": True},
         {
@@ -259,25 +259,25 @@ def test_a_card_may_name_the_files(tmp_path):
     for name in ("x/1.jsonl", "y/a.jsonl", "y/b.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(lines({"text": name}, {"text": name + "!"}))
-    assert names(shown(tmp_path)["files"]) == ["1.jsonl"]
-    assert names(shown(tmp_path, "--dataset_config", "large", "--dataset_split", "test")["files"]) == ["b.jsonl"]
-    assert "choose one of small, large" in refused(tmp_path, "--dataset_config", "huge")
+    assert names(data_summary(tmp_path)["files"]) == ["1.jsonl"]
+    assert names(data_summary(tmp_path, "--dataset_config", "large", "--dataset_split", "test")["files"]) == ["b.jsonl"]
+    assert "choose one of small, large" in data_error(tmp_path, "--dataset_config", "huge")
     folders = [{"config_name": "de", "data_dir": "y"}, {"config_name": "en", "data_dir": "x"}]
     (tmp_path / "README.md").write_text("---\n" + json.dumps({"configs": folders}) + "\n---\n")
-    assert names(shown(tmp_path, "--dataset_config", "en")["files"]) == ["1.jsonl"]
-    assert "choose one of de, en" in refused(tmp_path)
+    assert names(data_summary(tmp_path, "--dataset_config", "en")["files"]) == ["1.jsonl"]
+    assert "choose one of de, en" in data_error(tmp_path)
     (tmp_path / "README.md").write_text("---\n" + json.dumps({"configs": configs}) + "\n---\n")
     (tmp_path / "y/a.jsonl").unlink()
-    assert "there is no such file" in refused(tmp_path, "--dataset_config", "large")
+    assert "there is no such file" in data_error(tmp_path, "--dataset_config", "large")
 
 
-def test_suffixes_are_known_in_any_case(tmp_path):
+def test_suffixes_ignore_case(tmp_path):
     (tmp_path / "A.CSV").write_text("text,label\none,a\ntwo,b\n")
     (tmp_path / "x.TSV").write_text("text\tlabel\none\ta\ntwo\tb\n")
     (tmp_path / "B.TXT").write_text("plain text")
     assert texts_of(tmp_path / "A.CSV") == texts_of(tmp_path / "x.TSV") == ["one", "two"]
     assert texts_of(tmp_path / "B.TXT") == ["plain text"]
-    assert names(shown(tmp_path)["files"]) == ["A.CSV", "x.TSV"]  # two tables, one text
+    assert names(data_summary(tmp_path)["files"]) == ["A.CSV", "x.TSV"]  # two tables, one text
 
 
 @pytest.mark.parametrize(("suffix", "opener"), [(".gz", gzip.open), (".bz2", bz2.open), (".xz", lzma.open)])
@@ -288,10 +288,10 @@ def test_compressed_files_are_read(suffix, opener, tmp_path):
             file.write(content)
         assert texts_of(tmp_path / (name + suffix)) == ["some text\n"]
     (tmp_path / f"broken.txt{suffix}").write_bytes(b"no such thing")
-    assert "can't be read" in refused(tmp_path / f"broken.txt{suffix}")
+    assert "can't be read" in data_error(tmp_path / f"broken.txt{suffix}")
 
 
-def test_archives_and_other_formats_are_refused_by_their_name(tmp_path):
+def test_unsupported_formats_are_rejected(tmp_path):
     for name, words in {
         "a.zip": "is a zip archive: unpack it",
         "a.tar.gz": "archive: unpack it",
@@ -300,23 +300,23 @@ def test_archives_and_other_formats_are_refused_by_their_name(tmp_path):
         "a.parquet.gz": "is a compressed parquet file",
     }.items():
         (tmp_path / name).write_bytes(b"PK\x03\x04")
-        assert words in refused(tmp_path / name)
-    said = refused(tmp_path)
+        assert words in data_error(tmp_path / name)
+    said = data_error(tmp_path)
     assert "a.zip (a zip archive: unpack it first)" in said
 
 
-def test_texts_and_tables_in_one_folder(tmp_path):
+def test_folder_with_texts_and_tables(tmp_path):
     for name in ("1.txt", "2.txt"):
         (tmp_path / name).write_text(f"text {name}")
     (tmp_path / "rows.csv").write_text("text\nsome row\nanother row\n")
-    found = shown(tmp_path)
+    found = data_summary(tmp_path)
     assert names(found["files"]) == ["rows.csv"]
     assert set(found["ignored"].values()) == {"plain text, not a table"}
     for name in ("3.md", "4.text"):
         (tmp_path / name).write_text(f"text {name}")
-    found = shown(tmp_path)  # a folder of texts, and a table about them
+    found = data_summary(tmp_path)  # mostly texts
     assert names(found["files"]) == ["1.txt", "2.txt", "3.md", "4.text"]
     assert found["ignored"] == {str(tmp_path / "rows.csv"): "not text"}
-    assert names(shown(tmp_path, "--text_column", "text")["files"]) == ["rows.csv"]
+    assert names(data_summary(tmp_path, "--text_column", "text")["files"]) == ["rows.csv"]
     (tmp_path / "LICENSE-MIT.txt").write_text("license")
-    assert shown(tmp_path)["ignored"][str(tmp_path / "LICENSE-MIT.txt")] == "documentation"
+    assert data_summary(tmp_path)["ignored"][str(tmp_path / "LICENSE-MIT.txt")] == "documentation"

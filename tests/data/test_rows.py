@@ -1,11 +1,11 @@
-"""Rows: which columns are read, who is held out, what is skipped and counted, and the forms of conversations."""
+"""Rows: selection of columns, splits, skipped rows, and formats of conversations."""
 
 import json
 
 import datasets
 import numpy as np
 import pytest
-from helpers.data import JOBS, TEXT_ROWS, for_job, lines, refused, shown, texts_of
+from helpers.data import TASK_ROWS, TEXT_ROWS, data_error, data_summary, lines, task_options, texts_of
 from helpers.processes import run_here
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,18 +14,18 @@ from scratch_gpt.data.readers.conversations import open_conversations
 from scratch_gpt.data.readers.prompts import open_prompts
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.data.readers.tables import ReadOptions, open_hub
-from scratch_gpt.data.splits import content_key, deal, hold_out
+from scratch_gpt.data.splits import assign_splits, content_key, hold_out
 from scratch_gpt.errors import ScratchError
 
 # --- columns ---
 
 
-def test_a_column_is_chosen_by_its_name_over_all_rows(tmp_path):
+def test_text_column_is_searched_in_all_rows(tmp_path):
     rows = [{"text": None, "other": "no"}, {"text": "one", "other": "no"}] + [
         {"text": f"{i}", "x": "y"} for i in range(20)
     ]
     (tmp_path / "t.jsonl").write_text(lines(*rows))
-    found = shown(tmp_path / "t.jsonl")
+    found = data_summary(tmp_path / "t.jsonl")
     assert found["columns"] == {"text": "text"}
     assert found["rows_read"] == 21
     assert found["rows_skipped"] == {"'text' is null, want text": 1}
@@ -34,8 +34,8 @@ def test_a_column_is_chosen_by_its_name_over_all_rows(tmp_path):
     assert set(texts_of(tmp_path / "t.jsonl")) == {"yes"}
 
 
-def test_text_of_a_hub_dataset_stays_text(tmp_path, monkeypatch):
-    """A folder laid out as a dataset repository stands in for the Hub: the same loader, the same splits."""
+def test_text_of_a_hub_dataset_is_not_converted(tmp_path, monkeypatch):
+    """A local folder with the layout of a dataset repository replaces the Hub; loader and splits are the same."""
     repository = tmp_path / "user" / "corpus"
     repository.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -54,13 +54,13 @@ def test_text_of_a_hub_dataset_stays_text(tmp_path, monkeypatch):
     assert found == [*((f"00{i}", "01") for i in range(5)), ("NA", "null")]
 
 
-def test_nested_fields_are_named_by_dotted_paths(tmp_path):
+def test_nested_fields_have_dotted_paths(tmp_path):
     rows = [{"meta": {"body": {"text": f"text {i}"}, "stars": i % 2}, "id": i} for i in range(20)]
     (tmp_path / "t.jsonl").write_text(lines(*rows))
     assert texts_of(tmp_path / "t.jsonl", text_column="meta.body.text")[:2] == ["text 0", "text 1"]
-    asked = ("--for", "classification", "--text_column", "meta.body.text", "--label_column", "meta.stars")
-    assert shown(tmp_path / "t.jsonl", *asked)["labels"] == {"0": 10, "1": 10}
-    assert "no column 'meta.bod'" in refused(tmp_path / "t.jsonl", "--text_column", "meta.bod")
+    options = ("--for", "classification", "--text_column", "meta.body.text", "--label_column", "meta.stars")
+    assert data_summary(tmp_path / "t.jsonl", *options)["labels"] == {"0": 10, "1": 10}
+    assert "no column 'meta.bod'" in data_error(tmp_path / "t.jsonl", "--text_column", "meta.bod")
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "t.parquet")
     assert len(texts_of(tmp_path / "t.parquet", text_column="meta.body.text")) == 20
 
@@ -74,46 +74,53 @@ def test_nested_fields_are_named_by_dotted_paths(tmp_path):
     seed=st.integers(0, 3),
     labels=st.integers(1, 3),
 )
-def test_a_split_holds_its_promises(sizes, fraction, seed, labels):
+def test_hold_out_properties(sizes, fraction, seed, labels):
     keys = [content_key(str(i)) for i, size in enumerate(sizes) for _ in range(size)]
     strata = [i % labels for i, size in enumerate(sizes) for _ in range(size)]
     held = hold_out(keys, fraction, seed, strata)
-    assert 0 < held.sum() < len(keys)  # whenever there are two different rows
-    if len(sizes) > labels:  # else each label has one text only
+    assert 0 < held.sum() < len(keys)  # if there are two different rows
+    if len(sizes) > labels:  # otherwise each label has only one text
         assert all(len({bool(h) for h, k in zip(held, keys, strict=True) if k == key}) == 1 for key in set(keys))
     order = np.random.default_rng(seed).permutation(len(keys))
     again = hold_out([keys[i] for i in order], fraction, seed, [strata[i] for i in order])
     if max(sizes) == 1:
         assert abs(held.sum() - min(max(1, round(fraction * len(keys))), len(keys) - 1)) <= labels
-    if len(sizes) > labels:  # whatever the order of the rows
+    if len(sizes) > labels:  # independent of the order of the rows
         assert [held[i] for i in order] == again.tolist()
 
 
-def test_labels_that_take_turns_are_all_held_out(tmp_path):
+def test_splits_are_stratified(tmp_path):
     rows = [{"text": f"text {i}", "label": ("neg", "pos")[i % 2]} for i in range(100)]
     (tmp_path / "t.jsonl").write_text(lines(*rows))
-    found = shown(tmp_path / "t.jsonl", "--for", "classification")
+    found = data_summary(tmp_path / "t.jsonl", "--for", "classification")
     assert found["validation_labels"] == {"neg": 5, "pos": 5}
     sorted_rows = sorted(rows, key=lambda row: row["label"])
     (tmp_path / "t.jsonl").write_text(lines(*sorted_rows))
-    assert shown(tmp_path / "t.jsonl", "--for", "classification")["validation_labels"] == {"neg": 5, "pos": 5}
+    assert data_summary(tmp_path / "t.jsonl", "--for", "classification")["validation_labels"] == {"neg": 5, "pos": 5}
     rare = [{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "usual"} for i in range(200)]
     (tmp_path / "t.jsonl").write_text(lines(*rare))
-    assert shown(tmp_path / "t.jsonl", "--for", "classification")["validation_labels"] == {"rare": 2, "usual": 18}
+    assert data_summary(tmp_path / "t.jsonl", "--for", "classification")["validation_labels"] == {
+        "rare": 2,
+        "usual": 18,
+    }
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_equal_rows_land_on_one_side(job, tmp_path):
-    (tmp_path / "t.jsonl").write_text(lines(*[row for row in JOBS[job] for _ in range(3)]))
-    found = shown(tmp_path / "t.jsonl", *for_job(job), *(() if job == "prompts" else ("--validation_fraction", "0.3")))
-    if job == "prompts":
-        assert found["rows_skipped"] == {"a prompt that was read before": 20}
+@pytest.mark.parametrize("task", TASK_ROWS)
+def test_equal_rows_are_in_the_same_split(task, tmp_path):
+    (tmp_path / "t.jsonl").write_text(lines(*[row for row in TASK_ROWS[task] for _ in range(3)]))
+    found = data_summary(
+        tmp_path / "t.jsonl",
+        *task_options(task),
+        *(() if task == "policy_gradient" else ("--validation_fraction", "0.3")),
+    )
+    if task == "policy_gradient":
+        assert found["rows_skipped"] == {"a repeated prompt": 20}
     else:
         assert (found["rows_read"], found["duplicates"]) == (30, 20)
         assert found["validation_rows"] % 3 == 0
 
 
-def test_where_each_label_has_one_text_some_rows_of_each_are_held_out(tmp_path):
+def test_equal_rows_per_label_are_divided(tmp_path):
     (tmp_path / "t.tsv").write_text("a fine film\t1\na dull film\t0\n" * 30)
     result = run_here("scratch-gpt", "data", str(tmp_path / "t.tsv"), "--for", "classification", "--json")
     found = json.loads(result.stdout)
@@ -121,27 +128,27 @@ def test_where_each_label_has_one_text_some_rows_of_each_are_held_out(tmp_path):
     assert found["shared"] == 6
     (tmp_path / "t.txt").write_text("the same prompt\n" * 20)
     (tmp_path / "u.jsonl").write_text(lines(*[{"text": "the same"}] * 20))
-    found = shown(tmp_path / "u.jsonl")
+    found = data_summary(tmp_path / "u.jsonl")
     assert (found["train_rows"], found["validation_rows"], found["shared"]) == (18, 2, 2)
 
 
-def test_something_is_held_out_whenever_there_are_two_documents(tmp_path):
+def test_two_documents_give_a_validation_split(tmp_path):
     for count in (2, 3, 9):
         (tmp_path / f"{count}.txt").write_text(f"text {count}")
-    found = shown(tmp_path)
+    found = data_summary(tmp_path)
     assert (found["train_rows"], found["validation_rows"]) == (2, 1)
     (tmp_path / "9.txt").unlink()
-    assert shown(tmp_path)["validation_rows"] == 1
-    found = shown(tmp_path / "2.txt")
+    assert data_summary(tmp_path)["validation_rows"] == 1
+    found = data_summary(tmp_path / "2.txt")
     assert (found["rows_read"], found["train_rows"], found["validation_rows"]) == (1, 1, 1)
 
 
-def test_several_shares_are_dealt_out_once():
+def test_several_fractions_are_disjoint():
     keys = [content_key(str(i)) for i in range(100)]
-    parts = deal(keys, {"validation": 0.05, "test": 0.1}, seed=3)
+    parts = assign_splits(keys, {"validation": 0.05, "test": 0.1}, seed=3)
     assert {name: len(part) for name, part in parts.items()} == {"train": 85, "validation": 5, "test": 10}
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(100))
-    assert parts["test"].tolist() != deal(keys, {"validation": 0.05, "test": 0.1}, seed=4)["test"].tolist()
+    assert parts["test"].tolist() != assign_splits(keys, {"validation": 0.05, "test": 0.1}, seed=4)["test"].tolist()
 
 
 # --- rows that can't be used ---
@@ -152,32 +159,32 @@ BAD_ROWS = {
     "translation": [{"de": None, "en": "a"}, {"de": "a", "en": ""}, {"de": 3, "en": "a"}],
     "sft": [{"prompt": "a", "completion": ""}, {"prompt": None, "completion": "b"}, {"prompt": "a"}],
     "dpo": [{"prompt": "", "chosen": "a", "rejected": "b"}, {"prompt": "a", "chosen": "b", "rejected": "b"}],
-    "prompts": [{"prompt": None}, {"prompt": " "}, {"prompt": 3}],
+    "policy_gradient": [{"prompt": None}, {"prompt": " "}, {"prompt": 3}],
 }
 
 
-@pytest.mark.parametrize("job", BAD_ROWS)
-def test_bad_rows_are_skipped_and_counted_up_to_a_bound(job, tmp_path):
-    good = [{name: f"{value} {n}" for name, value in row.items()} for n in range(10) for row in JOBS[job]]
-    if job == "classification":
+@pytest.mark.parametrize("task", BAD_ROWS)
+def test_bad_rows_are_skipped_and_counted_up_to_a_limit(task, tmp_path):
+    good = [{name: f"{value} {n}" for name, value in row.items()} for n in range(10) for row in TASK_ROWS[task]]
+    if task == "classification":
         good = [{**row, "label": row["label"][0]} for row in good]
-    bad = BAD_ROWS[job]
+    bad = BAD_ROWS[task]
     content = lines(*good[:50], *bad, *good[50:]) + "{not json\n"
     (tmp_path / "t.jsonl").write_text(content)
-    found = shown(tmp_path / "t.jsonl", *for_job(job))
+    found = data_summary(tmp_path / "t.jsonl", *task_options(task))
     assert found["rows_read"] == 100
     assert sum(found["rows_skipped"].values()) == len(bad) + 1
-    assert found["rows_skipped"]["the line is no JSON"] == 1
+    assert found["rows_skipped"]["the line is not JSON"] == 1
     (tmp_path / "t.jsonl").write_text(lines(*good[:50], *bad * 6))
-    said = refused(tmp_path / "t.jsonl", *for_job(job))
+    said = data_error(tmp_path / "t.jsonl", *task_options(task))
     assert f"{6 * len(bad)} of {50 + 6 * len(bad)} rows can't be used" in said
     assert "first row 50" in said
-    assert shown(tmp_path / "t.jsonl", *for_job(job), "--max_bad_rows", "0.5")["rows_read"] == 50
+    assert data_summary(tmp_path / "t.jsonl", *task_options(task), "--max_bad_rows", "0.5")["rows_read"] == 50
 
 
-def test_empty_documents_are_counted_and_do_no_harm(tmp_path):
+def test_empty_documents_are_skipped_without_limit(tmp_path):
     (tmp_path / "t.jsonl").write_text(lines(*[{"text": ("", f"text {i}")[i % 2]} for i in range(20)]))
-    found = shown(tmp_path / "t.jsonl")
+    found = data_summary(tmp_path / "t.jsonl")
     assert (found["rows_read"], found["rows_skipped"]) == (10, {"an empty document": 10})
 
 
@@ -214,7 +221,7 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
         ),
     ],
 )
-def test_conversations_in_other_forms(row, wanted, tmp_path):
+def test_conversation_formats(row, wanted, tmp_path):
     (tmp_path / "t.jsonl").write_text(lines(row))
     (found,) = open_conversations(str(tmp_path / "t.jsonl")).read()
     assert [(message["role"], message["content"]) for message in found] == wanted
@@ -225,7 +232,7 @@ def test_conversations_in_other_forms(row, wanted, tmp_path):
     assert nested == found
 
 
-def test_json_in_its_usual_forms(tmp_path):
+def test_json_formats(tmp_path):
     rows = [{"text": f"text {i}"} for i in range(3)]
     for content in (rows, {"data": rows, "version": "1"}, {"text": [row["text"] for row in rows]}):
         for indent in (None, 2):
@@ -237,38 +244,38 @@ def test_json_in_its_usual_forms(tmp_path):
     assert len(list(open_prompts(str(tmp_path / "t.json")).read())) == 1
 
 
-def test_broken_unicode_anywhere_is_a_bad_row_or_shown(tmp_path):
+def test_lone_surrogates(tmp_path):
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
     (tmp_path / "t.jsonl").write_text(lines(*rows, {"text": "x", "label": "p\ud800"}))
-    found = shown(tmp_path / "t.jsonl", "--for", "classification")
+    found = data_summary(tmp_path / "t.jsonl", "--for", "classification")
     assert found["rows_skipped"] == {"'label' is broken Unicode (a lone surrogate)": 1}
     (tmp_path / "t.jsonl").write_text(lines(*[{"a\ud800": row["text"]} for row in rows]))
-    assert shown(tmp_path / "t.jsonl")["rows_read"] == 20
+    assert data_summary(tmp_path / "t.jsonl")["rows_read"] == 20
     (tmp_path / "t.jsonl").write_text(lines(*rows, {"text": "x", "label": "1" * 5000}))
-    assert len(shown(tmp_path / "t.jsonl", "--for", "classification")["labels"]) == 3
+    assert len(data_summary(tmp_path / "t.jsonl", "--for", "classification")["labels"]) == 3
 
 
-def test_a_table_without_any_text_is_refused(tmp_path):
+def test_tables_without_text_are_rejected(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\n" + ",a\n" * 20)
-    assert "t.csv has no text: an empty document: 20" in refused(tmp_path / "t.csv")
-    assert "name of the dataset is empty" in refused("")
+    assert "t.csv has no text: an empty document: 20" in data_error(tmp_path / "t.csv")
+    assert "name of the dataset is empty" in data_error("")
     (tmp_path / "u.txt").write_text("some text")
-    assert "--dataset_split can't be used with u.txt" in refused(tmp_path / "u.txt", "--dataset_split", "test")
-    assert "has no configurations" in refused(tmp_path / "u.txt", "--dataset_config", "x")
-    assert "--delimiter can't be used with stories" in refused("stories", "--delimiter", ";")
+    assert "--dataset_split can't be used with u.txt" in data_error(tmp_path / "u.txt", "--dataset_split", "test")
+    assert "has no configurations" in data_error(tmp_path / "u.txt", "--dataset_config", "x")
+    assert "--delimiter can't be used with stories" in data_error("stories", "--delimiter", ";")
 
 
-def test_options_of_another_job_are_refused(tmp_path):
+def test_options_of_another_task_are_rejected(tmp_path):
     (tmp_path / "t.txt").write_text("some text")
-    assert "--label_column can't be used with --for language_modeling" in refused(
+    assert "--label_column can't be used with --for language_modeling" in data_error(
         tmp_path / "t.txt", "--label_column", "x"
     )
-    assert "is plain text, want a table" in refused(tmp_path / "t.txt", "--text_column", "x")
-    assert "which is no CSV or TSV file" in refused(tmp_path / "t.txt", "--delimiter", ";")
-    assert "max_bad_rows is 2.0, want a share" in refused(tmp_path / "t.txt", "--max_bad_rows", "2")
+    assert "is plain text, want a table" in data_error(tmp_path / "t.txt", "--text_column", "x")
+    assert "which is not a CSV or TSV file" in data_error(tmp_path / "t.txt", "--delimiter", ";")
+    assert "max_bad_rows is 2.0, want at least 0 and at most 1" in data_error(tmp_path / "t.txt", "--max_bad_rows", "2")
 
 
-def test_what_is_shown_for_people(tmp_path):
+def test_printed_summary(tmp_path):
     (tmp_path / "train.csv").write_text("text;label\n" + TEXT_ROWS)
     (tmp_path / "NOTICE").write_text("notice")
     options = ("--for", "classification", "--tokenizer", "bpe", "--context_length", "4")

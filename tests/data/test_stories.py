@@ -1,4 +1,4 @@
-"""The story grammar: unambiguous, with the entropy that it says, and a parser that sees what agrees with what."""
+"""The story grammar: unambiguous derivations, exact entropy, and a parser that checks agreement."""
 
 import math
 import random
@@ -9,29 +9,29 @@ import pytest
 
 from scratch_gpt.data.corpora import stories
 from scratch_gpt.data.corpora import story_lexicon as lx
-from scratch_gpt.data.corpora.stories import _write, derivations, parses, rules, sentences, story
+from scratch_gpt.data.corpora.stories import _join, derivations, parses, rules, sentences, story
 
 SAMPLE = [story(11, i) for i in range(400)]
 SENTENCES = [sentence for text in SAMPLE for sentence in sentences(text)]
 
 
-def test_a_story_is_a_function_of_seed_and_index():
+def test_story_is_a_function_of_seed_and_index():
     assert story(11, 3) == SAMPLE[3]
     assert story(12, 3) != SAMPLE[3]
     assert len(set(SAMPLE)) == len(SAMPLE)
 
 
-def test_every_sentence_and_story_has_exactly_one_derivation():
+def test_sentences_and_stories_have_one_derivation():
     assert {derivations(sentence) for sentence in SENTENCES} == {1}
     assert {derivations(text, whole_story=True) for text in SAMPLE[:100]} == {1}
 
 
-def test_there_are_more_than_a_billion_sentences():
-    assert stories.different_sentences() > 1e9
+def test_number_of_sentences():
+    assert stories.num_middle_sentences() > 1e9
 
 
 def enumerate_texts(symbol) -> dict[tuple[str, ...], float]:
-    """Every text of a symbol with its probability, by brute force."""
+    """Return all texts of a symbol with their probabilities, by enumeration."""
     if isinstance(symbol, str):
         return {(symbol,): 1.0}
     total: dict[tuple[str, ...], float] = {}
@@ -53,10 +53,10 @@ def enumerate_texts(symbol) -> dict[tuple[str, ...], float]:
         ("opening", "past", "Anna", (3, "pl")),
     ],
 )
-def test_entropy_and_length_equal_those_by_enumeration(symbol):
+def test_entropy_and_length_equal_enumeration(symbol):
     texts = enumerate_texts(symbol)
     assert math.fsum(texts.values()) == pytest.approx(1)
-    entropy, length, count = stories._measure(symbol)
+    entropy, length, count = stories._statistics(symbol)
     assert entropy == pytest.approx(-math.fsum(p * math.log(p) for p in texts.values()), rel=1e-12)
     assert count == len(texts)
     characters = math.fsum(p * sum(len(w) + (w not in ",.") for w in text) for text, p in texts.items())
@@ -64,7 +64,7 @@ def test_entropy_and_length_equal_those_by_enumeration(symbol):
 
 
 def log_probability(words: list[str], side: tuple, start: int) -> dict[int, float]:
-    """Log-probability of each stretch of `words` from `start` that `side` derives, by its end."""
+    """Return the log-probabilities of the spans of `words` from `start` that `side` derives, by end position."""
     reached = {start: 0.0}
     for symbol in side:
         following: dict[int, float] = {}
@@ -80,11 +80,11 @@ def log_probability(words: list[str], side: tuple, start: int) -> dict[int, floa
     return reached
 
 
-def test_entropy_is_the_mean_surprise_of_sampled_stories():
-    """Stories score -log p on average as the entropy says, within four standard errors."""
+def test_entropy_is_the_mean_surprisal_of_sampled_stories():
+    """The mean of -log p over sampled stories equals the entropy within four standard errors."""
     surprises = []
     for text in SAMPLE[:150]:
-        words = stories._read(text)
+        words = stories._split(text)
         hero, tense = next(w for w in words if w in lx.GENDER), "past" if re.search(r"\bhad\b", text) else "present"
         openings = [s for w, s in rules(("story",)) if s[0][1] == tense and s[0][2] == hero]
         uniform = math.log(rules(("story",))[0][0])
@@ -101,7 +101,7 @@ def test_entropy_is_the_mean_surprise_of_sampled_stories():
 
 
 def broken(words: list[str]) -> list[tuple[int, str]]:
-    """Single replacements that break an agreement, found from the words alone and not from the grammar."""
+    """Return replacements of single words that break agreement, found without the grammar."""
     verbs = [forms for name in ("SEE", "FIND", "SING", "SHOW", "LIKE", "THINK", "WASH") for forms in getattr(lx, name)]
     verbs += [lx.HAVE, lx.DO]
     finite = {form for base, third, past in verbs for form in (base, third, past)} | set(lx.BE.values())
@@ -122,7 +122,7 @@ def broken(words: list[str]) -> list[tuple[int, str]]:
     verb_places = [i for i, word in enumerate(words) if word in finite and i not in negated]
     found = [(i, new) for i, word in enumerate(words) for new in swaps.get(word, [])]
     found = [(i, new) for i, new in found if not (words[i] == "that" and is_link(words, i))]
-    if len(verb_places) > 1:  # a second verb shows which tense is meant
+    if len(verb_places) > 1:  # a second verb determines the tense
         found += [(i, new) for i in verb_places for new in tenses[words[i]]]
     owner = next((i for i, w in enumerate(words) if w in ("her", "his")), None)
     if owner is not None:
@@ -131,7 +131,7 @@ def broken(words: list[str]) -> list[tuple[int, str]]:
 
 
 def is_link(words: list[str], i: int) -> bool:
-    """Whether this "that" opens a clause after a verb of thinking, where number has nothing to say."""
+    """Whether this "that" is a conjunction after a verb of thinking, not a determiner."""
     return any(words[i - 1] in forms for forms in lx.THINK)
 
 
@@ -139,13 +139,13 @@ def test_parser_rejects_broken_agreement():
     rng = random.Random(0)
     rejected, kinds = [], Counter()
     for sentence in SENTENCES:
-        words = stories._read(sentence)
+        words = stories._split(sentence)
         options = broken(words)
         if not options:
             continue
         place, new = rng.choice(options)
         kinds[new] += 1
-        changed = _write([*words[:place], new, *words[place + 1 :]])
+        changed = _join([*words[:place], new, *words[place + 1 :]])
         rejected.append(not parses(changed))
     assert len(rejected) > 1500
     assert len(kinds) > 80
@@ -155,10 +155,10 @@ def test_parser_rejects_broken_agreement():
 def test_parser_rejects_shuffled_sentences():
     rng, rejected = random.Random(0), []
     for sentence in SENTENCES:
-        words = stories._read(sentence)[:-1]
+        words = stories._split(sentence)[:-1]
         shuffled = rng.sample(words, len(words))
         if shuffled != words:
-            rejected.append(not parses(_write([*shuffled, "."])))
+            rejected.append(not parses(_join([*shuffled, "."])))
     assert sum(rejected) / len(rejected) >= 0.99
 
 
@@ -175,11 +175,11 @@ def test_parser_rejects_shuffled_sentences():
         "a" * 999,
     ],
 )
-def test_parser_rejects_what_is_not_a_sentence(text):
+def test_parser_rejects_malformed_text(text):
     assert not parses(text)
 
 
-def test_far_agreement_is_seen():
+def test_parser_checks_distant_agreement():
     good = "She thinks that the bakers with this red lamp are happy."
     assert parses(good)
     assert not parses(good.replace("are", "is"))

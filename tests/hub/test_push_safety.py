@@ -243,7 +243,7 @@ def test_tokenizer_that_expands_a_character_to_megabytes_is_rejected_before_it_i
     content = json.loads((directory / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "a"}, "content": "a" * 1_000_000}
     (directory / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ScratchError, match="its normalizer may make 1e\\+06 characters of one, want at most 10,000"):
+    with pytest.raises(ScratchError, match="its normalizer may expand one character to 1e\\+06, want at most 10,000"):
         check_sizes(directory)
     with connected_hub(monkeypatch) as hub:
         result = run_here("scratch-gpt", "push", str(directory), NAME, "--yes", check=False)

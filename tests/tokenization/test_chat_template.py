@@ -1,4 +1,4 @@
-"""The chat template with tools: what it writes, what of it is learned, and that it travels with the tokenizer."""
+"""The chat template with tools: its text, the scored tokens, and saving it with the tokenizer."""
 
 import json
 
@@ -18,8 +18,8 @@ from scratch_gpt.tokenization.chat import (
 from scratch_gpt.train.tasks.dpo.task import EncodedPairs
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2}}}
-WRITTEN = '<|tool_call|>{"name": "weather", "arguments": {"city": "Köln", "days": 2}}'
-TALK = [
+TOOL_CALL_TEXT = '<|tool_call|>{"name": "weather", "arguments": {"city": "Köln", "days": 2}}'
+CONVERSATION = [
     {"role": "system", "content": "Help."},
     {"role": "user", "content": "How warm is it?"},
     {"role": "assistant", "content": "", "tool_calls": [CALL]},
@@ -30,20 +30,20 @@ TALK = [
 
 @pytest.fixture(scope="module", params=["char", "bpe"])
 def tokenizer(request):
-    texts = ["".join(map(chr, range(32, 127))), "ö °"] + [message["content"] for message in TALK] * 20
+    texts = ["".join(map(chr, range(32, 127))), "ö °"] + [message["content"] for message in CONVERSATION] * 20
     tokenizer = train_tokenizer(texts, request.param)
     assert add_chat_template(tokenizer)
     return tokenizer
 
 
 @pytest.mark.parametrize(
-    ("message", "written"),
+    ("message", "text"),
     [
-        ({"content": "", "tool_calls": [CALL]}, WRITTEN),
-        ({"content": None, "tool_calls": [CALL]}, WRITTEN),
-        ({"tool_calls": [CALL]}, WRITTEN),
-        ({"content": "Let me look.", "tool_calls": [CALL, CALL]}, "Let me look." + WRITTEN + WRITTEN),
-        ({"content": "a", "tool_calls": [CALL["function"]]}, "a" + WRITTEN),
+        ({"content": "", "tool_calls": [CALL]}, TOOL_CALL_TEXT),
+        ({"content": None, "tool_calls": [CALL]}, TOOL_CALL_TEXT),
+        ({"tool_calls": [CALL]}, TOOL_CALL_TEXT),
+        ({"content": "Let me look.", "tool_calls": [CALL, CALL]}, "Let me look." + TOOL_CALL_TEXT + TOOL_CALL_TEXT),
+        ({"content": "a", "tool_calls": [CALL["function"]]}, "a" + TOOL_CALL_TEXT),
         ({"content": "a", "tool_calls": []}, "a"),
         ({"content": "a", "tool_calls": None}, "a"),
         (
@@ -54,44 +54,46 @@ def tokenizer(request):
         ({"tool_calls": [{"name": "now", "arguments": ""}]}, '<|tool_call|>{"name": "now", "arguments": {}}'),
     ],
 )
-def test_calls_are_written_as_json_behind_the_content(tokenizer, message, written):
-    talk = [TALK[1], {"role": "assistant", **message}]
-    text = tokenizer.apply_chat_template(talk, tokenize=False)
-    assert text == f"<bos><|user|>How warm is it?<|end|><|assistant|>{written}<|end|>"
-    assert assistant_text(talk[1]) == written
-    for call in written.split("<|tool_call|>")[1:]:
+def test_tool_calls_are_json_after_the_content(tokenizer, message, text):
+    conversation = [CONVERSATION[1], {"role": "assistant", **message}]
+    rendered = tokenizer.apply_chat_template(conversation, tokenize=False)
+    assert rendered == f"<bos><|user|>How warm is it?<|end|><|assistant|>{text}<|end|>"
+    assert assistant_text(conversation[1]) == text
+    for call in text.split("<|tool_call|>")[1:]:
         assert json.loads(call).keys() == {"name", "arguments"}
 
 
-def test_what_is_learned_is_all_that_the_assistant_writes_and_its_ends(tokenizer):
-    encoded = encode_conversations(tokenizer, [TALK], 1000)
-    assert tokenizer.decode(encoded.ids[0][encoded.scored[0]]) == f"{WRITTEN}<|end|>It is 21 °C.<|end|>"
-    assert encoded.characters == len(WRITTEN + "It is 21 °C.")
+def test_assistant_tokens_and_end_tokens_are_scored(tokenizer):
+    encoded = encode_conversations(tokenizer, [CONVERSATION], 1000)
+    assert tokenizer.decode(encoded.ids[0][encoded.scored[0]]) == f"{TOOL_CALL_TEXT}<|end|>It is 21 °C.<|end|>"
+    assert encoded.characters == len(TOOL_CALL_TEXT + "It is 21 °C.")
     assert tokenizer.decode(encoded.ids[0]) == "".join(
-        f"{ROLE_TOKENS[message['role']]}{assistant_text(message)}<|end|>" for message in TALK
+        f"{ROLE_TOKENS[message['role']]}{assistant_text(message)}<|end|>" for message in CONVERSATION
     )
 
 
-def test_a_prompt_is_how_an_answered_conversation_begins(tokenizer):
-    prompt = tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
-    whole = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
+def test_prompt_is_a_prefix_of_the_conversation(tokenizer):
+    prompt = tokenizer.apply_chat_template(CONVERSATION[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template(CONVERSATION, return_dict=True)["input_ids"]
     assert whole[: len(prompt)] == prompt
-    pair = Preference(TALK[:2], TALK[2:3], [{"role": "assistant", "content": "No idea."}])
+    pair = Preference(CONVERSATION[:2], CONVERSATION[2:3], [{"role": "assistant", "content": "No idea."}])
     encoded = EncodedPairs([pair], tokenizer, 1000)
-    assert encoded.chosen[0].text == WRITTEN
-    assert tokenizer.decode(encoded.chosen[0].completion) == f"{WRITTEN}<|end|>"
+    assert encoded.chosen[0].text == TOOL_CALL_TEXT
+    assert tokenizer.decode(encoded.chosen[0].completion) == f"{TOOL_CALL_TEXT}<|end|>"
 
 
-def test_a_saved_tokenizer_writes_the_same(tokenizer, tmp_path):
+def test_saved_tokenizer_keeps_the_template(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    assert again.apply_chat_template(TALK, return_dict=True) == tokenizer.apply_chat_template(TALK, return_dict=True)
+    assert again.apply_chat_template(CONVERSATION, return_dict=True) == tokenizer.apply_chat_template(
+        CONVERSATION, return_dict=True
+    )
     for token in CHAT_TOKENS:
         assert again(token, add_special_tokens=False)["input_ids"] == [tokenizer.convert_tokens_to_ids(token)]
-    assert again.decode(again(WRITTEN, add_special_tokens=False)["input_ids"]) == WRITTEN
+    assert again.decode(again(TOOL_CALL_TEXT, add_special_tokens=False)["input_ids"]) == TOOL_CALL_TEXT
 
 
-def test_other_roles_and_templates_without_tools_are_refused_in_words(tokenizer):
+def test_unknown_roles_and_templates_without_tools_are_rejected(tokenizer):
     with pytest.raises(ScratchError, match="role critic, want system, user, assistant or tool"):
         encode_conversations(tokenizer, [[{"role": "critic", "content": "a"}]], 100)
     other = train_tokenizer(["".join(map(chr, range(32, 127)))], "char")
@@ -99,5 +101,5 @@ def test_other_roles_and_templates_without_tools_are_refused_in_words(tokenizer)
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
-    with pytest.raises(ScratchError, match="tool calls, which the tokenizer's chat template does not write"):
-        encode_conversations(other, [TALK], 100)
+    with pytest.raises(ScratchError, match="tool calls, which the tokenizer's chat template omits"):
+        encode_conversations(other, [CONVERSATION], 100)

@@ -1,4 +1,4 @@
-"""Tokenizers: exact round trips, templates, saved so that anyone can load them, streamed in bounded memory."""
+"""Training of tokenizers: round trips, templates, saving, sizes, and bounded memory."""
 
 import pytest
 from helpers.processes import run_python
@@ -22,11 +22,11 @@ def tokenizer(request, texts):
     return train_tokenizer(texts, request.param, KINDS[request.param])
 
 
-def test_trained_text_comes_back(tokenizer, texts):
+def test_decoding_restores_the_text(tokenizer, texts):
     assert [tokenizer.decode(ids) for ids in encode_batch(tokenizer, texts)] == texts
 
 
-def test_saved_tokenizer_is_anyones(tokenizer, tmp_path, texts):
+def test_saved_tokenizer_loads_without_package(tokenizer, tmp_path, texts):
     tokenizer.save_pretrained(tmp_path)
     script = (
         "import sys; sys.modules['scratch_gpt'] = None\n"
@@ -42,7 +42,7 @@ def test_saved_tokenizer_is_anyones(tokenizer, tmp_path, texts):
 
 
 @pytest.mark.parametrize(("template", "start", "end"), [("causal", 1, 0), ("seq2seq", 0, 1), ("encoder", 1, 1)])
-def test_templates_survive_a_reload(template, start, end, tmp_path, texts):
+def test_templates_are_saved(template, start, end, tmp_path, texts):
     train_tokenizer(texts, "bpe", 400, template=template).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("Ben sings.").input_ids
@@ -58,11 +58,11 @@ def bpe(texts):
 @pytest.mark.parametrize(
     "text", ["<eos>", "a<bos>b", " <pad> ", "<unk>", "\x00\r\n", "e\u0301\u200f", "\U0001f642" * 3]
 )
-def test_special_strings_in_a_text_are_text(bpe, text):
+def test_names_of_special_tokens_in_text_are_text(bpe, text):
     ids = encode_batch(bpe, [text])[0]
     assert bpe.decode(ids) == text
     assert not set(ids) & set(bpe.all_special_ids)
-    assert bpe("<eos>", add_special_tokens=False).input_ids == [bpe.eos_token_id]  # elsewhere it stays control
+    assert bpe("<eos>", add_special_tokens=False).input_ids == [bpe.eos_token_id]  # by default it is a special token
 
 
 def test_unknown_characters_and_words_become_unk(texts):
@@ -71,7 +71,7 @@ def test_unknown_characters_and_words_become_unk(texts):
         assert tokenizer.unk_token_id in tokenizer("Æ").input_ids
 
 
-def test_vocabulary_has_the_size_asked_for(texts):
+def test_vocabulary_has_the_requested_size(texts):
     assert len(train_tokenizer(texts, "bpe", 333)) == 333
     assert len(train_tokenizer(texts, "unigram", 250)) == 250
     assert len(train_tokenizer(texts, "word", 100)) == 100
@@ -82,28 +82,28 @@ def test_vocabulary_has_the_size_asked_for(texts):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["abc"], "bpe", 5000), "5000 tokens were asked for, and these texts give .*: ask for at most"),
-        ((["abc"], "bpe", 100), "100 tokens were asked for, and these texts give 259: ask for at least 259"),
+        ((["abc"], "bpe", 5000), "vocab_size is 5000, but these texts yield .*: choose at most"),
+        ((["abc"], "bpe", 100), "vocab_size is 100, but these texts yield 259 tokens: choose at least 259"),
         ((["abc"], "letters", None), "unknown tokenizer kind 'letters': choose one of char, word, bpe, unigram"),
-        ((["abc"], "char", 10), "leave vocab_size out, not 10"),
+        ((["abc"], "char", 10), "omit vocab_size, which is 10"),
         ((["", ""], "bpe", 500), "every document is empty"),
     ],
 )
-def test_bad_input_is_explained(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ScratchError, match=message):
         train_tokenizer(*arguments)
 
 
 @pytest.mark.slow
-def test_a_large_file_is_never_held_in_memory(tmp_path, texts):
-    """Training on 50 MB needs less memory above that for 1 MB than the file is large, by far."""
+def test_training_streams_large_files(tmp_path, texts):
+    """Training on 50 MB needs at most 25 MB more memory than training on 1 MB."""
     block = "\n".join(texts)
     script = (
         "import re, sys\n"
         "from scratch_gpt.data.readers.sources import open_source\n"
         "from scratch_gpt import train_tokenizer\n"
         "train_tokenizer(open_source(sys.argv[1]).documents(), 'bpe', 500)\n"
-        # Not getrusage, whose peak a child inherits from the process that started it.
+        # Not getrusage, whose peak is inherited from the parent process.
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     peaks = []

@@ -1,4 +1,4 @@
-"""Characters that a tokenizer has never seen, chat templates that are none, and names that no repository can have."""
+"""Unseen characters, invalid chat templates, and invalid repository names."""
 
 import pytest
 from helpers.models import save_tiny
@@ -11,31 +11,31 @@ from scratch_gpt.tokenization.safety import MAX_TEMPLATE, check_template
 
 
 @pytest.mark.parametrize(("kind", "size"), [("char", None), ("word", None), ("unigram", None), ("bpe", 600)])
-def test_what_was_never_seen_is_unknown_but_to_bytes(kind, size):
+def test_unseen_characters_are_unknown_except_for_bpe(kind, size):
     texts = list(stories(seed=0, count=300))
     tokenizer = train_tokenizer(texts, kind, size)
     text = texts[0].split(".")[0]
     assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
-    strange = tokenizer(f"{text} 漢字", add_special_tokens=False)["input_ids"]
+    unseen = tokenizer(f"{text} 漢字", add_special_tokens=False)["input_ids"]
     if kind == "bpe":
-        assert tokenizer.decode(strange) == f"{text} 漢字"
+        assert tokenizer.decode(unseen) == f"{text} 漢字"
     else:
-        assert tokenizer.unk_token_id in strange
+        assert tokenizer.unk_token_id in unseen
 
 
 @pytest.mark.parametrize(
     "template", ["x" * (MAX_TEMPLATE + 1), 5, ["x"], {"default": "x", "tools": 5}, {"default": None, "tools": 5}]
 )
-def test_a_template_that_is_no_text_or_too_long_is_refused(template):
+def test_invalid_or_long_template_is_rejected(template):
     check_template("x" * MAX_TEMPLATE)
     check_template({"default": "x", "tools": None})
-    with pytest.raises(ScratchError, match=f"its chat template is no text of at most {MAX_TEMPLATE:,} characters"):
+    with pytest.raises(ScratchError, match=f"its chat template is not a string of at most {MAX_TEMPLATE:,} characters"):
         check_template(template)
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "../x", "a b", "x" * 97])
 @pytest.mark.parametrize("call", [push_directory, plan_push])
-def test_a_name_of_no_repository_is_refused_before_the_hub_is_asked(call, name, tmp_path):
+def test_invalid_repository_name_is_rejected_before_any_request(call, name, tmp_path):
     folder = save_tiny(tmp_path / "model")
     with pytest.raises(ScratchError, match="is not a valid repository name, expected 'user/model'"):
         call(folder, name)

@@ -1,4 +1,4 @@
-"""A translator whose languages have a tokenizer each."""
+"""A translation model with one tokenizer per language."""
 
 import pytest
 from helpers.models import tiny_seq2seq
@@ -9,7 +9,7 @@ from scratch_gpt.hub.loading import open_tokenizers
 
 
 @pytest.mark.parametrize("separate", [True, False])
-def test_each_side_is_read_and_written_with_its_own(separate, tmp_path):
+def test_each_side_uses_its_own_tokenizer(separate, tmp_path):
     source, target = (train_tokenizer([text], "char", template="seq2seq") for text in ("abcdef", "uvwxyz"))
     model = tiny_seq2seq(
         "vaswani2017",

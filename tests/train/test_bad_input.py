@@ -32,7 +32,7 @@ BAD = {
     "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),
     "batch of nothing": (["--batch_size", "0", "--learning_rate", "-1"], "batch_size is 0, want more than 0; learning"),
     "wrong type": (["--max_steps", "many"], "invalid int value: 'many'"),
-    "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is no file or folder here"),
+    "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is not a local file or folder"),
 }
 
 

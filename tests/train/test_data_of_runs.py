@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.data import shown
+from helpers.data import data_summary
 from helpers.models import tiny_model
 from helpers.processes import PROJECT, run_here, run_python
 
@@ -89,14 +89,14 @@ def test_a_run_tells_of_its_data_and_refuses_to_go_on_with_other_data(job, model
     words = " ".join(printed.split())
     assert "rows: 40 read" in words
     assert "skipped: 1 rows" in words
-    assert "ignored: 1 files (NOTES.log (no known format (.log)))" in words
+    assert "ignored: 1 files (NOTES.log (unknown format (.log)))" in words
     record = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["facts"]["data"]
     assert (record["rows_read"], sum(record["rows_skipped"].values())) == (40, 1)
     assert record["train_rows"] + record["validation_rows"] == 40
     assert "| rows skipped, as they can't be used |" in (tmp_path / "run" / "README.md").read_text()
     if job in ("language_modeling", "masked_lm", "classification", "translation"):
         family = ("--for", job)
-        assert shown(tmp_path / "data", *family)["rows_read"] == 40
+        assert data_summary(tmp_path / "data", *family)["rows_read"] == 40
 
     before = sorted((tmp_path / "run").rglob("*"))
     write(data, ROWS[job][::-1][:38])
@@ -152,7 +152,7 @@ def test_no_job_opens_a_file_that_is_not_shown(job, model, tmp_path):
     options = ["--dataset", str(folder), "--output_dir", str(tmp_path / "run"), *SMALL, *own]
     ran = run_python("-c", AUDIT, str(folder), script, *options, cwd=PROJECT)
     opened = json.loads(ran.stdout.split("OPENED ")[1].splitlines()[0])
-    listed = shown(folder, "--for", job)
+    listed = data_summary(folder, "--for", job)
     assert opened == [Path(path).name for path in listed["files"]] == ["train.jsonl"]
     assert len(listed["ignored"]) == 6
 
@@ -166,7 +166,7 @@ def test_a_folder_of_ones_own_called_stories_is_not_built_in(tmp_path):
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| license of the data | not stated |" in card
     assert "entropy of the text" not in card
-    assert not shown(folder)["built_in"]
+    assert not data_summary(folder)["built_in"]
     train("masked_lm", "", folder, tmp_path / "masked")
     assert "| license of the data | not stated |" in (tmp_path / "masked" / "README.md").read_text()
 

@@ -175,11 +175,11 @@ def test_no_bound_is_named_for_unigram_vocabularies():
     texts = [f"{i} houses stand in the {i}th street of the old town" for i in range(40)]
     sizes = {}
     for size in (400, 900):
-        with pytest.raises(ScratchError, match=f"{size} tokens were asked for, and these texts give") as caught:
+        with pytest.raises(ScratchError, match=f"vocab_size is {size}, but these texts yield") as caught:
             train_tokenizer(texts, "unigram", size)
         sizes[size] = str(caught.value)
     assert all("choose another size" in said and "at most" not in said for said in sizes.values())
-    with pytest.raises(ScratchError, match="5 tokens are fewer than these texts have characters"):
+    with pytest.raises(ScratchError, match="vocab_size is 5, fewer than these texts have characters"):
         train_tokenizer(texts, "unigram", 5)
 
 

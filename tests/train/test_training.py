@@ -25,7 +25,7 @@ from scratch_gpt import (
     ScratchGPTForSequenceClassification,
     export_native,
 )
-from scratch_gpt.data.batching.packing import Rows
+from scratch_gpt.data.batching.packing import PackedRows
 from scratch_gpt.data.batching.token_shards import prepare
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.train.checkpoints.manifest import write_manifest
@@ -326,7 +326,7 @@ def test_rows_of_a_run_are_dealt_out_without_loss_or_repeat(text_file):
         batches = task.batches(state)
         return [next(batches)[0]["labels"].tolist() for _ in range(steps)]
 
-    epoch = len(Rows(shards["train"], 64, 1, 0, seed=0).plan(0))
+    epoch = len(PackedRows(shards["train"], 64, 1, 0, seed=0).plan(0))
     steps = epoch * 3 // 2 // 8
     one = rows(0, 1, 8, steps, DataState())
     first, second = rows(0, 2, 4, steps, DataState()), rows(1, 2, 4, steps, DataState())

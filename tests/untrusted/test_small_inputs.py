@@ -212,8 +212,8 @@ def edit_tokenizer(folder: Path, **parts) -> None:
 
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 TOKENIZERS = {
-    "doubling": ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 40}}, "may make 1.1e+12 characters of"),
-    "doubling in the decoder": ({"decoder": {"type": "Sequence", "decoders": [REPLACE] * 40}}, "its decoder may make"),
+    "doubling": ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE] * 40}}, "one character to 1.1e+12"),
+    "doubling in the decoder": ({"decoder": {"type": "Sequence", "decoders": [REPLACE] * 40}}, "decoder may expand"),
     "depth": ({"normalizer": json.loads('{"type":"Sequence","normalizers":[' * 300 + "]}" * 300)}, "that opens"),
 }
 
@@ -277,8 +277,8 @@ def test_a_chat_template_is_bounded_and_runs_no_code(case):
         ("{{ 'a' * 10**9 }}", "multiplies (line 1)"),
         ("\n{{ 'a' * n }}", "multiplies (line 2)"),
         ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "nested too deep"),
-        ("x" * 10**6, "no text of at most"),
-        (7, "no text of at most"),
+        ("x" * 10**6, "not a string of at most"),
+        (7, "not a string of at most"),
         ({"default": "a", "tool_use": "{{ 2 ** 10 }}"}, "multiplies"),
     ],
 )

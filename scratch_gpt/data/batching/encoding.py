@@ -1,4 +1,4 @@
-"""Tokenise pairs and labelled texts."""
+"""Tokenise parallel and labelled text."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from ..readers.parallel import Pair
 from .token_lists import Tokens
 
 BATCH_PAIRS = 4096
+BATCH_TEXTS = 4096
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tokenised pairs, and the number of pairs with a side longer than the limit (`long`)."""
+    """Tokenised pairs.
+
+    Attributes:
+        source, target: the two sides; both have the same number of texts.
+        num_too_long: number of pairs with a side longer than the limit, which were truncated or skipped.
+    """
 
     source: Tokens
     target: Tokens
-    long: int
+    num_too_long: int
 
     def __len__(self) -> int:
         return len(self.source)
@@ -48,30 +54,33 @@ def encode_pairs(
         progress: called with the number of pairs tokenised since the last call.
     """
     sides: tuple[list, list] = ([], [])
-    tokenizers, long = (source_tokenizer, target_tokenizer), 0
+    tokenizers, num_too_long = (source_tokenizer, target_tokenizer), 0
     while batch := list(islice(pairs, BATCH_PAIRS)):
         encoded = [encode_batch(t, list(texts)) for t, texts in zip(tokenizers, zip(*batch, strict=True), strict=True)]
         for pair in zip(*encoded, strict=True):
             too_long = any(len(ids) >= max_length for ids in pair)
-            long += too_long
+            num_too_long += too_long
             if too_long and skip_long:
                 continue
             for tokenizer, ids, side in zip(tokenizers, pair, sides, strict=True):
                 side.append([*ids[: max_length - 1], tokenizer.eos_token_id])
         progress(len(batch))
-    return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), long)
-
-
-BATCH_TEXTS = 4096
+    return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), num_too_long)
 
 
 @dataclass(frozen=True)
 class LabelledTokens:
-    """Tokenised texts, their label ids (int64, shape (N,)), and the number of truncated texts (`long`)."""
+    """Tokenised texts and their labels.
+
+    Attributes:
+        tokens: N tokenised texts.
+        labels: label ids, int64, shape (N,).
+        num_too_long: number of texts longer than the limit, which were truncated.
+    """
 
     tokens: Tokens
     labels: np.ndarray
-    long: int
+    num_too_long: int
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -93,18 +102,18 @@ def encode_examples(
         max_length: maximum length in tokens, including special tokens.
         progress: called with the number of texts tokenised since the last call.
     """
-    rows: list[list[int]] = []
+    encoded: list[list[int]] = []
     for start in range(0, len(examples), BATCH_TEXTS):
         texts = [text for text, _ in examples[start : start + BATCH_TEXTS]]
-        rows += encode_batch(tokenizer, texts, add_special_tokens=True)
+        encoded += encode_batch(tokenizer, texts, add_special_tokens=True)
         progress(len(texts))
-    long = sum(len(row) > max_length for row in rows)
-    ends_with_special = bool(rows) and rows[0][-1] in tokenizer.all_special_ids
+    num_too_long = sum(len(ids) > max_length for ids in encoded)
+    ends_with_special = bool(encoded) and encoded[0][-1] in tokenizer.all_special_ids
     keep = max_length - 1
-    rows = [
-        row if len(row) <= max_length else row[:keep] + row[-1:] if ends_with_special else row[:max_length]
-        for row in rows
+    truncated = [
+        ids if len(ids) <= max_length else ids[:keep] + ids[-1:] if ends_with_special else ids[:max_length]
+        for ids in encoded
     ]
-    number_of = {name: number for number, name in enumerate(names)}
-    labels = np.array([number_of[label] for _, label in examples], dtype=np.int64)
-    return LabelledTokens(Tokens.of(rows), labels, long)
+    label_ids = {name: number for number, name in enumerate(names)}
+    labels = np.array([label_ids[label] for _, label in examples], dtype=np.int64)
+    return LabelledTokens(Tokens.of(truncated), labels, num_too_long)

@@ -1,13 +1,13 @@
-"""Shards to rows of fixed length: windows over long documents, short ones packed side by side.
+"""Pack documents into rows of fixed length, for causal language modelling.
 
-Every row is made of pieces. A piece is a stretch of one document, at most a row long: it is read as `<bos>` followed
-by all its tokens but the last, and predicts all its tokens. So each token is predicted once an epoch, a document is
-cut only where it is longer than a row, and `<bos>` is what a model has seen before any text, in training as in use.
+A row consists of segments. A segment is a contiguous part of one document, at most as long as a row. Its inputs are
+`<bos>` and all of its tokens except the last, and its labels are all of its tokens. So each token is predicted once
+per epoch, only documents longer than a row are split, and every segment starts with `<bos>`, as a prompt does.
 
-The rows of an epoch are a pure function of (seed, epoch): pieces in a seeded order, and windows that begin elsewhere
-each epoch.
+The rows of an epoch are a pure function of (seed, epoch): the segments are shuffled, and a document longer than a row
+is split at different positions in each epoch.
 
-Letters: B rows, T tokens of a row.
+Letters: B rows of a batch, T tokens of a row, S segments of an epoch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ from transformers import PreTrainedTokenizerBase
 
 from .token_shards import Shard
 
-OPEN_ROWS = 256  # rows that wait for a piece that fits; more would pack a little tighter and shuffle a little less
+OPEN_ROWS = 256  # partly filled rows to choose from; more would reduce the padding and the shuffling slightly
 
 Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Which pieces stand in which row: row r holds pieces `offsets[r]` to `offsets[r + 1]` of starts and lengths."""
+    """The segments of each row of an epoch, of R rows.
+
+    Attributes:
+        starts: index of the first token of each segment in the shard, shape (S,).
+        lengths: number of tokens of each segment, shape (S,).
+        offsets: row r consists of segments `offsets[r]` to `offsets[r + 1] - 1`, shape (R + 1,).
+    """
 
     starts: np.ndarray
     lengths: np.ndarray
@@ -40,15 +46,16 @@ class RowPlan:
         return len(self.offsets) - 1
 
 
-class Rows:
-    """The rows of a shard, epoch by epoch.
+class PackedRows:
+    """Pack the documents of a shard into rows, in a different way for each epoch.
 
     Args:
         shard: the tokens.
-        row_length: tokens in a row (T), the longest context the model is trained on.
-        bos_token_id: what stands before each piece.
-        pad_token_id: fills rows up; never scored.
-        seed: None keeps documents in order and windows at the beginning, for evaluation.
+        row_length: number of tokens of a row (T), the longest context that the model is trained on.
+        bos_token_id: first input token of each segment.
+        pad_token_id: padding token; its labels are -100.
+        seed: seed of the order and the splits; None keeps the documents in order and splits them into segments of T
+            tokens, for evaluation.
     """
 
     def __init__(self, shard: Shard, row_length: int, bos_token_id: int, pad_token_id: int, seed: int | None = None):
@@ -66,36 +73,43 @@ class Rows:
         tokenizer: PreTrainedTokenizerBase,
         seed: int | None = None,
         bos_token_id: int | None = None,
-    ) -> Rows:
-        """Rows with the padding of a tokenizer and, unless another is given, its `<bos>`; one that lacks either uses
-        its `<eos>`."""
+    ) -> PackedRows:
+        """Create rows with the `<bos>` and the padding token of a tokenizer; its `<eos>` replaces a missing one.
+
+        Args:
+            shard, row_length, seed: see the class.
+            tokenizer: the tokenizer that the shard was encoded with.
+            bos_token_id: another first token than the tokenizer's `<bos>`.
+        """
         eos = tokenizer.eos_token_id
         bos = next(token for token in (bos_token_id, tokenizer.bos_token_id, eos) if token is not None)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
         return cls(shard, row_length, bos, pad, seed)
 
     def _plan(self, epoch: int) -> RowPlan:
-        """Cut the documents into pieces, shuffle these and fill rows with them."""
-        starts, lengths = self._pieces(epoch)
+        """Split the documents into segments, shuffle them and pack them into rows."""
+        starts, lengths = self._segments(epoch)
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(starts))
             starts, lengths = starts[order], lengths[order]
         full = np.flatnonzero(lengths == self.row_length)
         short = np.flatnonzero(lengths < self.row_length)
         packed = _pack(lengths[short], self.row_length)
-        pieces = np.concatenate([full, short[np.fromiter((p for row in packed for p in row), np.int64, len(short))]])
+        short = short[np.fromiter((segment for row in packed for segment in row), np.int64, len(short))]
+        segments = np.concatenate([full, short])
         sizes = np.concatenate([np.ones(len(full), np.int64), np.asarray([len(row) for row in packed], np.int64)])
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         if self.seed is not None:
             shuffled = np.random.default_rng((self.seed, epoch, 1)).permutation(len(sizes))
             begins, sizes = offsets[:-1][shuffled], sizes[shuffled]
             offsets = np.concatenate(([0], np.cumsum(sizes)))
-            within = np.arange(len(pieces)) - np.repeat(offsets[:-1], sizes)
-            pieces = pieces[np.repeat(begins, sizes) + within]
-        return RowPlan(starts[pieces], lengths[pieces], offsets)
+            within = np.arange(len(segments)) - np.repeat(offsets[:-1], sizes)
+            segments = segments[np.repeat(begins, sizes) + within]
+        return RowPlan(starts[segments], lengths[segments], offsets)
 
-    def _pieces(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and lengths of all pieces. The first of a document longer than a row is shortened at random."""
+    def _segments(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the starts and lengths of all segments, shape (S,) each. With a seed, the first segment of a document
+        longer than a row has a random length."""
         T = self.row_length
         begins, ends = np.concatenate(([0], self.shard.ends[:-1])), self.shard.ends
         first = np.full(len(ends), T)
@@ -110,60 +124,68 @@ class Rows:
         return starts, stops - starts
 
     def batch(self, rows: list[tuple[RowPlan, int]]) -> Batch:
-        """Rows, each named by its plan and number, as tensors (B, T).
+        """Return the tensors of some rows, each given by its plan and its index in the plan.
 
         Returns:
-            `input_ids`, `labels` (ready-shifted, -100 where nothing is predicted or learned) and, if a row holds
-            several pieces, `position_ids` that start again at each.
+            Tensors of shape (B, T): `input_ids`, `labels` (already shifted; -100 for padding and for tokens that are
+            not scored) and, if a row has several segments, `position_ids`, which restart at 0 in each segment.
         """
         B, T = len(rows), self.row_length
         input_ids = np.full((B, T), self.pad_token_id, dtype=np.int64)
         labels = np.full((B, T), -100, dtype=np.int64)
         position_ids = np.zeros((B, T), dtype=np.int64)
-        most = 0
+        max_segments = 0
         for b, (plan, row) in enumerate(rows):
-            at = 0
-            most = max(most, plan.offsets[row + 1] - plan.offsets[row])
-            for piece in range(plan.offsets[row], plan.offsets[row + 1]):
-                start, length = plan.starts[piece], plan.lengths[piece]
+            position = 0
+            max_segments = max(max_segments, plan.offsets[row + 1] - plan.offsets[row])
+            for segment in range(plan.offsets[row], plan.offsets[row + 1]):
+                start, length = plan.starts[segment], plan.lengths[segment]
                 tokens = self.shard.tokens[start : start + length]
-                input_ids[b, at] = self.bos_token_id
-                input_ids[b, at + 1 : at + length] = tokens[:-1]
-                learned = True if self.shard.scored is None else self.shard.scored[start : start + length]
-                labels[b, at : at + length] = np.where(learned, tokens, -100)
-                position_ids[b, at : at + length] = np.arange(length)
-                at += length
-            position_ids[b, at:] = np.arange(T - at)  # padding is a document of its own
+                input_ids[b, position] = self.bos_token_id
+                input_ids[b, position + 1 : position + length] = tokens[:-1]
+                scored = True if self.shard.scored is None else self.shard.scored[start : start + length]
+                labels[b, position : position + length] = np.where(scored, tokens, -100)
+                position_ids[b, position : position + length] = np.arange(length)
+                position += length
+            position_ids[b, position:] = np.arange(T - position)  # padding is a segment of its own
         batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
-        if most > 1:  # else the padding, if any, comes last, where causal attention never looks
+        if max_segments > 1:  # otherwise padding comes last, where causal attention does not see it
             batch["position_ids"] = torch.from_numpy(position_ids)
         return batch
 
     def ordered_batches(self, batch_size: int, process: int = 0, processes: int = 1) -> Iterator[Batch]:
-        """Every row once, in order, shared out among processes; each process gets equally many batches, the last ones
-        empty of labels if need be."""
+        """Iterate over the batches of one process in the order of epoch 0; each row occurs in one process.
+
+        All processes get the same number of batches; if rows are missing at the end, a batch has only labels of -100.
+
+        Args:
+            batch_size: number of rows of a batch (B).
+            process, processes: index of this process, and the number of processes.
+        """
         plan = self.plan(0)
         for begin in range(0, len(plan), batch_size * processes):
-            mine = range(begin + process * batch_size, min(begin + (process + 1) * batch_size, len(plan)))
-            if mine:
-                yield self.batch([(plan, row) for row in mine])
+            own = range(begin + process * batch_size, min(begin + (process + 1) * batch_size, len(plan)))
+            if own:
+                yield self.batch([(plan, row) for row in own])
             else:
                 blank = self.batch([(plan, 0)])
                 yield {**blank, "labels": torch.full_like(blank["labels"], -100)}
 
 
 def _pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
-    """Best fit over a limited number of open rows: each piece goes where it leaves the least room."""
+    """Best-fit bin packing over a limited number of open rows: each segment goes to the row with the least room left.
+
+    Returns the indices of the segments of each row."""
     rows: list[list[int]] = []
     open_rows: list[tuple[int, int]] = []  # (room left, row), sorted
-    for piece, length in enumerate(lengths.tolist()):
+    for segment, length in enumerate(lengths.tolist()):
         found = bisect_left(open_rows, (length, -1))
         if found < len(open_rows):
             room, row = open_rows.pop(found)
-            rows[row].append(piece)
+            rows[row].append(segment)
         else:
             room, row = row_length, len(rows)
-            rows.append([piece])
+            rows.append([segment])
         if room > length:
             insort(open_rows, (room - length, row))
             if len(open_rows) > OPEN_ROWS:

@@ -1,4 +1,4 @@
-"""Tokenised texts, one after the other."""
+"""Tokenised texts in memory, concatenated into one array."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as ids, one after the other; text i ends before `ends[i]`."""
+    """N tokenised texts, concatenated.
+
+    Attributes:
+        ids: token ids of all texts, uint32, shape (T,).
+        ends: end index (exclusive) of each text, int64, shape (N,).
+    """
 
     ids: np.ndarray
     ends: np.ndarray
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]]) -> Tokens:
+        """Concatenate the token ids of several texts."""
         ids = np.fromiter((id for text in texts for id in text), dtype=np.uint32)
         return cls(ids, np.cumsum([len(text) for text in texts], dtype=np.int64))
 
@@ -28,4 +34,5 @@ class Tokens:
 
     @property
     def lengths(self) -> np.ndarray:
+        """Number of tokens of each text, shape (N,)."""
         return np.diff(self.ends, prepend=0)

@@ -28,7 +28,7 @@ from ..readers.sources import Piece, Source
 from ..readers.text import SPLITS, Record, Sizes, TextReading, parts_of
 
 FORMAT = 2
-DTYPES = ("<u2", "<u4")  # of tokens
+DTYPES = ("<u2", "<u4")  # of token ids
 SIZES = ("characters", "utf8_bytes", "unknown")
 BATCH_PIECES = 2048
 BATCH_CHARACTERS = 1 << 23
@@ -64,7 +64,7 @@ def cache_directory() -> Path:
 
 
 def make_cache(name: str) -> Path:
-    """Create a folder of the cache, and the cache, if they are not there; only their owner can write and read there."""
+    """Create a folder in the cache, and the cache itself, if missing; only their owner can read and write them."""
     folder = cache_directory() / name
     cache_directory().parent.mkdir(parents=True, exist_ok=True)
     for place in (cache_directory(), folder):
@@ -81,7 +81,11 @@ def prepare(
     splits: tuple[str, ...] = SPLITS,
     seed: int = 0,
 ) -> dict[str, Shard]:
-    """Return only the shards of `prepare_texts`."""
+    """Return only the shards of `prepare_texts`.
+
+    Args:
+        source, tokenizer, validation_fraction, validation_source, progress, splits, seed: see `prepare_texts`.
+    """
     return prepare_texts(source, tokenizer, validation_fraction, validation_source, progress, splits, seed)[0]
 
 
@@ -131,26 +135,28 @@ def prepare_texts(
         _discard(entry)
         staging = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=make_cache("shards")))
         try:
-            writing = _Preparation(staging, tokenizer, progress or (lambda characters: None))
-            meta = writing.write(source, validation_source, validation_fraction, seed)
+            preparation = _Preparation(staging, tokenizer, progress or (lambda characters: None))
+            meta = preparation.write(source, validation_source, validation_fraction, seed)
             _check_filled(staging, source, splits)
             (staging / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
             staging.rename(entry)
         except OSError:
-            if not (entry / "meta.json").exists():  # else another process was faster with the same
+            if not (entry / "meta.json").exists():  # otherwise another process has written the same entry
                 raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         prepared = _open_entry(entry, splits)
     if prepared is None:
-        raise ScratchError(f"{entry} is damaged and can't be replaced: remove it, or name another SCRATCH_GPT_CACHE")
+        raise ScratchError(
+            f"{entry} is corrupt and can't be replaced: remove it, or set SCRATCH_GPT_CACHE to another folder"
+        )
     shards, reading = prepared
     reading.count.check(source.name, source.max_bad_rows)  # the limit may be lower than when the entry was written
     return shards, reading
 
 
 def _discard(entry: Path) -> None:
-    """Remove what has the name of an entry; a link itself, and never what it leads to."""
+    """Remove a cache entry. Of a symbolic link, only the link itself is removed."""
     if entry.is_symlink() or entry.is_file():
         entry.unlink()
     elif entry.exists():
@@ -198,9 +204,9 @@ class _Preparation:
                 everything = np.ones(len(writers[split].ends), dtype=bool)
                 meta[split] = self._finish(split, writers[split], split, everything)
         else:
-            for split, mine in (("train", ~held), ("validation", held)):
-                self._copy(writers["all"], split, mine)
-                meta[split] = self._finish(split, writers["all"], "all", mine)
+            for split, selected in (("train", ~held), ("validation", held)):
+                self._copy(writers["all"], split, selected)
+                meta[split] = self._finish(split, writers["all"], "all", selected)
         writers["all"].path.unlink()
         return {**meta, "reading": self.record.reading(source, validation_source, held).to_json()}
 
@@ -220,8 +226,8 @@ class _Preparation:
                 writer.file.close()
         return writers
 
-    def _copy(self, written: _Writer, split: str, mine: np.ndarray) -> None:
-        """Copy the documents of a mask (N,) from the file of all documents to that of a split."""
+    def _copy(self, written: _Writer, split: str, selected: np.ndarray) -> None:
+        """Copy the documents selected by a boolean mask (D,) from the file of all documents to that of a split."""
         ends = np.asarray(written.ends, dtype=np.int64)
         lengths = np.diff(ends, prepend=0)
         tokens = np.memmap(written.path, dtype=self.dtype, mode="r") if written.count else np.empty(0, self.dtype)
@@ -229,14 +235,20 @@ class _Preparation:
             for start in range(0, len(ends), COPIED_DOCUMENTS):
                 some = slice(start, start + COPIED_DOCUMENTS)
                 begin, end = ends[start] - lengths[start], ends[some][-1]
-                file.write(tokens[begin:end][np.repeat(mine[some], lengths[some])].tobytes())
+                file.write(tokens[begin:end][np.repeat(selected[some], lengths[some])].tobytes())
 
-    def _finish(self, split: str, written: _Writer, part: str, mine: np.ndarray) -> dict[str, Any]:
-        """Save the ends of the documents of a split, which are those of a mask (N,) in a part; return their sizes.
+    def _finish(self, split: str, written: _Writer, part: str, selected: np.ndarray) -> dict[str, Any]:
+        """Save the ends of the documents of a split; return their sizes.
 
-        The `<eos>` of a split with a single document is removed, because the text may be cut out of a longer document.
+        The `<eos>` of a split with a single document is removed, because it may be a part of a longer document.
+
+        Args:
+            split: name of the split.
+            written: the file of the part that the documents come from.
+            part: name of that part: "train", "validation" or "all".
+            selected: boolean mask (D,) of the documents of the part that belong to the split.
         """
-        ends = np.cumsum(np.diff(np.asarray(written.ends, dtype=np.int64), prepend=0)[mine])
+        ends = np.cumsum(np.diff(np.asarray(written.ends, dtype=np.int64), prepend=0)[selected])
         if len(ends) == 1:
             ends = ends - 1
             with (self.folder / f"{split}.bin").open("r+b") as file:
@@ -244,7 +256,9 @@ class _Preparation:
         np.save(self.folder / f"{split}.ends.npy", ends)
         sizes = self.record.sizes.get(part) or Sizes()
         columns = {"characters": sizes.characters, "utf8_bytes": sizes.utf8_bytes, "unknown": written.unknown}
-        totals = {name: int(np.asarray(column, np.int64)[: len(mine)][mine].sum()) for name, column in columns.items()}
+        totals = {
+            name: int(np.asarray(column, np.int64)[: len(selected)][selected].sum()) for name, column in columns.items()
+        }
         return {"dtype": self.dtype.str, **totals}
 
 
@@ -270,8 +284,8 @@ def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
 
 
 def _open_entry(entry: Path, splits: tuple[str, ...]) -> tuple[dict[str, Shard], TextReading] | None:
-    """Open an entry of the cache; None if there is none, or a file of it is not as `_Preparation` writes them, which
-    may be the work of others who can write to the folder."""
+    """Open a cache entry; None if it does not exist or is invalid. Entries are untrusted: others may have write access
+    to the folder."""
     try:
         if _has_link(entry):
             return None
@@ -283,7 +297,7 @@ def _open_entry(entry: Path, splits: tuple[str, ...]) -> tuple[dict[str, Shard],
 
 
 def _has_link(entry: Path) -> bool:
-    """Whether an entry is a symbolic link, or holds one."""
+    """Whether an entry is, or contains, a symbolic link."""
     return entry.is_symlink() or (entry.is_dir() and any(path.is_symlink() for path in entry.iterdir()))
 
 
@@ -291,23 +305,23 @@ def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
     """Open the shard of a split.
 
     Raises:
-        ValueError: its files or sizes are not as `_Preparation` writes them.
+        ValueError: its files or sizes are invalid.
     """
     if meta["dtype"] not in DTYPES:
         raise ValueError(f"{entry} has tokens of type {meta['dtype']!r}, want one of {', '.join(DTYPES)}")
     for name in (f"{split}.bin", f"{split}.ends.npy"):
         check_regular(entry / name)
     tokens = np.memmap(entry / f"{split}.bin", dtype=meta["dtype"], mode="r")
-    # Mapped first, so that an array that is larger than its file takes no memory.
+    # Memory-mapped first: a header that declares an array larger than the file then allocates no memory.
     ends = np.load(entry / f"{split}.ends.npy", mmap_mode="r", allow_pickle=False)
     if ends.dtype != np.int64 or ends.ndim != 1 or not len(ends):
-        raise ValueError(f"{entry} has no list of ends of documents for {split}")
+        raise ValueError(f"{entry} has no valid document ends for {split}")
     ends = np.array(ends)
     if ends[0] < 0 or np.any(ends[1:] < ends[:-1]) or ends[-1] != len(tokens):
-        raise ValueError(f"{entry} has ends of documents that are not those of its tokens")
+        raise ValueError(f"{entry} has document ends that do not match its tokens")
     sizes = {name: meta[name] for name in SIZES}
     if not all(type(size) is int and size >= 0 for size in sizes.values()):
-        raise ValueError(f"{entry} has sizes that are no numbers")
+        raise ValueError(f"{entry} has sizes that are not numbers")
     return Shard(tokens=tokens, ends=ends, **sizes)
 
 

@@ -1,1 +1,1 @@
-"""Built-in corpora: stories, questions about them, and German with its translation."""
+"""Built-in corpora: stories, questions about them, and German with English translations."""

@@ -1,12 +1,12 @@
-"""A small German with its English translation: built in, so that translating can be learned and checked exactly.
+"""A generator of German sentences with exact English translations, for training and testing translation models.
 
-It has what makes German hard: three genders and three cases that articles and adjectives agree with, the verb in second
-place in a main clause and at the end of a subordinate one, separable verbs, a participle or infinitive that waits for
-the end, objects before subjects that only the case gives away, and compound nouns. A sentence has one translation.
+It covers much of what makes German hard: articles and adjectives that agree with three genders and three cases, the
+verb in second position in main clauses and at the end of subordinate clauses, separable verbs, participles and
+infinitives at the end of a clause, objects before subjects that only the case identifies, and compound nouns. Each
+sentence has exactly one translation.
 
-Each noun and verb that stand together in a clause are a combination. A tenth of all combinations, drawn by their
-letters, never occurs in the split "train"; each sentence of "validation" and of "test" has at least one that is held
-out for it.
+A combination is a verb and a noun of the same clause. A tenth of all combinations, selected by a hash, never occurs in
+the split "train"; each sentence of "validation" and "test" has at least one combination that is held out for its split.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun with its determiner, and maybe an adjective, a modifier that makes it a compound, a relative clause."""
+    """A noun with its determiner, and optionally an adjective, a modifier (which forms a compound), and a relative
+    clause."""
 
     noun: Noun
     number: str
@@ -68,6 +69,7 @@ class Phrase:
     relative: Clause | None = None
 
     def german(self, case: str) -> str:
+        """Return the German phrase in the case "nominative", "accusative" or "dative"."""
         key = PLURAL if self.number == PLURAL else self.noun.gender
         stem, kind, *_ = self.determiner
         endings = {"d": DEFINITE, "dies": THIS}.get(stem, MIXED)
@@ -87,6 +89,7 @@ class Phrase:
         return " ".join(words)
 
     def english(self) -> str:
+        """Return the English phrase."""
         words = [lx.ADJECTIVES[self.adjective]] if self.adjective else []
         words += [lx.MODIFIERS[self.modifier]] if self.modifier else []
         words.append(self.noun.english_plural if self.number == PLURAL else self.noun.english)
@@ -99,7 +102,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Clause:
-    """Who does what to whom, when and where; present or past, maybe negated or under a modal verb."""
+    """A clause in the present or past tense, optionally with objects, a place, a time, a modal verb, or negated."""
 
     subject: Phrase
     verb: Verb
@@ -112,7 +115,7 @@ class Clause:
     negated: bool = False
 
     def combinations(self) -> set[tuple[str, str]]:
-        """The nouns of this clause, each with the verb; those of a relative clause are in the set too."""
+        """Return the pairs of the verb and each noun of this clause and of its relative clauses."""
         phrases = [phrase for phrase in (self.subject, self.direct, self.indirect) if phrase]
         found = {(self.verb.prefix + self.verb.infinitive, phrase.noun.singular) for phrase in phrases}
         return found.union(*(phrase.relative.combinations() for phrase in phrases if phrase.relative))
@@ -121,7 +124,7 @@ class Clause:
         return self.subject.number == PLURAL
 
     def _finite(self) -> tuple[str, str]:
-        """The verb that agrees with the subject, and what waits at the end of a main clause."""
+        """Return the finite verb, and the prefix, participle or infinitive at the end of a main clause."""
         verb, plural = self.verb, self._plural()
         if self.modal:
             return self.modal[plural], verb.prefix + verb.infinitive
@@ -131,7 +134,7 @@ class Clause:
         return (verb.plural if plural else verb.third), verb.prefix
 
     def _middle(self, without: Phrase | None = None) -> list[str]:
-        """What stands between the verb and what waits at the end: dative before accusative, then the place."""
+        """Return the words between the two parts of the verb: dative before accusative, then the place."""
         words = [self.indirect.german("dative")] if self.indirect and self.indirect is not without else []
         words += [self.direct.german("accusative")] if self.direct and self.direct is not without else []
         if self.place:
@@ -141,9 +144,13 @@ class Clause:
         return [*words, "nicht"] if self.negated else words
 
     def german_main(self, first: str = "subject") -> str:
-        """A main clause: one thing, the finite verb, the rest. `first` is "subject", "time", "direct" or "verb" (after
-        a subordinate clause, which is then that one thing)."""
-        finite, waiting = self._finite()
+        """Return a main clause, whose finite verb is in second position.
+
+        Args:
+            first: the constituent in first position, "subject", "time" or "direct"; or "verb" if the clause follows a
+                subordinate clause, which is then the first constituent.
+        """
+        finite, final = self._finite()
         subject, time = self.subject.german("nominative"), [self.time[0]] if self.time else []
         if first == "time":
             words = [*time, finite, subject, *self._middle()]
@@ -151,17 +158,17 @@ class Clause:
             words = [self.direct.german("accusative"), finite, subject, *time, *self._middle(without=self.direct)]
         else:
             words = [*([finite, subject] if first == "verb" else [subject, finite]), *time, *self._middle()]
-        return _join([*words, waiting])
+        return _join([*words, final])
 
     def german_final(self, with_subject: bool = True) -> str:
-        """A subordinate clause: the finite verb last, grown together with its prefix."""
-        finite, waiting = self._finite()
-        end = [waiting + finite] if waiting == self.verb.prefix and not self.modal else [waiting, finite]
+        """Return a subordinate clause, which ends with the finite verb, joined with its prefix."""
+        finite, final = self._finite()
+        end = [final + finite] if final == self.verb.prefix and not self.modal else [final, finite]
         subject = [self.subject.german("nominative")] if with_subject else []
         return _join([*subject, *([self.time[0]] if self.time else []), *self._middle(), *end])
 
     def english(self, with_subject: bool = True, time_first: bool = False) -> str:
-        """Subject, verb, objects, place, time."""
+        """Return the English clause: subject, verb, objects, place, time."""
         verb, plural = self.verb, self._plural()
         if self.modal:
             word = self.modal[2 + plural]
@@ -187,20 +194,21 @@ def _join(words: list[str]) -> str:
 
 
 def _sentence(german: str, english: str) -> Pair:
-    """With a capital and a full stop; a comma that meets another or the end is one too many."""
+    """Capitalise both sides, add full stops, and remove commas that precede another comma or the end."""
     while ",," in german or ", ," in german:
         german = german.replace(",,", ",").replace(", ,", ",")
     german = german.removesuffix(",")
     return Pair(german[0].upper() + german[1:] + ".", english[0].upper() + english[1:] + ".")
 
 
-class Writer:
-    """Draws sentences."""
+class SentenceSampler:
+    """Sample sentences with a random number generator."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
 
     def phrase(self, kind: str, relative: bool = False) -> Phrase:
+        """Sample a phrase of the kind "person" or "thing", with a relative clause if `relative`."""
         rng = self.rng
         noun = rng.choice(lx.PERSONS if kind == "person" else lx.THINGS)
         number = PLURAL if rng.random() < 0.3 else SINGULAR
@@ -214,7 +222,13 @@ class Writer:
         return Phrase(noun, number, phrase.determiner, adjective, None, self.clause("present", subject=phrase))
 
     def clause(self, tense: str, subject: Phrase | None = None, simple: bool = False) -> Clause:
-        """A clause; that of a relative pronoun has the subject it stands for, and neither time nor place."""
+        """Sample a clause.
+
+        Args:
+            tense: "present" or "past".
+            subject: the subject of a relative clause, which has neither time nor place; None samples a subject.
+            simple: whether the subject has no relative clause.
+        """
         rng = self.rng
         inner = subject is not None
         subject = subject or self.phrase("person", relative=not simple and rng.random() < 0.12)
@@ -229,7 +243,7 @@ class Writer:
         return Clause(subject, verb, tense, direct, indirect, place, time, modal, negated)
 
     def sentence(self) -> tuple[Pair, set[tuple[str, str]]]:
-        """A sentence, and the combinations in it."""
+        """Sample a sentence; return it with its combinations."""
         rng = self.rng
         tense = rng.choice(("present", "past"))
         clause = self.clause(tense)
@@ -242,7 +256,7 @@ class Writer:
                 and clause.direct.number == SINGULAR
                 and rng.random() < 0.4
             ):
-                first = "direct"  # only a masculine shows by its form that it is no subject
+                first = "direct"  # only the masculine accusative differs from the nominative
             english = clause.english(time_first=first == "time")
             return _sentence(clause.german_main(first), english), clause.combinations()
         other = self.clause(rng.choice(("present", "past")) if kind == "says that" else tense, simple=True)
@@ -261,26 +275,26 @@ class Writer:
 
 
 @cache
-def held_out_for(combination: tuple[str, str]) -> str:
-    """The split that a verb and a noun are kept for: "train" for nine in ten."""
+def split_of_combination(combination: tuple[str, str]) -> str:
+    """Return the split that a combination belongs to: "train" for nine in ten."""
     number = hashlib.sha256(" ".join(combination).encode()).digest()[0] % 20
     return {0: "validation", 1: "test"}.get(number, "train")
 
 
 def pairs(seed: int, count: int, split: str = "train") -> Iterator[Pair]:
-    """So many sentences of a split. Each combination of "train" may occur anywhere; one that is held out for a split
-    occurs there only."""
-    writer = Writer(random.Random(f"{seed} {split}"))
+    """Iterate over `count` sentences of a split. Combinations of "train" may occur in all splits; a held-out one occurs
+    only in its own split."""
+    sampler = SentenceSampler(random.Random(f"{seed} {split}"))
     while count > 0:
-        pair, combinations = writer.sentence()
-        splits = {held_out_for(combination) for combination in combinations}
+        pair, combinations = sampler.sentence()
+        splits = {split_of_combination(combination) for combination in combinations}
         if splits <= {"train", split} and split in splits:
             count -= 1
             yield pair
 
 
 def word_for_word(german: str) -> str:
-    """What a dictionary makes of a sentence: each word for itself, in its place. The baseline to beat."""
+    """Translate each word with a dictionary, without reordering: a baseline."""
     words = [_glosses().get(word.strip(".,").lower(), word.strip(".,")) for word in german.split()]
     marks = ["," if word.endswith(",") else "" for word in german.split()]
     text = _join([word + mark for word, mark in zip(words, marks, strict=True) if word])
@@ -289,7 +303,7 @@ def word_for_word(german: str) -> str:
 
 @cache
 def _glosses() -> dict[str, str]:
-    """Every German form with its English, as a dictionary would have it."""
+    """Return the dictionary of `word_for_word`: an English gloss for each German word form."""
     glosses: dict[str, str] = {}
     for noun in (*lx.PERSONS, *lx.THINGS, *(place[1] for place in lx.PLACES)):
         forms: dict[str, str] = {noun.plural: noun.english_plural, noun.singular: noun.english}

@@ -1,4 +1,4 @@
-"""The words of the built-in German and English. Each German word has one translation, and each English one a source."""
+"""The vocabulary of the built-in German and English. Each German word has exactly one translation, and vice versa."""
 
 from __future__ import annotations
 
@@ -8,19 +8,34 @@ SINGULAR, PLURAL = "singular", "plural"
 
 
 class Noun(NamedTuple):
-    """Gender "m", "f" or "n"; nominative singular and plural; singular and plural in English."""
+    """A German noun and its translation.
+
+    Attributes:
+        gender: "m", "f" or "n".
+        singular, plural: the nominative forms.
+        english, english_plural: the translation.
+        oblique: accusative and dative singular, if they differ from the nominative (some masculine nouns).
+    """
 
     gender: str
     singular: str
     plural: str
     english: str
     english_plural: str
-    oblique: str | None = None  # accusative and dative singular, of the few masculines that change there
+    oblique: str | None = None
 
 
 class Verb(NamedTuple):
-    """German: prefix (of a separable verb), infinitive without it, third person singular and plural, participle with
-    prefix, auxiliary. English: base, third person, past, and the particle that follows."""
+    """A German verb and its translation.
+
+    Attributes:
+        prefix: prefix of a separable verb, or "".
+        infinitive, third, plural: infinitive, third person singular and plural, without the prefix.
+        participle: past participle, with the prefix.
+        auxiliary: "hat" or "ist".
+        base, english_third, past: base form, third person singular and past of the translation.
+        particle: English particle after the verb, or "".
+    """
 
     prefix: str
     infinitive: str
@@ -64,7 +79,7 @@ PERSONS = (
     _noun("n", "Baby/Babys", "baby/babies"),
 )
 
-# Heads of compounds: each may follow a modifier, which decides nothing; gender and plural are the head's.
+# Each may be the head of a compound with a modifier; the head determines gender and plural.
 THINGS = (
     _noun("m", "Tisch/Tische", "table"),
     _noun("m", "Stuhl/Stühle", "chair"),
@@ -104,7 +119,7 @@ MODIFIERS = {
     "Winter": "winter",
 }
 
-# Stem and English. "hoch" and its like, whose stems change, are left out.
+# Stem and translation. Adjectives whose stem changes, such as "hoch", are omitted.
 ADJECTIVES = {
     "alt": "old",
     "neu": "new",
@@ -125,7 +140,9 @@ ADJECTIVES["jung"] = "young"
 
 
 def _verb(german: str, english: str) -> Verb:
-    """ "auf|machen macht machen aufgemacht" and "open opens opened"; an auxiliary "ist" may follow the participle."""
+    """Parse the forms of a verb, such as "auf|machen macht machen aufgemacht" and "open opens opened".
+
+    The auxiliary "ist" may follow the participle, and a particle the English forms."""
     whole, third, plural, participle, *auxiliary = german.split()
     prefix, bar, infinitive = whole.rpartition("|")
     base, english_third, past, *particle = english.split()
@@ -193,7 +210,7 @@ SAYING = (
     _verb("glauben glaubt glauben geglaubt", "believe believes believed"),
     _verb("hoffen hofft hoffen gehofft", "hope hopes hoped"),
 )
-# Third person singular and plural, and the English before the base form in singular and plural.
+# Third person singular and plural, and their translations, which precede the base form.
 MODALS = (
     ("will", "wollen", "wants to", "want to"),
     ("kann", "können", "can", "can"),
@@ -217,7 +234,7 @@ TIMES = {
 }
 LINKS = {"weil": "because", "obwohl": "although", "während": "while", "bevor": "before"}
 
-# Determiners: German stem, kind of declension, English singular and plural (None: not in that number).
+# Determiners: German stem, declension, English singular and plural (None: no such form).
 DETERMINERS = (
     ("d", "definite", "the", "the"),
     ("dies", "definite", "this", "these"),

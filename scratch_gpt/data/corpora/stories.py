@@ -1,12 +1,11 @@
-"""The built-in corpus: little stories in any amount, with a parser and a known entropy.
+"""A generator of short stories, with a parser and a known entropy.
 
-A story tells of one hero who has something, in one tense; verbs agree with subjects that stand far from them, pronouns
-with the hero's gender, articles with the next word, and what the hero has stays the same to the end. Because every
-text has exactly one derivation in `story_grammar` (a test counts them), three things are exact here that no natural
-corpus offers:
+A story is about one hero who owns something, in one tense. Verbs agree with distant subjects, pronouns with the hero's
+gender, articles with the next word, and the hero's possession stays the same to the end. Because every text has exactly
+one derivation in `story_grammar` (a test counts them), three properties are exact that natural corpora do not have:
 
-- `parses(sentence)` tells whether a sentence belongs to it;
-- `entropy_per_character()` is the loss of the best possible model, a floor that no other can beat;
+- `parses(sentence)` decides whether a sentence is grammatical;
+- `entropy_per_character()` is the loss of an optimal model, and a lower bound for any model;
 - story `i` of a seed is a pure function of (seed, i).
 """
 
@@ -28,7 +27,7 @@ PUNCTUATION = (",", ".")
 
 @cache
 def rules(symbol: Symbol) -> tuple[Rule, ...]:
-    """The rules of a non-terminal, with weights that sum to one."""
+    """Return the rules of a non-terminal, with weights that sum to one."""
     name, *features = symbol
     weighted = GRAMMAR[name](*features)
     total = math.fsum(weight for weight, _ in weighted)
@@ -36,13 +35,14 @@ def rules(symbol: Symbol) -> tuple[Rule, ...]:
 
 
 @cache
-def _lottery(symbol: Symbol) -> tuple[list[float], list[tuple[Symbol, ...]]]:
+def _cumulative_rules(symbol: Symbol) -> tuple[list[float], list[tuple[Symbol, ...]]]:
+    """Return the cumulative weights of the rules of a non-terminal, and their right-hand sides."""
     weighted = rules(symbol)
     return list(accumulate(weight for weight, _ in weighted)), [side for _, side in weighted]
 
 
 def story(seed: int | str, index: int) -> str:
-    """Story number `index` of `seed` (which may be a name), a single line of text."""
+    """Return story number `index` of `seed`, which may also be a string; a single line of text."""
     draw = random.Random(f"{seed}-{index}").random
     words: list[str] = []
     stack: list[Symbol] = [("story",)]
@@ -51,59 +51,59 @@ def story(seed: int | str, index: int) -> str:
         if isinstance(symbol, str):
             words.append(symbol)
             continue
-        cumulative, sides = _lottery(symbol)
+        cumulative, sides = _cumulative_rules(symbol)
         stack.extend(reversed(sides[min(bisect.bisect(cumulative, draw()), len(sides) - 1)]))
-    return _write(words)
+    return _join(words)
 
 
 def stories(seed: int, count: int) -> Iterator[str]:
-    """The first `count` stories of `seed`."""
+    """Iterate over the first `count` stories of `seed`."""
     return (story(seed, index) for index in range(count))
 
 
-def _write(words: list[str]) -> str:
-    """Words to text: capitals at the start of sentences, no space before punctuation."""
-    pieces: list[str] = []
+def _join(words: list[str]) -> str:
+    """Join words to a text, with capitals at the start of sentences and no space before punctuation."""
+    parts: list[str] = []
     start = True
     for word in words:
-        if pieces and word not in PUNCTUATION:
-            pieces.append(" ")
-        pieces.append(word[0].upper() + word[1:] if start else word)
+        if parts and word not in PUNCTUATION:
+            parts.append(" ")
+        parts.append(word[0].upper() + word[1:] if start else word)
         start = word == "."
-    return "".join(pieces)
+    return "".join(parts)
 
 
-def _read(text: str) -> list[str] | None:
-    """Text to words, or None if no words could have been written like this."""
+def _split(text: str) -> list[str] | None:
+    """Split a text into words; None if `_join` can't produce this text."""
     words = re.findall(r"\w+|[^\w\s]", text)
     start = True
     for i, word in enumerate(words):
         if start and word not in lx.GENDER:
             words[i] = word[0].lower() + word[1:]
         start = word == "."
-    return words if words and _write(words) == text else None
+    return words if words and _join(words) == text else None
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a story, each with its full stop."""
+    """Split a story into sentences, each with its full stop."""
     return re.findall(r"[^.\s][^.]*\.?", text)
 
 
 def parses(sentence: str) -> bool:
-    """Whether `sentence`, with its capital and full stop, belongs to the language of the stories."""
+    """Whether a sentence, with its capital and full stop, is grammatical."""
     return derivations(sentence) > 0
 
 
 def derivations(text: str, whole_story: bool = False) -> int:
-    """In how many ways the grammar derives a sentence or, if asked, a whole story. Zero: not at all.
+    """Return the number of derivations of a sentence, or of a whole story if `whole_story`; 0 if it is ungrammatical.
 
-    A sentence counts once for each of its meanings: "She sings" is the same whoever "she" is.
+    Contexts (hero, tense, possession) are not counted separately: "She sings" has one derivation for any heroine.
     """
-    words = _read(text)
+    words = _split(text)
     if words is None:
         return 0
     seen = set(words)
-    # Contexts that differ only in names or things which the text does not mention derive the same: one stands for all.
+    # Contexts that differ only in names or things that the text does not mention are equivalent: one represents all.
     heroes = [next((n for n in names if n in seen), names[0]) for names in lx.HEROES.values()]
     named = [name for name in lx.GENDER if name in seen]
     owned = [o for o in OWNED if lx.THINGS[o[0]][NUMBERS.index(o[1])] in seen] or [OWNED[0]]
@@ -117,14 +117,19 @@ def derivations(text: str, whole_story: bool = False) -> int:
 
 
 class _Chart:
-    """Top-down recognition with memory: where each symbol may end if it starts at a word, and in how many ways."""
+    """Top-down parser with memoisation: end positions of each symbol by start position, with numbers of derivations."""
 
     def __init__(self, words: list[str]):
         self.words = words
-        self.memory: dict[tuple[Symbol, int], dict[int, int]] = {}
+        self.memo: dict[tuple[Symbol, int], dict[int, int]] = {}
 
     def ends(self, side: tuple[Symbol, ...], start: int) -> dict[int, int]:
-        """End positions of a sequence of symbols that starts at `start`, each with its number of derivations."""
+        """Return the number of derivations of a sequence of symbols from word `start`, by end position.
+
+        Args:
+            side: the symbols.
+            start: index of the first word.
+        """
         reached = {start: 1}
         for symbol in side:
             following: dict[int, int] = {}
@@ -140,23 +145,24 @@ class _Chart:
         if isinstance(symbol, str):
             return {start + 1: 1} if start < len(self.words) and self.words[start] == symbol else {}
         key = (symbol, start)
-        if key not in self.memory:
+        if key not in self.memo:
             total: dict[int, int] = {}
             for _, side in rules(symbol):
                 for end, ways in self.ends(side, start).items():
                     total[end] = total.get(end, 0) + ways
-            self.memory[key] = total
-        return self.memory[key]
+            self.memo[key] = total
+        return self.memo[key]
 
 
 @cache
-def _measure(symbol: Symbol) -> tuple[float, float, int]:
-    """Entropy in nats, expected characters with one space before each word, and number of texts, of a symbol."""
+def _statistics(symbol: Symbol) -> tuple[float, float, int]:
+    """Return the entropy in nats of a symbol, its expected number of characters including a space before each word, and
+    its number of different texts."""
     if isinstance(symbol, str):
         return 0.0, len(symbol) + (symbol not in PUNCTUATION), 1
     entropies, lengths, texts = [], [], 0
     for weight, side in rules(symbol):
-        parts = [_measure(part) for part in side]
+        parts = [_statistics(part) for part in side]
         entropies.append(weight * (math.fsum(part[0] for part in parts) - math.log(weight)))
         lengths.append(weight * math.fsum(part[1] for part in parts))
         texts += math.prod(part[2] for part in parts)
@@ -164,24 +170,25 @@ def _measure(symbol: Symbol) -> tuple[float, float, int]:
 
 
 def entropy_per_story() -> float:
-    """Entropy of one story, its end included, in nats."""
-    return _measure(("story",))[0]
+    """Return the entropy of a story in nats, including that of its end."""
+    return _statistics(("story",))[0]
 
 
 def characters_per_story() -> float:
-    """Expected length of a story in characters."""
-    return _measure(("story",))[1] - 1  # no space before the first word
+    """Return the expected number of characters of a story."""
+    return _statistics(("story",))[1] - 1  # no space before the first word
 
 
 def entropy_per_character() -> float:
-    """Nats a character of the best possible model, which knows where each story starts.
+    """Return the loss of an optimal model that knows where each story starts, in nats per character.
 
-    Computed from the grammar: the entropy of a derivation is that of each choice plus what it leads to, and a text
-    has one derivation only (Grenander 1967; Cover and Thomas, Elements of Information Theory, theorem 2.2.1).
+    Computed from the grammar by the chain rule: the entropy of a symbol is that of the choice of its rule plus the
+    expected entropy of the symbols of that rule, and each text has only one derivation (Grenander 1967; Cover and
+    Thomas, Elements of Information Theory, theorem 2.2.1).
     """
     return entropy_per_story() / characters_per_story()
 
 
-def different_sentences() -> int:
-    """How many different middle sentences there are for one hero, thing and tense."""
-    return _measure(("middle", TENSES[0], "Anna", OWNED[0]))[2]
+def num_middle_sentences() -> int:
+    """Return the number of different middle sentences for one hero, possession and tense."""
+    return _statistics(("middle", TENSES[0], "Anna", OWNED[0]))[2]

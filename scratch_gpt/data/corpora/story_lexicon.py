@@ -1,4 +1,4 @@
-"""The words of the built-in story world. No word stands in two lists that one place of a sentence could mix up."""
+"""The vocabulary of the built-in stories. No word is in two lists that the grammar allows in the same position."""
 
 HEROES = {
     "f": ("Anna", "Clara", "Emma", "Julia", "Laura", "Maria", "Nina", "Rosa", "Sara", "Vera"),
@@ -80,7 +80,7 @@ OPENERS = ("one day", "in the morning", "long ago", "last summer", "before the s
 
 
 def conjugate(verb: tuple[str, str, str], tense: str, number: str) -> str:
-    """The form of `verb` for "present" or "past" and "sg" or "pl"."""
+    """Return the form of a verb for a tense ("present" or "past") and a number ("sg" or "pl")."""
     base, third_person, past = verb
     if tense == "past":
         return past
@@ -88,5 +88,5 @@ def conjugate(verb: tuple[str, str, str], tense: str, number: str) -> str:
 
 
 def article(word: str) -> str:
-    """The indefinite article before `word`."""
+    """Return the indefinite article before `word`: "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"

@@ -1,9 +1,9 @@
-"""Questions and answers in the world of the stories, each with one right answer: a set to learn to answer from.
+"""A generator of questions with exact answers, in the vocabulary of the stories, for supervised fine-tuning.
 
-Two kinds: about words ("What is the plural of knife?"), and about a first sentence that is told ("One day, Anna has two
-old lamps near the mill. Where is Anna?"). What is held out is a *pair* of fact and phrasing: the two never stand
-together in training. A word of a held-out question is asked for there in other phrasings, and the phrasing asks for
-other words; who has what where is mostly told there not at all, so that it must be read.
+Questions are about words ("What is the plural of knife?") or about a preceding sentence ("One day, Anna has two old
+lamps near the mill. Where is Anna?"). *Pairs* of fact and phrasing are held out: the two never occur together in the
+training split, where the word occurs with other phrasings and the phrasing with other words. The facts of a held-out
+question about a sentence mostly do not occur in the training split at all, so the model must read the sentence.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from typing import NamedTuple
 from . import story_lexicon as lx
 
 SPLITS = ("train", "validation", "test")
-TOGETHER = 6  # questions of a conversation to learn from
-HELD_OUT = {"validation": (0, 1), "test": (1, 2)}  # which tenths of all pairs
+MAX_QUESTIONS = 6  # in one conversation of the training split
+HELD_OUT = {"validation": (0, 1), "test": (1, 2)}  # range of tenths of all pairs, by split
 
 
 class Question(NamedTuple):
-    """A question with its one right answer; `fact` and `phrasing` say what it is made of, and `told` is the sentence
-    that it is about, if it is about one."""
+    """A question and its answer.
+
+    Attributes:
+        text: the question.
+        answer: the only correct answer.
+        fact: identifies what the question is about.
+        phrasing: the template of the question.
+        told: the sentence that the question is about, which is shown before it; "" for questions about words.
+    """
 
     text: str
     answer: str
@@ -74,7 +81,7 @@ READING = {
 
 
 def word_questions() -> Iterator[Question]:
-    """Every question about a word."""
+    """Iterate over all questions about words."""
     things = [*lx.PERSONS, *lx.THINGS]
     verbs = [*lx.SEE, *lx.FIND, *lx.SING, *lx.SHOW, *lx.LIKE, *lx.THINK, *lx.WASH]
     described = sorted({*lx.PERSON_ADJECTIVES, *lx.THING_ADJECTIVES, *(one for one, _ in things)})
@@ -85,66 +92,69 @@ def word_questions() -> Iterator[Question]:
         ("article", ARTICLE, [(word, lx.article(word)) for word in described]),
     )
     for kind, phrasings, facts in tables:
-        for asked, answer in facts:
+        for word, answer in facts:
             for phrasing in phrasings:
-                yield Question(phrasing.replace("{}", asked), answer, f"{kind} {asked}", phrasing)
+                yield Question(phrasing.replace("{}", word), answer, f"{kind} {word}", phrasing)
 
 
 def reading_questions(draw: random.Random) -> list[Question]:
-    """Every question about a first sentence of a story, in any order. Their texts are what is asked; who has not heard
-    the sentence, `told`, can't answer."""
+    """Sample a first sentence of a story, and return all questions about it in random order. They can be answered only
+    with the sentence, which is the attribute `told`."""
     tense = draw.choice(("present", "past"))
     hero, (_, things) = draw.choice(sorted(lx.GENDER)), draw.choice(lx.THINGS)
     count = draw.choice(("two", "three", "some"))
     place = f"{draw.choice(lx.PREPOSITIONS)} the {draw.choice(lx.PLACES)}"
     adjective = draw.choice(lx.THING_ADJECTIVES)
     opener = draw.choice(lx.OPENERS)
-    told = f"{opener[0].upper()}{opener[1:]}, {hero} {lx.conjugate(lx.HAVE, tense, 'sg')}"
-    told += f" {count} {adjective} {things} {place}."
+    sentence = f"{opener[0].upper()}{opener[1:]}, {hero} {lx.conjugate(lx.HAVE, tense, 'sg')}"
+    sentence += f" {count} {adjective} {things} {place}."
     answers = {"who": hero, "what": f"{count} {adjective} {things}", "where": place}
     fact = f"{hero} {adjective} {things} {place}"
-    asked = [
-        Question(phrasing.format(hero=hero, thing=things, place=place), answers[kind], fact, phrasing, told)
+    found = [
+        Question(phrasing.format(hero=hero, thing=things, place=place), answers[kind], fact, phrasing, sentence)
         for kind, phrasings in READING.items()
         for phrasing in phrasings
     ]
-    draw.shuffle(asked)
-    return asked
+    draw.shuffle(found)
+    return found
 
 
 def split_of(question: Question) -> str:
-    """Where a pair of fact and phrasing belongs: one in ten to validation, one in ten to the test."""
+    """Return the split of the fact and phrasing of a question: one in ten is validation, one in ten test."""
     digest = hashlib.sha256(f"{question.fact}\0{question.phrasing}".encode()).digest()
     tenth = int.from_bytes(digest[:4], "little") % 10
     return next((name for name, (first, end) in HELD_OUT.items() if first <= tenth < end), "train")
 
 
 def questions(seed: int, count: int, split: str = "train") -> Iterator[list[Question]]:
-    """So many questions of a split, in an order that is a function of (seed, split): half of them about sentences, half
-    about words. Those to learn from come several together, so that one sentence is asked for in several ways; the
-    others come alone.
+    """Iterate over conversations with `count` questions in total, in an order that is a function of (seed, split).
+
+    Half of the questions are about sentences, half about words. Conversations of "train" have up to `MAX_QUESTIONS`
+    questions, so that one sentence is asked about in several ways; those of the other splits have one.
 
     Args:
-        split: "train", "validation" or "test". Questions about words come again in the first, and not in the others.
+        seed: seed of the questions and their order.
+        count: number of questions.
+        split: "train", "validation" or "test". Questions about words repeat in "train" only.
     """
     draw = random.Random(f"questions-{seed}-{split}")
-    together = TOGETHER if split == "train" else 1
+    size = MAX_QUESTIONS if split == "train" else 1
     words = [question for question in word_questions() if split_of(question) == split]
-    talks: list[list[Question]] = []
-    about_words, wanted = 0, count // 2 if split == "train" else min(count // 2, len(words))
-    while about_words < wanted:
+    conversations: list[list[Question]] = []
+    about_words, target = 0, count // 2 if split == "train" else min(count // 2, len(words))
+    while about_words < target:
         draw.shuffle(words)
-        for at in range(0, len(words), together):
-            talks.append(words[at : at + min(together, wanted - about_words)])
-            about_words += len(talks[-1])
-            if about_words == wanted:
+        for start in range(0, len(words), size):
+            conversations.append(words[start : start + min(size, target - about_words)])
+            about_words += len(conversations[-1])
+            if about_words == target:
                 break
     left = count - about_words
     while left:
-        talk = [question for question in reading_questions(draw) if split_of(question) == split]
-        talk = talk[: min(together, left)]
-        left -= len(talk)
-        if talk:
-            talks.append(talk)
-    draw.shuffle(talks)
-    yield from talks
+        conversation = [question for question in reading_questions(draw) if split_of(question) == split]
+        conversation = conversation[: min(size, left)]
+        left -= len(conversation)
+        if conversation:
+            conversations.append(conversation)
+    draw.shuffle(conversations)
+    yield from conversations

@@ -1,4 +1,4 @@
-"""Open compressed files, and refuse those that expand without end."""
+"""Open compressed files, with a limit on their decompressed size."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ...errors import ScratchError
 
 
 def _open_zstandard(path: Path, mode: str) -> Any:
-    import pyarrow  # takes long; and the package zstandard takes a file that was cut short for a whole one
+    import pyarrow  # slow to import; the package zstandard would accept a truncated file
 
     return pyarrow.input_stream(str(path), compression="zstd")
 
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}
 SUFFIXES = tuple(OPENERS)
-ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)  # of reading a corrupt file
-MOST_EXPANSION = 200  # times its size that a compressed file may expand to; logs of a server reach about 50
-FREE_EXPANSION = 16 << 20  # bytes that every file may expand to
+ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)  # raised when a corrupt file is read
+MAX_EXPANSION = 200  # decompressed size over file size; server logs reach about 50
+FREE_EXPANSION = 16 << 20  # bytes that any file may expand to
 BUFFER = 1 << 16
 
 
 def open_decompressed(path: Path) -> IO[bytes]:
     """Open a compressed file for reading its decompressed bytes.
 
-    Reading raises ScratchError once there are more of them than `MOST_EXPANSION` times the size of the file and than
-    `FREE_EXPANSION`, and one of `ERRORS` where the file is corrupt or was cut short.
+    Reading raises ScratchError if there are more of them than both `MAX_EXPANSION` times the file size and
+    `FREE_EXPANSION`, and one of `ERRORS` if the file is corrupt or truncated.
 
     Raises:
         OSError: the file can't be opened.
@@ -42,11 +42,11 @@ def open_decompressed(path: Path) -> IO[bytes]:
 
 
 class _Limited(io.RawIOBase):
-    """The decompressed bytes of a file, as many as it may have."""
+    """The decompressed bytes of a file, up to a limit."""
 
     def __init__(self, stream: Any, path: Path):
         self.stream, self.path, self.count = stream, path, 0
-        self.limit = max(MOST_EXPANSION * path.stat().st_size, FREE_EXPANSION)
+        self.limit = max(MAX_EXPANSION * path.stat().st_size, FREE_EXPANSION)
 
     def readable(self) -> bool:
         return True
@@ -57,7 +57,7 @@ class _Limited(io.RawIOBase):
         if self.count > self.limit:
             raise ScratchError(
                 f"{self.path} expands to more than {self.limit:,} bytes, {self.limit // self.path.stat().st_size:,} "
-                "times its size: if its content is meant to be read, unpack it first"
+                "times its size: if this is intended, decompress it first"
             )
         return read
 

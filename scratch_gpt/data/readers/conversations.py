@@ -1,11 +1,11 @@
-"""Conversations for instruction tuning, from tables or the Hub, in the usual formats.
+"""Conversations for supervised fine-tuning, from tables or the Hub, in the common formats.
 
 A row has one of these formats:
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}     ShareGPT
     {"prompt": "…", "completion": "…"}                     each a text, or a list of messages
-    {"instruction": "…", "input": "…", "output": "…"}      the input may be empty, or left out
+    {"instruction": "…", "input": "…", "output": "…"}      the input is optional and may be empty
 
 Messages may have the role "tool", and assistant messages may have "tool_calls", as in the OpenAI API.
 """
@@ -23,12 +23,12 @@ from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, check_unicode, find_column, open_table
 
 ROLES = ("system", "user", "assistant", "tool")
-SYNONYMS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-SYNONYMS |= {"developer": "system", "observation": "tool", "function": "tool", "function_response": "tool"}
+ROLE_SYNONYMS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+ROLE_SYNONYMS |= {"developer": "system", "observation": "tool", "function": "tool", "function_response": "tool"}
 MESSAGES = ("messages", "conversations", "conversation")
-FORMS = (("prompt", "completion"), ("instruction", "output"))
+COLUMN_PAIRS = (("prompt", "completion"), ("instruction", "output"))
 
-Message = dict[str, Any]  # "role", "content" (a text) and, where the assistant calls tools, "tool_calls"
+Message = dict[str, Any]  # "role", "content" (text) and, for tool calls of the assistant, "tool_calls"
 Conversation = list[Message]
 
 
@@ -58,12 +58,12 @@ def open_conversations(
         return _open_questions(num_questions, seed, options)
     names = [messages_column] if messages_column else []
     table = open_table(dataset, options, names, "conversations")
-    columns = find_form(table, messages_column)
+    columns = find_conversation_columns(table, messages_column)
     origin = Origin.of_table(table, {name: name for name in columns}, options)
     return Corpus(origin, table.reader(columns), lambda row: conversation_of(row, columns), options)
 
 
-def find_form(table: Table, messages_column: str | None) -> tuple[str, ...]:
+def find_conversation_columns(table: Table, messages_column: str | None) -> tuple[str, ...]:
     """Return the columns that contain the conversations.
 
     Raises:
@@ -71,11 +71,13 @@ def find_form(table: Table, messages_column: str | None) -> tuple[str, ...]:
     """
     if (column := find_column(table, messages_column, MESSAGES, "--messages_column")) is not None:
         return (column,)
-    for form in FORMS:
-        if all(map(table.has, form)):
-            return form + (("input",) if form[0] == "instruction" and table.has("input") else ())
-    wanted = "; or ".join(" and ".join(map(repr, form)) for form in [*((name,) for name in MESSAGES), *FORMS])
-    raise ScratchError(f"{table.name} has the columns {table.described()}, want {wanted}")
+    for pair in COLUMN_PAIRS:
+        if all(map(table.has, pair)):
+            return pair + (("input",) if pair[0] == "instruction" and table.has("input") else ())
+    expected = "; or ".join(
+        " and ".join(map(repr, names)) for names in [*((name,) for name in MESSAGES), *COLUMN_PAIRS]
+    )
+    raise ScratchError(f"{table.name} has the columns {table.described()}, want {expected}")
 
 
 def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conversation]:
@@ -85,11 +87,11 @@ def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conve
     check_built_in_size("num_questions", count)
 
     def read() -> Iterator[Conversation]:
-        for talk in story_questions.questions(seed, count, split):
+        for conversation in story_questions.questions(seed, count, split):
             messages: Conversation = []
-            for question in talk:
-                told = f"{question.told} " if question.told and not messages else ""
-                messages.append({"role": "user", "content": told + question.text})
+            for question in conversation:
+                context = f"{question.told} " if question.told and not messages else ""
+                messages.append({"role": "user", "content": context + question.text})
                 messages.append({"role": "assistant", "content": question.answer})
             yield messages
 
@@ -98,43 +100,45 @@ def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conve
     return Corpus(origin, read, options=options)
 
 
-def conversation_of(row: dict[str, Any], columns: tuple[str, ...] | None = None, answered: bool = True) -> Conversation:
+def conversation_of(
+    row: dict[str, Any], columns: tuple[str, ...] | None = None, with_answer: bool = True
+) -> Conversation:
     """Convert a row to messages.
 
     Args:
         row: the row.
-        columns: the columns to read, as returned by `find_form`; by default inferred from the row.
-        answered: whether to keep the final answer; if False, assistant messages at the end are removed.
+        columns: the columns to read, as returned by `find_conversation_columns`; by default inferred from the row.
+        with_answer: whether to keep assistant messages at the end; if False, they are removed.
 
     Raises:
         BadRowError: the row is not a valid conversation.
     """
     if columns is None:
-        own = [name for name in (*MESSAGES, "prompt", "instruction") if name in row] or ["messages"]
+        names = [name for name in (*MESSAGES, "prompt", "instruction") if name in row] or ["messages"]
         columns = {"prompt": ("prompt", "completion"), "instruction": ("instruction", "output", "input")}.get(
-            own[0], (own[0],)
+            names[0], (names[0],)
         )
     if columns[0] == "prompt" and len(columns) > 1:
         messages = _side(row.get("prompt"), "prompt", "user")
-        if answered:
+        if with_answer:
             messages += _side(row.get("completion"), "completion", "assistant")
     elif columns[0] == "instruction":
-        asked, more = message_text(row.get("instruction"), "instruction"), row.get("input")
-        if isinstance(more, str) and more.strip():
-            asked += f"\n\n{check_text(more, 'input')}"
-        messages = [{"role": "user", "content": asked}]
-        if answered:
+        request, extra = message_text(row.get("instruction"), "instruction"), row.get("input")
+        if isinstance(extra, str) and extra.strip():
+            request += f"\n\n{check_text(extra, 'input')}"
+        messages = [{"role": "user", "content": request}]
+        if with_answer:
             messages.append({"role": "assistant", "content": message_text(row.get("output"), "output")})
     else:
         messages = messages_of(cell(row, columns[0]), columns[0])
-    if not answered:
+    if not with_answer:
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
         if not messages:
-            raise BadRowError("the conversation asks for nothing")
+            raise BadRowError("the conversation has only assistant messages")
         return messages
     if not any(message["role"] == "assistant" for message in messages):
-        raise BadRowError("no message is the assistant's, so that there is nothing to learn")
+        raise BadRowError("the conversation has no assistant message to train on")
     return messages
 
 
@@ -148,27 +152,27 @@ def messages_of(value: Any, column: str) -> Conversation:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise BadRowError(f"{column!r} is text that is no JSON list of messages") from None
+            raise BadRowError(f"{column!r} is text that is not a JSON list of messages") from None
     if isinstance(value, dict) and value and all(isinstance(part, list) for part in value.values()):
         value = [dict(zip(value, parts, strict=False)) for parts in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not value:
-        raise BadRowError(f"{column!r} is {_seen(value)}, want a list of messages")
+        raise BadRowError(f"{column!r} is {_type_name(value)}, want a list of messages")
     return [_message(message) for message in value]
 
 
 def _message(message: Any) -> Message:
     if not isinstance(message, dict):
-        raise BadRowError(f"a message is {_seen(message)}, want an object with 'role' and 'content'")
+        raise BadRowError(f"a message is {_type_name(message)}, want an object with 'role' and 'content'")
     role = message.get("role") or message.get("from")
     content = message.get("content") if message.get("content") is not None else message.get("value")
     if role == "function_call":  # ShareGPT format
         return {"role": "assistant", "content": "", "tool_calls": _tool_calls(_parsed(content))}
-    role = SYNONYMS.get(role.lower(), role.lower()) if isinstance(role, str) else role
+    role = ROLE_SYNONYMS.get(role.lower(), role.lower()) if isinstance(role, str) else role
     if role not in ROLES:
-        raise BadRowError(f"a message is of the role {role!r:.40}, want one of {', '.join(ROLES)}")
+        raise BadRowError(f"a message has the role {role!r:.40}, want one of {', '.join(ROLES)}")
     if isinstance(content, list):
         content = _joined(content)
-    if role == "tool":  # what a tool returns may be empty, or an object
+    if role == "tool":  # the result of a tool may be empty, or an object
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         check_unicode(text, "content")
         return {"role": role, "content": text}
@@ -183,7 +187,7 @@ def _joined(parts: list[Any]) -> str:
     found = [part.get("text") if isinstance(part, dict) else part for part in parts]
     texts = [text for text in found if isinstance(text, str)]
     if len(texts) < len(found):
-        raise BadRowError("a message has parts that are no text, such as pictures")
+        raise BadRowError("a message has parts that are not text, such as images")
     return "".join(texts)
 
 
@@ -205,7 +209,7 @@ def _parsed(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
-        raise BadRowError("a tool call is no JSON") from None
+        raise BadRowError("a tool call is not JSON") from None
 
 
 def _side(value: Any, column: str, role: str) -> Conversation:
@@ -225,7 +229,7 @@ def message_text(value: Any, column: str) -> str:
     return check_text(value, column)
 
 
-def _seen(value: Any) -> str:
+def _type_name(value: Any) -> str:
     if isinstance(value, str):
         return "text" if value.strip() else "empty"
     return "null" if value is None else "empty" if value == [] else type(value).__name__

@@ -22,24 +22,24 @@ from .tables import ReadOptions, Table
 
 T = TypeVar("T")
 SHOWN_REASONS = 6
-MOST_BUILT_IN = 1_000_000  # examples of built-in data, which are held in memory
-MOST_STORIES = 10_000_000  # these are streamed to disk, where they take about 10 GB
+MAX_BUILT_IN = 1_000_000  # examples of built-in data, which are kept in memory
+MAX_STORIES = 10_000_000  # stories, which are streamed to disk and take about 10 GB there
 
 
-def check_built_in_size(name: str, count: int, least: int = 1, most: int = MOST_BUILT_IN) -> None:
-    """Refuse a size of built-in data that no memory or disk can hold, which a run by someone else may ask for.
+def check_built_in_size(name: str, count: int, minimum: int = 1, maximum: int = MAX_BUILT_IN) -> None:
+    """Check that a requested size of built-in data fits into memory or on disk; requests may be untrusted.
 
     Args:
-        name: of the option.
+        name: name of the option.
         count: its value, a number of examples.
-        least, most: the limits.
+        minimum, maximum: the limits, inclusive.
 
     Raises:
-        ScratchError: the size is outside of them.
+        ScratchError: the size is outside the limits.
     """
-    if not least <= count <= most:
-        wanted = f"at least {least}" if count < least else f"at most {most:,}"
-        raise ScratchError(f"{name} is {count:,}, want {wanted}")
+    if not minimum <= count <= maximum:
+        limit = f"at least {minimum}" if count < minimum else f"at most {maximum:,}"
+        raise ScratchError(f"{name} is {count:,}, want {limit}")
 
 
 @dataclass
@@ -86,10 +86,10 @@ class Origin:
     @classmethod
     def of_table(cls, table: Table, columns: dict[str, str], options: ReadOptions) -> Origin:
         """Describe the given columns (name by role) of a table."""
-        taken = sorted(columns.items()), options.config, options.split, options.max_rows, table.dialect
+        settings = sorted(columns.items()), options.config, options.split, options.max_rows, table.dialect
         return cls(
             table.name,
-            lambda: fingerprint_of(table.fingerprint(), repr(taken)),
+            lambda: fingerprint_of(table.fingerprint(), repr(settings)),
             files=table.files,
             ignored=table.ignored,
             split=table.split,
@@ -122,7 +122,7 @@ class ReadCount:
         """Raise ScratchError if more than this fraction of the rows, or all of them, can't be used."""
         bad = sum(count for reason, count in self.skipped.items() if reason not in self.harmless)
         if bad > max_bad_rows * (self.read + bad) or (bad and not self.read):
-            allowed = f", more than the share of {max_bad_rows} that --max_bad_rows allows" if self.read else ""
+            allowed = f", more than the fraction of {max_bad_rows} that --max_bad_rows allows" if self.read else ""
             raise ScratchError(
                 f"{name}: {bad:,} of {self.read + bad:,} rows can't be used ({self.described()}){allowed}: clean the "
                 "data, or choose other columns"
@@ -165,6 +165,7 @@ class Corpus(Generic[T]):
 
     @property
     def name(self) -> str:
+        """Display name of the dataset."""
         return self.origin.name
 
     def read(self) -> Iterator[T]:
@@ -203,10 +204,10 @@ class Corpus(Generic[T]):
 
 
 def data_fingerprint(train: Origin, validation: Origin | None) -> str:
-    """One fingerprint for the data of a run."""
+    """Return one fingerprint for the training and the validation data."""
     return fingerprint_of(train.fingerprint(), validation.fingerprint()) if validation else train.fingerprint()
 
 
 def fingerprint_of(*parts: str) -> str:
-    """One name for several."""
+    """Hash several strings to one fingerprint."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -24,14 +24,14 @@ from .files import open_text, plain_suffix
 Quoting = Literal["csv", "backslash", "none"]
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 18, 200
-MOST_RAGGED = 0.1  # largest fraction of rows whose number of cells differs from the first row
-SWALLOWED = 3  # if a quoted cell spans this many complete rows, quotes are ordinary characters
+MAX_RAGGED = 0.1  # largest fraction of rows whose number of cells differs from the first row
+MAX_CELL_LINES = 3  # if a longer quoted cell looks like rows of the file, quotes are ordinary characters
 NAMES = {"text", "sentence", "content", "document", "body", "title", "label", "labels", "class", "target", "source"}
 NAMES |= {"id", "idx", "index", "prompt", "completion", "response", "instruction", "input", "output", "question"}
 NAMES |= {"answer", "messages", "conversations", "chosen", "rejected", "review", "category", "sentiment", "name"}
-LONGEST_NAME, MOST_WORDS = 64, 4
-LARGEST_CELL = min(sys.maxsize, 2**31 - 1)  # characters
-MOST_VALUES = 10_000  # that are remembered of a column
+MAX_NAME_CHARACTERS, MAX_NAME_WORDS = 64, 4
+MAX_CELL_CHARACTERS = min(sys.maxsize, 2**31 - 1)
+MAX_VALUES = 10_000  # distinct values of a column, or rows of several lines, that are compared
 ESCAPED = re.compile(r'\\[\\"]')
 
 
@@ -87,7 +87,7 @@ def find_dialect(
     with _lines(path) as file:
         rows = list(islice((row for row in _parse(file, delimiter, quoting) if row), SAMPLE_ROWS))
     if not rows:
-        raise ScratchError(f"{path} holds no rows")
+        raise ScratchError(f"{path} has no rows")
     header = _has_header(rows, set(known_names)) if header is None else header
     names = _unique(rows[0]) if header else tuple(f"column_{i + 1}" for i in range(len(rows[0])))
     return Dialect(delimiter, quoting, header, names)
@@ -111,7 +111,7 @@ def _lines(path: Path) -> Iterator[IO[str]]:
 
 
 def _parse(lines: Iterable[str], delimiter: str, quoting: Quoting, strict: bool = False) -> Iterator[list[str]]:
-    csv.field_size_limit(LARGEST_CELL)  # of the process: a document may be a cell, and the default refuses 128 KiB
+    csv.field_size_limit(MAX_CELL_CHARACTERS)  # process-wide: a cell may be a whole document; the default is 128 KiB
     rules: dict[str, Any] = {"delimiter": delimiter, "strict": strict}
     if quoting == "none":
         rules["quoting"] = csv.QUOTE_NONE
@@ -134,25 +134,25 @@ def _find_delimiter(path: Path, sample: str, quoting: Quoting | None) -> str:
             even = sum(len(row) == width for row in rows) / max(1, len(rows)) if width > 1 else 0.0
             found[delimiter] = max(found.get(delimiter, 0.0), even)
         if sample.count(delimiter + " ") > sample.count(delimiter) / 2:
-            found[delimiter] -= MOST_RAGGED / 2
+            found[delimiter] -= MAX_RAGGED / 2
         if found[delimiter] == 1:
             return delimiter
     best = max(found, key=found.__getitem__)
-    return best if found[best] >= 1 - MOST_RAGGED else own
+    return best if found[best] >= 1 - MAX_RAGGED else own
 
 
 @dataclass
 class _Fit:
-    """Result of parsing a file with one quoting style."""
+    """Result of parsing a whole file with one quoting style."""
 
     rows: int = 0
     ragged: int = 0
-    swallowed: bool = False
+    merged_rows: bool = False
     error: str | None = None
 
     @property
     def fits(self) -> bool:
-        return self.error is None and self.ragged <= MOST_RAGGED * self.rows
+        return self.error is None and self.ragged <= MAX_RAGGED * self.rows
 
 
 def _find_quoting(path: Path, delimiter: str) -> Quoting:
@@ -160,20 +160,20 @@ def _find_quoting(path: Path, delimiter: str) -> Quoting:
         if not any('"' in block for block in iter(lambda: file.read(1 << 20), "")):
             return "csv"
     quoted = _fit(path, delimiter, "csv")
-    if quoted.error is None and not quoted.ragged and not quoted.swallowed:
+    if quoted.error is None and not quoted.ragged and not quoted.merged_rows:
         return "csv"
     escaped = replace(quoted, error="no backslash") if quoted.error is None else _fit(path, delimiter, "backslash")
-    if escaped.error is None and not escaped.ragged and not escaped.swallowed:
+    if escaped.error is None and not escaped.ragged and not escaped.merged_rows:
         return "backslash"
     plain = _fit(path, delimiter, "none")
     fits: list[tuple[Quoting, _Fit]] = [("csv", quoted), ("backslash", escaped), ("none", plain)]
-    if quoted.swallowed and not plain.ragged:
+    if quoted.merged_rows and not plain.ragged:
         return "none"
     if not (fitting := [(fit.ragged / fit.rows, kind) for kind, fit in fits if fit.rows and fit.fits]):
         raise ScratchError(
-            f"{path}: {quoted.error or f'{quoted.ragged:,} of {quoted.rows:,} rows are of another length'}, and read "
-            f"line by line {plain.ragged:,} of {plain.rows:,} rows have another number of cells than the first: mend "
-            "the file, or say how it is written with --delimiter and --quoting"
+            f"{path}: {quoted.error or f'{quoted.ragged:,} of {quoted.rows:,} rows have another length'}, and read "
+            f"line by line {plain.ragged:,} of {plain.rows:,} rows have another number of cells than the first: "
+            "correct the file, or set --delimiter and --quoting"
         )
     return min(fitting, key=lambda pair: pair[0])[1]
 
@@ -181,8 +181,8 @@ def _find_quoting(path: Path, delimiter: str) -> Quoting:
 def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
     """Parse a whole file in strict mode and count its rows and errors."""
     fit, width = _Fit(), 0
-    seen: list[set[str]] = []  # the values of each column in rows of one line
-    long: list[tuple[list[str], int]] = []  # rows of several lines, and how many these are
+    seen: list[set[str]] = []  # the distinct values of each column in rows of one line
+    multiline: list[tuple[list[str], int]] = []  # rows of several lines, and their number of lines
     with _lines(path) as file:
         lines = (ESCAPED.sub("__", line) for line in file) if quoting == "backslash" else file
         reader: Any = _parse(lines, delimiter, "csv" if quoting == "backslash" else quoting, strict=True)
@@ -195,24 +195,24 @@ def _fit(path: Path, delimiter: str, quoting: Quoting) -> _Fit:
                     fit.rows += 1
                     fit.ragged += len(row) != width
                     if reader.line_num - line > 1:
-                        long += [(row, reader.line_num - line)] if len(long) < MOST_VALUES else []
-                    elif len(row) == width and len(seen[-1]) < MOST_VALUES:
+                        multiline += [(row, reader.line_num - line)] if len(multiline) < MAX_VALUES else []
+                    elif len(row) == width and len(seen[-1]) < MAX_VALUES:
                         for values, cell in zip(seen, row, strict=True):
                             values.add(cell)
                 line = reader.line_num
         except csv.Error as error:
-            fit.error = f"line {reader.line_num}: a cell is quoted wrongly ({error})"
-    fit.swallowed = width > 1 and any(_holds_rows(row, lines, delimiter, seen) for row, lines in long)
+            fit.error = f"line {reader.line_num}: a cell has invalid quotes ({error})"
+    fit.merged_rows = width > 1 and any(_contains_rows(row, lines, delimiter, seen) for row, lines in multiline)
     return fit
 
 
-def _holds_rows(row: list[str], lines: int, delimiter: str, seen: list[set[str]]) -> bool:
-    """Whether a cell of several lines looks like rows of the file that a stray quote has joined: its inner lines have
+def _contains_rows(row: list[str], lines: int, delimiter: str, seen: list[set[str]]) -> bool:
+    """Whether a cell of several lines looks like rows of the file, joined by an unmatched quote: its inner lines have
     as many cells as a row, or its first line ends with values that these columns have in other rows."""
     for column, cell in enumerate(row):
         first, *rest = re.split(r"\r\n|\r|\n", cell)
         inner = rest[:-1]
-        if lines > SWALLOWED and inner and all(line.count(delimiter) == len(row) - 1 for line in inner):
+        if lines > MAX_CELL_LINES and inner and all(line.count(delimiter) == len(row) - 1 for line in inner):
             return True
         _, *values = first.split(delimiter)
         known = seen[column + 1 : len(row)]
@@ -228,17 +228,17 @@ def _has_header(rows: list[list[str]], known_names: set[str]) -> bool:
     if set(first) & known_names:
         return True
     columns = [{row[i].strip() for row in below if i < len(row)} for i in range(len(first))]
-    comes_again = [cell in column for cell, column in zip(first, columns, strict=True)]
-    if any(cell.lower() in NAMES and not again for cell, again in zip(first, comes_again, strict=True)):
+    repeated = [cell in column for cell, column in zip(first, columns, strict=True)]
+    if any(cell.lower() in NAMES and not again for cell, again in zip(first, repeated, strict=True)):
         return True
     if len(first) == 1 and not (first[0].isidentifier() and any(" " in cell for cell in columns[0])):
-        return False  # a text among texts
+        return False  # text, like the rows below
     looks = all(_looks_like_name(cell) for cell in first) and len(set(first)) == len(first)
-    return bool(below) and looks and not any(comes_again)
+    return bool(below) and looks and not any(repeated)
 
 
 def _looks_like_name(cell: str) -> bool:
-    if not cell or len(cell) > LONGEST_NAME or len(cell.split()) > MOST_WORDS or cell[-1] in ".!?…。":
+    if not cell or len(cell) > MAX_NAME_CHARACTERS or len(cell.split()) > MAX_NAME_WORDS or cell[-1] in ".!?…。":
         return False
     return not is_number(cell)
 

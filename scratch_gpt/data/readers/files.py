@@ -1,4 +1,4 @@
-"""Kinds of data files, by their suffix, and reading of text files, plain or compressed."""
+"""Determine the kind of data files from their suffix, and read text files, plain or compressed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ KINDS = {".txt": "text", ".text": "text", ".md": "text", ".csv": "csv", ".tsv": 
 KINDS |= {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".arrow": "arrow"}
 TABLE_SUFFIXES = ".jsonl, .json, .csv, .tsv, .parquet or .arrow"
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
-NO_TEXT = {".xlsx": "a spreadsheet", ".xls": "a spreadsheet", ".ods": "a spreadsheet", ".pdf": "a PDF"}
-NO_TEXT |= {".docx": "a word processor's file", ".doc": "a word processor's file", ".db": "a database"}
-NO_TEXT |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin"), "binary data")
+UNSUPPORTED = {".xlsx": "a spreadsheet", ".xls": "a spreadsheet", ".ods": "a spreadsheet", ".pdf": "a PDF"}
+UNSUPPORTED |= {".docx": "a word processor's file", ".doc": "a word processor's file", ".db": "a database"}
+UNSUPPORTED |= dict.fromkeys((".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".safetensors", ".bin"), "binary data")
 
 
 def kind_of(path: PurePath) -> str | None:
@@ -35,13 +35,13 @@ def plain_suffix(path: PurePath) -> str:
     return PurePath(path.stem).suffix.lower() if suffix in SUFFIXES else suffix
 
 
-def why_no_kind(path: Path) -> str | None:
-    """Return the reason why a file in a folder has no kind; None if it has one."""
+def why_unsupported(path: Path) -> str | None:
+    """Return the reason why a file in a folder is not supported; None if it is."""
     if kind_of(path) is not None:
         return None
     if plain_suffix(path) in KINDS:
         return f"a compressed {KINDS[plain_suffix(path)]} file: unpack it first"
-    return NO_TEXT.get(path.suffix.lower(), f"no known format ({path.suffix or 'no suffix'})")
+    return UNSUPPORTED.get(path.suffix.lower(), f"unknown format ({path.suffix or 'no suffix'})")
 
 
 def kind_of_named_file(path: Path, tables_only: bool) -> str:
@@ -52,11 +52,11 @@ def kind_of_named_file(path: Path, tables_only: bool) -> str:
     """
     suffix = path.suffix.lower()
     if path.stat().st_size == 0:
-        raise ScratchError(f"{path} is empty: give a file with text in it")
+        raise ScratchError(f"{path} is empty: want a file with text")
     if suffix in ARCHIVES or path.name.lower().endswith(".tar.gz"):
-        raise ScratchError(f"{path} is a {suffix[1:]} archive: unpack it, and name the folder")
-    if suffix in NO_TEXT:
-        raise ScratchError(f"{path} is {NO_TEXT[suffix]}: save its text as .txt, or its table as {TABLE_SUFFIXES}")
+        raise ScratchError(f"{path} is a {suffix[1:]} archive: unpack it, and give the folder")
+    if suffix in UNSUPPORTED:
+        raise ScratchError(f"{path} is {UNSUPPORTED[suffix]}: save its text as .txt, or its table as {TABLE_SUFFIXES}")
     kind = kind_of(path) or "text"
     if kind_of(path) is None and plain_suffix(path) in KINDS:
         raise ScratchError(f"{path} is a compressed {KINDS[plain_suffix(path)]} file: unpack it first")
@@ -74,8 +74,8 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
         newline: newline handling, as for the built-in `open`.
 
     Raises:
-        ScratchError: the file is not UTF-8, is corrupt, or expands without end (see `open_decompressed`); this is
-            raised while reading. Or it is no regular file.
+        ScratchError: the file is not a regular file; or, while it is read, it is not UTF-8, is corrupt, or exceeds the
+            limit of `open_decompressed`.
     """
     try:
         check_regular(path)
@@ -98,7 +98,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """Iterate over the lines of a text file, without line endings. Lines end with LF or CRLF only.
 
     Raises:
-        ScratchError: as of `open_text`.
+        ScratchError: see `open_text`.
     """
     with open_text(path, newline="\n") as file:
         for line in file:

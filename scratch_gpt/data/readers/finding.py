@@ -16,7 +16,7 @@ from pathlib import Path
 from ...errors import ScratchError
 from ...untrusted import check_regular
 from .compressed import SUFFIXES
-from .files import ARCHIVES, TABLE_SUFFIXES, kind_of, kind_of_named_file, why_no_kind
+from .files import ARCHIVES, TABLE_SUFFIXES, kind_of, kind_of_named_file, why_unsupported
 from .folders import find_matches, list_folder
 from .split_files import canonical_split, named_by_card, saved_to_disk, splits_by_name
 
@@ -50,12 +50,12 @@ def find_files(
 ) -> Files | None:
     """Find the local files of a dataset.
 
-    Links that lead out of a folder, or out of the folder that a pattern begins with, are not followed. A link that is
-    itself the dataset is.
+    Symbolic links that lead out of a folder, or out of the folder that a pattern starts with, are not followed. If
+    `dataset` itself is a link, it is followed.
 
     Args:
-        dataset: a file, a glob pattern such as `data/*.parquet`, or a folder. A file or folder of this very name comes
-            first, whatever wildcards it has in it.
+        dataset: a file, a glob pattern such as `data/*.parquet`, or a folder. An existing file or
+            folder of this name has priority, even if the name contains wildcards.
         split: the split to read from a folder. If no file name contains a split name, all files are read.
         config: configuration name, for a folder whose dataset card lists configurations.
         tables_only: whether to reject plain text files.
@@ -67,10 +67,10 @@ def find_files(
         ScratchError: the file or split does not exist, or no file has a supported format.
     """
     if not dataset.strip():
-        raise ScratchError("the name of the dataset is empty: name a file, a folder or a Hub dataset")
+        raise ScratchError("the name of the dataset is empty: want a file, a folder or a Hub dataset")
     path = Path(dataset)
     if path.is_file() and config is not None:
-        raise ScratchError(f"{dataset} is a file and has no configurations: leave out --dataset_config {config}")
+        raise ScratchError(f"{dataset} is a file and has no configurations: omit --dataset_config {config}")
     if path.is_dir():
         return _of_folder(path, split, config, tables_only)
     if path.exists():
@@ -109,34 +109,34 @@ def _of_folder(folder: Path, split: str, config: str | None, tables_only: bool) 
             taken = {path for found in splits.values() for path in found}
             splits |= {"train": rest} if (rest := [path for path in readable if path not in taken]) else {}
     renamed = {canonical_split(name): found for name, found in splits.items()}
-    splits = renamed if len(renamed) == len(splits) else splits  # "dev" and "validation" may both be there
-    wanted = split if split in splits else canonical_split(split)
-    if splits and wanted not in splits:
+    splits = renamed if len(renamed) == len(splits) else splits  # "dev" and "validation" may both exist
+    selected = split if split in splits else canonical_split(split)
+    if splits and selected not in splits:
         raise ScratchError(f"{folder} has no split {split!r}: it has {', '.join(map(repr, splits))}")
     for name, found in splits.items():
-        ignored |= {str(path): f"split {name!r}" for path in found if name != wanted}
-    chosen = splits.get(wanted, []) if splits else files
+        ignored |= {str(path): f"split {name!r}" for path in found if name != selected}
+    chosen = splits.get(selected, []) if splits else files
     kept, kind, others = _of_one_kind(chosen, tables_only)
     named_paths = {path for found in splits.values() for path in found}
-    unnamed = "plain text, not a table" if tables_only else "names no split"
+    unnamed = "plain text, not a table" if tables_only else "has no split name"
     ignored |= {
-        str(p): why_no_kind(p) or (unnamed if kind_of(p) == "text" else "names no split")
+        str(p): why_unsupported(p) or (unnamed if kind_of(p) == "text" else "has no split name")
         for p in files
         if splits and p not in named_paths
     }
     ignored |= others
     if not kept:
         wanted_kinds = f"a {TABLE_SUFFIXES} file" if tables_only else f"a .txt, {TABLE_SUFFIXES} file"
-        raise ScratchError(f"{folder} holds no {wanted_kinds} with text in it: {_reasons(ignored)}")
-    validation = "validation" if "validation" in splits and wanted != "validation" else None
+        raise ScratchError(f"{folder} has no {wanted_kinds} with text: {_reasons(ignored)}")
+    validation = "validation" if "validation" in splits and selected != "validation" else None
     ignored = {path: reason for path, reason in sorted(ignored.items()) if Path(path) not in kept}
-    return Files(folder.resolve().name, kind, kept, wanted if splits else None, ignored, validation)
+    return Files(folder.resolve().name, kind, kept, selected if splits else None, ignored, validation)
 
 
 def _of_one_kind(paths: list[Path], tables_only: bool) -> tuple[list[Path], str, dict[str, str]]:
     """Return the files of one kind, that kind, and the reason for each ignored file. Tables are preferred, of the most
     frequent kind, unless there are many more texts."""
-    ignored = {str(path): reason for path in paths if (reason := why_no_kind(path))}
+    ignored = {str(path): reason for path in paths if (reason := why_unsupported(path))}
     counts = Counter(kind for path in paths if (kind := kind_of(path)) and not (tables_only and kind == "text"))
     if not counts:
         return [], "", ignored | {str(path): "plain text, not a table" for path in paths if kind_of(path) == "text"}

@@ -18,7 +18,7 @@ from .files import open_text, plain_suffix
 FIRST_LINES = 1000  # number of lines to check if the first line is not valid JSON
 BATCH_ROWS = 1024
 HASH_BLOCK = 1 << 20
-UNDECODED = b""  # instead of an image and the like, which are no text anyway
+UNDECODED = b""  # replaces images and the like, which are not text
 
 
 class BadRowError(Exception):
@@ -48,7 +48,11 @@ def delimited_rows(path: Path, dialect: Dialect) -> Iterator[Any]:
 
 def json_rows(path: Path) -> Iterator[Any]:
     """Iterate over the rows of a JSON or JSON Lines file: one object per line, a list of objects, an object that
-    contains one such list, or an object that maps column names to lists of values."""
+    contains one such list, or an object that maps column names to lists of values.
+
+    Raises:
+        ScratchError: the file is not valid JSON.
+    """
     with open_text(path, newline="\n") as file:
         lines = (line for line in file if line.strip())
         first, second = next(lines, ""), next(lines, None)
@@ -67,7 +71,7 @@ def json_rows(path: Path) -> Iterator[Any]:
             return
         raise ScratchError(f"{path} can't be read as {plain_suffix(path)[1:]}: {error}") from error
     for row in _rows_of_content(content):
-        yield row if isinstance(row, dict) else BadRowError(_no_object(row))
+        yield row if isinstance(row, dict) else BadRowError(_not_an_object(row))
 
 
 def _rows_of_content(content: Any) -> list[Any]:
@@ -93,11 +97,11 @@ def _json_row(line: str) -> Any:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        return BadRowError("the line is no JSON")
-    return row if isinstance(row, dict) else BadRowError(_no_object(row))
+        return BadRowError("the line is not JSON")
+    return row if isinstance(row, dict) else BadRowError(_not_an_object(row))
 
 
-def _no_object(row: Any) -> str:
+def _not_an_object(row: Any) -> str:
     return f"the row is {'null' if row is None else type(row).__name__}, want an object"
 
 
@@ -107,9 +111,9 @@ def _is_object(line: str) -> bool:
 
 @contextmanager
 def _open_arrow(path: Path, columns: Collection[str] | None = None) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """The schema and the record batches of a Parquet file, or of an Arrow stream or file.
+    """Open a Parquet file, or an Arrow stream or file; yield its schema and an iterator over its record batches.
 
-    Other columns than `columns`, if these are given, are neither read nor decompressed."""
+    If `columns` are given, other columns are neither read nor decompressed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -152,21 +156,24 @@ def read_columns(
     """Read rows without decoding columns of images, audio and the like: their cells become `UNDECODED`.
 
     Args:
-        names: the columns that there are; None if they are not known, and all are then read.
-        features: the `datasets.Features` of the columns; None if they are not known.
-        columns: the columns to read, as far as they are there; None reads all.
-        read: iterates over the rows with some columns; given None, with all.
+        names: the existing columns; None if they are unknown, and all are then read.
+        features: the `datasets.Features` of the columns; None if they are unknown.
+        columns: the columns to read, if they exist; None reads all.
+        read: returns an iterator over the rows with some columns; given None, with all.
+
+    Raises:
+        ScratchError: all columns contain images, audio and the like.
     """
     media = media_columns(features)
     if names is None or (columns is None and not media):
         yield from read(None)
         return
-    wanted = [name for name in names if columns is None or name in columns]
-    undecoded = dict.fromkeys((name for name in wanted if name in media), UNDECODED)
-    # Another column is read if all that are wanted are undecoded, or there are none: it tells the number of rows.
-    plain = [name for name in wanted if name not in media] or [name for name in names if name not in media][:1]
+    requested = [name for name in names if columns is None or name in columns]
+    undecoded = dict.fromkeys((name for name in requested if name in media), UNDECODED)
+    # If no requested column is decoded, another one is read, which gives the number of rows.
+    plain = [name for name in requested if name not in media] or [name for name in names if name not in media][:1]
     if not plain:
-        raise ScratchError(f"there are only columns of images, audio and the like: {', '.join(map(repr, names))}")
+        raise ScratchError(f"all columns contain images, audio and the like: {', '.join(map(repr, names))}")
     for row in read(plain):
         yield {**row, **undecoded}
 
@@ -184,18 +191,18 @@ def schema_of(path: Path) -> tuple[list[str], Any]:
 
 
 def media_columns(features: Any) -> set[str]:
-    """Return the columns of `datasets.Features` that hold images, audio and the like, which are never decoded: their
-    cells may name files and addresses, and decoding opens these."""
-    return {name for name, feature in (features or {}).items() if _holds_media(feature)}
+    """Return the columns of `datasets.Features` that contain images, audio and the like. They are never decoded: their
+    cells may contain paths and URLs, which decoding would open."""
+    return {name for name, feature in (features or {}).items() if _contains_media(feature)}
 
 
-def _holds_media(feature: Any) -> bool:
+def _contains_media(feature: Any) -> bool:
     from datasets import Json
 
     if isinstance(feature, dict):
-        return any(map(_holds_media, feature.values()))
+        return any(map(_contains_media, feature.values()))
     if isinstance(feature, list | tuple):
-        return any(map(_holds_media, feature))
+        return any(map(_contains_media, feature))
     if hasattr(feature, "feature"):  # a list
-        return _holds_media(feature.feature)
+        return _contains_media(feature.feature)
     return hasattr(feature, "decode_example") and not isinstance(feature, Json)

@@ -12,7 +12,7 @@ from .corpus import Corpus, Origin, check_built_in_size
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_unicode, find_column, find_text_column, open_table, text_cell
 
-LONGEST_NUMBER = 20  # digits; longer ones are names
+MAX_DIGITS = 20  # of an integer label; longer ones are sorted as names
 
 Example = tuple[str, str]  # a text and the name of its label
 
@@ -99,7 +99,7 @@ def _label(value: Any, column: str, class_names: list[str] | None) -> str:
         raise BadRowError(f"{column!r} is {type(value).__name__}, want a whole number or a name")
     if class_names is not None and isinstance(value, int):
         if not 0 <= value < len(class_names):
-            raise BadRowError(f"{column!r} is {value}, which is none of the {len(class_names)} classes")
+            raise BadRowError(f"{column!r} is {value}, which is not one of the {len(class_names)} classes")
         return class_names[value]
     return str(value)
 
@@ -119,7 +119,7 @@ def collect_labels(examples: Sequence[Example], names: list[str] | None, source:
     found = sorted(counts, key=_label_order)
     if len(counts) < 2:
         raise ScratchError(
-            f"{source} has one label only, {found[0]!r}: nothing to tell apart" if found else f"{source} has no rows"
+            f"{source} has only one label, {found[0]!r}, want at least two" if found else f"{source} has no rows"
         )
     check_labels(examples, names or found, source)
     return names or found
@@ -127,7 +127,7 @@ def collect_labels(examples: Sequence[Example], names: list[str] | None, source:
 
 def _label_order(name: str) -> tuple[bool, int, str]:
     """Sort key: integers by value, then other names alphabetically."""
-    is_number = name.removeprefix("-").isdecimal() and len(name) < LONGEST_NUMBER
+    is_number = name.removeprefix("-").isdecimal() and len(name) < MAX_DIGITS
     return not is_number, int(name) if is_number else 0, name
 
 
@@ -136,6 +136,6 @@ def check_labels(examples: Sequence[Example], names: Sequence[str], source: str)
     unknown = sorted({label for _, label in examples} - set(names))
     if unknown:
         raise ScratchError(
-            f"{source} has the label{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown[:8]))}, the model knows "
+            f"{source} has the label{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown[:8]))}, the model has "
             f"{', '.join(map(repr, names))}"
         )

@@ -47,7 +47,7 @@ def open_pairs(
     """
     options = options or ReadOptions()
     if source_lang == target_lang:
-        raise ScratchError(f"source_lang and target_lang are both {source_lang!r}: name two languages")
+        raise ScratchError(f"source_lang and target_lang are both {source_lang!r}: want two languages")
     if dataset == "grammar":
         return _open_grammar(source_lang, target_lang, options, num_pairs, seed)
     path = Path(dataset)
@@ -58,24 +58,26 @@ def open_pairs(
         if corpus is not None:
             return corpus
     elif path.is_file() and kind_of(path) in (None, "text"):
-        raise ScratchError(f"{path} is one side of a text: name the other with --target_file, or give their folder")
+        raise ScratchError(
+            f"{path} is one side of a parallel text: give the other with --target_file, or the folder of both"
+        )
     table = open_table(dataset, options, (source_lang, target_lang), "a column for each language")
     return _of_table(table, source_lang, target_lang, options)
 
 
 def _open_grammar(source_lang: str, target_lang: str, options: ReadOptions, count: int, seed: int) -> Corpus[Pair]:
     if {source_lang, target_lang} != {"de", "en"}:
-        raise ScratchError(f"the built-in grammar knows 'de' and 'en', not {source_lang!r} to {target_lang!r}")
+        raise ScratchError(f"the built-in grammar has 'de' and 'en', not {source_lang!r} to {target_lang!r}")
     if options.split not in german_english.SPLITS:
         raise ScratchError(
             f"the built-in grammar has the splits {', '.join(german_english.SPLITS)}, not {options.split!r}"
         )
     check_built_in_size("num_pairs", count)
-    backwards = source_lang == "en"
+    reverse = source_lang == "en"
 
     def read() -> Iterator[Pair]:
         for pair in german_english.pairs(seed, count, options.split):
-            yield (pair.english, pair.german) if backwards else (pair.german, pair.english)
+            yield (pair.english, pair.german) if reverse else (pair.german, pair.english)
 
     fingerprint = f"grammar-{source_lang}-{options.split}-{count}-{seed}-{options.max_rows}"
     origin = Origin("grammar", lambda: fingerprint, built_in=True, split=options.split)
@@ -84,40 +86,40 @@ def _open_grammar(source_lang: str, target_lang: str, options: ReadOptions, coun
 
 
 def _open_folder(folder: Path, languages: tuple[str, str], options: ReadOptions) -> Corpus[Pair] | None:
-    """Open the two text files of a folder; None if it has neither of them, but tables.
+    """Open the two text files of a folder; None if it has neither, but has tables.
 
     Raises:
         ScratchError: one of them is missing, or both are and there is no table.
     """
     files, ignored = list_folder(folder)
-    there = {path.name.lower(): path for path in files if path.parent == folder}
-    source, target = (_side(there, options.split, language) for language in languages)
+    by_name = {path.name.lower(): path for path in files if path.parent == folder}
+    source, target = (_side(by_name, options.split, language) for language in languages)
     if source is None and target is None and any(kind_of(path) not in (None, "text") for path in files):
         return None
     if source is None or target is None:
         missing = [name for name, side in zip(languages, (source, target), strict=True) if side is None]
-        wanted = " and ".join(f"{options.split}.{name}" for name in missing)
-        nor_table = ", nor a table" if len(missing) == 2 else ""
+        expected = " and ".join(f"{options.split}.{name}" for name in missing)
+        nor_table = " and no table" if len(missing) == 2 else ""
         shown = [path.name for path in files if path.parent == folder]
         shown += [f"{Path(path).name} ({why})" for path, why in ignored.items() if Path(path).parent == folder]
         has = ", ".join(sorted(shown)[:12]) or "no files"
-        raise ScratchError(f"{folder} holds no {wanted} (plain or compressed){nor_table}: it has {has}")
+        raise ScratchError(f"{folder} has no {expected} (plain or compressed){nor_table}: it has {has}")
     corpus = _open_sides(source, target, folder.resolve().name, languages, options)
     reason = f"not {options.split} in {' or '.join(languages)}"
     corpus.origin.ignored = ignored | {str(path): reason for path in files if path not in (source, target)}
     corpus.origin.split = options.split
-    if canonical_split(options.split) != "validation" and all(_side(there, "validation", name) for name in languages):
+    if canonical_split(options.split) != "validation" and all(_side(by_name, "validation", name) for name in languages):
         corpus.origin.validation_split = "validation"
     return corpus
 
 
-def _side(there: dict[str, Path], split: str, language: str) -> Path | None:
+def _side(by_name: dict[str, Path], split: str, language: str) -> Path | None:
     """Find the file of a split in a language, such as `val.de.gz`, among files by their lower-case names."""
     from datasets.data_files import SPLIT_KEYWORDS
 
     words = {str(name): words for name, words in SPLIT_KEYWORDS.items()}.get(canonical_split(split), [])
-    wanted = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in ("", *SUFFIXES)]
-    return next((there[name] for name in wanted if name in there), None)
+    names = [f"{word}.{language}{ending}".lower() for word in (split, *words) for ending in ("", *SUFFIXES)]
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _open_sides(
@@ -137,8 +139,8 @@ def _open_sides(
                 yield pair[0].strip(), pair[1].strip()
         if counts[0] != counts[1]:
             raise ScratchError(
-                f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}: a translation must stand on the "
-                "line of its sentence"
+                f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}: the translation of each line "
+                "must be on the same line"
             )
 
     def convert(pair: tuple[str, str]) -> Pair:

@@ -4,7 +4,7 @@ A row has one of these formats:
 
     {"prompt": "…", "chosen": "…", "rejected": "…"}                         text completions
     {"prompt": [messages], "chosen": [messages], "rejected": [messages]}    conversational
-    {"chosen": [messages], "rejected": [messages]}                          the prompt is the common beginning, and
+    {"chosen": [messages], "rejected": [messages]}                          the prompt is the common prefix, and
                                                                             may be repeated in "prompt"
 """
 
@@ -57,11 +57,11 @@ def preference_of(row: dict[str, Any]) -> Preference:
     prompt = row.get("prompt")
     if all(_is_messages(row.get(side)) for side in ("chosen", "rejected")):
         return _of_messages(prompt, *(conversation_of(row, (side,)) for side in ("chosen", "rejected")))
-    asked = message_text(prompt, "prompt")
+    text = message_text(prompt, "prompt")
     chosen, rejected = (check_text(row.get(side), side) for side in ("chosen", "rejected"))  # may be empty
     if chosen == rejected:
         raise BadRowError("'chosen' and 'rejected' are the same")
-    return Preference(asked, chosen, rejected)
+    return Preference(text, chosen, rejected)
 
 
 def _is_messages(value: Any) -> bool:
@@ -69,15 +69,15 @@ def _is_messages(value: Any) -> bool:
 
 
 def _of_messages(prompt: Any, chosen: Conversation, rejected: Conversation) -> Preference:
-    asked: Conversation
+    shared: Conversation
     same = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
     given = messages_of(prompt, "prompt") if isinstance(prompt, list) and prompt else None
     if given is not None and chosen[: len(given)] != given:
-        asked = conversation_of({"prompt": given}, ("prompt",), answered=False)
+        shared = conversation_of({"prompt": given}, ("prompt",), with_answer=False)
     elif isinstance(prompt, str) and prompt.strip() and not same:
-        asked = [{"role": "user", "content": prompt}]
+        shared = [{"role": "user", "content": prompt}]
     else:
-        asked, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
-    if not asked or not chosen or not rejected or chosen == rejected:
+        shared, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+    if not shared or not chosen or not rejected or chosen == rejected:
         raise BadRowError("there is no prompt, or no difference between 'chosen' and 'rejected'")
-    return Preference(asked, chosen, rejected)
+    return Preference(shared, chosen, rejected)

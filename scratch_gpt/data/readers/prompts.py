@@ -17,7 +17,7 @@ from .tables import ReadOptions, cell, find_column, open_table, refuse_csv_optio
 Prompt = str | list[dict[str, Any]]
 COLUMNS = ("prompt", "text", "instruction", *MESSAGES)
 INSTRUCTION = ("instruction", "output", "input")  # the columns of such a row
-AGAIN, EMPTY = "a prompt that was read before", "an empty line"
+REPEATED, EMPTY = "a repeated prompt", "an empty line"
 
 
 def open_prompts(
@@ -66,7 +66,7 @@ def _open_stories(count: int, seed: int, options: ReadOptions) -> Corpus[Prompt]
     check_built_in_size("num_prompts", count)
     fingerprint = f"prompts-{count}-{seed}-{options.max_rows}"
     origin = Origin("stories", lambda: fingerprint, built_in=True)
-    return Corpus(origin, lambda: _beginnings(count, seed), options=options)
+    return Corpus(origin, lambda: _first_sentences(count, seed), options=options)
 
 
 def _without_repeats(
@@ -83,12 +83,12 @@ def _without_repeats(
         prompt = convert(row)
         key = prompt if isinstance(prompt, str) else conversation_key(prompt)
         if key in seen:
-            raise BadRowError(AGAIN)
+            raise BadRowError(REPEATED)
         seen.add(key)
         return prompt
 
     corpus: Corpus[Prompt] = Corpus(origin, read, convert_new, options)
-    corpus.harmless = {AGAIN, EMPTY}
+    corpus.harmless = {REPEATED, EMPTY}
     return corpus
 
 
@@ -98,7 +98,7 @@ def _lines(paths: list[Any]) -> Iterator[Any]:
             yield line.strip() or BadRowError(EMPTY)
 
 
-def _beginnings(count: int, seed: int) -> Iterator[Prompt]:
+def _first_sentences(count: int, seed: int) -> Iterator[Prompt]:
     """Return up to `count` different first sentences of stories from a separate random stream."""
     found: dict[Prompt, None] = {}
     stream = f"prompts-{seed}"
@@ -112,7 +112,7 @@ def _beginnings(count: int, seed: int) -> Iterator[Prompt]:
 def _prompt_of(row: dict[str, Any], column: str) -> Prompt:
     value = cell(row, column)
     if column == "instruction":
-        return conversation_of(row, INSTRUCTION, answered=False)
+        return conversation_of(row, INSTRUCTION, with_answer=False)
     if column in MESSAGES or isinstance(value, list):
-        return conversation_of({column: messages_of(value, column)}, (column,), answered=False)
+        return conversation_of({column: messages_of(value, column)}, (column,), with_answer=False)
     return text_cell(row, column)

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..corpora import stories
-from .corpus import MOST_STORIES, Corpus, Origin, ReadCount, check_built_in_size
+from .corpus import MAX_STORIES, Corpus, Origin, ReadCount, check_built_in_size
 from .files import open_text
 from .finding import Files, find_files
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, find_text_column, open_hub, refuse_csv_options, table_of
 
-PIECE_CHARACTERS, MOST_BLOCKS = 1 << 16, 4
+BLOCK_CHARACTERS, MAX_BLOCKS = 1 << 16, 4
 EMPTY = "an empty document"
 
 
 class Piece(NamedTuple):
-    """A part of a document. Documents are cut before white space, or after many characters without white space."""
+    """A part of a document. Documents are split before white space, or after many characters without white space."""
 
     text: str
     ends_document: bool
@@ -42,6 +42,7 @@ class Source(ABC):
 
     @property
     def name(self) -> str:
+        """Display name of the dataset."""
         return self.origin.name
 
     @property
@@ -70,22 +71,26 @@ class StorySource(Source):
     """The built-in stories, one document per story."""
 
     def __init__(self, count: int, seed: int):
-        check_built_in_size("num_stories", count, least=2, most=MOST_STORIES)
+        check_built_in_size("num_stories", count, minimum=2, maximum=MAX_STORIES)
         self.number, self.seed = count, seed
         fingerprint = f"stories-{count}-{seed}-{stories.entropy_per_story()}"
         self.origin = Origin("stories", lambda: fingerprint, built_in=True)
 
     @property
     def count(self) -> ReadCount:
+        """Number of documents read and skipped in the last pass."""
         return ReadCount(self.number)
 
     def pieces(self) -> Iterator[Piece]:
+        """Iterate over the pieces of all documents, from the beginning."""
         return (Piece(text, True) for text in stories.stories(self.seed, self.number))
 
     def documents(self) -> Iterator[str]:
-        return stories.stories(self.seed, min(self.number, 5_000))  # enough to train a tokenizer
+        """Iterate over the first 5,000 stories, which are enough to train a tokenizer."""
+        return stories.stories(self.seed, min(self.number, 5_000))
 
     def expected_characters(self) -> float | None:
+        """Estimate the number of characters, for a progress bar."""
         return self.number * stories.characters_per_story()
 
 
@@ -99,13 +104,16 @@ class FileSource(Source):
 
     @property
     def count(self) -> ReadCount:
+        """Number of documents read and skipped in the last pass."""
         return ReadCount(len(self.paths))
 
     def pieces(self) -> Iterator[Piece]:
+        """Iterate over the pieces of all documents, from the beginning."""
         for path in self.paths:
             yield from _read_pieces(path)
 
     def expected_characters(self) -> float | None:
+        """Estimate the number of characters, for a progress bar."""
         plain = [path.stat().st_size for path in self.paths if path.suffix.lower() in (".txt", ".md", ".text", "")]
         return float(sum(plain)) or None
 
@@ -128,9 +136,11 @@ class TableSource(Source):
 
     @property
     def count(self) -> ReadCount:
+        """Number of documents read and skipped in the last pass."""
         return self.corpus.count
 
     def pieces(self) -> Iterator[Piece]:
+        """Iterate over the pieces of all documents, from the beginning."""
         return (Piece(text, True) for text in self.corpus.read())
 
 
@@ -168,17 +178,17 @@ def open_source(
 
 
 def _read_pieces(path: Path) -> Iterator[Piece]:
-    """Iterate over the pieces of a file. A piece ends before white space, or after `MOST_BLOCKS` blocks without any."""
-    held: list[str] = []
+    """Iterate over the pieces of a file. A piece ends before white space, or after `MAX_BLOCKS` blocks without any."""
+    pending: list[str] = []
     with open_text(path) as file:
-        while block := file.read(PIECE_CHARACTERS):
+        while block := file.read(BLOCK_CHARACTERS):
             cut = max(block.rfind(" "), block.rfind("\n"))
-            if cut > 0 or (cut == 0 and held):
-                yield Piece("".join([*held, block[:cut]]), False)
-                held = [block[cut:]]
+            if cut > 0 or (cut == 0 and pending):
+                yield Piece("".join([*pending, block[:cut]]), False)
+                pending = [block[cut:]]
             else:
-                held.append(block)
-                if len(held) == MOST_BLOCKS:
-                    yield Piece("".join(held), False)
-                    held = []
-    yield Piece("".join(held), True)
+                pending.append(block)
+                if len(pending) == MAX_BLOCKS:
+                    yield Piece("".join(pending), False)
+                    pending = []
+    yield Piece("".join(pending), True)

@@ -1,7 +1,7 @@
 """Which files of a folder belong to which split: by the folder's dataset card, by `save_to_disk`, or by their names.
 
-The card and the JSON files of a folder may be untrusted: they choose among the files that `list_folder` found, and
-open no other file or address.
+The card and the JSON files of a folder may be untrusted: they select among the files that `list_folder` found, and
+can't open other files or URLs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from ...errors import ScratchError
 from ...untrusted import MAX_YAML_BYTES, parse_yaml, read_bytes, read_json
 from .files import kind_of
-from .folders import LINK_OUT, homes_of, is_own_file, place_in, select
+from .folders import LINK_OUT, allowed_roots, is_file_inside, matching_paths, resolve_inside
 
 SEPARATORS = "-._ 0-9"  # characters that may surround a split keyword in a file name
-MOST_PATTERNS = 1000  # with wildcards, of one configuration
-FIELDS = ("config_name", "data_files", "data_dir", "default")  # of a configuration, that are used here
+MAX_PATTERNS = 1000  # with wildcards, in one configuration
+FIELDS = ("config_name", "data_files", "data_dir", "default")  # fields of a configuration that are used
 
 
 def splits_by_name(paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
@@ -40,8 +40,8 @@ def splits_by_name(paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
         found: dict[str, list[PurePath]] = {}
         for split, keywords in words.items():
             pattern = re.compile(rf"(?:.*[{SEPARATORS}])?(?:{keywords})(?:[{SEPARATORS}].*)?", re.IGNORECASE)
-            if mine := [path for path in paths if any(pattern.fullmatch(part) for part in named(path))]:
-                found[split] = mine
+            if matches := [path for path in paths if any(pattern.fullmatch(part) for part in named(path))]:
+                found[split] = matches
         if found:
             return found
     return {}
@@ -62,41 +62,41 @@ def saved_to_disk(folder: Path, files: list[Path], ignored: dict[str, str]) -> d
         files, ignored: what `list_folder` found in it.
 
     Raises:
-        ScratchError: the folder is incomplete, or names files that are not in it.
+        ScratchError: the folder is incomplete, or refers to files that are not in it.
     """
-    homes = homes_of(folder)
+    roots = allowed_roots(folder)
     several = folder / "dataset_dict.json"
     try:
-        if is_own_file(several, homes):
+        if is_file_inside(several, roots):
             names = [str(name) for name in read_json(several)["splits"]]
-        elif all(is_own_file(folder / name, homes) for name in ("state.json", "dataset_info.json")):
+        elif all(is_file_inside(folder / name, roots) for name in ("state.json", "dataset_info.json")):
             names = ["train"]
         else:
             return None
         _check_names(folder, names)
         parts = dict.fromkeys(names, folder)
-        if is_own_file(several, homes):
-            parts = {name: folder.joinpath(*place_in(folder, name)) for name in names}
+        if is_file_inside(several, roots):
+            parts = {name: folder.joinpath(*resolve_inside(folder, name)) for name in names}
         splits: dict[str, list[Path]] = {}
         for name, part in parts.items():
             state = part / "state.json"
-            if not is_own_file(state, homes):
-                raise ScratchError(f"{state} is {ignored.get(str(state), 'not there')}")
+            if not is_file_inside(state, roots):
+                raise ScratchError(f"{state} is {ignored.get(str(state), 'missing')}")
             found = [str(entry["filename"]) for entry in read_json(state)["_data_files"]]
             _check_names(folder, found)
             splits[name] = [part / file for file in found]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ScratchError(f"{folder} was not written whole by save_to_disk: {error}") from error
+        raise ScratchError(f"{folder} was not written completely by save_to_disk: {error}") from error
     known = {*files, *map(Path, ignored)}
     if missing := [path for found in splits.values() for path in found if path not in known]:
-        raise ScratchError(f"{folder} was not written whole by save_to_disk: no such file: {missing[0]}")
+        raise ScratchError(f"{folder} was not written completely by save_to_disk: no such file: {missing[0]}")
     usable = set(files)
     return {name: [path for path in found if path in usable] for name, found in splits.items()}
 
 
 def _check_names(folder: Path, names: list[str]) -> None:
-    if strange := [name for name in names if PurePath(name).name != name or name in ("", "..")]:
-        raise ScratchError(f"{folder} names {strange[0]!r}, want the name of a file in the folder")
+    if invalid := [name for name in names if PurePath(name).name != name or name in ("", "..")]:
+        raise ScratchError(f"{folder} refers to {invalid[0]!r}, want the name of a file in the folder")
 
 
 def named_by_card(
@@ -111,25 +111,25 @@ def named_by_card(
         files, ignored: what `list_folder` found in the folder.
 
     Raises:
-        ScratchError: the metadata of the card can't be read, there is no such configuration, or it names files that are
-            not in the folder.
+        ScratchError: the metadata of the card can't be read, there is no such configuration, or it refers to files
+            that are not in the folder.
     """
     configs = _configs_of(folder)
     if not configs:
         if config is not None:
-            raise ScratchError(f"{folder} names no configurations: leave out --dataset_config {config}")
+            raise ScratchError(f"{folder} has no configurations: omit --dataset_config {config}")
         return None
     default = next((name for name, fields in configs.items() if fields.get("default")), None)
     chosen = config or default or ("default" if "default" in configs else None)
     if chosen is None and len(configs) == 1:
         chosen = next(iter(configs))
     if chosen not in configs:
-        asked = f"no configuration {config!r}" if config else "several configurations"
-        raise ScratchError(f"{folder} has {asked}: choose one of {', '.join(configs)} with --dataset_config")
+        found = f"no configuration {config!r}" if config else "several configurations"
+        raise ScratchError(f"{folder} has {found}: choose one of {', '.join(configs)} with --dataset_config")
     base = str(configs[chosen].get("data_dir") or ".")
     paths: dict[PurePath, Path] = {path.relative_to(folder): path for path in files}
     if "data_files" not in configs[chosen]:
-        place = PurePath(*place_in(folder, base))
+        place = PurePath(*resolve_inside(folder, base))
         inside = [path for path in paths if path.is_relative_to(place)]
         named = splits_by_name([path.relative_to(place) for path in inside if kind_of(path) is not None])
         splits = {split: [paths[place / path] for path in found] for split, found in named.items()}
@@ -139,12 +139,12 @@ def named_by_card(
     for split, patterns in _patterns_of(folder, configs[chosen]["data_files"]).items():
         matched: set[PurePath] = set()
         for pattern in patterns:
-            found = select([*paths, *unusable], *place_in(folder, base, pattern))
-            if not found:
-                raise ScratchError(f"{folder} names {pattern!r} for the split {split}, and there is no such file")
-            if all(unusable.get(path) == LINK_OUT for path in found):
-                raise ScratchError(f"{folder} names {pattern!r} for the split {split}, which is {LINK_OUT}")
-            matched.update(found)
+            matches = matching_paths([*paths, *unusable], *resolve_inside(folder, base, pattern))
+            if not matches:
+                raise ScratchError(f"{folder} refers to {pattern!r} for the split {split}, but there is no such file")
+            if all(unusable.get(path) == LINK_OUT for path in matches):
+                raise ScratchError(f"{folder} refers to {pattern!r} for the split {split}, which is {LINK_OUT}")
+            matched.update(matches)
         splits[split] = [path for relative, path in paths.items() if relative in matched]
     return {split: found for split, found in splits.items() if found}
 
@@ -155,7 +155,7 @@ def _configs_of(folder: Path) -> dict[str, dict[str, Any]]:
     from huggingface_hub import DatasetCardData
 
     card = folder / "README.md"
-    if not is_own_file(card, homes_of(folder)):
+    if not is_file_inside(card, allowed_roots(folder)):
         return {}
     found = re.match(r"---[^\S\n]*\n(.*?)\n---", read_bytes(card).decode("utf-8", errors="replace"), re.DOTALL)
     if found is None:
@@ -181,6 +181,6 @@ def _patterns_of(folder: Path, data_files: Any) -> dict[str, list[str]]:
     except (ValueError, TypeError) as error:
         raise ScratchError(f"{folder}: data_files of its card can't be read: {' '.join(str(error).split())}") from error
     wild = sum(glob.has_magic(pattern) for found in patterns.values() for pattern in found)
-    if wild > MOST_PATTERNS:
-        raise ScratchError(f"the card of {folder} has {wild:,} patterns, want at most {MOST_PATTERNS:,}")
+    if wild > MAX_PATTERNS:
+        raise ScratchError(f"the card of {folder} has {wild:,} patterns, want at most {MAX_PATTERNS:,}")
     return patterns

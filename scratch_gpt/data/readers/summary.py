@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import ScratchError
-from ..splits import content_key, deal
+from ..splits import assign_splits, content_key
 from .corpus import Corpus, Origin, ReadCount, data_fingerprint
 from .sources import Source
 from .text import TextReading
@@ -23,7 +23,7 @@ from .text import TextReading
 T = TypeVar("T")
 SAMPLES, SAMPLE_CHARACTERS = 5, 1000
 LISTED_FILES = 20  # maximum number of files listed in run.yaml
-UNKNOWN_SHARE = 0.01  # fraction of unknown tokens above which a warning is shown
+UNKNOWN_SHARE = 0.01  # fraction of unknown tokens above which there is a warning
 
 
 @dataclass
@@ -96,7 +96,9 @@ class DataSummary:
         """Format the summary as a few lines of text."""
         read = [f"data: {self.name}" + (" (built in)" if self.built_in else "")]
         if self.files and self.files != [self.name]:
-            read.append(f"{len(self.files):,} file{'s' * (len(self.files) != 1)} ({_some(map(_base, self.files))})")
+            read.append(
+                f"{len(self.files):,} file{'s' * (len(self.files) != 1)} ({_first_few(map(_file_name, self.files))})"
+            )
         if self.split and not self.built_in:
             read.append(f"split {self.split!r}")
         if self.columns:
@@ -105,16 +107,16 @@ class DataSummary:
             header = "with a header" if self.header else "without a header"
             quotes = "" if self.quoting == "csv" else f", quoting {self.quoting!r}"
             read.append(f"delimiter {self.delimiter!r} {header}{quotes}")
-        rows = [f"rows: {self.rows_read:,} read", f"{self.train_rows:,} to train on"]
-        rows.append(f"{self.validation_rows:,} to validate on")
-        rows += [f"{self.test_rows:,} to test on"] if self.test_rows else []
+        rows = [f"rows: {self.rows_read:,} read", f"{self.train_rows:,} for training"]
+        rows.append(f"{self.validation_rows:,} for validation")
+        rows += [f"{self.test_rows:,} for testing"] if self.test_rows else []
         rows += [f"{self.duplicates:,} duplicates"] if self.duplicates else []
         lines = [", ".join(read), ", ".join(rows)]
         if self.rows_skipped:
             shown = "; ".join(f"{reason}: {count:,}" for reason, count in self.rows_skipped.items())
             lines.append(f"skipped: {sum(self.rows_skipped.values()):,} rows ({shown})")
         if self.ignored:
-            shown = _some(f"{_base(path)} ({reason})" for path, reason in self.ignored.items())
+            shown = _first_few(f"{_file_name(path)} ({reason})" for path, reason in self.ignored.items())
             lines.append(f"ignored: {len(self.ignored):,} files ({shown})")
         return lines
 
@@ -122,23 +124,23 @@ class DataSummary:
         """Return possible problems with the data, one sentence each."""
         found = []
         if self.shared:
-            of = f"{self.shared:,} of the {self.validation_rows:,} rows to validate on"
-            found.append(f"{of} equal rows that are trained on: what they measure is partly memory")
+            of = f"{self.shared:,} of the {self.validation_rows:,} validation rows"
+            found.append(f"{of} equal training rows: validation metrics partly measure memorisation")
         if self.unknown_share is not None and self.unknown_share > UNKNOWN_SHARE:
             found.append(
                 f"{self.unknown_share:.1%} of the training tokens are unknown to the tokenizer: it was trained on "
-                "other text, and what they stand for can't be learned"
+                "other text, and these tokens can't be learned"
             )
         return found
 
 
-def _base(path: str) -> str:
+def _file_name(path: str) -> str:
     return Path(path).name
 
 
-def _some(names: Any, most: int = 4) -> str:
+def _first_few(names: Any, count: int = 4) -> str:
     names = list(names)
-    return ", ".join(names[:most]) + (f", … {len(names) - most:,} more" if len(names) > most else "")
+    return ", ".join(names[:count]) + (f", … {len(names) - count:,} more" if len(names) > count else "")
 
 
 def read_parts(
@@ -166,18 +168,18 @@ def read_parts(
         ScratchError: too many rows can't be used, or a split would be empty.
     """
     examples = list(train.read())
-    wanted = {name: share for name, share in fractions.items() if validation is None or name != "validation"}
+    needed = {name: fraction for name, fraction in fractions.items() if validation is None or name != "validation"}
     labels = None if label is None else [label(example) for example in examples]
-    numbers = deal([content_key(key(example)) for example in examples], wanted, seed, labels)
-    parts = {name: [examples[i] for i in found] for name, found in numbers.items()}
+    indices = assign_splits([content_key(key(example)) for example in examples], needed, seed, labels)
+    parts = {name: [examples[i] for i in found] for name, found in indices.items()}
     if validation is not None:
         parts["validation"] = list(validation.read())
     empty = [n for n in ("train", "validation", *fractions) if not parts[n] and fractions.get(n, 1)]
     if empty:
         counts = ", ".join(f"{len(part):,} for {name}" for name, part in parts.items())
         raise ScratchError(
-            f"{train.name} has too few rows: it leaves nothing for {empty[0]} ({counts}); give more rows, or a split "
-            "to validate on"
+            f"{train.name} has too few rows: it leaves nothing for {empty[0]} ({counts}); give more rows, or a "
+            "validation split"
         )
     return parts
 
@@ -207,17 +209,17 @@ def summarise(
     summary.test_rows = len(parts.get("test", []))
     summary.characters = sum(len(text) for example in examples for text in texts(example))
     summary.duplicates = len(examples) - len(set(chain.from_iterable(keys.values())))
-    learned = set(keys["train"])
-    summary.shared = sum(key in learned for key in keys["validation"])
+    training_keys = set(keys["train"])
+    summary.shared = sum(key in training_keys for key in keys["validation"])
     if label is not None:
         summary.labels = _counted(map(label, examples))
         summary.validation_labels = _counted(map(label, parts["validation"]))
-    summary.samples = [_cut(row(example)) for example in examples[:SAMPLES]]
+    summary.samples = [_truncated(row(example)) for example in examples[:SAMPLES]]
     return summary
 
 
 def summarise_texts(source: Source, validation: Source | None, reading: TextReading) -> DataSummary:
-    """Summarise the texts that `shards.prepare_texts` or `documents.read_texts` read."""
+    """Summarise the texts that `token_shards.prepare_texts` or `text.read_texts` read."""
     summary = _summary(source.origin, None if validation is None else validation.origin, reading.count)
     summary.train_rows, summary.validation_rows = (reading.documents[split] for split in ("train", "validation"))
     summary.characters, summary.duplicates = reading.characters, reading.duplicates
@@ -255,12 +257,12 @@ def _counted(labels: Any) -> dict[str, int]:
     return dict(sorted(Counter(labels).items()))
 
 
-def _cut(value: Any) -> Any:
+def _truncated(value: Any) -> Any:
     if isinstance(value, str):
         return value if len(value) <= SAMPLE_CHARACTERS else value[:SAMPLE_CHARACTERS] + "…"
     if isinstance(value, dict):
-        return {name: _cut(part) for name, part in value.items()}
-    return [_cut(part) for part in value] if isinstance(value, list | tuple) else value
+        return {name: _truncated(part) for name, part in value.items()}
+    return [_truncated(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def length_statistics(lengths: Sequence[int], context_length: int | None) -> dict[str, Any]:

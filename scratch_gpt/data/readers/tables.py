@@ -19,8 +19,8 @@ from .finding import Files, find_files
 from .formats import BadRowError, arrow_rows, delimited_rows, fingerprint_of_files, json_rows, read_columns, schema_of
 from .split_files import canonical_split
 
-SAMPLE_ROWS = 1000  # rows that are inspected to find the columns
-SAMPLE_CHARACTERS = 1 << 22  # of text in it, about
+SAMPLE_ROWS = 1000  # maximum number of rows that are inspected to find the columns
+SAMPLE_CHARACTERS = 1 << 22  # approximate maximum number of characters in them
 TEXT_COLUMNS = ("text", "sentence")
 
 
@@ -82,12 +82,12 @@ class Table:
     def rows(self, columns: Collection[str] | None = None) -> Iterator[dict[str, Any] | BadRowError]:
         """Iterate over all rows.
 
-        Columns of images, audio and the like are never decoded, since decoding opens what their cells name: each cell
-        is `formats.UNDECODED`.
+        Columns of images, audio and the like are never decoded, because decoding opens the paths and URLs in their
+        cells: each cell is `formats.UNDECODED`.
 
         Args:
-            columns: names of columns, or of nested fields, to read; rows of formats that store columns apart then have
-                no others. None reads all.
+            columns: names of columns, or of nested fields, to read; columnar formats then yield no others. None reads
+                all.
 
         Raises:
             ScratchError: reading fails before the end.
@@ -98,13 +98,13 @@ class Table:
             yield from self._read(columns)
         except (ScratchError, GeneratorExit):
             raise
-        except Exception as error:  # pyarrow and datasets raise whatever their readers raise
-            raise ScratchError(f"{self.name} can't be read to the end: {_first_line(error)}") from error
+        except Exception as error:  # pyarrow and datasets raise various classes
+            raise ScratchError(f"{self.name} can't be read completely: {_first_line(error)}") from error
 
     def reader(self, columns: Iterable[str]) -> Callable[[], Iterator[dict[str, Any] | BadRowError]]:
-        """Return a function that iterates over all rows, of which only these columns are needed; see `rows`."""
-        wanted = list(columns)
-        return lambda: self.rows(wanted)
+        """Return a function that iterates over all rows, with at least these columns; see `rows`."""
+        names = list(columns)
+        return lambda: self.rows(names)
 
     def fingerprint(self) -> str:
         """Return a hash that changes whenever the rows change."""
@@ -122,11 +122,11 @@ class Table:
                 rows.append(row)
                 if isinstance(row, dict):
                     characters += sum(len(value) for value in row.values() if isinstance(value, str))
-                if characters > SAMPLE_CHARACTERS:  # the sample is kept
+                if characters > SAMPLE_CHARACTERS:  # the sample is kept in memory
                     break
             self._sample = [row for row in rows if not isinstance(row, BadRowError)]
             if not self._sample:
-                raise ScratchError(f"{self.name} holds no rows" + (f" that can be read: {rows[0]}" if rows else ""))
+                raise ScratchError(f"{self.name} has no rows" + (f" that can be read: {rows[0]}" if rows else ""))
         return self._sample
 
     def columns(self) -> list[str]:
@@ -136,7 +136,7 @@ class Table:
     def has(self, name: str) -> bool:
         """Whether any row has this column, or nested field given by a dotted path. Rows after the sample are searched
         only if each row has its own column names."""
-        if any(_holds(row, name) for row in self.sample()):
+        if any(_has_field(row, name) for row in self.sample()):
             return True
         if not self.named_by_row:
             return False
@@ -144,7 +144,7 @@ class Table:
             self._names = {key for row in self.rows() if not isinstance(row, BadRowError) for key in row}
         if name in self._names or name.split(".")[0] not in self._names:
             return name in self._names
-        return any(not isinstance(row, BadRowError) and _holds(row, name) for row in self.rows())
+        return any(not isinstance(row, BadRowError) and _has_field(row, name) for row in self.rows())
 
     def text_columns(self) -> list[str]:
         """Return the columns whose values in the sample are strings and not all numeric."""
@@ -203,35 +203,35 @@ def text_cell(row: dict[str, Any], name: str) -> str:
     return text
 
 
-def find_column(table: Table, asked: str | None, usual: Sequence[str], flag: str) -> str | None:
+def find_column(table: Table, requested: str | None, defaults: Sequence[str], flag: str) -> str | None:
     """Return the requested column, or the first of the default columns that exists; None if none exists.
 
     Args:
         table: the table to search.
-        asked: the requested column; None searches for the default columns.
-        usual: default column names, in order of preference.
+        requested: the requested column; None searches for the default columns.
+        defaults: default column names, in order of preference.
         flag: command-line option that sets the column, for the error message.
 
     Raises:
         ScratchError: the requested column does not exist.
     """
-    if asked is not None:
-        if not table.has(asked):
+    if requested is not None:
+        if not table.has(requested):
             raise ScratchError(
-                f"{table.name} has no column {asked!r}: it has {table.described()}; choose one with {flag}"
+                f"{table.name} has no column {requested!r}: it has {table.described()}; choose one with {flag}"
             )
-        return asked
-    return next((name for name in usual if name in table.columns()), None) or next(filter(table.has, usual), None)
+        return requested
+    return next((name for name in defaults if name in table.columns()), None) or next(filter(table.has, defaults), None)
 
 
-def find_text_column(table: Table, asked: str | None, label_column: str | None = "label") -> str:
+def find_text_column(table: Table, requested: str | None, label_column: str | None = "label") -> str:
     """Return the text column: the requested one, else "text" or "sentence", else the only text column other than the
     label. In CSV files without a header, it is the column with the most different values.
 
     Raises:
         ScratchError: the requested column does not exist, or the choice is ambiguous.
     """
-    if (found := find_column(table, asked, TEXT_COLUMNS, "--text_column")) is not None:
+    if (found := find_column(table, requested, TEXT_COLUMNS, "--text_column")) is not None:
         return found
     texts = [name for name in table.text_columns() if name != label_column]
     if len(texts) == 1:
@@ -273,9 +273,9 @@ def open_table(dataset: str, options: ReadOptions, known_names: Iterable[str] = 
 
 
 def refuse_csv_options(options: ReadOptions, name: str) -> None:
-    """Raise ScratchError if there are options for CSV and TSV files, and the data is in no such file."""
+    """Raise ScratchError if options for CSV and TSV files are set; called for data in other formats."""
     if given := [n for n in ("delimiter", "header", "quoting") if getattr(options, n) is not None]:
-        raise ScratchError(f"{', '.join(given)} can't be used with {name}, which is no CSV or TSV file")
+        raise ScratchError(f"{', '.join(given)} can't be used with {name}, which is not a CSV or TSV file")
 
 
 def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()) -> Table:
@@ -288,14 +288,15 @@ def table_of(files: Files, options: ReadOptions, known_names: Iterable[str] = ()
         refuse_csv_options(options, files.name)
     dialects: dict[Path, Dialect] = {}
     if files.kind == "csv":
-        asked = options.delimiter, options.header, options.quoting
+        format_options = options.delimiter, options.header, options.quoting
         for path in files.paths:
-            dialects[path] = find_dialect(path, known_names, *asked)
-            asked = options.delimiter, dialects[path].header, options.quoting  # the first file decides for all
+            dialects[path] = find_dialect(path, known_names, *format_options)
+            # All files have the header, or none, as the first one does.
+            format_options = options.delimiter, dialects[path].header, options.quoting
 
     try:
         features = schema_of(files.paths[0])[1] if files.kind in ("parquet", "arrow") else None
-    except Exception as error:  # whatever pyarrow raises
+    except Exception as error:  # pyarrow raises various classes
         raise ScratchError(f"{files.paths[0]} can't be read as {files.kind}: {_first_line(error)}") from error
 
     def read(columns: Collection[str] | None) -> Iterator[Any]:
@@ -359,7 +360,7 @@ def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -
         raise
     except Exception as error:
         raise ScratchError(
-            f"{name!r} is no file or folder here, and the Hub dataset can't be opened: {_first_line(error)}"
+            f"{name!r} is not a local file or folder, and the Hub dataset can't be opened: {_first_line(error)}"
         ) from error
     fingerprint = f"{name}-{options.config}-{options.split}-{revision}"
     return Table(
@@ -387,7 +388,7 @@ def _download(url: str) -> Path:
     return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision.replace("%2F", "/")))
 
 
-def _holds(row: dict[str, Any], name: str) -> bool:
+def _has_field(row: dict[str, Any], name: str) -> bool:
     return cell(row, name, default=...) is not ...
 
 

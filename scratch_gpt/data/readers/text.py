@@ -52,10 +52,10 @@ class TextReading:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TextReading:
-        """Restore a reading from the result of `to_json`, which may come from a file that others can change.
+        """Restore a reading from the result of `to_json`, which may come from an untrusted file.
 
         Raises:
-            ValueError, TypeError, KeyError, AttributeError: it is not such a result.
+            ValueError, TypeError, KeyError, AttributeError: the content is invalid.
         """
         count = content["count"]
         reading = cls(
@@ -87,7 +87,7 @@ def _text(value: Any) -> str:
 
 
 def read_texts(source: Source, validation_source: Source | None, validation_fraction: float, seed: int) -> TextReading:
-    """Read and split texts as `shards.prepare_texts` does, without tokenising them.
+    """Read and split texts as `token_shards.prepare_texts` does, without tokenising them.
 
     Args:
         source: the texts.
@@ -107,8 +107,8 @@ def read_texts(source: Source, validation_source: Source | None, validation_frac
 def parts_of(
     source: Source, validation_source: Source | None, validation_fraction: float
 ) -> Iterator[tuple[str, Piece]]:
-    """Iterate over the pieces of all texts, each with its part: "train", "validation", or "all" if it is only known
-    after the last document which of them are held out (`Record.held_out`)."""
+    """Iterate over the pieces of all texts, each with its part: "train", "validation", or "all" if the documents
+    to hold out are only known after the last one (`Record.held_out`)."""
     if validation_source is not None:
         yield from (("train", piece) for piece in source.pieces())
         yield from (("validation", piece) for piece in validation_source.pieces())
@@ -120,12 +120,12 @@ def parts_of(
 
 def documents_of(source: Source) -> Iterator[str]:
     """Iterate over complete documents."""
-    held: list[str] = []
+    pending: list[str] = []
     for piece in source.pieces():
-        held.append(piece.text)
+        pending.append(piece.text)
         if piece.ends_document:
-            yield "".join(held)
-            held = []
+            yield "".join(pending)
+            pending = []
 
 
 def _has_one_document(source: Source) -> bool:
@@ -136,23 +136,23 @@ def _has_one_document(source: Source) -> bool:
 
 def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]:
     """Iterate over the first `length` characters of each document."""
-    begin = ""
+    beginning = ""
     for piece in source.pieces():
-        begin += piece.text[: max(0, length - len(begin))]
+        beginning += piece.text[: max(0, length - len(beginning))]
         if piece.ends_document:
-            yield begin
-            begin = ""
+            yield beginning
+            beginning = ""
 
 
 def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
     """Iterate over the pieces of a single document, each with its split; the end goes to "validation"."""
     characters = sum(len(piece.text) for piece in source.pieces())
-    border = int(characters * (1 - validation_fraction))
+    boundary = int(characters * (1 - validation_fraction))
     position = 0
     for piece in source.pieces():
-        cut = min(max(border - position, 0), len(piece.text))
+        cut = min(max(boundary - position, 0), len(piece.text))
         if cut:
-            yield "train", Piece(piece.text[:cut], position + cut == border)
+            yield "train", Piece(piece.text[:cut], position + cut == boundary)
         if cut < len(piece.text) or piece.ends_document:
             yield "validation", Piece(piece.text[cut:], piece.ends_document)
         position += len(piece.text)
@@ -163,7 +163,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self.keys, self.characters, self.utf8_bytes = array("Q"), array("q"), array("q")
-        self.begin = ""
+        self.beginning = ""
         self._digest: Any = None
 
     def add(self, piece: Piece) -> None:
@@ -176,8 +176,8 @@ class Sizes:
         self._digest.update(data)
         self.characters[-1] += len(piece.text)
         self.utf8_bytes[-1] += len(data)
-        if len(self.begin) < PROMPT_CHARACTERS:
-            self.begin += piece.text[: PROMPT_CHARACTERS - len(self.begin)]
+        if len(self.beginning) < PROMPT_CHARACTERS:
+            self.beginning += piece.text[: PROMPT_CHARACTERS - len(self.beginning)]
         if piece.ends_document:
             self.keys.append(int.from_bytes(self._digest.digest(), "little"))
             self._digest = None
@@ -194,8 +194,12 @@ class Record:
         self.sizes.setdefault(part, Sizes()).add(piece)
 
     def held_out(self, source: Source, fraction: float, seed: int) -> np.ndarray | None:
-        """Return a boolean mask (N,) of the documents of "all" to hold out; a fraction of 1 holds out all of them. None
-        if the parts are known already.
+        """Return a boolean mask (N,) of the documents of "all" to hold out; None if the parts are already known.
+
+        Args:
+            source: the source, for error messages.
+            fraction: fraction to hold out; 1 holds out all documents.
+            seed: seed of the split.
 
         Raises:
             ScratchError: there is no document.
@@ -208,21 +212,21 @@ class Record:
         return np.ones(len(keys), dtype=bool) if fraction >= 1 else hold_out(keys, fraction, seed)
 
     def reading(self, source: Source, validation_source: Source | None, held: np.ndarray | None) -> TextReading:
-        """Summarise the documents that were added; they must have been the last that was read of the sources.
+        """Summarise the documents that were added.
 
         Args:
-            source, validation_source: the sources they come from.
+            source, validation_source: the sources they come from, which must not have been read again since.
             held: the result of `held_out`.
         """
         count = source.count if validation_source is None else source.count + validation_source.count
         parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items()}
-        prompt = self.sizes["validation"].begin if "validation" in self.sizes else ""
+        prompt = self.sizes["validation"].beginning if "validation" in self.sizes else ""
         if held is not None:
             parts = {"train": parts["all"][~held], "validation": parts["all"][held]}
-            if held.any():  # the source is read again, up to the first document that is held out
+            if held.any():  # read the source again, up to the first document that is held out
                 prompt = next(islice(beginnings(source), int(np.argmax(held)), None), "")
         train, validation = (parts.get(split, np.empty(0, np.uint64)) for split in SPLITS)
-        several = count.read > 1  # else both parts are of one text
+        several = count.read > 1  # otherwise both parts belong to one text
         return TextReading(
             count=count,
             documents={"train": len(train), "validation": len(validation)},

@@ -193,7 +193,7 @@ def test_the_commands(run, encoder, table, tmp_path):
         (("evaluate", str(encoder), "--dataset", str(table)), "'scratch-gpt train classification'"),
         (
             ("evaluate", str(run), "--dataset", "other.tsv"),
-            "has the label 'odd', the model knows 'negative', 'positive'",
+            "has the label 'odd', the model has 'negative', 'positive'",
         ),
     ):
         (tmp_path / "other.tsv").write_text("text\tlabel\na film\todd\n")
@@ -273,7 +273,7 @@ def test_masks_are_drawn_80_10_10_and_anew_each_epoch():
 
 
 BAD = {
-    "one class": ("--dataset one.csv", "one.csv has one label only, 'a': nothing to tell apart"),
+    "one class": ("--dataset one.csv", "one.csv has only one label, 'a', want at least two"),
     "missing label": ("--dataset hole.csv", "'label' is empty: 1, first row 1"),
     "missing text": ("--dataset mute.csv", "'text' is empty: 1, first row 1"),
     "text that is none": ("--dataset number.jsonl --text_column text", "'text' is int, want text: 1, first row 1"),
@@ -282,7 +282,7 @@ BAD = {
     "columns to choose from": ("--dataset three.csv --text_column a", "no label column"),
     "no table": ("--dataset plain.txt", "is plain text, want a table"),
     "no such file": ("--dataset ./none.tsv", "no such file or folder: ./none.tsv"),
-    "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model knows 'a', 'b'"),
+    "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model has 'a', 'b'"),
     "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want a name for each"),
     "unknown preset": (
         "--preset bart",

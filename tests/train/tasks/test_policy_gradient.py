@@ -280,5 +280,5 @@ def test_prompts_come_from_everywhere(base, tmp_path):
         table.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
         assert list(open_prompts(str(table)).read()) == [wanted]
     table.write_text(json.dumps({"messages": [said]}) + "\n")
-    with pytest.raises(ScratchError, match="the conversation asks for nothing: 1, first row 0"):
+    with pytest.raises(ScratchError, match="the conversation has only assistant messages: 1, first row 0"):
         list(open_prompts(str(table)).read())

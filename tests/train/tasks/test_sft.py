@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers.data import ASKED, TALK
+from helpers.data import CONVERSATION, USER_MESSAGE
 from helpers.models import tiny_model
 from helpers.processes import PROJECT, refusals, run_here, run_python
 from torch.nn import functional as F
@@ -32,7 +32,7 @@ SFT = str(PROJECT / "training" / "sft.py")
 
 @pytest.fixture(params=["char", "bpe"])
 def tokenizer(request):
-    texts = ["".join(map(chr, range(32, 127)))] + [message["content"] for message in TALK] * 20
+    texts = ["".join(map(chr, range(32, 127)))] + [message["content"] for message in CONVERSATION] * 20
     tokenizer = train_tokenizer(texts, request.param, 280 if request.param == "bpe" else None)
     assert add_chat_template(tokenizer)
     assert not add_chat_template(tokenizer)
@@ -40,23 +40,23 @@ def tokenizer(request):
 
 
 def test_learned_is_what_the_assistant_says(tokenizer):
-    tokens = encode_conversations(tokenizer, [TALK], 1000)
+    tokens = encode_conversations(tokenizer, [CONVERSATION], 1000)
     (ids,), (scored,) = tokens.ids, tokens.scored
     whole = tokenizer.decode([tokens.start, *ids])
-    assert whole == "<bos>" + "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in TALK)
+    assert whole == "<bos>" + "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in CONVERSATION)
     assert tokenizer.decode(ids[scored]) == "I am well.<|end|>Still well.<|end|>"
     assert (tokens.start, tokens.end) == (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<|end|>"))
-    assert (tokens.characters, tokens.long, tokens.silent) == (21, 0, 0)
+    assert (tokens.characters, tokens.num_too_long, tokens.num_unanswered) == (21, 0, 0)
 
 
 def test_what_is_too_long_is_cut_and_counted(tokenizer):
-    whole = encode_conversations(tokenizer, [TALK], 1000).ids[0]
-    first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [TALK], 1000).scored[0])[0])
-    cut = encode_conversations(tokenizer, [TALK, TALK], first_answer + 2)
-    assert (cut.long, cut.silent, len(cut.ids)) == (2, 0, 2)
+    whole = encode_conversations(tokenizer, [CONVERSATION], 1000).ids[0]
+    first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [CONVERSATION], 1000).scored[0])[0])
+    cut = encode_conversations(tokenizer, [CONVERSATION, CONVERSATION], first_answer + 2)
+    assert (cut.num_too_long, cut.num_unanswered, len(cut.ids)) == (2, 0, 2)
     assert cut.ids[0].tolist() == whole[: first_answer + 2].tolist()
-    silent = encode_conversations(tokenizer, [TALK], first_answer)
-    assert (silent.long, silent.silent, silent.ids) == (1, 1, [])
+    silent = encode_conversations(tokenizer, [CONVERSATION], first_answer)
+    assert (silent.num_too_long, silent.num_unanswered, silent.ids) == (1, 1, [])
 
 
 def task_of(tokenizer, talks, row_length: int = 128) -> Instructions:
@@ -66,7 +66,7 @@ def task_of(tokenizer, talks, row_length: int = 128) -> Instructions:
 
 def test_prompts_are_never_scored(tokenizer):
     """Other words in the place of what is asked, as labels only, move no gradient; of what is answered, they do."""
-    task = task_of(tokenizer, [TALK, TALK[:2]])
+    task = task_of(tokenizer, [CONVERSATION, CONVERSATION[:2]])
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
     shard = task.shards["train"]
 
@@ -88,7 +88,7 @@ def test_prompts_are_never_scored(tokenizer):
 
 
 def test_packed_conversations_do_not_see_each_other(tokenizer):
-    talks = [TALK, TALK[:2], [{"role": "system", "content": "Be kind."}, *TALK[2:]]]
+    talks = [CONVERSATION, CONVERSATION[:2], [{"role": "system", "content": "Be kind."}, *CONVERSATION[2:]]]
     task = task_of(tokenizer, talks, row_length=256)
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256)
     plan = task.rows.plan(0)
@@ -218,7 +218,7 @@ def test_transformers_serves_it_and_chats_with_it(tuned, tmp_path):
 
 def test_answers_that_can_be_checked_are_counted(tokenizer):
     """A model that knows one of three answers by heart, and whose padding on the left does not matter."""
-    talks = [[ASKED, {"role": "assistant", "content": said}] for said in ("I am well.", "So so.", "No.")]
+    talks = [[USER_MESSAGE, {"role": "assistant", "content": said}] for said in ("I am well.", "So so.", "No.")]
     talks[1] = [{"role": "user", "content": "A much longer question than the other ones, is it?"}, talks[1][1]]
     tokens = encode_conversations(tokenizer, talks, 128)
     task = Instructions(Accelerator(), dict.fromkeys(SPLITS[:2], tokens), talks, tokenizer, 128, 2, 0, exact=True)
@@ -247,7 +247,7 @@ BAD = {
         "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",
     ),
-    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's words"),
+    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's tokens"),
 }
 
 

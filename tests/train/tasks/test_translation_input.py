@@ -7,11 +7,11 @@ from helpers.processes import refusals
 from helpers.translation import TINY, TRAIN, train
 
 BAD = {
-    "unknown language": ("--source_lang fr", "knows 'de' and 'en', not 'fr' to 'en'"),
+    "unknown language": ("--source_lang fr", "has 'de' and 'en', not 'fr' to 'en'"),
     "one language twice": ("--source_lang en", "source_lang and target_lang are both 'en'"),
     "no such folder": ("--dataset ./none", "no such file or folder: ./none"),
     "different lengths": ("--dataset uneven", "has 2 lines and"),
-    "missing side": ("--dataset half", "half holds no train.en"),
+    "missing side": ("--dataset half", "half has no train.en"),
     "an empty side": ("--dataset hollow", "too few rows: it leaves nothing for train"),
     "too few pairs": ("--dataset few --vocab_size 280", "too few rows: it leaves nothing for validation"),
     "all too long": ("--dataset plenty --max_length 3 --skip_long --vocab_size 270", "a side of over 3 tokens"),

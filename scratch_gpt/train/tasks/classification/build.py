@@ -133,6 +133,8 @@ def encode(
         total=len(examples), desc=f"tokenising {split}", unit=" texts", leave=False, disable=not main or None
     ) as bar:
         encoded = encode_examples(examples, names, tokenizer, max_length, bar.update)
-    if encoded.long and main:
-        SafeConsole(stderr=True).print(f"{encoded.long:,} {split} texts of over {max_length} tokens were truncated")
+    if encoded.num_too_long and main:
+        SafeConsole(stderr=True).print(
+            f"{encoded.num_too_long:,} {split} texts of over {max_length} tokens were truncated"
+        )
     return encoded

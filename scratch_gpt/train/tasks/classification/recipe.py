@@ -178,7 +178,7 @@ def _make_job(
         context_length=model.config.max_position_embeddings,
         labels={name: counts[name] for name in names},
         **{
-            split: {"texts": len(part), "tokens": len(part.tokens.ids), "long": part.long}
+            split: {"texts": len(part), "tokens": len(part.tokens.ids), "long": part.num_too_long}
             for split, part in encoded.items()
         },
     )

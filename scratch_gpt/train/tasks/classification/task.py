@@ -9,12 +9,12 @@ from accelerate.utils import gather_object
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from ....data.batching.bucketing import LabelledBatches, hide_tokens
+from ....data.batching.bucketing import LabelledBatches, drop_words
 from ....data.batching.encoding import LabelledTokens
 from ....errors import ScratchError
 from ....evaluation.classification import classification_scores
 from ....metrics import Metric
-from ....tokenization.training import first_of_word
+from ....tokenization.training import starts_word
 from ...checkpoints.checkpoint import unwrapped
 from ...engine.task import Batch, BucketTask
 
@@ -63,9 +63,9 @@ class Classification(BucketTask):
             raise ScratchError(f"word_dropout is {word_dropout}, but the tokenizer has no mask: leave it 0")
         self.accelerator, self.label_names, self.label_smoothing = accelerator, label_names, label_smoothing
         self.seed, self.word_dropout, self.mask_token_id = seed, word_dropout, tokenizer.mask_token_id
-        self.special_ids, self.first_of_word = list(tokenizer.all_special_ids), None
+        self.special_ids, self.starts_word = list(tokenizer.all_special_ids), None
         if word_dropout:
-            self.first_of_word = first_of_word(tokenizer)
+            self.starts_word = starts_word(tokenizer)
         self.train: LabelledBatches = LabelledBatches(train, tokens_per_batch, tokenizer.pad_token_id, seed)
         self.validation = LabelledBatches(validation, tokens_per_batch, tokenizer.pad_token_id)
         counts = np.bincount(train.labels, minlength=len(label_names)).clip(min=1)
@@ -77,9 +77,7 @@ class Classification(BucketTask):
         if self.word_dropout:
             generator = np.random.default_rng((self.seed, epoch, number))
             ids, mask = batch["input_ids"], int(self.mask_token_id)
-            batch["input_ids"] = hide_tokens(
-                ids, self.word_dropout, mask, self.special_ids, generator, self.first_of_word
-            )
+            batch["input_ids"] = drop_words(ids, self.word_dropout, mask, self.special_ids, generator, self.starts_word)
         return batch
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -116,7 +116,7 @@ def _encode(
             raise ScratchError(
                 f"every {split} pair of {found.summary.name} is longer than the model's {longest} tokens"
             )
-        found.skip(split, f"longer than the model's {longest} tokens", part.long)
+        found.skip(split, f"longer than the model's {longest} tokens", part.num_too_long)
     ids = [rollout.prompt + rollout.completion for rollout in encoded["train"].chosen + encoded["train"].rejected]
     found.summary.unknown_share = common.unknown_share(tokenizer, np.concatenate(ids))
     common.report_data(found.summary, accelerator.is_main_process)
@@ -146,7 +146,7 @@ def _make_job(
         prompt=first if isinstance(first, str) else first[-1]["content"],
         context_length=policy.config.max_position_embeddings,
         chat=not isinstance(first, str),
-        **{split: {"pairs": len(part), "long": part.long} for split, part in encoded.items()},
+        **{split: {"pairs": len(part), "long": part.num_too_long} for split, part in encoded.items()},
     )
 
     def report(folder: Path) -> None:

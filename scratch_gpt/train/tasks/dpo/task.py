@@ -49,7 +49,7 @@ class EncodedPairs:
     def __init__(self, pairs: list[Preference], tokenizer: PreTrainedTokenizerFast, max_length: int):
         both = [(self._encode(p, p.chosen, tokenizer), self._encode(p, p.rejected, tokenizer)) for p in pairs]
         kept = [pair for pair in both if max(len(r.prompt) + len(r.completion) for r in pair) <= max_length]
-        self.long = len(both) - len(kept)
+        self.num_too_long = len(both) - len(kept)
         self.chosen, self.rejected = [pair[0] for pair in kept], [pair[1] for pair in kept]
         sizes = [max(len(r.prompt) + len(r.completion) for r in pair) for pair in kept]
         self.lengths = np.asarray(sizes, dtype=np.int64)

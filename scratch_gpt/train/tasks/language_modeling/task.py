@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from ....data.batching.packing import RowPlan, Rows
+from ....data.batching.packing import PackedRows, RowPlan
 from ....data.batching.token_shards import Shard
 from ....evaluation.language_modeling import language_metrics, sum_of_losses
 from ....evaluation.positions import generate
@@ -61,8 +61,8 @@ class LanguageModeling:
     ):
         self.accelerator, self.shards, self.tokenizer = accelerator, shards, tokenizer
         self.batch_size, self.entropy_floor = batch_size, entropy_floor
-        self.rows = Rows.for_tokenizer(shards["train"], row_length, tokenizer, seed, bos_token_id)
-        self.validation_rows = Rows.for_tokenizer(shards["validation"], row_length, tokenizer, None, bos_token_id)
+        self.rows = PackedRows.for_tokenizer(shards["train"], row_length, tokenizer, seed, bos_token_id)
+        self.validation_rows = PackedRows.for_tokenizer(shards["validation"], row_length, tokenizer, None, bos_token_id)
 
     def batches_left(self, state: DataState, epochs: float) -> int:
         rows = items_left(lambda epoch: len(self.rows.plan(epoch)), state, epochs)

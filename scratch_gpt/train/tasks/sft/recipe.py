@@ -140,12 +140,12 @@ def _encode(
                 f"{found.summary.name} leaves no answer for {split}: give more conversations, a larger share, or a "
                 "longer context_length"
             )
-        found.skip(split, f"no answer within the context of {length} tokens", part.silent)
+        found.skip(split, f"no answer within the context of {length} tokens", part.num_unanswered)
     found.summary.unknown_share = common.unknown_share(tokenizer, np.concatenate(tokens["train"].ids))
     common.report_data(found.summary, accelerator.is_main_process)
     if accelerator.is_main_process:
         for split, part in tokens.items():
-            if truncated := part.long - part.silent:
+            if truncated := part.num_too_long - part.num_unanswered:
                 print(f"{truncated:,} {split} conversations of over {length} tokens were truncated")
     set_chat_defaults(tuned.model, tokenizer, tokens["train"].end)
     return tokens
@@ -196,8 +196,8 @@ def _sizes(part: ChatTokens) -> dict[str, int]:
         "conversations": len(part.ids),
         "tokens": sum(map(len, part.ids)),
         "answer_tokens": int(sum(mask.sum() for mask in part.scored)),
-        "long": part.long,
-        "silent": part.silent,
+        "long": part.num_too_long,
+        "silent": part.num_unanswered,
     }
 
 

@@ -160,10 +160,10 @@ def encode(
     main = accelerator.is_main_process
     with tqdm(total=len(pairs), desc=f"tokenising {name}", unit=" pairs", leave=False, disable=not main or None) as bar:
         encoded = encode_pairs(iter(pairs), *tokenizers, max_length, skip_long, bar.update)
-    if encoded.long and main:
+    if encoded.num_too_long and main:
         done = "skipped" if skip_long else "truncated"
         SafeConsole(stderr=True).print(
-            f"{encoded.long:,} {name} pairs with a side of over {max_length} tokens were {done}"
+            f"{encoded.num_too_long:,} {name} pairs with a side of over {max_length} tokens were {done}"
         )
     if not len(encoded):
         raise ScratchError(f"every {name} pair has a side of over {max_length} tokens: raise --max_length")
@@ -177,5 +177,5 @@ def sizes(pairs: list[Pair], encoded: Pairs) -> dict[str, int]:
         "source_tokens": len(encoded.source.ids),
         "target_tokens": len(encoded.target.ids),
         "characters": sum(len(source) + len(target) for source, target in pairs),
-        "long": encoded.long,
+        "long": encoded.num_too_long,
     }

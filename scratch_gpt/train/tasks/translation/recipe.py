@@ -103,7 +103,7 @@ def _encode(
     }
     found.parts["train"] = train
     if data.skip_long:
-        long = encoded["train"].long // (2 if data.both_directions else 1)
+        long = encoded["train"].num_too_long // (2 if data.both_directions else 1)
         found.summary.skip("train", f"a side of over {max_length} tokens (skip_long)", long)
     sides = zip(tokenizers, (encoded["train"].source, encoded["train"].target), strict=True)
     found.summary.unknown_share = max(common.unknown_share(tokenizer, side.ids) for tokenizer, side in sides)

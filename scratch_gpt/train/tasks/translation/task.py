@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerFast
 
-from ....data.batching.bucketing import PairBatches, hide_tokens
+from ....data.batching.bucketing import PairBatches, drop_words
 from ....data.batching.encoding import Pairs
 from ....errors import ScratchError
 from ....evaluation.processes import sum_over_processes
@@ -94,7 +94,7 @@ class Translation(BucketTask):
     def _hide(
         self, ids: torch.Tensor, tokenizer: PreTrainedTokenizerFast, generator: np.random.Generator
     ) -> torch.Tensor:
-        return hide_tokens(ids, self.word_dropout, tokenizer.bos_token_id, tokenizer.all_special_ids, generator)
+        return drop_words(ids, self.word_dropout, tokenizer.bos_token_id, tokenizer.all_special_ids, generator)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return model(**batch, num_items_in_batch=1, skip_logits=True, use_cache=False).loss

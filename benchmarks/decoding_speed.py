@@ -31,7 +31,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from scratch_gpt.hardware import use_all_cores
-from scratch_gpt.models.fast_decoding import linear, product
+from scratch_gpt.models.fast_decoding import functional_linear, functional_matmul
 
 SHAPES = ("4x128", "6x384", "12x768")
 NEW = 256  # tokens after a prompt of 16
@@ -101,7 +101,7 @@ def roofline(count: float, dtype: torch.dtype) -> Write:
     width = 1024
     height = 64 * (int(count / dtype.itemsize / width / 64) + 1)  # which can be cut evenly
     matrix, row = torch.randn(height, width).to(dtype), torch.randn(1, width).to(dtype)
-    ways = [lambda x: F.linear(x, matrix), product(matrix, None)]
+    ways = [lambda x: F.linear(x, matrix), functional_matmul(matrix, None)]
     best = min(ways, key=lambda way: min(seconds(lambda: way(row)) for _ in range(4)))
 
     def read() -> None:
@@ -115,7 +115,7 @@ def products(model: torch.nn.Module, rows: int) -> Write:
     """The linear layers of a token and nothing between them: what is left to gain where these take most of the time."""
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
     inputs = [torch.randn(rows, layer.in_features).to(layer.weight.dtype) for layer in layers]
-    steps = [(linear(layer), x) for layer, x in zip(layers, inputs, strict=True)]
+    steps = [(functional_linear(layer), x) for layer, x in zip(layers, inputs, strict=True)]
 
     def multiply() -> None:
         for _ in range(10):

@@ -35,23 +35,23 @@ def steps(monkeypatch):
         return step(self, token_ids)
 
     monkeypatch.setattr(fast_decoding.StepDecoder, "step", counted)
-    monkeypatch.setattr(fast_decoding, "FIRST_ROOM", 5)  # so that the room must grow
+    monkeypatch.setattr(fast_decoding, "INITIAL_CAPACITY", 5)  # so that the cache must grow
     return taken
 
 
 def both_ways(model, monkeypatch, steps, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
     """What `generate` writes by lean steps and by transformers' own loop, from the same seed."""
     torch.manual_seed(7)
-    functional_norm = model.generate(**kwargs)
-    written = functional_norm.shape[1] - (1 if model.config.is_encoder_decoder else kwargs["input_ids"].shape[1])
+    fast = model.generate(**kwargs)
+    written = fast.shape[1] - (1 if model.config.is_encoder_decoder else kwargs["input_ids"].shape[1])
     assert len(steps) >= written - 1  # the first comes from the prompt; beams go on after the best has ended
     before = len(steps)
     with monkeypatch.context() as patched:
-        patched.setattr(fast_generation, "is_plain", lambda *_: False)
+        patched.setattr(fast_generation, "supports_fast_path", lambda *_: False)
         torch.manual_seed(7)
         own = model.generate(**kwargs)
     assert len(steps) == before
-    return functional_norm, own
+    return fast, own
 
 
 def padded(rows: int = 3, length: int = 8, side: str = "left") -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,8 +69,8 @@ def test_the_gpt_writes_the_same_tokens(preset, shape, asked, steps, monkeypatch
     ids, mask = padded()
     for given in ({"input_ids": ids, "attention_mask": mask}, {"input_ids": ids.clamp(min=3)}):
         steps.clear()
-        functional_norm, own = both_ways(model, monkeypatch, steps, max_new_tokens=30, **given, **ASKED[asked])
-        assert torch.equal(functional_norm, own)
+        fast, own = both_ways(model, monkeypatch, steps, max_new_tokens=30, **given, **ASKED[asked])
+        assert torch.equal(fast, own)
 
 
 @pytest.mark.parametrize("asked", ["greedy", "beams"])
@@ -80,8 +80,8 @@ def test_in_float32_too(asked, steps, monkeypatch):
     for model in (tiny_model("llama"), tiny_seq2seq("vaswani2017")):
         steps.clear()
         given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 12}
-        functional_norm, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
-        assert torch.equal(functional_norm, own)
+        fast, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
+        assert torch.equal(fast, own)
 
 
 @pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
@@ -91,8 +91,8 @@ def test_the_encoder_decoder_writes_the_same_tokens(preset, side, asked, steps, 
     model = tiny_seq2seq(preset).double()
     ids, mask = padded(side=side)
     given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 30}
-    functional_norm, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
-    assert torch.equal(functional_norm, own)
+    fast, own = both_ways(model, monkeypatch, steps, **given, **ASKED[asked])
+    assert torch.equal(fast, own)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -102,9 +102,9 @@ def test_the_logits_are_the_same(preset, rows, steps):
     model = tiny_model(preset, num_key_value_heads=2)
     ids, mask = padded()
     ids, mask = ids[:rows], mask[:rows]
-    for copied in (fast_decoding.COPIED_WEIGHTS, 0):
+    for copied in (fast_decoding.MAX_FUSED_WEIGHTS, 0):
         with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
-            patched.setattr(fast_decoding, "COPIED_WEIGHTS", copied)
+            patched.setattr(fast_decoding, "MAX_FUSED_WEIGHTS", copied)
             cache = DynamicCache(config=model.config)
             model(ids, attention_mask=mask, cache=cache)
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -125,8 +125,8 @@ def test_positions_of_ones_own_go_on(preset, steps, monkeypatch):
     asked = {"do_sample": False, "eos_token_id": None, "max_new_tokens": 12}
     for given in (places, places[:1].expand(2, -1)):
         steps.clear()
-        functional_norm, own = both_ways(model, monkeypatch, steps, input_ids=ids, position_ids=given, **asked)
-        assert torch.equal(functional_norm, own)
+        fast, own = both_ways(model, monkeypatch, steps, input_ids=ids, position_ids=given, **asked)
+        assert torch.equal(fast, own)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -137,10 +137,10 @@ def test_half_precision_is_as_near_to_float32_as_the_model_itself(preset, steps)
         cache, before = DynamicCache(config=half.config), mask[:, :-1]
         half(ids[:, :-1], attention_mask=before, cache=cache)
         positions = (before.cumsum(-1) - 1).clamp(min=0)
-        functional_norm = fast_decoding.StepDecoder(half, half.model, cache, positions, before).step(ids[:, -1])
+        fast = fast_decoding.StepDecoder(half, half.model, cache, positions, before).step(ids[:, -1])
         exact, own = model(ids, attention_mask=mask).logits[:, -1], half(ids, attention_mask=mask).logits[:, -1]
-    assert functional_norm.dtype == torch.bfloat16
-    assert (functional_norm - exact).abs().max() < 1.5 * (own - exact).abs().max()
+    assert fast.dtype == torch.bfloat16
+    assert (fast - exact).abs().max() < 1.5 * (own - exact).abs().max()
 
 
 def test_rows_that_end_are_padded_and_strings_stop(story_tokenizer, steps):

@@ -221,9 +221,9 @@ def test_bad_inputs_are_refused():
     with pytest.raises(ValueError, match="token_type_ids are not all 0"):
         model(ids, token_type_ids=torch.ones_like(ids))
     bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, ngram_buckets=64)
-    with pytest.raises(ValueError, match="needs input_ids to know them by"):
+    with pytest.raises(ValueError, match="n-gram embeddings or token weights and needs input_ids"):
         bag(inputs_embeds=bag.embed_tokens(ids))
-    with pytest.raises(ValueError, match="counted for this vocabulary"):
+    with pytest.raises(ValueError, match="computed for this vocabulary"):
         bag.resize_token_embeddings(120)
     with pytest.raises(StrictDataclassError, match=r"num_hidden_layers is -1, want 0 or more"):
         tiny_encoder(ScratchEncoderModel, "modern", num_hidden_layers=-1)

@@ -342,7 +342,7 @@ def test_config_names_every_broken_rule(fields, words):
 
 
 def test_a_text_beyond_learned_positions_is_refused():
-    with pytest.raises(ValueError, match="65 tokens, this model has learned positions for 64"):
+    with pytest.raises(ValueError, match="65 tokens, but this model has learned positions for 64"):
         tiny_model("gpt2")(ids(1, 65))
     assert tiny_model("llama")(ids(1, 65)).logits.shape == (1, 65, 99)
 

@@ -17,7 +17,7 @@ def ids(rows: int, length: int) -> torch.Tensor:
 def test_a_run_has_the_row_that_its_hash_says():
     model, tokens = tiny_model("nanochat_ngram").model.embed_ngrams, [7, 98, 3, 3, 41]
     positions = [0, 1, 2, 0, 1]  # a second document begins at the fourth token
-    rows = model.rows_of(torch.tensor([tokens]), position_ids=torch.tensor([positions]))[0].tolist()
+    rows = model.bucket_ids(torch.tensor([tokens]), position_ids=torch.tensor([positions]))[0].tolist()
     for i, (row, position) in enumerate(zip(rows, positions, strict=True)):
         a, b, c = (tokens[i - back] if position >= back else -1 for back in (2, 1, 0))
         assert row == ((a * MULTIPLIER + b) % 1024 * MULTIPLIER + c) % 1024
@@ -94,7 +94,7 @@ def test_nothing_is_read_before_a_text():
 
 def test_what_has_no_runs_is_refused():
     model = tiny_model("nanochat_ngram")
-    with pytest.raises(ValueError, match="needs input_ids to know them by"):
+    with pytest.raises(ValueError, match="n-gram embeddings and needs input_ids"):
         model(inputs_embeds=torch.randn(1, 3, 32))
     with pytest.raises(ValueError, match="continuous batching"):
         model(ids(1, 3), cache=object())

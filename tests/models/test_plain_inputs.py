@@ -11,7 +11,7 @@ from scratch_gpt.models import fast_generation
 def asked(monkeypatch):
     """A model, and what `generate` asks `supports_fast_path` about: input ids, generation config and inputs."""
     calls, supports_fast_path = [], fast_generation.supports_fast_path
-    monkeypatch.setattr(fast_generation, "is_plain", lambda *given: calls.append(given) or supports_fast_path(*given))
+    monkeypatch.setattr(fast_generation, "supports_fast_path", lambda *given: calls.append(given) or supports_fast_path(*given))
     model, ids = tiny_model("llama"), torch.randint(3, 99, (2, 6))
     model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
     return calls[0], supports_fast_path

@@ -10,7 +10,12 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.linear_cross_entropy import COLUMNS, ROWS, SCORED, linear_cross_entropy
+from scratch_gpt.models.linear_cross_entropy import (
+    LOGITS_PER_PIECE,
+    POSITIONS_PER_CHUNK,
+    VOCAB_PER_PIECE,
+    linear_cross_entropy,
+)
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 
 PRESETS = ("vaswani2017", "modern")
@@ -179,7 +184,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("rows", "vocabulary"), [(5, 50), (512, 50), (700, 50), (700, 2000)])
 def test_the_chunked_loss_has_the_gradients_of_torchs(rows, vocabulary, smoothing):
-    assert ROWS > SCORED // 2000  # several pieces of a chunk, in the last case
+    assert POSITIONS_PER_CHUNK > LOGITS_PER_PIECE // 2000  # several pieces per chunk in the last case
     states = torch.randn(rows, 16, requires_grad=True)
     weight, bias = torch.randn(vocabulary, 16, requires_grad=True), torch.randn(vocabulary, requires_grad=True)
     labels = torch.randint(0, vocabulary, (rows,))
@@ -197,7 +202,7 @@ def test_the_chunked_loss_has_the_gradients_of_torchs(rows, vocabulary, smoothin
 
 def test_the_chunked_loss_in_16_bits():
     torch.manual_seed(0)
-    vocabulary = COLUMNS + 808  # two pieces of a gradient, and two chunks of positions
+    vocabulary = VOCAB_PER_PIECE + 808  # two pieces of a gradient, and two chunks of positions
     states, weight = torch.randn(600, 16, requires_grad=True), torch.randn(vocabulary, 16, requires_grad=True)
     labels = torch.randint(0, vocabulary, (600,))
     expected = F.cross_entropy(F.linear(states, weight), labels, reduction="sum")
@@ -237,7 +242,7 @@ def test_two_vocabularies():
 
 def test_too_long_for_learned_positions_is_said_in_words():
     model = tiny_seq2seq("modern", position_type="learned", max_position_embeddings=8)
-    with pytest.raises(ValueError, match="has 9 tokens, this model has learned positions for 8"):
+    with pytest.raises(ValueError, match="has 9 tokens, but this model has learned positions for 8"):
         model(input_ids=sources(), decoder_input_ids=sources(3, 4))
 
 

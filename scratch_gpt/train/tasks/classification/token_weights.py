@@ -38,7 +38,9 @@ def count_token_weights(model: ScratchEncoderModel, texts: LabelledTokens, mute_
             size = embed_ngrams.size
             if len(ids) >= size:
                 whole = sliding_window_view(plain, size).all(-1)
-                rows = embed_ngrams.rows_of(model.within_runs(torch.from_numpy(ids)[None]))[0, size - 1 :].numpy()
+                rows = embed_ngrams.bucket_ids(model.replace_boundaries(torch.from_numpy(ids)[None]))[
+                    0, size - 1 :
+                ].numpy()
                 counts[label, np.unique(rows[whole])] += 1
     tokens[:, mute_ids] = 0
     model.token_weights.tokens.copy_(torch.from_numpy(_spread(tokens)))

@@ -1,5 +1,5 @@
-"""transformers' own model tests, on our classes and on its Llama. Run by test_transformers_suite.py, which provides the
-`tests` package of transformers' source distribution.
+"""transformers' model tests, on our classes and on its Llama, Marian and BERT. Run by test_transformers_suite.py, which
+provides the `tests` package of transformers' source distribution.
 """
 
 import unittest
@@ -42,7 +42,7 @@ from scratch_gpt import (
     ScratchSeq2SeqModel,
 )
 
-# The suite looks classes up by name to know which labels they take.
+# The suite looks up class names to determine which labels a model takes.
 MODEL_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTModel"
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForCausalLM"
 MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForSequenceClassification"
@@ -78,7 +78,7 @@ class Tester:
 
     def prepare_config_and_inputs_for_common(self):
         input_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size)
-        # No padding id inside, as in the suite's own testers: it would mark the end of a classified text.
+        # No padding ids, as in the suite's own testers: one would mark the end of a classified text.
         input_ids = torch.where(input_ids == 0, torch.ones_like(input_ids), input_ids)
         mask = random_attention_mask([self.batch_size, self.seq_length])
         return self.get_config(), {"input_ids": input_ids, "attention_mask": mask}
@@ -111,7 +111,7 @@ class LlamaStyleTest(OurMixin, unittest.TestCase):
 
 class NanochatStyleTest(OurMixin, unittest.TestCase):
     def make_config(self, **fields):
-        # Zero-initialised branches would make a fresh model blind to everything that the suite varies.
+        # With zero-initialised branches, a new model would ignore what the suite varies.
         return ScratchGPTConfig.from_preset("nanochat", output_projection_init="normal", **fields)
 
 

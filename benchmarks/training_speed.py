@@ -9,8 +9,7 @@ own process, take turns of a few steps, and the median is reported. Ours run eag
 `--keep_memory` keep freed memory too. litgpt's Llama also runs compiled as a whole, as in its own script. The roofline
 is the time of a step's matrix products at the speed of one large product, measured in the same run; the products of the
 linear layers in their actual shapes are reported too. With NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults`
-compares the CPU defaults of its training script with ours. `--memory` measures peaks, not speed. Run it on an idle
-machine.
+compares its training script's CPU defaults with ours. `--memory` measures peaks, not speed. Run on an idle machine.
 """
 
 from __future__ import annotations

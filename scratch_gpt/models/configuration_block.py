@@ -45,8 +45,8 @@ class TransformerBlockConfig(PreTrainedConfig):
         embedding_dropout, attention_dropout, residual_dropout: dropout probability of the embeddings, of the attention
             weights and of the output of each residual branch.
         tie_word_embeddings: whether the embedding and the head share their weights.
-        initializer_range: standard deviation of newly initialised weights.
-        output_projection_init: initialisation of the last matrix of each residual branch: "normal", "scaled" (standard
+        initializer_range: standard deviation of newly initialized weights.
+        output_projection_init: initialization of the last matrix of each residual branch: "normal", "scaled" (standard
             deviation divided by the square root of the number of residual branches, as in GPT-2) or "zero" (every block
             starts as the identity).
         pad_token_id, bos_token_id, eos_token_id: ids of special tokens.
@@ -56,7 +56,7 @@ class TransformerBlockConfig(PreTrainedConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    layer_fields: ClassVar[tuple[str, ...]] = ()  # fields that must be at least 1 in a model
+    layer_fields: ClassVar[tuple[str, ...]] = ()  # fields of the model that must be at least 1
     base_model_tp_plan: ClassVar[dict[str, str] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",

@@ -18,7 +18,7 @@ class ScratchBigramConfig(PreTrainedConfig):
 
     Args:
         vocab_size: number of tokens, at least the tokenizer's length.
-        initializer_range: standard deviation of newly initialised weights.
+        initializer_range: standard deviation of newly initialized weights.
         max_position_embeddings: length in tokens of the training sequences; the model itself has no positions.
     """
 

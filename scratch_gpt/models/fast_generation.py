@@ -58,9 +58,8 @@ class FastGenerationMixin(GenerationMixin):
             decoder = StepDecoder(self, self.decoding_trunk, cache, source_mask=mask, beams=rows)
         else:
             decoder = StepDecoder(self, self.decoding_trunk, cache, model_kwargs.get("position_ids"), mask)
-        getattr(
-            cache, "self_attention_cache", cache
-        ).layers.clear()  # frees what was copied; `generate` keeps the cache until it returns
+        # The decoder has copied the keys and values; `generate` keeps a reference to the cache until it returns.
+        getattr(cache, "self_attention_cache", cache).layers.clear()
         return decoder
 
     def _sample(
@@ -143,8 +142,8 @@ def supports_fast_path(model: Any, input_ids: torch.Tensor, generation_config: A
         return False
     if getattr(cache, "_is_user_defined", False):
         return False
-    num_blocks, has_ngrams = len(model.decoding_trunk.layers), getattr(model.decoding_trunk, "embed_ngrams", None)
-    if len(self_attention_cache.layers) not in (0, num_blocks, num_blocks + (has_ngrams is not None)):
+    num_blocks, embed_ngrams = len(model.decoding_trunk.layers), getattr(model.decoding_trunk, "embed_ngrams", None)
+    if len(self_attention_cache.layers) not in (0, num_blocks, num_blocks + (embed_ngrams is not None)):
         return False
     tensors = [x for x in (input_ids, mask, inputs.get("position_ids")) if x is not None]
     if any(x.device != model.device or x.ndim != 2 for x in tensors):

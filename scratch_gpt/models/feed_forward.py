@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class OutputProjection(nn.Linear):
-    """The last linear layer of a residual branch, initialised as `config.output_projection_init` says."""
+    """The last linear layer of a residual branch, initialized as `config.output_projection_init` says."""
 
 
 class FeedForward(nn.Module):

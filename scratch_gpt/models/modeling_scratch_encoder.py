@@ -28,7 +28,7 @@ from .pretrained_model import ScratchPreTrainedModel
 
 
 class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
-    """Base class of the models: sets the config class, and initialises token weights."""
+    """Base class of the models: sets the config class, and initializes token weights."""
 
     config_class = ScratchEncoderConfig
     config: ScratchEncoderConfig
@@ -117,7 +117,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
-        # Cosines and sines, each (B, T, D/2)
+        # Cosines and sines, each (B or 1, T, D/2)
         rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)  # (B, T, C)

@@ -122,7 +122,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
-        # Cosines and sines, each (B, T, D/2)
+        # Cosines and sines, each (B or 1, T, D/2)
         rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""The base class of all models of transformer blocks: weight initialisation, and the features of transformers that they
+"""The base class of all models of transformer blocks: weight initialization, and the features of transformers that they
 support."""
 
 from torch import nn
@@ -24,9 +24,9 @@ class ScratchPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the weights of a module:
+        """Initialize the weights of a module:
 
-        | module | initialisation |
+        | module | initialization |
         | --- | --- |
         | linear layers, embeddings (base class) | weights normal, standard deviation `initializer_range`; biases 0 |
         | norms (base class) | weights 1, biases 0 |

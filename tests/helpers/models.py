@@ -33,7 +33,7 @@ def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
 
 
 def tiny_model(preset: str, **overrides) -> ScratchGPTForCausalLM:
-    """A GPT in evaluation mode with random weights, also where the initialisation is zero."""
+    """A GPT in evaluation mode with random weights, also where the initialization is zero."""
     return randomise(ScratchGPTForCausalLM(tiny_config(preset, **overrides))).eval()
 
 

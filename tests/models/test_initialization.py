@@ -25,7 +25,7 @@ BRANCHES = {"gpt": 2 * LAYERS, "encoder": 2 * LAYERS, "seq2seq": 3 * LAYERS}
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("choice", ["normal", "scaled", "zero"])
-def test_output_projections_are_initialised_as_in_the_config(family, choice):
+def test_output_projections_are_initialized_as_in_the_config(family, choice):
     """ "scaled" is GPT-2's: the standard deviation divided by the square root of the number of residual branches."""
     torch.manual_seed(0)
     model = FAMILIES[family](output_projection_init=choice, hidden_size=96, initializer_range=0.05)
@@ -40,11 +40,11 @@ def test_output_projections_are_initialised_as_in_the_config(family, choice):
     assert all(m.weight.std().item() == pytest.approx(0.05, rel=0.05) for m in others)
 
 
-def test_token_weights_missing_from_a_checkpoint_are_initialised(tmp_path):
-    """1 for each token, 0 for padding, and 1 for each n-gram, and not uninitialised memory."""
+def test_token_weights_missing_from_a_checkpoint_are_initialized(tmp_path):
+    """1 for each token, 0 for padding, and 1 for each n-gram, and not uninitialized memory."""
     shape = {"num_hidden_layers": 0, "pad_token_id": 0, "ngram_sizes": [2], "ngram_buckets": 64}
     tiny_encoder(ScratchEncoderForMaskedLM, "fasttext", token_weights=False, **shape).save_pretrained(tmp_path)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills uninitialised memory with NaN
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills uninitialized memory with NaN
     try:
         model = ScratchEncoderForMaskedLM.from_pretrained(tmp_path, token_weights=True)
     finally:

@@ -111,7 +111,7 @@ class LlamaStyleTest(OurMixin, unittest.TestCase):
 
 class NanochatStyleTest(OurMixin, unittest.TestCase):
     def make_config(self, **fields):
-        # With zero-initialised branches, a new model would ignore what the suite varies.
+        # With zero-initialized branches, a new model would ignore what the suite varies.
         return ScratchGPTConfig.from_preset("nanochat", output_projection_init="normal", **fields)
 
 

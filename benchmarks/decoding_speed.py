@@ -1,14 +1,14 @@
-"""Greedy writing through plain `generate`, beside transformers' own models of the same shape and litgpt's Llama: tokens
-a second.
+"""Decoding speed of greedy `generate`, compared with transformers' own models of the same shape and litgpt's Llama, in
+tokens per second.
 
     pip install -e ".[benchmarks]"
     python benchmarks/decoding_speed.py [--shapes 4x128 6x384 12x768] [--output decoding.json]
 
-The contenders take turns and the median counts; all write the same number of tokens after the same prompt, and no
-end-of-text stops them. The roofline is what reading all weights and the cache once a token would take, at the speed at
-which one row goes through a matrix of as many numbers, by torch's product or ours, whichever is faster, measured in the
-same run; beside it stand the linear layers alone, whose smaller matrices are read more slowly. `--positions`
-compares the time of a token late in a text with that of an early one. Run it on an idle machine.
+The contenders take turns, and the median of their times is reported; all generate the same number of tokens after the
+same prompt, without stopping at an end-of-text token. The roofline is the time to read all weights and the cache once
+per token, measured in the same run as the product of one row with a single matrix of as many bytes, by torch's product
+or ours, whichever is faster. The linear layers alone are reported too: their smaller matrices are read more slowly.
+`--positions` compares the time per token late in a text with that early in it. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -31,38 +31,46 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from scratch_gpt.hardware import use_all_cores
-from scratch_gpt.models.fast_decoding import linear, product
+from scratch_gpt.models.fast_decoding import functional_linear, functional_matmul
 
 SHAPES = ("4x128", "6x384", "12x768")
 NEW = 256  # tokens after a prompt of 16
 CONTENDERS = [*(f"{kind} {style}" for style in STYLES for kind in ("transformers", "ours")), "litgpt llama"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Write = Callable[[], None]
+Action = Callable[[], None]
 
 
-def writer(model: torch.nn.Module, rows: int, prompt: int, new: int, streamer: BaseStreamer | None = None) -> Write:
-    """A function that writes so many tokens after each of so many prompts."""
+def generator(model: torch.nn.Module, rows: int, prompt: int, new: int, streamer: BaseStreamer | None = None) -> Action:
+    """A function that generates tokens after prompts of random tokens.
+
+    Args:
+        model: the model, ours, transformers' or litgpt's.
+        rows: number of prompts.
+        prompt: length of the prompts in tokens.
+        new: number of tokens to generate.
+        streamer: receives the tokens.
+    """
     ids = torch.randint(3, 60, (rows, prompt), generator=torch.Generator().manual_seed(0))
     if not hasattr(model, "generate"):
-        return litgpt_writer(model, ids, new)
-    asked = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "use_cache": True, "streamer": streamer}
+        return litgpt_generator(model, ids, new)
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "use_cache": True, "streamer": streamer}
 
-    def write() -> None:
-        written = model.generate(ids, max_new_tokens=new, attention_mask=torch.ones_like(ids), **asked)
-        assert written.shape[1] == prompt + new
+    def generate() -> None:
+        tokens = model.generate(ids, max_new_tokens=new, attention_mask=torch.ones_like(ids), **options)
+        assert tokens.shape[1] == prompt + new
 
-    return write
+    return generate
 
 
-def litgpt_writer(model: Any, ids: torch.Tensor, new: int) -> Write:
-    """The same by litgpt's own functions for one text and for several."""
+def litgpt_generator(model: Any, ids: torch.Tensor, new: int) -> Action:
+    """The same with litgpt's own functions, for one prompt or several."""
     from litgpt.generate.base import batched_generate_fn, generate
 
     rows, prompt = ids.shape
     model.set_kv_cache(batch_size=rows, max_seq_length=prompt + new)
     greedy = {"temperature": 0.0, "top_p": 0.0}
 
-    def write() -> None:
+    def run() -> None:
         if rows == 1:
             assert len(generate(model, ids[0], prompt + new, **greedy)) == prompt + new
             return
@@ -71,38 +79,47 @@ def litgpt_writer(model: Any, ids: torch.Tensor, new: int) -> Write:
         )
         assert len(list(steps)) == new
 
-    return write
+    return run
 
 
-def seconds(action: Write) -> float:
+def seconds(action: Action) -> float:
+    """Duration of an action in seconds."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
 
 
 def load(contender: str, shape: str, dtype: torch.dtype, context: int = 1024) -> torch.nn.Module:
+    """Build a contender's model with random weights, in evaluation mode.
+
+    Args:
+        contender: name of the contender.
+        shape: one of `SHAPES`.
+        dtype: dtype of the weights.
+        context: maximum length in tokens.
+    """
     torch.manual_seed(0)
     return build(contender, shape, context).eval().to(dtype)
 
 
 def bytes_read(model: torch.nn.Module, rows: int, position: float) -> float:
-    """Bytes that a token at this position must read: weights but for the tables looked up, and the cache."""
-    looked_up = {"wte", "wpe", "embed_tokens", "embed_positions"}
-    weights = sum(w.nbytes for name, w in model.named_parameters() if name.split(".")[-2] not in looked_up)
+    """Bytes that must be read per token at this position: the weights except embedding tables, and the cache."""
+    tables = {"wte", "wpe", "embed_tokens", "embed_positions"}
+    weights = sum(w.nbytes for name, w in model.named_parameters() if name.split(".")[-2] not in tables)
     head = model.get_output_embeddings().weight
-    if not any(w is head for n, w in model.named_parameters() if n.split(".")[-2] not in looked_up):
-        weights += head.nbytes  # tied: named as the embedding, and read as the head
+    if not any(w is head for n, w in model.named_parameters() if n.split(".")[-2] not in tables):
+        weights += head.nbytes  # tied: listed under the name of the embedding, and read by the head
     config = model.config
     return weights + 2 * rows * position * config.num_hidden_layers * config.hidden_size * head.itemsize
 
 
-def roofline(count: float, dtype: torch.dtype) -> Write:
-    """One row through a matrix of so many bytes, as torch does it or, where that is faster, as our step does."""
+def roofline(count: float, dtype: torch.dtype) -> Action:
+    """The product of one row with a matrix of this many bytes, by torch's function or ours, whichever is faster."""
     width = 1024
-    height = 64 * (int(count / dtype.itemsize / width / 64) + 1)  # which can be cut evenly
+    height = 64 * (int(count / dtype.itemsize / width / 64) + 1)  # can be split evenly
     matrix, row = torch.randn(height, width).to(dtype), torch.randn(1, width).to(dtype)
-    ways = [lambda x: F.linear(x, matrix), product(matrix, None)]
-    best = min(ways, key=lambda way: min(seconds(lambda: way(row)) for _ in range(4)))
+    functions = [lambda x: F.linear(x, matrix), functional_matmul(matrix, None)]
+    best = min(functions, key=lambda function: min(seconds(lambda: function(row)) for _ in range(4)))
 
     def read() -> None:
         for _ in range(10):
@@ -111,11 +128,11 @@ def roofline(count: float, dtype: torch.dtype) -> Write:
     return read
 
 
-def products(model: torch.nn.Module, rows: int) -> Write:
-    """The linear layers of a token and nothing between them: what is left to gain where these take most of the time."""
+def products(model: torch.nn.Module, rows: int) -> Action:
+    """The linear layers of a decoding step and nothing else: a bound for what a faster implementation can gain."""
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
     inputs = [torch.randn(rows, layer.in_features).to(layer.weight.dtype) for layer in layers]
-    steps = [(linear(layer), x) for layer, x in zip(layers, inputs, strict=True)]
+    steps = [(functional_linear(layer), x) for layer, x in zip(layers, inputs, strict=True)]
 
     def multiply() -> None:
         for _ in range(10):
@@ -126,10 +143,21 @@ def products(model: torch.nn.Module, rows: int) -> Write:
 
 
 def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of texts written in turn, as tokens a second."""
+    """Run all contenders in turn.
+
+    Args:
+        shape: one of `SHAPES`.
+        precision: one of `DTYPES`.
+        rows: number of texts generated at once.
+        rounds: number of measured rounds, after one of warm-up.
+
+    Returns:
+        For each contender: median speed in tokens per second, its ratio to the best of transformers', and its fraction
+        of the roofline.
+    """
     dtype = DTYPES[precision]
     models = {name: load(name, shape, dtype) for name in CONTENDERS}
-    writers = {name: writer(model, rows, 16, NEW) for name, model in models.items()}
+    generators = {name: generator(model, rows, 16, NEW) for name, model in models.items()}
     limits = {
         "roofline": roofline(bytes_read(models["ours gpt2"], rows, 16 + NEW / 2), dtype),
         "products of gpt2": products(models["ours gpt2"], rows),
@@ -137,9 +165,9 @@ def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[s
     times: dict[str, list[float]] = {name: [] for name in (*limits, *CONTENDERS)}
     with torch.inference_mode():
         for turn in range(rounds + 1):
-            for name, write in writers.items():
-                taken = seconds(write)
-                if turn:  # the first warms up
+            for name, generate in generators.items():
+                taken = seconds(generate)
+                if turn:  # the first is warm-up
                     times[name].append(taken)
             for name, limit in limits.items():
                 taken = seconds(limit) / 10 * NEW
@@ -154,51 +182,60 @@ def race(shape: str, precision: str, rows: int, rounds: int) -> dict[str, dict[s
 
 
 class Clock(BaseStreamer):
-    """When each token came."""
+    """Records when each token is generated."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
+        """Record the time of a token."""
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        pass
+        """Required by `BaseStreamer`."""
 
-    def a_token(self) -> float:
-        """The median of seconds between tokens, without the prompt and the first, which it leads to."""
+    def seconds_per_token(self) -> float:
+        """Median time between tokens in seconds, without the prompt and the first token, which includes the prefill."""
         return statistics.median(late - early for early, late in pairwise(self.times[2:]))
 
 
 def late_and_early(rounds: int, late: int = 2000, early: int = 100, new: int = 64) -> dict[str, float]:
-    """How many times as long a token takes late in a text, and how many times as many bytes it reads (6x384)."""
+    """Ratio of time per token and of bytes per token, late in a text to early in it, for the shape 6x384.
+
+    Args:
+        rounds: number of measurements, of which the median is taken.
+        late, early: positions in tokens.
+        new: number of tokens to generate at each position.
+    """
     model = load("ours gpt2", "6x384", torch.float32, context=late + new)
     times: dict[int, list[float]] = {late: [], early: []}
     for _ in range(rounds):
-        for place, found in times.items():
+        for position, found in times.items():
             clock = Clock()
-            writer(model, 1, place, new, clock)()
-            found.append(clock.a_token())
+            generator(model, 1, position, new, clock)()
+            found.append(clock.seconds_per_token())
     slower = statistics.median(times[late]) / statistics.median(times[early])
     more = bytes_read(model, 1, late + new / 2) / bytes_read(model, 1, early + new / 2)
     return {"time": slower, "bytes": more, "time_over_bytes": slower / more}
 
 
-def show(title: str, figures: dict[str, dict[str, float]]) -> None:
-    table = Table("contender", "tokens/s", "of the best of transformers'", "of the roofline", title=title)
-    for name, row in figures.items():
+def show(title: str, results: dict[str, dict[str, float]]) -> None:
+    """Print a table of results."""
+    table = Table("contender", "tokens/s", "ratio to best of transformers", "of roofline", title=title)
+    for name, row in results.items():
         table.add_row(name, f"{row['tokens_per_second']:,.0f}", f"{row['ratio']:.2f}", f"{row['of_roofline']:.0%}")
     Console().print(table)
 
 
 def main() -> None:
+    """Parse the command line, run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32"])
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 16], help="Texts written at once.")
-    parser.add_argument("--rounds", type=int, default=5, help="Texts of each contender.")
-    parser.add_argument("--positions", action="store_true", help="Compare late and early tokens, too.")
-    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 16], help="Number of texts generated at once.")
+    parser.add_argument("--rounds", type=int, default=5, help="Number of measured rounds.")
+    parser.add_argument("--positions", action="store_true", help="Also compare late with early tokens.")
+    parser.add_argument("--output", type=Path, help="Write the results to this JSON file.")
     args = parser.parse_args()
     check_peers(parser)
     logging.set_verbosity_error()
@@ -208,9 +245,9 @@ def main() -> None:
         for precision in args.precisions:
             for rows in args.rows:
                 title = f"{shape} {precision} rows {rows}"
-                figures = race(shape, precision, rows, args.rounds)
-                found[title] = figures
-                show(title, figures)
+                results = race(shape, precision, rows, args.rounds)
+                found[title] = results
+                show(title, results)
     if args.positions:
         found["late and early"] = late_and_early(args.rounds)
         Console().print(found["late and early"])

@@ -1,16 +1,15 @@
-"""Training steps beside transformers' own models of the same shape, litgpt's and nanoGPT's: tokens a second, and peak
-memory.
+"""Training speed compared with transformers' own models of the same shape, litgpt's and nanoGPT's: tokens per second,
+and peak memory.
 
     pip install -e ".[benchmarks]" && python benchmarks/training_speed.py [--shapes 4x128 6x384] [--output speed.json]
 
-A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens; the contenders, each in a
-process of its own, take turns of a few steps, and the median counts. Ours run as they are and with compiled blocks
-(`--compile on`), and keep the memory that they have freed, as all runs of ours do; the others run as they come, and
-with `--keep_memory` keep theirs, too. litgpt's Llama runs once more compiled as a whole, as its own script has it. The
-roofline is what a step's matrix products alone would take at the speed of one great product, measured in the same run;
-beside it stand the products of the linear layers, in the shapes that they really have, with nothing between them. With
-NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults` races its training script's defaults on a processor with
-those of ours. `--memory` measures peaks, not speed. Run it on an idle machine.
+A step is forward, backward and fused AdamW, without dropout, on one batch of random tokens. The contenders, each in its
+own process, take turns of a few steps, and the median is reported. Ours run eagerly and with compiled blocks
+(`--compile on`), and keep freed memory, as all of our training runs do; the others run with their defaults, and with
+`--keep_memory` keep freed memory too. litgpt's Llama also runs compiled as a whole, as in its own script. The roofline
+is the time of a step's matrix products at the speed of one large product, measured in the same run; the products of the
+linear layers in their actual shapes are reported too. With NANOGPT=PATH_TO_CHECKOUT nanoGPT runs too, and `--defaults`
+compares its training script's CPU defaults with ours. `--memory` measures peaks, not speed. Run on an idle machine.
 """
 
 from __future__ import annotations
@@ -61,11 +60,12 @@ SHAPES = {
     "12x768": (12, 768, 12, 512, 4, 50304),
 }
 PEERS = ("transformers", "litgpt", "nanoGPT")
-WARM_UP = 4  # steps of each contender: great blocks of memory must find their places
+WARM_UP = 4  # unmeasured steps per contender, until large allocations are stable
 Step = Callable[[], None]
 
 
 def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Module:
+    """Our model of a style and a shape, for a context length in tokens."""
     layers, width, heads, _, _, vocabulary = SHAPES[shape]
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     off = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
@@ -77,11 +77,12 @@ def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Modul
 
 
 def gated_size(width: int) -> int:
-    """How wide our `llama` makes its feed-forward network."""
+    """Width of the feed-forward network of our preset `llama`."""
     return ScratchGPTConfig.from_preset("llama", hidden_size=width, num_attention_heads=1).intermediate_size
 
 
 def native(style: str, shape: str, context: int) -> torch.nn.Module:
+    """transformers' own model of the same style and shape."""
     layers, width, heads, _, _, vocabulary = SHAPES[shape]
     if style == "gpt2":
         off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
@@ -95,7 +96,7 @@ def native(style: str, shape: str, context: int) -> torch.nn.Module:
 
 
 def litgpt(shape: str, context: int) -> torch.nn.Module:
-    """litgpt's model with the parts and sizes of the Llama above."""
+    """litgpt's model with the architecture and sizes of the Llama above."""
     from litgpt.config import Config
     from litgpt.model import GPT
 
@@ -107,6 +108,7 @@ def litgpt(shape: str, context: int) -> torch.nn.Module:
 
 
 def nanogpt(shape: str) -> torch.nn.Module:
+    """nanoGPT's model, from the checkout in the environment variable NANOGPT."""
     sys.path.insert(0, os.environ["NANOGPT"])
     from model import GPT, GPTConfig
 
@@ -115,7 +117,7 @@ def nanogpt(shape: str) -> torch.nn.Module:
 
 
 def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Module:
-    """A model by the name of its row, for the shape's context or another."""
+    """The model of a contender, with the shape's context or another one."""
     kind, _, style = contender.partition(" ")
     context = context or SHAPES[shape][3]
     if kind == "nanoGPT":
@@ -126,6 +128,7 @@ def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Mo
 
 
 def contenders(styles: Iterable[str], compiled: bool) -> list[str]:
+    """Names of all contenders of these styles."""
     kinds = ["transformers", "ours"] + ["compiled"] * compiled
     names = [f"{kind} {style}" for style in styles for kind in kinds]
     if "llama" in styles:
@@ -134,7 +137,7 @@ def contenders(styles: Iterable[str], compiled: bool) -> list[str]:
 
 
 def stepper(contender: str, shape: str, bf16: bool) -> Step:
-    """A function that takes one training step, all contenders with the same optimizer."""
+    """A function that performs one training step; all contenders use the same optimizer."""
     model = build(contender, shape).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     if contender.startswith("litgpt-compiled"):
@@ -143,8 +146,8 @@ def stepper(contender: str, shape: str, bf16: bool) -> Step:
 
 
 def default_stepper(contender: str, shape: str) -> Step:
-    """A step as a package's own script takes it in a long run on a processor: nanoGPT's compiled, in float32, with
-    AdamW; ours with compiled blocks, in the precision that it chooses, with Muon for matrices."""
+    """A step with the defaults of each package's training script for a long run on a CPU: nanoGPT compiled, in float32,
+    with AdamW; ours with compiled blocks, in the precision that it chooses, with Muon for matrices."""
     if contender == "nanoGPT":
         model = build(contender, shape).train()
         optimizers = [model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), "cpu")]
@@ -157,6 +160,14 @@ def default_stepper(contender: str, shape: str) -> Step:
 def step_of(
     model: Any, contender: str, shape: str, optimizers: list[torch.optim.Optimizer], bf16: bool, clip: bool = False
 ) -> Step:
+    """A function that performs one training step.
+
+    Args:
+        model, contender, shape: the model, the contender's name and one of `SHAPES`.
+        optimizers: applied one after the other.
+        bf16: whether to use bfloat16 autocast.
+        clip: whether to clip the gradient norm to 1.
+    """
     torch.manual_seed(0)
     *_, context, rows, vocabulary = SHAPES[shape]
     tokens = torch.randint(0, vocabulary, (rows, context))
@@ -185,8 +196,8 @@ def step_of(
 
 
 def products(style: str, shape: str, bf16: bool) -> Step:
-    """The products of a step's linear layers, forward and backward, and nothing between them: what is left to gain,
-    since these shapes run slower than one great product. Attention's own products are not among them."""
+    """The products of a step's linear layers, forward and backward, and nothing else: a tighter bound than the
+    roofline, since these shapes are slower than one large product. The products of attention are not included."""
     context, rows = SHAPES[shape][3:5]
     dtype = torch.bfloat16 if bf16 else torch.float32
     model = build(f"ours {style}", shape)
@@ -204,7 +215,7 @@ def products(style: str, shape: str, bf16: bool) -> Step:
 
 
 def roofline(shape: str, bf16: bool) -> float:
-    """Seconds that the matrix products of a step would take at the speed of one great product."""
+    """Seconds that the matrix products of a step take at the speed of one large product."""
     layers, width, _, context, rows, vocabulary = SHAPES[shape]
     matrix = torch.randn(2048, 2048, dtype=torch.bfloat16 if bf16 else torch.float32)
     times = []
@@ -217,7 +228,7 @@ def roofline(shape: str, bf16: bool) -> float:
 
 
 class Contender:
-    """A process that takes steps when it is asked to."""
+    """A process that performs training steps on request."""
 
     def __init__(self, name: str, shape: str, options: list[str]):
         command = [sys.executable, __file__, "--contender", name, "--shapes", shape, *options]
@@ -231,19 +242,20 @@ class Contender:
         self.process.wait()
 
     def take(self, steps: int) -> dict[str, Any]:
-        """The seconds of so many steps, and its peak of resident bytes so far, less that before it built the model."""
+        """Perform steps. Returns the seconds of each, and the peak of resident bytes minus that before the model was
+        built. Raises SystemExit if the process has failed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         answer = next((line for line in self.process.stdout if line.startswith("{")), None)
         if answer is None:
-            raise SystemExit("a contender has failed; its own words are above")
+            raise SystemExit("a contender has failed; its error is printed above")
         return json.loads(answer)
 
 
 def contend(name: str, shape: str, precision: str) -> None:
-    """The other end of a contender."""
+    """Main function of a contender's process: performs as many steps as each line of stdin requests."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = build_step(name, shape, precision)
     for line in sys.stdin:
@@ -257,6 +269,7 @@ def contend(name: str, shape: str, precision: str) -> None:
 
 
 def build_step(name: str, shape: str, precision: str) -> Step:
+    """The step of a contender in a precision, or with its defaults."""
     if precision == "defaults":
         return default_stepper(name, shape)
     if name.startswith("products"):
@@ -265,7 +278,15 @@ def build_step(name: str, shape: str, precision: str) -> Step:
 
 
 def race(names: list[str], shape: str, options: list[str], bf16: bool, seconds: float) -> dict[str, dict[str, float]]:
-    """Medians of steps taken in turn, as tokens a second."""
+    """Run all contenders in turn. Returns for each the median speed in tokens per second, its fraction of the roofline,
+    and its ratio to that of its peer.
+
+    Args:
+        names, shape: the contenders' names and one of `SHAPES`.
+        options: command-line options of their processes.
+        bf16: whether the roofline is that of bfloat16.
+        seconds: time per contender.
+    """
     *_, context, rows, _ = SHAPES[shape]
     times: dict[str, list[float]] = {name: [] for name in names}
     ideal = [roofline(shape, bf16)]
@@ -280,18 +301,17 @@ def race(names: list[str], shape: str, options: list[str], bf16: bool, seconds: 
             ideal.append(roofline(shape, bf16))
     speeds = {name: rows * context / statistics.median(found) for name, found in times.items()}
     best = rows * context / statistics.median(ideal)
-    figures = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
+    results = {name: {"tokens_per_second": speed, "of_roofline": speed / best} for name, speed in speeds.items()}
     for name in speeds:
         _, _, style = name.partition(" ")
         peer = "nanoGPT" if style == "by default" else f"transformers {style}"
         if peer in speeds and peer != name:
-            figures[name]["ratio"] = speeds[name] / speeds[peer]
-    return figures
+            results[name]["ratio"] = speeds[name] / speeds[peer]
+    return results
 
 
 def peak_memory(name: str, shape: str, options: list[str]) -> int:
-    """The peak of a process that takes two steps: the median of three, since holes between blocks of memory differ from
-    process to process."""
+    """Peak memory in bytes of two steps: the median of three processes, which differ in fragmentation."""
     peaks = []
     for _ in range(3):
         with Contender(name, shape, options) as contender:
@@ -300,6 +320,7 @@ def peak_memory(name: str, shape: str, options: list[str]) -> int:
 
 
 def show_peaks(peaks: dict[str, int], title: str) -> dict[str, int]:
+    """Print a table of peak memory in GiB; return the peaks."""
     table = Table("contender", "peak memory", "of GPT-2", title=title)
     for name, peak in peaks.items():
         of_gpt2 = f"{peak / peaks['transformers gpt2']:.2f}" if "transformers gpt2" in peaks else ""
@@ -308,31 +329,38 @@ def show_peaks(peaks: dict[str, int], title: str) -> dict[str, int]:
     return peaks
 
 
-def show(title: str, figures: dict[str, dict[str, float]]) -> None:
-    table = Table("contender", "tokens/s", "of its peer's", "of the roofline", title=title)
-    for name, row in figures.items():
+def show(title: str, results: dict[str, dict[str, float]]) -> None:
+    """Print a table of results."""
+    table = Table("contender", "tokens/s", "ratio to peer", "of roofline", title=title)
+    for name, row in results.items():
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
         table.add_row(name, f"{row['tokens_per_second']:,.0f}", ratio, f"{row['of_roofline']:.0%}")
     Console().print(table)
 
 
 def check_peers(parser: argparse.ArgumentParser) -> None:
+    """Exit with an error if litgpt is not installed."""
     if importlib.util.find_spec("litgpt") is None:
         parser.error('litgpt is missing: pip install -e ".[benchmarks]"')
 
 
 def main() -> None:
+    """Parse the command line, run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES)
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--rows", type=int, help="Rows a step; by default 12, 12, 8 and 4, in the order of the shapes.")
-    parser.add_argument("--seconds", type=float, default=10, help="For each contender of a race.")
-    parser.add_argument("--no_compile", action="store_true", help="Leave out compiled blocks.")
-    parser.add_argument("--defaults", action="store_true", help="Race nanoGPT's defaults with ours, and nothing else.")
+    parser.add_argument("--rows", type=int, help="Batch size; by default 12, 12, 8 and 4, in the order of the shapes.")
+    parser.add_argument("--seconds", type=float, default=10, help="Seconds per contender.")
+    parser.add_argument("--no_compile", action="store_true", help="Do not run compiled contenders.")
+    parser.add_argument(
+        "--defaults", action="store_true", help="Compare nanoGPT's defaults with ours, and nothing else."
+    )
     parser.add_argument("--memory", action="store_true", help="Measure peak memory, not speed.")
-    parser.add_argument("--keep_memory", action="store_true", help="Let the others, too, keep the memory they freed.")
-    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument(
+        "--keep_memory", action="store_true", help="Keep freed memory in the processes of other packages, too."
+    )
+    parser.add_argument("--output", type=Path, help="Write the results to this JSON file.")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.set_verbosity_error()
@@ -348,8 +376,8 @@ def main() -> None:
         return
     check_peers(parser)
     if args.defaults and (args.memory or "NANOGPT" not in os.environ):
-        parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and measures no memory")
-    figures: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and cannot be combined with --memory")
+    results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for shape, precision in itertools.product(args.shapes, ["defaults"] if args.defaults else args.precisions):
         bf16, title = precision == "bf16" or (args.defaults and should_use_bf16("auto")), f"{shape} {precision}"
         options = ["--rows", str(SHAPES[shape][4])] + ["--keep_memory"] * args.keep_memory
@@ -357,15 +385,15 @@ def main() -> None:
         names = contenders(args.styles, not (args.no_compile or args.memory))
         if args.memory:
             peaks = {name: peak_memory(name, shape, options) for name in names}
-            figures[f"{title} memory"] = show_peaks(peaks, title)
+            results[f"{title} memory"] = show_peaks(peaks, title)
             continue
         names += [f"products of {style}" for style in args.styles]
         if args.defaults:
             names = ["nanoGPT", "ours by default"]
-        figures[title] = race(names, shape, options, bf16, args.seconds)
-        show(title, figures[title])
+        results[title] = race(names, shape, options, bf16, args.seconds)
+        show(title, results[title])
     if args.output:
-        args.output.write_text(json.dumps(figures, indent=1))
+        args.output.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Attention: each token asks a question (query), every token offers a label (key) and a content (value), and the
-answer is the average of the contents, weighted by how well the labels fit the question.
+"""Attention: each token's output is a weighted average of the values of all tokens; the weights are the softmax of the
+scaled dot products of its query with their keys.
 
-`eager_attention_forward` is the reference; SDPA, flash and flex attention come from transformers'
-`ALL_ATTENTION_FUNCTIONS` and agree with it, which a test checks.
+`eager_attention_forward` is the reference. SDPA, flash and flex attention come from transformers'
+`ALL_ATTENTION_FUNCTIONS`; a test checks SDPA and flex attention against the reference.
 
 Dimension letters: B batch, T query tokens, S key tokens, H query heads, G key-value heads, D head size, C hidden size.
 """
@@ -29,15 +29,18 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """softmax(Q K^T * scaling + mask) V (Vaswani et al. 2017, equation 1), the softmax in float32.
+    """softmax(Q K^T * scaling + mask) V (Vaswani et al. 2017, arXiv:1706.03762, equation 1), the softmax in float32.
 
     Args:
+        module: the attention module; dropout is applied if it is in training mode.
         query: (B, H, T, D).
         key, value: (B, G, S, D); each key-value head serves H/G query heads (Ainslie et al. 2023, arXiv:2305.13245).
-        attention_mask: additive, broadcastable to (B, H, T, S), 0 where a query may look and very negative elsewhere.
+        attention_mask: additive, broadcastable to (B, H, T, S): 0 where a query may attend, very negative elsewhere.
+        scaling: factor of the dot products, 1 / sqrt(D).
+        dropout: fraction of the attention weights set to zero in training.
 
     Returns:
-        The attended values (B, T, H, D) and the weights (B, H, T, S).
+        The weighted averages of the values (B, T, H, D) and the attention weights (B, H, T, S).
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -53,8 +56,8 @@ def eager_attention_forward(
 class ScratchAttention(nn.Module):
     """Multi-head attention with grouped key-value heads, optional rotary positions and optional query-key norm.
 
-    Queries come from the hidden states; keys and values from there too (self-attention) or from `key_value_states`
-    (cross-attention, where a decoder reads what the encoder made of the source).
+    Queries are computed from the hidden states; keys and values from the same states (self-attention) or from
+    `key_value_states` (cross-attention of a decoder to the encoder's states).
     """
 
     def __init__(self, config, layer_idx: int, is_causal: bool = True):
@@ -85,10 +88,19 @@ class ScratchAttention(nn.Module):
         key_position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Hidden states (B, T, C) to the attended ones (B, T, C), and the weights (B, H, T, S) where eager.
+        """Attend from hidden states (B, T, C).
 
-        `position_embeddings` rotate the queries and, in self-attention, the keys; those of a source are rotated by
-        `key_position_embeddings`.
+        Args:
+            hidden_states: (B, T, C).
+            position_embeddings: cosines and sines, each (B, T, D/2), that rotate the queries and, in self-attention,
+                the keys.
+            attention_mask: additive mask, broadcastable to (B, H, T, S), or what the attention function takes instead.
+            cache: keys and values of earlier tokens (and of the source), which is updated in place.
+            key_value_states: states to attend to in cross-attention (B, S, C).
+            key_position_embeddings: cosines and sines, each (B, S, D/2), that rotate the keys in cross-attention.
+
+        Returns:
+            The output (B, T, C) and the attention weights (B, H, T, S); fused attention functions return None for them.
         """
         batch_and_tokens = hidden_states.shape[:-1]
         query = self._split_heads(self.q_proj(hidden_states))  # (B, H, T, D)
@@ -99,14 +111,13 @@ class ScratchAttention(nn.Module):
         if key_value_states is None:
             key, value = self._keys_and_values(hidden_states, position_embeddings)  # (B, G, T, D)
             if cache is not None:
-                own: Any = getattr(cache, "self_attention_cache", cache)
-                key, value = own.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, G, S, D)
+                self_attention_cache: Any = getattr(cache, "self_attention_cache", cache)
+                key, value = self_attention_cache.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, G, S, D)
         else:
-            source = key_value_states, key_position_embeddings
-            key, value = self._source_keys_and_values(*source, cache)  # (B, G, S, D)
+            key, value = self._source_keys_and_values(key_value_states, key_position_embeddings, cache)  # (B, G, S, D)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, weights = attention(
+        attended, weights = attention(  # (B, T, H, D)
             self,
             query,
             key,
@@ -117,16 +128,16 @@ class ScratchAttention(nn.Module):
             **kwargs,
         )
         attended = attended.reshape(*batch_and_tokens, -1).contiguous()  # (B, T, H * D)
-        return self.o_proj(attended), weights
+        return self.o_proj(attended), weights  # (B, T, C)
 
     def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
-        """(B, T, heads * D) to (B, heads, T, D)."""
+        """Split (B, T, heads * D) into (B, heads, T, D)."""
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def _keys_and_values(
         self, states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """States (B, S, C) to keys and values, each (B, G, S, D)."""
+        """Project states (B, S, C) to keys and values, each (B, G, S, D)."""
         key, value = self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
         if self.k_norm is not None:
             key = self.k_norm(key)
@@ -140,12 +151,13 @@ class ScratchAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         cache: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the source, which does not change while the target is written: computed once, then remembered."""
+        """Keys and values of the source (B, S, C), each (B, G, S, D). The source is the same for all target tokens, so
+        with a cache they are computed once."""
         if not isinstance(cache, EncoderDecoderCache):
             return self._keys_and_values(states, position_embeddings)
-        of_source = cache.cross_attention_cache
         if cache.is_updated.get(self.layer_idx):
-            layer: Any = of_source.layers[self.layer_idx]
+            layer: Any = cache.cross_attention_cache.layers[self.layer_idx]
             return layer.keys, layer.values
         cache.is_updated[self.layer_idx] = True
-        return of_source.update(*self._keys_and_values(states, position_embeddings), self.layer_idx)
+        key, value = self._keys_and_values(states, position_embeddings)
+        return cache.cross_attention_cache.update(key, value, self.layer_idx)

@@ -2,8 +2,10 @@
 each position.
 
 Each of them is a residual branch: its output is added to its input, so that gradients also flow through the identity.
-The norm precedes each branch (pre-norm, GPT-2 and later) or follows each sum (post-norm, Vaswani et al. 2017, GPT-1).
-The decoder of an encoder-decoder has a third branch between the two: cross-attention to the source.
+The norm is applied to the input of each branch (pre-norm, GPT-2 and later) or to each sum (post-norm, Vaswani et al.
+2017, GPT-1). The decoder of an encoder-decoder has a third branch between the two: cross-attention to the source.
+
+Dimension letters: B batch, T tokens, S source tokens, D head size, C hidden size.
 """
 
 import torch
@@ -19,8 +21,14 @@ from .normalization import build_norm
 
 
 class TransformerBlock(GradientCheckpointingLayer):
-    """Self-attention, cross-attention if asked for, and feed-forward, with residuals, dropout and norms, as `config`
-    says."""
+    """Self-attention, optional cross-attention and feed-forward network, with residual connections, dropout and norms.
+
+    Args:
+        config: a `TransformerBlockConfig`.
+        layer_idx: index of the block, under which its keys and values are cached.
+        is_causal: whether self-attention is causal.
+        cross_attention: whether the block has a cross-attention branch.
+    """
 
     def __init__(self, config, layer_idx: int, is_causal: bool = True, cross_attention: bool = False):
         super().__init__()
@@ -44,24 +52,34 @@ class TransformerBlock(GradientCheckpointingLayer):
         cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Hidden states (B, T, C) in and out; `encoder_hidden_states` (B, S, C) are the source, where there is one.
-        Cross-attention is rotated where `encoder_position_embeddings` are given.
+        """Apply the block. Gradient checkpointing tracks positional arguments only: pass both states by position.
 
-        Gradient checkpointing follows positional arguments only: pass both kinds of states by position.
+        Args:
+            hidden_states: (B, T, C).
+            encoder_hidden_states: the encoder's states of the source (B, S, C), for cross-attention.
+            attention_mask: mask of self-attention, as the attention function takes it.
+            encoder_attention_mask: mask of cross-attention.
+            position_embeddings: rotary cosines and sines of the tokens, each (B, T, D/2).
+            encoder_position_embeddings: those of the source, each (B, S, D/2); without them, cross-attention is not
+                rotated.
+            cache: keys and values of earlier tokens (and of the source), which is updated in place.
+
+        Returns:
+            Hidden states (B, T, C).
         """
-        residual = hidden_states
-        attended, _ = self.self_attn(
+        residual = hidden_states  # (B, T, C)
+        attn_output, _ = self.self_attn(  # (B, T, C)
             self.maybe_pre_norm(self.input_layernorm, hidden_states),
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
             cache=cache,
             **kwargs,
         )
-        hidden_states = self.maybe_post_norm(self.input_layernorm, residual + self.dropout(attended))
+        hidden_states = self.maybe_post_norm(self.input_layernorm, residual + self.dropout(attn_output))
 
         if self.cross_attn is not None and self.cross_attn_layernorm is not None:
             residual = hidden_states
-            attended, _ = self.cross_attn(
+            attn_output, _ = self.cross_attn(  # (B, T, C)
                 self.maybe_pre_norm(self.cross_attn_layernorm, hidden_states),
                 key_value_states=encoder_hidden_states,
                 position_embeddings=position_embeddings if encoder_position_embeddings is not None else None,
@@ -70,18 +88,18 @@ class TransformerBlock(GradientCheckpointingLayer):
                 cache=cache,
                 **kwargs,
             )
-            hidden_states = self.maybe_post_norm(self.cross_attn_layernorm, residual + self.dropout(attended))
+            hidden_states = self.maybe_post_norm(self.cross_attn_layernorm, residual + self.dropout(attn_output))
 
         residual = hidden_states
-        mlp_output = self.mlp(self.maybe_pre_norm(self.post_attention_layernorm, hidden_states))
+        mlp_output = self.mlp(self.maybe_pre_norm(self.post_attention_layernorm, hidden_states))  # (B, T, C)
         return self.maybe_post_norm(self.post_attention_layernorm, residual + self.dropout(mlp_output))
 
     def maybe_pre_norm(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The input of a branch: normalized in a pre-norm block, and cast to the dtype of autocast once, so that the
-        linear layers of the branch do not keep a cast copy each."""
-        read = norm(hidden_states) if self.pre_norm else hidden_states
-        return read.to(computed_dtype(read))
+        """The input (B, T, C) of a branch: normalized in a pre-norm block, and cast to autocast's dtype once, so that
+        the linear layers of the branch do not each keep a cast copy."""
+        branch_input = norm(hidden_states) if self.pre_norm else hidden_states
+        return branch_input.to(computed_dtype(branch_input))
 
     def maybe_post_norm(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The sum of a residual branch and its input: normalized in a post-norm block."""
+        """The sum (B, T, C) of a residual branch and its input: normalized in a post-norm block."""
         return hidden_states if self.pre_norm else norm(hidden_states)

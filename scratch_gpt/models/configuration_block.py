@@ -1,12 +1,13 @@
-"""The settings of a transformer block: what the GPT, the encoder-decoder and their presets are told apart by."""
+"""The config of a transformer block: the fields that GPT, encoder-decoder and encoder have in common."""
 
 import math
 from typing import Any, ClassVar, Literal
 
 from transformers.utils.versions import require_version
 
-# For whoever opens a model without the package, and before anything that older ones lack. This file is read first.
-require_version("transformers>=5.24", "Mend it with: pip install 'transformers>=5.24'")
+# For users who load a model without this package. The config is the first file to be imported, and this check precedes
+# the imports that older releases of transformers lack.
+require_version("transformers>=5.24", "Install it with: pip install 'transformers>=5.24'")
 
 from huggingface_hub.dataclasses import strict  # noqa: E402
 from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
@@ -17,42 +18,45 @@ ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 
 @strict
 class TransformerBlockConfig(PreTrainedConfig):
-    """Settings of `TransformerBlock` and of the embeddings below it. Each model's config adds its own.
+    """Config of `TransformerBlock` and of the embeddings. Each model's config adds its own fields.
 
     Args:
         vocab_size: number of tokens, at least the tokenizer's length.
-        hidden_size: features of a token (C).
-        intermediate_size: width of the feed-forward network; by default 4 C, or 8/3 C rounded up to a multiple of 32
-            when it is gated, which costs the same.
-        num_attention_heads: query heads (H).
-        num_key_value_heads: key-value heads (G), a divisor of H; by default H.
-        head_dim: features of a head (D); by default C / H, which must then be whole.
-        max_position_embeddings: longest sequence in tokens. Rotary and sinusoidal models can be run beyond it.
+        hidden_size: hidden size, the model width (C).
+        intermediate_size: width of the feed-forward network; by default 4 C or, if it is gated, 8/3 C rounded up to a
+            multiple of 32, which has about the same number of parameters.
+        num_attention_heads: number of query heads (H).
+        num_key_value_heads: number of key-value heads (G), a divisor of H; by default H.
+        head_dim: size of a head (D); by default C / H, which must then be an integer.
+        max_position_embeddings: maximum sequence length in tokens. Models with rotary or sinusoidal positions accept
+            longer sequences.
         norm_type: "layer_norm", "rms_norm" or "rms_norm_without_weight".
-        norm_position: "pre" (before each branch, with a last norm on top) or "post" (after each sum, as in the
-            Transformer of 2017 and GPT-1).
-        norm_eps: the small number under the norms' square root.
-        embedding_norm: normalise the embeddings before the first block.
-        qk_norm: normalise queries and keys, head by head (Henry et al. 2020, arXiv:2010.04245).
+        norm_position: "pre" (before each residual branch, and after the last block) or "post" (after each residual
+            sum, as in the Transformer of 2017 and GPT-1).
+        norm_eps: epsilon of the norms, added to the variance or mean square.
+        embedding_norm: normalize the embeddings before the first block.
+        qk_norm: normalize the queries and keys of each head (Henry et al. 2020, arXiv:2010.04245).
         position_type: "learned", "sinusoidal" or "rotary".
         rope_parameters: for rotary positions, `{"rope_type": "default", "rope_theta": 10000.0}` or a scaled variant
             ("linear", "dynamic", "llama3", "yarn", "longrope") in transformers' form.
-        hidden_act: "relu", "relu2", "gelu", "gelu_new" (tanh form) or "silu".
+        hidden_act: activation function: "relu", "relu2" (squared), "gelu", "gelu_new" (tanh approximation) or "silu".
         mlp_gated: gate the feed-forward network (SwiGLU with "silu").
         attention_bias, mlp_bias: biases in the linear layers of attention and of the feed-forward network.
-        embedding_dropout, attention_dropout, residual_dropout: share set to zero in training, of embeddings, of
-            attention weights and of each branch's result.
-        tie_word_embeddings: one matrix for the embedding and the head.
-        initializer_range: standard deviation of fresh weights.
-        output_projection_init: fresh weights of each branch's last matrix: "normal", "scaled" (divided by the root of
-            the number of residual branches, GPT-2) or "zero" (every block starts as the identity).
+        embedding_dropout, attention_dropout, residual_dropout: dropout probability of the embeddings, of the attention
+            weights and of the output of each residual branch.
+        tie_word_embeddings: whether the embedding and the head share their weights.
+        initializer_range: standard deviation of newly initialized weights.
+        output_projection_init: initialization of the last matrix of each residual branch: "normal", "scaled" (standard
+            deviation divided by the square root of the number of residual branches, as in GPT-2) or "zero" (every block
+            starts as the identity).
+        pad_token_id, bos_token_id, eos_token_id: ids of special tokens.
 
     Raises:
-        StrictDataclassError: a field of the wrong type, or rules violated, all of them listed with what was seen.
+        StrictDataclassError: if a field has the wrong type, or values are invalid; the message lists all violations.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    layer_fields: ClassVar[tuple[str, ...]] = ()  # which fields count blocks
+    layer_fields: ClassVar[tuple[str, ...]] = ()  # fields of the model that must be at least 1
     base_model_tp_plan: ClassVar[dict[str, str] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
@@ -93,10 +97,10 @@ class TransformerBlockConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any):
-        """The style called `name`, one of `cls.presets`, with any field set by keyword.
+        """The config of preset `name`, one of `cls.presets`, with fields overridden by keyword arguments.
 
         Raises:
-            ValueError: there is no such preset.
+            ValueError: if there is no such preset.
         """
         if name not in cls.presets:
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
@@ -117,42 +121,46 @@ class TransformerBlockConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Every rule between fields; all violations are reported at once."""
-        if wrong := self.violations():
-            raise ValueError("; ".join(wrong))
+        """Check the values of all fields.
+
+        Raises:
+            ValueError: if any value is invalid; the message lists all violations.
+        """
+        if violations := self.violations():
+            raise ValueError("; ".join(violations))
 
     def violations(self) -> list[str]:
-        """The rules that are broken, each with the value seen and the value wanted."""
+        """All violations, each with the invalid value and the expected one."""
         heads, groups, head_dim = self.num_attention_heads, self.num_key_value_heads or 0, self.head_dim or 0
         sizes = ("vocab_size", "hidden_size", "intermediate_size", *self.layer_fields, "num_attention_heads")
         sizes += ("num_key_value_heads", "head_dim", "max_position_embeddings")
         dropouts = ("embedding_dropout", "attention_dropout", "residual_dropout")
-        wrong = [f"{n} is {getattr(self, n)}, want at least 1" for n in sizes if (getattr(self, n) or 0) < 1]
-        wrong += [
-            f"{n} is {getattr(self, n)}, want a share from 0 up to, not including, 1"
-            for n in dropouts
-            if not 0 <= getattr(self, n) < 1
+        violations = [f"{n} is {getattr(self, n)}, want at least 1" for n in sizes if (getattr(self, n) or 0) < 1]
+        violations += [
+            f"{n} is {getattr(self, n)}, want a number in [0, 1)" for n in dropouts if not 0 <= getattr(self, n) < 1
         ]
         if heads >= 1 and head_dim == self.hidden_size // heads and self.hidden_size % heads:
-            wrong.append(
+            violations.append(
                 f"num_attention_heads is {heads} and hidden_size {self.hidden_size}, want a head count that divides "
                 f"the hidden size (or set head_dim)"
             )
         if heads >= 1 and groups >= 1 and heads % groups:
-            wrong.append(f"num_key_value_heads is {groups}, want a divisor of num_attention_heads, which is {heads}")
+            violations.append(
+                f"num_key_value_heads is {groups}, want a divisor of num_attention_heads, which is {heads}"
+            )
         if self.position_type == "rotary":
             rope_type = (self.rope_parameters or {}).get("rope_type", "default")
             if rope_type not in ROPE_TYPES:
-                wrong.append(f"rope_type is {rope_type!r}, want one of {', '.join(ROPE_TYPES)}")
+                violations.append(f"rope_type is {rope_type!r}, want one of {', '.join(ROPE_TYPES)}")
             if head_dim % 2:
-                wrong.append(f"head_dim is {head_dim}, want an even number for rotary positions")
+                violations.append(f"head_dim is {head_dim}, want an even number for rotary positions")
         if self.position_type == "sinusoidal" and self.hidden_size % 2:
-            wrong.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
+            violations.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
         if not 0 < self.norm_eps < math.inf:
-            wrong.append(f"norm_eps is {self.norm_eps}, want more than 0")
+            violations.append(f"norm_eps is {self.norm_eps}, want more than 0")
         if not 0 <= self.initializer_range < math.inf:
-            wrong.append(f"initializer_range is {self.initializer_range}, want 0 or more")
-        rows = getattr(self, "ngram_buckets", 0)
-        if rows < 0 or rows & (rows - 1):
-            wrong.append(f"ngram_buckets is {rows}, want a power of two, or 0")
-        return wrong
+            violations.append(f"initializer_range is {self.initializer_range}, want 0 or more")
+        buckets = getattr(self, "ngram_buckets", 0)
+        if buckets < 0 or buckets & (buckets - 1):
+            violations.append(f"ngram_buckets is {buckets}, want a power of two, or 0")
+        return violations

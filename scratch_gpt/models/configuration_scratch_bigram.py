@@ -1,4 +1,4 @@
-"""The settings of the bigram table."""
+"""The config of the bigram model."""
 
 import math
 from dataclasses import field
@@ -14,12 +14,12 @@ AUTO_MAP = {
 
 @strict
 class ScratchBigramConfig(PreTrainedConfig):
-    """Settings of `ScratchBigramForCausalLM`.
+    """Config of `ScratchBigramForCausalLM`.
 
     Args:
         vocab_size: number of tokens, at least the tokenizer's length.
-        initializer_range: standard deviation of fresh weights.
-        max_position_embeddings: length of the windows it is trained on; the table itself knows no positions.
+        initializer_range: standard deviation of newly initialized weights.
+        max_position_embeddings: length in tokens of the training sequences; the model itself has no positions.
     """
 
     model_type = "scratch_bigram"
@@ -35,6 +35,11 @@ class ScratchBigramConfig(PreTrainedConfig):
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
     def validate_architecture(self):
+        """Check the values of all fields.
+
+        Raises:
+            ValueError: if a value is invalid.
+        """
         if self.vocab_size < 1:
             raise ValueError(f"vocab_size is {self.vocab_size}, want at least 1")
         if not 0 <= self.initializer_range < math.inf:

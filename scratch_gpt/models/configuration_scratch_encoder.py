@@ -1,4 +1,4 @@
-"""The settings of the encoder, and the three styles (presets) that they can be arranged into."""
+"""The config of the encoder, and its presets."""
 
 from dataclasses import field
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_block import TransformerBlockConfig
 
-# A style is a set of independent fields; the model never asks for its name.
+# A preset is a set of values of independent fields; the models do not know its name.
 PRESETS: dict[str, dict[str, Any]] = {
     "bert": {
         "ngram_sizes": [],
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
+# The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_encoder.ScratchEncoderConfig",
     "AutoModel": "modeling_scratch_encoder.ScratchEncoderModel",
@@ -73,23 +73,24 @@ AUTO_MAP = {
 
 @strict
 class ScratchEncoderConfig(TransformerBlockConfig):
-    """Settings of `ScratchEncoderModel` and its heads: those of `TransformerBlockConfig`, and these. The defaults are
+    """Config of `ScratchEncoderModel` and its heads: the fields of `TransformerBlockConfig` and these. The defaults are
     the architecture of BERT's base model (Devlin et al. 2018, arXiv:1810.04805).
 
     Args:
-        num_hidden_layers: number of blocks; 0 leaves a bag of tokens.
-        ngram_sizes: how many tokens in a row, the last one its own, vectors stand for that are added to the tokens'.
-        ngram_buckets: rows (a power of two) of the table of such vectors, one for each size.
-        boundary_token_id: what runs read in place of `<bos>` and `<eos>`, such as the space of characters: a word at
-            the edge of a text is then the same as within.
-        token_weights: multiply the vectors of tokens and runs by weights that are counted before training, each once a
-            text; for a bag only.
-        masked_lm_transform: a dense layer, activation and norm before the masked-LM head.
-        lm_head_bias: a bias on the logits of the masked-LM head.
-        classifier_pooling: what stands for a text when it is classified: its first token ("cls"), or the mean of its
-            tokens ("mean"), or their sum over the root of their number ("sum").
-        pooler: a dense layer with tanh between pooling and classifier.
-        classifier_dropout: share set to zero in training of what the classifier reads; by default `residual_dropout`.
+        num_hidden_layers: number of blocks; with 0, the model is a bag of tokens.
+        ngram_sizes: sizes n of the n-gram embeddings that are added to the token embeddings: the n-gram of a token ends
+            with the token itself.
+        ngram_buckets: number of rows (a power of two) of the table of n-gram embeddings of each size.
+        boundary_token_id: token that replaces `<bos>` and `<eos>` in n-grams, such as the space of a character
+            vocabulary: a word at the beginning or end of a text then has the same n-grams as inside.
+        token_weights: multiply the embeddings of tokens and n-grams by weights that are computed before training, and
+            use each of them once per text; only for a bag of tokens.
+        masked_lm_transform: whether there are a dense layer, activation and norm before the masked-LM head.
+        lm_head_bias: whether the masked-LM head has a bias.
+        classifier_pooling: representation of a text for classification: the state of its first token ("cls"), the mean
+            of the states of its tokens ("mean"), or their sum divided by the square root of their number ("sum").
+        pooler: whether there is a dense layer with tanh between pooling and classifier.
+        classifier_dropout: dropout probability of the input of the classifier; by default `residual_dropout`.
     """
 
     model_type = "scratch_encoder"
@@ -121,29 +122,32 @@ class ScratchEncoderConfig(TransformerBlockConfig):
 
     @property
     def num_residual_branches(self) -> int:
-        """How many branches are added up on the way from the embedding to the head."""
+        """Number of residual branches between the embedding and the head."""
         return 2 * self.num_hidden_layers
 
     def violations(self) -> list[str]:
-        wrong = super().violations()
+        """All violations, each with the invalid value and the expected one."""
+        violations = super().violations()
         if self.num_hidden_layers < 0:
-            wrong.append(f"num_hidden_layers is {self.num_hidden_layers}, want 0 or more")
+            violations.append(f"num_hidden_layers is {self.num_hidden_layers}, want 0 or more")
         if any(not 2 <= size <= 8 for size in self.ngram_sizes) or len(set(self.ngram_sizes)) < len(self.ngram_sizes):
-            wrong.append(f"ngram_sizes are {self.ngram_sizes}, want different ones from 2 to 8")
+            violations.append(f"ngram_sizes are {self.ngram_sizes}, want different ones from 2 to 8")
         if self.boundary_token_id is not None and not 0 <= self.boundary_token_id < self.vocab_size:
-            wrong.append(f"boundary_token_id is {self.boundary_token_id}, want a token from 0 to {self.vocab_size - 1}")
+            violations.append(
+                f"boundary_token_id is {self.boundary_token_id}, want a token from 0 to {self.vocab_size - 1}"
+            )
         if self.token_weights and (self.num_hidden_layers or self.pad_token_id is None):
-            wrong.append(
+            violations.append(
                 f"num_hidden_layers is {self.num_hidden_layers} and pad_token_id is {self.pad_token_id}: token_weights "
-                "are for a bag, which has 0 blocks, and a token for padding"
+                "require 0 hidden layers and a padding token"
             )
         if self.ngram_sizes and not self.ngram_buckets:
-            wrong.append(f"ngram_sizes are {self.ngram_sizes}, but ngram_buckets is 0: their vectors need a table")
-        if not 0 <= (self.classifier_dropout or 0) < 1:
-            wrong.append(
-                f"classifier_dropout is {self.classifier_dropout}, want a share from 0 up to, not including, 1"
+            violations.append(
+                f"ngram_sizes are {self.ngram_sizes}, but ngram_buckets is 0: n-gram embeddings need a table"
             )
-        return wrong
+        if not 0 <= (self.classifier_dropout or 0) < 1:
+            violations.append(f"classifier_dropout is {self.classifier_dropout}, want a number in [0, 1)")
+        return violations
 
 
 __all__ = ["AUTO_MAP", "PRESETS", "ScratchEncoderConfig"]

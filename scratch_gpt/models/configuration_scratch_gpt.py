@@ -1,4 +1,4 @@
-"""The settings of the decoder-only model, and the styles (presets) that they can be arranged into."""
+"""The config of the decoder-only model, and its presets."""
 
 import math
 from dataclasses import field
@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_block import TransformerBlockConfig
 
-# A style is a set of independent fields; the model never asks for its name.
+# A preset is a set of values of independent fields; the models do not know its name.
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": {
         "norm_type": "layer_norm",
@@ -52,12 +52,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS["nanochat_ngram"] = {**PRESETS["nanochat"], "ngram_buckets": 2**14}
 
-# What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
+# The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
     "AutoModel": "modeling_scratch_gpt.ScratchGPTModel",
     "AutoModelForCausalLM": "modeling_scratch_gpt.ScratchGPTForCausalLM",
-    # The one name by which `transformers serve` opens a model that is not one of transformers' own.
+    # `transformers serve` loads custom models under this name only.
     "AutoModelForDecision": "modeling_scratch_gpt.ScratchGPTForCausalLM",
     "AutoModelForSequenceClassification": "modeling_scratch_gpt.ScratchGPTForSequenceClassification",
 }
@@ -65,16 +65,16 @@ AUTO_MAP = {
 
 @strict
 class ScratchGPTConfig(TransformerBlockConfig):
-    """Settings of `ScratchGPTModel` and its heads: those of `TransformerBlockConfig`, and five more. The defaults are
+    """Config of `ScratchGPTModel` and its heads: the fields of `TransformerBlockConfig` and these. The defaults are
     GPT-2's architecture at 124M parameters.
 
     Args:
         num_hidden_layers: number of blocks.
-        ngram_size: how many tokens in a row, the last one its own, an n-gram embedding stands for.
-        ngram_buckets: rows (a power of two) of a table of vectors for such runs, which are added to the tokens'
-            (fastText's hashing, arXiv:1607.01759, in a language model); 0 leaves them out.
-        final_logit_softcapping: c in logits = c tanh(logits / c) (Gemma 2, arXiv:2408.00118); None switches it off.
-        use_cache: keep keys and values while generating.
+        ngram_size: n of the n-gram embeddings: the n-gram of a token ends with the token itself.
+        ngram_buckets: number of rows (a power of two) of the table of n-gram embeddings, which are added to the token
+            embeddings (fastText's hashing, arXiv:1607.01759, in a language model); 0 disables them.
+        final_logit_softcapping: c in logits = c tanh(logits / c) (Gemma 2, arXiv:2408.00118); None disables it.
+        use_cache: cache keys and values during generation.
     """
 
     model_type = "scratch_gpt"
@@ -107,16 +107,17 @@ class ScratchGPTConfig(TransformerBlockConfig):
 
     @property
     def num_residual_branches(self) -> int:
-        """How many branches are added up on the way from the embedding to the head."""
+        """Number of residual branches between the embedding and the head."""
         return 2 * self.num_hidden_layers
 
     def violations(self) -> list[str]:
-        wrong = super().violations()
+        """All violations, each with the invalid value and the expected one."""
+        violations = super().violations()
         if self.final_logit_softcapping is not None and not 0 < self.final_logit_softcapping < math.inf:
-            wrong.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
+            violations.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
         if not 2 <= self.ngram_size <= 8:
-            wrong.append(f"ngram_size is {self.ngram_size}, want 2 to 8")
-        return wrong
+            violations.append(f"ngram_size is {self.ngram_size}, want 2 to 8")
+        return violations
 
 
 __all__ = ["AUTO_MAP", "PRESETS", "ScratchGPTConfig"]

@@ -1,4 +1,4 @@
-"""The settings of the encoder-decoder, and the two styles (presets) that they can be arranged into."""
+"""The config of the encoder-decoder, and its presets."""
 
 from dataclasses import field
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_block import TransformerBlockConfig
 
-# A style is a set of independent fields; the model never asks for its name.
+# A preset is a set of values of independent fields; the models do not know its name.
 PRESETS: dict[str, dict[str, Any]] = {
     "vaswani2017": {
         "norm_type": "layer_norm",
@@ -43,38 +43,38 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What `AutoX.from_pretrained` finds in a checkpoint: class by class, in the files that travel with it.
+# The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_seq2seq.ScratchSeq2SeqConfig",
     "AutoModel": "modeling_scratch_seq2seq.ScratchSeq2SeqModel",
     "AutoModelForSeq2SeqLM": "modeling_scratch_seq2seq.ScratchSeq2SeqForConditionalGeneration",
 }
 
-# What `pipeline("translation_de_to_en", …)` finds there.
+# The class that `pipeline("translation_de_to_en", …)` loads.
 PIPELINE = {"impl": "pipeline_scratch_translation.ScratchTranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"]}
 
 
 @strict
 class ScratchSeq2SeqConfig(TransformerBlockConfig):
-    """Settings of `ScratchSeq2SeqModel` and its head: those of `TransformerBlockConfig`, and these. The defaults are
+    """Config of `ScratchSeq2SeqModel` and its head: the fields of `TransformerBlockConfig` and these. The defaults are
     the base model of Vaswani et al. 2017 (arXiv:1706.03762).
 
     Args:
-        encoder_layers, decoder_layers: number of blocks on each side.
-        decoder_vocab_size: tokens of the target language, where it has a vocabulary of its own.
-        share_encoder_decoder_embeddings: one embedding for source and target.
-        tie_word_embeddings: one matrix for the target's embedding and the head.
-        scale_embedding: multiply embeddings by the root of the hidden size (section 3.4 of the paper).
-        cross_attention_rotary: rotate the queries and keys of cross-attention too, where positions are rotary, so that
-            a target token finds the source tokens near its own place.
-        lm_head_bias: a bias on the logits.
-        label_smoothing: share of the target's probability that training spreads over all tokens (Szegedy et al. 2015,
-            arXiv:1512.00567); in evaluation mode the loss is the plain cross-entropy.
-        source_lang, target_lang: the languages, if it translates; `custom_pipelines` follows from them.
-        both_directions: whether it translates from `target_lang` to `source_lang`, too.
-        target_tokenizer: whether the target has a tokenizer of its own, in the folder "target_tokenizer".
-        decoder_start_token_id: what the decoder reads before the first token; by default `pad_token_id`.
-        use_cache: keep keys and values while generating.
+        encoder_layers, decoder_layers: number of blocks of the encoder and of the decoder.
+        decoder_vocab_size: vocabulary size of the target, if it is not shared; by default `vocab_size`.
+        share_encoder_decoder_embeddings: whether source and target share their embedding.
+        tie_word_embeddings: whether the target's embedding and the head share their weights.
+        scale_embedding: multiply embeddings by the square root of the hidden size (section 3.4 of the paper).
+        cross_attention_rotary: with rotary positions, rotate the queries and keys of cross-attention too, so that a
+            target token can attend to source tokens near its own position.
+        lm_head_bias: whether the head has a bias.
+        label_smoothing: fraction of the target's probability that is distributed over all tokens in training (Szegedy
+            et al. 2015, arXiv:1512.00567); in evaluation mode the loss is the cross-entropy without it.
+        source_lang, target_lang: the languages of a translation model; `custom_pipelines` is derived from them.
+        both_directions: whether the model also translates from `target_lang` to `source_lang`.
+        target_tokenizer: whether the target has its own tokenizer, in the folder "target_tokenizer".
+        decoder_start_token_id: first input token of the decoder; by default `pad_token_id`.
+        use_cache: cache keys and values during generation.
     """
 
     model_type = "scratch_seq2seq"
@@ -121,31 +121,32 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
         super().__post_init__(**kwargs)
 
     def set_languages(self, source_lang: str, target_lang: str, both_directions: bool = False) -> None:
-        """Say which languages the model translates, and what its pipelines are therefore called."""
+        """Set the languages of a translation model, and its pipelines, which are named after them."""
         self.source_lang, self.target_lang, self.both_directions = source_lang, target_lang, both_directions
         self.custom_pipelines = {f"translation_{a}_to_{b}": dict(PIPELINE) for a, b in directions_of(self)}
 
     @property
     def num_residual_branches(self) -> int:
-        """How many branches are added up on the way from the target's embedding to the head."""
+        """Number of residual branches between the target's embedding and the head."""
         return 3 * self.decoder_layers
 
     def violations(self) -> list[str]:
-        wrong = super().violations()
+        """All violations, each with the invalid value and the expected one."""
+        violations = super().violations()
         if not 0 <= self.label_smoothing < 1:
-            wrong.append(f"label_smoothing is {self.label_smoothing}, want a share from 0 up to, not including, 1")
+            violations.append(f"label_smoothing is {self.label_smoothing}, want a number in [0, 1)")
         if self.share_encoder_decoder_embeddings and self.decoder_vocab_size != self.vocab_size:
-            wrong.append(
+            violations.append(
                 f"decoder_vocab_size is {self.decoder_vocab_size} and vocab_size {self.vocab_size}, want them equal, "
                 "or share_encoder_decoder_embeddings off"
             )
         if self.pad_token_id is None:
-            wrong.append("pad_token_id is None, want the id that fills up short rows")
-        return wrong
+            violations.append("pad_token_id is None, want the id of the padding token")
+        return violations
 
 
 def directions_of(config: Any) -> list[tuple[str, str]]:
-    """What a translator translates, as far as its config says so: pairs of languages, from the first to the second."""
+    """The translation directions of a model as (source, target) pairs of languages; empty if its config has none."""
     source, target = getattr(config, "source_lang", None), getattr(config, "target_lang", None)
     if not source or not target:
         return []

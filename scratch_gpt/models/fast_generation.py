@@ -1,8 +1,8 @@
-"""When `generate` uses the fast decoding of fast_decoding.py, and the loop around it.
+"""The fast path of `generate`: when it uses fast_decoding.py, and the loop around it.
 
-The prompt, logits processors, stopping criteria and streamers are transformers' own, so that every option of `generate`
+Prefill, logits processors, stopping criteria and streamers are transformers' own, so that every option of `generate`
 keeps its meaning. `supports_fast_path` decides: a modified or hooked model, and a request that fast decoding does not
-support, take transformers' own path from start to end.
+support, are left to transformers' own loop from start to end.
 """
 
 import math
@@ -23,27 +23,28 @@ from .ngram_embedding import NgramEmbedding
 from .normalization import LayerNorm, RMSNorm
 from .positions import RotaryEmbedding, SinusoidalPositions
 
-# What the step knows; a wrapper in the place of one of these (LoRA, a quantised layer) is left to transformers.
-PARTS = (
+# Modules that fast decoding supports; a model with any other module (LoRA, a quantized layer) is left to transformers.
+SUPPORTED_MODULES = (
     *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, LayerNorm, RMSNorm, Dropout),
     *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions, NgramEmbedding),
 )
-SLOTS = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}  # of a block
-INPUTS = {"attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep", "encoder_outputs"}
-SAME_ATTENTION = ("eager", "sdpa", "blockwise")  # of which the last is for training, and is SDPA otherwise
-FIXED_ROPE = {"default", "linear", "llama3", "yarn"}  # of which the frequencies don't depend on the length
-PREPARATION = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+BLOCK_MODULES = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}
+SUPPORTED_INPUTS = {"attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep", "encoder_outputs"}
+SUPPORTED_ATTENTION = ("eager", "sdpa", "blockwise")  # blockwise attention is for training, and is SDPA otherwise
+SUPPORTED_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # whose frequencies do not depend on the length
+PREPARATION_METHODS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 
 
 class FastGenerationMixin(GenerationMixin):
-    """`generate`, lean in the plain cases. A class names the stack that writes as `decoding_trunk`."""
+    """`generate` with fast decoding where it is supported. A model class defines `decoding_trunk`, its stack of causal
+    blocks."""
 
-    # The two calls of `super` ignore types: transformers types `self` as model and mixin in one, which no mixin is.
+    # The two calls of `super` ignore types: transformers annotates `self` as both a model and the mixin.
     config: Any
     decoding_trunk: Any
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
-        """Read the prompt; while searching with beams, go on from there in lean steps."""
+        """Run the prompt through the model; for beam search, replace the cache by a `StepDecoder`."""
         outputs = super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)  # type: ignore[misc]
         if generation_config.num_beams > 1 and supports_fast_path(self, input_ids, generation_config, model_kwargs):
             outputs.cache = self._step_decoder(outputs.cache, generation_config, model_kwargs)
@@ -57,7 +58,8 @@ class FastGenerationMixin(GenerationMixin):
             decoder = StepDecoder(self, self.decoding_trunk, cache, source_mask=mask, beams=rows)
         else:
             decoder = StepDecoder(self, self.decoding_trunk, cache, model_kwargs.get("position_ids"), mask)
-        getattr(cache, "self_attention_cache", cache).layers.clear()  # copied; `generate` would keep it to the end
+        # The decoder has copied the keys and values; `generate` keeps a reference to the cache until it returns.
+        getattr(cache, "self_attention_cache", cache).layers.clear()
         return decoder
 
     def _sample(
@@ -70,30 +72,30 @@ class FastGenerationMixin(GenerationMixin):
         streamer=None,
         **kwargs,
     ):
-        """Write token by token, greedily or by chance: transformers' `_sample`, with a lean step for the model."""
+        """Greedy decoding or sampling: transformers' `_sample`, with `StepDecoder.step` in place of the model."""
         if synced_gpus or not supports_fast_path(self, input_ids, generation_config, kwargs):
             return super()._sample(  # type: ignore[misc]
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **kwargs
             )
         outputs = self._prefill(input_ids, generation_config, kwargs)
         logits, decoder = outputs.logits[:, -1], None
-        longest, criteria = split_criteria(stopping_criteria)
-        pads = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+        max_length, criteria = split_criteria(stopping_criteria)
+        pad_finished = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         while True:
             scores = logits_processor(input_ids, logits.float())
             if generation_config.do_sample:
                 tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
             else:
-                tokens = scores.max(dim=-1).indices  # argmax, which takes three times as long on a processor
-            if pads:
+                tokens = scores.max(dim=-1).indices  # `argmax` takes three times as long on a CPU
+            if pad_finished:
                 tokens = torch.where(finished, generation_config._pad_token_tensor, tokens)
             input_ids = torch.cat((input_ids, tokens[:, None]), dim=-1)
             for criterion in criteria:
                 finished = finished | criterion(input_ids, None)
             if streamer is not None:
                 streamer.put(tokens.cpu())
-            if input_ids.shape[1] >= longest or (criteria and bool(finished.all())):
+            if input_ids.shape[1] >= max_length or (criteria and bool(finished.all())):
                 break
             if decoder is None:
                 decoder = self._step_decoder(outputs.cache, generation_config, kwargs)
@@ -104,57 +106,69 @@ class FastGenerationMixin(GenerationMixin):
 
 
 def split_criteria(criteria: Any) -> tuple[float, list[Any]]:
-    """The most tokens, and the criteria that must be asked at each of them: those that look at more than their number,
-    and one that would warn of a text longer than the model was made for."""
-    longest, others = math.inf, []
+    """Split stopping criteria into a maximum length in tokens and the criteria to evaluate after each token: those that
+    depend on more than the length, and a maximum length beyond `max_position_embeddings`, which warns."""
+    max_length, others = math.inf, []
     for criterion in criteria:
-        most = getattr(criterion, "max_position_embeddings", None)
-        if type(criterion) is MaxLengthCriteria and (most is None or criterion.max_length <= most):
-            longest = min(longest, criterion.max_length)
+        positions = getattr(criterion, "max_position_embeddings", None)
+        if type(criterion) is MaxLengthCriteria and (positions is None or criterion.max_length <= positions):
+            max_length = min(max_length, criterion.max_length)
         else:
             others.append(criterion)
-    return longest, others
+    return max_length, others
 
 
 def supports_fast_path(model: Any, input_ids: torch.Tensor, generation_config: Any, inputs: dict[str, Any]) -> bool:
-    """Whether `generate` was asked for something that the lean step knows, of a model as it was written."""
-    asked, config = generation_config, model.config
+    """Whether fast decoding supports a request of `generate`, and the model is unmodified.
+
+    Args:
+        model: a model with `FastGenerationMixin`.
+        input_ids: ids of the prompt, or of the decoder's start (B, T).
+        generation_config: the generation config of the request.
+        inputs: the model's other keyword arguments.
+    """
+    config = model.config
     if torch.is_grad_enabled() or torch.is_autocast_enabled(model.device.type) or torch.compiler.is_compiling():
         return False
-    if asked.return_dict_in_generate or asked.is_assistant or asked.compile_config is not None:
+    if generation_config.return_dict_in_generate or generation_config.is_assistant:
         return False
-    if any(value is not None and name not in INPUTS for name, value in inputs.items()) or not inputs.get("use_cache"):
+    if generation_config.compile_config is not None or not inputs.get("use_cache"):
+        return False
+    if any(value is not None and name not in SUPPORTED_INPUTS for name, value in inputs.items()):
         return False
     cache, mask = inputs.get("cache"), inputs.get("attention_mask")
-    own = getattr(cache, "self_attention_cache", cache)
-    if type(own) is not DynamicCache or own.offloading or getattr(cache, "_is_user_defined", False):
+    self_attention_cache = getattr(cache, "self_attention_cache", cache)
+    if type(self_attention_cache) is not DynamicCache or self_attention_cache.offloading:
         return False
-    blocks = len(model.decoding_trunk.layers)
-    if len(own.layers) not in (0, blocks, blocks + (getattr(model.decoding_trunk, "embed_ngrams", None) is not None)):
+    if getattr(cache, "_is_user_defined", False):
         return False
-    given = [x for x in (input_ids, mask, inputs.get("position_ids")) if x is not None]
-    if any(x.device != model.device or x.ndim != 2 for x in given):
+    num_blocks, embed_ngrams = len(model.decoding_trunk.layers), getattr(model.decoding_trunk, "embed_ngrams", None)
+    if len(self_attention_cache.layers) not in (0, num_blocks, num_blocks + (embed_ngrams is not None)):
         return False
-    if mask is not None and not bool(mask.any(dim=-1).all()):  # nothing to see: the kernels differ
+    tensors = [x for x in (input_ids, mask, inputs.get("position_ids")) if x is not None]
+    if any(x.device != model.device or x.ndim != 2 for x in tensors):
         return False
-    if config._attn_implementation not in SAME_ATTENTION:
+    if mask is not None and not bool(mask.any(dim=-1).all()):  # attention kernels differ for fully masked rows
         return False
-    if config.position_type == "rotary" and config.rope_parameters["rope_type"] not in FIXED_ROPE:
+    if config._attn_implementation not in SUPPORTED_ATTENTION:
+        return False
+    if config.position_type == "rotary" and config.rope_parameters["rope_type"] not in SUPPORTED_ROPE_TYPES:
         return False
     return is_unmodified(model)
 
 
 def is_unmodified(model: Any) -> bool:
-    """Whether a model consists of what its file says, and nothing changes what its parts do."""
-    trunk, cls = model.decoding_trunk, definer(model, "decoding_trunk")
-    if definer(model, "forward") is not cls or definer(trunk, "forward").__module__ != cls.__module__:
+    """Whether a model consists of the modules that its class builds, with their own methods, without hooks, in
+    evaluation mode and in one dtype."""
+    trunk, cls = model.decoding_trunk, defining_class(model, "decoding_trunk")
+    if defining_class(model, "forward") is not cls or defining_class(trunk, "forward").__module__ != cls.__module__:
         return False
-    if any(name in vars(model) or definer(model, name) is not GenerationMixin for name in PREPARATION):
+    if any(name in vars(model) or defining_class(model, name) is not GenerationMixin for name in PREPARATION_METHODS):
         return False
-    parts = [module for module in (*trunk.modules(), model.lm_head) if module is not trunk]
-    if any(type(module) not in PARTS for module in parts):
+    modules = [module for module in (*trunk.modules(), model.lm_head) if module is not trunk]
+    if any(type(module) not in SUPPORTED_MODULES for module in modules):
         return False
-    if not all(has_original_parts(block, index) for index, block in enumerate(trunk.layers)):
+    if not all(has_original_modules(block, index) for index, block in enumerate(trunk.layers)):
         return False
     if torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks:
         return False
@@ -162,20 +176,20 @@ def is_unmodified(model: Any) -> bool:
     return one_dtype and all(has_no_hooks(module) for module in model.modules())
 
 
-def definer(model: Any, name: str) -> type:
-    """The class that a method of the model comes from."""
+def defining_class(model: Any, name: str) -> type:
+    """The class that defines a method or property of a model."""
     return next(cls for cls in type(model).__mro__ if name in vars(cls))
 
 
-def has_original_parts(block: Any, index: int) -> bool:
-    """Whether a block has the parts that its class gives it, at its own index."""
-    parts = [(getattr(block, slot), kind) for slot, kind in SLOTS.items()]
-    return block.self_attn.layer_idx == index and all(part is None or type(part) is kind for part, kind in parts)
+def has_original_modules(block: Any, index: int) -> bool:
+    """Whether a block has the modules that its class builds, and is at its original index."""
+    modules = [(getattr(block, name), cls) for name, cls in BLOCK_MODULES.items()]
+    return block.self_attn.layer_idx == index and all(module is None or type(module) is cls for module, cls in modules)
 
 
 def has_no_hooks(module: nn.Module) -> bool:
-    """Whether a module does what its class says, and is not training: no hook (but those by which transformers records
-    outputs), no other forward in its place, and weights that are plain tensors."""
+    """Whether a module is in evaluation mode, has no hooks (except those with which transformers records outputs), no
+    replaced `forward`, and only weights of type `nn.Parameter`."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module):
         return False

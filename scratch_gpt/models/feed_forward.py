@@ -1,4 +1,7 @@
-"""The feed-forward network of a block: each token on its own, out to a wider space and back."""
+"""The feed-forward network (MLP) of a block: a projection to a wider space and back, for each position separately.
+
+Dimension letters: B batch, T tokens, C hidden size, I intermediate size.
+"""
 
 from collections.abc import Callable
 
@@ -8,7 +11,7 @@ from torch.nn import functional as F
 
 
 def gelu_new(x: torch.Tensor) -> torch.Tensor:
-    """GELU in its tanh form, as GPT-2 uses it (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    """GELU in its tanh approximation, as GPT-2 uses it (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -27,12 +30,11 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class OutputProjection(nn.Linear):
-    """The last matrix of a residual branch: a linear layer that is initialised in its own way, as
-    `config.output_projection_init` says."""
+    """The last linear layer of a residual branch, initialized as `config.output_projection_init` says."""
 
 
 class FeedForward(nn.Module):
-    """down(act(up(x))), or gated, down(act(gate(x)) * up(x)), which with SiLU is SwiGLU (Shazeer 2020,
+    """down(act(up(x))) or, if gated, down(act(gate(x)) * up(x)), which with SiLU is SwiGLU (Shazeer 2020,
     arXiv:2002.05202)."""
 
     def __init__(self, config):
@@ -45,6 +47,8 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transform hidden states (B, T, C) to (B, T, C)."""
+        up = self.up_proj(hidden_states)  # (B, T, I)
         if self.gate_proj is None:
-            return self.down_proj(self.activation(self.up_proj(hidden_states)))
-        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+            return self.down_proj(self.activation(up))
+        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * up)

@@ -1,6 +1,6 @@
-"""The smallest language model: a table with one row of scores for each token, which depend on that token alone.
+"""The bigram model: the smallest language model, a table with the logits of the next token for each token.
 
-Trained by gradient descent it arrives at the counts of neighbours: softmax(row of a)[b] = count(a b) / count(a).
+Gradient descent converges to the relative frequencies of the bigrams: softmax(table[a])[b] = count(a b) / count(a).
 
 Dimension letters: B batch, T tokens, V vocabulary.
 """
@@ -19,7 +19,7 @@ from .linear_cross_entropy import next_token_labels, token_loss
 
 
 class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
-    """Logits of the next token, read from row `input_ids` of a V x V table."""
+    """Logits of the next token, which are rows `input_ids` of a V x V table."""
 
     config_class = ScratchBigramConfig
     config: ScratchBigramConfig
@@ -31,11 +31,12 @@ class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The table, (V, V)."""
         return self.table
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # there is nothing to remember
+        return False  # there are no keys and values to cache
 
     @can_return_tuple
     def forward(
@@ -45,12 +46,21 @@ class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
-        """Token ids (B, T) to `logits` (B, T, V), and the `loss` if `labels` (B, T) are given; -100 is not scored.
+        """Predict the next token. An attention mask is accepted and has no effect.
 
-        The arguments mean what they mean in `ScratchGPTForCausalLM`; an attention mask changes nothing here.
+        Args:
+            input_ids: token ids (B, T).
+            labels: token ids (B, T), shifted here by one; -100 is not scored. Pass labels that are already shifted as
+                `shift_labels`.
+            logits_to_keep: compute only the logits of the last so many positions, or of those with these indices; 0
+                computes all.
+            num_items_in_batch: divide the summed loss by this number instead of the number of scored tokens.
+
+        Returns:
+            `loss` (a scalar, if labels are given) and `logits` (B, T, V).
         """
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.table(input_ids[:, kept])
+        logits = self.table(input_ids[:, kept])  # (B, T, V)
         loss = None
         if labels is not None:
             shift_labels = kwargs.get("shift_labels")

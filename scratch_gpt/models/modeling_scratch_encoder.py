@@ -1,10 +1,10 @@
-"""The encoder: a stack of blocks in which every token sees every other, to read a text and not to write one.
+"""The encoder: a stack of transformer blocks with bidirectional attention, for masked-LM and classification.
 
-Unusual here: it is the GPT's stack without the causal mask. Its style of 2018 is BERT (Devlin et al. 2018,
-arXiv:1810.04805) and opens, weight for weight, as transformers' `BertForMaskedLM` or `BertForSequenceClassification`.
-Its style "fasttext" has no block at all: what attention has to beat.
+Unusual here: it is the GPT's stack without the causal mask. Its preset "bert" is BERT (Devlin et al. 2018,
+arXiv:1810.04805); its weights can be exported to transformers' `BertForMaskedLM` or `BertForSequenceClassification`.
+Its preset "fasttext" has no blocks: it is a bag of tokens and n-grams, the baseline for attention.
 
-Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
+Dimension letters: B batch, T tokens, D head size, C hidden size, V vocabulary, K labels.
 """
 
 import torch
@@ -28,7 +28,7 @@ from .pretrained_model import ScratchPreTrainedModel
 
 
 class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
-    """The base of trunk and heads."""
+    """Base class of the models: sets the config class, and initializes token weights."""
 
     config_class = ScratchEncoderConfig
     config: ScratchEncoderConfig
@@ -39,24 +39,24 @@ class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
             module.reset()
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As in transformers.
+        """Resize the token embeddings, as in transformers.
 
         Raises:
-            ValueError: the model weighs tokens; there is nothing to weigh new ones by.
+            ValueError: if the model has token weights, which are computed for its vocabulary.
         """
         if self.config.token_weights and (args or kwargs):
-            raise ValueError("the weights of tokens were counted for this vocabulary, which can't be resized")
+            raise ValueError("the token weights were computed for this vocabulary, which can't be resized")
         return super().resize_token_embeddings(*args, **kwargs)
 
 
 class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
-    """The trunk: token ids to hidden states."""
+    """The trunk: embeddings, blocks and final norm; token ids to hidden states."""
 
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        runs = config.ngram_buckets, config.hidden_size, config.pad_token_id or 0
-        self.embed_ngrams = nn.ModuleList([NgramEmbedding(size, *runs) for size in config.ngram_sizes])
+        ngram_args = config.ngram_buckets, config.hidden_size, config.pad_token_id or 0
+        self.embed_ngrams = nn.ModuleList([NgramEmbedding(size, *ngram_args) for size in config.ngram_sizes])
         self.token_weights = TokenWeights(config) if config.token_weights else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
@@ -80,30 +80,32 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Run the stack.
+        """Compute hidden states.
 
         Args:
-            input_ids: token ids (B, T). Either these or `inputs_embeds` (B, T, C).
+            input_ids: token ids (B, T). Either these or `inputs_embeds`.
             attention_mask: 1 for tokens and 0 for padding (B, T), on either side.
-            token_type_ids: BERT's tokenizers make them (B, T); here every token is of type 0.
-            position_ids: position of each token in its text (B, T). By default counted, under padding from the first
-                real token.
+            token_type_ids: token types (B, T), as BERT's tokenizers return them; only type 0 is supported.
+            position_ids: position of each token in its text (B, T). By default counted; with a padding mask, from the
+                first token that is not padding.
+            inputs_embeds: token embeddings (B, T, C).
 
         Returns:
-            `last_hidden_state` (B, T, C), and `hidden_states` and `attentions` if asked for.
+            `last_hidden_state` (B, T, C), and `hidden_states` and `attentions` if requested.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; `inputs_embeds` for a model that reads runs
-                or weighs tokens; more tokens than learned positions; or a token of another type than 0.
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, a model with n-gram embeddings
+                or token weights gets `inputs_embeds`, there are more tokens than learned positions, or a token type is
+                not 0.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
-            raise ValueError("token_type_ids are not all 0: this model knows one kind of text, not pairs of two kinds")
+            raise ValueError("token_type_ids are not all 0: this model does not support pairs of texts")
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]  # there is one of the two
+            inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]  # not None
         elif self.embed_ngrams or self.token_weights is not None:
-            raise ValueError("this model reads runs of tokens, or weighs tokens, and needs input_ids to know them by")
+            raise ValueError("this model has n-gram embeddings or token weights and needs input_ids")
         check_length(self.config, inputs_embeds.shape[1])
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         if position_ids is None:
@@ -115,43 +117,44 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
+        # Cosines and sines, each (B or 1, T, D/2)
         rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)  # (B, T, C)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Token ids (B, T) to vectors (B, T, C): those of the tokens and, if the model has them, of runs, to which
-        whatever is masked is padding."""
+        """Token ids (B, T) to embeddings (B, T, C): the sum of token and n-gram embeddings, each multiplied by its
+        weight if the model has token weights. For n-grams and weights, masked tokens are padding."""
         weights = self.token_weights
         if (self.embed_ngrams or weights is not None) and attention_mask is not None and attention_mask.ndim == 2:
             input_ids = input_ids.masked_fill(attention_mask == 0, self.config.pad_token_id or 0)
-        embeds = self.embed_tokens(input_ids)
+        embeds = self.embed_tokens(input_ids)  # (B, T, C)
         if weights is not None:
-            embeds = embeds * weights.of_tokens(input_ids)[..., None]
-        input_ids = self.within_runs(input_ids)
-        for number, embed_ngrams in enumerate(self.embed_ngrams):
+            embeds = embeds * weights.for_tokens(input_ids)[..., None]
+        input_ids = self.replace_boundaries(input_ids)
+        for size_idx, embed_ngrams in enumerate(self.embed_ngrams):
             assert isinstance(embed_ngrams, NgramEmbedding)
-            rows = embed_ngrams.rows_of(input_ids)
-            runs = embed_ngrams(rows)
+            bucket_ids = embed_ngrams.bucket_ids(input_ids)  # (B, T)
+            ngram_embeds = embed_ngrams(bucket_ids)  # (B, T, C)
             if weights is not None:
-                runs = runs * weights.of_runs(number, rows, input_ids)[..., None]
-            embeds = embeds + runs
+                ngram_embeds = ngram_embeds * weights.for_ngrams(size_idx, bucket_ids, input_ids)[..., None]
+            embeds = embeds + ngram_embeds
         return embeds
 
-    def within_runs(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, T) as runs of them read these."""
+    def replace_boundaries(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) for n-grams: `config.boundary_token_id`, if set, replaces `<bos>` and `<eos>`."""
         boundary = self.config.boundary_token_id
         if boundary is None:
             return input_ids
-        ends = self.config.eos_token_id
-        edges = {self.config.bos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        eos = self.config.eos_token_id
+        edges = {self.config.bos_token_id, *(eos if isinstance(eos, list) else [eos])}
         edges -= {None, self.config.pad_token_id}
         return input_ids.masked_fill(torch.isin(input_ids, input_ids.new_tensor(sorted(edges))), boundary)
 
 
 class MaskedLMTransform(nn.Module):
-    """What BERT puts before the head that guesses masked words: a dense layer, an activation, a norm."""
+    """BERT's transform before the masked-LM head: a dense layer, an activation and a norm."""
 
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__()
@@ -160,11 +163,12 @@ class MaskedLMTransform(nn.Module):
         self.norm = build_norm(config)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transform hidden states (..., C) to (..., C)."""
         return self.norm(self.activation(self.dense(hidden_states)))
 
 
 class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
-    """The trunk with a linear head: the score of every token at a place that was masked."""
+    """The trunk with a linear head: the logits of the token at each masked position."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -178,9 +182,11 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
+        """The head."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the head."""
         self.lm_head = new_embeddings
 
     @can_return_tuple
@@ -196,15 +202,16 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Guess tokens; the inputs are those of `ScratchEncoderModel`.
+        """Predict masked tokens. The other arguments are those of `ScratchEncoderModel`.
 
         Args:
-            labels: the token that stood at each masked place (B, T), and -100 everywhere else.
-            num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
-            skip_logits: return no logits; only scored places then go through the head.
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: see `ScratchEncoderModel`.
+            labels: original token at each masked position (B, T), and -100 at all others.
+            num_items_in_batch: divide the summed loss by this number instead of the number of scored tokens.
+            skip_logits: return no logits; only scored positions then go through the head.
 
         Returns:
-            `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
+            `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -212,10 +219,11 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        logits = None if skip_logits else self.lm_head(self.transform(hidden_states))
+        logits = None if skip_logits else self.lm_head(self.transform(hidden_states))  # (B, T, V)
         loss = None
         if labels is not None:
             targets = labels.to(hidden_states.device)
@@ -229,20 +237,21 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
 
 
 class Pooler(nn.Module):
-    """One vector for a text, by BERT: a dense layer with tanh."""
+    """BERT's pooler: a dense layer with tanh, applied to the pooled vector of a text."""
 
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Transform pooled vectors (B, C) to (B, C)."""
         return torch.tanh(self.dense(pooled))
 
 
 class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
-    """The trunk, its states pooled into one vector for the text, and a linear head."""
+    """The trunk, pooling of its states into one vector per text, and a linear head."""
 
-    accepts_loss_kwargs = False  # the loss is a mean of rows: Trainer must divide it by the accumulation steps
+    accepts_loss_kwargs = False  # the loss is a mean over rows: Trainer must divide it by the accumulation steps
 
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
@@ -265,14 +274,15 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Classify each row; the inputs are those of `ScratchEncoderModel`.
+        """Classify each row. The other arguments are those of `ScratchEncoderModel`.
 
         Args:
-            labels: class ids (B,), or targets (B, K) for regression and for several labels at once, as
-                `config.problem_type` says.
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: see `ScratchEncoderModel`.
+            labels: class ids (B,), or targets (B, K) for regression and multi-label classification, according to
+                `config.problem_type`.
 
         Returns:
-            `loss` (a scalar, if labels are given), `logits` (B, K), and what the trunk returns.
+            `loss` (a scalar, if labels are given), `logits` (B, K), and the outputs of the trunk.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -280,9 +290,10 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
-        pooled = self.pooler(self.pool(outputs.last_hidden_state, attention_mask))
+        pooled = self.pooler(self.pool(outputs.last_hidden_state, attention_mask))  # (B, C)
         logits = self.classifier(self.dropout(pooled))  # (B, K)
         loss = None
         if labels is not None:
@@ -294,15 +305,16 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         )
 
     def pool(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """States (B, T, C) to the first real token's, or to the mean or sum of the real ones, (B, C)."""
+        """Pool hidden states (B, T, C) to (B, C): the state of the first token, or a mean or sum over tokens, according
+        to `config.classifier_pooling`. Padding, 0 in the mask (B, T), is excluded."""
         if attention_mask is None or attention_mask.ndim != 2:
             attention_mask = hidden_states.new_ones(hidden_states.shape[:2])
         if self.config.classifier_pooling == "cls":
             rows = torch.arange(len(hidden_states), device=hidden_states.device)
             return hidden_states[rows, attention_mask.int().argmax(-1)]
-        number = attention_mask.sum(-1, keepdim=True).clamp(min=1)
-        share = attention_mask / (number if self.config.classifier_pooling == "mean" else number**0.5)  # (B, T)
-        return (hidden_states * share[..., None].to(hidden_states.dtype)).sum(1)
+        length = attention_mask.sum(-1, keepdim=True).clamp(min=1)  # (B, 1)
+        weights = attention_mask / (length if self.config.classifier_pooling == "mean" else length**0.5)  # (B, T)
+        return (hidden_states * weights[..., None].to(hidden_states.dtype)).sum(1)
 
 
 __all__ = [

@@ -1,10 +1,11 @@
 """The GPT: a stack of causal transformer blocks that predicts the next token.
 
-Unusual here: one set of modules serves three styles (GPT-2, Llama, nanochat), chosen by independent fields of the
-config and proven equal, weight for weight, to transformers' own three classes. Read in this order: normalization.py,
-positions.py, attention.py, feed_forward.py, block.py, this file; ngrams.py is for one more style, which has no twin.
+Unusual here: one set of modules implements three architectures (GPT-2, Llama, nanochat), selected by independent fields
+of the config; tests compare each, with the same weights, with transformers' own class. Read in this order:
+normalization.py, positions.py, attention.py, feed_forward.py, block.py, this file. ngram_embedding.py is for the preset
+nanochat_ngram, which has no equivalent in transformers.
 
-Dimension letters: B batch, T tokens, C hidden size, V vocabulary, K labels.
+Dimension letters: B batch, T tokens, S cached tokens, D head size, C hidden size, V vocabulary, K labels.
 """
 
 import torch
@@ -28,27 +29,27 @@ from .dropout import Dropout
 from .fast_decoding import StepDecoder
 from .fast_generation import FastGenerationMixin
 from .linear_cross_entropy import next_token_labels, scored_items, token_loss
-from .ngram_embedding import NgramEmbedding, check_ngrams
+from .ngram_embedding import NgramEmbedding, check_ngram_inputs
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
 
 
 class ScratchGPTPreTrainedModel(ScratchPreTrainedModel):
-    """The base of trunk and heads."""
+    """Base class of the models: sets the config class."""
 
     config_class = ScratchGPTConfig
     config: ScratchGPTConfig
 
 
 class ScratchGPTModel(ScratchGPTPreTrainedModel):
-    """The trunk: token ids to hidden states."""
+    """The trunk: embeddings, blocks and final norm; token ids to hidden states."""
 
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        ngrams = config.ngram_size, config.ngram_buckets, config.hidden_size
-        self.embed_ngrams = NgramEmbedding(*ngrams, filler=-1) if config.ngram_buckets else None
+        ngram_shape = config.ngram_size, config.ngram_buckets, config.hidden_size
+        self.embed_ngrams = NgramEmbedding(*ngram_shape, fill_id=-1) if config.ngram_buckets else None
         self.embed_positions = build_positions(config)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.dropout = Dropout(config.embedding_dropout)
@@ -71,34 +72,35 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Run the stack.
+        """Compute hidden states.
 
         Args:
-            input_ids: token ids (B, T). Either these or `inputs_embeds` (B, T, C).
-            attention_mask: 1 for tokens and 0 for padding (B, tokens seen + T), on either side. Without one, rows
-                may hold several documents, each with positions that start again at 0; they do not see each other
-                (under flash attention, transformers does this for a batch of one row only).
-            position_ids: position of each token in its document (B, T). By default counted from the cache and, under
-                padding, from the first real token.
-            cache: keys and values of the tokens seen so far; with n-gram embeddings, as this model left it,
-                since it keeps these tokens too.
-            use_cache: return `cache`.
+            input_ids: token ids (B, T). Either these or `inputs_embeds`.
+            attention_mask: 1 for tokens and 0 for padding (B, S + T), on either side. Without a mask, a row may hold
+                several packed documents, each with `position_ids` that start at 0; they do not attend to each other
+                (with flash attention, transformers supports this only for a batch of one row).
+            position_ids: position of each token in its document (B, T). By default counted from the cache and, with a
+                padding mask, from the first token that is not padding.
+            cache: keys and values of earlier tokens; with n-gram embeddings, it must come from this model, which also
+                stores the tokens in it.
+            inputs_embeds: token embeddings (B, T, C).
+            use_cache: whether to return a cache.
 
         Returns:
-            `last_hidden_state` (B, T, C), `cache`, and `hidden_states` and `attentions` if asked for.
+            `last_hidden_state` (B, T, C), `cache`, and `hidden_states` and `attentions` if requested.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; more tokens than learned positions; or, with
-                n-gram embeddings, `inputs_embeds` or a paged cache.
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, there are more tokens than
+                learned positions, or a model with n-gram embeddings gets `inputs_embeds` or a paged cache.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if self.embed_ngrams is not None:
-            check_ngrams(input_ids, cache, kwargs)
+            check_ngram_inputs(input_ids, cache, kwargs)
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
         check_length(self.config, inputs_embeds.shape[1], cache)
-        causal_mask = create_causal_mask(  # before a fresh cache, beside which it would not look for packed documents
+        causal_mask = create_causal_mask(  # with a cache it does not detect packed documents, so before one is created
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -113,17 +115,18 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         hidden_states = inputs_embeds
         if self.embed_ngrams is not None:
             context = attention_mask, cache, len(self.layers)
-            rows = self.embed_ngrams.rows_in_context(input_ids, position_ids, *context)  # type: ignore[arg-type]
-            hidden_states = hidden_states + self.embed_ngrams(rows)
+            buckets = self.embed_ngrams.bucket_ids_in_context(input_ids, position_ids, *context)  # type: ignore[arg-type]
+            hidden_states = hidden_states + self.embed_ngrams(buckets)
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
+        # Cosines and sines, each (B or 1, T, D/2)
         rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 
         for layer in self.layers:
-            hidden_states = layer(
+            hidden_states = layer(  # (B, T, C)
                 hidden_states,
                 attention_mask=causal_mask,
                 position_embeddings=rotary,
@@ -136,7 +139,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
 
 class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
-    """The trunk with a linear head: the score of every token to come next."""
+    """The trunk with a linear head: the logits of the next token."""
 
     decoding_trunk = property(lambda self: self.model)
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -165,17 +168,19 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Predict the next token; the inputs are those of `ScratchGPTModel`.
+        """Predict the next token. The other arguments are those of `ScratchGPTModel`.
 
         Args:
-            labels: token ids (B, T), shifted here by one; -100 is not scored. Ready-shifted ones go into
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache: see `ScratchGPTModel`.
+            labels: token ids (B, T), shifted here by one; -100 is not scored. Pass labels that are already shifted as
                 `shift_labels`.
-            logits_to_keep: score only the last so many positions, or those with these indices; 0 scores all.
-            skip_logits: return the loss of `labels` and no logits; they are then never held all at once.
-            num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
+            logits_to_keep: compute only the logits of the last so many positions, or of those with these indices; 0
+                computes all.
+            skip_logits: return the loss and no logits, which are then never all in memory at the same time.
+            num_items_in_batch: divide the summed loss by this number instead of the number of scored tokens.
 
         Returns:
-            `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
+            `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
         """
         if isinstance(cache, StepDecoder):
             return CausalLMOutputWithPast(logits=cache.step(input_ids[:, 0])[:, None], cache=cache)
@@ -186,11 +191,12 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states, cap = outputs.last_hidden_state, self.config.final_logit_softcapping
         loss, logits = None, None
-        # An adapter around the head is no part of the head's weight.
+        # The fused loss uses the head's weight, which does not include an adapter around the head.
         if not (skip_logits and labels is not None and type(self.lm_head) is nn.Linear):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])  # (B, T, V)
@@ -216,9 +222,9 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
 
 
 class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
-    """The trunk with a linear head on the last real token, which alone has seen the whole text."""
+    """The trunk with a linear head on the last token before padding, the only one that attends to the whole text."""
 
-    accepts_loss_kwargs = False  # the loss is a mean of rows: Trainer must divide it by the accumulation steps
+    accepts_loss_kwargs = False  # the loss is a mean over rows: Trainer must divide it by the accumulation steps
 
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
@@ -240,17 +246,18 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
-        """Classify each row; the inputs are those of `ScratchGPTModel`.
+        """Classify each row. The other arguments are those of `ScratchGPTModel`.
 
         Args:
-            labels: class ids (B,), or targets (B, K) for regression and for several labels at once, as
-                `config.problem_type` says.
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache: see `ScratchGPTModel`.
+            labels: class ids (B,), or targets (B, K) for regression and multi-label classification, according to
+                `config.problem_type`.
 
         Returns:
-            `loss` (a scalar, if labels are given), `logits` (B, K), and what the trunk returns.
+            `loss` (a scalar, if labels are given), `logits` (B, K), and the outputs of the trunk.
 
         Raises:
-            ValueError: several rows, and neither an attention mask nor a padding token to find their ends by.
+            ValueError: if there are several rows, but neither an attention mask nor a padding token to find their ends.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -259,6 +266,7 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -282,7 +290,7 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
     def _last_tokens(
         self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Index of the last real token of each row (B,), by the mask or, without one, by the padding id."""
+        """Index of each row's last token that is not padding (B,), from the mask or, without one, the padding id."""
         batch_size, length = hidden_states.shape[:2]
         if attention_mask is not None and attention_mask.ndim == 2:
             real = attention_mask[:, -length:].bool()

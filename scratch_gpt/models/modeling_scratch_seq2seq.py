@@ -1,10 +1,10 @@
-"""The Transformer of 2017: an encoder reads the source, a decoder writes the target and looks back at the source
-(Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
+"""The encoder-decoder Transformer: an encoder processes the source; a decoder with cross-attention to the source
+generates the target (Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
 
-Unusual here: encoder and decoder are stacks of the same block as the GPT's, so that the style of 2017 and a modern one
-are two sets of settings. Weights of the former open, unchanged in meaning, as transformers' `MarianMTModel`.
+Unusual here: encoder and decoder are stacks of the GPT's block, so that the architecture of 2017 and a modern one are
+two presets of the config. Weights of the former can be exported to transformers' `MarianMTModel`.
 
-Dimension letters: B batch, S source tokens, T target tokens, C hidden size, V target vocabulary.
+Dimension letters: B batch, S source tokens, T target tokens, H heads, D head size, C hidden size, V target vocabulary.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -36,45 +36,46 @@ from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
 
-if TYPE_CHECKING:  # what a model file imports travels with every saved model
+if TYPE_CHECKING:  # not imported, but the files that a model file imports are saved with every model
     from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401
 
 
 def shift_right(labels: torch.Tensor, decoder_start_token_id: int, pad_token_id: int) -> torch.Tensor:
-    """What the decoder reads while it learns to write `labels` (B, T): the same, one step later."""
+    """Labels (B, T), shifted right by one to the decoder's inputs (B, T); -100 becomes padding."""
     shifted = labels.roll(1, dims=-1)
     shifted[:, 0] = decoder_start_token_id
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
 class ScratchSeq2SeqPreTrainedModel(ScratchPreTrainedModel):
-    """The base of encoder, decoder, trunk and head."""
+    """Base class of the models: sets the config class, and ties and resizes embeddings."""
 
     config_class = ScratchSeq2SeqConfig
     config: ScratchSeq2SeqConfig
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
-        """Which weights are one. transformers ties nothing where `tie_word_embeddings` is off; here source and target
-        can be one without the head."""
+        """Names of tied weights and what they are tied to. transformers ties nothing without `tie_word_embeddings`;
+        here the embeddings of source and target can be tied without the head."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         return dict(self._tied_weights_keys or {})
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Give source and target, which must share their vocabulary, more or fewer tokens.
+        """Resize the embedding that source and target share.
 
         Raises:
-            ValueError: each has a vocabulary of its own.
+            ValueError: if they have separate embeddings.
         """
         if not self.config.share_encoder_decoder_embeddings:
-            raise ValueError("source and target have embeddings of their own, which can't be resized as one")
+            raise ValueError("source and target have separate embeddings, which can't be resized together")
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         self.config.decoder_vocab_size = self.config.vocab_size
         return embeddings
 
 
 class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
-    """What encoder and decoder have in common: embeddings, positions, blocks, the last norm."""
+    """The common modules of encoder and decoder: embeddings, positions, blocks and the final norm. The blocks of a
+    decoder are causal and have cross-attention."""
 
     def __init__(self, config: ScratchSeq2SeqConfig, vocab_size: int, num_layers: int, is_decoder: bool):
         super().__init__(config)
@@ -91,15 +92,17 @@ class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
         self.gradient_checkpointing = False
 
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Token ids (B, T), or embeddings (B, T, C) as they are, to what the positions are added to."""
+        """Token ids (B, T) to embeddings (B, T, C); embeddings are returned unchanged. Raises ValueError if both or
+        neither are given."""
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input ids and embeddings, on the source's and on the target's side")
+            raise ValueError("give exactly one of input ids and embeddings, for the source and for the target")
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
-    def enter(
+    def add_positions(
         self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """What the first block reads, and the rotation of every block."""
+        """Embeddings (B, T, C) and position ids (B or 1, T) to the input of the first block (B, T, C), and the rotary
+        cosines and sines for all blocks, each (B or 1, T, D/2)."""
         hidden_states = inputs_embeds * self.embed_scale
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
@@ -110,7 +113,7 @@ class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
 
 
 class ScratchSeq2SeqEncoder(ScratchSeq2SeqStack):
-    """The source: every token sees every other."""
+    """The encoder: every source token attends to every other."""
 
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
 
@@ -127,18 +130,19 @@ class ScratchSeq2SeqEncoder(ScratchSeq2SeqStack):
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Source ids (B, S) and their padding mask (B, S), on either side, to `last_hidden_state` (B, S, C)."""
-        embeds = self.embed(input_ids, inputs_embeds)
+        """Encode source ids (B, S) or embeddings (B, S, C), with a padding mask (B, S): 1 for tokens and 0 for padding,
+        on either side. Returns `last_hidden_state` (B, S, C), and hidden states and attentions if requested."""
+        embeds = self.embed(input_ids, inputs_embeds)  # (B, S, C)
         check_length(self.config, embeds.shape[1])
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
-        hidden_states, rotary = self.enter(embeds, count_positions(embeds, attention_mask))
+        hidden_states, rotary = self.add_positions(embeds, count_positions(embeds, attention_mask))
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)  # (B, S, C)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
 class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
-    """The target: every token sees those before it, and the whole source."""
+    """The decoder: every target token attends to itself, to those before it, and to the whole source."""
 
     _can_record_outputs = {
         "hidden_states": TransformerBlock,
@@ -164,17 +168,26 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Target ids (B, T) and the encoder's states (B, S, C) to `last_hidden_state` (B, T, C).
+        """Decode the target. Positions are counted from the cache: padding of the source has no effect on them.
 
-        Positions count from the cache: a decoder writes from the start token on, whatever pads the source.
+        Args:
+            input_ids, inputs_embeds: target ids (B, T) or embeddings (B, T, C), exactly one of them.
+            attention_mask: 1 for target tokens and 0 for padding (B, cached tokens + T).
+            encoder_hidden_states: the encoder's `last_hidden_state` (B, S, C).
+            encoder_attention_mask: 1 for source tokens and 0 for padding (B, S).
+            cache: an `EncoderDecoderCache` of earlier target tokens and of the source.
+            use_cache: whether to return a cache.
+
+        Returns:
+            `last_hidden_state` (B, T, C), `cache`, and hidden states and attentions if requested.
         """
-        embeds = self.embed(input_ids, inputs_embeds)
+        embeds = self.embed(input_ids, inputs_embeds)  # (B, T, C)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-        own_past = getattr(cache, "self_attention_cache", cache)
-        check_length(self.config, embeds.shape[1], own_past)
+        self_attention_cache = getattr(cache, "self_attention_cache", cache)
+        check_length(self.config, embeds.shape[1], self_attention_cache)
         causal_mask = create_causal_mask(
-            config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, cache=own_past
+            config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, cache=self_attention_cache
         )
         source_mask = create_bidirectional_mask(
             config=self.config,
@@ -182,13 +195,13 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
         )
-        hidden_states, rotary = self.enter(embeds, count_positions(embeds, None, own_past))
+        hidden_states, rotary = self.add_positions(embeds, count_positions(embeds, None, self_attention_cache))
         source_rotary = None
         if self.config.cross_attention_rotary and self.rotary_emb is not None:
             source_positions = count_positions(encoder_hidden_states, encoder_attention_mask)
             source_rotary = self.rotary_emb(hidden_states, source_positions)
         for layer in self.layers:
-            hidden_states = layer(
+            hidden_states = layer(  # (B, T, C)
                 hidden_states,
                 encoder_hidden_states,
                 attention_mask=causal_mask,
@@ -214,9 +227,11 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """The embedding of the source."""
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding of the source, and that of the target if they are shared."""
         self.encoder.embed_tokens = value  # type: ignore[assignment]
         if self.config.share_encoder_decoder_embeddings:
             self.decoder.embed_tokens = value  # type: ignore[assignment]
@@ -239,27 +254,28 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         """Run encoder and decoder.
 
         Args:
-            input_ids: source ids (B, S). Either these or `inputs_embeds` (B, S, C).
+            input_ids, inputs_embeds: source ids (B, S) or embeddings (B, S, C), exactly one of them.
             attention_mask: 1 for source tokens and 0 for padding (B, S), on either side.
-            decoder_input_ids: target ids (B, T), from `config.decoder_start_token_id` on. Either these or
-                `decoder_inputs_embeds` (B, T, C).
-            decoder_attention_mask: the same for the target (B, tokens seen + T). Padding on its right needs none.
-            encoder_outputs: what the encoder returned for this source (or a tuple of the same); it is then not run
-                again.
-            cache: an `EncoderDecoderCache` of the target tokens seen so far, and of the source.
-            use_cache: return `cache`.
+            decoder_input_ids, decoder_inputs_embeds: target ids (B, T), shifted right, or embeddings (B, T, C).
+            decoder_attention_mask: the same for the target (B, cached tokens + T). Not needed for padding on the right.
+            encoder_outputs: output of the encoder for this source, or a tuple of it; the encoder is then not run.
+            cache: an `EncoderDecoderCache` of earlier target tokens and of the source.
+            use_cache: whether to return a cache.
 
         Returns:
-            `last_hidden_state` (B, T, C), `cache`, `encoder_last_hidden_state` (B, S, C), and the hidden
-            states and attentions of encoder, decoder and between them (`cross_attentions`, each (B, H, T, S)) if
-            asked for.
+            `last_hidden_state` (B, T, C), `cache`, `encoder_last_hidden_state` (B, S, C), and, if requested, the hidden
+            states and attentions of encoder and decoder, and `cross_attentions`, each (B, H, T, S).
 
         Raises:
-            ValueError: both or neither of ids and embeddings, or more tokens than learned positions.
+            ValueError: if both or neither of ids and embeddings are given, or learned positions do not suffice.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                return_dict=True,
+                **kwargs,
             )
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
@@ -271,6 +287,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
             cache=cache,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         return Seq2SeqModelOutput(
@@ -286,7 +303,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
 
 
 class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, FastGenerationMixin):
-    """The trunk with a linear head: the score of every target token to come next."""
+    """The trunk with a linear head: the logits of the next target token."""
 
     decoding_trunk = property(lambda self: self.model.decoder)
 
@@ -297,6 +314,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         self.post_init()
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
+        """Names of tied weights and what they are tied to: the head to the shared embedding, or to the target's."""
         shared, tied = self.config.share_encoder_decoder_embeddings, self.config.tie_word_embeddings
         side = "encoder" if shared else "decoder"
         self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"} if tied else {}
@@ -321,21 +339,22 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """Predict the target's next token; the other inputs are those of `ScratchSeq2SeqModel`.
+        """Predict the next target token. The other arguments are those of `ScratchSeq2SeqModel`.
 
         Args:
-            labels: the target (B, T), its `<eos>` included, not shifted; -100 is not scored. Without decoder inputs,
-                the decoder reads the labels shifted right.
-            logits_to_keep: score only the last so many positions, or those with these indices; 0 scores all.
-            num_items_in_batch: divide the summed loss by this number, not by the count of scored tokens here.
-            skip_logits: return no logits, which the loss does not need: faster, and less memory.
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, cache, inputs_embeds,
+                decoder_inputs_embeds, use_cache: see `ScratchSeq2SeqModel`.
+            labels: target ids (B, T) including `<eos>`, not shifted; -100 is not scored. Without decoder inputs, the
+                decoder's input is the labels shifted right.
+            logits_to_keep: compute logits of the last so many positions, or of these indices, only; 0 computes all.
+            num_items_in_batch: divide the summed loss by this number instead of the number of scored tokens.
+            skip_logits: return the loss and no logits, which is faster and takes less memory.
 
         Returns:
-            `loss` (a scalar, if labels are given), `logits` (B, T, V), and what the trunk returns.
+            `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
         """
         if isinstance(cache, StepDecoder):
-            logits = cache.step(decoder_input_ids[:, 0])[:, None]
-            return Seq2SeqLMOutput(logits=logits, cache=cache)
+            return Seq2SeqLMOutput(logits=cache.step(decoder_input_ids[:, 0])[:, None], cache=cache)
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -350,14 +369,15 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = None if skip_logits else self.lm_head(hidden_states[:, kept])
+        logits = None if skip_logits else self.lm_head(hidden_states[:, kept])  # (B, T, V)
         loss = None
         if labels is not None:
-            # transformers' `loss_function` would shift the labels again, as a causal model's.
+            # transformers' `loss_function` would shift the labels again.
             smoothing = float(self.config.label_smoothing) if self.training else 0.0
             loss = token_loss(labels, logits, hidden_states, self.lm_head, num_items_in_batch, smoothing)
         return Seq2SeqLMOutput(
@@ -373,12 +393,8 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         )
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the decoder reads for these labels; transformers' collator asks for it under this name."""
+        """The decoder's inputs (B, T) for labels (B, T); transformers' data collator calls this method."""
         return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)  # type: ignore[arg-type]
 
 
-__all__ = [
-    "ScratchSeq2SeqForConditionalGeneration",
-    "ScratchSeq2SeqModel",
-    "ScratchSeq2SeqPreTrainedModel",
-]
+__all__ = ["ScratchSeq2SeqForConditionalGeneration", "ScratchSeq2SeqModel", "ScratchSeq2SeqPreTrainedModel"]

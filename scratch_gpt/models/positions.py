@@ -1,7 +1,7 @@
-"""Positions: attention is blind to order, so order is written into what it sees.
+"""Position encodings: attention is invariant to the order of tokens, so positions are encoded in its inputs.
 
-Learned positions (a plain `nn.Embedding`) and sinusoidal ones are added to the token embeddings; rotary positions turn
-the queries and keys, so that their product depends on the distance between two tokens only.
+Learned positions (an `nn.Embedding`) and sinusoidal ones are added to the token embeddings. Rotary position embeddings
+rotate the queries and keys, so that their dot product depends only on the distance between two tokens.
 
 Dimension letters: B batch, T tokens, H heads, D head size, C hidden size.
 """
@@ -15,15 +15,15 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed waves of growing length, sines on even features and cosines on odd ones (Vaswani et al. 2017,
-    arXiv:1706.03762, section 3.5). Computed when asked, so there is no table to store or to outgrow."""
+    """Sinusoids of increasing wavelength: sines on even features, cosines on odd ones (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5). Computed on the fly: there is no table to store, and no maximum length."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
         self.hidden_size = hidden_size
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Position ids (B, T) to float32 vectors (B, T, C)."""
+        """Position ids (B, T) to float32 encodings (B, T, C)."""
         even = torch.arange(0, self.hidden_size, 2, device=position_ids.device, dtype=torch.float32)
         angles = position_ids[..., None].float() * 10000.0 ** (-even / self.hidden_size)  # (B, T, C/2)
         return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # (B, T, C)
@@ -32,9 +32,9 @@ class SinusoidalPositions(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864): cosines and sines of position times frequency.
 
-    The frequencies are a buffer that is never stored; `PreTrainedModel._init_weights` refills it after a load, which
-    is why attributes here have the names they have. Scaled variants (linear, dynamic, llama3, yarn, longrope) come from
-    transformers' table of frequency formulas; those that depend on the length are kept up to date by its decorator.
+    The frequencies are a non-persistent buffer, which `PreTrainedModel._init_weights` fills after loading; it requires
+    these attribute names. The scaled variants (linear, dynamic, llama3, yarn, longrope) come from transformers'
+    `ROPE_INIT_FUNCTIONS`; its decorator updates the frequencies of those that depend on the length.
     """
 
     inv_freq: torch.Tensor
@@ -51,7 +51,7 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config, **kwargs) -> tuple[torch.Tensor, float]:
-        """Frequencies theta^(-2i/D) for i = 0 … D/2 - 1, and the factor on cosines and sines, which is 1."""
+        """Frequencies theta^(-2i/D) for i = 0 … D/2 - 1, (D/2,), and the factor of cosines and sines, which is 1."""
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
@@ -65,15 +65,15 @@ class RotaryEmbedding(nn.Module):
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn each pair (x_i, x_{i+D/2}) of queries or keys (B, H, T, D) by an angle of its position; cos and sin are
-    (B, T, D/2)."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    """Rotate each pair (x_i, x_{i+D/2}) of queries or keys (B, H, T, D) by an angle given by `cos` and `sin`, each
+    (B, T, D/2) (Su et al. 2021, arXiv:2104.09864)."""
+    first, second = x.chunk(2, dim=-1)  # each (B, H, T, D/2)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # each (B, 1, T, D/2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def build_positions(config) -> nn.Module | None:
-    """What is added to the embeddings, as `config.position_type` says; None for rotary positions."""
+    """The module of the position embeddings that are added to the token embeddings; None for rotary positions."""
     if config.position_type == "learned":
         return nn.Embedding(config.max_position_embeddings, config.hidden_size)
     return SinusoidalPositions(config.hidden_size) if config.position_type == "sinusoidal" else None
@@ -82,32 +82,38 @@ def build_positions(config) -> nn.Module | None:
 def count_positions(
     inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache | None = None
 ) -> torch.Tensor:
-    """Positions (B or 1, T): from the padding mask if there is one, else from the number of tokens seen."""
+    """Position ids (B or 1, T), from the padding mask if there is one, otherwise from the number of cached tokens.
+
+    Args:
+        inputs_embeds: embeddings of the tokens (B, T, C).
+        attention_mask: 1 for tokens and 0 for padding (B, cached tokens + T).
+        cache: keys and values of the tokens before these.
+    """
     length = inputs_embeds.shape[1]
     if attention_mask is not None and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    seen = cache.get_seq_length() if cache is not None else 0
-    return (torch.arange(length, device=inputs_embeds.device) + seen).unsqueeze(0)
+    cached = cache.get_seq_length() if cache is not None else 0
+    return (torch.arange(length, device=inputs_embeds.device) + cached).unsqueeze(0)
 
 
 def is_paged(cache: Any) -> bool:
-    """Whether a cache is of continuous batching, which puts pieces of many texts into one row."""
+    """Whether a cache is the paged one of continuous batching, which puts pieces of many sequences into one row."""
     return cache is not None and not isinstance(cache, Cache)
 
 
 def check_length(config, length: int, cache: Any = None) -> None:
-    """Refuse what learned positions don't reach, in words and not as an index error; under continuous batching, where
-    a row's length says nothing, this is not checked.
+    """Check that a model with learned positions has enough of them for `length` tokens after those in the cache. Not
+    checked under continuous batching, where a row holds several sequences.
 
     Raises:
-        ValueError: more tokens, with those in the cache, than learned positions.
+        ValueError: if there are more tokens than learned positions.
     """
     if config.position_type != "learned" or is_paged(cache):
         return
-    seen = cache.get_seq_length() if cache is not None else 0
-    total = length + (seen if isinstance(seen, int) else 0)  # a compiled cache counts in a tensor
+    cached = cache.get_seq_length() if cache is not None else 0
+    total = length + (cached if isinstance(cached, int) else 0)  # a compiled cache counts in a tensor
     if total > config.max_position_embeddings:
         raise ValueError(
-            f"the text has {total} tokens, this model has learned positions for {config.max_position_embeddings}: "
-            "cut the text"
+            f"the input has {total} tokens, but this model has learned positions for {config.max_position_embeddings}: "
+            "truncate the input"
         )

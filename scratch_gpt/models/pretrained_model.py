@@ -1,4 +1,5 @@
-"""What all models made of transformer blocks share: initialisation, and what transformers may do with them."""
+"""The base class of all models of transformer blocks: weight initialization, and the features of transformers that they
+support."""
 
 from torch import nn
 from transformers import initialization as init
@@ -10,7 +11,7 @@ from .feed_forward import OutputProjection
 
 
 class ScratchPreTrainedModel(PreTrainedModel):
-    """The base of every model here; a family's own base names its config class."""
+    """Base class of all models of transformer blocks; each family's own base class sets its config class."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -23,7 +24,15 @@ class ScratchPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights, zero biases, norms at one (the base class), then the last matrix of each branch."""
+        """Initialize the weights of a module:
+
+        | module | initialization |
+        | --- | --- |
+        | linear layers, embeddings (base class) | weights normal, standard deviation `initializer_range`; biases 0 |
+        | norms (base class) | weights 1, biases 0 |
+        | `OutputProjection`, "scaled" | standard deviation / square root of the number of residual branches (GPT-2) |
+        | `OutputProjection`, "zero" | weights 0: every block starts as the identity |
+        """
         super()._init_weights(module)
         if not isinstance(module, OutputProjection):
             return

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..evaluation.language_modeling import sum_of_losses
 from ..hardware import should_use_bf16
-from ..models.linear_cross_entropy import ROWS
+from ..models.linear_cross_entropy import POSITIONS_PER_CHUNK
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .optim.muon import rough_dtype
 from .optim.optimizers import build_optimizers, parameter_groups
@@ -178,7 +178,7 @@ def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: in
     positions = batch_size * context_length
     rows = 2 * positions
     if isinstance(model, ScratchGPTForCausalLM):
-        width, scored = model.config.hidden_size, min(ROWS, positions)
+        width, scored = model.config.hidden_size, min(POSITIONS_PER_CHUNK, positions)
         rows = max(width, (scored + width) // 2 if bf16 else scored)
     return saved + rows * BYTES * model.config.vocab_size
 

@@ -17,6 +17,7 @@ PRESETS = ("gpt2", "llama", "nanochat", "nanochat_ngram")
 
 
 def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
+    """A GPT config of 2 layers and width 32 with a vocabulary of 99 tokens."""
     fields = {
         "vocab_size": 99,
         "hidden_size": 32,
@@ -32,18 +33,19 @@ def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
 
 
 def tiny_model(preset: str, **overrides) -> ScratchGPTForCausalLM:
-    """A model in evaluation mode whose every weight, zero-initialised ones too, is random and matters."""
+    """A GPT in evaluation mode with random weights, also where the initialization is zero."""
     return randomise(ScratchGPTForCausalLM(tiny_config(preset, **overrides))).eval()
 
 
 def save_tiny(folder: Path) -> Path:
-    """A model directory: such a model, and a tokenizer of a few characters."""
+    """Save a tiny model and a character tokenizer to a model directory."""
     tiny_model("llama").save_pretrained(folder)
     train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(folder)
     return folder
 
 
 def tiny_seq2seq_config(preset: str, **overrides) -> ScratchSeq2SeqConfig:
+    """A config of an encoder-decoder with 2 encoder and 3 decoder layers of width 32."""
     fields = {
         "vocab_size": 99,
         "hidden_size": 32,
@@ -58,7 +60,7 @@ def tiny_seq2seq_config(preset: str, **overrides) -> ScratchSeq2SeqConfig:
 
 
 def tiny_seq2seq(preset: str, **overrides) -> ScratchSeq2SeqForConditionalGeneration:
-    """The same for the encoder-decoder; norms around one, lest what passes many of them fade."""
+    """The same for the encoder-decoder, with norm weights around 1, so that signals do not vanish after many norms."""
     return lift_norms(randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config(preset, **overrides))))
 
 
@@ -70,6 +72,7 @@ def tiny_encoder(model_class, preset: str, **overrides):
 
 
 def lift_norms(model):
+    """Add 1 to the weights of all norms; return the model in evaluation mode."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
@@ -78,6 +81,7 @@ def lift_norms(model):
 
 
 def randomise(model, seed: int = 0, std: float = 0.2):
+    """Draw all parameters from a normal distribution."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

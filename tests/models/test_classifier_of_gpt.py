@@ -1,4 +1,4 @@
-"""The classifier on a GPT hands everything that it is given to its trunk."""
+"""The GPT's classifier passes all of its inputs to its trunk."""
 
 import torch
 from helpers.models import randomise, tiny_config
@@ -11,16 +11,16 @@ def classifier() -> ScratchGPTForSequenceClassification:
 
 
 @torch.no_grad()
-def test_embeddings_in_place_of_ids():
+def test_inputs_embeds_equal_input_ids():
     model, ids = classifier(), torch.randint(3, 99, (2, 7))
     mask = torch.ones_like(ids)
     expected = model(input_ids=ids, attention_mask=mask).logits
-    given = model(inputs_embeds=model.get_input_embeddings()(ids), attention_mask=mask).logits
-    torch.testing.assert_close(given, expected)
+    logits = model(inputs_embeds=model.get_input_embeddings()(ids), attention_mask=mask).logits
+    torch.testing.assert_close(logits, expected)
 
 
 @torch.no_grad()
-def test_a_text_goes_on_from_the_cache_of_its_beginning():
+def test_classification_with_a_cache_equals_full_forward():
     model, ids = classifier(), torch.randint(3, 99, (2, 7))
     mask = torch.ones_like(ids)
     expected = model(input_ids=ids, attention_mask=mask).logits

@@ -1,4 +1,4 @@
-"""The encoder: what it sees and what it does not, its heads and losses, its ties, and its twin, BERT."""
+"""The encoder: masks, heads, losses, tied embeddings, n-grams, and equivalence with transformers' BERT."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def texts(rows: int = 3, length: int = 14, seed: int = 0) -> torch.Tensor:
 
 
 def padded() -> tuple[torch.Tensor, torch.Tensor]:
-    """Three texts of 9, 5 and 2 tokens, filled up on the right with tokens that must not matter."""
+    """Three texts of 9, 5 and 2 tokens, padded on the right with random tokens."""
     ids = texts(seed=1)
     return ids, (torch.arange(14) < torch.tensor([[9], [5], [2]])).long()
 
@@ -72,18 +72,18 @@ def test_a_padded_row_equals_the_row_alone(head, preset, more, attention):
 
 
 @pytest.mark.parametrize("preset", ["bert", "modern"])
-def test_every_token_sees_every_other(preset):
+def test_every_token_attends_to_every_other(preset):
     model = tiny_encoder(ScratchEncoderForMaskedLM, preset)
     ids = texts()
     logits = model(ids).logits
-    for place in (0, 13):
+    for position in (0, 13):
         touched = ids.clone()
-        touched[:, place] = (touched[:, place] + 1) % 99
+        touched[:, position] = (touched[:, position] + 1) % 99
         moved = (model(touched).logits - logits).abs().amax((0, 2))
-        assert (moved > 1e-4).all()  # the tokens before it and behind it
+        assert (moved > 1e-4).all()  # of the tokens before and after it
 
 
-def test_the_masked_loss_scores_masked_places_only():
+def test_masked_lm_loss_scores_masked_positions_only():
     model = tiny_encoder(ScratchEncoderForMaskedLM, "bert")
     ids, mask = padded()
     truth = (ids + 5) % 99
@@ -96,7 +96,7 @@ def test_the_masked_loss_scores_masked_places_only():
     outputs.loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
-    # Labels of other places, whatever they are said to be, move nothing; those of a masked place do.
+    # The loss without logits is the same; the label of a masked position changes it.
     model.zero_grad()
     other = model(ids, attention_mask=mask, labels=labels, num_items_in_batch=3, skip_logits=True)
     assert other.logits is None
@@ -110,10 +110,10 @@ def test_the_masked_loss_scores_masked_places_only():
 
 
 @pytest.mark.parametrize(("preset", "more"), STYLES)
-def test_heads_are_saved_and_opened_and_share_the_trunk(preset, more, tmp_path):
+def test_heads_are_saved_and_loaded_with_the_same_trunk(preset, more, tmp_path):
     masked = tiny_encoder(ScratchEncoderForMaskedLM, preset, **more)
     for buffer in masked.model.token_weights.buffers() if masked.config.token_weights else ():
-        buffer.uniform_()  # counted weights are part of the model
+        buffer.uniform_()  # token weights are saved with the model
     masked.save_pretrained(tmp_path)
     ids, mask = padded()
     again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
@@ -133,45 +133,45 @@ def test_heads_are_saved_and_opened_and_share_the_trunk(preset, more, tmp_path):
 BAG = {"num_hidden_layers": 0, "ngram_sizes": [2, 3]}
 
 
-def row_of(run: tuple[int, ...], buckets: int) -> int:
-    """The row of a run of tokens, by a polynomial of them."""
-    return sum(token * 16_777_619**power for power, token in enumerate(reversed(run))) % buckets
+def bucket_of(ngram: tuple[int, ...], buckets: int) -> int:
+    """The bucket of an n-gram: a polynomial of its token ids."""
+    return sum(token * 16_777_619**power for power, token in enumerate(reversed(ngram))) % buckets
 
 
-def runs_of(text: list[int], size: int) -> set[tuple[int, ...]]:
-    """The runs of this many tokens, each once."""
+def ngrams_of(text: list[int], size: int) -> set[tuple[int, ...]]:
+    """The distinct n-grams of a text."""
     return {tuple(text[start : start + size]) for start in range(len(text) - size + 1)}
 
 
-def test_a_bag_is_the_weighted_sum_of_its_tokens_and_runs_each_once():
+def test_bag_is_the_weighted_sum_of_distinct_tokens_and_ngrams():
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", ngram_buckets=4096, **BAG)
     trunk, generator = model.model, torch.Generator().manual_seed(1)
     trunk.token_weights.tokens.copy_(torch.rand(99, generator=generator))
     trunk.token_weights.ngrams.copy_(torch.rand(2, 4096, generator=generator))
-    mute = 7
-    trunk.token_weights.tokens[[0, mute]] = 0  # padding, and one more
-    text = [5, 9, 12, mute, 9, 12, 5, 9, 12]
+    ignored = 7
+    trunk.token_weights.tokens[[0, ignored]] = 0  # padding, and one more
+    text = [5, 9, 12, ignored, 9, 12, 5, 9, 12]
     total = sum(trunk.token_weights.tokens[token] * trunk.embed_tokens.weight[token] for token in set(text))
     for weights, table, size in zip(trunk.token_weights.ngrams, trunk.embed_ngrams, (2, 3), strict=True):
-        for run in runs_of(text, size):
-            if mute not in run:
-                row = row_of(run, 4096)
-                total = total + weights[row] * table.embedding.weight[row]
+        for ngram in ngrams_of(text, size):
+            if ignored not in ngram:
+                bucket = bucket_of(ngram, 4096)
+                total = total + weights[bucket] * table.embedding.weight[bucket]
     expected = model.classifier(total / 9**0.5)
     torch.testing.assert_close(model(torch.tensor([text])).logits[0], expected)
     trunk.config.boundary_token_id, trunk.config.eos_token_id = 12, [1, 5]
-    edges = [12 if token == 5 else token for token in text]  # tokens stay what they are, runs read them anew
+    edges = [12 if token == 5 else token for token in text]  # the boundary token replaces others in n-grams only
     extra = model(torch.tensor([edges])).logits[0] - model(torch.tensor([text])).logits[0]
     own = trunk.token_weights.tokens[5] * trunk.embed_tokens.weight[5]
     torch.testing.assert_close(extra, -(model.classifier.weight @ own) / 9**0.5)
     trunk.config.boundary_token_id = None
-    hidden, shown = [0, 9], [1] * len(text)  # what a mask hides is no first one, either
+    hidden, shown = [0, 9], [1] * len(text)  # masked tokens are not counted as first occurrences
     for padded, mask in (([*text, *hidden], [*shown, 0, 0]), ([*hidden, *text], [0, 0, *shown])):
         outputs = model(torch.tensor([padded]), attention_mask=torch.tensor([mask]))
         torch.testing.assert_close(outputs.logits[0], expected)
 
 
-def test_a_bag_is_exported_for_texts_of_any_length():
+def test_bag_is_exported_for_texts_of_any_length():
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", ngram_buckets=64, **BAG).eval()
     model.model.token_weights.ngrams.uniform_()
     dynamic = {"input_ids": {1: torch.export.Dim("length", min=2, max=64)}}
@@ -181,36 +181,36 @@ def test_a_bag_is_exported_for_texts_of_any_length():
         torch.testing.assert_close(program.module()(input_ids=ids).logits, model(ids).logits)
 
 
-def test_token_weights_are_those_of_naive_bayes():
+def test_token_weights_equal_those_of_naive_bayes():
     texts = [[3, 4, 4, 5, 9], [3, 6], [5, 5, 4], [6, 3, 7], [7, 6, 4, 9], [8, 3], [9, 3, 10]]
     labels = np.array([0, 0, 0, 1, 1, 3, 3])  # none has label 2
     model = tiny_encoder(ScratchEncoderForSequenceClassification, "fasttext", ngram_buckets=1024, **BAG)
     model.config.bos_token_id, model.config.boundary_token_id = 9, 4
-    weights, mute = model.model.token_weights, [0, 8]
-    count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), mute)
+    weights, ignored = model.model.token_weights, [0, 8]
+    count_token_weights(model.model, LabelledTokens(Tokens.of(texts), labels, 0), ignored)
 
     def spread(features: list[list[int]], size: int) -> torch.Tensor:
         table = np.zeros((len(texts), size))
         for row, found in enumerate(features):
             table[row, found] = 1
-        log_shares = MultinomialNB(alpha=1.0).fit(table, labels).feature_log_prob_
-        return torch.tensor(np.ptp(log_shares, axis=0) * (table.sum(0) > 0), dtype=torch.float32)
+        log_probabilities = MultinomialNB(alpha=1.0).fit(table, labels).feature_log_prob_
+        return torch.tensor(np.ptp(log_probabilities, axis=0) * (table.sum(0) > 0), dtype=torch.float32)
 
-    plain = [[token for token in text if token not in mute] for text in texts]
+    plain = [[token for token in text if token not in ignored] for text in texts]
     torch.testing.assert_close(weights.tokens, spread(plain, 99))
     texts = [[4 if token == 9 else token for token in text] for text in texts]
     for size, found in ((2, weights.ngrams[0]), (3, weights.ngrams[1])):
-        rows = [[row_of(run, 1024) for run in runs_of(text, size) if not set(run) & set(mute)] for text in texts]
-        torch.testing.assert_close(found, spread(rows, 1024))
+        buckets = [[bucket_of(n, 1024) for n in ngrams_of(text, size) if not set(n) & set(ignored)] for text in texts]
+        torch.testing.assert_close(found, spread(buckets, 1024))
     assert weights.tokens[5] > weights.tokens[4] > 0
 
-    # As frequent with every label, it tells nothing by itself, but is no token to be passed over either.
+    # A token that is equally frequent with every label has a small weight, but not 0, which would exclude its n-grams.
     even = LabelledTokens(Tokens.of([[3, 4], [3, 5]]), np.array([0, 1]), 0)
-    count_token_weights(model.model, even, mute)
+    count_token_weights(model.model, even, ignored)
     assert 0 < weights.tokens[3] < 1e-5 < weights.tokens[4]
 
 
-def test_bad_inputs_are_refused():
+def test_invalid_inputs_are_refused():
     model = tiny_encoder(ScratchEncoderModel, "bert")
     ids = texts()
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
@@ -221,9 +221,9 @@ def test_bad_inputs_are_refused():
     with pytest.raises(ValueError, match="token_type_ids are not all 0"):
         model(ids, token_type_ids=torch.ones_like(ids))
     bag = tiny_encoder(ScratchEncoderModel, "fasttext", num_hidden_layers=0, ngram_buckets=64)
-    with pytest.raises(ValueError, match="needs input_ids to know them by"):
+    with pytest.raises(ValueError, match="n-gram embeddings or token weights and needs input_ids"):
         bag(inputs_embeds=bag.embed_tokens(ids))
-    with pytest.raises(ValueError, match="counted for this vocabulary"):
+    with pytest.raises(ValueError, match="computed for this vocabulary"):
         bag.resize_token_embeddings(120)
     with pytest.raises(StrictDataclassError, match=r"num_hidden_layers is -1, want 0 or more"):
         tiny_encoder(ScratchEncoderModel, "modern", num_hidden_layers=-1)
@@ -249,7 +249,7 @@ NATIVES = {
 
 
 @pytest.mark.parametrize("name", NATIVES)
-def test_bert_agrees_in_and_out(name, tmp_path):
+def test_bert_has_the_same_logits_after_import_and_export(name, tmp_path):
     native = lift_norms(randomise(NATIVES[name]()))
     native.tie_weights()
     ours = import_native(native)
@@ -260,7 +260,7 @@ def test_bert_agrees_in_and_out(name, tmp_path):
     found = ours(ids, attention_mask=mask).logits
     if name != "classifier":
         expected, found = expected[mask.bool()], found[mask.bool()]
-    assert expected.std() > 0.05  # the comparison means something
+    assert expected.std() > 0.05  # otherwise the comparison is meaningless
     assert (found - expected).abs().max() <= 1e-4
     out.save_pretrained(tmp_path)
     auto_class = AutoModelForSequenceClassification if name == "classifier" else AutoModelForMaskedLM
@@ -291,12 +291,12 @@ def test_bert_agrees_in_and_out(name, tmp_path):
         ),
     ],
 )
-def test_what_bert_cannot_express_is_refused(head, preset, fields, reason):
+def test_export_of_what_bert_does_not_support_is_refused(head, preset, fields, reason):
     with pytest.raises(ScratchError, match=reason):
         export_native(tiny_encoder(head, preset, **fields))
 
 
-def test_what_only_the_other_head_reads_does_not_hinder():
+def test_fields_of_another_head_do_not_prevent_export():
     export_native(tiny_encoder(ScratchEncoderForMaskedLM, "bert", classifier_pooling="mean", pooler=False))
     export_native(tiny_encoder(ScratchEncoderForSequenceClassification, "bert", masked_lm_transform=False))
     with pytest.raises(ScratchError, match="configured as a decoder"):

@@ -1,4 +1,4 @@
-"""Everything that `generate` offers, on our classes."""
+"""The options of `generate`, on our classes."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def prompt(batch: int = 1, length: int = 6) -> torch.Tensor:
     return torch.randint(3, 99, (batch, length))
 
 
-def by_hand(model, x: torch.Tensor, steps: int) -> torch.Tensor:
+def greedy_loop(model, x: torch.Tensor, steps: int) -> torch.Tensor:
     """Greedy decoding without cache or `generate`."""
     for _ in range(steps):
         x = torch.cat([x, model(x).logits[:, -1:].argmax(-1)], 1)
@@ -21,25 +21,25 @@ def by_hand(model, x: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_greedy_equals_the_loop_by_hand(preset):
+def test_greedy_equals_a_manual_loop(preset):
     model, x = tiny_model(preset), prompt(2)
-    assert torch.equal(model.generate(x, **GREEDY), by_hand(model, x, 12))
+    assert torch.equal(model.generate(x, **GREEDY), greedy_loop(model, x, 12))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}])
-def test_faster_ways_give_the_same_text(preset, options):
+def test_static_cache_and_prompt_lookup_generate_the_same_text(preset, options):
     model, x = tiny_model(preset), prompt()
     x = torch.cat([x, x], 1)  # something to look up
-    assert torch.equal(model.generate(x, **GREEDY, **options), by_hand(model, x, 12))
+    assert torch.equal(model.generate(x, **GREEDY, **options), greedy_loop(model, x, 12))
 
 
-def test_assisted_decoding_gives_the_same_text():
+def test_assisted_decoding_generates_the_same_text():
     model, assistant, x = tiny_model("llama"), tiny_model("llama", num_hidden_layers=1), prompt()
-    assert torch.equal(model.generate(x, **GREEDY, assistant_model=assistant), by_hand(model, x, 12))
+    assert torch.equal(model.generate(x, **GREEDY, assistant_model=assistant), greedy_loop(model, x, 12))
 
 
-def test_beams_find_a_likelier_text_than_greedy():
+def test_beam_search_finds_a_likelier_text_than_greedy():
     model, x = tiny_model("gpt2"), prompt()
 
     def score(tokens):
@@ -73,19 +73,19 @@ def test_left_padded_rows_equal_rows_alone(preset):
     mask = torch.ones_like(batch)
     mask[0, :5] = 0
     out = model.generate(batch, attention_mask=mask, **GREEDY)
-    assert torch.equal(out[0, 5:], by_hand(model, short, 12)[0])
-    assert torch.equal(out[1], by_hand(model, long, 12)[0])
+    assert torch.equal(out[0, 5:], greedy_loop(model, short, 12)[0])
+    assert torch.equal(out[1], greedy_loop(model, long, 12)[0])
 
 
-def test_going_on_from_a_cache():
+def test_continuing_from_a_cache():
     model, x = tiny_model("llama"), prompt()
     cache = DynamicCache(config=model.config)
     first = model.generate(x, **GREEDY, cache=cache)
     longer = model.generate(first, **{**GREEDY, "max_new_tokens": 5}, cache=cache)
-    assert torch.equal(longer, by_hand(model, x, 17))
+    assert torch.equal(longer, greedy_loop(model, x, 17))
 
 
-def test_streaming_hands_over_every_token():
+def test_streamer_receives_every_token():
     class Collect(BaseStreamer):
         def __init__(self):
             self.tokens, self.ended = [], False
@@ -103,7 +103,7 @@ def test_streaming_hands_over_every_token():
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama"])
-def test_continuous_batching_gives_the_same_texts(preset):
+def test_continuous_batching_generates_the_same_texts(preset):
     model = tiny_model(preset)
     inputs = [prompt(1, n)[0].tolist() for n in (3, 8, 5)]
     settings = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=98, pad_token_id=0)
@@ -113,10 +113,10 @@ def test_continuous_batching_gives_the_same_texts(preset):
         assert result.generated_tokens == expected.tolist()
 
 
-def test_pipeline_writes_batches(story_tokenizer):
+def test_pipeline_generates_batches(story_tokenizer):
     model = tiny_model("llama", vocab_size=len(story_tokenizer))
-    write = pipeline("text-generation", model=model, tokenizer=story_tokenizer)
-    one_by_one = [write(text, **GREEDY)[0]["generated_text"] for text in ("One day, Anna", "Ben")]
-    together = write(["One day, Anna", "Ben"], batch_size=2, **GREEDY)
-    assert [result[0]["generated_text"] for result in together] == one_by_one
+    generator = pipeline("text-generation", model=model, tokenizer=story_tokenizer)
+    one_by_one = [generator(text, **GREEDY)[0]["generated_text"] for text in ("One day, Anna", "Ben")]
+    batched = generator(["One day, Anna", "Ben"], batch_size=2, **GREEDY)
+    assert [result[0]["generated_text"] for result in batched] == one_by_one
     assert one_by_one[0].startswith("One day, Anna")

@@ -1,4 +1,4 @@
-"""Fresh weights: the standard deviations that the configs promise."""
+"""Initial weights have the standard deviations of the config."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ FAMILIES = {
         tiny_seq2seq("vaswani2017", decoder_layers=LAYERS, **fields).config
     ),
 }
-# Branches on the way to the head: attention and feed-forward of each block, in a decoder with a source a third one.
+# Residual branches before the head: attention and feed-forward per block, and cross-attention in a seq2seq decoder.
 BRANCHES = {"gpt": 2 * LAYERS, "encoder": 2 * LAYERS, "seq2seq": 3 * LAYERS}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("choice", ["normal", "scaled", "zero"])
-def test_the_last_matrix_of_each_branch_begins_as_its_config_says(family, choice):
-    """ "scaled" is GPT-2's: the standard deviation over the root of the number of branches that are added up."""
+def test_output_projections_are_initialized_as_in_the_config(family, choice):
+    """ "scaled" is GPT-2's: the standard deviation divided by the square root of the number of residual branches."""
     torch.manual_seed(0)
     model = FAMILIES[family](output_projection_init=choice, hidden_size=96, initializer_range=0.05)
     last = [module.weight for module in model.modules() if isinstance(module, OutputProjection)]
@@ -40,11 +40,11 @@ def test_the_last_matrix_of_each_branch_begins_as_its_config_says(family, choice
     assert all(m.weight.std().item() == pytest.approx(0.05, rel=0.05) for m in others)
 
 
-def test_weights_of_tokens_that_a_checkpoint_lacks_begin_as_if_none_had_been_counted(tmp_path):
-    """1 for each token, 0 for padding, and 1 for each n-gram, whatever was in the memory that they are put in."""
+def test_token_weights_missing_from_a_checkpoint_are_initialized(tmp_path):
+    """1 for each token, 0 for padding, and 1 for each n-gram, and not uninitialized memory."""
     shape = {"num_hidden_layers": 0, "pad_token_id": 0, "ngram_sizes": [2], "ngram_buckets": 64}
     tiny_encoder(ScratchEncoderForMaskedLM, "fasttext", token_weights=False, **shape).save_pretrained(tmp_path)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # memory that nothing was written to is NaN
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills uninitialized memory with NaN
     try:
         model = ScratchEncoderForMaskedLM.from_pretrained(tmp_path, token_weights=True)
     finally:

@@ -1,4 +1,4 @@
-"""A model of another kind than is wanted is refused by what it is, and importing one leaves it as it was."""
+"""Loading a model of another kind than requested is refused; importing a native model does not modify it."""
 
 import pytest
 from helpers.models import tiny_encoder, tiny_model, tiny_seq2seq
@@ -17,22 +17,22 @@ MODELS = {
 
 
 @pytest.mark.parametrize("found", MODELS)
-def test_only_the_kind_that_is_wanted_is_opened(found, tmp_path):
+def test_only_the_requested_kind_is_loaded(found, tmp_path):
     model = MODELS[found]()
     model.save_pretrained(tmp_path)
     assert type(load_model(str(tmp_path))) is type(model)
-    for wanted in MODELS:
-        if wanted == found:
-            assert type(load_model(str(tmp_path), kind=wanted)) is type(model)
-        elif wanted == "classifier" and found != "seq2seq":
-            assert "Classification" in type(load_model(str(tmp_path), kind=wanted)).__name__
+    for requested in MODELS:
+        if requested == found:
+            assert type(load_model(str(tmp_path), kind=requested)) is type(model)
+        elif requested == "classifier" and found != "seq2seq":
+            assert "Classification" in type(load_model(str(tmp_path), kind=requested)).__name__
         else:
             with pytest.raises(ScratchError, match=rf"it is a {model.config.model_type} model, which is {found}"):
-                load_model(str(tmp_path), kind=wanted)
+                load_model(str(tmp_path), kind=requested)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_importing_leaves_the_config_of_the_native_model_as_it_was(family):
+def test_import_does_not_modify_the_config_of_the_native_model(family):
     native = native_with(family, **({"activation_function": "swish"} if family == "marian" else {}))
     before = native.config.to_dict()
     ours = import_native(native)

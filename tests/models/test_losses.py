@@ -1,4 +1,4 @@
-"""The loss of every head, and the norms: batches that score nothing, gradients that nobody needs, and rounding."""
+"""The loss of every head, and the norms: batches without scored tokens, unneeded gradients, and rounding."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ HEADS = {
 @pytest.mark.parametrize("num_items_in_batch", [None, 0, torch.tensor(0)])
 @pytest.mark.parametrize("skip_logits", [True, False])
 @pytest.mark.parametrize("head", HEADS)
-def test_a_batch_in_which_nothing_is_scored_has_loss_and_gradient_zero(head, skip_logits, num_items_in_batch):
+def test_batch_without_scored_tokens_has_zero_loss_and_gradient(head, skip_logits, num_items_in_batch):
     model = HEADS[head]().train()
     more = {} if "classifier" in head else {"num_items_in_batch": num_items_in_batch}
     if head in ("causal", "masked", "seq2seq"):
@@ -47,7 +47,7 @@ def test_a_batch_in_which_nothing_is_scored_has_loss_and_gradient_zero(head, ski
 
 @pytest.mark.parametrize("num_items_in_batch", [None, 3, torch.tensor(7)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_torchs_mean_over_the_scored_positions(num_items_in_batch, smoothing):
+def test_loss_equals_torchs_mean_over_scored_positions(num_items_in_batch, smoothing):
     states, head = torch.randn(4, 5, 16), torch.nn.Linear(16, 30)
     labels = torch.randint(0, 30, (4, 5))
     labels[1:3, 2:] = -100
@@ -61,8 +61,8 @@ def test_the_loss_is_torchs_mean_over_the_scored_positions(num_items_in_batch, s
 
 
 @pytest.mark.parametrize("learned", ["states", "weight", "bias"])
-def test_the_fused_loss_builds_the_gradients_that_are_needed_and_no_others(learned):
-    """A frozen head, as LoRA has it, gets no gradient of its size; the others are what they are beside it."""
+def test_fused_loss_computes_only_the_needed_gradients(learned):
+    """No gradient is allocated for a frozen head, as with LoRA; the other gradients are the same as with it."""
     parts = {"states": torch.randn(20, 16), "weight": torch.randn(50, 16), "bias": torch.randn(50)}
     labels = torch.randint(0, 50, (20,))
     labels[::4] = -100
@@ -75,16 +75,16 @@ def test_the_fused_loss_builds_the_gradients_that_are_needed_and_no_others(learn
         loss.backward()
         return {name: leaf.grad for name, leaf in leaves.items()}, built
 
-    own, built = gradients([learned])
-    every, _ = gradients(list(parts))
+    single, built = gradients([learned])
+    everything, _ = gradients(list(parts))
     assert built == [parts[learned].shape]
-    assert [name for name, gradient in own.items() if gradient is not None] == [learned]
-    assert torch.equal(own[learned], every[learned])
+    assert [name for name, gradient in single.items() if gradient is not None] == [learned]
+    assert torch.equal(single[learned], everything[learned])
 
 
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rms_norm_and_its_formula_agree_in_dtype_and_rounding(dtype, weight_dtype):
+def test_rms_norm_equals_its_formula_in_dtype_and_rounding(dtype, weight_dtype):
     """With a float32 weight and a 16-bit input, the formula returned float32."""
     norm = RMSNorm(128)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_rms_norm_and_its_formula_agree_in_dtype_and_rounding(dtype, weight_dtyp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rms_norm_is_llamas_but_for_one_rounding(dtype):
+def test_rms_norm_equals_llamas_except_for_one_rounding(dtype):
     ours, theirs = RMSNorm(128), LlamaRMSNorm(128)
     with torch.no_grad():
         ours.weight.copy_(1 + 0.3 * torch.randn(128))

@@ -1,4 +1,4 @@
-"""Every option of a fresh model arrives in its config; what is not asked for is the preset's."""
+"""Every option of a new model is set in its config; other fields have the values of the preset."""
 
 import pytest
 
@@ -69,7 +69,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("build", "options", "expected"), CASES, ids=lambda value: getattr(value, "__name__", None))
-def test_an_option_arrives(build, options, expected):
+def test_option_is_set_in_the_config(build, options, expected):
     config = build(**options)
     assert {name: getattr(config, name) for name in expected} == expected
 
@@ -82,6 +82,6 @@ PRESETS = [
 
 
 @pytest.mark.parametrize(("build", "kind", "preset"), [(b, k, preset) for b, k, names in PRESETS for preset in names])
-def test_without_options_the_style_is_the_presets(build, kind, preset):
+def test_config_without_options_equals_the_preset(build, kind, preset):
     config, chosen = build(preset=preset), kind.presets[preset]
     assert {name: getattr(config, name) for name in chosen} == chosen

@@ -1,4 +1,4 @@
-"""The hand-built GPT against formulas, against itself run another way, and against its own slow path."""
+"""The GPT against formulas, and its fast and cached paths against the plain forward."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_norm_equals_its_formula(norm, dtype):
     torch.testing.assert_close(norm(x), norm.formula(x), atol=tolerance, rtol=tolerance)
 
 
-def test_sinusoids_are_the_papers():
+def test_sinusoidal_positions_are_those_of_the_paper():
     positions = SinusoidalPositions(8)(torch.tensor([[0, 1, 7]]))
     for i in range(4):
         assert positions[0, 2, 2 * i].item() == pytest.approx(math.sin(7 / 10000 ** (2 * i / 8)), abs=1e-6)
@@ -47,10 +47,10 @@ def test_rotary_products_depend_on_distance_only():
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def product(i: int, j: int) -> float:
-        def turned(x, position):
+        def rotated(x, position):
             return apply_rotary(x, *rotary(x, torch.tensor([[position]])))
 
-        return (turned(q, i) * turned(k, j)).sum().item()
+        return (rotated(q, i) * rotated(k, j)).sum().item()
 
     assert product(9, 4) == pytest.approx(product(25, 20), abs=1e-5)
     assert abs(product(9, 4) - product(9, 5)) > 1e-3
@@ -86,8 +86,8 @@ def test_cached_decoding_equals_full_forward(preset, fields):
     torch.testing.assert_close(torch.cat(steps, 1), full, atol=1e-5, rtol=1e-4)
 
 
-def test_the_former_name_of_the_cache_is_understood():
-    """As transformers' own models understand it; PEFT still uses it."""
+def test_past_key_values_is_accepted_as_the_cache():
+    """The former name, which transformers' own models also accept and PEFT still uses."""
     model, x = tiny_model("gpt2"), ids()
     cache = model(x[:, :4], use_cache=True).cache
     logits = model(x[:, 4:], past_key_values=cache).logits
@@ -125,12 +125,12 @@ def test_padded_row_equals_row_alone(preset, fields, side):
     padded[0, place], mask[0, place] = x[0], 1
     expected = model(x).logits[0]
     torch.testing.assert_close(model(padded, attention_mask=mask).logits[0, place], expected, atol=1e-5, rtol=1e-4)
-    padded[0, ~mask[0].bool()] = 77  # what stands in the padding does not matter
+    padded[0, ~mask[0].bool()] = 77  # the ids of padding do not matter
     torch.testing.assert_close(model(padded, attention_mask=mask).logits[0, place], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("preset", "fields"), STYLES)
-def test_packed_documents_do_not_see_each_other(preset, fields):
+def test_packed_documents_do_not_attend_to_each_other(preset, fields):
     model, a, b = tiny_model(preset, **fields), ids(1, 5), ids(1, 7)
     packed = model(torch.cat([a, b], 1), position_ids=torch.tensor([[*range(5), *range(7)]])).logits
     torch.testing.assert_close(packed[:, :5], model(a).logits, atol=1e-5, rtol=1e-4)
@@ -238,7 +238,7 @@ def test_soft_cap_bounds_the_logits():
 
 
 @pytest.mark.parametrize(("tied", "preset"), [(True, "llama"), (False, "gpt2")])
-def test_embedding_and_head_are_tied_as_told(tied, preset, tmp_path):
+def test_embedding_and_head_are_tied_as_configured(tied, preset, tmp_path):
     model = ScratchGPTForCausalLM(tiny_config(preset, tie_word_embeddings=tied))
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     model.save_pretrained(tmp_path)
@@ -255,7 +255,7 @@ def test_reload_gives_the_same_logits(preset, fields, tmp_path):
     )
 
 
-def test_fresh_weights_are_as_the_presets_say():
+def test_initial_weights_follow_the_presets():
     scaled = ScratchGPTForCausalLM(tiny_config("gpt2", hidden_size=128, num_hidden_layers=8))
     assert scaled.model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert scaled.model.layers[0].mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
@@ -283,7 +283,7 @@ def test_classification_reads_the_last_real_token():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_tiny_model_learns_a_text_by_heart(preset):
+def test_tiny_model_overfits_a_text(preset):
     model = ScratchGPTForCausalLM(
         tiny_config(preset, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
     )
@@ -298,7 +298,7 @@ def test_a_tiny_model_learns_a_text_by_heart(preset):
     assert torch.equal(model.eval()(x).logits[:, :-1].argmax(-1), x[:, 1:])
 
 
-def test_bigram_descends_to_the_counts():
+def test_bigram_converges_to_the_relative_frequencies():
     text = torch.randint(0, 5, (1, 400), generator=torch.Generator().manual_seed(1))
     model = ScratchBigramForCausalLM(ScratchBigramConfig(vocab_size=5))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
@@ -317,8 +317,8 @@ def test_bigram_generates_and_reloads(tmp_path):
     model.save_pretrained(tmp_path)
     again, x = AutoModelForCausalLM.from_pretrained(tmp_path), ids(2, 4, 20)
     torch.testing.assert_close(again(x).logits, model(x).logits, atol=0, rtol=0)
-    written = again.generate(x, max_new_tokens=6, do_sample=False)
-    assert torch.equal(written[:, 4], model.table.weight.argmax(-1)[x[:, -1]])
+    generated = again.generate(x, max_new_tokens=6, do_sample=False)
+    assert torch.equal(generated[:, 4], model.table.weight.argmax(-1)[x[:, -1]])
 
 
 @pytest.mark.parametrize(
@@ -334,25 +334,25 @@ def test_bigram_generates_and_reloads(tmp_path):
         ({"ngram_buckets": 1000, "ngram_size": 9}, ["ngram_buckets is 1000, want a power", "ngram_size is 9, want 2"]),
     ],
 )
-def test_config_names_every_broken_rule(fields, words):
+def test_config_lists_all_violations(fields, words):
     with pytest.raises(StrictDataclassError) as error:
         ScratchGPTConfig(**fields)
     for word in words:
         assert word in str(error.value)
 
 
-def test_a_text_beyond_learned_positions_is_refused():
-    with pytest.raises(ValueError, match="65 tokens, this model has learned positions for 64"):
+def test_input_longer_than_learned_positions_is_refused():
+    with pytest.raises(ValueError, match="65 tokens, but this model has learned positions for 64"):
         tiny_model("gpt2")(ids(1, 65))
     assert tiny_model("llama")(ids(1, 65)).logits.shape == (1, 65, 99)
 
 
-def test_unknown_preset_is_named_with_the_known_ones():
+def test_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'gtp2': choose one of gpt2, llama, nanochat"):
         ScratchGPTConfig.from_preset("gtp2")
 
 
-def test_dropout_is_torchs_in_distribution():
+def test_dropout_has_the_distribution_of_torchs():
     dropout, x = Dropout(0.3).train(), torch.full((1000, 1001), 2.0)
     torch.manual_seed(0)
     y = dropout(x)
@@ -360,8 +360,8 @@ def test_dropout_is_torchs_in_distribution():
     torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 2 / 0.7), rtol=1e-4, atol=0)
     kept = (y != 0).float()
     for shift in (1, 4, 1001):  # neighbours, those from one draw, and rows are independent
-        together = (kept.flatten()[:-shift] * kept.flatten()[shift:]).mean()
-        assert (together - 0.7**2).abs() < 3e-3
+        both_kept = (kept.flatten()[:-shift] * kept.flatten()[shift:]).mean()
+        assert (both_kept - 0.7**2).abs() < 3e-3
     torch.manual_seed(0)
     assert torch.equal(dropout(x), y)
     assert not torch.equal(dropout(x), y)
@@ -372,9 +372,9 @@ def test_dropout_is_torchs_in_distribution():
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama"])
-def test_what_linear_layers_read_is_converted_to_16_bits_once(preset):
-    """Each would keep a copy of its own for the backward pass; 3 of one size are left in a block: what attention
-    reads, what its output projection reads, and what the feed-forward network reads."""
+def test_inputs_of_linear_layers_are_cast_to_16_bits_once(preset):
+    """Otherwise each layer keeps its own copy for the backward pass. 3 tensors of this size remain in a block: the
+    inputs of attention, of its output projection and of the feed-forward network."""
     model, kept = tiny_model(preset, num_hidden_layers=1), {}
     tokens = torch.randint(5, 99, (2, 8))
 
@@ -388,7 +388,7 @@ def test_what_linear_layers_read_is_converted_to_16_bits_once(preset):
     assert len(kept) == 3
 
 
-def test_float64_stays_so_under_autocast():
+def test_float64_is_kept_under_autocast():
     model, tokens = tiny_model("llama").double(), ids()
     with torch.autocast("cpu", torch.bfloat16):
         assert model(tokens).logits.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""Positions: scaled rotary ones are those of transformers, and rows in a batch count from their own first token."""
+"""Positions: scaled rotary embeddings equal those of transformers; each row counts from its own first token."""
 
 import math
 
@@ -35,17 +35,17 @@ def rope_of(name: str, **more) -> dict:
 
 @pytest.mark.parametrize("length", [8, 40, 200])
 @pytest.mark.parametrize("name", SCALED)
-def test_scaled_rotations_are_those_of_llama(name, length):
+def test_scaled_rotary_embeddings_equal_llamas(name, length):
     """Below the original length, beyond it, and beyond `max_position_embeddings`."""
     ours = RotaryEmbedding(tiny_config("llama", rope_parameters=rope_of(name)))
     theirs = LlamaRotaryEmbedding(LlamaConfig(**SHAPE, max_position_embeddings=64, rope_parameters=rope_of(name)))
     x, positions = torch.zeros(1, length, 32), torch.arange(length)[None]
-    for found, wanted in zip(ours(x, positions), theirs(x, positions), strict=True):
-        torch.testing.assert_close(torch.cat((found, found), dim=-1), wanted, atol=1e-6, rtol=1e-6)
+    for found, expected in zip(ours(x, positions), theirs(x, positions), strict=True):
+        torch.testing.assert_close(torch.cat((found, found), dim=-1), expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", SCALED)
-def test_the_factor_on_cosines_and_sines_is_that_of_the_papers(name):
+def test_attention_scaling_is_that_of_the_papers(name):
     """At position 0 a cosine is the factor: 0.1 ln s + 1 for YaRN (Peng et al. 2023, arXiv:2309.00071, section 3.4) and
     sqrt(1 + ln s / ln L) for LongRoPE (Ding et al. 2024, arXiv:2402.13753); 1 for the others."""
     cos, _ = RotaryEmbedding(tiny_config("llama", rope_parameters=rope_of(name)))(
@@ -55,8 +55,8 @@ def test_the_factor_on_cosines_and_sines_is_that_of_the_papers(name):
 
 
 @pytest.mark.parametrize("name", SCALED)
-def test_models_with_scaled_rotations_write_what_llama_writes(name):
-    """Token by token, by the fast steps where they know the rotation; beyond the original length."""
+def test_models_with_scaled_rotary_embeddings_generate_what_llama_generates(name):
+    """Beyond the original length, with fast decoding if it supports the variant."""
     config = LlamaConfig(**SHAPE, intermediate_size=80, max_position_embeddings=64, rope_parameters=rope_of(name))
     native = randomise(LlamaForCausalLM(config)).eval()
     ours = import_native(native)
@@ -75,14 +75,14 @@ def test_frequencies_depend_on_theta(fields):
     assert (logits[0] - logits[1]).abs().max() > 1e-2
 
 
-# --- rows of a batch, from a cache -----------------------------------------------------------------------
+# --- rows of a batch, with a cache -----------------------------------------------------------------------
 
-PIECES = [(0, 6), (6, 7), (7, 10), (10, 12)]  # of 12 tokens, of which the first row pads 5 on the left
+PIECES = [(0, 6), (6, 7), (7, 10), (10, 12)]  # of 12 tokens, of which the first row has 5 of padding on the left
 
 
 @pytest.mark.parametrize(("preset", "fields"), STYLES)
-def test_a_masked_row_counts_its_positions_through_a_cache(preset, fields):
-    """Without `position_ids`, piece by piece: each row gets the logits that it gets alone and in one go."""
+def test_positions_of_padded_rows_with_a_cache(preset, fields):
+    """Without `position_ids`, in pieces: each row has the same logits as alone in a single forward."""
     model = tiny_model(preset, **fields)
     x = torch.randint(3, 99, (2, 12))
     mask = torch.ones_like(x)
@@ -101,9 +101,9 @@ def test_a_masked_row_counts_its_positions_through_a_cache(preset, fields):
 @pytest.mark.parametrize("masked_target", [True, False])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
-def test_a_padded_source_does_not_move_the_target(preset, side, masked_target):
-    """An encoder-decoder, piece by piece from its cache, with a mask of the source and perhaps one of the target: each
-    row as alone."""
+def test_padding_of_the_source_does_not_shift_target_positions(preset, side, masked_target):
+    """An encoder-decoder with a cache, in pieces, with a mask of the source and optionally of the target: each row has
+    the same logits as alone."""
     model = tiny_seq2seq(preset)
     source, target = torch.randint(3, 99, (2, 9)), torch.randint(3, 99, (2, 12))
     mask = torch.ones_like(source)
@@ -131,7 +131,7 @@ def test_a_padded_source_does_not_move_the_target(preset, side, masked_target):
 
 
 @pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
-def test_a_padded_target_does_not_move_the_tokens_before(preset):
+def test_padding_of_the_target_changes_no_earlier_logit(preset):
     """Padding on the right of a target, masked or not, changes no logit of its tokens."""
     model = tiny_seq2seq(preset)
     source, target = torch.randint(3, 99, (1, 7)), torch.randint(3, 99, (1, 6))

@@ -1,4 +1,4 @@
-"""The encoder-decoder: what it sees and what it does not, its cache, its loss, its ties, and its twin, Marian."""
+"""The encoder-decoder: masks, cache, loss, tied embeddings, and equivalence with transformers' Marian."""
 
 from itertools import pairwise
 
@@ -10,7 +10,12 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.linear_cross_entropy import COLUMNS, ROWS, SCORED, linear_cross_entropy
+from scratch_gpt.models.linear_cross_entropy import (
+    LOGITS_PER_PIECE,
+    POSITIONS_PER_CHUNK,
+    VOCAB_PER_PIECE,
+    linear_cross_entropy,
+)
 from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
 
 PRESETS = ("vaswani2017", "modern")
@@ -25,7 +30,7 @@ def sources(rows: int = 3, length: int = 9, seed: int = 0) -> torch.Tensor:
 
 
 def padded(length: int = 14) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three sources of 9, 5 and 2 tokens, filled up on the right with tokens that must not matter."""
+    """Three sources of 9, 5 and 2 tokens, padded on the right with random tokens."""
     ids = sources(3, length, seed=1)
     mask = torch.zeros_like(ids)
     for row, real in enumerate((9, 5, 2)):
@@ -35,7 +40,7 @@ def padded(length: int = 14) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("preset", "more"), STYLES)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_what_lies_behind_the_padding_changes_nothing(preset, more, attention):
+def test_padding_of_the_source_changes_nothing(preset, more, attention):
     model = tiny_seq2seq(preset, attn_implementation=attention, **more)
     ids, mask = padded()
     target = sources(3, 6, seed=2)
@@ -52,7 +57,7 @@ def test_what_lies_behind_the_padding_changes_nothing(preset, more, attention):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_padding_on_the_left_is_the_same_as_on_the_right(preset):
+def test_left_padding_equals_right_padding(preset):
     model = tiny_seq2seq(preset)
     ids, mask = padded()
     target = sources(3, 6, seed=2)
@@ -100,7 +105,7 @@ def test_search_options_of_generate():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_token_by_token_with_a_cache_equals_all_at_once(preset):
+def test_cached_decoding_equals_full_forward(preset):
     model = tiny_seq2seq(preset)
     ids, mask = padded()
     target = sources(3, 6, seed=2)
@@ -118,18 +123,18 @@ def test_token_by_token_with_a_cache_equals_all_at_once(preset):
         steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=2e-5, rtol=1e-4)
     cross = past.cross_attention_cache
-    assert cross.get_seq_length() == ids.shape[1]  # the source is looked at once, and remembered
+    assert cross.get_seq_length() == ids.shape[1]  # keys and values of the source are computed once
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_eager_and_sdpa_agree_and_all_attentions_are_given(preset):
+def test_eager_and_sdpa_agree_and_all_attentions_are_returned(preset):
     model = tiny_seq2seq(preset)
     ids, mask = padded()
     target = sources(3, 6, seed=2)
     fused = model(input_ids=ids, attention_mask=mask, decoder_input_ids=target).logits
     model.set_attn_implementation("eager")
-    wanted = {"output_attentions": True, "output_hidden_states": True}
-    out = model(input_ids=ids, attention_mask=mask, decoder_input_ids=target, **wanted)
+    requested = {"output_attentions": True, "output_hidden_states": True}
+    out = model(input_ids=ids, attention_mask=mask, decoder_input_ids=target, **requested)
     torch.testing.assert_close(out.logits, fused, atol=2e-5, rtol=1e-4)
     assert [len(out[f"{name}_attentions"]) for name in ("encoder", "decoder", "cross")] == [2, 3, 3]
     assert out.encoder_attentions[0].shape == (3, 4, 14, 14)
@@ -158,7 +163,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(preset):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_cross_entropy_of_the_logits(smoothing):
+def test_loss_is_the_cross_entropy_of_the_logits(smoothing):
     model = tiny_seq2seq("vaswani2017", label_smoothing=smoothing, residual_dropout=0.0, embedding_dropout=0.0)
     source, labels = sources(), sources(3, 6, seed=2)
     labels[1, 4:] = -100
@@ -178,8 +183,8 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("rows", "vocabulary"), [(5, 50), (512, 50), (700, 50), (700, 2000)])
-def test_the_chunked_loss_has_the_gradients_of_torchs(rows, vocabulary, smoothing):
-    assert ROWS > SCORED // 2000  # several pieces of a chunk, in the last case
+def test_chunked_loss_has_the_gradients_of_torchs(rows, vocabulary, smoothing):
+    assert POSITIONS_PER_CHUNK > LOGITS_PER_PIECE // 2000  # several pieces per chunk in the last case
     states = torch.randn(rows, 16, requires_grad=True)
     weight, bias = torch.randn(vocabulary, 16, requires_grad=True), torch.randn(vocabulary, requires_grad=True)
     labels = torch.randint(0, vocabulary, (rows,))
@@ -188,24 +193,24 @@ def test_the_chunked_loss_has_the_gradients_of_torchs(rows, vocabulary, smoothin
         logits = F.linear(states, weight, bias)
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
         expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-        wanted = torch.autograd.grad(expected, (states, weight, bias))
+        expected_gradients = torch.autograd.grad(expected, (states, weight, bias))
         loss = linear_cross_entropy(states, weight, labels, bias, smoothing, cap)
         torch.testing.assert_close(loss, expected)
-        for gradient, other in zip(torch.autograd.grad(loss, (states, weight, bias)), wanted, strict=True):
+        for gradient, other in zip(torch.autograd.grad(loss, (states, weight, bias)), expected_gradients, strict=True):
             torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-4)
 
 
-def test_the_chunked_loss_in_16_bits():
+def test_chunked_loss_in_16_bits():
     torch.manual_seed(0)
-    vocabulary = COLUMNS + 808  # two pieces of a gradient, and two chunks of positions
+    vocabulary = VOCAB_PER_PIECE + 808  # two pieces of a gradient, and two chunks of positions
     states, weight = torch.randn(600, 16, requires_grad=True), torch.randn(vocabulary, 16, requires_grad=True)
     labels = torch.randint(0, vocabulary, (600,))
     expected = F.cross_entropy(F.linear(states, weight), labels, reduction="sum")
     with torch.autocast("cpu", torch.bfloat16):
         loss = linear_cross_entropy(states, weight, labels)
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
-    wanted = torch.autograd.grad(expected, (states, weight))
-    for gradient, other in zip(torch.autograd.grad(loss, (states, weight)), wanted, strict=True):
+    expected_gradients = torch.autograd.grad(expected, (states, weight))
+    for gradient, other in zip(torch.autograd.grad(loss, (states, weight)), expected_gradients, strict=True):
         assert gradient.dtype == torch.float32
         assert (gradient - other).norm() < 0.01 * other.norm()
 
@@ -228,20 +233,20 @@ def test_each_embedding_can_be_tied_or_not(share, tie, tmp_path):
     assert torch.equal(states, model.model(input_ids=source, decoder_input_ids=target).last_hidden_state)
 
 
-def test_two_vocabularies():
+def test_separate_vocabularies():
     model = tiny_seq2seq("modern", decoder_vocab_size=57, share_encoder_decoder_embeddings=False)
     assert model(input_ids=sources(), decoder_input_ids=sources(3, 4) % 57).logits.shape == (3, 4, 57)
     with pytest.raises(Exception, match="decoder_vocab_size is 57 and vocab_size 99, want them equal"):
         tiny_seq2seq_config("modern", decoder_vocab_size=57)
 
 
-def test_too_long_for_learned_positions_is_said_in_words():
+def test_input_longer_than_learned_positions_is_refused():
     model = tiny_seq2seq("modern", position_type="learned", max_position_embeddings=8)
-    with pytest.raises(ValueError, match="has 9 tokens, this model has learned positions for 8"):
+    with pytest.raises(ValueError, match="has 9 tokens, but this model has learned positions for 8"):
         model(input_ids=sources(), decoder_input_ids=sources(3, 4))
 
 
-def test_scaled_rotation_reaches_both_sides():
+def test_scaled_rotary_embeddings_apply_to_encoder_and_decoder():
     plain = tiny_seq2seq("modern")
     scaled = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
     other = tiny_seq2seq("modern", rope_parameters=scaled)
@@ -252,18 +257,18 @@ def test_scaled_rotation_reaches_both_sides():
     assert not torch.allclose(*states, atol=1e-3)
 
 
-TWIN_CASES = {
+MARIAN_CASES = {
     "as in the paper": {},
     "gelu, unscaled": {"hidden_act": "gelu", "scale_embedding": False},
     "a bias on the logits": {"lm_head_bias": True},
-    "head apart": {"tie_word_embeddings": False},
+    "untied head": {"tie_word_embeddings": False},
     "two vocabularies": {"decoder_vocab_size": 57, "share_encoder_decoder_embeddings": False},
 }
 
 
-@pytest.mark.parametrize("case", TWIN_CASES)
-def test_marian_has_the_same_logits_and_sentences(case):
-    ours = tiny_seq2seq("vaswani2017", **TWIN_CASES[case])
+@pytest.mark.parametrize("case", MARIAN_CASES)
+def test_marian_has_the_same_logits_and_translations(case):
+    ours = tiny_seq2seq("vaswani2017", **MARIAN_CASES[case])
     native = export_native(ours)
     assert type(native) is MarianMTModel
     ids, mask = padded()
@@ -279,7 +284,7 @@ def test_marian_has_the_same_logits_and_sentences(case):
         assert torch.equal(native.generate(ids, **how), ours.generate(ids, **how))
 
 
-def test_marian_comes_in():
+def test_marian_is_imported():
     config = MarianConfig(
         vocab_size=99,
         d_model=32,
@@ -297,7 +302,7 @@ def test_marian_comes_in():
         max_position_embeddings=64,
     )
     native = randomise(MarianMTModel(config)).eval()
-    for stack in (native.model.encoder, native.model.decoder):  # randomise touched what Marian does not learn
+    for stack in (native.model.encoder, native.model.decoder):  # randomise also changed the fixed positions
         stack.embed_positions.weight.data = stack.embed_positions.create_weight()
     native.final_logits_bias = torch.nn.Buffer(torch.randn(1, 99))
     ids, mask = padded()
@@ -309,7 +314,7 @@ def test_marian_comes_in():
     assert torch.equal(ours.generate(ids, **how), native.generate(ids, **how))
 
 
-def test_what_marian_cannot_express_is_refused():
+def test_export_of_what_marian_does_not_support_is_refused():
     with pytest.raises(ScratchError, match="norm_type is 'rms_norm', MarianMTModel has 'layer_norm'"):
         export_native(tiny_seq2seq("modern"))
     with pytest.raises(ScratchError, match="num_key_value_heads is 2, MarianMTModel has as many as query heads, 4"):

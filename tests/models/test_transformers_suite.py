@@ -1,8 +1,8 @@
-"""transformers' own common model tests pass on our classes, but for those that its own Llama (for the encoder-decoder
-its Marian, for the encoder its Bert) skips or fails here.
+"""transformers' common model tests pass on our classes, except for those that its own Llama (for the encoder-decoder
+its Marian, for the encoder its BERT) skips or fails.
 
-The tests are not in the wheel; they are taken from the source distribution of the installed version. What they import
-from parts that the distribution leaves out (its generation and export tests) is replaced by empty classes.
+The wheel does not contain the tests; they are taken from the source distribution of the installed version. Imports of
+modules that the distribution does not contain (generation and export tests) are replaced by empty classes.
 """
 
 import subprocess
@@ -16,15 +16,15 @@ import transformers
 from helpers.processes import run_python
 
 CASES = Path(__file__).with_name("suite") / "cases.py"
-# Each of transformers' own, and ours that must not fall behind it.
+# A test class of transformers' model, and those of ours that must pass the same tests.
 PEERS = {
     "LlamaTest": ("Gpt2StyleTest", "LlamaStyleTest", "NanochatStyleTest"),
     "MarianTest": ("Vaswani2017StyleTest", "ModernStyleTest"),
     "BertTest": ("BertStyleTest", "ModernEncoderStyleTest"),
 }
-# Learned and sinusoidal positions can't be rotated; of a flat encoder-decoder config, that test scales a copy.
-NOT_ASKED = {style: "rope_scaling" for style in ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest")}
-NOT_ASKED["ModernStyleTest"] = "rope_scaling_from_config"
+# These tests need rotary positions; with a flat encoder-decoder config, the last one scales a copy of the config.
+EXCLUDED = {style: "rope_scaling" for style in ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest")}
+EXCLUDED["ModernStyleTest"] = "rope_scaling_from_config"
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
 
 
@@ -32,7 +32,7 @@ EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils
 def suite(tmp_path_factory) -> Path:
     """A folder with the `tests` package of the source distribution."""
     folder = tmp_path_factory.mktemp("suite")
-    wanted = f"transformers=={transformers.__version__}"
+    requirement = f"transformers=={transformers.__version__}"
     command = [
         sys.executable,
         "-m",
@@ -44,7 +44,7 @@ def suite(tmp_path_factory) -> Path:
         "--no-binary",
         ":all:",
     ]
-    subprocess.run([*command, "-d", str(folder), wanted], check=True, timeout=300)
+    subprocess.run([*command, "-d", str(folder), requirement], check=True, timeout=300)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         top = archive.getnames()[0].split("/")[0]
         members = [m for m in archive.getmembers() if m.name.startswith(f"{top}/tests/") and m.name.endswith(".py")]
@@ -73,8 +73,8 @@ def test_common_model_tests_pass(suite, tmp_path):
         theirs = outcomes[peer]
         assert sum(outcome == "passed" for outcome in theirs.values()) > 60
         for style in styles:
-            left_out = NOT_ASKED.get(style, "nothing")
-            results = {n: o for n, o in outcomes[style].items() if left_out not in n}
+            excluded = EXCLUDED.get(style, "nothing")
+            results = {n: o for n, o in outcomes[style].items() if excluded not in n}
             worse = {n: o for n, o in results.items() if o != "passed" and theirs[n] == "passed"}
             worse |= {n: o for n, o in results.items() if o in ("failure", "error") and theirs[n] == "skipped"}
-            assert not worse, f"{style} falls behind {peer}: {worse}"
+            assert not worse, f"{style} has worse results than {peer}: {worse}"

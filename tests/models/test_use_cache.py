@@ -1,4 +1,4 @@
-"""`use_cache` decides whether a model hands back its cache, whatever its config says."""
+"""The argument `use_cache` decides whether a model returns its cache, and overrides the config."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ MODELS = {
         {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)},
     ),
     "encoder-decoder": lambda: (tiny_seq2seq("vaswani2017"), {"input_ids": IDS, "decoder_input_ids": IDS}),
-    "its trunk": lambda: (tiny_seq2seq("vaswani2017").model, {"input_ids": IDS, "decoder_input_ids": IDS}),
+    "encoder-decoder trunk": lambda: (tiny_seq2seq("vaswani2017").model, {"input_ids": IDS, "decoder_input_ids": IDS}),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_a_cache_comes_back_where_it_is_asked_for(name):
+def test_cache_is_returned_if_requested(name):
     model, inputs = MODELS[name]()
     for default in (True, False):
         for part in model.modules():

@@ -1,5 +1,5 @@
-"""transformers' own model tests, on our classes and on its Llama. Run by test_transformers_suite.py, which provides the
-`tests` package of transformers' source distribution.
+"""transformers' model tests, on our classes and on its Llama, Marian and BERT. Run by test_transformers_suite.py, which
+provides the `tests` package of transformers' source distribution.
 """
 
 import unittest
@@ -42,7 +42,7 @@ from scratch_gpt import (
     ScratchSeq2SeqModel,
 )
 
-# The suite looks classes up by name to know which labels they take.
+# The suite looks up class names to determine which labels a model takes.
 MODEL_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTModel"
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForCausalLM"
 MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["scratch_gpt"] = "ScratchGPTForSequenceClassification"
@@ -63,6 +63,7 @@ class Tester:
         self.parent, self.make_config = parent, make_config
 
     def get_config(self):
+        """A tiny config."""
         return self.make_config(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -77,41 +78,58 @@ class Tester:
         )
 
     def prepare_config_and_inputs_for_common(self):
+        """A tiny config and inputs of random ids."""
         input_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size)
-        # No padding id inside, as in the suite's own testers: it would mark the end of a classified text.
+        # No padding ids, as in the suite's own testers: one would mark the end of a classified text.
         input_ids = torch.where(input_ids == 0, torch.ones_like(input_ids), input_ids)
         mask = random_attention_mask([self.batch_size, self.seq_length])
         return self.get_config(), {"input_ids": input_ids, "attention_mask": mask}
 
 
 class SuiteMixin(ModelTesterMixin, GenerationTesterMixin):
+    """The suite with the tester of decoder-only models."""
+
     def setUp(self):
+        """Set the tester."""
         self.model_tester = Tester(self, self.make_config)
 
 
 class LlamaTest(SuiteMixin, unittest.TestCase):
+    """The tests on transformers' Llama."""
+
     all_model_classes = (LlamaModel, LlamaForCausalLM, LlamaForSequenceClassification)
     make_config = LlamaConfig
 
 
 class OurMixin(SuiteMixin):
+    """The tests on our decoder-only classes."""
+
     all_model_classes = (ScratchGPTModel, ScratchGPTForCausalLM, ScratchGPTForSequenceClassification)
 
 
 class Gpt2StyleTest(OurMixin, unittest.TestCase):
+    """The tests on our GPT with the preset `gpt2`."""
+
     def make_config(self, **fields):
+        """The config of this model."""
         dropouts = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
         return ScratchGPTConfig.from_preset("gpt2", **dropouts, **fields)
 
 
 class LlamaStyleTest(OurMixin, unittest.TestCase):
+    """The tests on our GPT with the preset `llama`."""
+
     def make_config(self, **fields):
+        """The config of this model."""
         return ScratchGPTConfig.from_preset("llama", **fields)
 
 
 class NanochatStyleTest(OurMixin, unittest.TestCase):
+    """The tests on our GPT with the preset `nanochat`."""
+
     def make_config(self, **fields):
-        # Zero-initialised branches would make a fresh model blind to everything that the suite varies.
+        """The config of this model."""
+        # With zero-initialized branches, a new model would ignore what the suite varies.
         return ScratchGPTConfig.from_preset("nanochat", output_projection_init="normal", **fields)
 
 
@@ -122,6 +140,7 @@ class Seq2SeqTester(Tester):
     encoder_layers = decoder_layers = 2
 
     def get_config(self):
+        """A tiny config."""
         return self.make_config(
             vocab_size=self.vocab_size,
             encoder_layers=self.num_hidden_layers,
@@ -134,6 +153,7 @@ class Seq2SeqTester(Tester):
         )
 
     def prepare_config_and_inputs_for_common(self):
+        """A tiny config and inputs of random ids."""
         config, inputs = super().prepare_config_and_inputs_for_common()
         decoder_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size).clamp(min=3)
         inputs |= {"decoder_input_ids": decoder_ids, "decoder_attention_mask": torch.ones_like(decoder_ids)}
@@ -141,16 +161,22 @@ class Seq2SeqTester(Tester):
 
 
 class Seq2SeqMixin(ModelTesterMixin, GenerationTesterMixin):
+    """The suite with the tester of encoder-decoders."""
+
     is_encoder_decoder = True
 
     def setUp(self):
+        """Set the tester."""
         self.model_tester = Seq2SeqTester(self, self.make_config)
 
 
 class MarianTest(Seq2SeqMixin, unittest.TestCase):
+    """The tests on transformers' Marian."""
+
     all_model_classes = (MarianModel, MarianMTModel)
 
     def make_config(self, **fields):
+        """The config of this model."""
         sides = {
             f"{side}_{name}": n
             for side in ("encoder", "decoder")
@@ -160,9 +186,12 @@ class MarianTest(Seq2SeqMixin, unittest.TestCase):
 
 
 class OurSeq2SeqMixin(Seq2SeqMixin):
+    """The tests on our encoder-decoder classes."""
+
     all_model_classes = (ScratchSeq2SeqModel, ScratchSeq2SeqForConditionalGeneration)
 
     def make_config(self, **fields):
+        """The config of this model."""
         quiet: dict = dict.fromkeys(("embedding_dropout", "residual_dropout", "label_smoothing"), 0.0)
         quiet["output_projection_init"] = "normal"  # as for nanochat
         sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4}
@@ -170,10 +199,14 @@ class OurSeq2SeqMixin(Seq2SeqMixin):
 
 
 class Vaswani2017StyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    """The tests on our encoder-decoder with the preset `vaswani2017`."""
+
     preset = "vaswani2017"
 
 
 class ModernStyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    """The tests on our encoder-decoder with the preset `modern`."""
+
     preset = "modern"
 
 
@@ -181,6 +214,7 @@ class EncoderTester(Tester):
     """The same for encoders."""
 
     def get_config(self):
+        """A tiny config."""
         return self.make_config(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -193,18 +227,26 @@ class EncoderTester(Tester):
 
 
 class EncoderMixin(ModelTesterMixin):
+    """The suite with the tester of encoders."""
+
     def setUp(self):
+        """Set the tester."""
         self.model_tester = EncoderTester(self, self.make_config)
 
 
 class BertTest(EncoderMixin, unittest.TestCase):
+    """The tests on transformers' BERT."""
+
     all_model_classes = (BertModel, BertForMaskedLM, BertForSequenceClassification)
 
     def make_config(self, **fields):
+        """The config of this model."""
         return BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **fields)
 
 
 class OurEncoderMixin(EncoderMixin):
+    """The tests on our encoder classes."""
+
     all_model_classes = (
         ScratchEncoderModel,
         ScratchEncoderForMaskedLM,
@@ -212,13 +254,18 @@ class OurEncoderMixin(EncoderMixin):
     )
 
     def make_config(self, **fields):
+        """The config of this model."""
         quiet = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
         return ScratchEncoderConfig.from_preset(self.preset, **quiet, **fields)
 
 
 class BertStyleTest(OurEncoderMixin, unittest.TestCase):
+    """The tests on our encoder with the preset `bert`."""
+
     preset = "bert"
 
 
 class ModernEncoderStyleTest(OurEncoderMixin, unittest.TestCase):
+    """The tests on our encoder with the preset `modern`."""
+
     preset = "modern"

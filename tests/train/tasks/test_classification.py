@@ -301,7 +301,7 @@ BAD = {
     "runs of a GPT": ("--preset llama --ngram_sizes 2", "ngram_sizes are given for 'llama'"),
     "a list for one value": ("--config lists.yaml", "want one value, not the list [16, 32]"),
     "a list of nothing": ("--config nothing.yaml", "want one value or more, not the list []"),
-    "blocks on a bag": ("--preset fasttext --num_hidden_layers 2", "token_weights are for a bag, which has 0 blocks"),
+    "blocks on a bag": ("--preset fasttext --num_hidden_layers 2", "token_weights require 0 hidden layers"),
     "a list with a hole": ("--config hole.yaml", "invalid int value: 'many'"),
 }
 

@@ -38,7 +38,9 @@ def count_token_weights(model: ScratchEncoderModel, texts: LabelledTokens, mute_
             size = embed_ngrams.size
             if len(ids) >= size:
                 whole = sliding_window_view(plain, size).all(-1)
-                rows = embed_ngrams.rows_of(model.within_runs(torch.from_numpy(ids)[None]))[0, size - 1 :].numpy()
+                rows = embed_ngrams.bucket_ids(model.replace_boundaries(torch.from_numpy(ids)[None]))[
+                    0, size - 1 :
+                ].numpy()
                 counts[label, np.unique(rows[whole])] += 1
     tokens[:, mute_ids] = 0
     model.token_weights.tokens.copy_(torch.from_numpy(_spread(tokens)))
@@ -48,5 +50,5 @@ def count_token_weights(model: ScratchEncoderModel, texts: LabelledTokens, mute_
 
 def _spread(counts: np.ndarray) -> np.ndarray:
     """Counts (K, features) to weights (features,)."""
-    num_row_blocks = (counts + 1) / (counts + 1).sum(-1, keepdims=True)
-    return np.maximum(np.ptp(np.log(num_row_blocks), axis=0), LEAST) * (counts.sum(0) > 0)
+    fractions = (counts + 1) / (counts + 1).sum(-1, keepdims=True)
+    return np.maximum(np.ptp(np.log(fractions), axis=0), LEAST) * (counts.sum(0) > 0)

@@ -66,7 +66,7 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
 def _check_score(folder: Path, checkpoint: Path, trust: bool) -> Finding:
     """Whether a checkpoint has the validation loss that was recorded at its step."""
     with _trainer(folder, checkpoint, trust) as trainer:
-        step = trainer.progress.step
+        step = trainer.state.step
         recorded = [row["val_loss"] for row in read_metrics(folder) if row["step"] == step and "val_loss" in row]
         if not recorded:
             return Finding(f"{checkpoint.name}: validation loss", "none was recorded at this step", True)

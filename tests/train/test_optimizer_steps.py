@@ -55,9 +55,9 @@ def test_a_step_follows_the_mean_over_its_tokens_however_they_are_accumulated(ba
         found = dict(trainer.model.named_parameters())[name]
         torch.testing.assert_close(found.detach(), old - 0.5 * gradient, atol=1e-6, rtol=1e-5, msg=name)
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
-    assert trainer.norms[-1]["grad_norm"] == pytest.approx(norm, rel=1e-5)
-    assert trainer.norms[-1]["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
-    assert trainer.progress.tokens == sum(counts)
+    assert trainer.recent_steps[-1]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert trainer.recent_steps[-1]["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert trainer.state.tokens == sum(counts)
 
 
 def counts_of(batch) -> list[int]:
@@ -73,7 +73,7 @@ def test_gradients_are_clipped_to_their_norm_over_all_batches_of_a_step(tmp_path
     trainer.advance(1)
     moved = sum(float((p.detach() - old).square().sum()) for p, old in zip(model.parameters(), before, strict=True))
     assert math.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
-    assert trainer.norms[-1]["grad_norm"] > 0.1
+    assert trainer.recent_steps[-1]["grad_norm"] > 0.1
 
 
 MODELS = {
@@ -259,7 +259,7 @@ def test_dropout_acts_in_steps_and_not_in_evaluations(tmp_path):
     first = next(stream)
     for _ in range(3):
         assert trainer.evaluate()["val_loss"] == pytest.approx(expected, rel=1e-5)
-        trainer.progress.data = DataState()
+        trainer.state.data = DataState()
         steps.append(trainer._step(iter([first]))[0])
     assert len(set(steps)) == 3, steps
 

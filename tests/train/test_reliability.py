@@ -133,7 +133,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
-    assert "go on with --resume" in errors
+    assert "continue with --resume" in errors
     assert "Traceback" not in errors
     (saved,) = (stopped / "checkpoints").glob("step-*")
     assert damage(saved) is None

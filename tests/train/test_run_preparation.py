@@ -15,7 +15,7 @@ from helpers.training import make_trainer, trainer_with
 from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
 from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.engine.trainer import Progress, check_state
+from scratch_gpt.train.engine.training_state import TrainingState, check_state
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 from scratch_gpt.train.tasks.sft.arguments import ConversationArguments
 from scratch_gpt.train.tasks.sft.build import HELD_OUT, read_conversations
@@ -82,9 +82,9 @@ WRONG = [
 
 @pytest.mark.parametrize("fields", WRONG, ids=str)
 def test_a_state_that_no_run_can_have_is_refused(fields):
-    check_state(Progress(best_metric=1.5, seconds=2))
+    check_state(TrainingState(best_metric=1.5, seconds=2))
     with pytest.raises(ValueError, match=r"^its "):
-        check_state(Progress(**fields))
+        check_state(TrainingState(**fields))
 
 
 def test_a_failure_names_its_learning_rates_in_ascending_order(tmp_path):
@@ -93,14 +93,14 @@ def test_a_failure_names_its_learning_rates_in_ascending_order(tmp_path):
     for number, optimizer in enumerate(optimizers):
         optimizer.param_groups[0]["peak_lr"] = (8.0, 1.0, 16.0)[number % 3]  # a set has them in another order
     trainer = make_trainer(tmp_path / "run", model, optimizers=optimizers, max_steps=1)
-    trainer.norms.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
+    trainer.recent_steps.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
     with pytest.raises(TrainingError, match=r"failure\.json"):
-        trainer._fail(trainer.progress.data, 0.5)
+        trainer._fail(trainer.state.data, 0.5)
     assert json.loads((tmp_path / "run/failure.json").read_text())["learning_rates"] == [0.5, 4.0, 8.0]
 
 
 def test_patience_begins_anew_with_each_best_evaluation(tmp_path):
     """Worse, better, worse, worse: only the two in a row stop the run."""
     factors = [2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 7.0]
-    progress = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
-    assert (progress.best_step, progress.step, progress.stopped_early) == (6, 10, True)
+    state = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
+    assert (state.best_step, state.step, state.stopped_early) == (6, 10, True)

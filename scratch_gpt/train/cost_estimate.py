@@ -20,7 +20,7 @@ from ..evaluation.language_modeling import sum_of_losses
 from ..hardware import chooses_bf16
 from ..models.linear_cross_entropy import ROWS
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from .optim.muon import rough_dtype
+from .optim.muon import orthogonalization_dtype
 from .optim.optimizers import build_optimizers, parameter_groups
 from .tasks.language_modeling.arguments import PretrainingArguments
 from .tasks.language_modeling.build import build_model
@@ -145,7 +145,7 @@ def orthogonalizing_bytes(model: PreTrainedModel) -> int:
     numel_by_shape: Counter[torch.Size] = Counter()
     for matrix in parameter_groups(model)["matrices"]:
         numel_by_shape[matrix.shape] += matrix.numel()
-    return max(numel_by_shape.values(), default=0) * max(2 * BYTES, 4 * rough_dtype(model.device).itemsize)
+    return max(numel_by_shape.values(), default=0) * max(2 * BYTES, 4 * orthogonalization_dtype(model.device).itemsize)
 
 
 def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:

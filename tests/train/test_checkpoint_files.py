@@ -18,7 +18,7 @@ from scratch_gpt.train.checkpoints.checkpoint import (
     publish_into,
     remove_partial,
 )
-from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
 
 QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "eval_every": 0}
 
@@ -35,7 +35,7 @@ def test_as_many_checkpoints_are_kept_as_asked_for(keep_last, kept, tmp_path):
     run = tmp_path / "run"
     make_trainer(run, tiny_model("llama"), max_steps=4, save_every=1, keep_last=keep_last, **QUICK).run()
     assert steps_in(run) == kept
-    assert [damage(folder) for folder in checkpoint_folders(run)] == [None] * len(kept)
+    assert [find_corruption(folder) for folder in checkpoint_folders(run)] == [None] * len(kept)
 
 
 def test_never_fewer_are_on_the_disk_than_are_kept(tmp_path, monkeypatch):
@@ -168,10 +168,10 @@ def test_a_disk_that_refuses_a_sync_of_a_checkpoint_costs_none_before(tmp_path, 
             trainer.save_now()
         monkeypatch.setattr(os, "fsync", real)
         assert steps_in(run) == ([1] if refused < total - 1 else [1, 2]), refused
-        assert damage(newest_checkpoint(run)) is None
+        assert find_corruption(newest_checkpoint(run)) is None
     trainer.save_now()
     assert steps_in(run) == [1, 2]
-    assert damage(run / "checkpoints/step-00000002") is None
+    assert find_corruption(run / "checkpoints/step-00000002") is None
 
 
 # --- folders that were never finished --------------------------------------------------------------------
@@ -197,7 +197,7 @@ def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
     shutil.rmtree(run / "checkpoints/step-00000003")
     shutil.copytree(run / "checkpoints/step-00000002", run / "checkpoints/step-00000001")
     (tmp_path / "aside").rename(unfinished[0])
-    assert damage(unfinished[0]) is None  # nothing but its name tells it from a checkpoint
+    assert find_corruption(unfinished[0]) is None  # nothing but its name tells it from a checkpoint
     return run, unfinished[0]
 
 
@@ -230,9 +230,9 @@ def test_a_list_of_files_counts_what_is_listed_and_not_itself(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below/manifest.json").write_text("{}")
     write_manifest(tmp_path)
-    assert damage(tmp_path) is None
+    assert find_corruption(tmp_path) is None
     (tmp_path / "below/manifest.json").write_text("[]")
-    assert damage(tmp_path) == "the bytes of below/manifest.json were changed"
+    assert find_corruption(tmp_path) == "the bytes of below/manifest.json were changed"
     for text in ("", "{}", "[]", '{"files": {}}'):
         (tmp_path / "manifest.json").write_text(text)
-        assert damage(tmp_path) is not None
+        assert find_corruption(tmp_path) is not None

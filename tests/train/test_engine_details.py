@@ -90,7 +90,7 @@ def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path, factors, best, 
     assert ["val_loss" in row for row in rows] == [math.isfinite(factor) for factor in factors]
     assert (tmp_path / "run/model.safetensors").exists()
     assert (tmp_path / "run/loss.png").exists()
-    assert "not finite, since nothing was scored or the model overflows: val_loss" in " ".join(
+    assert "not finite, because nothing was scored or the model overflows: val_loss" in " ".join(
         capsys.readouterr().out.split()
     )
 

@@ -22,7 +22,7 @@ def test_the_second_signal_ends_the_process_at_once(number, times, code, capfd):
             os._exit(99)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status == (128 + number if code == "128 + number" else code)
-    assert capfd.readouterr().err.count("once more to stop at once") == min(times, 1)
+    assert capfd.readouterr().err.count("a second signal stops immediately") == min(times, 1)
 
 
 def test_the_handlers_of_before_are_put_back():

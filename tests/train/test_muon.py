@@ -8,7 +8,7 @@ from scratch_gpt.train.optim.muon import Muon
 
 
 def test_muon_takes_the_steps_of_torchs(monkeypatch):
-    monkeypatch.setattr(muon, "rough_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: torch.bfloat16)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (16, 8), (8, 24), (8, 8), (16, 8))]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
     optimizers = (
@@ -49,7 +49,7 @@ def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
 @pytest.mark.parametrize("shape", [(2, 16, 16), (3, 24, 8), (1, 8, 24)])
 def test_muon_makes_matrices_nearly_orthogonal(dtype, shape, monkeypatch):
     """These coefficients bring singular values that are not tiny to between 0.7 and 1.2, and directions stay."""
-    monkeypatch.setattr(muon, "rough_dtype", lambda device: dtype)
+    monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: dtype)
     torch.manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(1.0, 0.1, u.shape[-1])

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.checkpoints.background_writer import BackgroundWriter, in_memory
 from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
-from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
 from scratch_gpt.train.engine.plots import plot_losses
 
 
@@ -50,19 +50,19 @@ def test_every_byte_of_a_checkpoint_counts(run, tmp_path, capsys):
         place = generator.randrange(len(whole))
         flipped = whole[:place] + bytes([whole[place] ^ (1 << generator.randrange(8))]) + whole[place + 1 :]
         path.write_bytes(whole[:place] if number % 3 == 0 else flipped)
-        assert damage(newest) is not None, (path.name, place)
+        assert find_corruption(newest) is not None, (path.name, place)
         assert newest_checkpoint(copy) == before
         path.write_bytes(whole)
     assert newest_checkpoint(copy) == newest
     assert len({path.stat().st_mode for path in files}) == 1  # whoever may read one may read all
-    assert "checkpoint step-00000004 is passed over" in capsys.readouterr().err
+    assert "checkpoint step-00000004 is skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["missing", "strange", "linked", "no list"])
 def test_files_that_come_and_go_are_damage(run, tmp_path, change):
     folder = tmp_path / "checkpoint"
     shutil.copytree(run / "checkpoints/step-00000002", folder)
-    assert damage(folder) is None
+    assert find_corruption(folder) is None
     if change == "missing":
         (folder / "config.json").unlink()
     elif change == "strange":
@@ -72,7 +72,7 @@ def test_files_that_come_and_go_are_damage(run, tmp_path, change):
     else:
         (folder / "manifest.json").unlink()
     assert {"missing": "missing", "strange": "not listed", "linked": "not listed", "no list": "has no"}[change] in str(
-        damage(folder)
+        find_corruption(folder)
     )
 
 
@@ -80,7 +80,7 @@ def test_no_whole_checkpoint_is_an_error(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     for folder in (tmp_path / "run/checkpoints").iterdir():
         (folder / "config.json").write_text("{}")
-    with pytest.raises(ScratchError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(ScratchError, match=r"all checkpoints in .* are corrupted"):
         newest_checkpoint(tmp_path / "run")
 
 
@@ -91,8 +91,8 @@ def test_a_resume_over_a_damaged_checkpoint_ends_with_the_same_weights(run, tmp_
     path.write_bytes(path.read_bytes()[:-1])
     (again / ".best.partial").mkdir()
     result = run_here(PRETRAIN, "--output_dir", str(again), "--resume")
-    assert "step-00000004 is passed over: model.safetensors has" in " ".join(result.stderr.split())
-    assert damage(path.parent) is None
+    assert "step-00000004 is skipped: model.safetensors has" in " ".join(result.stderr.split())
+    assert find_corruption(path.parent) is None
     for name, expected in weights(run / "checkpoints/step-00000004").items():
         assert torch.equal(weights(path.parent)[name], expected), name
     assert not list(again.rglob("*.partial"))
@@ -110,14 +110,14 @@ def test_a_resume_refuses_to_change_the_mathematics(run, change, said):
     result = run_here(PRETRAIN, "--output_dir", str(run), "--resume", *change, check=False)
     assert result.returncode == 2
     assert said in result.stderr.strip().splitlines()[-1]
-    assert "insist with --allow_changed_settings" in result.stderr
+    assert "allow it with --allow_changed_settings" in result.stderr
 
 
 def test_a_resume_changes_what_it_is_told_to(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     insisted = ("--allow_changed_settings", "--max_steps", "6")
     run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), "--resume", *insisted)
-    assert damage(tmp_path / "run/checkpoints/step-00000006") is None
+    assert find_corruption(tmp_path / "run/checkpoints/step-00000006") is None
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
     assert "continue with --resume" in errors
     assert "Traceback" not in errors
     (saved,) = (stopped / "checkpoints").glob("step-*")
-    assert damage(saved) is None
+    assert find_corruption(saved) is None
     assert 5 < int(saved.name.removeprefix("step-")) < 200
     run_here(PRETRAIN, "--output_dir", str(stopped), "--resume")
     pretrain(whole, text, *options)
@@ -175,7 +175,7 @@ def test_a_disk_that_refuses_costs_no_checkpoint(run, tmp_path, monkeypatch, syn
     assert not list(again.rglob("*.partial"))
     monkeypatch.undo()
     run_here(PRETRAIN, "--output_dir", str(again), "--resume")
-    assert damage(again / "checkpoints/step-00000004") is None
+    assert find_corruption(again / "checkpoints/step-00000004") is None
 
 
 def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(run, tmp_path):
@@ -198,7 +198,7 @@ def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     sound = run_here("scratch-gpt", "verify", str(run))
     assert sound.stdout.count("✓") == 5, sound.stdout
-    assert "bit-equal with 6 steps at a stretch" in " ".join(sound.stdout.split())
+    assert "bit-equal to 6 uninterrupted steps" in " ".join(sound.stdout.split())
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
     shutil.copytree(run, tmp_path / "run")
     newest = tmp_path / "run/checkpoints/step-00000004"
@@ -215,7 +215,7 @@ def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
     assert "✗ step-00000004: validation loss" in scored.stdout
     none = run_here("scratch-gpt", "verify", str(tmp_path), check=False)
     assert none.returncode == 2
-    assert "holds no run with checkpoints" in none.stderr
+    assert "contains no run with checkpoints" in none.stderr
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_a_manifest_is_of_its_folder(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("text")
     write_manifest(tmp_path)
-    assert damage(tmp_path) is None
+    assert find_corruption(tmp_path) is None
     state = json.loads((tmp_path / "manifest.json").read_text())
     assert list(state["files"]) == ["a/file"]
 

@@ -148,9 +148,9 @@ def test_plans_are_the_same_for_the_same_seed_and_differ_in_what_they_do():
 
 
 def test_a_rewritten_manifest_is_as_the_package_writes_it(case):
-    from scratch_gpt.train.checkpoints.manifest import damage
+    from scratch_gpt.train.checkpoints.manifest import find_corruption
 
     folder = case / "run" / CHECKPOINTS[0]
     (folder / "config.json").write_text("changed")
     rewrite_manifest(folder)
-    assert damage(folder) is None
+    assert find_corruption(folder) is None

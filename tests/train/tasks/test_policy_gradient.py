@@ -78,7 +78,7 @@ def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
         with safe_open(folder / "model.safetensors", "pt") as file:
             assert not [name for name in file.keys() if "value" in name]  # noqa: SIM118
     with safe_open(checkpoint / "training_state.safetensors", "pt") as file:
-        assert ("apart.value_head.score.weight" in file.keys()) == (algorithm == "ppo")  # noqa: SIM118
+        assert ("unpublished.value_head.score.weight" in file.keys()) == (algorithm == "ppo")  # noqa: SIM118
     card = (out / "README.md").read_text()
     assert "| mean reward |" in card
     assert r"` re:a\|zz `" in card  # Markdown removes the two spaces

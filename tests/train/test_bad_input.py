@@ -30,7 +30,10 @@ BAD = {
     ),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
     "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),
-    "batch of nothing": (["--batch_size", "0", "--learning_rate", "-1"], "learning_rate is -1.0, want more than 0; batch_size is 0, want more than 0"),
+    "batch of nothing": (
+        ["--batch_size", "0", "--learning_rate", "-1"],
+        "learning_rate is -1.0, want more than 0; batch_size is 0, want more than 0",
+    ),
     "wrong type": (["--max_steps", "many"], "invalid int value: 'many'"),
     "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is no file or folder here"),
 }

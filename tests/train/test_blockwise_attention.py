@@ -43,7 +43,7 @@ def calls(monkeypatch):
 
     for name in ("sdpa_attention_forward", "eager_attention_forward"):
         monkeypatch.setattr(blockwise_attention, name, counted(name.split("_")[0], getattr(blockwise_attention, name)))
-    for name in ("_Blockwise", "_BlockwiseAnew"):
+    for name in ("_Blockwise", "_BlockwiseRecomputed"):
         function = getattr(blockwise_attention, name)
         monkeypatch.setattr(blockwise_attention, name, type(name, (), {"apply": counted(name, function.apply)}))
     return names
@@ -70,7 +70,7 @@ def errors(found, expected):
 def test_its_gradients_are_those_of_sdpa(dtype, calls):
     """As near to those in float64 as plain products are, for rows of any length; several query heads share a key."""
     attention = torch.compile(blockwise_attention.blockwise_attention_forward, dynamic=False)
-    long = "sdpa" if dtype == torch.float32 else "_BlockwiseAnew"
+    long = "sdpa" if dtype == torch.float32 else "_BlockwiseRecomputed"
     ways = {BLOCK: "eager", BLOCK + 1: "_Blockwise", 301: "_Blockwise", LONG_ROW: "_Blockwise", LONG_ROW + 1: long}
     for length, way in ways.items():
         query, key, value, grad = (torch.randn(2, heads, length, 16, dtype=dtype) for heads in (4, 2, 2, 4))

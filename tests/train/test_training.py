@@ -353,8 +353,8 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
 def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen, elsewhere):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):
         model = ScratchGPTForCausalLM(tiny_config("llama"))
-        choose_attention(model, torch.device(device), length, all_alike=True)
+        choose_attention(model, torch.device(device), length, same_length=True)
         assert model.config._attn_implementation == expected
-    for other, all_alike in ((export_native(model), True), (ScratchGPTForCausalLM(tiny_config("llama")), False)):
-        choose_attention(other, torch.device("cpu"), length, all_alike)
+    for other, same_length in ((export_native(model), True), (ScratchGPTForCausalLM(tiny_config("llama")), False)):
+        choose_attention(other, torch.device("cpu"), length, same_length)
         assert other.config._attn_implementation == elsewhere

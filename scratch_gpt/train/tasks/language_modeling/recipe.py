@@ -94,7 +94,7 @@ def _load_or_build_model(
         model = build_model(build_config(model_args, len(tokenizer), context_length, ids))
         set_generation_defaults(model, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
-    choose_attention(model, accelerator.device, context_length, all_alike=True)
+    choose_attention(model, accelerator.device, context_length, same_length=True)
     return model, context_length
 
 

@@ -18,7 +18,7 @@ from .finding import Files, find_files
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, find_text_column, open_hub, refuse_csv_options, table_of
 
-PIECE_CHARACTERS, MAX_BLOCKS = 1 << 16, 4
+PIECE_CHARACTERS, MOST_BLOCKS = 1 << 16, 4
 EMPTY = "an empty document"
 
 
@@ -168,7 +168,7 @@ def open_source(
 
 
 def _read_pieces(path: Path) -> Iterator[Piece]:
-    """Iterate over the pieces of a file. A piece ends before white space, or after `MAX_BLOCKS` blocks without any."""
+    """Iterate over the pieces of a file. A piece ends before white space, or after `MOST_BLOCKS` blocks without any."""
     held: list[str] = []
     with open_text(path) as file:
         while block := file.read(PIECE_CHARACTERS):
@@ -178,7 +178,7 @@ def _read_pieces(path: Path) -> Iterator[Piece]:
                 held = [block[cut:]]
             else:
                 held.append(block)
-                if len(held) == MAX_BLOCKS:
+                if len(held) == MOST_BLOCKS:
                     yield Piece("".join(held), False)
                     held = []
     yield Piece("".join(held), True)

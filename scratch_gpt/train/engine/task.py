@@ -140,10 +140,12 @@ class BucketTask(ABC):
         """Build the batch with this number in the plan of an epoch."""
 
     def batches_left(self, state: DataState, epochs: float) -> int:
+        """Number of batches per process from `state` to the end of `epochs`."""
         batches = items_left(self._batches_of_epoch, state, epochs)
         return math.ceil(batches / self.accelerator.num_processes)
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
+        """Iterate over this process's batches from `state` on, each with the state after it."""
         processes = self.accelerator.num_processes
         for epoch, number, after in shard_batches(
             self._batches_of_epoch, state, self.accelerator.process_index, processes
@@ -154,13 +156,17 @@ class BucketTask(ABC):
         return len(self.train.plan(epoch))
 
     def count(self, batch: Batch) -> int:
+        """Number of scored labels of the batch."""
         return int((batch["labels"] != -100).sum())
 
     def training_metrics(self) -> dict[str, float]:
+        """Empty by default: no metrics other than the loss."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
+        """Empty by default: there is no state to save."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """By default, check that the state is empty."""
         assert not state

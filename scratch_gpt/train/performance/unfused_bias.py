@@ -19,6 +19,7 @@ class UnfuseBias(CustomGraphPass):
     """Replaces addmm(bias, x, weight) by mm(x, weight) + bias, if the bias is a vector."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
+        """Transform the graph in place."""
         for node in graph.find_nodes(op="call_function", target=addmm):
             bias, x, weight = node.args
             if node.kwargs or bias.meta["val"].ndim != 1 or node.meta["val"].dtype != torch.float32:

@@ -283,7 +283,7 @@ BAD = {
     "no table": ("--dataset plain.txt", "is plain text, want a table"),
     "no such file": ("--dataset ./none.tsv", "no such file or folder: ./none.tsv"),
     "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model knows 'a', 'b'"),
-    "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want a name for each"),
+    "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want one name for each"),
     "unknown preset": (
         "--preset bart",
         "unknown preset 'bart': choose one of bert, modern, fasttext, gpt2, llama, nanochat",

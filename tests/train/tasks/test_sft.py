@@ -239,7 +239,7 @@ BAD = {
     "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0: want"),
     "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out shares are"),
     "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
-    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "leaves no answer for train"),
+    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "has no answer for train"),
     "a text file": ("--init_from model --dataset plain.txt", "plain.txt is plain text, want a table"),
     "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
     "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "name their --lora_rank too"),

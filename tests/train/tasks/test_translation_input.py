@@ -26,7 +26,7 @@ BAD = {
     "average": ("--average_decay 2", "average_decay is 2.0, want a share between 0 and 1"),
     "no pairs": ("--num_pairs -1", "num_pairs is -1, want at least 1"),
     "no beams": ("--num_beams 0", "num_beams is 0, want at least 1"),
-    "validation on what is trained on": ("--dataset plenty --validation_split train", "which is trained on"),
+    "validation on the training split": ("--dataset plenty --validation_split train", "which is the training split"),
     "metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_loss"),
     "tokens": ("--tokens_per_batch 0", "tokens_per_batch is 0, want more than 0"),
     "another kind of model": ("--init_from gpt", "no sequence-to-sequence model can be opened"),

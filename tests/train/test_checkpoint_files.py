@@ -31,14 +31,14 @@ def steps_in(run: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("keep_last", "kept"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
-def test_as_many_checkpoints_are_kept_as_asked_for(keep_last, kept, tmp_path):
+def test_keep_last_checkpoints_are_kept(keep_last, kept, tmp_path):
     run = tmp_path / "run"
     make_trainer(run, tiny_model("llama"), max_steps=4, save_every=1, keep_last=keep_last, **QUICK).run()
     assert steps_in(run) == kept
     assert [find_corruption(folder) for folder in checkpoint_folders(run)] == [None] * len(kept)
 
 
-def test_never_fewer_are_on_the_disk_than_are_kept(tmp_path, monkeypatch):
+def test_old_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
     """The old one goes after the new one has come."""
     run, seen = tmp_path / "run", []
     real = shutil.rmtree
@@ -95,7 +95,7 @@ def state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def test_every_file_of_a_checkpoint_is_synced_before_the_folder_has_its_name(tmp_path, monkeypatch):
+def test_checkpoint_files_are_synced_before_the_rename(tmp_path, monkeypatch):
     """And what holds the name, after it."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=2, save_every=1, **QUICK)
@@ -109,7 +109,7 @@ def test_every_file_of_a_checkpoint_is_synced_before_the_folder_has_its_name(tmp
     assert {"model.safetensors", "training_state.safetensors", "training_state.json", "manifest.json"} <= files
 
 
-def test_every_file_of_the_best_model_is_synced_before_it_replaces_another(tmp_path, monkeypatch):
+def test_best_model_files_are_synced_before_they_replace_others(tmp_path, monkeypatch):
     """The weights come last."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK)
@@ -124,7 +124,7 @@ def test_every_file_of_the_best_model_is_synced_before_it_replaces_another(tmp_p
 
 
 @pytest.mark.parametrize("way", [publish, publish_into])
-def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
+def test_files_in_subdirectories_are_synced(way, tmp_path, monkeypatch):
     """As those of a second tokenizer are; and at the end each folder that holds a new name."""
     unfinished = tmp_path / "unfinished"
     (unfinished / "target_tokenizer").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
     assert all(identity(folder.stat()) in disk.synced for folder in hold_new_names)  # after the last rename
 
 
-def test_a_disk_that_refuses_a_sync_of_a_checkpoint_costs_none_before(tmp_path, monkeypatch):
+def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
     """Whichever sync it is, of a file of the checkpoint or of its folder: what is left is the checkpoint before, whole,
     and no litter. Once the folder has its name, it stays."""
     run, real = tmp_path / "run", os.fsync
@@ -201,7 +201,7 @@ def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
     return run, unfinished[0]
 
 
-def test_a_folder_that_has_not_got_its_name_is_no_checkpoint(killed):
+def test_staging_directory_is_not_a_checkpoint(killed):
     run, unfinished = killed
     assert unfinished.exists()
     assert [folder.name for folder in checkpoint_folders(run)] == ["step-00000001", "step-00000002"]
@@ -209,14 +209,14 @@ def test_a_folder_that_has_not_got_its_name_is_no_checkpoint(killed):
 
 
 @pytest.mark.parametrize("name", ["step-00000009.copy", "old-step-00000009", "step-", ".step-00000009", "step-9x"])
-def test_a_copy_under_another_name_is_no_checkpoint(name, tmp_path):
+def test_copy_under_another_name_is_not_a_checkpoint(name, tmp_path):
     run = tmp_path / "run"
     make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK).run()
     shutil.copytree(run / "checkpoints/step-00000001", run / "checkpoints" / name)
     assert checkpoint_folders(run) == [run / "checkpoints/step-00000001"]
 
 
-def test_what_a_kill_left_is_removed_when_the_run_goes_on(killed):
+def test_staging_directories_are_removed_on_resume(killed):
     run, unfinished = killed
     (run / ".best.partial").mkdir()
     remove_partial(run)
@@ -225,7 +225,7 @@ def test_what_a_kill_left_is_removed_when_the_run_goes_on(killed):
     assert steps_in(run) == [1, 2]
 
 
-def test_a_list_of_files_counts_what_is_listed_and_not_itself(tmp_path):
+def test_manifest_covers_subdirectories_but_not_itself(tmp_path):
     """A manifest that was cut off, or is empty, is damage; a second one in a sub-folder is a file like others."""
     (tmp_path / "below").mkdir()
     (tmp_path / "below/manifest.json").write_text("{}")

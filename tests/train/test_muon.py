@@ -7,7 +7,7 @@ from scratch_gpt.train.optim import muon
 from scratch_gpt.train.optim.muon import Muon
 
 
-def test_muon_takes_the_steps_of_torchs(monkeypatch):
+def test_muon_equals_torch_muon(monkeypatch):
     monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: torch.bfloat16)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (16, 8), (8, 24), (8, 8), (16, 8))]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
@@ -25,7 +25,7 @@ def test_muon_takes_the_steps_of_torchs(monkeypatch):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
 
 
-def test_muon_has_the_defaults_of_torchs():
+def test_muon_has_the_defaults_of_torch_muon():
     """But for the learning rate, which is in AdamW's units here."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     ours, theirs = Muon([parameter]).defaults, torch.optim.Muon([parameter]).defaults
@@ -35,7 +35,7 @@ def test_muon_has_the_defaults_of_torchs():
 
 
 @pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
-def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
+def test_muon_uses_bfloat16_only_if_native(amx, avx512, monkeypatch):
     """Where bfloat16 is emulated, a step would take forty times as long."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
@@ -47,7 +47,7 @@ def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(2, 16, 16), (3, 24, 8), (1, 8, 24)])
-def test_muon_makes_matrices_nearly_orthogonal(dtype, shape, monkeypatch):
+def test_orthogonalize_gives_nearly_orthogonal_matrices(dtype, shape, monkeypatch):
     """These coefficients bring singular values that are not tiny to between 0.7 and 1.2, and directions stay."""
     monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: dtype)
     torch.manual_seed(0)

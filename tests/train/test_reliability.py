@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def test_every_byte_of_a_checkpoint_counts(run, tmp_path, capsys):
+def test_every_changed_byte_of_a_checkpoint_is_found(run, tmp_path, capsys):
     """A byte flipped or cut off anywhere is found, and the checkpoint before is taken."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -59,7 +59,7 @@ def test_every_byte_of_a_checkpoint_counts(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change", ["missing", "strange", "linked", "no list"])
-def test_files_that_come_and_go_are_damage(run, tmp_path, change):
+def test_added_and_missing_files_are_corruption(run, tmp_path, change):
     folder = tmp_path / "checkpoint"
     shutil.copytree(run / "checkpoints/step-00000002", folder)
     assert find_corruption(folder) is None
@@ -76,7 +76,7 @@ def test_files_that_come_and_go_are_damage(run, tmp_path, change):
     )
 
 
-def test_no_whole_checkpoint_is_an_error(run, tmp_path):
+def test_no_valid_checkpoint_is_an_error(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     for folder in (tmp_path / "run/checkpoints").iterdir():
         (folder / "config.json").write_text("{}")
@@ -84,7 +84,7 @@ def test_no_whole_checkpoint_is_an_error(run, tmp_path):
         newest_checkpoint(tmp_path / "run")
 
 
-def test_a_resume_over_a_damaged_checkpoint_ends_with_the_same_weights(run, tmp_path):
+def test_resume_skips_a_corrupted_checkpoint_with_the_same_result(run, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run, again)
     path = again / "checkpoints/step-00000004/model.safetensors"
@@ -106,14 +106,14 @@ def test_a_resume_over_a_damaged_checkpoint_ends_with_the_same_weights(run, tmp_
         (("--gradient_accumulation_steps", "2"), "the batch of a step"),
     ],
 )
-def test_a_resume_refuses_to_change_the_mathematics(run, change, said):
+def test_resume_refuses_changed_settings(run, change, said):
     result = run_here(PRETRAIN, "--output_dir", str(run), "--resume", *change, check=False)
     assert result.returncode == 2
     assert said in result.stderr.strip().splitlines()[-1]
     assert "allow it with --allow_changed_settings" in result.stderr
 
 
-def test_a_resume_changes_what_it_is_told_to(run, tmp_path):
+def test_resume_allows_changed_settings_on_request(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     insisted = ("--allow_changed_settings", "--max_steps", "6")
     run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), "--resume", *insisted)
@@ -122,7 +122,7 @@ def test_a_resume_changes_what_it_is_told_to(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
+def test_signal_finishes_the_step_and_saves(run, tmp_path, number):
     text, stopped, whole = run.parent / "text.txt", tmp_path / "stopped", tmp_path / "whole"
     options = ("--max_steps", "200", "--eval_every", "0", "--save_every", "0", "--log_every", "1", "--dropout", "0.1")
     command = [sys.executable, PRETRAIN, "--output_dir", str(stopped), "--dataset", str(text), *TINY_RUN, *options]
@@ -153,7 +153,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
         (20, errno.ENOSPC, "[Errno 28] No space left on device"),
     ],
 )
-def test_a_disk_that_refuses_costs_no_checkpoint(run, tmp_path, monkeypatch, syncs, code, said):
+def test_write_errors_keep_earlier_checkpoints(run, tmp_path, monkeypatch, syncs, code, said):
     """After so many files were synced, of best model or checkpoint; the last good checkpoint stays, without litter."""
     again = tmp_path / "run"
     shutil.copytree(run, again)
@@ -178,7 +178,7 @@ def test_a_disk_that_refuses_costs_no_checkpoint(run, tmp_path, monkeypatch, syn
     assert find_corruption(again / "checkpoints/step-00000004") is None
 
 
-def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(run, tmp_path):
+def test_non_finite_gradient_stops_before_the_step_and_is_recorded(run, tmp_path):
     """An absurd learning rate spoils the weights within a few steps; the record says at which batch."""
     options = ("--max_steps", "60", "--optimizer", "adamw", "--learning_rate", "1e30", "--warmup_steps", "1")
     result = pretrain(tmp_path / "run", run.parent / "text.txt", *options, "--max_grad_norm", "0", check=False)
@@ -193,7 +193,7 @@ def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(ru
 
 
 @pytest.mark.slow
-def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
+def test_verify_passes_a_valid_run_and_finds_corruption(run, tmp_path):
     """Bytes, validation loss and exact resume; weights changed under a fresh manifest are found by their loss."""
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     sound = run_here("scratch-gpt", "verify", str(run))
@@ -256,7 +256,7 @@ def test_every_kind_of_run_can_be_verified(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
+def test_killed_runs_have_the_result_of_uninterrupted_ones(tmp_path):
     """A few of the kills of the benchmark, in a save and at random moments."""
     script, out = PROJECT / "benchmarks" / "kills.py", tmp_path / "kills.json"
     run_python(script, "--kills", "4", "--cases", "GPT, Muon", "--seed", "1", "--output", out, cwd=PROJECT)
@@ -265,7 +265,7 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     assert all(record["killed"] for record in records if "call" in record)
 
 
-def test_copies_in_memory_share_what_was_shared():
+def test_copies_in_memory_keep_shared_tensors():
     table, other = torch.randn(3, 2), torch.randn(3, 2)
     copied = in_memory({"embed": table, "head": table, "other": other})
     assert copied["embed"] is copied["head"]
@@ -275,7 +275,7 @@ def test_copies_in_memory_share_what_was_shared():
     assert torch.equal(copied["other"], other)
 
 
-def test_the_writer_raises_what_its_job_raised():
+def test_background_writer_raises_the_error_of_its_job():
     def fail() -> None:
         raise TrainingError("no room")
 
@@ -287,7 +287,7 @@ def test_the_writer_raises_what_its_job_raised():
         writer.submit(print)
 
 
-def test_a_manifest_is_of_its_folder(tmp_path):
+def test_manifest_lists_the_files_of_its_directory(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("text")
     write_manifest(tmp_path)
@@ -296,7 +296,7 @@ def test_a_manifest_is_of_its_folder(tmp_path):
     assert list(state["files"]) == ["a/file"]
 
 
-def test_a_drawing_leaves_nothing_behind(tmp_path):
+def test_plotting_releases_its_memory(tmp_path):
     """Matplotlib's figures hold megabytes, in circles: a run that draws at each save would grow."""
     rows = [{"tokens": step, "train_loss": 5 - step / 10, "val_loss": 4.0} for step in range(20)]
     plot_losses(rows, tmp_path / "loss.png")

@@ -82,7 +82,7 @@ except ScratchError as error:
 """
 
 
-def test_one_process_reads_the_checkpoints_and_the_others_are_told(tmp_path):
+def test_main_process_reads_the_checkpoints_and_broadcasts(tmp_path):
     for step in (1, 2):
         folder = tmp_path / f"run/checkpoints/step-0000000{step}"
         folder.mkdir(parents=True)

@@ -95,7 +95,7 @@ def best_of(folder: Path) -> dict:
     )
 
 
-def test_a_run_leaves_a_classifier_and_its_record(run, table):
+def test_run_writes_a_classifier_and_its_record(run, table):
     names = {path.name for path in run.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "README.md", "loss.png", "confusion.png", "run.yaml"} <= names
     model, tokenizer = (
@@ -118,7 +118,7 @@ def test_a_run_leaves_a_classifier_and_its_record(run, table):
     assert "pipeline_tag: text-classification" in card
 
 
-def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-00000160")
@@ -136,7 +136,7 @@ def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
         ("encoder", "fill-mask", "AutoModelForMaskedLM", "the <mask> film has scene"),
     ],
 )
-def test_strangers_get_the_same_answers(name, task, auto, text, request, tmp_path):
+def test_same_predictions_without_the_package(name, task, auto, text, request, tmp_path):
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     out = tmp_path / "found.safetensors"
@@ -157,7 +157,7 @@ def test_strangers_get_the_same_answers(name, task, auto, text, request, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "twin"), [("run", "BertForSequenceClassification"), ("encoder", "BertForMaskedLM")])
-def test_push_with_the_native_twin(name, twin, request, tmp_path):
+def test_push_with_the_native_model(name, twin, request, tmp_path):
     folder = request.getfixturevalue(name)
     with running_hub() as hub:
         result = push(hub, tmp_path / "home", str(folder), f"tester/{name}", "--yes", "--native")
@@ -203,7 +203,7 @@ def test_the_commands(run, encoder, table, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "modern"])
-def test_a_gpt_and_a_fresh_encoder_learn_labels_too(preset, tmp_path):
+def test_gpt_and_new_encoder_learn_labels(preset, tmp_path):
     """Of the built-in text, too, with rare labels weighed up and an early stop."""
     options = ("--preset", preset, "--num_texts", "400", "--max_steps", "120", "--eval_every", "10", *SIZE, *LOOP)
     more = ("--class_weights", "balanced", "--early_stopping_patience", "2", "--label_smoothing", "0.1")
@@ -214,7 +214,7 @@ def test_a_gpt_and_a_fresh_encoder_learn_labels_too(preset, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(table, tmp_path):
+def test_two_processes_have_the_loss_curve_of_one(table, tmp_path):
     for script, more in ((TRAIN, ()), (PRETRAIN_ENCODER, ("--mask_probability", "0.3"))):
         options = ("--dataset", str(table), *SIZE, *LOOP, *VOCABULARY, *more, "--max_steps", "4", "--eval_every", "2")
         one, two = tmp_path / f"{Path(script).stem}1", tmp_path / f"{Path(script).stem}2"
@@ -227,7 +227,7 @@ def test_two_processes_give_the_curve_of_one(table, tmp_path):
                 assert double.get(name) == pytest.approx(single.get(name), abs=1e-4)
 
 
-def test_a_bag_counts_its_weights_once(table, tmp_path, story_tokenizer):
+def test_token_weights_are_counted_once(table, tmp_path, story_tokenizer):
     small = ("--hidden_size", "16", "--tokenizer", "word", "--vocab_size", "20", "--eval_every", "0", *LOOP)
     bag, other = tmp_path / "bag", tmp_path / "other.tsv"
     run_here(TRAIN, "--output_dir", str(bag), "--dataset", str(table), "--preset", "fasttext", "--epochs", "8", *small)
@@ -246,7 +246,7 @@ def test_a_bag_counts_its_weights_once(table, tmp_path, story_tokenizer):
     assert torch.equal(load_file(tmp_path / "on" / "model.safetensors")["model.token_weights.tokens"], told)
 
 
-def test_masks_are_drawn_80_10_10_and_anew_each_epoch():
+def test_masks_are_80_10_10_and_differ_between_epochs():
     generator = np.random.default_rng(0)
     rows = [[1, *generator.integers(4, 500, 30).tolist(), 2] for _ in range(400)]
     known = {"special_ids": [0, 1, 2, 3], "mask_token_id": 3, "pad_token_id": 0, "vocab_size": 500}

@@ -51,7 +51,7 @@ def rows_of(folder):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "grpo"])
-def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
+def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     """From one completion in two with an "a" to nearly all of them; `verify` resumes it exactly in the middle of a
     round; a stranger loads what is left, in which nothing of the value head is."""
     out = tmp_path / "run"
@@ -91,7 +91,7 @@ def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
     assert stranger.stdout.splitlines()[-1].startswith("bb")
 
 
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(base, tmp_path):
+def test_interrupted_run_resumes_exactly(base, tmp_path):
     """Stopped in the middle of a round, whose rollouts the checkpoint holds."""
     same = ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt"), *OPTIONS]
     same += ["--eval_every", "100", "--kl_target", "2", "--schedule", "constant"]
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(base, tmp_path):
     assert len(tasks[0]["round"]) == 32
 
 
-def test_a_collapse_stops_the_run_and_the_best_model_stays(base, tmp_path):
+def test_collapse_stops_the_run_and_keeps_the_best_model(base, tmp_path):
     out = tmp_path / "run"
     options = [
         *OPTIONS,
@@ -137,7 +137,7 @@ def test_a_collapse_stops_the_run_and_the_best_model_stays(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
+def test_two_processes_train_on_the_same_rollouts(base, tmp_path):
     out = tmp_path / "run"
     options = [*OPTIONS, "--max_steps", "24", "--eval_every", "24", "--learning_rate", "0.003"]
     options += ["--num_generations", "4"]
@@ -157,7 +157,7 @@ def task_of(base, **settings):
     return model, PolicyGradient(Accelerator(), model, other, tokenizer, pattern_reward("a"), prompts, args)
 
 
-def test_each_sample_is_learned_from_once_a_pass(base):
+def test_each_sample_is_used_once_per_epoch(base):
     _, task = task_of(base, num_generations=2, num_ppo_epochs=3, batch_size=4, algorithm="grpo")
     state, turns = task_state(0, 0), []
     stream = task.batches(state)
@@ -174,7 +174,7 @@ def test_each_sample_is_learned_from_once_a_pass(base):
     assert task.batches_left(task_state(0, 16), 2.0) == 14
 
 
-def test_a_round_goes_on_with_other_processes(base):
+def test_round_resumes_with_another_number_of_processes(base):
     """What was left of it is learned from once, whatever the rows of a batch are now."""
     _, task = task_of(base, num_generations=2, num_ppo_epochs=2, batch_size=4, algorithm="grpo")
     stream = task.batches(task_state(0, 0))
@@ -203,7 +203,7 @@ def task_state(epoch, row):
     return DataState(epoch, row)
 
 
-def test_before_the_first_step_the_ratio_is_one(base):
+def test_probability_ratio_is_one_before_the_first_step(base):
     """What was sampled is scored by the policy that sampled it: at the first batch nothing is clipped, and the loss of
     whitened advantages is their mean below 0."""
     model, task = task_of(base, algorithm="grpo", batch_size=12, num_generations=2)
@@ -262,7 +262,7 @@ def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
     assert len([line for line in errors.splitlines() if "error" in line.lower()]) == 1
 
 
-def test_prompts_come_from_everywhere(base, tmp_path):
+def test_prompts_are_read_from_all_sources(base, tmp_path):
     prompts = list(open_prompts("stories", num_prompts=50, seed=3).read())
     assert len(set(prompts)) == 50
     assert prompts == list(open_prompts("stories", num_prompts=50, seed=3).read())

@@ -1,4 +1,4 @@
-"""What `language_modeling.py` says to input that no run can be made of: one line, code 2, and nothing written."""
+"""Errors of `language_modeling.py` for bad input: one line, exit code 2, and nothing is written."""
 
 import pytest
 from helpers.models import tiny_config

@@ -1,5 +1,5 @@
-"""Checkpoints on the disk: how many are kept, that their bytes are on it before they have their name, and that a folder
-which was never finished is not taken for one."""
+"""Checkpoints on disk: how many are kept, that files are synced before the rename, and that staging directories are
+ignored."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "eval_every": 0}
 
 
 def steps_in(run: Path) -> list[int]:
-    """The steps of the folders that stand in `checkpoints`, whatever their names are."""
+    """The steps of the directories in `checkpoints`, all of which must be named as checkpoints."""
     names = [path.name for path in (run / "checkpoints").iterdir()]
     assert all(name == f"step-{int(name[5:]):08d}" for name in names), names
     return sorted(int(name[5:]) for name in names)
@@ -39,7 +39,7 @@ def test_keep_last_checkpoints_are_kept(keep_last, kept, tmp_path):
 
 
 def test_old_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
-    """The old one goes after the new one has come."""
+    """At any time, at least `keep_last` checkpoints exist."""
     run, seen = tmp_path / "run", []
     real = shutil.rmtree
 
@@ -53,11 +53,11 @@ def test_old_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkey
     assert seen == [("step-00000001", [1, 2, 3]), ("step-00000002", [2, 3, 4])]
 
 
-# --- what is synced, and when ----------------------------------------------------------------------------
+# --- syncing ----------------------------------------------------------------------------
 
 
 class Disk:
-    """Records the calls of `os.fsync` and of the renames in a folder, and makes them."""
+    """Records calls of `os.fsync` and renames into a directory, and executes them."""
 
     def __init__(self, monkeypatch, folder: Path):
         self.folder, self.synced, self.renamed = folder, {}, []
@@ -71,7 +71,7 @@ class Disk:
             def rename(source, target, **options) -> None:
                 if Path(target).is_relative_to(folder):
                     self.renamed.append((Path(source), Path(target), self.unsynced(Path(source)), len(self.synced)))
-                    # What is synced of the folder before counts for nothing: its new entry must be.
+                    # The directory must be synced again, for its new entry.
                     self.synced.pop(identity(Path(target).parent.stat()), None)
                 real[name](source, target, **options)
 
@@ -82,7 +82,7 @@ class Disk:
         monkeypatch.setattr(os, "replace", renaming("replace"))
 
     def unsynced(self, path: Path) -> list[str]:
-        """What of a file or folder, and of all below, was not synced since it was last written."""
+        """Files and directories, from `path` downwards, that were not synced since they were last written."""
         paths = [path, *path.rglob("*")] if path.is_dir() else [path]
         return [p.name for p in paths if self.synced.get(identity(p.stat())) != state(p.stat())]
 
@@ -96,7 +96,7 @@ def state(status: os.stat_result) -> tuple[int, int]:
 
 
 def test_checkpoint_files_are_synced_before_the_rename(tmp_path, monkeypatch):
-    """And what holds the name, after it."""
+    """And the parent directory is synced after it."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=2, save_every=1, **QUICK)
     disk = Disk(monkeypatch, run / "checkpoints")
@@ -110,7 +110,7 @@ def test_checkpoint_files_are_synced_before_the_rename(tmp_path, monkeypatch):
 
 
 def test_best_model_files_are_synced_before_they_replace_others(tmp_path, monkeypatch):
-    """The weights come last."""
+    """Weights are moved last."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK)
     disk = Disk(monkeypatch, run)
@@ -125,7 +125,7 @@ def test_best_model_files_are_synced_before_they_replace_others(tmp_path, monkey
 
 @pytest.mark.parametrize("way", [publish, publish_into])
 def test_files_in_subdirectories_are_synced(way, tmp_path, monkeypatch):
-    """As those of a second tokenizer are; and at the end each folder that holds a new name."""
+    """Such as those of a second tokenizer; at the end, each directory with a new entry is synced."""
     unfinished = tmp_path / "unfinished"
     (unfinished / "target_tokenizer").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "target_tokenizer/tokenizer.json"):
@@ -143,8 +143,8 @@ def test_files_in_subdirectories_are_synced(way, tmp_path, monkeypatch):
 
 
 def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
-    """Whichever sync it is, of a file of the checkpoint or of its folder: what is left is the checkpoint before, whole,
-    and no litter. Once the folder has its name, it stays."""
+    """Whichever sync fails, of a file or of the directory: the previous checkpoint stays valid, and no staging
+    directory is left. After the rename, the new checkpoint stays."""
     run, real = tmp_path / "run", os.fsync
     trainer = make_trainer(run, tiny_model("llama"), max_steps=9, **QUICK)
     trainer.advance(1)
@@ -174,13 +174,13 @@ def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
     assert find_corruption(run / "checkpoints/step-00000002") is None
 
 
-# --- folders that were never finished --------------------------------------------------------------------
+# --- unfinished checkpoints --------------------------------------------------------------------
 
 
 @pytest.fixture
 def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """A run of three steps that was killed right before its third checkpoint had its name: all files are written,
-    synced and listed, under the name that the loop gives them until then. The run, and that folder."""
+    """A run of three steps that was killed right before the rename of its third checkpoint, whose files are all
+    written, synced and listed in the staging directory. Returns the directory of the run, and that one."""
     run, unfinished = tmp_path / "run", []
     real = os.rename
 
@@ -197,7 +197,7 @@ def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
     shutil.rmtree(run / "checkpoints/step-00000003")
     shutil.copytree(run / "checkpoints/step-00000002", run / "checkpoints/step-00000001")
     (tmp_path / "aside").rename(unfinished[0])
-    assert find_corruption(unfinished[0]) is None  # nothing but its name tells it from a checkpoint
+    assert find_corruption(unfinished[0]) is None  # it differs from a checkpoint only by its name
     return run, unfinished[0]
 
 
@@ -226,7 +226,7 @@ def test_staging_directories_are_removed_on_resume(killed):
 
 
 def test_manifest_covers_subdirectories_but_not_itself(tmp_path):
-    """A manifest that was cut off, or is empty, is damage; a second one in a sub-folder is a file like others."""
+    """A truncated or empty manifest is corruption; one in a subdirectory is a file like any other."""
     (tmp_path / "below").mkdir()
     (tmp_path / "below/manifest.json").write_text("{}")
     write_manifest(tmp_path)

@@ -1,4 +1,4 @@
-"""Compiled blocks learn what plain ones learn, and are compiled where that pays."""
+"""Compiled blocks learn the same as eager ones, and are compiled if that saves time."""
 
 import os
 
@@ -126,7 +126,7 @@ def test_without_a_compiler_auto_is_off_and_on_is_an_error(lacking, monkeypatch,
 
 
 def test_compiled_code_is_in_the_package_cache(monkeypatch, tmp_path):
-    """By default it is a folder of a known name under the temporary folder, which others may have made before."""
+    """The default is a predictable name in the temporary directory, which other users could create."""
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
     assert compile_blocks(tiny_model("llama"), "on", 1, True)

@@ -1,4 +1,4 @@
-"""Steps, metrics, signals and batches in the cases that ordinary runs do not reach."""
+"""Edge cases of steps, metrics, signals and batches."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def test_step_without_scored_tokens_does_not_divide_by_zero(unscored_run):
 
 
 def test_run_without_scored_validation_tokens_publishes_a_model(unscored_run, tmp_path):
-    """No token of the validation texts is ever chosen."""
+    """No token of the validation texts is masked."""
     texts = unscored_run.parent
     files = ("--dataset", str(texts / "validation.txt"), "--validation_dataset", str(texts / "train.txt"))
     options = ("--max_steps", "2", "--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1")
@@ -96,7 +96,7 @@ def test_non_finite_metric_is_never_the_best(tmp_path, factors, best, capsys):
 
 
 def test_validation_without_scored_tokens_has_no_loss(tmp_path):
-    """It had a loss of 0, the best there can be."""
+    """Regression: its loss was 0, the best possible."""
     progress = trainer_with(tmp_path / "run", [], early_stopping_patience=2).run()
     assert (progress.best_metric, progress.best_step, progress.step) == (None, 4, 4)
     assert progress.stopped_early
@@ -135,7 +135,7 @@ assert [type(number) for number in (count, loss, signal)] == [int, float, int]
 
 
 def test_sums_over_processes_are_exact(tmp_path):
-    """In float32, counts beyond 2^24 and the last digits of a loss were lost."""
+    """Regression: in float32, counts beyond 2^24 and the last digits of a loss were lost."""
     script = tmp_path / "sums.py"
     script.write_text(SUMS, encoding="utf-8")
     run_python(*TWO_PROCESSES, str(script), cwd=PROJECT)
@@ -145,7 +145,7 @@ def test_signal_during_a_print_is_handled(monkeypatch):
     """Printing from the handler raised "reentrant call" where the signal came inside a print to the same stream."""
 
     class Stream:
-        """A stream that a signal reaches while it writes."""
+        """A stream that is interrupted by a signal during a write."""
 
         busy = False
 

@@ -1,4 +1,4 @@
-"""Signals: the first one lets the step end, the second one ends the process."""
+"""Signals: after the first one the step is finished, the second one exits at once."""
 
 import os
 import signal

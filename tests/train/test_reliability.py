@@ -1,4 +1,4 @@
-"""Nothing lost: damaged checkpoints are found, a signal saves, a full disk or a spoilt gradient costs no checkpoint."""
+"""Reliability: corrupted checkpoints are found, a signal saves, a full disk or a non-finite gradient loses nothing."""
 
 import errno
 import gc
@@ -28,7 +28,7 @@ from scratch_gpt.train.engine.plots import plot_losses
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run of four steps with a checkpoint at each second one."""
+    """A run of four steps with a checkpoint every second step."""
     folder = tmp_path_factory.mktemp("reliability")
     text = folder / "text.txt"
     text.write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)
@@ -37,7 +37,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_every_changed_byte_of_a_checkpoint_is_found(run, tmp_path, capsys):
-    """A byte flipped or cut off anywhere is found, and the checkpoint before is taken."""
+    """Any changed or truncated byte is found, and the previous checkpoint is used."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     newest, before = copy / "checkpoints/step-00000004", copy / "checkpoints/step-00000002"
@@ -54,7 +54,7 @@ def test_every_changed_byte_of_a_checkpoint_is_found(run, tmp_path, capsys):
         assert newest_checkpoint(copy) == before
         path.write_bytes(whole)
     assert newest_checkpoint(copy) == newest
-    assert len({path.stat().st_mode for path in files}) == 1  # whoever may read one may read all
+    assert len({path.stat().st_mode for path in files}) == 1  # all files have the same mode
     assert "checkpoint step-00000004 is skipped" in capsys.readouterr().err
 
 
@@ -154,7 +154,7 @@ def test_signal_finishes_the_step_and_saves(run, tmp_path, number):
     ],
 )
 def test_write_errors_keep_earlier_checkpoints(run, tmp_path, monkeypatch, syncs, code, said):
-    """After so many files were synced, of best model or checkpoint; the last good checkpoint stays, without litter."""
+    """Fails after `syncs` files of best model or checkpoint: the last valid checkpoint stays, no staging directory."""
     again = tmp_path / "run"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints/step-00000004")
@@ -179,7 +179,7 @@ def test_write_errors_keep_earlier_checkpoints(run, tmp_path, monkeypatch, syncs
 
 
 def test_non_finite_gradient_stops_before_the_step_and_is_recorded(run, tmp_path):
-    """An absurd learning rate spoils the weights within a few steps; the record says at which batch."""
+    """A huge learning rate makes the weights overflow within a few steps; the record has the batch."""
     options = ("--max_steps", "60", "--optimizer", "adamw", "--learning_rate", "1e30", "--warmup_steps", "1")
     result = pretrain(tmp_path / "run", run.parent / "text.txt", *options, "--max_grad_norm", "0", check=False)
     assert result.returncode == 1
@@ -194,7 +194,7 @@ def test_non_finite_gradient_stops_before_the_step_and_is_recorded(run, tmp_path
 
 @pytest.mark.slow
 def test_verify_passes_a_valid_run_and_finds_corruption(run, tmp_path):
-    """Bytes, validation loss and exact resume; weights changed under a fresh manifest are found by their loss."""
+    """Bytes, validation loss and exact resume; changed weights with a valid manifest are found by their loss."""
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     sound = run_here("scratch-gpt", "verify", str(run))
     assert sound.stdout.count("✓") == 5, sound.stdout
@@ -220,7 +220,7 @@ def test_verify_passes_a_valid_run_and_finds_corruption(run, tmp_path):
 
 @pytest.mark.slow
 def test_verify_compiles_nothing(run, tmp_path, monkeypatch):
-    """A run that was compiled is verified in seconds, and where there is no compiler."""
+    """A compiled run is verified in seconds, even without a compiler."""
     shutil.copytree(run, tmp_path / "run")
     record = yaml.safe_load((run / "run.yaml").read_text())
     record["arguments"]["compile"] = "on"
@@ -257,8 +257,8 @@ def test_every_kind_of_run_can_be_verified(script, tmp_path):
 
 @pytest.mark.slow
 def test_killed_runs_have_the_result_of_uninterrupted_ones(tmp_path):
-    """A few of the kills of the benchmark, in a save and at random moments."""
-    script, out = PROJECT / "benchmarks" / "kills.py", tmp_path / "kills.json"
+    """A few of the kills of the stress test, during a save and at random times."""
+    script, out = PROJECT / "stress" / "kills.py", tmp_path / "kills.json"
     run_python(script, "--kills", "4", "--cases", "GPT, Muon", "--seed", "1", "--output", out, cwd=PROJECT)
     records = json.loads(out.read_text())
     assert [record["equal"] for record in records] == [True] * 4
@@ -297,7 +297,7 @@ def test_manifest_lists_the_files_of_its_directory(tmp_path):
 
 
 def test_plotting_releases_its_memory(tmp_path):
-    """Matplotlib's figures hold megabytes, in circles: a run that draws at each save would grow."""
+    """Matplotlib's figures are reference cycles of megabytes: a run that plots at each save would leak memory."""
     rows = [{"tokens": step, "train_loss": 5 - step / 10, "val_loss": 4.0} for step in range(20)]
     plot_losses(rows, tmp_path / "loss.png")
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ in ("RendererAgg", "Figure")]

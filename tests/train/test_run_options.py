@@ -1,4 +1,4 @@
-"""Options of a run that show in nothing but what it does: checkpointing, progress, processes, cores."""
+"""Options of a run: gradient checkpointing, progress bars, processes, cores."""
 
 import io
 import json

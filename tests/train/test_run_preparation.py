@@ -1,4 +1,4 @@
-"""What is prepared before the first step: rows of each split, lengths, what is counted and recorded."""
+"""Preparation of a run: rows of each split, lengths, and recorded facts."""
 
 import json
 import math
@@ -100,7 +100,7 @@ def test_failure_record_has_sorted_learning_rates(tmp_path):
 
 
 def test_patience_restarts_with_each_best_evaluation(tmp_path):
-    """Worse, better, worse, worse: only the two in a row stop the run."""
+    """Worse, better, worse, worse: only two consecutive ones stop the run."""
     factors = [2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 7.0]
     state = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
     assert (state.best_step, state.step, state.stopped_early) == (6, 10, True)

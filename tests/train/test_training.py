@@ -1,4 +1,4 @@
-"""The loop: exact resumes, equal curves on one process and two, honest figures, refusals before anything is written."""
+"""The training loop: exact resumes, equal losses on one process and two, correct metrics, early errors."""
 
 import json
 import math
@@ -70,7 +70,7 @@ def test_run_writes_a_model_directory_and_its_record(text_file, tmp_path):
 
 
 def recomputed_loss(run, text_file) -> tuple[float, float]:
-    """Nats a token and bits a byte of the saved model over every held-out token, by hand."""
+    """Nats per token and bits per byte of the saved model over every held-out token, computed directly."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     shard = prepare(open_source(str(text_file)), tokenizer)["validation"]
     total, count = 0.0, 0
@@ -85,7 +85,7 @@ def recomputed_loss(run, text_file) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
-    """With dropout, shuffling and accumulation, and killed between two checkpoints."""
+    """With dropout, shuffling and accumulation, killed between two checkpoints."""
     options = ("--dropout", "0.2", "--gradient_accumulation_steps", "2", "--optimizer", optimizer)
     options += ("--max_steps", "24", "--eval_every", "6", "--save_every", "4", "--keep_last", "9", "--log_every", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -123,7 +123,7 @@ def test_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
 
 @pytest.mark.parametrize("lost", ["random", "optimizer"])
 def test_resume_depends_on_the_saved_state(text_file, tmp_path, lost):
-    """The test above can fail: with random states or optimizer moments spoilt, other weights come out."""
+    """The test above can fail: with changed random states or optimizer moments, the weights differ."""
     run, options = tmp_path / "run", ("--dropout", "0.2", "--save_every", "2", "--keep_last", "9", "--max_steps", "4")
     pretrain(run, text_file, *options)
     expected = weights(run / "checkpoints/step-00000004")
@@ -158,7 +158,7 @@ def test_two_processes_have_the_loss_curve_of_one(text_file, tmp_path):
 
 
 def test_init_from_accepts_own_and_transformers_models(text_file, tmp_path):
-    """--init_from takes our own directory, and a plain transformers model with its tokenizer."""
+    """--init_from accepts a directory of this package, and a transformers model with its tokenizer."""
     from scratch_gpt import export_native
 
     pretrain(tmp_path / "first", text_file, "--max_steps", "3")
@@ -258,7 +258,7 @@ def test_learning_rate_schedules():
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
 def test_hugging_face_trainer_trains_it_unchanged(preset, tmp_path):
-    """And eight rows at once equal two at a time accumulated four times, though rows differ in scored tokens."""
+    """And one batch of eight rows equals four accumulated batches of two, with different numbers of scored tokens."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(16):
@@ -310,7 +310,7 @@ def test_classification_with_accumulation_equals_one_batch(tmp_path):
 
 
 def test_rows_are_divided_among_processes_exactly_once(text_file):
-    """Over an epoch and a half, two processes together see exactly the rows that one sees."""
+    """Over 1.5 epochs, two processes together see exactly the rows that one process sees."""
     from types import SimpleNamespace
 
     from scratch_gpt import train_tokenizer
@@ -336,7 +336,7 @@ def test_rows_are_divided_among_processes_exactly_once(text_file):
 
 @pytest.mark.slow
 def test_short_run_approaches_the_entropy_but_stays_above(tmp_path):
-    """Real training on the built-in stories, a small part of the default run."""
+    """Real training on the built-in stories, a small fraction of the default run."""
     from scratch_gpt.evaluation.story_report import judge_stories
 
     options = ("--max_steps", "100", "--num_stories", "6000", "--eval_every", "100", "--num_threads", "1")

@@ -1,4 +1,4 @@
-"""Classifiers and masked words from end to end: text, training, what it leaves, strangers, the commands, bad input."""
+"""Classification and masked LM end to end: training, output, loading without the package, commands, bad input."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def table(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory, table) -> Path:
-    """A short masked-LM run in the style of 2018."""
+    """A short masked-LM run with preset 'bert'."""
     folder = tmp_path_factory.mktemp("encoder") / "run"
     options = ("--dataset", str(table), "--preset", "bert", "--max_steps", "6", "--eval_every", "3", *SIZE, *LOOP)
     run_here(PRETRAIN_ENCODER, "--output_dir", str(folder), *options, *VOCABULARY)
@@ -75,7 +75,7 @@ def encoder(tmp_path_factory, table) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, table, encoder) -> Path:
-    """A short run of a classifier that begins with that encoder."""
+    """A short run of a classifier initialised from that encoder."""
     folder = tmp_path_factory.mktemp("classifier") / "run"
     options = ("--dataset", str(table), "--init_from", str(encoder), "--max_steps", "160", "--eval_every", "40", *LOOP)
     names = ("--label_names", "negative", "positive", "--save_every", "80", "--dropout", "0.1", "--keep_last", "9")

@@ -1,4 +1,4 @@
-"""Runs that learn from rewards, from end to end: they learn, resume exactly, and refuse what can't work."""
+"""Policy-gradient runs end to end: learning, exact resumes, and errors of bad input."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ OPTIONS = ["--num_threads", "1", "--prompts_per_rollout", "32", "--validation_pr
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A model that writes letters at random, and prompts."""
+    """A model that generates random letters, and prompts."""
     folder = tmp_path_factory.mktemp("base")
     tokenizer = train_tokenizer(["abcdefgh "], "char", model_max_length=32)
     fields = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -1,4 +1,4 @@
-"""Instruction tuning: what is learned of conversations and what not, and a run from end to end."""
+"""Supervised fine-tuning: which tokens are scored, and a run end to end."""
 
 import contextlib
 import json

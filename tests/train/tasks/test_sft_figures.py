@@ -1,4 +1,4 @@
-"""Exact answers are counted where each question has one right answer, and nowhere else."""
+"""Exact match is a metric only if each question has one correct answer."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Translation from end to end: training, what it leaves, strangers, the Hub, the commands."""
+"""Translation end to end: training, its output, loading without the package, the Hub, the commands."""
 
 import json
 import re

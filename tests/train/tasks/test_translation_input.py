@@ -1,4 +1,4 @@
-"""What translation is given to learn from: bad input is refused, and long and empty sentences are counted."""
+"""Input of translation: bad input is refused, long and empty sentences are counted."""
 
 import pytest
 import yaml

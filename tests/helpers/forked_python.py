@@ -77,7 +77,7 @@ def _path_of(variable: str | None) -> list[str]:
 
 @contextlib.contextmanager
 def _environment_of_server():
-    """Context with the environment variables of the fork server, in case it is started; it does not measure coverage."""
+    """Context with the environment variables of the fork server, in case it is started; without coverage."""
     before = dict(os.environ)
     os.environ |= {"SLOW_IMPORTS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     os.environ.pop("COVERAGE_PROCESS_START", None)

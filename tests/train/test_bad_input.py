@@ -17,7 +17,7 @@ BAD = {
     "unknown preset": (["--preset", "gtp2"], "unknown preset 'gtp2': choose one of bigram, gpt2"),
     "unknown flag": (["--learning_rat", "1"], "unrecognized arguments: --learning_rat"),
     "nothing to resume": (["--resume"], "holds no run"),
-    "sizes beside a checkpoint": (["--init_from", "DIR/model", "--hidden_size", "64"], "leave out --hidden_size"),
+    "sizes beside a checkpoint": (["--init_from", "DIR/model", "--hidden_size", "64"], "remove --hidden_size"),
     "wrong value in the config": (["--config", "DIR/wrong.yaml"], "invalid int value: 'many'"),
     "unwritable output": (["--output_dir", "DIR/good.txt/run"], "can't be created"),
     "tracker that is not there": (["--tracker", "trackio"], "trackio is not installed"),

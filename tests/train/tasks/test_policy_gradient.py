@@ -217,12 +217,15 @@ def test_probability_ratio_is_one_before_the_first_step(base):
 
 
 BAD = {
-    "nothing to tune": ("--reward re:a", "name a model with --init_from"),
-    "no reward": ("--init_from model", "nothing is rewarded: name a --reward"),
+    "nothing to tune": ("--reward re:a", "give one with --init_from"),
+    "no reward": ("--init_from model", "there is no reward: give one with --reward"),
     "a bad pattern": ("--init_from model --reward re:(", "reward re:( is no regular expression"),
     "a wrong reward": ("--init_from model --reward wrong.py:nan", "gave float nan for completion 0"),
     "no such prompts": ("--init_from model --reward re:a --dataset ./none.txt", "no such file or folder: ./none.txt"),
-    "too few": ("--init_from model --reward re:a --validation_prompts 64", "64 prompts, and validation_prompts is 64"),
+    "too few": (
+        "--init_from model --reward re:a --validation_prompts 64",
+        "validation_prompts is 64, want fewer than the 64 prompts",
+    ),
     "no such column": (
         "--init_from model --reward re:a --dataset plain.jsonl",
         "has the columns 'column', want one of",
@@ -230,10 +233,13 @@ BAD = {
     "temperature": ("--init_from model --reward re:a --temperature 0", "temperature is 0.0, want more than 0"),
     "one of a group": (
         "--init_from model --reward re:a --algorithm grpo --num_generations 1",
-        "grpo compares completions of one prompt",
+        "grpo compares completions of the same prompt",
     ),
-    "passes": ("--init_from model --reward re:a --algorithm reinforce --num_ppo_epochs 2", "reinforce learns once"),
-    "rows": ("--init_from model --reward re:a --batch_size 7", "are no multiple of a step's 7 rows"),
+    "passes": (
+        "--init_from model --reward re:a --algorithm reinforce --num_ppo_epochs 2",
+        "reinforce makes one on-policy update",
+    ),
+    "rows": ("--init_from model --reward re:a --batch_size 7", "is not a multiple of the 7 sequences of a step"),
     "messages without a template": (
         "--init_from model --reward re:a --dataset talks.jsonl --validation_prompts 1",
         "the tokenizer has no chat template",

@@ -232,17 +232,17 @@ def test_exact_answers_are_counted(tokenizer):
 
 
 BAD = {
-    "nothing to tune": ("--dataset talks.jsonl", "name a pre-trained model with --init_from"),
+    "nothing to tune": ("--dataset talks.jsonl", "give a pre-trained one with --init_from"),
     "no such file": ("--init_from model --dataset ./none.json", "no such file or folder: ./none.json"),
     "no questions": ("--init_from model --num_questions 0", "num_questions is 0, want at least 1"),
     "no such split": ("--init_from model --dataset_split dev", "have the splits train, validation, test, not 'dev'"),
-    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0: want"),
-    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out shares are"),
+    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0, want"),
+    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out fractions are"),
     "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
     "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "has no answer for train"),
     "a text file": ("--init_from model --dataset plain.txt", "plain.txt is plain text, want a table"),
     "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
-    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "name their --lora_rank too"),
+    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "have no effect without --lora_rank"),
     "no matrix": (
         "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",

@@ -245,7 +245,7 @@ BAD = {
         "the tokenizer has no chat template",
     ),
     "no judge": ("--init_from model --reward model", "which knows no labels"),
-    "a foreign model": ("--init_from native --reward re:a", "native is a llama model: turn it into ours with"),
+    "a foreign model": ("--init_from native --reward re:a", "native is a llama model: convert it with"),
     "no room": (
         "--init_from model --reward re:a --max_new_tokens 99",
         "no prompt leaves 99 of the model's 32 positions",

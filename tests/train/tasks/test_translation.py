@@ -303,7 +303,7 @@ def test_init_from_and_native_round_trip(run, two_tongues, tmp_path):
         assert found.stdout == expected, found.stderr
     refused = run_here(TRAIN, "--init_from", "native", "--num_pairs", "9", cwd=tmp_path, check=False)
     assert refused.returncode == 2
-    assert "is a marian model: turn it into ours with 'scratch-gpt import' first" in refused.stderr
+    assert "is a marian model: convert it with 'scratch-gpt import' first" in refused.stderr
 
 
 def test_added_tokens_survive_a_reload(run, tmp_path):

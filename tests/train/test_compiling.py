@@ -121,7 +121,7 @@ def test_without_a_compiler_auto_is_off_and_on_is_an_error(lacking, monkeypatch,
     model = tiny_model("llama")
     assert not can_compile("cpu")
     assert not compile_blocks(model, "auto", 10**9, True)
-    with pytest.raises(ScratchError, match=r"it takes a C\+\+ compiler and Python.h: install g\+\+"):
+    with pytest.raises(ScratchError, match=r"which needs a C\+\+ compiler and Python.h: install g\+\+"):
         compile_blocks(model, "on", 1, True)
 
 

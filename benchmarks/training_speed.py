@@ -71,7 +71,7 @@ def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Modul
     off = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
     config = ScratchGPTConfig.from_preset(style, vocab_size=vocabulary, max_position_embeddings=context, **sizes, **off)
     model = ScratchGPTForCausalLM(config)
-    choose_attention(model, torch.device("cpu"), context, all_alike=True)
+    choose_attention(model, torch.device("cpu"), context, same_length=True)
     compile_blocks(model, "on" if compiled else "off", 0, fixed_shape=True)
     return model
 

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no Hub, a cache of their own, tiny configs and a tiny tokenizer."""
+"""Shared by all tests: one thread, no Hub, a separate cache, and a small tokenizer."""
 
 import os
 
@@ -18,12 +18,12 @@ from scratch_gpt.data.corpora.stories import stories
 
 torch.set_num_threads(1)
 
-# The same inputs each time, and none that takes longer than half a minute.
+# The same examples in every run; one that takes over half a minute fails.
 settings.register_profile("few", max_examples=40, deadline=30_000, derandomize=True, database=None)
 settings.register_profile("thorough", max_examples=2000, deadline=30_000, database=None)
 settings.load_profile("few")
 
-# Compiled once for all workers: by default, each has a cache of its own.
+# Compiled code is shared by all workers.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(PROJECT / ".pytest_cache" / "compiled"))
 
 

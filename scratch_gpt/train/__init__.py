@@ -1,4 +1,4 @@
-"""Training: one loop, and a recipe for each family of tasks. `train` is the way in from Python."""
+"""Training: one loop, and a recipe for each family of tasks. `train` is the entry point for Python."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ def train(family: str, **arguments: Any) -> Path:
         folder = train("language_modeling", dataset="my_text.txt", output_dir="runs/mine", max_steps=500)
 
     Args:
-        family: such as "language_modeling"; `scratch_gpt.train.tasks.FAMILIES` lists them.
-        arguments: by the names of the command-line arguments; `config` is a YAML file with further ones, or the name of
-            a built-in one.
+        family: family of tasks, such as "language_modeling"; `scratch_gpt.train.tasks.FAMILIES` lists them.
+        arguments: arguments with the names of the command line; `config` is a YAML file with further ones, or the name
+            of a built-in one.
 
     Returns:
         The output directory: a model directory that `from_pretrained` loads.
 
     Raises:
-        ScratchError: bad input (exit code 2 of the command), or one of its subclasses: a run that failed, or was
-            interrupted.
+        ScratchError: bad input; a subclass: the run failed or was interrupted.
     """
     from .engine.parsing import arguments_from
     from .engine.run import train_recipe

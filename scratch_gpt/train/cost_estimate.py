@@ -1,38 +1,42 @@
-"""What a run will cost, before it is run: parameters, arithmetic, memory, time.
+"""Estimate the cost of a training run before it starts: parameters, FLOPs, memory and time.
 
-Parameters and arithmetic follow from the config. Activations and speed are measured: a few real steps on this machine,
-with a hook that counts the bytes which autograd keeps for the way back.
+Parameters and FLOPs follow from the config. Activations and speed are measured in a few training steps on this machine,
+with a hook that counts the bytes that autograd saves for the backward pass.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ..evaluation.language_modeling import sum_of_losses
 from ..hardware import should_use_bf16
 from ..models.linear_cross_entropy import POSITIONS_PER_CHUNK
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from .optim.muon import rough_dtype
+from .optim.muon import orthogonalization_dtype
 from .optim.optimizers import build_optimizers, parameter_groups
 from .tasks.language_modeling.arguments import PretrainingArguments
 from .tasks.language_modeling.build import build_model
 
 BYTES = 4  # weights, gradients and optimizer states are float32
-# Tokens per parameter for the lowest loss with a given compute: Hoffmann et al. 2022, arXiv:2203.15556.
+# Tokens per parameter for the lowest loss at a given compute: Hoffmann et al. 2022, arXiv:2203.15556.
 OPTIMAL_RATIO = 20.0
-WORKSPACE = 0.1  # measured on three sizes, which a test repeats: the sum of the parts was 20% too small to 3% too great
-UTILISATION = 0.4  # share of the peak that a plain training loop reaches on a GPU; nanoGPT reports 0.4 to 0.5
+# Fraction added for temporary buffers. Measured on three sizes, which a test repeats: without it, the sum of the parts
+# was between 20% too low and 3% too high.
+WORKSPACE = 0.1
+UTILISATION = 0.4  # fraction of the peak FLOP/s that a training loop reaches on a GPU; nanoGPT reports 0.4 to 0.5
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak of dense bfloat16 arithmetic in FLOP/s, and memory in bytes, from the vendor's data sheet."""
+    """Peak of dense bfloat16 matrix multiplication in FLOP/s, and memory in bytes, from the vendor's data sheet."""
 
     flops: float
     memory: float
@@ -49,7 +53,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a training step holds at its peak."""
+    """Peak memory of a training step, in bytes."""
 
     weights: int
     gradients: int
@@ -58,17 +62,26 @@ class Memory:
 
     @property
     def workspace(self) -> int:
-        """Temporaries of kernels and what the allocator holds back."""
+        """Temporary buffers of kernels, and memory that the allocator keeps."""
         return round(WORKSPACE * (self.weights + self.gradients + self.optimizer + self.activations))
 
     @property
     def total(self) -> int:
+        """The sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.workspace
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before a run."""
+    """The estimated cost of a training run.
+
+    Attributes:
+        parameters: number of parameters.
+        flops_per_token: of a training step, forward and backward.
+        memory: peak memory of a training step.
+        tokens_per_second: measured speed of training.
+        tokens: number of tokens to train on.
+    """
 
     parameters: int
     flops_per_token: float
@@ -78,14 +91,16 @@ class Plan:
 
     @property
     def seconds(self) -> float:
+        """Estimated duration of the run."""
         return self.tokens / self.tokens_per_second
 
     @property
     def tokens_per_parameter(self) -> float:
+        """Training tokens divided by parameters."""
         return self.tokens / self.parameters
 
     def remark(self) -> str:
-        """The ratio of tokens to parameters, compared with the compute-optimal one."""
+        """Compare the ratio of tokens to parameters with the compute-optimal ratio."""
         multiple = self.tokens_per_parameter / OPTIMAL_RATIO
         optimal = f"the compute-optimal ratio of about {OPTIMAL_RATIO:.0f} tokens per parameter"
         if 0.5 <= multiple <= 2:
@@ -94,45 +109,54 @@ class Plan:
         return f"{multiple:.2g} times {optimal}: with the same compute, a {other} would reach a lower loss"
 
 
-def flops_per_token(model: PreTrainedModel, context_length: int) -> float:
-    """Floating-point operations of a training step for each token: 6 for each parameter of a matrix, and attention's
-    12 x layers x width x context / 2, of which the causal half is needed (Chowdhery et al. 2022, arXiv:2204.02311,
-    appendix B)."""
-    matrices = sum(p.numel() for p in parameter_groups(model)["matrices"])
-    head = model.get_output_embeddings()
-    matrices += sum(p.numel() for p in head.parameters()) if head is not None else 0
-    config: Any = model.config
-    if not isinstance(model, ScratchGPTForCausalLM):
-        return 6.0 * matrices
-    width = config.num_attention_heads * config.head_dim
-    return 6.0 * matrices + 6.0 * config.num_hidden_layers * width * context_length
+def flops_per_token(config: Any, context_length: int) -> float:
+    """Floating-point operations (FLOPs) per token of a training step, forward and backward.
+
+    PyTorch's `FlopCounterMode` counts the matrix multiplications of a model on the meta device, which computes nothing.
+    It counts attention without regard to the causal mask. Since a token attends to half of the context on average, it
+    counts a sequence of half the length: in full, that costs as much per token as causal attention over the whole.
+
+    Args:
+        config: config of the model.
+        context_length: length of a sequence in tokens.
+    """
+    length = max(1, context_length // 2)
+    with torch.device("meta"):
+        model = build_model(copy.deepcopy(config)).train()
+        if isinstance(model, ScratchGPTForCausalLM):
+            model.set_attn_implementation("eager")  # FlopCounterMode does not know SDPA's kernel for CPUs
+        with FlopCounterMode(display=False) as counter:
+            tokens = torch.zeros((1, length), dtype=torch.long)
+            model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+    return counter.get_total_flops() / length
 
 
 def optimizer_bytes(model: PreTrainedModel, optimizer: str) -> int:
-    """AdamW keeps two numbers for each parameter, Muon one for each of a matrix."""
+    """Bytes of the optimizer state: two numbers per parameter for AdamW, one per parameter for Muon."""
     groups = parameter_groups(model)
     muon = sum(p.numel() for p in groups["matrices"]) if optimizer == "muon" else 0
     return BYTES * (2 * (model.num_parameters() - muon) + muon)
 
 
 def orthogonalizing_bytes(model: PreTrainedModel) -> int:
-    """What Muon's step takes beside its state, for the matrices of one shape at once: gradients with momentum twice, or
-    four times the numbers that it computes with. The room that activations leave is in pieces too small for these."""
-    fused_linear: Counter[torch.Size] = Counter()
+    """Bytes of the temporary buffers of Muon's step, which updates all matrices of one shape together: two copies of
+    the gradients with momentum, or four copies in the dtype of the iteration. The memory that activations free is too
+    fragmented to hold them."""
+    numel_by_shape: Counter[torch.Size] = Counter()
     for matrix in parameter_groups(model)["matrices"]:
-        fused_linear[matrix.shape] += matrix.numel()
-    return max(fused_linear.values(), default=0) * max(2 * BYTES, 4 * rough_dtype(model.device).itemsize)
+        numel_by_shape[matrix.shape] += matrix.numel()
+    return max(numel_by_shape.values(), default=0) * max(2 * BYTES, 4 * orthogonalization_dtype(model.device).itemsize)
 
 
 def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:
-    """Build the model, run a few steps on random tokens, and add up.
+    """Build the model, run a few training steps on random tokens, and estimate the cost of the run.
 
     Args:
-        config: of a fresh model.
+        config: config of a new model.
         args: batch size, optimizer and precision of the run.
-        context_length: tokens of a row.
-        tokens: of the whole run.
-        steps: how many are timed, after one that is not.
+        context_length: length of a sequence in tokens.
+        tokens: number of tokens of the whole run.
+        steps: number of timed steps, after one warm-up step.
     """
     model = build_model(config).train()
     if args.gradient_checkpointing:
@@ -155,20 +179,28 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
         optimizer_memory += orthogonalizing_bytes(model)
     memory = Memory(weights, weights, optimizer_memory, saved)
     speed = args.batch_size * context_length / seconds
-    return Plan(model.num_parameters(), flops_per_token(model, context_length), memory, speed, tokens)
+    return Plan(model.num_parameters(), flops_per_token(config, context_length), memory, speed, tokens)
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> int:
-    """Bytes that autograd keeps from the forward pass, each storage counted once, and what the loss takes beside them:
-    of a GPT a few hundred positions' logits, in bfloat16 beside the head in it, and after them the head's gradient a
-    second time; of a bigram, whose weights are logits, the gradients on both sides of the softmax of all."""
+    """Bytes that autograd saves in the forward pass, each storage counted once, plus the temporary buffers of the loss.
+    For a GPT, these are the logits of a few hundred positions (in bfloat16 together with the head cast to it) or the
+    second copy of the head's gradient, whichever is larger; for a bigram model, whose weights are the logits, the
+    gradients of the logits and log-probabilities of all positions.
+
+    Args:
+        model: model in training mode.
+        batch_size: sequences per batch.
+        context_length: length of a sequence in tokens.
+        bf16: whether autocast computes in bfloat16.
+    """
     held: dict[int, torch.UntypedStorage] = {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage  # kept, so that its address is not given to another
+            held[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -1,4 +1,4 @@
-"""Prove on this machine that a run's checkpoints are whole, load, score what was recorded, and resume exactly."""
+"""Verify that the checkpoints of a run are uncorrupted, load, reproduce the recorded loss, and resume exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import ScratchError
 from ..hub.loading import load_model
 from .arguments.training import check_arguments
 from .checkpoints.checkpoint import TENSORS, checkpoint_folders
-from .checkpoints.manifest import damage
+from .checkpoints.manifest import find_corruption
 from .engine.parsing import arguments_from
 from .engine.recipe import Recipe
 from .engine.run import make_trainer
@@ -26,12 +26,18 @@ from .engine.run_directory import RECORD, check_run_directory, read_metrics, rea
 from .engine.trainer import Trainer
 from .tasks import recipe_of
 
-STEPS = 3  # that are taken at a stretch, and once more with a resume between
-TOLERANCE = 1e-4  # of a validation loss: other processors round otherwise
+STEPS = 3  # before and after the resume that is compared with uninterrupted steps
+TOLERANCE = 1e-4  # relative, of a validation loss: CPUs differ in rounding
 
 
 class Finding(NamedTuple):
-    """What was looked at, how it was found, and whether that is as it should be."""
+    """The result of one check.
+
+    Attributes:
+        what: what was checked.
+        found: the result, in words.
+        good: whether the check passed.
+    """
 
     what: str
     found: str
@@ -39,34 +45,38 @@ class Finding(NamedTuple):
 
 
 def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Finding]:
-    """Look at a run's directory, without writing into it; one finding after the other, as they come.
+    """Verify the directory of a run without writing into it; yields each finding as soon as it is known.
+
+    Args:
+        folder: directory of the run.
+        trust_remote_code: whether to run the code that the run's models contain.
 
     Raises:
-        ScratchError: it holds no run, or its data can't be had here.
+        ScratchError: there is no run with checkpoints, or its data is not available here.
     """
     folders = checkpoint_folders(folder)
     if not (folder / RECORD).is_file() or not folders:
-        raise ScratchError(f"{folder} holds no run with checkpoints: name the output_dir of one")
+        raise ScratchError(f"{folder} contains no run with checkpoints: give the output_dir of one")
     check_run_directory(folder)
-    _options_of(folder, trust_remote_code)  # refuses early what can't be resumed
-    whole = []
+    _load_arguments(folder, trust_remote_code)  # fails early if the run can't be resumed
+    valid = []
     for checkpoint in folders:
-        wrong = damage(checkpoint)
-        yield Finding(f"{checkpoint.name}: every byte", wrong or "as it was written", wrong is None)
-        if wrong is None:
-            whole.append(checkpoint)
-    if not whole:
+        corruption = find_corruption(checkpoint)
+        yield Finding(f"{checkpoint.name}: every byte", corruption or "as it was written", corruption is None)
+        if corruption is None:
+            valid.append(checkpoint)
+    if not valid:
         return
     model = load_model(folder, trust_remote_code)
     yield Finding("the published model", f"loads, {model.num_parameters():,} parameters", True)
-    yield _check_score(folder, whole[-1], trust_remote_code)
-    yield _check_resume(folder, whole[0], trust_remote_code)
+    yield _check_loss(folder, valid[-1], trust_remote_code)
+    yield _check_resume(folder, valid[0], trust_remote_code)
 
 
-def _check_score(folder: Path, checkpoint: Path, trust: bool) -> Finding:
-    """Whether a checkpoint has the validation loss that was recorded at its step."""
+def _check_loss(folder: Path, checkpoint: Path, trust: bool) -> Finding:
+    """Check that a checkpoint has the validation loss that was recorded at its step."""
     with _trainer(folder, checkpoint, trust) as trainer:
-        step = trainer.progress.step
+        step = trainer.state.step
         recorded = [row["val_loss"] for row in read_metrics(folder) if row["step"] == step and "val_loss" in row]
         if not recorded:
             return Finding(f"{checkpoint.name}: validation loss", "none was recorded at this step", True)
@@ -76,10 +86,10 @@ def _check_score(folder: Path, checkpoint: Path, trust: bool) -> Finding:
 
 
 def _check_resume(folder: Path, checkpoint: Path, trust: bool) -> Finding:
-    """Whether a few steps, a save, a resume and a few more end where all these steps at a stretch end."""
-    with _trainer(folder, checkpoint, trust) as straight:
-        straight.advance(2 * STEPS)
-        expected = _state_of(straight.save_now())
+    """Check that steps with a save and a resume in between have the same result as uninterrupted steps."""
+    with _trainer(folder, checkpoint, trust) as uninterrupted:
+        uninterrupted.advance(2 * STEPS)
+        expected = _state_of(uninterrupted.save_now())
     with _trainer(folder, checkpoint, trust) as first:
         first.advance(STEPS)
         with _trainer(folder, first.save_now(), trust) as second:
@@ -89,22 +99,22 @@ def _check_resume(folder: Path, checkpoint: Path, trust: bool) -> Finding:
     what = f"{checkpoint.name}: {STEPS} steps, a resume, {STEPS} steps"
     if differ:
         return Finding(what, f"{len(differ)} of {len(expected)} tensors differ, such as {differ[0]}", False)
-    return Finding(what, f"bit-equal with {2 * STEPS} steps at a stretch ({len(expected)} tensors)", True)
+    return Finding(what, f"bit-equal to {2 * STEPS} uninterrupted steps ({len(expected)} tensors)", True)
 
 
 def _state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / TENSORS)
 
 
-def _options_of(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]:
-    """The recipe of a run, and its arguments as a resume on one process has them.
+def _load_arguments(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]:
+    """The recipe of a run, and the arguments that resume it on one process.
 
     Args:
-        folder: of the run.
-        trust: whether code that the run brings may run; what its record says of that counts for nothing.
+        folder: directory of the run.
+        trust: whether to run the code that the run's models contain; the value in its record is ignored.
 
     Raises:
-        ScratchError: no run can have these arguments.
+        ScratchError: the recorded arguments are invalid.
     """
     record = read_run(folder)
     recipe = recipe_of(record.facts.get("task"))
@@ -120,8 +130,8 @@ def _options_of(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]:
 
 @contextmanager
 def _trainer(folder: Path, checkpoint: Path, trust: bool) -> Iterator[Trainer]:
-    """The run as it was at a checkpoint, on one process, not compiled; all that it writes is deleted at the end."""
-    recipe, (data, model_args, args) = _options_of(folder, trust)
+    """Context with a trainer that resumes a checkpoint, on one process and not compiled; its files are deleted."""
+    recipe, (data, model_args, args) = _load_arguments(folder, trust)
     AcceleratorState._reset_state(True)  # several jobs run in this process
     GradientState._reset_state()
     job = recipe.prepare(data, model_args, replace(args, tracker=None, compile="off"), checkpoint)

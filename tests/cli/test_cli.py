@@ -174,8 +174,8 @@ FAILS = {
         ("--config bad.yaml", "unknown settings: hidden_sise"),
     ],
     "verify": [
-        ("none", "none holds no run with checkpoints"),
-        ("tokenizer", "tokenizer holds no run with checkpoints"),
+        ("none", "none contains no run with checkpoints"),
+        ("tokenizer", "tokenizer contains no run with checkpoints"),
         ("run extra", "unexpected extra argument"),
     ],
     "push": [

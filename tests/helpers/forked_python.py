@@ -1,5 +1,5 @@
-"""Python processes that start in a fraction of the time: forked from one that has imported PyTorch and other libraries
-that are slow to import, but none of Hugging Face's, which read their variables at import, and not this package."""
+"""Fast start of Python subprocesses, forked from a server that has imported PyTorch and other libraries that are slow
+to import; not those of Hugging Face, which read environment variables at import, and not this package."""
 
 import atexit
 import contextlib
@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-# What `import transformers` imports of others, as far as it takes long.
+# Dependencies of `import transformers` that are slow to import.
 SLOW = ("torch", "torch._dynamo", "torch.onnx", "torch.export", "torch.distributed.tensor", "torch.utils.data", "sympy")
 SLOW += ("torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "torch.utils.flop_counter", "numpy")
 SLOW += ("scipy.optimize", "scipy.stats", "pandas", "pyarrow", "pyarrow.parquet", "pyarrow.dataset", "PIL.Image")
@@ -27,7 +27,7 @@ SLOW += ("matplotlib.pyplot", "typer", "rich.console", "rich.table", "jinja2", "
 SLOW += ("multiprocess", "fsspec", "psutil", "asyncio", "unittest.mock")
 OURS_OR_HF = {"scratch_gpt", "transformers", "huggingface_hub", "tokenizers", "datasets", "accelerate", "peft", "trl"}
 
-if __name__ != "__main__" and os.environ.get("SLOW_IMPORTS"):  # in the process that others are forked from
+if __name__ != "__main__" and os.environ.get("SLOW_IMPORTS"):  # in the fork server
     for _name in SLOW:
         with contextlib.suppress(ImportError):
             importlib.import_module(_name)
@@ -41,12 +41,15 @@ def start_python(
     streams: tuple[Path | str, ...],
     fresh: bool = False,
 ) -> BaseProcess:
-    """Start what `python ARGUMENTS` does.
+    """Start a subprocess equivalent to `python ARGUMENTS`.
 
     Args:
-        environment: all of its variables.
+        arguments: arguments of the interpreter.
+        cwd: working directory.
+        environment: all environment variables.
         streams: files of standard input, output and error.
-        fresh: with nothing imported, as are all but those of `-c CODE` and of a script, which `-I` may come before.
+        fresh: start a new interpreter without imported modules. Always so, unless the arguments are `-c CODE` or a
+            script, possibly after `-I`.
     """
     isolated = arguments[0] == "-I"
     context = get_context("forkserver")
@@ -74,7 +77,7 @@ def _path_of(variable: str | None) -> list[str]:
 
 @contextlib.contextmanager
 def _environment_of_server():
-    """The variables under which the server, if this call starts it, imports; and none that measures it."""
+    """Context with the environment variables of the fork server, in case it is started; without coverage."""
     before = dict(os.environ)
     os.environ |= {"SLOW_IMPORTS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     os.environ.pop("COVERAGE_PROCESS_START", None)
@@ -94,17 +97,17 @@ def _enter(cwd: str, streams: list[str]) -> None:
 
 
 def _replace(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
-    """In the new process: start Python anew."""
+    """In the new process: replace it by a new Python interpreter."""
     _enter(cwd, streams)
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
 def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str], path: list[str]) -> None:
-    """In the new process: do what was asked for, and end as Python does."""
+    """In the new process: run the code or script, and shut down as Python does."""
     _enter(cwd, streams)
     isolated = arguments[0] == "-I"
     arguments = arguments[isolated:]
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (as long as the process runs)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (open as long as the process runs)
     sys.stdout, sys.stderr = (
         open(number, "w", encoding="utf-8", errors=errors, buffering=1, closefd=False)  # noqa: SIM115  (as stdin)
         for number, errors in ((1, "strict"), (2, "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Run commands and scripts: in this process, in a forked one, or in a fresh one."""
+"""Run commands and scripts: in this process, in a forked one, or in a new one."""
 
 import io
 import os
@@ -25,11 +25,11 @@ PROJECT = Path(__file__).parents[2]
 SHARED = PROJECT.parent / "shared" / "data"
 
 
-# A launcher that picks a free port: tests run side by side.
+# The launcher picks a free port, since tests run in parallel.
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")
 
 
-HANGS_AFTER = 280  # seconds, so that pytest does not give up first, on a test that runs two
+TIMEOUT = 280  # seconds; below the timeout of pytest for a test that runs two processes
 
 
 def run_python(
@@ -40,14 +40,17 @@ def run_python(
     env: dict[str, str] | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess:
-    """Run this Python with `arguments` in `cwd`, one thread, and hand back what it printed. What hangs is ended, with
-    all that it started, and each thread says where it stood.
+    """Run this Python in a subprocess and return its output. A process that hangs is killed with all of its children,
+    and prints the stack of each thread.
 
     Args:
-        fresh: start it anew, for what is said about imports or memory; else it is forked from a process that has
-            imported PyTorch and others (see `forked_python`), which spares seconds.
-        env: all variables, in place of those of this process.
-        environment: further ones.
+        arguments: arguments of the interpreter.
+        cwd: working directory.
+        check: whether an exit code other than 0 raises AssertionError.
+        fresh: start a new interpreter, for tests of imports or memory; otherwise it is forked from a process that has
+            imported PyTorch and other libraries (see `forked_python`), which saves seconds.
+        env: all environment variables. Default: those of this process.
+        environment: further environment variables.
     """
     env = {**(env or os.environ), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200", **environment}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +58,7 @@ def run_python(
         for path in printed:
             path.touch()
         process = start_python([str(each) for each in arguments], cwd, env, (os.devnull, *printed), fresh)
-        process.join(HANGS_AFTER)
+        process.join(TIMEOUT)
         hangs = process.exitcode is None
         if hangs:
             end_all(process.pid, signal.SIGABRT)
@@ -64,20 +67,20 @@ def run_python(
             process.join()
         out, errors = (path.read_text(encoding="utf-8") for path in printed)
     if hangs:
-        raise AssertionError(f"hung for {HANGS_AFTER} s\n{out[-4000:]}\n{errors[-20000:]}")
+        raise AssertionError(f"hung for {TIMEOUT} s\n{out[-4000:]}\n{errors[-20000:]}")
     if check and process.exitcode:
         raise AssertionError(f"exit code {process.exitcode}\n{out[-4000:]}\n{errors[-6000:]}")
     return subprocess.CompletedProcess([sys.executable, *arguments], process.exitcode, out, errors)
 
 
 def run_command(*arguments: str, cwd: Path | str, check: bool = False, **more: Any) -> subprocess.CompletedProcess:
-    """Run `scratch-gpt` in a process of its own; `more` as for `run_python`."""
+    """Run `scratch-gpt` in a subprocess; `more` are arguments of `run_python`."""
     script = "import sys; from scratch_gpt.cli.app import main; sys.argv[0] = 'scratch-gpt'; main()"
     return run_python("-c", script, *arguments, cwd=cwd, check=check, **more)
 
 
 def end_all(pid: int, number: int) -> None:
-    """Send a signal to a process, if it still runs, and to all that it started."""
+    """Send a signal to a process, if it is still running, and to all of its children."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for each in [*process.children(recursive=True), process]:
@@ -88,22 +91,22 @@ def end_all(pid: int, number: int) -> None:
 def run_here(
     script: str, *arguments: str, cwd: Path | str = PROJECT, check: bool = True
 ) -> subprocess.CompletedProcess:
-    """The same in this process, which spares the seconds that its imports take; what it sets is put back. `script` is
-    a path, or "scratch-gpt". For what is said about a process itself (a kill, a stranger, a launcher), `run_python`."""
+    """Run a script in this process, which saves the time of its imports; process-wide settings are restored. `script`
+    is a path, or "scratch-gpt". Tests of the process itself (kills, launchers, a missing package) use `run_python`."""
     from accelerate.state import AcceleratorState, GradientState
 
-    def forget_accelerator() -> None:  # which is one for a process
+    def reset_accelerator() -> None:  # a singleton of the process
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
 
     out, errors, code = io.StringIO(), io.StringIO(), 0
     threads = torch.get_num_threads()
-    forget_accelerator()
+    reset_accelerator()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [script, *arguments])
         patch.setenv("COLUMNS", "200")
-        patch.setattr(sys, "stdin", io.StringIO())  # nobody is there to answer
+        patch.setattr(sys, "stdin", io.StringIO())  # not interactive
         try:
             if script == "scratch-gpt":
                 scratch_gpt_command()
@@ -113,15 +116,15 @@ def run_here(
             code = int(stop.code or 0)
         finally:
             torch.set_num_threads(threads)
-            forget_accelerator()
+            reset_accelerator()
     if check and code:
         raise AssertionError(f"exit code {code}\n{out.getvalue()[-4000:]}\n{errors.getvalue()[-6000:]}")
     return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), errors.getvalue())
 
 
-def refusals(script: str, asked: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
-    """Exit code and error stream of `script` with each list of arguments."""
-    results = [run_here(script, *arguments, cwd=cwd, check=False) for arguments in asked]
+def refusals(script: str, argument_lists: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
+    """Exit code and standard error of `script` with each list of arguments."""
+    results = [run_here(script, *arguments, cwd=cwd, check=False) for arguments in argument_lists]
     return [(result.returncode, result.stderr) for result in results]
 
 
@@ -137,6 +140,4 @@ TINY_MODEL = ("--preset", "llama", "--hidden_size", "32", "--num_hidden_layers",
 TINY_RUN = (*TINY_LOOP, *TINY_MODEL, "--tokenizer", "char")
 
 
-needs_compiler = pytest.mark.skipif(
-    not can_compile("cpu"), reason="no C++ compiler or Python.h, without which runs go on plain"
-)
+needs_compiler = pytest.mark.skipif(not can_compile("cpu"), reason="no C++ compiler or Python.h")

@@ -1,4 +1,4 @@
-"""Runs and trainers of tiny models, and what they leave."""
+"""Training runs and trainers of tiny models, and their output."""
 
 import json
 
@@ -25,6 +25,7 @@ from scratch_gpt.train.tasks.masked_lm.task import MaskedLanguageModeling
 
 
 def pretrain(folder, text, *arguments: str, check: bool = True, **environment: str):
+    """Pre-train a tiny model; with `environment`, in a subprocess with these variables."""
     options = ("--output_dir", str(folder), "--dataset", str(text), *TINY_RUN, *arguments)
     if environment:
         return run_python(PRETRAIN, *options, cwd=PROJECT, check=check, **environment)
@@ -32,15 +33,17 @@ def pretrain(folder, text, *arguments: str, check: bool = True, **environment: s
 
 
 def metrics(folder) -> list[dict]:
+    """The rows of `metrics.jsonl` of a run."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
+    """The weights of a model directory."""
     return load_file(folder / "model.safetensors")
 
 
 def make_trainer(folder, model, batch_size=2, optimizers=None, lengths=(9, 16, 10, 11, 15, 9, 16, 12), **settings):
-    """A trainer of language modelling on the CPU."""
+    """Build a trainer of language modelling on the CPU."""
     args = PretrainingArguments(output_dir=str(folder), batch_size=batch_size, **{**SETTINGS, **settings})
     accelerator, tokenizer = Accelerator(cpu=True), train_tokenizer(["a b c d"], "char")
     shards = {"train": shard_of(lengths), "validation": shard_of(lengths[:3])}
@@ -51,6 +54,8 @@ def make_trainer(folder, model, batch_size=2, optimizers=None, lengths=(9, 16, 1
 
 
 def trainer_with(folder, factors, **settings):
+    """Build a trainer whose n-th evaluation has its metrics multiplied by the n-th of `factors`; without factors,
+    validation scores no token."""
     tokenizer = train_tokenizer(["a b c d"], "char", template="encoder")
     model = tiny_encoder(ScratchEncoderForMaskedLM, "bert", vocab_size=len(tokenizer))
     texts, nothing = Tokens.of([tokenizer("a b c d")["input_ids"]] * 8), Tokens.of([[1, 2]])
@@ -66,7 +71,7 @@ def trainer_with(folder, factors, **settings):
 
 
 class ScoresAtTimes(MaskedLanguageModeling):
-    """Masked-language modelling whose n-th validation has its loss multiplied by the n-th of these factors."""
+    """Masked language modelling whose n-th evaluation has its metrics multiplied by the n-th of `factors`."""
 
     def __init__(self, *args, factors, **kwargs):
         super().__init__(*args, **kwargs)
@@ -84,6 +89,6 @@ SETTINGS = {"warmup_steps": 0, "schedule": "constant", "max_grad_norm": 0.0, "pr
 
 
 def shard_of(lengths) -> Shard:
-    """Documents of so many random tokens, of which none fits into a row beside another where they are long."""
+    """Documents of random tokens with these lengths."""
     tokens = np.random.default_rng(0).integers(5, 99, sum(lengths)).astype(np.uint16)
     return Shard(tokens, np.cumsum(lengths), len(tokens), len(tokens))

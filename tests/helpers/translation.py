@@ -14,8 +14,10 @@ TINY += ("--precision", "fp32", "--log_every", "1", "--num_beams", "2")
 
 
 def train(folder: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Train a tiny translation model."""
     return run_here(TRAIN, "--output_dir", str(folder), *TINY, *options, check=check)
 
 
 def scratch_gpt(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    """Run `scratch-gpt` in this process."""
     return run_here("scratch-gpt", *arguments, cwd=cwd, check=False)

@@ -157,14 +157,14 @@ def test_rollouts_are_sampled_and_scored_without_dropout():
 
 def test_rounds_differ_and_a_repeated_round_is_the_same():
     task = task_of(algorithm="ppo", batch_size=4)
-    rounds = [[r.completion for r in task._write_round(number)] for number in (0, 1, 0)]
+    rounds = [[r.completion for r in task._sample_round(number)] for number in (0, 1, 0)]
     assert rounds[0] == rounds[2]
     assert rounds[0] != rounds[1]
 
 
 def test_completions_of_one_prompt_differ():
     task = task_of(algorithm="grpo", num_generations=4, batch_size=4)
-    found = task._write_round(0)
+    found = task._sample_round(0)
     for prompt in range(4):
         group = found[4 * prompt : 4 * prompt + 4]
         assert len({tuple(r.prompt) for r in group}) == 1

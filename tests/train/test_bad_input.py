@@ -1,4 +1,4 @@
-"""What `language_modeling.py` says to input that no run can be made of: one line, code 2, and nothing written."""
+"""Errors of `language_modeling.py` for bad input: one line, exit code 2, and nothing is written."""
 
 import pytest
 from helpers.models import tiny_config
@@ -13,13 +13,13 @@ BAD = {
     "dataset without that column": (["--dataset", "DIR/t.jsonl", "--text_column", "body"], "no column 'body'"),
     "heads that do not divide": (["--num_attention_heads", "5"], "num_attention_heads is 5"),
     "tokenizer too large": (["--init_from", "DIR/model", "--tokenizer", "DIR/tokenizer"], "the model's vocabulary"),
-    "another run": (["--output_dir", "DIR/other"], "holds another run"),
+    "another run": (["--output_dir", "DIR/other"], "contains another run"),
     "unknown preset": (["--preset", "gtp2"], "unknown preset 'gtp2': choose one of bigram, gpt2"),
     "unknown flag": (["--learning_rat", "1"], "unrecognized arguments: --learning_rat"),
     "nothing to resume": (["--resume"], "holds no run"),
-    "sizes beside a checkpoint": (["--init_from", "DIR/model", "--hidden_size", "64"], "leave out --hidden_size"),
+    "sizes beside a checkpoint": (["--init_from", "DIR/model", "--hidden_size", "64"], "remove --hidden_size"),
     "wrong value in the config": (["--config", "DIR/wrong.yaml"], "invalid int value: 'many'"),
-    "unwritable output": (["--output_dir", "DIR/good.txt/run"], "can't be made"),
+    "unwritable output": (["--output_dir", "DIR/good.txt/run"], "can't be created"),
     "tracker that is not there": (["--tracker", "trackio"], "trackio is not installed"),
     "context of nothing": (["--context_length", "0"], "max_position_embeddings is 0"),
     "no such tokenizer": (["--tokenizer", "DIR/none"], "is none of char, word, bpe, unigram"),
@@ -30,7 +30,10 @@ BAD = {
     ),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
     "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),
-    "batch of nothing": (["--batch_size", "0", "--learning_rate", "-1"], "batch_size is 0, want more than 0; learning"),
+    "batch of nothing": (
+        ["--batch_size", "0", "--learning_rate", "-1"],
+        "learning_rate is -1.0, want more than 0; batch_size is 0, want more than 0",
+    ),
     "wrong type": (["--max_steps", "many"], "invalid int value: 'many'"),
     "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is not a local file or folder"),
 }

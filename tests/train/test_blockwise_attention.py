@@ -43,7 +43,7 @@ def calls(monkeypatch):
 
     for name in ("sdpa_attention_forward", "eager_attention_forward"):
         monkeypatch.setattr(blockwise_attention, name, counted(name.split("_")[0], getattr(blockwise_attention, name)))
-    for name in ("_Blockwise", "_BlockwiseAnew"):
+    for name in ("_Blockwise", "_BlockwiseRecomputed"):
         function = getattr(blockwise_attention, name)
         monkeypatch.setattr(blockwise_attention, name, type(name, (), {"apply": counted(name, function.apply)}))
     return names
@@ -67,10 +67,10 @@ def errors(found, expected):
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_its_gradients_are_those_of_sdpa(dtype, calls):
+def test_gradients_equal_those_of_sdpa(dtype, calls):
     """As near to those in float64 as plain products are, for rows of any length; several query heads share a key."""
     attention = torch.compile(blockwise_attention.blockwise_attention_forward, dynamic=False)
-    long = "sdpa" if dtype == torch.float32 else "_BlockwiseAnew"
+    long = "sdpa" if dtype == torch.float32 else "_BlockwiseRecomputed"
     ways = {BLOCK: "eager", BLOCK + 1: "_Blockwise", 301: "_Blockwise", LONG_ROW: "_Blockwise", LONG_ROW + 1: long}
     for length, way in ways.items():
         query, key, value, grad = (torch.randn(2, heads, length, 16, dtype=dtype) for heads in (4, 2, 2, 4))
@@ -85,7 +85,7 @@ def test_its_gradients_are_those_of_sdpa(dtype, calls):
 
 
 @needs_compiler
-def test_in_a_model_autocast_decides(calls):
+def test_implementation_depends_on_autocast(calls):
     ours, our_loss = model_with(BLOCKWISE, True)
     sdpa, sdpa_loss = model_with("sdpa", False)
     exact, exact_loss = model_with("sdpa", False, torch.float32)
@@ -113,7 +113,7 @@ def test_in_a_model_autocast_decides(calls):
     ],
     ids=["uncompiled", "short", "shorter", "not so short", "compiled", "short with dropout", "dropout", "padding"],
 )
-def test_what_stands_in(compiled, dtype, overrides, length, padded, stands_in, calls):
+def test_fallback_implementations(compiled, dtype, overrides, length, padded, stands_in, calls):
     inputs, losses = {}, []
     tokens = torch.randint(5, 99, (2, length))
     if padded:
@@ -131,7 +131,7 @@ def test_what_stands_in(compiled, dtype, overrides, length, padded, stands_in, c
 
 @needs_compiler
 @pytest.mark.parametrize("length", [300, LONG_ROW + 1])
-def test_sharp_attention_learns_as_with_plain_products(length):
+def test_large_scores_have_accurate_gradients(length):
     """Rounded scores are far off where they are great: the gradient of the values stays as good as that of eager
     attention, those of queries and keys nearly."""
     query, key, value, grad = torch.randn(4, 2, 2, length, 16).bfloat16()
@@ -146,7 +146,7 @@ def test_sharp_attention_learns_as_with_plain_products(length):
 
 
 @needs_compiler
-def test_an_encoder_looks_both_ways():
+def test_encoder_attention_is_bidirectional():
     tokens, states = torch.randint(5, 99, (2, 300)), []
     for attention in (BLOCKWISE, "sdpa"):
         model = tiny_encoder(ScratchEncoderForMaskedLM, "bert", max_position_embeddings=512)
@@ -159,7 +159,7 @@ def test_an_encoder_looks_both_ways():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", BLOCKWISE])
-def test_attention_that_is_the_same_function_keeps_the_lean_step(attention, monkeypatch):
+def test_equivalent_attention_keeps_fast_decoding(attention, monkeypatch):
     steps, step = [], fast_decoding.StepDecoder.step
     monkeypatch.setattr(fast_decoding.StepDecoder, "step", lambda self, ids: steps.append(ids) or step(self, ids))
     model, ids = tiny_model("llama"), torch.randint(3, 99, (1, 6))

@@ -1,5 +1,5 @@
-"""Checkpoints on the disk: how many are kept, that their bytes are on it before they have their name, and that a folder
-which was never finished is not taken for one."""
+"""Checkpoints on disk: how many are kept, that files are synced before the rename, and that staging directories are
+ignored."""
 
 import errno
 import os
@@ -18,28 +18,28 @@ from scratch_gpt.train.checkpoints.checkpoint import (
     publish_into,
     remove_partial,
 )
-from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
 
 QUICK = {"optimizer": "adamw", "learning_rate": 1e-3, "eval_every": 0}
 
 
 def steps_in(run: Path) -> list[int]:
-    """The steps of the folders that stand in `checkpoints`, whatever their names are."""
+    """The steps of the directories in `checkpoints`, all of which must be named as checkpoints."""
     names = [path.name for path in (run / "checkpoints").iterdir()]
     assert all(name == f"step-{int(name[5:]):08d}" for name in names), names
     return sorted(int(name[5:]) for name in names)
 
 
 @pytest.mark.parametrize(("keep_last", "kept"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
-def test_as_many_checkpoints_are_kept_as_asked_for(keep_last, kept, tmp_path):
+def test_keep_last_checkpoints_are_kept(keep_last, kept, tmp_path):
     run = tmp_path / "run"
     make_trainer(run, tiny_model("llama"), max_steps=4, save_every=1, keep_last=keep_last, **QUICK).run()
     assert steps_in(run) == kept
-    assert [damage(folder) for folder in checkpoint_folders(run)] == [None] * len(kept)
+    assert [find_corruption(folder) for folder in checkpoint_folders(run)] == [None] * len(kept)
 
 
-def test_never_fewer_are_on_the_disk_than_are_kept(tmp_path, monkeypatch):
-    """The old one goes after the new one has come."""
+def test_old_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
+    """At any time, at least `keep_last` checkpoints exist."""
     run, seen = tmp_path / "run", []
     real = shutil.rmtree
 
@@ -53,11 +53,11 @@ def test_never_fewer_are_on_the_disk_than_are_kept(tmp_path, monkeypatch):
     assert seen == [("step-00000001", [1, 2, 3]), ("step-00000002", [2, 3, 4])]
 
 
-# --- what is synced, and when ----------------------------------------------------------------------------
+# --- syncing ----------------------------------------------------------------------------
 
 
 class Disk:
-    """Records the calls of `os.fsync` and of the renames in a folder, and makes them."""
+    """Records calls of `os.fsync` and renames into a directory, and executes them."""
 
     def __init__(self, monkeypatch, folder: Path):
         self.folder, self.synced, self.renamed = folder, {}, []
@@ -71,7 +71,7 @@ class Disk:
             def rename(source, target, **options) -> None:
                 if Path(target).is_relative_to(folder):
                     self.renamed.append((Path(source), Path(target), self.unsynced(Path(source)), len(self.synced)))
-                    # What is synced of the folder before counts for nothing: its new entry must be.
+                    # The directory must be synced again, for its new entry.
                     self.synced.pop(identity(Path(target).parent.stat()), None)
                 real[name](source, target, **options)
 
@@ -82,7 +82,7 @@ class Disk:
         monkeypatch.setattr(os, "replace", renaming("replace"))
 
     def unsynced(self, path: Path) -> list[str]:
-        """What of a file or folder, and of all below, was not synced since it was last written."""
+        """Files and directories, from `path` downwards, that were not synced since they were last written."""
         paths = [path, *path.rglob("*")] if path.is_dir() else [path]
         return [p.name for p in paths if self.synced.get(identity(p.stat())) != state(p.stat())]
 
@@ -95,8 +95,8 @@ def state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def test_every_file_of_a_checkpoint_is_synced_before_the_folder_has_its_name(tmp_path, monkeypatch):
-    """And what holds the name, after it."""
+def test_checkpoint_files_are_synced_before_the_rename(tmp_path, monkeypatch):
+    """And the parent directory is synced after it."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=2, save_every=1, **QUICK)
     disk = Disk(monkeypatch, run / "checkpoints")
@@ -109,8 +109,8 @@ def test_every_file_of_a_checkpoint_is_synced_before_the_folder_has_its_name(tmp
     assert {"model.safetensors", "training_state.safetensors", "training_state.json", "manifest.json"} <= files
 
 
-def test_every_file_of_the_best_model_is_synced_before_it_replaces_another(tmp_path, monkeypatch):
-    """The weights come last."""
+def test_best_model_files_are_synced_before_they_replace_others(tmp_path, monkeypatch):
+    """Weights are moved last."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK)
     disk = Disk(monkeypatch, run)
@@ -124,8 +124,8 @@ def test_every_file_of_the_best_model_is_synced_before_it_replaces_another(tmp_p
 
 
 @pytest.mark.parametrize("way", [publish, publish_into])
-def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
-    """As those of a second tokenizer are; and at the end each folder that holds a new name."""
+def test_files_in_subdirectories_are_synced(way, tmp_path, monkeypatch):
+    """Such as those of a second tokenizer; at the end, each directory with a new entry is synced."""
     unfinished = tmp_path / "unfinished"
     (unfinished / "target_tokenizer").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "target_tokenizer/tokenizer.json"):
@@ -142,9 +142,9 @@ def test_files_in_folders_are_synced_too(way, tmp_path, monkeypatch):
     assert all(identity(folder.stat()) in disk.synced for folder in hold_new_names)  # after the last rename
 
 
-def test_a_disk_that_refuses_a_sync_of_a_checkpoint_costs_none_before(tmp_path, monkeypatch):
-    """Whichever sync it is, of a file of the checkpoint or of its folder: what is left is the checkpoint before, whole,
-    and no litter. Once the folder has its name, it stays."""
+def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
+    """Whichever sync fails, of a file or of the directory: the previous checkpoint stays valid, and no staging
+    directory is left. After the rename, the new checkpoint stays."""
     run, real = tmp_path / "run", os.fsync
     trainer = make_trainer(run, tiny_model("llama"), max_steps=9, **QUICK)
     trainer.advance(1)
@@ -168,19 +168,19 @@ def test_a_disk_that_refuses_a_sync_of_a_checkpoint_costs_none_before(tmp_path, 
             trainer.save_now()
         monkeypatch.setattr(os, "fsync", real)
         assert steps_in(run) == ([1] if refused < total - 1 else [1, 2]), refused
-        assert damage(newest_checkpoint(run)) is None
+        assert find_corruption(newest_checkpoint(run)) is None
     trainer.save_now()
     assert steps_in(run) == [1, 2]
-    assert damage(run / "checkpoints/step-00000002") is None
+    assert find_corruption(run / "checkpoints/step-00000002") is None
 
 
-# --- folders that were never finished --------------------------------------------------------------------
+# --- unfinished checkpoints --------------------------------------------------------------------
 
 
 @pytest.fixture
 def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """A run of three steps that was killed right before its third checkpoint had its name: all files are written,
-    synced and listed, under the name that the loop gives them until then. The run, and that folder."""
+    """A run of three steps that was killed right before the rename of its third checkpoint, whose files are all
+    written, synced and listed in the staging directory. Returns the directory of the run, and that one."""
     run, unfinished = tmp_path / "run", []
     real = os.rename
 
@@ -197,11 +197,11 @@ def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
     shutil.rmtree(run / "checkpoints/step-00000003")
     shutil.copytree(run / "checkpoints/step-00000002", run / "checkpoints/step-00000001")
     (tmp_path / "aside").rename(unfinished[0])
-    assert damage(unfinished[0]) is None  # nothing but its name tells it from a checkpoint
+    assert find_corruption(unfinished[0]) is None  # it differs from a checkpoint only by its name
     return run, unfinished[0]
 
 
-def test_a_folder_that_has_not_got_its_name_is_no_checkpoint(killed):
+def test_staging_directory_is_not_a_checkpoint(killed):
     run, unfinished = killed
     assert unfinished.exists()
     assert [folder.name for folder in checkpoint_folders(run)] == ["step-00000001", "step-00000002"]
@@ -209,14 +209,14 @@ def test_a_folder_that_has_not_got_its_name_is_no_checkpoint(killed):
 
 
 @pytest.mark.parametrize("name", ["step-00000009.copy", "old-step-00000009", "step-", ".step-00000009", "step-9x"])
-def test_a_copy_under_another_name_is_no_checkpoint(name, tmp_path):
+def test_copy_under_another_name_is_not_a_checkpoint(name, tmp_path):
     run = tmp_path / "run"
     make_trainer(run, tiny_model("llama"), max_steps=1, **QUICK).run()
     shutil.copytree(run / "checkpoints/step-00000001", run / "checkpoints" / name)
     assert checkpoint_folders(run) == [run / "checkpoints/step-00000001"]
 
 
-def test_what_a_kill_left_is_removed_when_the_run_goes_on(killed):
+def test_staging_directories_are_removed_on_resume(killed):
     run, unfinished = killed
     (run / ".best.partial").mkdir()
     remove_partial(run)
@@ -225,14 +225,14 @@ def test_what_a_kill_left_is_removed_when_the_run_goes_on(killed):
     assert steps_in(run) == [1, 2]
 
 
-def test_a_list_of_files_counts_what_is_listed_and_not_itself(tmp_path):
-    """A manifest that was cut off, or is empty, is damage; a second one in a sub-folder is a file like others."""
+def test_manifest_covers_subdirectories_but_not_itself(tmp_path):
+    """A truncated or empty manifest is corruption; one in a subdirectory is a file like any other."""
     (tmp_path / "below").mkdir()
     (tmp_path / "below/manifest.json").write_text("{}")
     write_manifest(tmp_path)
-    assert damage(tmp_path) is None
+    assert find_corruption(tmp_path) is None
     (tmp_path / "below/manifest.json").write_text("[]")
-    assert damage(tmp_path) == "the bytes of below/manifest.json were changed"
+    assert find_corruption(tmp_path) == "the bytes of below/manifest.json were changed"
     for text in ("", "{}", "[]", '{"files": {}}'):
         (tmp_path / "manifest.json").write_text(text)
-        assert damage(tmp_path) is not None
+        assert find_corruption(tmp_path) is not None

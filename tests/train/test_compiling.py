@@ -1,4 +1,4 @@
-"""Compiled blocks learn what plain ones learn, and are compiled where that pays."""
+"""Compiled blocks learn the same as eager ones, and are compiled if that saves time."""
 
 import os
 
@@ -21,7 +21,7 @@ from scratch_gpt.train.performance.compile_blocks import can_compile, compile_bl
 
 
 @needs_compiler
-def test_a_compiled_run_learns_the_same(text_file, tmp_path):
+def test_compiled_run_has_the_same_losses(text_file, tmp_path):
     settings = ("--max_steps", "6", "--eval_every", "3", "--log_every", "1")
     pretrain(tmp_path / "plain", text_file, *settings, "--compile", "off")
     counters.clear()
@@ -38,7 +38,7 @@ def test_a_compiled_run_learns_the_same(text_file, tmp_path):
 
 
 @needs_compiler
-def test_compiled_dropout_draws_anew_and_keeps_the_mean():
+def test_compiled_dropout_is_resampled_and_keeps_the_mean():
     torch.manual_seed(0)
     model = torch.nn.Sequential(Dropout(0.3)).train()
     import torch._inductor.config as inductor
@@ -56,7 +56,7 @@ def test_compiled_dropout_draws_anew_and_keeps_the_mean():
 
 
 @needs_compiler
-def test_a_compiled_gelu_is_the_same_function():
+def test_compiled_gelu_is_the_same_function():
     compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
     torch.manual_seed(0)
     inputs = torch.cat((5 * torch.randn(2000), torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]))).requires_grad_()
@@ -69,7 +69,7 @@ def test_a_compiled_gelu_is_the_same_function():
 
 
 @needs_compiler
-def test_a_bias_joins_what_follows_it():
+def test_bias_is_fused_into_the_following_kernel():
     """In float32, so that it is never copied; in 16 bits it stays where it is rounded once."""
     compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
     layer, inputs = torch.nn.Linear(24, 40), torch.randn(3, 7, 24)
@@ -87,7 +87,7 @@ def test_a_bias_joins_what_follows_it():
 
 @needs_compiler
 @pytest.mark.parametrize("fixed_shape", [True, False])
-def test_batches_of_one_shape_are_called_from_cpp(fixed_shape):
+def test_fixed_shape_batches_use_the_cpp_wrapper(fixed_shape):
     compile_blocks(tiny_model("gpt2"), "on", 0, fixed_shape)  # sets what is compiled from here on
     torch.compiler.reset()
     found, (code, *_) = run_and_get_code(torch.compile(lambda x: x.sin() @ x), torch.eye(5))
@@ -96,7 +96,7 @@ def test_batches_of_one_shape_are_called_from_cpp(fixed_shape):
     torch.compiler.reset()
 
 
-def test_what_auto_compiles(monkeypatch):
+def test_auto_compiles_long_runs_only(monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     blocks = sum(p.numel() for p in model.model.layers.parameters())
@@ -110,7 +110,7 @@ def test_what_auto_compiles(monkeypatch):
 
 
 @pytest.mark.parametrize("lacking", ["compiler", "headers"])
-def test_without_a_compiler_auto_goes_on_and_on_says_why(lacking, monkeypatch, tmp_path):
+def test_without_a_compiler_auto_is_off_and_on_is_an_error(lacking, monkeypatch, tmp_path):
     def refuse() -> str:
         raise InvalidCxxCompiler
 
@@ -121,12 +121,12 @@ def test_without_a_compiler_auto_goes_on_and_on_says_why(lacking, monkeypatch, t
     model = tiny_model("llama")
     assert not can_compile("cpu")
     assert not compile_blocks(model, "auto", 10**9, True)
-    with pytest.raises(ScratchError, match=r"it takes a C\+\+ compiler and Python.h: install g\+\+"):
+    with pytest.raises(ScratchError, match=r"which needs a C\+\+ compiler and Python.h: install g\+\+"):
         compile_blocks(model, "on", 1, True)
 
 
-def test_compiled_code_is_kept_in_the_own_cache(monkeypatch, tmp_path):
-    """By default it is a folder of a known name under the temporary folder, which others may have made before."""
+def test_compiled_code_is_in_the_package_cache(monkeypatch, tmp_path):
+    """The default is a predictable name in the temporary directory, which other users could create."""
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
     assert compile_blocks(tiny_model("llama"), "on", 1, True)

@@ -82,7 +82,7 @@ def train(job: str, model: str, dataset: Path, out: Path, *more: str, check: boo
 
 
 @pytest.mark.parametrize("job", SCRIPTS)
-def test_a_run_tells_of_its_data_and_refuses_to_go_on_with_other_data(job, model, tmp_path):
+def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, tmp_path):
     data = write(tmp_path / "data" / "train.jsonl", [*ROWS[job][:20], UNFIT[job], *ROWS[job][20:]])
     (tmp_path / "data" / "NOTES.log").write_text("notes")
     printed = train(job, model, tmp_path / "data", tmp_path / "run").stdout
@@ -112,7 +112,7 @@ def test_a_run_tells_of_its_data_and_refuses_to_go_on_with_other_data(job, model
 
 
 @pytest.mark.parametrize("job", SCRIPTS)
-def test_too_many_bad_rows_stop_a_run_before_anything_is_written(job, model, tmp_path):
+def test_too_many_bad_rows_fail_before_anything_is_written(job, model, tmp_path):
     write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[UNFIT[job]] * 3])
     if job == "prompts":  # a prompt that comes again is none
         write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[{"prompt": LONG + word} for word in WORDS[:3]]])
@@ -142,7 +142,7 @@ finally:
 
 
 @pytest.mark.parametrize("job", ["language_modeling", "classification", "sft"])
-def test_no_job_opens_a_file_that_is_not_shown(job, model, tmp_path):
+def test_every_file_a_run_opens_is_reported(job, model, tmp_path):
     folder = tmp_path / "data"
     write(folder / "train.jsonl", ROWS[job])
     for name in ("test.jsonl", "extra.csv", ".hidden.jsonl", "LICENSE.txt", "dataset_infos.json", "notes.txt"):
@@ -157,7 +157,7 @@ def test_no_job_opens_a_file_that_is_not_shown(job, model, tmp_path):
     assert len(listed["ignored"]) == 6
 
 
-def test_a_folder_of_ones_own_called_stories_is_not_built_in(tmp_path):
+def test_user_folder_named_stories_is_not_built_in(tmp_path):
     folder = tmp_path / "stories"
     folder.mkdir()
     for number in range(3):
@@ -171,7 +171,7 @@ def test_a_folder_of_ones_own_called_stories_is_not_built_in(tmp_path):
     assert "| license of the data | not stated |" in (tmp_path / "masked" / "README.md").read_text()
 
 
-def test_unknown_letters_are_warned_of(model, tmp_path):
+def test_unknown_characters_give_a_warning(model, tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("ÄÖÜ and so on, ÄÖÜ. " * 60)
     options = ("--context_length", "16")
@@ -186,7 +186,7 @@ def test_unknown_letters_are_warned_of(model, tmp_path):
     assert "write('" in card
 
 
-def test_one_word_is_a_text_that_masks_nothing(tmp_path):
+def test_one_word_text_without_masked_tokens(tmp_path):
     (tmp_path / "t.txt").write_text("word word")
     options = (*OPTIONS["masked_lm"], "--mask_probability", "0.01")
     script = str(PROJECT / "training" / "masked_lm.py")

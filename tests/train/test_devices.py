@@ -44,7 +44,7 @@ def test_auto_is_the_accelerator_or_the_cpu():
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu:99", "meta", "gpu", "cuda:x", ""])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
+def test_missing_device_is_refused_and_available_ones_are_listed(name):
     with pytest.raises(ScratchError, match="cpu") as refusal:
         choose_device(name)
     assert repr(name) in str(refusal.value)
@@ -52,14 +52,14 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(name):
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA")
-def test_a_build_without_cuda_is_named_as_the_reason(models):
+def test_build_without_cuda_is_reported(models):
     result = run_here("scratch-gpt", "generate", "gpt", "--device", "cuda", cwd=models, check=False)
     assert result.returncode == 2
     assert "device 'cuda' is not available: PyTorch" in result.stderr
     assert "is built without CUDA; available: cpu" in result.stderr
 
 
-def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_elsewhere():
+def test_auto_dtype_is_float32_on_cpu_and_the_checkpoints_elsewhere():
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("auto", torch.device("cuda")) == "auto"
     assert choose_dtype("float16", torch.device("cpu")) == torch.float16
@@ -67,7 +67,7 @@ def test_auto_dtype_is_float32_on_a_cpu_and_the_checkpoints_elsewhere():
         choose_dtype("fp8", torch.device("cpu"))
 
 
-def test_weights_have_the_dtype_that_is_asked_for(tmp_path):
+def test_weights_have_the_requested_dtype(tmp_path):
     tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
     train_tokenizer(["a b c"], "char", model_max_length=64).save_pretrained(tmp_path)
     dtypes = {"auto": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,7 +91,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_runs_its_models_in_the_dtype_that_is_asked_for(command, models, monkeypatch):
+def test_each_command_runs_its_models_in_the_requested_dtype(command, models, monkeypatch):
     """Every model that computes: also the reward's classifier and the reference."""
     seen, evaluation_mode = {}, PreTrainedModel.eval
 
@@ -117,7 +117,7 @@ def test_each_command_refuses_an_unknown_device_and_dtype(command, models):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_reward_runs_where_it_is_put(models):
+def test_reward_runs_on_the_given_device(models):
     reward = open_reward(str(models / "classifier"), device="cpu", dtype=torch.bfloat16)
     exact = open_reward(str(models / "classifier"))
     low, high = (r(prompts=["a"], completions=["b c"])[0] for r in (reward, exact))
@@ -126,7 +126,7 @@ def test_a_reward_runs_where_it_is_put(models):
 
 
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
-def test_an_accelerator_is_used_where_there_is_one(models):
+def test_accelerator_is_used_if_there_is_one(models):
     model, _ = open_model(str(models / "gpt"), device="auto", dtype="auto")
     assert model.device.type == torch.accelerator.current_accelerator().type
     assert model.dtype == AutoModelForCausalLM.from_pretrained(models / "gpt", trust_remote_code=False).dtype

@@ -1,4 +1,4 @@
-"""Steps, metrics, signals and batches in the cases that ordinary runs do not reach."""
+"""Edge cases of steps, metrics, signals and batches."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def unscored_run(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_step_that_scores_nothing_divides_by_nothing(unscored_run):
+def test_step_without_scored_tokens_does_not_divide_by_zero(unscored_run):
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (unscored_run / "metrics.jsonl").open()]
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert 0 < sum("train_loss" in row for row in rows) < 12
@@ -61,8 +61,8 @@ def test_a_step_that_scores_nothing_divides_by_nothing(unscored_run):
         assert weight.isfinite().all()
 
 
-def test_a_run_whose_validation_scores_nothing_ends_with_a_model(unscored_run, tmp_path):
-    """No token of the validation texts is ever chosen."""
+def test_run_without_scored_validation_tokens_publishes_a_model(unscored_run, tmp_path):
+    """No token of the validation texts is masked."""
     texts = unscored_run.parent
     files = ("--dataset", str(texts / "validation.txt"), "--validation_dataset", str(texts / "train.txt"))
     options = ("--max_steps", "2", "--hidden_size", "32", "--num_attention_heads", "2", "--num_hidden_layers", "1")
@@ -82,7 +82,7 @@ def test_a_run_whose_validation_scores_nothing_ends_with_a_model(unscored_run, t
         ([2.0, math.nan, 1.0], 6),
     ],
 )
-def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path, factors, best, capsys):
+def test_non_finite_metric_is_never_the_best(tmp_path, factors, best, capsys):
     progress = trainer_with(tmp_path / "run", factors).run()
     assert progress.best_step == best
     assert progress.best_metric is None or math.isfinite(progress.best_metric)
@@ -90,25 +90,25 @@ def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path, factors, best, 
     assert ["val_loss" in row for row in rows] == [math.isfinite(factor) for factor in factors]
     assert (tmp_path / "run/model.safetensors").exists()
     assert (tmp_path / "run/loss.png").exists()
-    assert "not finite, since nothing was scored or the model overflows: val_loss" in " ".join(
+    assert "not finite, because nothing was scored or the model overflows: val_loss" in " ".join(
         capsys.readouterr().out.split()
     )
 
 
-def test_a_validation_that_scores_nothing_has_no_loss(tmp_path):
-    """It had a loss of 0, the best there can be."""
+def test_validation_without_scored_tokens_has_no_loss(tmp_path):
+    """Regression: its loss was 0, the best possible."""
     progress = trainer_with(tmp_path / "run", [], early_stopping_patience=2).run()
     assert (progress.best_metric, progress.best_step, progress.step) == (None, 4, 4)
     assert progress.stopped_early
     assert not [row for row in read_metrics(tmp_path / "run") if "val_loss" in row or "val_accuracy" in row]
 
 
-def test_a_run_without_losses_can_be_drawn(tmp_path):
+def test_run_without_losses_can_be_plotted(tmp_path):
     plot_losses([{"tokens": 0, "step": 1}], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size
 
 
-def test_fsdp_is_refused_with_the_reason_of_the_task(tmp_path):
+def test_fsdp_is_refused_with_the_obstacle_of_the_task(tmp_path):
     trainer = trainer_with(tmp_path / "run", [])
     accelerator = trainer.accelerator
     check_sharding(trainer.task, accelerator)
@@ -134,18 +134,18 @@ assert [type(number) for number in (count, loss, signal)] == [int, float, int]
 """
 
 
-def test_sums_over_processes_keep_every_digit(tmp_path):
-    """In float32, counts beyond 2^24 and the last digits of a loss were lost."""
+def test_sums_over_processes_are_exact(tmp_path):
+    """Regression: in float32, counts beyond 2^24 and the last digits of a loss were lost."""
     script = tmp_path / "sums.py"
     script.write_text(SUMS, encoding="utf-8")
     run_python(*TWO_PROCESSES, str(script), cwd=PROJECT)
 
 
-def test_a_signal_in_the_middle_of_a_print_is_survived(monkeypatch):
+def test_signal_during_a_print_is_handled(monkeypatch):
     """Printing from the handler raised "reentrant call" where the signal came inside a print to the same stream."""
 
     class Stream:
-        """A stream that a signal reaches while it writes."""
+        """A stream that is interrupted by a signal during a write."""
 
         busy = False
 
@@ -164,13 +164,13 @@ def test_a_signal_in_the_middle_of_a_print_is_survived(monkeypatch):
     assert interruption.signal == signal.SIGTERM
 
 
-def test_what_a_signal_is_answered_with_reaches_the_file_descriptor(capfd):
+def test_signal_message_is_written_to_the_file_descriptor(capfd):
     with Interruption():
         os.kill(os.getpid(), signal.SIGINT)
     assert "finishing the step and saving" in capfd.readouterr().err
 
 
-def test_no_bound_is_named_for_unigram_vocabularies():
+def test_error_names_no_bound_for_unigram_vocabularies():
     """It prunes: where 400 tokens give 303, 450 may work."""
     texts = [f"{i} houses stand in the {i}th street of the old town" for i in range(40)]
     sizes = {}
@@ -186,7 +186,7 @@ def test_no_bound_is_named_for_unigram_vocabularies():
 # --- batches ---------------------------------------------------------------------------------------------
 
 
-def test_the_longest_texts_are_not_padded_beyond_the_longest():
+def test_padding_does_not_exceed_the_longest_text():
     """A model has learned positions for its longest text and no more: rounded up, 25 tokens were 28."""
     lengths = np.array([3, 10, 21, 25, 25])
     for seed in (0, None):
@@ -214,7 +214,7 @@ def test_batches_of_pairs_have_the_shape_of_their_bucket():
     torch.testing.assert_close(task.loss(model, task.make_batch(0, 0)), task.loss(model, short))
 
 
-def test_what_is_saved_is_the_model_that_goes_on_training_in_bfloat16():
+def test_saving_keeps_the_autocast_of_the_trained_model():
     """accelerate takes its autocast off a model that it unwraps, unless it is told to keep it."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")

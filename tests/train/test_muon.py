@@ -1,4 +1,4 @@
-"""Muon: torch's own steps, in numbers that the processor computes with by itself."""
+"""Muon: equal to torch.optim.Muon, in a dtype that the device supports natively."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from scratch_gpt.train.optim import muon
 from scratch_gpt.train.optim.muon import Muon
 
 
-def test_muon_takes_the_steps_of_torchs(monkeypatch):
-    monkeypatch.setattr(muon, "rough_dtype", lambda device: torch.bfloat16)
+def test_muon_equals_torch_muon(monkeypatch):
+    monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: torch.bfloat16)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (16, 8), (8, 24), (8, 8), (16, 8))]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
     optimizers = (
@@ -25,8 +25,8 @@ def test_muon_takes_the_steps_of_torchs(monkeypatch):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
 
 
-def test_muon_has_the_defaults_of_torchs():
-    """But for the learning rate, which is in AdamW's units here."""
+def test_muon_has_the_defaults_of_torch_muon():
+    """Except the learning rate, which is scaled to match AdamW's here."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     ours, theirs = Muon([parameter]).defaults, torch.optim.Muon([parameter]).defaults
     names = ours.keys() - {"lr"}
@@ -35,8 +35,8 @@ def test_muon_has_the_defaults_of_torchs():
 
 
 @pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
-def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
-    """Where bfloat16 is emulated, a step would take forty times as long."""
+def test_muon_uses_bfloat16_only_if_native(amx, avx512, monkeypatch):
+    """With emulated bfloat16, a step would take forty times as long."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     asked = []
@@ -47,9 +47,9 @@ def test_muon_is_as_rough_as_the_processor_is_fast(amx, avx512, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(2, 16, 16), (3, 24, 8), (1, 8, 24)])
-def test_muon_makes_matrices_nearly_orthogonal(dtype, shape, monkeypatch):
-    """These coefficients bring singular values that are not tiny to between 0.7 and 1.2, and directions stay."""
-    monkeypatch.setattr(muon, "rough_dtype", lambda device: dtype)
+def test_orthogonalize_gives_nearly_orthogonal_matrices(dtype, shape, monkeypatch):
+    """Singular values that are not tiny end up between 0.7 and 1.2, and singular vectors are unchanged."""
+    monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: dtype)
     torch.manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(1.0, 0.1, u.shape[-1])

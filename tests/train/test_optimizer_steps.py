@@ -37,7 +37,7 @@ def sgd(model, lr: float) -> list[torch.optim.Optimizer]:
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 1), (2, 2), (1, 4)])
-def test_a_step_follows_the_mean_over_its_tokens_however_they_are_accumulated(batch_size, accumulation, tmp_path):
+def test_step_is_the_mean_over_tokens_for_any_accumulation(batch_size, accumulation, tmp_path):
     """The gradient of the mean cross-entropy over all tokens of four rows, by hand; the rows have unequal numbers."""
     model = tiny_model("llama", **NO_DROPOUT)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -55,16 +55,16 @@ def test_a_step_follows_the_mean_over_its_tokens_however_they_are_accumulated(ba
         found = dict(trainer.model.named_parameters())[name]
         torch.testing.assert_close(found.detach(), old - 0.5 * gradient, atol=1e-6, rtol=1e-5, msg=name)
     norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
-    assert trainer.norms[-1]["grad_norm"] == pytest.approx(norm, rel=1e-5)
-    assert trainer.norms[-1]["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
-    assert trainer.progress.tokens == sum(counts)
+    assert trainer.recent_steps[-1]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert trainer.recent_steps[-1]["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert trainer.state.tokens == sum(counts)
 
 
 def counts_of(batch) -> list[int]:
     return (batch["labels"] != -100).sum(dim=1).tolist()
 
 
-def test_gradients_are_clipped_to_their_norm_over_all_batches_of_a_step(tmp_path):
+def test_gradient_norm_is_clipped_over_all_batches_of_a_step(tmp_path):
     """A step of SGD with rate 1 has then the length that was asked for."""
     model = tiny_model("llama", **NO_DROPOUT)
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -73,7 +73,7 @@ def test_gradients_are_clipped_to_their_norm_over_all_batches_of_a_step(tmp_path
     trainer.advance(1)
     moved = sum(float((p.detach() - old).square().sum()) for p, old in zip(model.parameters(), before, strict=True))
     assert math.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
-    assert trainer.norms[-1]["grad_norm"] > 0.1
+    assert trainer.recent_steps[-1]["grad_norm"] > 0.1
 
 
 MODELS = {
@@ -146,7 +146,7 @@ def test_a_fraction_of_an_epoch_is_rounded_up():
 
 
 @pytest.mark.parametrize(("processes", "batches"), [(1, 3), (2, 2)])
-def test_the_last_batch_of_a_fraction_counts_though_it_is_not_full(processes, batches):
+def test_partial_last_batch_of_an_epoch_fraction_counts(processes, batches):
     """Half of 11 rows are 6: with 2 rows a batch, three batches; on two processes two, of which one reaches beyond."""
     accelerator = SimpleNamespace(process_index=0, num_processes=processes)
     shards = {"train": shard_of([16] * 11), "validation": shard_of([16])}
@@ -155,7 +155,7 @@ def test_the_last_batch_of_a_fraction_counts_though_it_is_not_full(processes, ba
 
 
 @pytest.mark.parametrize(("accumulation", "steps"), [(1, 3), (2, 2), (3, 1), (4, 1)])
-def test_a_step_that_accumulates_less_than_it_could_is_taken(accumulation, steps, tmp_path):
+def test_step_with_incomplete_accumulation_is_taken(accumulation, steps, tmp_path):
     """Three batches of two rows are half an epoch of 11."""
     model = tiny_model("llama")
     settings = {"epochs": 0.5, "gradient_accumulation_steps": accumulation, "lengths": [16] * 11}
@@ -181,7 +181,7 @@ STILL = {"optimizer": "adamw", "learning_rate": 1e-30, "eval_every": 1, "save_ev
         ([1, 2, 3, 4, 5, 6], None, 1, 6),
     ],
 )
-def test_a_run_stops_after_so_many_evaluations_without_a_better_one(factors, patience, best, last, tmp_path):
+def test_early_stopping_after_patience_evaluations(factors, patience, best, last, tmp_path):
     """Evaluated after each step, so that evaluations and steps have the same numbers."""
     progress = trainer_with(tmp_path / "run", factors, **STILL, early_stopping_patience=patience).run()
     assert (progress.best_step, progress.step) == (best, last)
@@ -194,7 +194,7 @@ HIGHER |= {"val_reward", "val_distinct_2"}
 LOWER = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character", "val_kl"}
 
 
-def test_scores_are_best_where_high_and_losses_where_low():
+def test_direction_of_each_metric():
     """Each metric that can select the best model is in one of two lists written here by hand."""
     metrics = [metric for family in FAMILIES for metric in recipe_of(family).card.metrics]
     assert {metric.name for metric in metrics} == HIGHER | LOWER
@@ -205,7 +205,7 @@ def test_scores_are_best_where_high_and_losses_where_low():
 
 
 @pytest.mark.parametrize(("metric", "best"), [("val_loss", 1), ("val_accuracy", 2)])
-def test_the_best_model_is_the_one_with_the_best_metric(metric, best, tmp_path):
+def test_best_model_has_the_best_metric(metric, best, tmp_path):
     """The second evaluation has twice the loss and twice the accuracy of the others."""
     trainer = trainer_with(tmp_path / "run", [1.0, 2.0, 1.0], **STILL, max_steps=3, metric_for_best_model=metric)
     letter = trainer.directory.tokenizer.convert_tokens_to_ids("a")
@@ -215,7 +215,7 @@ def test_the_best_model_is_the_one_with_the_best_metric(metric, best, tmp_path):
     assert progress.best_step == best
 
 
-def test_the_card_of_a_run_shows_its_highest_chrf(tmp_path):
+def test_card_shows_the_highest_chrf(tmp_path):
     """Not the last one, nor that of the lowest loss: the record is changed so that these differ."""
     from helpers.processes import PROJECT
 
@@ -234,7 +234,7 @@ def test_the_card_of_a_run_shows_its_highest_chrf(tmp_path):
     assert not {"10.5000", "20.1250", "3.5000", "2.5000"} & set(card.replace("|", " ").split())
 
 
-def test_a_metric_that_a_task_does_not_have_is_refused(tmp_path):
+def test_unknown_metric_is_refused(tmp_path):
     options = ("--output_dir", str(tmp_path / "run"), "--dataset", "stories", "--num_stories", "50", *TINY_RUN)
     result = run_here(PRETRAIN, *options, "--metric_for_best_model", "val_chrf", check=False)
     assert result.returncode == 2
@@ -244,7 +244,7 @@ def test_a_metric_that_a_task_does_not_have_is_refused(tmp_path):
 # --- dropout ---------------------------------------------------------------------------------------------
 
 
-def test_dropout_acts_in_steps_and_not_in_evaluations(tmp_path):
+def test_dropout_is_active_in_steps_only(tmp_path):
     """An evaluation gives the loss by hand of a model without dropout, before and after a step; a step after an
     evaluation drops again."""
     model = ScratchGPTForCausalLM(tiny_config("gpt2", **dict.fromkeys(NO_DROPOUT, 0.5)))
@@ -259,7 +259,7 @@ def test_dropout_acts_in_steps_and_not_in_evaluations(tmp_path):
     first = next(stream)
     for _ in range(3):
         assert trainer.evaluate()["val_loss"] == pytest.approx(expected, rel=1e-5)
-        trainer.progress.data = DataState()
+        trainer.state.data = DataState()
         steps.append(trainer._step(iter([first]))[0])
     assert len(set(steps)) == 3, steps
 
@@ -267,7 +267,7 @@ def test_dropout_acts_in_steps_and_not_in_evaluations(tmp_path):
 # --- precision -------------------------------------------------------------------------------------------
 
 
-def test_bfloat16_is_chosen_by_the_matrix_units_of_the_processor(monkeypatch):
+def test_bfloat16_is_chosen_if_the_cpu_has_matrix_units(monkeypatch):
     """Not by vector instructions, with which it is slower than float32."""
     probes = [name for name in dir(torch.cpu) if name.startswith("_is_") and name.endswith("_supported")]
     assert {"_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_avx512_supported"} <= set(probes)
@@ -290,7 +290,7 @@ def test_bfloat16_that_a_gpu_emulates_is_not_chosen(monkeypatch):
     assert should_use_bf16("auto")
 
 
-def test_no_training_runs_without_a_step(tmp_path):
+def test_bounds_exclude_runs_without_a_step(tmp_path):
     """`--epochs` and its like must be more than 0."""
     from scratch_gpt.train.arguments.training import check_arguments
 

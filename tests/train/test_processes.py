@@ -72,7 +72,7 @@ def samples(make, tokenizer, state: DataState, processes: int, steps: int | None
 
 @pytest.mark.parametrize("make", [language_modeling, translation])
 @pytest.mark.parametrize("changes", [(2, 1, 2), (1, 4, 2), (4, 2, 1)])
-def test_the_samples_of_an_epoch_are_those_of_one_process(make, changes):
+def test_samples_of_an_epoch_are_independent_of_the_processes(make, changes):
     """Seven steps with the first number of processes, eight with the second, the rest of the epoch with the third: no
     row is lost, none comes twice, but for the last step, which reaches into the next epoch with several processes."""
     tokenizer = train_tokenizer(
@@ -94,7 +94,7 @@ def test_the_samples_of_an_epoch_are_those_of_one_process(make, changes):
 
 
 @pytest.mark.slow
-def test_two_processes_one_and_two_again_end_as_one_run(tmp_path):
+def test_changing_the_number_of_processes_keeps_the_result(tmp_path):
     """The same rows in the same steps, and the same curve within rounding."""
     text, straight, changing = tmp_path / "text.txt", tmp_path / "straight", tmp_path / "changing"
     text.write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)

@@ -1,4 +1,4 @@
-"""Nothing lost: damaged checkpoints are found, a signal saves, a full disk or a spoilt gradient costs no checkpoint."""
+"""Reliability: corrupted checkpoints are found, a signal saves, a full disk or a non-finite gradient loses nothing."""
 
 import errno
 import gc
@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.checkpoints.background_writer import BackgroundWriter, in_memory
 from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
-from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
 from scratch_gpt.train.engine.plots import plot_losses
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run of four steps with a checkpoint at each second one."""
+    """A run of four steps with a checkpoint every second step."""
     folder = tmp_path_factory.mktemp("reliability")
     text = folder / "text.txt"
     text.write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)
@@ -36,8 +36,8 @@ def run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def test_every_byte_of_a_checkpoint_counts(run, tmp_path, capsys):
-    """A byte flipped or cut off anywhere is found, and the checkpoint before is taken."""
+def test_every_changed_byte_of_a_checkpoint_is_found(run, tmp_path, capsys):
+    """Any changed or truncated byte is found, and the previous checkpoint is used."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     newest, before = copy / "checkpoints/step-00000004", copy / "checkpoints/step-00000002"
@@ -50,19 +50,19 @@ def test_every_byte_of_a_checkpoint_counts(run, tmp_path, capsys):
         place = generator.randrange(len(whole))
         flipped = whole[:place] + bytes([whole[place] ^ (1 << generator.randrange(8))]) + whole[place + 1 :]
         path.write_bytes(whole[:place] if number % 3 == 0 else flipped)
-        assert damage(newest) is not None, (path.name, place)
+        assert find_corruption(newest) is not None, (path.name, place)
         assert newest_checkpoint(copy) == before
         path.write_bytes(whole)
     assert newest_checkpoint(copy) == newest
-    assert len({path.stat().st_mode for path in files}) == 1  # whoever may read one may read all
-    assert "checkpoint step-00000004 is passed over" in capsys.readouterr().err
+    assert len({path.stat().st_mode for path in files}) == 1  # all files have the same mode
+    assert "checkpoint step-00000004 is skipped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["missing", "strange", "linked", "no list"])
-def test_files_that_come_and_go_are_damage(run, tmp_path, change):
+def test_added_and_missing_files_are_corruption(run, tmp_path, change):
     folder = tmp_path / "checkpoint"
     shutil.copytree(run / "checkpoints/step-00000002", folder)
-    assert damage(folder) is None
+    assert find_corruption(folder) is None
     if change == "missing":
         (folder / "config.json").unlink()
     elif change == "strange":
@@ -72,27 +72,27 @@ def test_files_that_come_and_go_are_damage(run, tmp_path, change):
     else:
         (folder / "manifest.json").unlink()
     assert {"missing": "missing", "strange": "not listed", "linked": "not listed", "no list": "has no"}[change] in str(
-        damage(folder)
+        find_corruption(folder)
     )
 
 
-def test_no_whole_checkpoint_is_an_error(run, tmp_path):
+def test_no_valid_checkpoint_is_an_error(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     for folder in (tmp_path / "run/checkpoints").iterdir():
         (folder / "config.json").write_text("{}")
-    with pytest.raises(ScratchError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(ScratchError, match=r"all checkpoints in .* are corrupted"):
         newest_checkpoint(tmp_path / "run")
 
 
-def test_a_resume_over_a_damaged_checkpoint_ends_with_the_same_weights(run, tmp_path):
+def test_resume_skips_a_corrupted_checkpoint_with_the_same_result(run, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run, again)
     path = again / "checkpoints/step-00000004/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     (again / ".best.partial").mkdir()
     result = run_here(PRETRAIN, "--output_dir", str(again), "--resume")
-    assert "step-00000004 is passed over: model.safetensors has" in " ".join(result.stderr.split())
-    assert damage(path.parent) is None
+    assert "step-00000004 is skipped: model.safetensors has" in " ".join(result.stderr.split())
+    assert find_corruption(path.parent) is None
     for name, expected in weights(run / "checkpoints/step-00000004").items():
         assert torch.equal(weights(path.parent)[name], expected), name
     assert not list(again.rglob("*.partial"))
@@ -106,23 +106,23 @@ def test_a_resume_over_a_damaged_checkpoint_ends_with_the_same_weights(run, tmp_
         (("--gradient_accumulation_steps", "2"), "the batch of a step"),
     ],
 )
-def test_a_resume_refuses_to_change_the_mathematics(run, change, said):
+def test_resume_refuses_changed_settings(run, change, said):
     result = run_here(PRETRAIN, "--output_dir", str(run), "--resume", *change, check=False)
     assert result.returncode == 2
     assert said in result.stderr.strip().splitlines()[-1]
-    assert "insist with --allow_changed_settings" in result.stderr
+    assert "allow it with --allow_changed_settings" in result.stderr
 
 
-def test_a_resume_changes_what_it_is_told_to(run, tmp_path):
+def test_resume_allows_changed_settings_on_request(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     insisted = ("--allow_changed_settings", "--max_steps", "6")
     run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), "--resume", *insisted)
-    assert damage(tmp_path / "run/checkpoints/step-00000006") is None
+    assert find_corruption(tmp_path / "run/checkpoints/step-00000006") is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
+def test_signal_finishes_the_step_and_saves(run, tmp_path, number):
     text, stopped, whole = run.parent / "text.txt", tmp_path / "stopped", tmp_path / "whole"
     options = ("--max_steps", "200", "--eval_every", "0", "--save_every", "0", "--log_every", "1", "--dropout", "0.1")
     command = [sys.executable, PRETRAIN, "--output_dir", str(stopped), "--dataset", str(text), *TINY_RUN, *options]
@@ -133,10 +133,10 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
-    assert "go on with --resume" in errors
+    assert "continue with --resume" in errors
     assert "Traceback" not in errors
     (saved,) = (stopped / "checkpoints").glob("step-*")
-    assert damage(saved) is None
+    assert find_corruption(saved) is None
     assert 5 < int(saved.name.removeprefix("step-")) < 200
     run_here(PRETRAIN, "--output_dir", str(stopped), "--resume")
     pretrain(whole, text, *options)
@@ -153,8 +153,8 @@ def test_a_signal_finishes_the_step_saves_and_says_so(run, tmp_path, number):
         (20, errno.ENOSPC, "[Errno 28] No space left on device"),
     ],
 )
-def test_a_disk_that_refuses_costs_no_checkpoint(run, tmp_path, monkeypatch, syncs, code, said):
-    """After so many files were synced, of best model or checkpoint; the last good checkpoint stays, without litter."""
+def test_write_errors_keep_earlier_checkpoints(run, tmp_path, monkeypatch, syncs, code, said):
+    """Fails after `syncs` files of best model or checkpoint: the last valid checkpoint stays, no staging directory."""
     again = tmp_path / "run"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints/step-00000004")
@@ -175,11 +175,11 @@ def test_a_disk_that_refuses_costs_no_checkpoint(run, tmp_path, monkeypatch, syn
     assert not list(again.rglob("*.partial"))
     monkeypatch.undo()
     run_here(PRETRAIN, "--output_dir", str(again), "--resume")
-    assert damage(again / "checkpoints/step-00000004") is None
+    assert find_corruption(again / "checkpoints/step-00000004") is None
 
 
-def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(run, tmp_path):
-    """An absurd learning rate spoils the weights within a few steps; the record says at which batch."""
+def test_non_finite_gradient_stops_before_the_step_and_is_recorded(run, tmp_path):
+    """A huge learning rate makes the weights overflow within a few steps; the record has the batch."""
     options = ("--max_steps", "60", "--optimizer", "adamw", "--learning_rate", "1e30", "--warmup_steps", "1")
     result = pretrain(tmp_path / "run", run.parent / "text.txt", *options, "--max_grad_norm", "0", check=False)
     assert result.returncode == 1
@@ -193,12 +193,12 @@ def test_a_spoilt_gradient_stops_before_the_step_and_leaves_its_circumstances(ru
 
 
 @pytest.mark.slow
-def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
-    """Bytes, validation loss and exact resume; weights changed under a fresh manifest are found by their loss."""
+def test_verify_passes_a_valid_run_and_finds_corruption(run, tmp_path):
+    """Bytes, validation loss and exact resume; changed weights with a valid manifest are found by their loss."""
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     sound = run_here("scratch-gpt", "verify", str(run))
     assert sound.stdout.count("✓") == 5, sound.stdout
-    assert "bit-equal with 6 steps at a stretch" in " ".join(sound.stdout.split())
+    assert "bit-equal to 6 uninterrupted steps" in " ".join(sound.stdout.split())
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
     shutil.copytree(run, tmp_path / "run")
     newest = tmp_path / "run/checkpoints/step-00000004"
@@ -215,12 +215,12 @@ def test_verify_proves_a_sound_run_and_finds_what_is_wrong(run, tmp_path):
     assert "✗ step-00000004: validation loss" in scored.stdout
     none = run_here("scratch-gpt", "verify", str(tmp_path), check=False)
     assert none.returncode == 2
-    assert "holds no run with checkpoints" in none.stderr
+    assert "contains no run with checkpoints" in none.stderr
 
 
 @pytest.mark.slow
 def test_verify_compiles_nothing(run, tmp_path, monkeypatch):
-    """A run that was compiled is verified in seconds, and where there is no compiler."""
+    """A compiled run is verified in seconds, even without a compiler."""
     shutil.copytree(run, tmp_path / "run")
     record = yaml.safe_load((run / "run.yaml").read_text())
     record["arguments"]["compile"] = "on"
@@ -256,16 +256,16 @@ def test_every_kind_of_run_can_be_verified(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
-    """A few of the kills of the benchmark, in a save and at random moments."""
-    script, out = PROJECT / "benchmarks" / "kills.py", tmp_path / "kills.json"
+def test_killed_runs_have_the_result_of_uninterrupted_ones(tmp_path):
+    """A few of the kills of the stress test, during a save and at random times."""
+    script, out = PROJECT / "stress" / "kills.py", tmp_path / "kills.json"
     run_python(script, "--kills", "4", "--cases", "GPT, Muon", "--seed", "1", "--output", out, cwd=PROJECT)
     records = json.loads(out.read_text())
     assert [record["equal"] for record in records] == [True] * 4
     assert all(record["killed"] for record in records if "call" in record)
 
 
-def test_copies_in_memory_share_what_was_shared():
+def test_copies_in_memory_keep_shared_tensors():
     table, other = torch.randn(3, 2), torch.randn(3, 2)
     copied = in_memory({"embed": table, "head": table, "other": other})
     assert copied["embed"] is copied["head"]
@@ -275,7 +275,7 @@ def test_copies_in_memory_share_what_was_shared():
     assert torch.equal(copied["other"], other)
 
 
-def test_the_writer_raises_what_its_job_raised():
+def test_background_writer_raises_the_error_of_its_job():
     def fail() -> None:
         raise TrainingError("no room")
 
@@ -287,17 +287,17 @@ def test_the_writer_raises_what_its_job_raised():
         writer.submit(print)
 
 
-def test_a_manifest_is_of_its_folder(tmp_path):
+def test_manifest_lists_the_files_of_its_directory(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("text")
     write_manifest(tmp_path)
-    assert damage(tmp_path) is None
+    assert find_corruption(tmp_path) is None
     state = json.loads((tmp_path / "manifest.json").read_text())
     assert list(state["files"]) == ["a/file"]
 
 
-def test_a_drawing_leaves_nothing_behind(tmp_path):
-    """Matplotlib's figures hold megabytes, in circles: a run that draws at each save would grow."""
+def test_plotting_releases_its_memory(tmp_path):
+    """Matplotlib's figures are reference cycles of megabytes: a run that plots at each save would leak memory."""
     rows = [{"tokens": step, "train_loss": 5 - step / 10, "val_loss": 4.0} for step in range(20)]
     plot_losses(rows, tmp_path / "loss.png")
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ in ("RendererAgg", "Figure")]

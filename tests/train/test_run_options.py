@@ -1,4 +1,4 @@
-"""Options of a run that show in nothing but what it does: checkpointing, progress, processes, cores."""
+"""Options of a run: gradient checkpointing, progress bars, processes, cores."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from scratch_gpt.train.tasks.text_arguments import DataArguments
 
 
 @pytest.mark.parametrize("flag", ["--gradient_checkpointing", "--no-gradient_checkpointing"])
-def test_gradient_checkpointing_is_turned_on_where_it_is_asked_for(flag, tmp_path, text_file, monkeypatch):
+def test_gradient_checkpointing_is_enabled_on_request(flag, tmp_path, text_file, monkeypatch):
     turned_on, enable = [], PreTrainedModel.gradient_checkpointing_enable
     monkeypatch.setattr(
         PreTrainedModel, "gradient_checkpointing_enable", lambda self, *a, **k: turned_on.append(enable(self, *a, **k))
@@ -33,7 +33,7 @@ def test_gradient_checkpointing_is_turned_on_where_it_is_asked_for(flag, tmp_pat
     assert len(turned_on) == (flag == "--gradient_checkpointing")
 
 
-def test_processes_other_than_the_first_leave_the_metrics_alone(tmp_path):
+def test_only_the_main_process_writes_metrics(tmp_path):
     rows = "".join(json.dumps({"step": step}) + "\n" for step in range(5))
     (tmp_path / "metrics.jsonl").write_text(rows)
     with Reporter(tmp_path, total_steps=9, step=2, enabled=False, task=LanguageModeling) as reporter:
@@ -45,7 +45,7 @@ def test_processes_other_than_the_first_leave_the_metrics_alone(tmp_path):
     assert kept == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "train_loss": 1.0}]
 
 
-def test_cores_are_counted_on_every_system(monkeypatch):
+def test_available_cores_on_every_platform(monkeypatch):
     assert available_cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
@@ -54,7 +54,7 @@ def test_cores_are_counted_on_every_system(monkeypatch):
     assert available_cores() == 1
 
 
-def test_figures_of_preferences_are_means_over_the_pairs_since_the_last_call():
+def test_preference_metrics_are_means_since_the_last_call():
     tokenizer = train_tokenizer(["abcdefgh"], "char", model_max_length=64)
     model, reference = (tiny_model("llama", vocab_size=len(tokenizer)) for _ in range(2))
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_figures_of_preferences_are_means_over_the_pairs_since_the_last_call():
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_tokenising_shows_its_progress_at_a_terminal(is_terminal, text_file, monkeypatch):
+def test_tokenising_shows_a_progress_bar_in_a_terminal(is_terminal, text_file, monkeypatch):
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return is_terminal

@@ -1,4 +1,4 @@
-"""What is prepared before the first step: rows of each split, lengths, what is counted and recorded."""
+"""Preparation of a run: rows of each split, lengths, and recorded facts."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from helpers.training import make_trainer, trainer_with
 from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
 from scratch_gpt.errors import ScratchError, TrainingError
 from scratch_gpt.train.engine.task import DataState
-from scratch_gpt.train.engine.trainer import Progress, check_state
+from scratch_gpt.train.engine.training_state import TrainingState, check_state
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 from scratch_gpt.train.tasks.sft.arguments import ConversationArguments
 from scratch_gpt.train.tasks.sft.build import HELD_OUT, read_conversations
@@ -32,7 +32,7 @@ def test_built_in_questions_vary_with_the_seed_and_held_out_ones_do_not():
 
 
 @pytest.mark.parametrize("context_length", [6, 64])
-def test_a_classifier_on_an_encoder_cuts_texts_at_the_shorter_length(context_length, tmp_path):
+def test_classifier_truncates_texts_at_the_shorter_length(context_length, tmp_path):
     """That of --context_length, or of the positions that the encoder has; and unknown characters are counted."""
     base = tmp_path / "base"
     tokenizer = train_tokenizer(["abc dull fine"], "char", template="encoder", model_max_length=16)
@@ -54,7 +54,7 @@ def test_a_classifier_on_an_encoder_cuts_texts_at_the_shorter_length(context_len
     assert facts["data"]["unknown_share"] == pytest.approx(1 / length, rel=0.35)  # one character of each text
 
 
-def test_left_overs_of_a_killed_save_are_removed_when_a_run_begins(tmp_path):
+def test_staging_directories_of_a_killed_save_are_removed_at_start(tmp_path):
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=1)
     for name in (".best.x1.partial", "checkpoints/.step-00000001.x2.partial", "checkpoints/step-00000001"):
@@ -66,7 +66,7 @@ def test_left_overs_of_a_killed_save_are_removed_when_a_run_begins(tmp_path):
     assert sorted(path.name for path in run.rglob("*") if path.is_dir()) == ["checkpoints", "step-00000001"]
 
 
-def test_a_task_that_cannot_be_sharded_is_refused_by_the_loop(tmp_path, monkeypatch):
+def test_trainer_refuses_a_task_that_cannot_be_sharded(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     monkeypatch.setattr(LanguageModeling, "fsdp_obstacle", "this one reads whole weights")
     with pytest.raises(ScratchError, match=r"^this one reads whole weights, which FSDP can't: use data parallelism$"):
@@ -81,26 +81,26 @@ WRONG = [
 
 
 @pytest.mark.parametrize("fields", WRONG, ids=str)
-def test_a_state_that_no_run_can_have_is_refused(fields):
-    check_state(Progress(best_metric=1.5, seconds=2))
+def test_invalid_training_state_is_refused(fields):
+    check_state(TrainingState(best_metric=1.5, seconds=2))
     with pytest.raises(ValueError, match=r"^its "):
-        check_state(Progress(**fields))
+        check_state(TrainingState(**fields))
 
 
-def test_a_failure_names_its_learning_rates_in_ascending_order(tmp_path):
+def test_failure_record_has_sorted_learning_rates(tmp_path):
     model = tiny_model("llama")
     optimizers = [torch.optim.SGD([weight], lr=0.0) for weight in model.parameters()]
     for number, optimizer in enumerate(optimizers):
         optimizer.param_groups[0]["peak_lr"] = (8.0, 1.0, 16.0)[number % 3]  # a set has them in another order
     trainer = make_trainer(tmp_path / "run", model, optimizers=optimizers, max_steps=1)
-    trainer.norms.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
+    trainer.recent_steps.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
     with pytest.raises(TrainingError, match=r"failure\.json"):
-        trainer._fail(trainer.progress.data, 0.5)
+        trainer._fail(trainer.state.data, 0.5)
     assert json.loads((tmp_path / "run/failure.json").read_text())["learning_rates"] == [0.5, 4.0, 8.0]
 
 
-def test_patience_begins_anew_with_each_best_evaluation(tmp_path):
-    """Worse, better, worse, worse: only the two in a row stop the run."""
+def test_patience_restarts_with_each_best_evaluation(tmp_path):
+    """Worse, better, worse, worse: only two consecutive ones stop the run."""
     factors = [2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 7.0]
-    progress = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
-    assert (progress.best_step, progress.step, progress.stopped_early) == (6, 10, True)
+    state = trainer_with(tmp_path / "run", factors, early_stopping_patience=2, max_steps=14).run()
+    assert (state.best_step, state.step, state.stopped_early) == (6, 10, True)

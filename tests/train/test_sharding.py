@@ -52,7 +52,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_sharded_model_equals_the_whole_one(tmp_path):
+def test_sharded_model_equals_the_unsharded_one(tmp_path):
     script = tmp_path / "shard.py"
     script.write_text(SCRIPT)
     run_python(*TWO_PROCESSES, str(script), str(tmp_path / "out"), os.path.dirname(__file__), cwd=tmp_path)

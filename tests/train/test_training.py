@@ -1,4 +1,4 @@
-"""The loop: exact resumes, equal curves on one process and two, honest figures, refusals before anything is written."""
+"""The training loop: exact resumes, equal losses on one process and two, correct metrics, early errors."""
 
 import json
 import math
@@ -37,7 +37,7 @@ from scratch_gpt.train.performance.blockwise_attention import BLOCKWISE, PLAIN_R
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments as OurTrainingArguments
 
 
-def test_a_run_leaves_a_model_directory_and_its_record(text_file, tmp_path):
+def test_run_writes_a_model_directory_and_its_record(text_file, tmp_path):
     run = tmp_path / "run"
     printed = pretrain(run, text_file, "--max_steps", "12", "--eval_every", "6", "--log_every", "2").stdout
     assert "validation" in printed
@@ -70,7 +70,7 @@ def test_a_run_leaves_a_model_directory_and_its_record(text_file, tmp_path):
 
 
 def recomputed_loss(run, text_file) -> tuple[float, float]:
-    """Nats a token and bits a byte of the saved model over every held-out token, by hand."""
+    """Nats per token and bits per byte of the saved model over every held-out token, computed directly."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     shard = prepare(open_source(str(text_file)), tokenizer)["validation"]
     total, count = 0.0, 0
@@ -84,8 +84,8 @@ def recomputed_loss(run, text_file) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
-    """With dropout, shuffling and accumulation, and killed between two checkpoints."""
+def test_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
+    """With dropout, shuffling and accumulation, killed between two checkpoints."""
     options = ("--dropout", "0.2", "--gradient_accumulation_steps", "2", "--optimizer", optimizer)
     options += ("--max_steps", "24", "--eval_every", "6", "--save_every", "4", "--keep_last", "9", "--log_every", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -122,8 +122,8 @@ def test_a_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
 
 
 @pytest.mark.parametrize("lost", ["random", "optimizer"])
-def test_a_resume_needs_the_saved_state(text_file, tmp_path, lost):
-    """The test above can fail: with random states or optimizer moments spoilt, other weights come out."""
+def test_resume_depends_on_the_saved_state(text_file, tmp_path, lost):
+    """The test above can fail: with changed random states or optimizer moments, the weights differ."""
     run, options = tmp_path / "run", ("--dropout", "0.2", "--save_every", "2", "--keep_last", "9", "--max_steps", "4")
     pretrain(run, text_file, *options)
     expected = weights(run / "checkpoints/step-00000004")
@@ -143,7 +143,7 @@ def test_a_resume_needs_the_saved_state(text_file, tmp_path, lost):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(text_file, tmp_path):
+def test_two_processes_have_the_loss_curve_of_one(text_file, tmp_path):
     options = ("--max_steps", "12", "--eval_every", "6", "--log_every", "1", "--dropout", "0", "--epochs", "9")
     pretrain(tmp_path / "one", text_file, *options, "--gradient_accumulation_steps", "2")
     arguments = (PRETRAIN, "--output_dir", str(tmp_path / "two"), "--dataset", str(text_file), *TINY_RUN, *options)
@@ -157,8 +157,8 @@ def test_two_processes_give_the_curve_of_one(text_file, tmp_path):
                 assert shared[figure] == pytest.approx(alone[figure], abs=1e-4), figure
 
 
-def test_going_on_from_a_checkpoint_of_any_kind(text_file, tmp_path):
-    """--init_from takes our own directory, and a plain transformers model with its tokenizer."""
+def test_init_from_accepts_own_and_transformers_models(text_file, tmp_path):
+    """--init_from accepts a directory of this package, and a transformers model with its tokenizer."""
     from scratch_gpt import export_native
 
     pretrain(tmp_path / "first", text_file, "--max_steps", "3")
@@ -175,7 +175,7 @@ def test_going_on_from_a_checkpoint_of_any_kind(text_file, tmp_path):
     )
 
 
-def test_dropout_is_of_all_kinds_but_where_attention_has_its_own(text_file, tmp_path):
+def test_dropout_sets_all_fields_unless_attention_dropout_is_given(text_file, tmp_path):
     def dropouts(name: str, *arguments: str) -> tuple[float, float, float]:
         pretrain(tmp_path / name, text_file, "--max_steps", "1", *arguments)
         config = json.loads((tmp_path / name / "config.json").read_text())
@@ -201,7 +201,7 @@ def test_early_stopping_keeps_the_best(text_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_its_first_checkpoint_starts_again(text_file, tmp_path):
+def test_run_killed_before_its_first_checkpoint_starts_over(text_file, tmp_path):
     run = tmp_path / "run"
     pretrain(run, text_file, "--max_steps", "3")
     shutil.rmtree(run / "checkpoints")
@@ -210,7 +210,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(text_file, tmp_pa
     assert [row["step"] for row in metrics(run)] == [3]
 
 
-def test_config_file_and_flags_that_override_it(text_file, tmp_path):
+def test_flags_override_the_config_file(text_file, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(f"dataset: {text_file}\nmax_steps: 2\nlearning_rate: 1e-3\nstreaming: false\nvocab_size:\n")
     parsed = parse_arguments((OurTrainingArguments,), "", ["--max_steps", "3"])
@@ -258,7 +258,7 @@ def test_learning_rate_schedules():
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
 def test_hugging_face_trainer_trains_it_unchanged(preset, tmp_path):
-    """And eight rows at once equal two at a time accumulated four times, though rows differ in scored tokens."""
+    """And one batch of eight rows equals four accumulated batches of two, with different numbers of scored tokens."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(16):
@@ -309,8 +309,8 @@ def test_classification_with_accumulation_equals_one_batch(tmp_path):
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
-def test_rows_of_a_run_are_dealt_out_without_loss_or_repeat(text_file):
-    """Over an epoch and a half, two processes together see exactly the rows that one sees."""
+def test_rows_are_divided_among_processes_exactly_once(text_file):
+    """Over 1.5 epochs, two processes together see exactly the rows that one process sees."""
     from types import SimpleNamespace
 
     from scratch_gpt import train_tokenizer
@@ -335,8 +335,8 @@ def test_rows_of_a_run_are_dealt_out_without_loss_or_repeat(text_file):
 
 
 @pytest.mark.slow
-def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
-    """Real training on the built-in stories, a small part of the default run."""
+def test_short_run_approaches_the_entropy_but_stays_above(tmp_path):
+    """Real training on the built-in stories, a small fraction of the default run."""
     from scratch_gpt.evaluation.story_report import score_stories
 
     options = ("--max_steps", "100", "--num_stories", "6000", "--eval_every", "100", "--num_threads", "1")
@@ -350,11 +350,11 @@ def test_a_short_run_comes_near_the_entropy_and_not_below(tmp_path):
     ("length", "chosen", "elsewhere"),
     [(PLAIN_ROW, "eager", "eager"), (PLAIN_ROW + 1, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
 )
-def test_attention_is_chosen_by_device_and_length_of_rows(length, chosen, elsewhere):
+def test_attention_is_chosen_by_device_and_sequence_length(length, chosen, elsewhere):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):
         model = ScratchGPTForCausalLM(tiny_config("llama"))
-        choose_attention(model, torch.device(device), length, all_alike=True)
+        choose_attention(model, torch.device(device), length, same_length=True)
         assert model.config._attn_implementation == expected
-    for other, all_alike in ((export_native(model), True), (ScratchGPTForCausalLM(tiny_config("llama")), False)):
-        choose_attention(other, torch.device("cpu"), length, all_alike)
+    for other, same_length in ((export_native(model), True), (ScratchGPTForCausalLM(tiny_config("llama")), False)):
+        choose_attention(other, torch.device("cpu"), length, same_length)
         assert other.config._attn_implementation == elsewhere

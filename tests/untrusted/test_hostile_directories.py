@@ -148,9 +148,9 @@ def test_plans_are_deterministic_and_diverse():
 
 
 def test_a_rewritten_manifest_is_valid_for_the_package(case):
-    from scratch_gpt.train.checkpoints.manifest import damage
+    from scratch_gpt.train.checkpoints.manifest import find_corruption
 
     folder = case / "run" / CHECKPOINTS[0]
     (folder / "config.json").write_text("changed")
     rewrite_manifest(folder)
-    assert damage(folder) is None
+    assert find_corruption(folder) is None

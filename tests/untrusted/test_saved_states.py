@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.processes import PROJECT, TWO_PROCESSES, run_python
 
-from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
 from scratch_gpt.train.checkpoints.random_state import (
     forked_random_state,
     generator_module,
@@ -78,7 +78,7 @@ try:
     newest_checkpoint(run, state)
     raise AssertionError("a corrupt checkpoint was used")
 except ScratchError as error:
-    assert "no checkpoint in" in str(error), error
+    assert "are corrupted" in str(error), error
 """
 
 
@@ -91,14 +91,14 @@ def test_only_the_main_process_reads_the_checkpoints(tmp_path):
         write_manifest(folder)
     (tmp_path / "resume.py").write_text(RESUME, encoding="utf-8")
     result = run_python(*TWO_PROCESSES, str(tmp_path / "resume.py"), str(tmp_path / "run"), cwd=PROJECT)
-    assert result.stderr.count("step-00000001 is passed over") == 1
+    assert result.stderr.count("step-00000001 is skipped") == 1
 
 
 def test_sizes_are_checked_without_reading(tmp_path):
     (tmp_path / "file").write_text("text", encoding="utf-8")
     write_manifest(tmp_path)
     (tmp_path / "file").write_text("tixt", encoding="utf-8")
-    assert damage(tmp_path, sizes_only=True) is None
-    assert "changed" in damage(tmp_path)
+    assert find_corruption(tmp_path, sizes_only=True) is None
+    assert "changed" in find_corruption(tmp_path)
     (tmp_path / "file").write_text("longer", encoding="utf-8")
-    assert "has 6 bytes, 4 were written" in damage(tmp_path, sizes_only=True)
+    assert "has 6 bytes, 4 were written" in find_corruption(tmp_path, sizes_only=True)

@@ -13,7 +13,7 @@ from helpers.processes import PRETRAIN, PROJECT, TINY_RUN, run_here
 from scratch_gpt.atomic_files import write_text
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.train.checkpoints.checkpoint import checkpoint_folders
-from scratch_gpt.train.checkpoints.manifest import damage, write_manifest
+from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
 from scratch_gpt.train.engine.run_directory import read_metrics, read_run, truncate_metrics
 
 PPO = str(PROJECT / "training" / "policy_gradient.py")
@@ -93,9 +93,9 @@ def rewarded_run(tmp_path, monkeypatch) -> Path:
 
 def test_a_reward_function_named_only_in_the_record_does_not_run(rewarded_run, tmp_path):
     said = error_of(PPO, "--output_dir", str(rewarded_run), "--resume")
-    assert "asks for the reward helper.py:f, which is code: read it, then insist with --trust_remote_code" in said
+    assert "sets the reward helper.py:f, which is code: read it, then allow it with --trust_remote_code" in said
     said = error_of("scratch-gpt", "verify", str(rewarded_run))
-    assert "asks for the reward helper.py:f, which is code" in said
+    assert "sets the reward helper.py:f, which is code" in said
     assert not (tmp_path / "ran").exists()
     run_here(PPO, "--output_dir", str(rewarded_run), "--resume", "--reward", "helper.py:f", cwd=tmp_path)
     assert (tmp_path / "ran").exists()
@@ -321,17 +321,17 @@ MANIFESTS = ["[]", "{}", '{"files": 7}', '{"files": {"a": 7}}', '{"files": {"a":
 def test_an_invalid_manifest_is_detected(content, run):
     folder = checkpoint_folders(run)[0]
     (folder / "manifest.json").write_bytes(content.encode("latin-1"))
-    assert damage(folder) in ("manifest.json can't be read", "manifest.json was changed")
+    assert find_corruption(folder) in ("manifest.json can't be read", "manifest.json was changed")
 
 
 def test_a_named_pipe_in_a_checkpoint_is_detected(run):
     folder = checkpoint_folders(run)[0]
     os.mkfifo(folder / "pipe")
-    assert damage(folder) == "pipe not listed in manifest.json"
+    assert find_corruption(folder) == "pipe not listed in manifest.json"
     (folder / "pipe").unlink()
     (folder / "manifest.json").unlink()
     os.mkfifo(folder / "manifest.json")
-    assert damage(folder) == "manifest.json can't be read"
+    assert find_corruption(folder) == "manifest.json can't be read"
 
 
 def test_a_config_file_can_disable_a_flag_that_is_on_by_default(tmp_path):

@@ -1,8 +1,7 @@
-"""The arguments that all training runs share. One field is one command-line argument, with one sentence of help.
+"""Arguments shared by all training runs. One field is one command-line argument, with one sentence of help.
 
-The metadata of a field holds everything else there is to know about the argument, so that no list of names is kept
-elsewhere: its bounds, whether a resumed run may change it, whether it is private, and whether it may be given beside
-`--init_from`.
+The metadata of a field holds all other properties of the argument, so that no list of names is kept elsewhere: its
+bounds, whether a resumed run can change it, whether it is private, and whether it can be combined with `--init_from`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from ...errors import ScratchError
 
-MAX_BATCH_SIZE, MAX_TOKENS_PER_BATCH = 1 << 20, 1 << 26  # of one process; more than any machine holds
+MAX_BATCH_SIZE, MAX_TOKENS_PER_BATCH = 1 << 20, 1 << 26  # per process; more than fits on any machine
 
 
 def argument(
@@ -30,18 +29,18 @@ def argument(
     with_init_from: bool | None = None,
     training_only: bool = False,
 ) -> Any:
-    """A dataclass field with all that is known of a command-line argument.
+    """Return a dataclass field with the properties of a command-line argument.
 
     Args:
-        default: value where the argument is not given; a list is copied.
+        default: default value; a list is copied.
         help: one sentence for `--help`.
         at_least, more_than, at_most, less_than: bounds of a number, for `check_arguments`.
         resumable: whether `--resume` accepts another value than the run was started with.
-        private: whether the model card leaves it out: it may hold a path of this machine, or says nothing of the model.
-        with_init_from: whether it may be given beside `--init_from`. By default, an argument of the data may be, and
-            one of the model may not.
-        training_only: whether an argument of the data concerns training and not reading, so that `scratch-gpt data` has
-            no such option.
+        private: whether the model card omits it, because it can be a path of this machine or does not concern the
+            model.
+        with_init_from: whether it can be combined with `--init_from`. Default: data arguments can, model arguments
+            can't.
+        training_only: whether a data argument concerns training and not reading, so that `scratch-gpt data` omits it.
     """
     bounds = {"at_least": at_least, "more_than": more_than, "at_most": at_most, "less_than": less_than}
     metadata = {
@@ -58,10 +57,10 @@ def argument(
 
 
 def metadata_of(types: Iterable[Any]) -> dict[str, Mapping[str, Any]]:
-    """The metadata of every argument, by its name.
+    """The metadata of every argument, by name.
 
     Args:
-        types: dataclasses of arguments, or instances of such.
+        types: dataclasses of arguments, or instances of them.
     """
     return {f.name: f.metadata for each in types for f in fields(each)}
 
@@ -78,7 +77,7 @@ def check_arguments(*parts: Any) -> None:
         parts: instances of dataclasses of arguments.
 
     Raises:
-        ScratchError: some are not; all of them are reported together.
+        ScratchError: a number is out of bounds; all such numbers are reported together.
     """
     wrong = []
     for part in parts:
@@ -107,10 +106,10 @@ def describe_bounds(**bounds: float) -> str:
 
 
 def check_init_from(data: Any, model_args: Any) -> None:
-    """Check that nothing is given beside `--init_from` that the checkpoint already determines.
+    """Check that no argument is combined with `--init_from` that the checkpoint already determines.
 
     Args:
-        data, model_args: data and model arguments of a family; nothing is checked where `init_from` is None.
+        data, model_args: data and model arguments of a family; nothing is checked if `init_from` is None.
 
     Raises:
         ScratchError: such arguments are given; all of them are reported together.
@@ -126,7 +125,7 @@ def check_init_from(data: Any, model_args: Any) -> None:
                 given.append(f.name)
     if given:
         names = ", ".join(f"--{name}" for name in given)
-        raise ScratchError(f"--init_from loads a model as it is: leave out {names}")
+        raise ScratchError(f"--init_from determines the architecture and tokenizer: remove {names}")
 
 
 @dataclass

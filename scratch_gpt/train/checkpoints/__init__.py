@@ -1,1 +1,1 @@
-"""How a run is saved and resumed: checkpoints, their manifests, and the writer in the background."""
+"""Saving and resuming: checkpoints, their manifests, random states, and the background writer."""

@@ -1,4 +1,4 @@
-"""Writing behind the loop: it goes on as soon as the state is copied in memory."""
+"""Asynchronous saving: training continues as soon as the state is copied in memory, a background thread writes it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 
 class BackgroundWriter:
-    """Runs one job after the other on a thread of its own. A job that fails raises its error where the next one is
-    given, or at the end; as a context, it waits for the last one."""
+    """Runs jobs one after the other in a background thread. The error of a job that failed is raised when the next one
+    is submitted, or by `wait`. As a context manager, it waits for the last job."""
 
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
@@ -31,23 +31,23 @@ class BackgroundWriter:
             self.thread.shutdown()
 
     def submit(self, job: Callable[..., None], *args: Any) -> None:
-        """Start `job` when the one before has ended: two states are never held in memory at once.
+        """Start a job once the previous one has finished, so that at most one copied state is in memory.
 
         Raises:
-            Exception: what the job before raised.
+            Exception: the error of the previous job.
         """
         self.wait()
         self.running = self.thread.submit(job, *args)
 
     def wait(self) -> None:
-        """Return when nothing is being written any more."""
+        """Wait for the running job, if any, and raise its error."""
         running, self.running = self.running, None
         if running is not None:
             running.result()
 
 
 def in_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the processor; tensors that share memory, such as tied weights, go on to share it."""
+    """Copy tensors to CPU memory; those that share memory, such as tied weights, share it in the copy too."""
     copies: dict[tuple[int, torch.Size, tuple[int, ...]], torch.Tensor] = {}
     copied = {}
     for name, tensor in tensors.items():

@@ -1,6 +1,6 @@
-"""A list of a folder's files with their sizes and checksums: a byte that changed, or is missing, is found.
+"""Manifests: a list of the files of a directory with their sizes and checksums, which reveals any changed byte.
 
-The list is itself written in one possible way only and bears its own checksum, so that its bytes count too.
+The manifest itself has a canonical form and contains its own checksum, so that changes of it are detected too.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ MANIFEST, MAX_MANIFEST = "manifest.json", 16 << 20  # bytes
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file below `folder`."""
+    """Write the manifest of all files below `folder`."""
     files = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
     (folder / MANIFEST).write_bytes(_render(files))
 
 
-def damage(folder: Path, sizes_only: bool = False) -> str | None:
-    """What is wrong with a folder that has such a list, in a few words; None where every byte is as it was written.
+def find_corruption(folder: Path, sizes_only: bool = False) -> str | None:
+    """Compare a directory with its manifest.
 
     Args:
-        sizes_only: compare the names and sizes of the files, and read none of them.
+        folder: the directory.
+        sizes_only: compare names and sizes only, without reading the files.
+
+    Returns:
+        A short description of the first difference, or None if every byte is as it was written.
     """
     path = folder / MANIFEST
     try:
@@ -34,35 +38,35 @@ def damage(folder: Path, sizes_only: bool = False) -> str | None:
         listed: dict[str, dict[str, Any]] = parse_json(text, MANIFEST)["files"]
         if _render(listed) != text.encode():
             return f"{MANIFEST} was changed"
-        wanted = {name: (entry["size"], entry["sha256"]) for name, entry in listed.items()}
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in listed.items()}
     except FileNotFoundError:
         return f"has no {MANIFEST}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{MANIFEST} can't be read"
     found = _files(folder)
-    if missing := sorted(wanted.keys() - found.keys()):
+    if missing := sorted(expected.keys() - found.keys()):
         return f"{', '.join(missing)} missing"
-    if strange := sorted(found.keys() - wanted.keys()):
-        return f"{', '.join(strange)} not listed in {MANIFEST}"
-    if odd := sorted(name for name, file in found.items() if file.is_symlink() or not file.is_file()):
-        return f"{', '.join(odd)} is a link, or no regular file"
-    for name, (written, _) in wanted.items():
+    if unlisted := sorted(found.keys() - expected.keys()):
+        return f"{', '.join(unlisted)} not listed in {MANIFEST}"
+    if irregular := sorted(name for name, file in found.items() if file.is_symlink() or not file.is_file()):
+        return f"{', '.join(irregular)} is a link, or not a regular file"
+    for name, (written, _) in expected.items():
         if (size := found[name].stat().st_size) != written:
             return f"{name} has {size:,} bytes, {written} were written"
     if sizes_only:
         return None
-    changed = [name for name, (_, checksum) in wanted.items() if _sha256(found[name]) != checksum]
+    changed = [name for name, (_, checksum) in expected.items() if _sha256(found[name]) != checksum]
     return f"the bytes of {', '.join(changed)} were changed" if changed else None
 
 
 def sync(folder: Path) -> None:
-    """Have the disk hold every file below `folder`, and the folders themselves."""
+    """Flush every file below `folder`, and the directories themselves, to disk (fsync)."""
     for path in (*folder.rglob("*"), folder):
         sync_one(path)
 
 
 def sync_one(path: Path) -> None:
-    """Have the disk hold one file, or what stands in one folder."""
+    """Flush one file, or the entries of one directory, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

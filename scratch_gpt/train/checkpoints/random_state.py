@@ -1,4 +1,4 @@
-"""The states of random generators: Python's, NumPy's, torch's on the processor, and that of the accelerator."""
+"""The states of the random generators of Python, NumPy and PyTorch, on the CPU and the accelerator."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 
 
 def generator_module(device: torch.device) -> ModuleType | None:
-    """torch's module with the random generator of a device, such as `torch.cuda`, `torch.mps` or `torch.xpu`; None for
-    the processor, whose generator is torch's own."""
+    """The module of PyTorch with the random generator of a device, such as `torch.cuda`, `torch.mps` or `torch.xpu`;
+    None for the CPU, whose generator is the default one."""
     return None if device.type == "cpu" else torch.get_device_module(device)
 
 
 def get_random_state(device: torch.device) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """Random states of this process.
+    """Return the random states of this process.
 
     Returns:
-        Those of Python and NumPy, as numbers fit for JSON, with the type of the device; and those of torch: of the
-        processor and, if there is another, of the device.
+        The states of Python and NumPy, in a form that JSON can hold, with the type of the device; and those of PyTorch:
+        of the CPU and, if there is an accelerator, of the device.
     """
     generators = [torch.get_rng_state()]
     module = generator_module(device)
@@ -35,8 +35,8 @@ def get_random_state(device: torch.device) -> tuple[dict[str, Any], list[torch.T
 
 
 def set_random_state(state: dict[str, Any], generators: list[torch.Tensor], device: torch.device) -> None:
-    """Go on from what `get_random_state` returned. The state of another type of device is left out: generators of
-    different devices have nothing in common."""
+    """Restore the random states that `get_random_state` returned. The state of a device of another type is ignored,
+    since generators of different devices are unrelated."""
     torch.set_rng_state(generators[0])
     module = generator_module(device)
     if module is not None and len(generators) > 1 and state.get("device", "cuda") == device.type:
@@ -48,7 +48,7 @@ def set_random_state(state: dict[str, Any], generators: list[torch.Tensor], devi
 
 @contextmanager
 def forked_random_state(device: torch.device) -> Iterator[None]:
-    """Inside, torch may be seeded and draw; afterwards its generators, that of the device included, are as before."""
+    """Context after which the generators of PyTorch, on the CPU and the device, are restored to their states before."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type="cuda" if device.type == "cpu" else device.type):
         yield

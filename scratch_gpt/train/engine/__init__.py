@@ -1,1 +1,1 @@
-"""The training loop, and what is around it: startup, command line, signals, reports and plots. It knows no task."""
+"""The training loop, startup, command line, signals, reports and plots; all of it independent of the task."""

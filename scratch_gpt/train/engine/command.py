@@ -1,4 +1,4 @@
-"""The command line of a training run: from arguments to an exit code."""
+"""The command line of a training run, and its exit codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .run import train_recipe
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run a command; an error that the user can fix is one line on standard error, and no secret is printed or logged.
+    """Run a command. Errors that the user can fix are one line on standard error; secrets are neither printed nor
+    logged.
 
-    The exit code is 2 for bad input, 1 for a run that failed or a disk that refuses, and 130 and 143 for SIGINT and
+    The exit code is 2 for bad input, 1 for a failed run or an OS error such as a full disk, 130 for SIGINT and 143 for
     SIGTERM.
     """
     redact_logs()
@@ -30,7 +31,7 @@ def run_command(main: Callable[[], object]) -> None:
     except OSError as error:
         print(printable(redact(f"error: {error}")), file=sys.stderr)
         sys.exit(1)
-    except Exception:  # a bug of ours, whose traceback is shown
+    except Exception:  # a bug in this package
         print(printable(redact(traceback.format_exc())), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -39,12 +40,12 @@ def run_command(main: Callable[[], object]) -> None:
 
 
 def train_command(recipe: Recipe, description: str, argv: list[str] | None = None, prog: str | None = None) -> None:
-    """Train what the command line asks for; every process must call it.
+    """Run training with arguments from the command line; every process must call it.
 
     Args:
         recipe: the family of tasks.
         description: what the command does, for `--help`.
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments. Default: those of the process.
         prog: name of the program in `--help`.
     """
     run_command(lambda: train_recipe(recipe, *parse_arguments(recipe.arguments, description, argv, prog)))

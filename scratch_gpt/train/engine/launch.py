@@ -1,4 +1,4 @@
-"""Several processes on this machine, by PyTorch's elastic launcher (that of `torchrun`)."""
+"""Launch several processes on this machine, with the elastic launcher of PyTorch (that of `torchrun`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 def launch(arguments: list[str], num_processes: int) -> int:
     """Run Python with `arguments` in several processes, which form a process group, and wait for them.
 
-    Where one process fails, the others are stopped. A signal to this process reaches all of them.
+    If one process fails, the others are stopped. A signal to this process is forwarded to all of them.
 
     Args:
-        arguments: of the Python interpreter, such as ["-m", "scratch_gpt", "train", "sft"].
+        arguments: arguments of the Python interpreter, such as ["-m", "scratch_gpt", "train", "sft"].
         num_processes: number of processes.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From a command line to arguments: below its flags, a YAML file, or the record of the run that is resumed."""
+"""Parse arguments from the command line, a YAML file, and the record of the run that is resumed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ...untrusted import read_yaml
 from ..arguments.training import names_with
 from .run_directory import RECORD, check_run_directory, read_run
 
-# What the record of a run does not decide when it is resumed. Trust above all: it comes from this command line alone.
+# Arguments that a resumed run does not take from its record; trust comes only from the command line.
 NEVER_RECORDED = {"resume", "output_dir", "trust_remote_code"}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, keeps the lines of the description, and lists each flag once, without its dashed alias."""
+    """Shows defaults, keeps the line breaks of the description, and lists each flag once, without its dashed alias."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if action.nargs == 0 or len(action.option_strings) < 2:  # a pair of flags, or without an alias
@@ -43,7 +43,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 class _Parser(HfArgumentParser):
-    """Arguments from dataclasses; a boolean is a pair of flags, `--name` and `--no-name`."""
+    """Parses dataclasses of arguments; a boolean is a pair of flags, `--name` and `--no-name`."""
 
     @staticmethod
     def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
@@ -51,7 +51,7 @@ class _Parser(HfArgumentParser):
             action, help = argparse.BooleanOptionalAction, field.metadata["help"]
             parser.add_argument(f"--{field.name}", action=action, default=field.default, help=help)
             return
-        field = copy.copy(field)  # HfArgumentParser takes all metadata for options of `add_argument`
+        field = copy.copy(field)  # HfArgumentParser passes all metadata to `add_argument`
         field.metadata = MappingProxyType({"help": field.metadata["help"]})
         HfArgumentParser._parse_dataclass_field(parser, field)
 
@@ -66,15 +66,15 @@ def parse_arguments(
     prog: str | None = None,
     processes: int | None = None,
 ) -> tuple[Any, ...]:
-    """Read the command line; below it the YAML file that `--config` names, or the record of the run that `--resume`
-    continues.
+    """Parse the command line. Its flags override the YAML file given by `--config`, and the record of the run that
+    `--resume` continues.
 
     Args:
         types: dataclasses whose fields are the arguments.
-        description: what the command does, for `--help`.
-        argv: the arguments; by default those of the process.
+        description: description of the command, for `--help`.
+        argv: command-line arguments. Default: those of the process.
         prog: name of the program in `--help`.
-        processes: number of processes of the run; by default, that of the launcher.
+        processes: number of processes of the run. Default: that of the launcher.
 
     Returns:
         An instance of each type.
@@ -110,11 +110,11 @@ def parse_arguments(
 
 
 def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, ...]:
-    """Build arguments from Python values, which are checked as those of a YAML file are.
+    """Build arguments from Python values, with the same checks as for a YAML file.
 
     Args:
         types: dataclasses whose fields are the arguments.
-        values: by name; "config" and "resume" have the same meaning as on the command line.
+        values: values by name; "config" and "resume" have the same meaning as on the command line.
 
     Raises:
         ScratchError: an unknown name or a bad value.
@@ -135,7 +135,7 @@ def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, .
 
 
 def find_config(name: str) -> Path:
-    """The path of a configuration file: `name` itself or, where there is no such file, a built-in one of that name."""
+    """The path of a configuration file: `name` itself or, if there is no such file, a built-in one of that name."""
     if not Path(name).exists():
         for folder in config_directories():
             for candidate in (folder / name, folder / f"{name}.yaml"):
@@ -145,7 +145,7 @@ def find_config(name: str) -> Path:
 
 
 def config_directories() -> list[Path]:
-    """Where the built-in configuration files are: inside an installed package, or in a checkout."""
+    """Directories of the built-in configuration files: in an installed package, and in a checkout."""
     package = Path(__file__).parents[2]
     return [package / "train" / "configs", package.parent / "training" / "configs"]
 
@@ -171,38 +171,36 @@ def _check_unchanged(
     parser: HfArgumentParser,
     processes: int | None = None,
 ) -> None:
-    """Refuse arguments of a resumed run that differ from its record and may not. Batch size and accumulation may change
-    if their product with the number of processes does not."""
-    now = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
-    if not record or now["allow_changed_settings"]:
+    """Refuse changed arguments of a resumed run, unless they are resumable. Batch size and accumulation may change if
+    their product with the number of processes does not."""
+    current = {f.name: getattr(part, f.name) for part in parsed for f in dataclasses.fields(part)}
+    if not record or current["allow_changed_settings"]:
         return
-    now, resumable = redact(now), names_with("resumable", parsed)  # redacted, as the record is
-    changed = [n for n, v in record.items() if n in now and n not in resumable and now[n] != v]
-    listed = [f"{n} {record[n]} to {now[n]}" for n in changed]
+    current, resumable = redact(current), names_with("resumable", parsed)  # redacted, as the record is
+    changed = [n for n, v in record.items() if n in current and n not in resumable and current[n] != v]
+    listed = [f"{n} {record[n]} to {current[n]}" for n in changed]
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
-    rows = _batches_of_step(record, processes_before), _batches_of_step(now, processes)
-    if rows[0] != rows[1]:
-        listed.append(f"the batch of a step (of all processes, accumulation included) {rows[0]} to {rows[1]}")
+    before, after = _batch_size_of_step(record, processes_before), _batch_size_of_step(current, processes)
+    if before != after:
+        listed.append(f"the batch of a step (of all processes, accumulation included) {before} to {after}")
     if listed:
         parser.error(
-            f"a resumed run can't change {', '.join(listed)}: leave these as they were, start another run with "
-            "--init_from, or insist with --allow_changed_settings"
+            f"a resumed run can't change {', '.join(listed)}: keep the previous values, start a new run with "
+            "--init_from, or allow it with --allow_changed_settings"
         )
 
 
-def _batches_of_step(settings: dict[str, Any], processes: int) -> int:
-    """Rows (or batches, where these are counted in tokens) of one optimizer step, over all processes."""
+def _batch_size_of_step(settings: dict[str, Any], processes: int) -> int:
+    """Sequences per optimizer step over all processes; batches, if the batch size is given in tokens."""
     return settings.get("batch_size", 1) * settings["gradient_accumulation_steps"] * processes
 
 
 def _refuse_code_of_reward(record: dict[str, Any], path: Path, argv: list[str], first: Any, parser: Any) -> None:
-    """Refuse a reward that is code and that only the record asks for: a directory grants itself no trust."""
+    """Refuse a reward that is code and given by the record only: a directory must not make itself trusted."""
     reward = record.get("reward")
     given = any(argument == "--reward" or argument.startswith("--reward=") for argument in argv)
     if isinstance(reward, str) and is_function(reward) and not given and not first.trust_remote_code:
-        parser.error(
-            f"{path} asks for the reward {reward}, which is code: read it, then insist with --trust_remote_code"
-        )
+        parser.error(f"{path} sets the reward {reward}, which is code: read it, then allow it with --trust_remote_code")
 
 
 def _read_config(path: Path, types: Sequence[Any], parser: HfArgumentParser) -> dict[str, Any]:
@@ -216,13 +214,13 @@ def _read_config(path: Path, types: Sequence[Any], parser: HfArgumentParser) -> 
 
 
 def _typed(values: dict[str, Any], source: str, types: Sequence[Any], parser: HfArgumentParser) -> dict[str, Any]:
-    """The values of a YAML file as flags would be read, so that "1e-3" is a number here too.
+    """Convert values of a YAML file as those of flags are converted, so that "1e-3" is a number here too.
 
     Args:
-        values: by name.
-        source: where they stand, for errors.
+        values: values by name.
+        source: description of their source, for errors.
         types: dataclasses whose fields are the arguments.
-        parser: knows the type of each.
+        parser: parser of these arguments.
 
     Raises:
         ScratchError: an unknown name or a bad value.
@@ -243,13 +241,13 @@ def _typed(values: dict[str, Any], source: str, types: Sequence[Any], parser: Hf
 
 
 def _value(action: argparse.Action, value: Any, parser: HfArgumentParser) -> Any:
-    """One value of a YAML file, as the parser reads it from a flag."""
+    """Convert one value of a YAML file as the parser converts that of a flag."""
     if value is None:
         raise argparse.ArgumentError(action, "want a value, not null")
     several = action.nargs in ("+", "*")
     if isinstance(value, list) and not (several and value):
-        wanted = "one value or more" if several else "one value"
-        raise argparse.ArgumentError(action, f"want {wanted}, not the list {value}")
+        expected = "one value or more" if several else "one value"
+        raise argparse.ArgumentError(action, f"want {expected}, not the list {value}")
     if isinstance(action, argparse.BooleanOptionalAction):
         try:
             return string_to_bool(str(value))

@@ -1,4 +1,4 @@
-"""Plots of a run: its losses, or several metrics in panels."""
+"""Plots of a training run: its losses, or several metrics in panels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LIGHT, DARK, RED, GREEN = "#8fb3d9", "#1f4e79", "#c0504d", "#4f8a4c"
 
 
 def plot_run(rows: list[dict[str, Any]], path: Path, title: str, task: Task) -> None:
-    """Plot a run.
+    """Plot the metrics of a training run.
 
     Args:
-        rows: of its `metrics.jsonl`.
-        path: of the image.
-        title: above the plot.
-        task: its panels, its metrics and its unit.
+        rows: rows of `metrics.jsonl`.
+        path: path of the image.
+        title: title of the plot.
+        task: provides the panels, metrics and unit.
     """
     if task.panels:
         plot_panels(rows, path, title, task.panels)
@@ -28,7 +28,14 @@ def plot_run(rows: list[dict[str, Any]], path: Path, title: str, task: Task) -> 
 
 
 def plot_panels(rows: list[dict[str, Any]], path: Path, title: str, panels: tuple[Panel, ...]) -> None:
-    """Plot several metrics, each in a panel of its own, over the number of samples; arguments as of `plot_run`."""
+    """Plot several metrics over the number of samples, one per panel.
+
+    Args:
+        rows: rows of `metrics.jsonl`.
+        path: path of the image.
+        title: title of the plot.
+        panels: the metrics to plot.
+    """
     from matplotlib.figure import Figure
 
     recorded = {name for row in rows for name in row}
@@ -55,14 +62,14 @@ def plot_panels(rows: list[dict[str, Any]], path: Path, title: str, panels: tupl
 def plot_losses(
     rows: list[dict[str, Any]], path: Path, title: str = "", unit: str = "token", metrics: tuple[Metric, ...] = ()
 ) -> None:
-    """Plot the losses over the tokens seen, with the entropy floor where it is known.
+    """Plot training and validation loss over the tokens seen, with the entropy of the text if it is known.
 
     Args:
-        rows: of `metrics.jsonl`.
-        path: of the image.
-        title: above the plot.
-        unit: what the loss is a mean of.
-        metrics: those with `plot` get a second axis.
+        rows: rows of `metrics.jsonl`.
+        path: path of the image.
+        title: title of the plot.
+        unit: unit that the loss is averaged over, such as "token".
+        metrics: those with `plot` are drawn on a second axis.
     """
     from matplotlib.figure import Figure
 
@@ -87,13 +94,13 @@ def plot_losses(
     axes.grid(alpha=0.25)
     for metric in (metric for metric in metrics if metric.plot):
         if scored := [(row["tokens"], row[metric.name]) for row in rows if metric.name in row]:
-            beside = axes.twinx()
-            beside.plot(*zip(*scored, strict=True), color=GREEN, marker="s", markersize=4, linewidth=1.2)
-            beside.set_ylabel(metric.title, color=GREEN)
-            beside.set_ylim(bottom=0)
+            right_axis = axes.twinx()
+            right_axis.plot(*zip(*scored, strict=True), color=GREEN, marker="s", markersize=4, linewidth=1.2)
+            right_axis.set_ylabel(metric.title, color=GREEN)
+            right_axis.set_ylim(bottom=0)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
     figure.savefig(path, dpi=150)
     del figure, axes
-    gc.collect()  # figures are reference cycles of megabytes, which Python collects rarely
+    gc.collect()  # figures are reference cycles of several megabytes, which Python collects rarely

@@ -1,4 +1,4 @@
-"""What a family of tasks provides to the engine: its arguments, how a run is prepared, its metrics and its card."""
+"""The interface between a family of tasks and the engine: arguments, preparation of a run, metrics and model card."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .task import Task
 
 @dataclass
 class Job:
-    """What a run consists of.
+    """A prepared training run.
 
     Attributes:
         accelerator: processes, device and precision.
-        model: unprepared, in float32.
-        tokenizer: saved beside the weights.
-        task: batches and losses.
+        model: model in float32, not yet prepared by `accelerator`.
+        tokenizer: saved with the model.
+        task: batches, losses and evaluation.
         args: training arguments, with all defaults resolved.
-        facts: what `run.yaml` records and the card shows of model and data; "title" among them.
-        report: shows what the model in a finished run's directory can do.
-        target_tokenizer: of the language that an encoder-decoder writes, where it has one of its own.
-        published: returns, of the trained weights, those of the published model.
+        facts: facts about model and data, for `run.yaml` and the model card; "title" is one of them.
+        report: called with the directory of the finished run; demonstrates its model.
+        target_tokenizer: tokenizer of the target language, if it is not `tokenizer`.
+        published: returns the weights of the published model from the trained ones.
     """
 
     accelerator: Accelerator
@@ -51,7 +51,7 @@ class DataPreview:
     Attributes:
         read: called with the data arguments and a seed; returns the summary, and a function that iterates over the
             texts.
-        template: special tokens around a text, as of `train_tokenizer`.
+        template: template of the special tokens around a text, as in `train_tokenizer`.
     """
 
     read: Callable[[Any, int], tuple[DataSummary, Callable[[], Iterable[str]]]]
@@ -63,11 +63,11 @@ class Recipe:
     """A family of tasks.
 
     Attributes:
-        family: its name: of the folder, in `run.yaml`, and on the command line.
+        family: name of the folder, in `run.yaml`, and on the command line.
         arguments: dataclasses of the data, model and training arguments.
-        prepare: called with an instance of each and the checkpoint to resume from, or None; returns the job. Whatever
-            can be refused is refused there, before anything is written.
-        card: what the model card says beyond what every card does.
+        prepare: called with an instance of each and the checkpoint to resume from, or None; returns the job. It raises
+            all errors of the input, before anything is written.
+        card: the family's parts of the model card.
         preview: reads the data for `scratch-gpt data`.
     """
 

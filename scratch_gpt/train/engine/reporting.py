@@ -1,4 +1,4 @@
-"""What a run reports while it runs: a progress line, evaluations on the console, and rows of `metrics.jsonl`."""
+"""Reports of a running training: a progress bar, evaluations on the console, and rows of `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .task import Task
 
 
 class Reporter:
-    """Rows of metrics to the console and to `metrics.jsonl`. On other processes than the first it does nothing.
+    """Writes rows of metrics to the console and to `metrics.jsonl`, on the main process only.
 
     Args:
-        folder: the run's directory.
+        folder: directory of the run.
         total_steps: optimizer steps of the whole run.
-        step: steps that were taken before.
-        enabled: whether this is the first process.
-        task: its unit and its metrics.
+        step: optimizer steps already taken.
+        enabled: whether this is the main process.
+        task: provides the unit and the metrics.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool, task: Task):
@@ -41,7 +41,7 @@ class Reporter:
         )
         self.line = self.progress.add_task("warming up", total=total_steps, completed=step)
         if enabled:
-            truncate_metrics(folder, step or -1)  # a run that saved nothing begins anew
+            truncate_metrics(folder, step or -1)  # without a checkpoint, the run starts over
 
     def __enter__(self) -> Reporter:
         self.progress.start()
@@ -51,15 +51,15 @@ class Reporter:
         self.progress.stop()
 
     def live(self, step: int, row: dict[str, float]) -> None:
-        """Refresh the progress line."""
+        """Update the progress bar."""
         speed = f"{row['tokens_per_second']:,.0f} {self.unit}s/s"
         loss = f"loss {row['train_loss']:.4f}" if "train_loss" in row else "nothing scored"
         text = f"{loss}  lr {row['learning_rate']:.1e}  {speed}"
         self.progress.update(self.line, completed=step, description=text)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Append a row to `metrics.jsonl`; print it where it holds an evaluation. Values that are not finite are left
-        out, since JSON has no NaN, and named on the console."""
+        """Append a row to `metrics.jsonl`, and print it if it contains an evaluation. Values that are not finite are
+        omitted, since JSON has no NaN, and reported on the console."""
         if not self.enabled:
             return
         undefined = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
@@ -67,7 +67,7 @@ class Reporter:
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
         if undefined:
-            why = "not finite, since nothing was scored or the model overflows"
+            why = "not finite, because nothing was scored or the model overflows"
             self.progress.print(f"step {row['step']:>6,}  {why}: {', '.join(undefined)}")
         if "val_loss" in row:
             more = "".join(f"  {m.show} {row[m.name]:{m.format}}" for m in self.shown if m.name in row)

@@ -1,4 +1,4 @@
-"""A whole run: record what it is, train, and leave a model directory."""
+"""A complete training run: record its arguments, train, and write a model directory."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .run_directory import RECORD, read_metrics, write_run
 from .startup import check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
-# wandb records the command line and the address of the git remote by itself, with the secrets in them.
+# By default, wandb records the command line and the URL of the git remote, with any secrets in them.
 TRACKERS = {"wandb": {"settings": {"x_disable_meta": True, "disable_git": True}}}
 
 
 def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
-    """Train, and report on the result; every process must call it.
+    """Train a model and report on the result; every process must call it.
 
     Args:
         recipe: the family of tasks.
         data, model_args, args: instances of its argument classes.
 
     Returns:
-        The run's directory, which holds the best model.
+        The directory of the run, with the best model.
 
     Raises:
-        ScratchError: bad input, or a run that failed; see its subclasses.
+        ScratchError: bad input; a subclass: the run failed or was interrupted.
     """
-    # Whatever can be refused is refused before anything is written.
+    # All errors of the input are raised before anything is written.
     check_arguments(data, model_args, args)
     check_output_dir(args)
     check_init_from(data, model_args)
@@ -58,16 +58,16 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
     """Train a prepared job; every process must call it.
 
     Args:
-        job: model, task and settings.
+        job: model, task and training arguments.
         recipe: the family of tasks.
         arguments: all arguments of the run by name, for its record.
-        resume_from: a checkpoint whose weights the model already has.
+        resume_from: checkpoint whose weights the model already has.
 
     Returns:
-        The run's directory, which holds the best model.
+        The directory of the run, with the best model.
 
     Raises:
-        ScratchError: there is no such metric to select the best model by, or the directory can't be made.
+        ScratchError: `metric_for_best_model` is not a metric of the task, or the directory can't be created.
     """
     accelerator, model, args = job.accelerator, job.model, job.args
     if args.metric_for_best_model not in [metric.name for metric in job.task.metrics]:
@@ -85,7 +85,7 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         model.gradient_checkpointing_enable()
     try:
         trainer = make_trainer(job, recipe, folder, resume_from)
-        gc.freeze()  # what exists now stays, and is skipped when plots and saves are collected
+        gc.freeze()  # the garbage collections of plots and saves then skip what exists now
         trainer.run()
     finally:
         gc.unfreeze()
@@ -94,13 +94,13 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
 
 
 def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | None) -> Trainer:
-    """Return the trainer of a job, which writes into `folder`.
+    """Build the trainer of a job.
 
     Args:
-        job: model, task and settings.
+        job: model, task and training arguments.
         recipe: the family of tasks.
-        folder: the run's directory.
-        resume_from: a checkpoint whose weights the model already has.
+        folder: directory of the run, which the trainer writes into.
+        resume_from: checkpoint whose weights the model already has.
     """
     private = names_with("private", recipe.arguments)
     directory = ModelDirectory(

@@ -1,7 +1,7 @@
-"""The files of a run beside its model, `run.yaml` and `metrics.jsonl`.
+"""The files `run.yaml` and `metrics.jsonl` of a run.
 
-A run's directory may come from someone else: `check_run_directory` looks at it before anything in it is read, resumed
-or overwritten, and the readers take nothing for granted.
+The directory of a run is untrusted: `check_run_directory` checks it before anything in it is read, resumed or
+overwritten, and the readers validate what they read.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ MAX_PROCESSES = 100_000
 
 
 def check_run_directory(folder: Path) -> None:
-    """Check a directory that a run is to be read from, or written into.
+    """Check a directory before a run is read from it or written into it.
 
     Raises:
-        ScratchError: it has a link, through which a run would write or remove files elsewhere; or a file that
+        ScratchError: it contains a link, through which a run could write or remove files elsewhere, or a file that
             `check_files` refuses.
     """
     for link in find_links(folder):
         raise ScratchError(
-            f"{link} is a link, and a run writes and removes files in {folder} only: put the files themselves there, "
-            "or name another output_dir"
+            f"{link} is a link, and a run writes and removes files in {folder} only: copy the files there, or choose "
+            "another output_dir"
         )
     try:
         check_files(folder)
@@ -49,11 +49,11 @@ def check_run_directory(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.yaml` says of a run.
+    """The contents of `run.yaml`.
 
     Attributes:
-        arguments: value by name, as the run was started with.
-        facts: of model and data; "task" among them.
+        arguments: the arguments that the run was started with, by name.
+        facts: facts about model and data; "task" is the family of tasks.
         processes: number of processes.
     """
 
@@ -63,7 +63,7 @@ class RunRecord:
 
     @property
     def data_fingerprint(self) -> str | None:
-        """Hash of the data that the run was begun with."""
+        """Hash of the data that the run was started with."""
         data = self.facts.get("data")
         return data.get("fingerprint") if isinstance(data, dict) else None
 
@@ -72,34 +72,41 @@ def read_run(folder: Path) -> RunRecord:
     """Read `run.yaml` of a run.
 
     Raises:
-        ScratchError: there is none, or it is not as `write_run` wrote it.
+        ScratchError: it can't be read, or has not the structure that `write_run` writes.
     """
     path = folder / RECORD
     try:
         content = read_yaml(path)
     except OSError as error:
-        raise ScratchError(f"{path} can't be read, and with it how this run was begun: {error.strerror}") from error
+        raise ScratchError(f"{path}, the record of the run, can't be read: {error.strerror}") from error
     parts = [content.get(name) if isinstance(content, dict) else None for name in ("arguments", "facts", "machine")]
     arguments, facts, machine = parts
     processes = machine.get("processes") if isinstance(machine, dict) else None
     if not (isinstance(arguments, dict) and isinstance(facts, dict) and isinstance(processes, int)):
-        raise ScratchError(f"{path} is no record of a run: want arguments, facts and the number of processes")
+        raise ScratchError(f"{path} is not the record of a run: want arguments, facts and the number of processes")
     if not 1 <= processes <= MAX_PROCESSES:
-        raise ScratchError(f"{path} says that there were {processes} processes, want 1 to {MAX_PROCESSES:,}")
+        raise ScratchError(f"{path}: the number of processes is {processes}, want 1 to {MAX_PROCESSES:,}")
     if not all(isinstance(name, str) for name in (*arguments, *facts)):
-        raise ScratchError(f"{path} has a name that is no text")
+        raise ScratchError(f"{path} has a name that is not a string")
     return RunRecord(arguments, facts, processes)
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes a value that occurs twice out twice: aliases are not read (see `untrusted.parse_yaml`)."""
+    """Writes repeated values in full, without aliases, which `untrusted.parse_yaml` does not read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:
-    """Write `run.yaml`: every argument, versions, machine, and facts such as sizes of model and data; no secrets."""
+    """Write `run.yaml`: all arguments, versions, the machine, and facts about model and data; secrets are redacted.
+
+    Args:
+        folder: directory of the run.
+        arguments: all arguments by name.
+        facts: facts about model and data; "task" is the family of tasks.
+        processes: number of processes.
+    """
     packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
     content = {
         "arguments": arguments,
@@ -120,13 +127,13 @@ def _processor() -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of a run; a last line that was cut short by a kill is left out.
+    """Read the rows of `metrics.jsonl`; an incomplete last line, which a killed process leaves, is ignored.
 
     Returns:
-        Rows with "step", an integer, and numbers by name; "sample" is a text.
+        Rows with an integer "step", numbers by name, and possibly a string "sample".
 
     Raises:
-        ScratchError: a line is no such row.
+        ScratchError: a line is not such a row.
     """
     path = folder / METRICS
     if not path.exists():
@@ -137,7 +144,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         if line.endswith("\n"):
             row = parse_json(line, f"{path}, line {number}")
             if not _is_row(row):
-                raise ScratchError(f"{path}, line {number} is no row of metrics: want a step and numbers by name")
+                raise ScratchError(f"{path}, line {number} is not a row of metrics: want a step and numbers by name")
             rows.append(row)
     return rows
 
@@ -150,8 +157,8 @@ def _is_row(row: Any) -> bool:
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the rows after `step`, which a resumed run writes again, and what was cut short by a kill."""
+    """Remove the rows after `step`, which a resumed run writes again, and an incomplete last line."""
     if (folder / METRICS).exists():
         kept = [row for row in read_metrics(folder) if row["step"] <= step]
-        # Always a new file: rows are appended to it, and what stood there may be a hard link to another one.
+        # Always a new file: rows are appended to it, and the existing one may be a hard link to another file.
         write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM end a run in good order: finish the step, save, exit. A second one exits at once."""
+"""Graceful shutdown: on SIGINT (Ctrl-C) or SIGTERM, finish the step, save and exit. A second signal exits at once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ STDERR = 2  # the file descriptor
 
 
 class Interruption:
-    """As a context, remembers the first signal in `signal`, which is 0 until then. The exit code of a process that a
-    signal has ended is 128 plus its number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+    """Context manager that stores the first signal in `signal`, which is 0 until then. The exit code of a process ended
+    by a signal is 128 plus the signal's number, as in shells: 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self) -> None:
         self.signal = 0
         self.handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # others can't set handlers
+        if threading.current_thread() is threading.main_thread():  # other threads can't set handlers
             self.handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
@@ -34,6 +34,6 @@ class Interruption:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        # The signal may come while a buffered stream is being written to, and `print` would then raise.
-        with contextlib.suppress(OSError):  # nobody may be listening any more
-            os.write(STDERR, b"\nfinishing the step and saving; once more to stop at once\n")
+        # Not `print`, which raises if the signal interrupts a write to the same buffered stream.
+        with contextlib.suppress(OSError):  # standard error may be closed
+            os.write(STDERR, b"\nfinishing the step and saving; a second signal stops immediately\n")

@@ -1,4 +1,4 @@
-"""What every training run does before the loop: check, open, prepare."""
+"""Setup of every training run before the loop: output directory, processes, precision, threads and seed."""
 
 from __future__ import annotations
 
@@ -16,46 +16,55 @@ from ...hardware import retain_freed_memory, should_use_bf16, use_all_cores
 from ..arguments.training import TrainingArguments
 from .run_directory import check_run_directory
 
-LONGEST_WAIT = timedelta(hours=6)  # of the other processes, while the first one prepares the data
+PROCESS_GROUP_TIMEOUT = timedelta(hours=6)  # other processes wait while the first one prepares the data
 
 
 def check_output_dir(args: TrainingArguments) -> None:
-    """Refuse a folder that holds another run, or links through which a run would write elsewhere.
+    """Refuse an output directory that contains another run or links.
 
     Raises:
-        ScratchError: it holds a run and this is not a resume, or it can't be used (see `check_run_directory`).
+        ScratchError: it contains a run and `--resume` is not given, or it can't be used (see `check_run_directory`).
     """
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ScratchError(f"output_dir {folder} is a file: name a folder")
+        raise ScratchError(f"output_dir {folder} is a file: choose a directory")
     held = [name for name in ("run.yaml", "config.json", "checkpoints") if (folder / name).exists()]
     check_run_directory(folder)
     if held and not args.resume:
-        raise ScratchError(f"output_dir {folder} holds another run ({', '.join(held)}): name another, or --resume it")
+        raise ScratchError(
+            f"output_dir {folder} contains another run ({', '.join(held)}): choose another, or --resume it"
+        )
 
 
 def start_processes() -> PartialState:
-    """Join the processes of the run; the `Accelerator` that `start` makes later is on top of it."""
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+    """Join the process group of the run, which the `Accelerator` of `start` then uses."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PROCESS_GROUP_TIMEOUT)
 
 
 def start(args: TrainingArguments) -> Accelerator:
-    """Processes, precision, threads, trackers and seed."""
+    """Set up this process for a training run: processes, precision, trackers, threads, memory allocator and seed.
+
+    These settings are process-wide: only a training run calls this.
+
+    Raises:
+        ScratchError: the tracker is not installed, the precision is not supported here, or Muon is to train sharded
+            weights.
+    """
     logging.disable_progress_bar()
     if args.tracker and args.tracker not in [tracker.value for tracker in get_available_trackers()]:
         raise ScratchError(f"{args.tracker} is not installed: pip install 'scratch_gpt[{args.tracker}]'")
     try:
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # unasked, it does not join processes that have no accelerator
+            cpu=not torch.accelerator.is_available(),  # by default, processes without an accelerator are not joined
             mixed_precision="bf16" if should_use_bf16(args.precision) else "no",
             log_with=args.tracker,
             project_dir=args.output_dir if args.tracker else None,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
         )
     except (ValueError, RuntimeError) as error:
-        raise ScratchError(f"precision {args.precision} can't be had here: {error}") from error
+        raise ScratchError(f"precision {args.precision} is not supported here: {error}") from error
     if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
-        raise ScratchError("muon needs whole matrices, which FSDP cuts up: use --optimizer adamw, or data parallelism")
+        raise ScratchError("muon needs whole matrices, which FSDP shards: use --optimizer adamw, or data parallelism")
     use_all_cores(args.num_threads)
     retain_freed_memory()
     set_seed(args.seed, device_specific=True)
@@ -63,14 +72,14 @@ def start(args: TrainingArguments) -> Accelerator:
 
 
 def make_output_dir(args: TrainingArguments) -> Path:
-    """The folder of the run.
+    """Create and return the directory of the run.
 
     Raises:
-        ScratchError: it can't be made.
+        ScratchError: it can't be created.
     """
     folder = Path(args.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ScratchError(f"output_dir {folder} can't be made: {error.strerror}") from error
+        raise ScratchError(f"output_dir {folder} can't be created: {error.strerror}") from error
     return folder

@@ -1,6 +1,6 @@
-"""The one training loop: steps, accumulation, precision, clipping, evaluation, saving, stopping and reporting.
+"""The training loop: steps, accumulation, precision, clipping, evaluation, saving, stopping and reporting.
 
-It knows no task; see task.py for what it asks of one.
+It is independent of the task; task.py defines the interface between the two.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 import signal
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,14 @@ from .plots import plot_run
 from .reporting import Reporter
 from .run_directory import read_metrics
 from .signals import Interruption
-from .task import DataState, Task, check_sharding
+from .task import Batch, DataState, Task, check_sharding
+from .training_state import TrainingState, check_state
+
+Batches = Iterator[tuple[Batch, DataState]]
 
 FAILURE, RECENT_STEPS = "failure.json", 20
-# What the state of another run, or a file that is none, may raise.
-UNFIT_STATE = (
+# Errors that loading the state of another run, or a malformed file, can raise.
+INVALID_STATE_ERRORS = (
     OSError,
     SafetensorError,
     ValueError,
@@ -60,52 +64,21 @@ UNFIT_STATE = (
 )
 
 
-@dataclass
-class Progress:
-    """What the loop counts; a checkpoint holds it."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0  # spent in steps
-    data: DataState = field(default_factory=DataState)
-    best_metric: float | None = None  # of --metric_for_best_model
-    best_step: int = 0
-    evaluations_since_best: int = 0
-    stopped_early: bool = False
-
-
-def check_state(progress: Progress) -> None:
-    """Check the types of what a checkpoint says was done.
-
-    Raises:
-        ValueError: a field is not as `Progress` has it.
-    """
-    data = progress.data
-    counts = [progress.step, progress.tokens, progress.best_step, progress.evaluations_since_best, data.epoch, data.row]
-    if not all(isinstance(count, int) and 0 <= count < 2**53 for count in counts):
-        raise ValueError(f"its counters are {counts}, want integers of at least 0")
-    numbers = (progress.seconds, progress.best_metric or 0.0)
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ValueError(f"its numbers are {numbers}, want finite ones")
-    if not isinstance(progress.stopped_early, bool):
-        raise ValueError(f"its stopped_early is {progress.stopped_early!r}, want true or false")
-
-
 class Trainer:
-    """Runs a task.
+    """Trains a model on a task.
 
     Args:
         accelerator: processes, device and precision.
-        model: an unprepared model in float32.
-        optimizers: over the parameters of `model`, each group with its "peak_lr".
-        task: batches and losses.
-        args: how to train.
+        model: model in float32, not yet prepared by `accelerator`.
+        optimizers: over the parameters of `model`; each parameter group has a "peak_lr".
+        task: batches, losses and evaluation.
+        args: training arguments.
         directory: writes model directories.
-        folder: of the run.
-        resume_from: a checkpoint whose weights `model` already has.
+        folder: directory of the run.
+        resume_from: checkpoint whose weights `model` already has.
 
     Raises:
-        ScratchError: the weights are to be sharded, and the task can't have that.
+        ScratchError: the task can't train with sharded weights (FSDP), or the checkpoint can't be resumed.
     """
 
     def __init__(
@@ -130,17 +103,17 @@ class Trainer:
         metric = find_metric(task.metrics, args.metric_for_best_model)
         assert metric is not None
         self.metric = metric
-        self.norms: deque[dict[str, float]] = deque(maxlen=RECENT_STEPS)
-        self.progress = Progress()
+        self.recent_steps: deque[dict[str, float]] = deque(maxlen=RECENT_STEPS)
+        self.state = TrainingState()
         if resume_from is not None:
             self._resume(resume_from)
-        batches_left = 0 if args.max_steps else task.batches_left(self.progress.data, args.epochs)
+        batches_left = 0 if args.max_steps else task.batches_left(self.state.data, args.epochs)
         steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
-        self.total_steps = args.max_steps or self.progress.step + steps_left
+        self.total_steps = args.max_steps or self.state.step + steps_left
         compile_blocks(self.model, args.compile, self.total_steps, task.fixed_shape)
 
     def _resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint, whose numbers may be anything.
+        """Restore the state from a checkpoint, which is not trusted to be valid.
 
         Raises:
             ScratchError: it does not hold the state of such a run.
@@ -149,171 +122,192 @@ class Trainer:
             numbers = load_training_state(checkpoint, self.accelerator, self.model, self.optimizers, self.average)
             self.task.load_state_dict(numbers.pop("task"))
             loop = numbers.pop("loop")
-            self.progress = Progress(**{**loop, "data": DataState(**loop["data"])})
-            check_state(self.progress)
-        except UNFIT_STATE as error:
+            self.state = TrainingState(**{**loop, "data": DataState(**loop["data"])})
+            check_state(self.state)
+        except INVALID_STATE_ERRORS as error:
             raise ScratchError(
                 f"checkpoint {checkpoint} can't be resumed: {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
 
-    def run(self) -> Progress:
+    def run(self) -> TrainingState:
         """Train to the end; afterwards the run's directory holds the best model.
 
         Raises:
-            TrainingError: a loss or gradient is not finite, before the step that it would have spoilt (what led to it
-                stands in `failure.json`), or a checkpoint can't be written.
-            RunInterruptedError: SIGINT or SIGTERM came; the run is saved.
+            TrainingError: a loss or gradient is not finite, which stops the run before the weights are updated
+                (`failure.json` records the last steps), or a checkpoint can't be written.
+            RunInterruptedError: SIGINT or SIGTERM was received; the run is saved.
         """
-        args, progress = self.args, self.progress
-        save_every = args.eval_every if args.save_every is None else args.save_every
-        batches = self.task.batches(progress.data)
-        meter, row = _Meter(), dict[str, Any]()
         main = self.accelerator.is_main_process
-        reporter = Reporter(self.folder, self.total_steps, progress.step, main, self.task)
+        reporter = Reporter(self.folder, self.total_steps, self.state.step, main, self.task)
         with self.interruption, self.writer, reporter:
-            if progress.step == 0 and self.task.evaluates_first:
-                row = {"step": 0, "tokens": 0, "seconds": 0.0, **self.evaluate()}
-                reporter.record(row)
-                self._track(row)
-                self._judge(row)
-            while progress.step < self.total_steps and not progress.stopped_early and not self.stopping:
-                row = meter.add(*self._step(batches))
-                last = progress.step == self.total_steps
-                if progress.step % args.log_every == 0 or last:
-                    reporter.live(progress.step, row)
-                evaluate = last or (args.eval_every > 0 and progress.step % args.eval_every == 0)
-                if evaluate:
-                    row |= self.evaluate()
-                if evaluate or progress.step % args.log_every == 0:
-                    row |= self.task.training_metrics()
-                    counted = {"step": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-                    reporter.record({**counted, **row})
-                    self._track(row)
-                    meter = _Meter()
-                if evaluate:
-                    self._judge(row)
-                ends = last or progress.stopped_early or self.stopping
-                if ends or (save_every and progress.step % save_every == 0):
-                    self._save()
+            if self.state.step == 0 and self.task.evaluates_first:
+                row = {**self._counters(), **self.evaluate()}
+                self._record(reporter, row)
+                self._update_best(row)
+            self._train(reporter)
         self.accelerator.wait_for_everyone()
-        if self.stopping and progress.step < self.total_steps:
+        if self.stopping and self.state.step < self.total_steps:
             raise RunInterruptedError(
-                f"stopped by a signal after step {progress.step}, which is saved: go on with --resume",
-                self.interruption.signal or signal.SIGTERM,  # 0 where another process received it
+                f"stopped by a signal after step {self.state.step}, which is saved: continue with --resume",
+                self.interruption.signal or signal.SIGTERM,  # 0 if another process received it
             )
-        return progress
+        return self.state
+
+    def _train(self, reporter: Reporter) -> None:
+        """The training loop: step, log, evaluate, save."""
+        args, state = self.args, self.state
+        save_every = args.eval_every if args.save_every is None else args.save_every
+        batches, averages = self.task.batches(state.data), _LogAverages()
+        while not self._is_finished():
+            row: dict[str, Any] = averages.add(*self._step(batches))
+            last = state.step == self.total_steps
+            logs = state.step % args.log_every == 0
+            evaluates = last or (args.eval_every > 0 and state.step % args.eval_every == 0)
+            if logs or last:
+                reporter.live(state.step, row)
+            if evaluates:
+                row |= self.evaluate()
+            if evaluates or logs:
+                row |= self.task.training_metrics()
+                self._record(reporter, row)
+                averages = _LogAverages()
+            if evaluates:
+                self._update_best(row)
+            if self._is_finished() or (save_every and state.step % save_every == 0):
+                self._save()
+
+    def _is_finished(self) -> bool:
+        return self.state.step >= self.total_steps or self.state.stopped_early or self.stopping
 
     def advance(self, steps: int) -> None:
-        """Take so many steps, and nothing else."""
-        batches = self.task.batches(self.progress.data)
+        """Take this number of optimizer steps, without logging, evaluation or saving."""
+        batches = self.task.batches(self.state.data)
         for _ in range(steps):
             self._step(batches)
 
     def save_now(self) -> Path:
-        """Save, wait until it is written, and say where."""
+        """Save a checkpoint, wait until it is written, and return its directory."""
         self._save()
         self.writer.wait()
         return checkpoint_folders(self.folder)[-1]
 
     def evaluate(self) -> dict[str, Any]:
-        """Metrics on the validation split, and a sample."""
+        """Return the metrics on the validation split, and a sample."""
         self.model.eval()
         with self.averaged(), torch.compiler.set_stance("force_eager"):
             row: dict[str, Any] = self.task.evaluate(self.model)
             try:
                 sample = self.task.sample(unwrapped(self.accelerator, self.model))
-            except ScratchError as error:  # a sample is only shown, and is no reason to lose the run
+            except ScratchError as error:  # a sample is only printed: its failure must not end the run
                 sample = f"(no sample: {error})"
             if sample:
                 row["sample"] = sample
         return row
 
-    def _step(self, batches: Any) -> tuple[float, int, dict[str, float]]:
-        """One optimizer step: the sum of losses, the count of scored tokens, and metrics of the step itself. Where no
-        token is scored, loss and gradient are 0."""
+    def _step(self, batches: Batches) -> tuple[float, int, dict[str, float]]:
+        """One optimizer step.
+
+        Returns:
+            The sum of the losses and the number of scored tokens over all processes, and metrics of the step. If no
+            token is scored, loss and gradient are 0.
+        """
         started = time.perf_counter()
         self.model.train()
-        micro_batches, data = [], self.progress.data
+        micro_batches, data = self._next_micro_batches(batches)
+        total, count = self._forward_backward(micro_batches)
+        grad_norm = float(
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
+        )
+        factor = learning_rate_factor(self.state.step, self.total_steps, self.args)
+        self.recent_steps.append({"step": self.state.step + 1, "loss": total / max(count, 1), "grad_norm": grad_norm})
+        if not (math.isfinite(total) and math.isfinite(grad_norm)):
+            self._fail(data, factor)
+        self._update_weights(factor)
+        self.state.step += 1
+        self.state.tokens += count
+        self.state.data = data
+        self.state.seconds += time.perf_counter() - started
+        metrics = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
+        return total, count, {**metrics, "step_seconds": time.perf_counter() - started}
+
+    def _next_micro_batches(self, batches: Batches) -> tuple[list[Batch], DataState]:
+        """The batches of one optimizer step, and the state of the data after them."""
+        micro_batches, data = [], self.state.data
         for _ in range(self.args.gradient_accumulation_steps):
             batch, data = next(batches)
             micro_batches.append(batch)
+        return micro_batches, data
+
+    def _forward_backward(self, micro_batches: list[Batch]) -> tuple[float, int]:
+        """Accumulate the gradient of the mean loss per scored token; return the sum of the losses and the number of
+        scored tokens, over all processes."""
         device, processes = self.accelerator.device, self.accelerator.num_processes
         (count,) = sum_over_processes(self.accelerator, sum(self.task.count(batch) for batch in micro_batches))
         total = 0.0
         for i, batch in enumerate(micro_batches):
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            syncs = i + 1 == len(micro_batches)
-            with nullcontext() if syncs else self.accelerator.no_sync(self.model):
+            is_last = i + 1 == len(micro_batches)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 loss = self.task.loss(self.model, batch)
-                # Gradients are averaged over processes, so that this divides by the count of scored tokens of all.
+                # Gradients are averaged over processes: this makes it a division by the token count of all of them.
                 self.accelerator.backward(loss * (processes / max(count, 1)))
             total += loss.item()
         total, signals = sum_over_processes(self.accelerator, total, self.interruption.signal)
         self.stopping = signals > 0
-        grad_norm = float(
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
-        )
-        factor = learning_rate_factor(self.progress.step, self.total_steps, self.args)
-        self.norms.append({"step": self.progress.step + 1, "loss": total / max(count, 1), "grad_norm": grad_norm})
-        if not (math.isfinite(total) and math.isfinite(grad_norm)):
-            self._fail(data, factor)
+        return total, int(count)
+
+    def _update_weights(self, learning_rate_factor: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                group["lr"] = group["peak_lr"] * learning_rate_factor
             optimizer.step()
             optimizer.zero_grad()
         if self.average is not None:
-            self.average.update(self.model, self.progress.step)
-        self.progress.step += 1
-        self.progress.tokens += int(count)
-        self.progress.data = data
-        self.progress.seconds += time.perf_counter() - started
-        metrics = {"learning_rate": self.optimizers[-1].param_groups[0]["lr"], "grad_norm": grad_norm}
-        return total, int(count), {**metrics, "step_seconds": time.perf_counter() - started}
+            self.average.update(self.model, self.state.step)
 
-    def _fail(self, data: DataState, factor: float) -> None:
-        """Leave in `failure.json` what led to a loss or gradient that is not finite, and stop."""
-        rates = sorted({group["peak_lr"] * factor for o in self.optimizers for group in o.param_groups})
+    def _fail(self, data: DataState, learning_rate_factor: float) -> None:
+        """Write `failure.json` with the steps before a loss or gradient that is not finite, and raise."""
+        rates = sorted({group["peak_lr"] * learning_rate_factor for o in self.optimizers for group in o.param_groups})
         record = {
-            "step": self.progress.step + 1,
-            "batches": {"from": asdict(self.progress.data), "to": asdict(data), "seed": self.args.seed},
+            "step": self.state.step + 1,
+            "batches": {"from": asdict(self.state.data), "to": asdict(data), "seed": self.args.seed},
             "learning_rates": rates,
-            # JSON knows no infinity.
-            "last_steps": [{k: v if math.isfinite(v) else str(v) for k, v in row.items()} for row in self.norms],
+            # JSON has no infinity.
+            "last_steps": [{k: v if math.isfinite(v) else str(v) for k, v in row.items()} for row in self.recent_steps],
         }
         if self.accelerator.is_main_process:
             write_text(self.folder / FAILURE, json.dumps(record, indent=1) + "\n")
-        last = self.norms[-1]
+        last = self.recent_steps[-1]
         raise TrainingError(
             f"step {last['step']}: loss {last['loss']:.4g}, gradient norm {last['grad_norm']:.4g}; the weights were "
-            f"left as they stood, and {self.folder / FAILURE} says which batches these were: lower the learning rate, "
-            "or go on from a checkpoint"
+            f"not updated, and {self.folder / FAILURE} records the batches of the step: lower the learning rate, or "
+            "resume from a checkpoint"
         )
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the model has the weights that are evaluated and published: the average, if there is one."""
+        """Context in which the model has the weights that are evaluated and published: the moving average, if any."""
         return nullcontext() if self.average is None else self.average.swapped_in(self.model)
 
-    def _judge(self, row: dict[str, Any]) -> None:
-        """Publish the model if it is the best so far; stop if none has been for long.
+    def _update_best(self, row: dict[str, Any]) -> None:
+        """Publish the model if it is the best so far; otherwise count the evaluation for early stopping.
 
         A metric that is not finite is never the best. Until one is finite, the latest model is published.
         """
-        progress, patience, metric = self.progress, self.args.early_stopping_patience, self.metric
-        value, best = row.get(metric.name, math.nan), progress.best_metric
+        state, patience, metric = self.state, self.args.early_stopping_patience, self.metric
+        value, best = row.get(metric.name, math.nan), state.best_metric
         if math.isfinite(value) and (best is None or metric.is_better(value, best)):
-            progress.best_metric, progress.best_step = value, progress.step
-            progress.evaluations_since_best = 0
+            state.best_metric, state.best_step = value, state.step
+            state.evaluations_since_best = 0
             self._publish()
             return
         if best is None:
-            progress.best_step = progress.step
+            state.best_step = state.step
             self._publish()
-        progress.evaluations_since_best += 1
-        progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
+        state.evaluations_since_best += 1
+        state.stopped_early = patience is not None and state.evaluations_since_best >= patience
 
     def _publish(self) -> None:
-        """Make the run's directory a model directory with the current weights, asynchronously."""
+        """Write the current weights into the run's directory, asynchronously."""
         self.writer.wait()
         with self.averaged():
             weights = self.accelerator.get_state_dict(self.model)
@@ -323,11 +317,11 @@ class Trainer:
                 self.writer.submit(write_best, self.folder, published, card, self.directory.write)
 
     def _save(self) -> None:
-        """Copy the state; a background thread writes it, and then plots the metrics."""
+        """Copy the state in memory; a background thread writes the checkpoint and the plot."""
         self.writer.wait()
-        numbers = {"loop": asdict(self.progress), "task": self.task.state_dict()}
+        numbers = {"loop": asdict(self.state), "task": self.task.state_dict()}
         snapshot = take_snapshot(
-            self.progress.step,
+            self.state.step,
             self.accelerator,
             self.model,
             self.optimizers,
@@ -341,18 +335,23 @@ class Trainer:
     def _write_checkpoint(self, snapshot: Snapshot) -> None:
         write_checkpoint(self.folder, snapshot, self.directory.write, self.args.keep_last)
         if rows := read_metrics(self.folder):
-            with replacing(self.folder / "loss.png") as picture:
-                plot_run(rows, picture, self.directory.title, self.task)
+            with replacing(self.folder / "loss.png") as image:
+                plot_run(rows, image, self.directory.title, self.task)
 
-    def _track(self, row: dict[str, Any]) -> None:
+    def _counters(self) -> dict[str, Any]:
+        return {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds}
+
+    def _record(self, reporter: Reporter, row: dict[str, Any]) -> None:
+        """Write a row of metrics to `metrics.jsonl`, the console and the tracker."""
+        reporter.record({**self._counters(), **row})
         if self.args.tracker:
             metrics = {n: value for n, value in row.items() if isinstance(value, float) and math.isfinite(value)}
-            self.accelerator.log({"tokens": self.progress.tokens, **metrics}, step=self.progress.step)
+            self.accelerator.log({"tokens": self.state.tokens, **metrics}, step=self.state.step)
 
 
-class _Meter:
-    """Means since the last row: losses by token, speed by time spent in steps. There is no `train_loss` where no token
-    was scored."""
+class _LogAverages:
+    """Averages since the last row of metrics: loss per token, and tokens per second of time spent in steps. There is
+    no `train_loss` if no token was scored."""
 
     def __init__(self) -> None:
         self.total, self.count, self.seconds = 0.0, 0, 0.0

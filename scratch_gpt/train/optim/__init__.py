@@ -1,1 +1,1 @@
-"""How weights are updated: optimizers, learning-rate schedules, Muon, and the moving average of the weights."""
+"""Optimizers, learning-rate schedules, Muon, and the moving average of the weights."""

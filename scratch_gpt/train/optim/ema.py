@@ -1,4 +1,4 @@
-"""A moving average of the weights: smoother than where the last steps happened to lead, and often better."""
+"""Exponential moving average (EMA) of the weights, which often evaluates better than the weights of the last step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 
 class MovingAverage:
-    """The exponential moving average of a model's parameters (Polyak and Juditsky 1992; in the form of Vaswani et al.
-    2017, who average checkpoints, it has the same purpose).
+    """Exponential moving average of a model's parameters (Polyak and Juditsky 1992; Vaswani et al. 2017 average
+    checkpoints for the same purpose).
 
     Args:
-        model: the prepared model. Its parameters may be sharded; so is then the average.
-        decay: share that the average keeps at each step; smaller in the first steps, so that it soon forgets them.
+        model: the prepared model. If its parameters are sharded, so is the average.
+        decay: decay rate per step; in the first steps it is smaller, so that the initial weights lose their influence.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float):
@@ -23,13 +23,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
-        """Move towards the present weights, after step number `step`, counted from 0."""
+        """Update the average with the current weights, after step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.means, [parameter.detach() for parameter in model.parameters()], 1 - decay)
 
     @contextmanager
     def swapped_in(self, model: torch.nn.Module) -> Iterator[None]:
-        """Inside, the model holds the average, and this the model's own weights."""
+        """Context in which the model has the averaged weights."""
         self._exchange(model)
         try:
             yield

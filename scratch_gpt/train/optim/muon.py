@@ -1,8 +1,8 @@
-"""Muon: momentum, made orthogonal (Jordan 2024, kellerjordan.github.io/posts/muon).
+"""Muon: orthogonalised momentum (Jordan 2024, kellerjordan.github.io/posts/muon).
 
-The rule is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, and a test holds the two equal. There,
-each matrix goes through its own chain of fifteen small products; here, matrices of one shape go through it together,
-which on a processor is several times as fast.
+The update equals that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, which a test checks. There, each
+matrix is orthogonalised by itself in fifteen small matrix products; here, matrices of one shape are batched, which is
+several times as fast on a CPU.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-# a X + b (X Xᵀ) X + c (X Xᵀ)² X brings every singular value near 1 in a few rounds.
+# Iterating a X + b (X Xᵀ) X + c (X Xᵀ)² X moves every singular value close to 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def rough_dtype(device: torch.device) -> torch.dtype:
-    """The coarsest numbers that a device is known to compute with by itself. A processor that emulates bfloat16 takes
-    forty times as long for it as for float32."""
+def orthogonalization_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 if the device supports it natively, else float32. A CPU that emulates bfloat16 takes forty times as long
+    as for float32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -30,8 +30,13 @@ def rough_dtype(device: torch.device) -> torch.dtype:
 
 
 def orthogonalize(x: torch.Tensor, steps: int) -> torch.Tensor:
-    """Matrices (N, rows, columns) to near-orthogonal ones, by Newton-Schulz iteration, for which bfloat16 is enough."""
-    x = x.to(rough_dtype(x.device))
+    """Approximately orthogonalise matrices by Newton-Schulz iteration, for which bfloat16 is precise enough.
+
+    Args:
+        x: matrices (N, rows, columns).
+        steps: number of iterations.
+    """
+    x = x.to(orthogonalization_dtype(x.device))
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:
         x = x.mT
@@ -44,14 +49,15 @@ def orthogonalize(x: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For the matrices of the blocks.
+    """The Muon optimizer, for the matrices of the blocks.
 
     Args:
-        params: matrices, or groups of them.
-        lr: in AdamW's units: an update has the root mean square of 0.2 (Liu et al. 2025, arXiv:2502.16982).
-        weight_decay: share of the weights, times lr, that each step takes away.
-        momentum: of the gradient, in Nesterov's form.
-        ns_steps: rounds of the Newton-Schulz iteration.
+        params: matrices, or parameter groups of matrices.
+        lr: learning rate, scaled to match AdamW's: the root mean square of an update is 0.2 * lr (Liu et al. 2025,
+            arXiv:2502.16982).
+        weight_decay: decoupled weight decay, multiplied by `lr`.
+        momentum: Nesterov momentum.
+        ns_steps: number of Newton-Schulz iterations.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the parameters; `closure` reevaluates the model and returns the loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -76,10 +83,10 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[(parameter.shape, parameter.device)].append(parameter)
             for parameters in by_shape.values():
-                self._step_together(parameters, group)
+                self._batched_step(parameters, group)
         return loss
 
-    def _step_together(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+    def _batched_step(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
         for parameter in parameters:
             if not self.state[parameter]:

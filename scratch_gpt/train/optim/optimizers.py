@@ -1,4 +1,4 @@
-"""Which parameter is updated by which rule."""
+"""Assignment of parameters to optimizers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from transformers import PreTrainedModel
 from ..arguments.training import TrainingArguments
 from .muon import Muon
 
-# Beside Muon, AdamW trains embeddings, head and norms only, which bear larger steps than matrices do.
+# With Muon, AdamW trains only embeddings, head and norms, which tolerate larger steps than matrices do.
 DEFAULT_LEARNING_RATES = {"muon": 1e-2, "adamw": 2e-3}
 
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
-    """Parameters by kind: "matrices" of the blocks, "embeddings" (with whatever head reads the trunk), "vectors" (norms
-    and biases).
+    """Group the trainable parameters: "matrices" of the blocks, "embeddings" (and the head's matrices), and "vectors"
+    (norms and biases).
 
     Every trainable parameter is in exactly one group.
     """
@@ -31,9 +31,10 @@ def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
 
 
 def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon (Jordan 2024, kellerjordan.github.io/posts/muon) for the matrices of the blocks.
+    """Build AdamW for all parameters, or Muon (Jordan 2024, kellerjordan.github.io/posts/muon) for the matrices of the
+    blocks and AdamW for the rest.
 
-    Weight decay applies to matrices only.
+    Weight decay applies to the matrices of the blocks only.
     """
     groups = parameter_groups(model)
     plain = groups["embeddings"] + groups["vectors"]

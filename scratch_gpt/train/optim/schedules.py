@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the share of the peak at each step."""
+"""Learning-rate schedules, as a fraction of the peak learning rate at each step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..arguments.training import TrainingArguments
 
 
 def learning_rate_factor(step: int, total_steps: int, args: TrainingArguments) -> float:
-    """Share of the peak learning rate at `step`, counted from 0: a pure function, so that a resume needs no state."""
+    """Fraction of the peak learning rate at `step`, counted from 0. A pure function: resuming needs no state."""
     if step < args.warmup_steps:
         return (step + 1) / args.warmup_steps
     if args.schedule == "inverse_sqrt":

@@ -1,1 +1,1 @@
-"""What makes a step fast: the choice of attention, compiled blocks, and passes over compiled graphs."""
+"""Performance of a training step: attention implementations, compiled blocks, and passes over compiled graphs."""

@@ -1,4 +1,4 @@
-"""Which implementation of attention a training run uses on a processor."""
+"""Choice of the attention implementation for training on a CPU."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from ...models.pretrained_model import ScratchPreTrainedModel
 from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
 
 
-def choose_attention(model: PreTrainedModel, device: torch.device, longest: int, all_alike: bool = False) -> None:
-    """On processors, train with plain products where rows have at most `SHORT_ROW` tokens: in bfloat16 a step takes two
-    thirds of the time at 64 tokens and nine tenths at 256, beside SDPA. Longer rows keep transformers' choice, which
-    does not hold the weights of attention for the backward pass. Where all rows of more than `PLAIN_ROW` tokens are
-    `all_alike` in length, so that few graphs are compiled, models of ours have `BLOCKWISE`, which goes by precision and
-    by whether blocks are compiled."""
+def choose_attention(model: PreTrainedModel, device: torch.device, longest: int, same_length: bool = False) -> None:
+    """Set the attention implementation of a model for training on a CPU; on other devices, nothing is changed.
+
+    Up to `SHORT_ROW` tokens, eager attention is used: in bfloat16, a step takes two thirds of the time of one with SDPA
+    at 64 tokens, and nine tenths at 256. Longer sequences keep the default of transformers, which does not store the
+    attention weights for the backward pass. With sequences of the same length over `PLAIN_ROW` tokens, few graphs are
+    compiled, and models of this package use `BLOCKWISE`, which chooses by precision and by whether it is compiled.
+
+    Args:
+        model: model to train.
+        device: device of the training run.
+        longest: maximum length of a sequence in tokens.
+        same_length: whether all sequences have this length.
+    """
     if device.type != "cpu":
         return
-    # Models of others may ask more of attention.
-    if longest > PLAIN_ROW and all_alike and isinstance(model, ScratchPreTrainedModel):
+    # Other models may need features that blockwise attention lacks.
+    if longest > PLAIN_ROW and same_length and isinstance(model, ScratchPreTrainedModel):
         model.set_attn_implementation(BLOCKWISE)
     elif longest <= SHORT_ROW:
         model.set_attn_implementation("eager")

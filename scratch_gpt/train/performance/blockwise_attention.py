@@ -1,12 +1,12 @@
-"""Attention for training on a processor, where blocks are compiled: plain products over blocks of queries.
+"""Causal attention for training on a CPU with compiled blocks: matrix products over blocks of queries.
 
-A causal row needs half of all pairs of tokens, and a block of queries leaves out the keys behind its last one. SDPA
-leaves them out, too, but its gradient takes twice as long as its result, in bfloat16 six times. Of rows that are not
-too long the weights are held for the way back; of longer ones they are made anew from what is known of them, in the way
-of Dao et al. 2022 (arXiv:2205.14135), so that memory grows with the tokens and not with their square. What stands
-between the products is left to the compiler; uncompiled this would be slower than SDPA.
+Causal attention needs half of all query-key pairs; a block of queries skips the keys after its last query. SDPA skips
+them too, but its backward pass takes twice as long as its forward pass, in bfloat16 six times. For sequences of
+moderate length, the attention weights are stored for the backward pass; for longer ones they are recomputed, as in
+Dao et al. 2022 (arXiv:2205.14135), so that memory is linear in the length. The operations between the products rely on
+compilation: uncompiled, this is slower than SDPA.
 
-Dimension letters: B batch, H query heads, G key-value heads, N = B * H, T tokens, S those up to a block's end, D head
+Dimension letters: B batch, H query heads, G key-value heads, N = B * H, T tokens, S tokens up to a block's end, D head
 size.
 """
 
@@ -23,11 +23,12 @@ from ...models.attention import eager_attention_forward
 from ...models.autocast import computed_dtype
 
 BLOCKWISE = "blockwise"
-BLOCK = 128  # queries at least; smaller products take longer for each number
-MOST_BLOCKS = 4  # of which 5/8 of all pairs are multiplied; more take long to compile
-SHORT_ROW = 256  # tokens; up to here eager attention is taken in bfloat16, where it is faster than SDPA, or compiled
-PLAIN_ROW = 64  # tokens; up to here it is as fast in float32, uncompiled; at 256 it takes up to a third longer on AMD
-LONG_ROW = 512  # tokens; of longer ones weights are not held, in float32 SDPA is faster
+BLOCK = 128  # minimum number of queries per block; smaller products are less efficient
+MAX_BLOCKS = 4  # with four blocks, 5/8 of all pairs are computed; more blocks take long to compile
+# Maximum lengths in tokens. Eager attention is faster than SDPA up to SHORT_ROW in bfloat16 or compiled, and as fast up
+# to PLAIN_ROW in uncompiled float32, where at 256 it takes up to a third longer on AMD.
+SHORT_ROW, PLAIN_ROW = 256, 64
+LONG_ROW = 512  # tokens; for longer sequences attention weights are not stored, and in float32 SDPA is faster
 
 
 def blockwise_attention_forward(
@@ -40,18 +41,31 @@ def blockwise_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Causal attention of a row to itself; arguments and result are those of `eager_attention_forward`, without the
-    weights where the row is cut into blocks."""
+    """Causal self-attention. Arguments and result are those of `eager_attention_forward`; the attention weights are not
+    returned if the sequence is divided into blocks.
+
+    Args:
+        module: the attention module.
+        query: (B, H, T, D).
+        key, value: (B, G, S, D).
+        attention_mask: added to the scores; with a mask, SDPA is used.
+        scaling: factor of the scores.
+        dropout: dropout probability of the attention weights.
+        kwargs: further arguments of SDPA, such as `is_causal`.
+
+    Returns:
+        The output (B, T, H, D), and the attention weights or None.
+    """
     dtype, length = computed_dtype(query), query.shape[2]
     causal = kwargs.get("is_causal", module.is_causal) and attention_mask is None and key.shape[2] == length > 1
     if not causal or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    suits = dtype == torch.bfloat16 or (dtype == torch.float32 and length <= LONG_ROW)
-    if torch.compiler.is_compiling() and suits and not dropout and length > BLOCK:
+    is_faster = dtype == torch.bfloat16 or (dtype == torch.float32 and length <= LONG_ROW)
+    if torch.compiler.is_compiling() and is_faster and not dropout and length > BLOCK:
         groups = query.shape[1] // key.shape[1]
         inputs = [x.to(dtype) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups))]  # (B, H, T, D)
         if length > LONG_ROW:
-            attended = _BlockwiseAnew.apply(*inputs, scaling)
+            attended = _BlockwiseRecomputed.apply(*inputs, scaling)
         else:
             attended = _Blockwise.apply(*(x.contiguous().flatten(0, 1) for x in inputs), scaling)  # (N, T, D)
         return attended.reshape(query.shape).transpose(1, 2).contiguous(), None
@@ -63,15 +77,16 @@ def blockwise_attention_forward(
 
 
 class _Blockwise(torch.autograd.Function):
-    """With weights W = softmax(S) of scores S = Q K^T * scaling and a gradient G of W V, that of the scores is
-    W * (G V^T - rowsum(W * G V^T)), from which those of queries and keys follow. Dimensions are (N, T, D)."""
+    """Blockwise attention that stores the attention weights. With weights W = softmax(S) of scores S = Q K^T * scaling
+    and a gradient G of W V, the gradient of the scores is W * (G V^T - rowsum(W * G V^T)), from which those of queries
+    and keys follow. Shapes are (N, T, D)."""
 
     @staticmethod
     def forward(ctx, query, key, value, scaling):
         weights, attended = [], []
         for rows, end in blocks(query.shape[1]):
             scores = (query[:, rows] @ key[:, :end].mT).float() * scaling
-            keys = torch.arange(end, dtype=torch.int32)  # as wide as the scores: compared as many at once
+            keys = torch.arange(end, dtype=torch.int32)  # as wide as the scores, for the same vector width
             scores = torch.where(keys <= keys[rows, None], scores, float("-inf"))  # (N, rows, S)
             weights.append(scores.softmax(dim=-1).to(query.dtype))
             attended.append(weights[-1] @ value[:, :end])
@@ -95,10 +110,10 @@ class _Blockwise(torch.autograd.Function):
         return torch.cat(grads_query, dim=1), grad_key.to(dtype), grad_value.to(dtype), None
 
 
-class _BlockwiseAnew(torch.autograd.Function):
-    """The same without W, which is exp(S - logsumexp(S)); and rowsum(W * G V^T) is rowsum(G * W V). As these scores are
-    rounded, a row of weights does not sum to 1; what is left to do is done to the small matrices that it is multiplied
-    with. Dimensions are (B, H, T, D), so that SDPA's kernel reads and writes as the rest of the block does."""
+class _BlockwiseRecomputed(torch.autograd.Function):
+    """The same without storing W, which is recomputed as exp(S - logsumexp(S)); rowsum(W * G V^T) is rowsum(G * W V).
+    Since these scores are rounded, a row of weights does not sum to 1; the small matrices that it is multiplied with
+    are normalised instead. Shapes are (B, H, T, D), the layout of SDPA's kernel and the rest of the block."""
 
     @staticmethod
     def forward(ctx, query, key, value, scaling):
@@ -117,8 +132,8 @@ class _BlockwiseAnew(torch.autograd.Function):
         for rows, end in blocks(length):
             own, own_grad, keys, values = query[:, :, rows], grad[:, :, rows], key[:, :, :end], value[:, :, :end]
             scores = (own @ keys.transpose(-1, -2)).float() * ctx.scaling
-            sees = torch.arange(end)[None, :] <= torch.arange(rows.start, end)[:, None]
-            weights = torch.where(sees, (scores - logsumexp[:, :, rows, None]).exp(), 0.0).to(dtype)
+            is_visible = torch.arange(end)[None, :] <= torch.arange(rows.start, end)[:, None]
+            weights = torch.where(is_visible, (scores - logsumexp[:, :, rows, None]).exp(), 0.0).to(dtype)
             grad_scores = (own_grad @ values.transpose(-1, -2)).float() - expected[:, :, rows]
             grad_scores = (weights.float() * grad_scores * ctx.scaling).to(dtype)
             total = weights.float().sum(-1, keepdim=True)  # nearly 1
@@ -131,8 +146,8 @@ class _BlockwiseAnew(torch.autograd.Function):
 
 
 def blocks(length: int) -> Iterator[tuple[slice, int]]:
-    """The rows of each block of queries, and how many keys they may look at together."""
-    count = min(MOST_BLOCKS, -(-length // BLOCK))
+    """Iterate over the blocks of queries: the rows of each, and the number of keys visible to any of them."""
+    count = min(MAX_BLOCKS, -(-length // BLOCK))
     for i in range(count):
         start, end = length * i // count, length * (i + 1) // count
         yield slice(start, end), end

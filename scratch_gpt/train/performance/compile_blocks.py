@@ -1,8 +1,8 @@
-"""Compiled blocks: the many small steps of a block, each of which reads and writes all features, become few.
+"""Compilation of the transformer blocks with torch.compile, which fuses their many small element-wise operations.
 
-Only the blocks are compiled, once for all of them (and once more for batches of another length, which then fits any),
-and only for training: that takes seconds to a minute, where a whole model takes minutes. Evaluation and generation run
-as they are.
+Only the blocks are compiled, once for all of them (and once more, with dynamic shapes, for batches of another length),
+and only for training: this takes seconds to a minute, while a whole model takes minutes. Evaluation and generation run
+uncompiled.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ...data.batching.token_shards import make_cache
 from ...errors import ScratchError
 
-# Parameters of the blocks times steps, from where on a run takes so many minutes that compiling is soon paid back.
+# Number of parameters of the blocks times steps from which compilation saves more time than it takes.
 LONG_RUN = {"cpu": 4e9, "cuda": 4e11}
 
 
 def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool) -> bool:
-    """Compile the blocks if that is wanted and can be done, and say whether it was.
+    """Compile the blocks of a model, if this is requested and possible.
 
     Args:
-        model: whatever is trained; its blocks are compiled in place, and its parameters keep their names.
-        choice: "on", "off", or "auto": where the run has `steps` enough, and the machine what it takes.
-        fixed_shape: whether all batches are of one shape.
+        model: model to train; its blocks are compiled in place, and its parameters keep their names.
+        choice: "on", "off", or "auto": if the run is long enough and the machine has a compiler.
+        steps: number of optimizer steps of the run.
+        fixed_shape: whether all batches have the same shape.
+
+    Returns:
+        Whether the blocks were compiled.
 
     Raises:
-        ScratchError: it is wanted, and there is nothing to compile with.
+        ScratchError: `choice` is "on", and there is no compiler.
     """
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if choice == "off" or not blocks:
@@ -44,27 +48,27 @@ def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool)
             return False
     elif not can_compile(device):
         needed = "a C++ compiler and Python.h: install g++ and python3-dev" if device == "cpu" else "Triton and gcc"
-        raise ScratchError(f"compile is 'on', but it takes {needed}, or leave it 'auto'")
-    # Elsewhere than by default, a folder of a known name under the temporary folder, which others may have made first.
+        raise ScratchError(f"compile is 'on', which needs {needed}, or leave it 'auto'")
+    # The default is a directory with a predictable name in the temporary directory, which other users could create.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(make_cache("compiled")))
     if device == "cpu":
-        import torch._inductor.config as inductor  # takes a second, which most runs need not wait
+        import torch._inductor.config as inductor  # the import takes a second
 
-        from .unfused_bias import BiasApart
+        from .unfused_bias import UnfuseBias
 
-        inductor.post_grad_custom_post_pass = BiasApart()
-        # What calls the kernels is C++, too, which tells where they are small; for any shape it takes long to compile.
+        inductor.post_grad_custom_post_pass = UnfuseBias()
+        # A C++ wrapper calls small kernels with less overhead, but takes long to compile for dynamic shapes.
         inductor.cpp_wrapper = fixed_shape
-        inductor.fallback_random = True  # Dropout's own draws, which are cheaper than those of compiled code
-        inductor.cpp.use_decompose_tanh = True  # by an exponential: GELU takes half the time, or less
+        inductor.fallback_random = True  # eager dropout draws random numbers faster than compiled code
+        inductor.cpp.use_decompose_tanh = True  # by an exponential: GELU takes at most half the time
     for block in blocks:
         block.compile()
     return True
 
 
 def can_compile(device: str) -> bool:
-    """Whether torch finds what it compiles with: for a processor a C++ compiler and Python's headers, for a GPU Triton
-    and the C compiler that this needs."""
+    """Whether torch.compile works on a device: a CPU needs a C++ compiler and Python's headers, a GPU needs Triton and
+    a C compiler."""
     if device == "cuda":
         from torch.utils._triton import has_triton
 

@@ -1,10 +1,10 @@
-"""What compiled blocks do with the bias of a linear layer in float32 on a processor.
+"""A graph pass that separates the bias of linear layers from their matrix product, in float32 on a CPU.
 
-torch's product with a bias first copies that into every row of the result and then adds to it: two more passes over
-memory. Taken apart, the bias goes into the code that the compiler makes of what follows, and costs nothing. In 16 bits
-the two stay together: there the sum is rounded once.
+`addmm` first copies the bias into every row of the result and then accumulates into it: two more passes over memory. As
+a separate addition, the bias is fused into the kernel that follows, at no cost. In 16 bits the two stay fused, so that
+the sum is rounded once.
 
-This imports the compiler, which takes a second: only who compiles imports it.
+Importing this module imports the compiler, which takes a second: it is imported only for compilation.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 addmm, mm, add = torch.ops.aten.addmm.default, torch.ops.aten.mm.default, torch.ops.aten.add.Tensor
 
 
-class BiasApart(CustomGraphPass):
-    """addmm(bias, x, weight) as mm(x, weight) + bias, where the bias is a vector; a pass over a compiler's graph."""
+class UnfuseBias(CustomGraphPass):
+    """Replaces addmm(bias, x, weight) by mm(x, weight) + bias, if the bias is a vector."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
+        """Transform the graph in place."""
         for node in graph.find_nodes(op="call_function", target=addmm):
             bias, x, weight = node.args
             if node.kwargs or bias.meta["val"].ndim != 1 or node.meta["val"].dtype != torch.float32:
@@ -32,5 +33,5 @@ class BiasApart(CustomGraphPass):
             graph.erase_node(node)
 
     def uuid(self) -> bytes:
-        """What tells the compiler's cache that this file has changed."""
+        """Hash of this file, a key of the compiler's cache."""
         return get_hash_for_files((__file__,))

@@ -1,4 +1,4 @@
-"""The families of tasks, a folder each. A new family is a folder and a line in `FAMILIES`."""
+"""The families of tasks, one folder each. A new family is a new folder and a line in `FAMILIES`."""
 
 from __future__ import annotations
 

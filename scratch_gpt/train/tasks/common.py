@@ -95,7 +95,7 @@ def open_parts(
         unused += [n for n in ("header", "quoting") if getattr(data, n) != "auto"]
     if unused:
         names = ", ".join(f"--{name}" for name in unused)
-        raise ScratchError(f"{names} can't be used with {origin.name}, which has no such thing: leave it out")
+        raise ScratchError(f"{names} can't be used with {origin.name}: remove it")
     if data.validation_dataset is not None:
         rest = replace(options, split=data.validation_split or "validation", max_rows=None)
         return train, open_one(data.validation_dataset, rest, True)
@@ -103,9 +103,9 @@ def open_parts(
     if split is None:
         return train, None
     if split == data.dataset_split:
-        raise ScratchError(f"validation_split is {split!r}, which is trained on: name another")
+        raise ScratchError(f"validation_split is {split!r}, which is the training split: choose another")
     if data.validation_split is not None and origin.split is None:
-        raise ScratchError(f"{origin.name} has no splits: leave --validation_split out, or give a folder")
+        raise ScratchError(f"{origin.name} has no splits: remove --validation_split, or give a folder")
     validation = open_one(data.dataset, replace(options, split=split, max_rows=None), True)
     both = set(origin.files) & set(validation.origin.files)
     if both and Path(next(iter(both))).exists():
@@ -141,7 +141,17 @@ def read_examples(
     texts: Callable[[T], Iterable[str]],
     label: Callable[[T], str] | None = None,
 ) -> ReadExamples[T]:
-    """Read the corpora that `open_parts` returned; see `data.summary.read_parts` and `summarise` for the arguments."""
+    """Read the corpora that `open_parts` returned.
+
+    Args:
+        corpora: training data, and validation data or None.
+        fractions: fraction to hold out for each further split.
+        seed: seed of the split.
+        key: returns the key of an example; those with the same key are in the same split.
+        row: returns an example as a row with named columns, for the summary.
+        texts: returns the texts of an example.
+        label: returns the label of an example, if there are labels.
+    """
     train, validation = corpora
     parts = read_parts(train, validation, fractions, seed, key, label)
     sources = dict.fromkeys(parts, train) | ({} if validation is None else {"validation": validation})
@@ -150,18 +160,18 @@ def read_examples(
 
 
 def check_same_data(fingerprint: str, args: TrainingArguments) -> None:
-    """Refuse to resume a run on other data than it was begun with.
+    """Refuse to resume a run with other data than it was started with.
 
     Raises:
-        ScratchError: the data has changed since, and this is not allowed for.
+        ScratchError: the data has changed, and `--allow_changed_settings` is not given.
     """
     folder = Path(args.output_dir)
     if not args.resume or args.allow_changed_settings or not (folder / RECORD).is_file():
         return
     if read_run(folder).data_fingerprint != fingerprint:
         raise ScratchError(
-            f"the data has changed since the run in {args.output_dir} was begun: put it back as it was, start another "
-            "run with --init_from, or insist with --allow_changed_settings true"
+            f"the data has changed since the run in {args.output_dir} was started: restore it, start a new run with "
+            "--init_from, or allow it with --allow_changed_settings"
         )
 
 
@@ -181,7 +191,7 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, ids: Any) -> float:
 
 
 def open_sources(args: DataArguments, seed: int) -> tuple[Source, Source | None]:
-    """The texts to train on and, where there is a split or a dataset of its own for that, those to validate on."""
+    """Open the training texts and, if there is a separate split or dataset for it, the validation texts."""
 
     def open_one(dataset: str, options: ReadOptions, validation: bool) -> Source:
         own = {"text_column": args.text_column} if dataset != "stories" else {}
@@ -198,19 +208,27 @@ def build_tokenizer(
     max_length: int,
     template: Template = "causal",
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of the kind `name` on `documents`, or open the one of that name. Trained ones are cached by
-    the fingerprint of the documents."""
+    """Train a tokenizer, or open an existing one. Trained tokenizers are cached by the fingerprint of the documents.
+
+    Args:
+        name: kind of tokenizer to train, or directory or Hub id of an existing one.
+        vocab_size: maximum size of a new vocabulary; None is the default of its kind.
+        documents: returns the texts to train on.
+        fingerprint: hash of these texts.
+        max_length: maximum length of a sequence in tokens, for the tokenizer's config.
+        template: special tokens around a text.
+    """
     if name not in BUILDERS:
         return open_tokenizer(name)
     settings = json.dumps([TOKENIZER_FORMAT, name, vocab_size, fingerprint, max_length, template])
     entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
     if not (entry / "tokenizer_config.json").exists():
         tokenizer = train_tokenizer(documents(), name, vocab_size, template, model_max_length=max_length)  # type: ignore[arg-type]
-        with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=make_cache("tokenizers")) as beside:
-            tokenizer.save_pretrained(beside)
+        with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=make_cache("tokenizers")) as staging_dir:
+            tokenizer.save_pretrained(staging_dir)
             shutil.rmtree(entry, ignore_errors=True)
-            shutil.copytree(beside, beside + ".whole")
-            os.replace(beside + ".whole", entry)
+            shutil.copytree(staging_dir, staging_dir + ".whole")
+            os.replace(staging_dir + ".whole", entry)
     return open_tokenizer(str(entry))
 
 
@@ -221,7 +239,18 @@ def prepare_shards(
     tokenizer: PreTrainedTokenizerFast,
     args: DataArguments,
 ) -> tuple[dict[str, Shard], DataSummary]:
-    """Tokenise on the first process, with a progress bar; the others find the result in the cache."""
+    """Tokenise on the first process, with a progress bar; the others read the result from the cache.
+
+    Args:
+        accelerator: the processes.
+        source: training texts.
+        validation: validation texts, or None to hold out part of `source`.
+        tokenizer: tokenizer of the model.
+        args: data arguments.
+
+    Returns:
+        The shards "train" and "validation", and a summary of the data.
+    """
     bar = tqdm(
         total=source.expected_characters(),
         desc=f"tokenising {source.name}",
@@ -241,7 +270,7 @@ def prepare_shards(
 
 
 def dropout_fields(args: Any) -> dict[str, Any]:
-    """Return the config fields for `--dropout` and `--attention_dropout`, as far as these are given."""
+    """Return the config fields for `--dropout` and `--attention_dropout`, if these are given."""
     chosen = dict.fromkeys(DROPOUT_FIELDS, args.dropout)
     if getattr(args, "attention_dropout", None) is not None:
         chosen["attention_dropout"] = args.attention_dropout
@@ -257,13 +286,13 @@ def run_facts(
     context_length: int,
     **more: Any,
 ) -> dict[str, Any]:
-    """What every run records and every card shows of model and data.
+    """Facts about model and data for `run.yaml` and the model card.
 
     Args:
         family_title: title of the run.
         style: preset of a new model, or class of one from a checkpoint.
-        summary: of the data.
-        license: of the data; that of the built-in data is known.
+        summary: summary of the data.
+        license: license of the data; that of built-in data is known.
         prompt: an example of an input.
         context_length: in tokens.
         more: facts of the family, such as the sizes of the splits.
@@ -283,11 +312,11 @@ def run_facts(
 def preview_of(
     read: Callable[[Any, int], ReadExamples[Any]], separate: bool = False
 ) -> Callable[[Any, int], tuple[DataSummary, Any]]:
-    """Return what `scratch-gpt data` calls, from a function that reads examples.
+    """Return `DataPreview.read` for a family that reads examples.
 
     Args:
-        read: called with the data arguments and a seed.
-        separate: whether the texts of an example are tokenised one by one, such as the sides of a pair.
+        read: reads the examples, given the data arguments and a seed.
+        separate: whether the texts of an example are tokenised separately, such as the sides of a pair.
     """
 
     def preview(data: Any, seed: int) -> tuple[DataSummary, Callable[[], Iterable[str]]]:

@@ -1,4 +1,4 @@
-"""What the training of a classifier and the pre-training of an encoder do before the loop."""
+"""Configs of new encoders, for classification and masked language modelling."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .encoder_arguments import EncoderModelArguments
 
 
 def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, int | None], **more: Any) -> Any:
-    """The config of a new encoder, or of a new GPT where the preset is one of its.
+    """Build the config of a new encoder or, if the preset is one of a GPT, of a new GPT.
 
     Args:
-        args: preset and sizes.
-        vocab_size: of the tokenizer.
-        ids: of the special tokens.
+        args: model arguments: preset and sizes.
+        vocab_size: vocabulary size of the tokenizer.
+        ids: ids of the special tokens, by config field.
         more: further fields of the config.
 
     Raises:
-        ScratchError: an unknown preset, or settings that break its rules.
+        ScratchError: an unknown preset, or invalid settings.
     """
     encoder, layers = args.preset in PRESETS, args.num_hidden_layers
     if layers is None:
@@ -54,5 +54,5 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
 
 
 def ids_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
-    """The special tokens that a config knows."""
+    """Ids of the special tokens, by config field."""
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -1,4 +1,4 @@
-"""The model that DPO and policy-gradient methods tune, and its reference: how both are loaded."""
+"""Loading of the policy and the reference model, for DPO and policy-gradient methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifiers and masked words from end to end: text, training, what it leaves, strangers, the commands, bad input."""
+"""Classification and masked LM end to end: training, output, loading without the package, commands, bad input."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def table(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory, table) -> Path:
-    """A short masked-LM run in the style of 2018."""
+    """A short masked-LM run with preset 'bert'."""
     folder = tmp_path_factory.mktemp("encoder") / "run"
     options = ("--dataset", str(table), "--preset", "bert", "--max_steps", "6", "--eval_every", "3", *SIZE, *LOOP)
     run_here(PRETRAIN_ENCODER, "--output_dir", str(folder), *options, *VOCABULARY)
@@ -75,7 +75,7 @@ def encoder(tmp_path_factory, table) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, table, encoder) -> Path:
-    """A short run of a classifier that begins with that encoder."""
+    """A short run of a classifier initialised from that encoder."""
     folder = tmp_path_factory.mktemp("classifier") / "run"
     options = ("--dataset", str(table), "--init_from", str(encoder), "--max_steps", "160", "--eval_every", "40", *LOOP)
     names = ("--label_names", "negative", "positive", "--save_every", "80", "--dropout", "0.1", "--keep_last", "9")
@@ -95,7 +95,7 @@ def best_of(folder: Path) -> dict:
     )
 
 
-def test_a_run_leaves_a_classifier_and_its_record(run, table):
+def test_run_writes_a_classifier_and_its_record(run, table):
     names = {path.name for path in run.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "README.md", "loss.png", "confusion.png", "run.yaml"} <= names
     model, tokenizer = (
@@ -118,7 +118,7 @@ def test_a_run_leaves_a_classifier_and_its_record(run, table):
     assert "pipeline_tag: text-classification" in card
 
 
-def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-00000160")
@@ -136,7 +136,7 @@ def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
         ("encoder", "fill-mask", "AutoModelForMaskedLM", "the <mask> film has scene"),
     ],
 )
-def test_strangers_get_the_same_answers(name, task, auto, text, request, tmp_path):
+def test_same_predictions_without_the_package(name, task, auto, text, request, tmp_path):
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     out = tmp_path / "found.safetensors"
@@ -157,7 +157,7 @@ def test_strangers_get_the_same_answers(name, task, auto, text, request, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "twin"), [("run", "BertForSequenceClassification"), ("encoder", "BertForMaskedLM")])
-def test_push_with_the_native_twin(name, twin, request, tmp_path):
+def test_push_with_the_native_model(name, twin, request, tmp_path):
     folder = request.getfixturevalue(name)
     with running_hub() as hub:
         result = push(hub, tmp_path / "home", str(folder), f"tester/{name}", "--yes", "--native")
@@ -203,7 +203,7 @@ def test_the_commands(run, encoder, table, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "modern"])
-def test_a_gpt_and_a_fresh_encoder_learn_labels_too(preset, tmp_path):
+def test_gpt_and_new_encoder_learn_labels(preset, tmp_path):
     """Of the built-in text, too, with rare labels weighed up and an early stop."""
     options = ("--preset", preset, "--num_texts", "400", "--max_steps", "120", "--eval_every", "10", *SIZE, *LOOP)
     more = ("--class_weights", "balanced", "--early_stopping_patience", "2", "--label_smoothing", "0.1")
@@ -214,7 +214,7 @@ def test_a_gpt_and_a_fresh_encoder_learn_labels_too(preset, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(table, tmp_path):
+def test_two_processes_have_the_loss_curve_of_one(table, tmp_path):
     for script, more in ((TRAIN, ()), (PRETRAIN_ENCODER, ("--mask_probability", "0.3"))):
         options = ("--dataset", str(table), *SIZE, *LOOP, *VOCABULARY, *more, "--max_steps", "4", "--eval_every", "2")
         one, two = tmp_path / f"{Path(script).stem}1", tmp_path / f"{Path(script).stem}2"
@@ -227,7 +227,7 @@ def test_two_processes_give_the_curve_of_one(table, tmp_path):
                 assert double.get(name) == pytest.approx(single.get(name), abs=1e-4)
 
 
-def test_a_bag_counts_its_weights_once(table, tmp_path, story_tokenizer):
+def test_token_weights_are_counted_once(table, tmp_path, story_tokenizer):
     small = ("--hidden_size", "16", "--tokenizer", "word", "--vocab_size", "20", "--eval_every", "0", *LOOP)
     bag, other = tmp_path / "bag", tmp_path / "other.tsv"
     run_here(TRAIN, "--output_dir", str(bag), "--dataset", str(table), "--preset", "fasttext", "--epochs", "8", *small)
@@ -246,7 +246,7 @@ def test_a_bag_counts_its_weights_once(table, tmp_path, story_tokenizer):
     assert torch.equal(load_file(tmp_path / "on" / "model.safetensors")["model.token_weights.tokens"], told)
 
 
-def test_masks_are_drawn_80_10_10_and_anew_each_epoch():
+def test_masks_are_80_10_10_and_differ_between_epochs():
     generator = np.random.default_rng(0)
     rows = [[1, *generator.integers(4, 500, 30).tolist(), 2] for _ in range(400)]
     known = {"special_ids": [0, 1, 2, 3], "mask_token_id": 3, "pad_token_id": 0, "vocab_size": 500}
@@ -283,7 +283,7 @@ BAD = {
     "no table": ("--dataset plain.txt", "is plain text, want a table"),
     "no such file": ("--dataset ./none.tsv", "no such file or folder: ./none.tsv"),
     "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model has 'a', 'b'"),
-    "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want a name for each"),
+    "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want one name for each"),
     "unknown preset": (
         "--preset bart",
         "unknown preset 'bart': choose one of bert, modern, fasttext, gpt2, llama, nanochat",
@@ -293,8 +293,8 @@ BAD = {
     "smoothing": ("--label_smoothing 1", "label_smoothing is 1.0"),
     "word dropout": ("--word_dropout 1", "word_dropout is 1.0"),
     "nothing to hide behind": ("--preset llama --word_dropout 0.1", "has no mask"),
-    "metric": ("--metric_for_best_model accuracy --max_steps 1", "is 'accuracy', want one of val_loss, val_accuracy"),
-    "sizes beside a checkpoint": ("--init_from classifier --hidden_size 64", "leave out --hidden_size"),
+    "metric": ("--metric_for_best_model accuracy --max_steps 1", "is 'accuracy', want one of val_accuracy, val_f1"),
+    "sizes beside a checkpoint": ("--init_from classifier --hidden_size 64", "remove --hidden_size"),
     "too few": ("--dataset few.csv", "too few texts"),
     "runs that are none": ("--preset fasttext --ngram_sizes 1 2", "ngram_sizes are [1, 2], want different ones from 2"),
     "runs without a table": ("--preset modern --ngram_sizes 2", "ngram_sizes are [2], but ngram_buckets is 0"),

@@ -1,4 +1,4 @@
-"""Runs that learn from rewards, from end to end: they learn, resume exactly, and refuse what can't work."""
+"""Policy-gradient runs end to end: learning, exact resumes, and errors of bad input."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ OPTIONS = ["--num_threads", "1", "--prompts_per_rollout", "32", "--validation_pr
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A model that writes letters at random, and prompts."""
+    """A model that generates random letters, and prompts."""
     folder = tmp_path_factory.mktemp("base")
     tokenizer = train_tokenizer(["abcdefgh "], "char", model_max_length=32)
     fields = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -51,7 +51,7 @@ def rows_of(folder):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "grpo"])
-def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
+def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     """From one completion in two with an "a" to nearly all of them; `verify` resumes it exactly in the middle of a
     round; a stranger loads what is left, in which nothing of the value head is."""
     out = tmp_path / "run"
@@ -78,7 +78,7 @@ def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
         with safe_open(folder / "model.safetensors", "pt") as file:
             assert not [name for name in file.keys() if "value" in name]  # noqa: SIM118
     with safe_open(checkpoint / "training_state.safetensors", "pt") as file:
-        assert ("apart.value_head.score.weight" in file.keys()) == (algorithm == "ppo")  # noqa: SIM118
+        assert ("unpublished.value_head.score.weight" in file.keys()) == (algorithm == "ppo")  # noqa: SIM118
     card = (out / "README.md").read_text()
     assert "| mean reward |" in card
     assert r"` re:a\|zz `" in card  # Markdown removes the two spaces
@@ -91,7 +91,7 @@ def test_it_learns_what_is_rewarded(algorithm, base, tmp_path):
     assert stranger.stdout.splitlines()[-1].startswith("bb")
 
 
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(base, tmp_path):
+def test_interrupted_run_resumes_exactly(base, tmp_path):
     """Stopped in the middle of a round, whose rollouts the checkpoint holds."""
     same = ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt"), *OPTIONS]
     same += ["--eval_every", "100", "--kl_target", "2", "--schedule", "constant"]
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(base, tmp_path):
     assert len(tasks[0]["round"]) == 32
 
 
-def test_a_collapse_stops_the_run_and_the_best_model_stays(base, tmp_path):
+def test_collapse_stops_the_run_and_keeps_the_best_model(base, tmp_path):
     out = tmp_path / "run"
     options = [
         *OPTIONS,
@@ -137,7 +137,7 @@ def test_a_collapse_stops_the_run_and_the_best_model_stays(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_from_the_same_rollouts(base, tmp_path):
+def test_two_processes_train_on_the_same_rollouts(base, tmp_path):
     out = tmp_path / "run"
     options = [*OPTIONS, "--max_steps", "24", "--eval_every", "24", "--learning_rate", "0.003"]
     options += ["--num_generations", "4"]
@@ -157,7 +157,7 @@ def task_of(base, **settings):
     return model, PolicyGradient(Accelerator(), model, other, tokenizer, pattern_reward("a"), prompts, args)
 
 
-def test_each_sample_is_learned_from_once_a_pass(base):
+def test_each_sample_is_used_once_per_epoch(base):
     _, task = task_of(base, num_generations=2, num_ppo_epochs=3, batch_size=4, algorithm="grpo")
     state, turns = task_state(0, 0), []
     stream = task.batches(state)
@@ -174,7 +174,7 @@ def test_each_sample_is_learned_from_once_a_pass(base):
     assert task.batches_left(task_state(0, 16), 2.0) == 14
 
 
-def test_a_round_goes_on_with_other_processes(base):
+def test_round_resumes_with_another_number_of_processes(base):
     """What was left of it is learned from once, whatever the rows of a batch are now."""
     _, task = task_of(base, num_generations=2, num_ppo_epochs=2, batch_size=4, algorithm="grpo")
     stream = task.batches(task_state(0, 0))
@@ -203,7 +203,7 @@ def task_state(epoch, row):
     return DataState(epoch, row)
 
 
-def test_before_the_first_step_the_ratio_is_one(base):
+def test_probability_ratio_is_one_before_the_first_step(base):
     """What was sampled is scored by the policy that sampled it: at the first batch nothing is clipped, and the loss of
     whitened advantages is their mean below 0."""
     model, task = task_of(base, algorithm="grpo", batch_size=12, num_generations=2)
@@ -217,12 +217,15 @@ def test_before_the_first_step_the_ratio_is_one(base):
 
 
 BAD = {
-    "nothing to tune": ("--reward re:a", "name a model with --init_from"),
-    "no reward": ("--init_from model", "nothing is rewarded: name a --reward"),
+    "nothing to tune": ("--reward re:a", "give one with --init_from"),
+    "no reward": ("--init_from model", "there is no reward: give one with --reward"),
     "a bad pattern": ("--init_from model --reward re:(", "reward re:( is not a regular expression"),
     "a wrong reward": ("--init_from model --reward wrong.py:nan", "gave float nan for completion 0"),
     "no such prompts": ("--init_from model --reward re:a --dataset ./none.txt", "no such file or folder: ./none.txt"),
-    "too few": ("--init_from model --reward re:a --validation_prompts 64", "64 prompts, and validation_prompts is 64"),
+    "too few": (
+        "--init_from model --reward re:a --validation_prompts 64",
+        "validation_prompts is 64, want fewer than the 64 prompts",
+    ),
     "no such column": (
         "--init_from model --reward re:a --dataset plain.jsonl",
         "has the columns 'column', want one of",
@@ -230,16 +233,19 @@ BAD = {
     "temperature": ("--init_from model --reward re:a --temperature 0", "temperature is 0.0, want more than 0"),
     "one of a group": (
         "--init_from model --reward re:a --algorithm grpo --num_generations 1",
-        "grpo compares completions of one prompt",
+        "grpo compares completions of the same prompt",
     ),
-    "passes": ("--init_from model --reward re:a --algorithm reinforce --num_ppo_epochs 2", "reinforce learns once"),
-    "rows": ("--init_from model --reward re:a --batch_size 7", "are no multiple of a step's 7 rows"),
+    "passes": (
+        "--init_from model --reward re:a --algorithm reinforce --num_ppo_epochs 2",
+        "reinforce makes one on-policy update",
+    ),
+    "rows": ("--init_from model --reward re:a --batch_size 7", "is not a multiple of the 7 sequences of a step"),
     "messages without a template": (
         "--init_from model --reward re:a --dataset talks.jsonl --validation_prompts 1",
         "the tokenizer has no chat template",
     ),
     "no judge": ("--init_from model --reward model", "which has no labels"),
-    "a foreign model": ("--init_from native --reward re:a", "native is a llama model: turn it into ours with"),
+    "a foreign model": ("--init_from native --reward re:a", "native is a llama model: convert it with"),
     "no room": (
         "--init_from model --reward re:a --max_new_tokens 99",
         "no prompt leaves 99 of the model's 32 positions",
@@ -262,7 +268,7 @@ def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
     assert len([line for line in errors.splitlines() if "error" in line.lower()]) == 1
 
 
-def test_prompts_come_from_everywhere(base, tmp_path):
+def test_prompts_are_read_from_all_sources(base, tmp_path):
     prompts = list(open_prompts("stories", num_prompts=50, seed=3).read())
     assert len(set(prompts)) == 50
     assert prompts == list(open_prompts("stories", num_prompts=50, seed=3).read())

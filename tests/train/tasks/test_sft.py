@@ -1,4 +1,4 @@
-"""Instruction tuning: what is learned of conversations and what not, and a run from end to end."""
+"""Supervised fine-tuning: which tokens are scored, and a run end to end."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def tokenizer(request):
     return tokenizer
 
 
-def test_learned_is_what_the_assistant_says(tokenizer):
+def test_only_assistant_tokens_are_scored(tokenizer):
     tokens = encode_conversations(tokenizer, [CONVERSATION], 1000)
     (ids,), (scored,) = tokens.ids, tokens.scored
     whole = tokenizer.decode([tokens.start, *ids])
@@ -49,7 +49,7 @@ def test_learned_is_what_the_assistant_says(tokenizer):
     assert (tokens.characters, tokens.num_too_long, tokens.num_unanswered) == (21, 0, 0)
 
 
-def test_what_is_too_long_is_cut_and_counted(tokenizer):
+def test_long_conversations_are_truncated_and_counted(tokenizer):
     whole = encode_conversations(tokenizer, [CONVERSATION], 1000).ids[0]
     first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [CONVERSATION], 1000).scored[0])[0])
     cut = encode_conversations(tokenizer, [CONVERSATION, CONVERSATION], first_answer + 2)
@@ -87,7 +87,7 @@ def test_prompts_are_never_scored(tokenizer):
     assert not torch.allclose(gradient(shard.scored), before)
 
 
-def test_packed_conversations_do_not_see_each_other(tokenizer):
+def test_packed_conversations_do_not_attend_to_each_other(tokenizer):
     talks = [CONVERSATION, CONVERSATION[:2], [{"role": "system", "content": "Be kind."}, *CONVERSATION[2:]]]
     task = task_of(tokenizer, talks, row_length=256)
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256)
@@ -142,7 +142,7 @@ def tuned(base, tmp_path_factory):
     return out
 
 
-def test_a_tuned_model_answers_whoever_asks(tuned, tmp_path):
+def test_tuned_model_answers(tuned, tmp_path):
     """Its loss falls, `verify` finds the run sound and exactly resumable, and a stranger's pipeline gets the answers,
     which end by themselves."""
     out = tuned
@@ -170,7 +170,7 @@ assert "scratch_gpt" not in sys.modules
     assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
 
 
-def test_transformers_serves_it_and_chats_with_it(tuned, tmp_path):
+def test_transformers_serve_and_chat(tuned, tmp_path):
     """`transformers serve` in a process without the package: an answer at once, one as a stream, and one in
     `transformers chat`."""
     command = str(Path(sys.executable).with_name("transformers"))
@@ -216,7 +216,7 @@ def test_transformers_serves_it_and_chats_with_it(tuned, tmp_path):
         server.wait(timeout=30)
 
 
-def test_answers_that_can_be_checked_are_counted(tokenizer):
+def test_exact_answers_are_counted(tokenizer):
     """A model that knows one of three answers by heart, and whose padding on the left does not matter."""
     talks = [[USER_MESSAGE, {"role": "assistant", "content": said}] for said in ("I am well.", "So so.", "No.")]
     talks[1] = [{"role": "user", "content": "A much longer question than the other ones, is it?"}, talks[1][1]]
@@ -232,17 +232,17 @@ def test_answers_that_can_be_checked_are_counted(tokenizer):
 
 
 BAD = {
-    "nothing to tune": ("--dataset talks.jsonl", "name a pre-trained model with --init_from"),
+    "nothing to tune": ("--dataset talks.jsonl", "give a pre-trained one with --init_from"),
     "no such file": ("--init_from model --dataset ./none.json", "no such file or folder: ./none.json"),
     "no questions": ("--init_from model --num_questions 0", "num_questions is 0, want at least 1"),
     "no such split": ("--init_from model --dataset_split dev", "have the splits train, validation, test, not 'dev'"),
-    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0: want"),
-    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out shares are"),
+    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0, want"),
+    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out fractions are"),
     "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
-    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "leaves no answer for train"),
+    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "has no answer for train"),
     "a text file": ("--init_from model --dataset plain.txt", "plain.txt is plain text, want a table"),
     "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
-    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "name their --lora_rank too"),
+    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "have no effect without --lora_rank"),
     "no matrix": (
         "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",
@@ -276,7 +276,7 @@ def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
-def test_adapters_are_published_as_peft_merges_them(preset, tokenizer):
+def test_published_weights_are_peft_merged(preset, tokenizer):
     """Random adapters, and rows of the embeddings: what is published has the logits of the adapted model."""
     from scratch_gpt.train.tasks.sft.lora import add_lora
 
@@ -300,7 +300,7 @@ def test_adapters_are_published_as_peft_merges_them(preset, tokenizer):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_model_tuned_by_lora_is_a_plain_model(base, tmp_path, tied):
+def test_model_tuned_with_lora_is_published_as_a_plain_model(base, tmp_path, tied):
     """All but the adapters and the tokens of the chat stays; what is published is a plain model."""
     before = ScratchGPTForCausalLM.from_pretrained(base / "model", tie_word_embeddings=tied)
     before.save_pretrained(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Exact answers are counted where each question has one right answer, and nowhere else."""
+"""Exact match is a metric only if each question has one correct answer."""
 
 import json
 
@@ -11,7 +11,7 @@ from scratch_gpt.data.corpora.stories import stories
 SFT = str(PROJECT / "training" / "sft.py")
 
 
-def test_exact_answers_are_counted_for_built_in_questions_only(tmp_path):
+def test_exact_match_is_a_metric_of_built_in_questions_only(tmp_path):
     tokenizer = train_tokenizer(stories(seed=0, count=200), "char", model_max_length=256)
     base = tmp_path / "base"
     tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256).save_pretrained(base)

@@ -1,4 +1,4 @@
-"""Translation from end to end: training, what it leaves, strangers, the Hub, the commands."""
+"""Translation end to end: training, its output, loading without the package, the Hub, the commands."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def two_tongues(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_leaves_a_model_directory_and_its_record(run):
+def test_run_writes_a_model_directory_and_its_record(run):
     names = {path.name for path in run.iterdir()}
     assert {"model.safetensors", "tokenizer.json", "README.md", "loss.png", "metrics.jsonl", "run.yaml"} <= names
     assert {"modeling_scratch_seq2seq.py", "pipeline_scratch_translation.py", "block.py"} <= names
@@ -114,7 +114,7 @@ def _encoded(tokenizer, text: str) -> dict[str, torch.Tensor]:
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
-def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "checkpoints" / "step-00000008")
@@ -129,7 +129,7 @@ def test_a_resumed_run_equals_one_that_went_through(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run", "two_tongues"])
-def test_strangers_get_the_same_sentences(name, request, tmp_path):
+def test_same_translations_without_the_package(name, request, tmp_path):
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = ("-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder), "main", json.dumps(SENTENCES))
@@ -190,7 +190,7 @@ def test_translate_and_evaluate_as_commands(run, tmp_path):
     assert re.search(r"bleu of Moses tokens\s*│\s*\d+\.\d\d", scored.stdout)
 
 
-def test_attention_between_words_adds_up(run):
+def test_cross_attention_between_words_sums_to_one(run):
     from scratch_gpt.evaluation.cross_attention import word_attention
 
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run)
@@ -203,7 +203,7 @@ def test_attention_between_words_adds_up(run):
     assert model.config._attn_implementation == "sdpa"  # as it was before
 
 
-def test_scores_are_sacrebleus():
+def test_scores_equal_those_of_sacrebleu():
     texts = ["The dog runs in the garden .", "Two men"], ["the dog runs in the garden .", "Two men laugh"]
     scores = translation_scores(*texts)
     assert scores["bleu_lowercase"] > scores["bleu"]
@@ -212,7 +212,7 @@ def test_scores_are_sacrebleus():
     assert moses_bleu(["A dog's ball."], ["a dog's ball."], "en") == pytest.approx(100)
 
 
-def test_pairs_are_learned_in_both_directions(tmp_path):
+def test_both_directions_are_trained(tmp_path):
     """Twice as many pairs to train on, and as many to validate on; one direction goes on from there."""
     train(tmp_path / "one", "--max_steps", "1")
     train(tmp_path / "both", "--max_steps", "1", "--both_directions")
@@ -274,7 +274,7 @@ def test_hugging_face_trainer_trains_it_unchanged(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(tmp_path):
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     options = ("--output_dir", "RUN", *TINY, "--max_steps", "4", "--eval_every", "2", "--dropout", "0")
     one, two = tmp_path / "one", tmp_path / "two"
     alone = [option.replace("RUN", str(one)) for option in options]
@@ -289,7 +289,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
             assert double["val_chrf"] == pytest.approx(single["val_chrf"], abs=0.5)
 
 
-def test_going_on_and_going_out_and_in_again(run, two_tongues, tmp_path):
+def test_init_from_and_native_round_trip(run, two_tongues, tmp_path):
     """A checkpoint is trained further; a twin, and what is imported from it, serve our own commands."""
     train_options = ("--init_from", str(run), "--num_pairs", "400", "--max_steps", "2", "--precision", "fp32")
     run_here(TRAIN, "--output_dir", str(tmp_path / "further"), *train_options)
@@ -303,10 +303,10 @@ def test_going_on_and_going_out_and_in_again(run, two_tongues, tmp_path):
         assert found.stdout == expected, found.stderr
     refused = run_here(TRAIN, "--init_from", "native", "--num_pairs", "9", cwd=tmp_path, check=False)
     assert refused.returncode == 2
-    assert "is a marian model: turn it into ours with 'scratch-gpt import' first" in refused.stderr
+    assert "is a marian model: convert it with 'scratch-gpt import' first" in refused.stderr
 
 
-def test_more_tokens_survive_a_reload(run, tmp_path):
+def test_added_tokens_survive_a_reload(run, tmp_path):
     model = AutoModelForSeq2SeqLM.from_pretrained(run)
     size = model.config.vocab_size
     model.resize_token_embeddings(size + 5, mean_resizing=False)

@@ -1,4 +1,4 @@
-"""What translation is given to learn from: bad input is refused, and long and empty sentences are counted."""
+"""Input of translation: bad input is refused, long and empty sentences are counted."""
 
 import pytest
 import yaml
@@ -23,11 +23,11 @@ BAD = {
     "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
     "smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),
     "an endless rate": ("--learning_rate inf", "learning_rate is inf, want more than 0"),
-    "average": ("--average_decay 2", "average_decay is 2.0, want a share between 0 and 1"),
+    "average": ("--average_decay 2", "average_decay is 2.0, want more than 0 and less than 1"),
     "no pairs": ("--num_pairs -1", "num_pairs is -1, want at least 1"),
     "no beams": ("--num_beams 0", "num_beams is 0, want at least 1"),
-    "validation on what is trained on": ("--dataset plenty --validation_split train", "which is trained on"),
-    "metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_loss"),
+    "validation on the training split": ("--dataset plenty --validation_split train", "which is the training split"),
+    "metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_bleu"),
     "tokens": ("--tokens_per_batch 0", "tokens_per_batch is 0, want more than 0"),
     "another kind of model": ("--init_from gpt", "no sequence-to-sequence model can be opened"),
 }
@@ -54,10 +54,10 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     asked = []
     for case, (arguments, _) in BAD.items():
         given = arguments.split()
-        chosen = {**defaults, **dict(zip(given[::2], given[1::2], strict=True))}
+        kept = {name: value for name, value in defaults.items() if name not in given}
         if case == "another kind of model":
-            chosen = {name: chosen[name] for name in ("--init_from", "--num_pairs", "--precision")}
-        asked.append([*sum(chosen.items(), ()), "--output_dir", f"out_{case.replace(' ', '_')}"])
+            kept = {name: kept[name] for name in ("--num_pairs", "--precision")}
+        asked.append([*sum(kept.items(), ()), *given, "--output_dir", f"out_{case.replace(' ', '_')}"])
     found = refusals(TRAIN, asked, cwd=folder)
     assert sorted(folder.iterdir()) == before  # a refusal writes nothing
     return dict(zip(BAD, found, strict=True))
@@ -82,7 +82,7 @@ def test_long_and_empty_sentences_are_counted(tmp_path):
     (folder / "train.en").write_text("\n".join([*english, ""]))
     options = ("--dataset", str(folder), "--vocab_size", "280", "--max_length", "24", "--max_steps", "1")
     result = train(tmp_path / "run", *options, "--validation_fraction", "0.1")
-    assert "pairs with a side of over 24 tokens were cut" in " ".join(result.stderr.split())
+    assert "pairs with a side of over 24 tokens were truncated" in " ".join(result.stderr.split())
     record = (tmp_path / "run" / "run.yaml").read_text()
     assert "long: 1" in record
     assert yaml.safe_load(record)["facts"]["data"]["rows_skipped"] == {"'de' is empty": 1}

@@ -1,4 +1,4 @@
-"""Arguments of classification, beside those of every training run."""
+"""Arguments of classification, in addition to those of every training run."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ClassifierTrainingArguments(TrainingArguments):
     label_smoothing: float = argument(0.0, "Label smoothing of the training loss.", at_least=0, less_than=1)
     word_dropout: float = argument(
         0.0,
-        "Word dropout: fraction of the words replaced by <mask> in training, drawn anew in every epoch; a strong "
+        "Word dropout: fraction of the words replaced by <mask> in training, sampled in every epoch; a strong "
         "regulariser on few texts.",
         at_least=0,
         less_than=1,

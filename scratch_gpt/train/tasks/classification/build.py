@@ -28,7 +28,7 @@ from .arguments import ClassifierModelArguments, LabelledArguments
 
 
 def open_examples(data: LabelledArguments, seed: int) -> tuple[Corpus[Example], Corpus[Example] | None]:
-    """The texts to train on and, where there is a split or a dataset of its own for that, those to validate on."""
+    """Open the training texts and, if there is a separate split or dataset for it, the validation texts."""
 
     def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Example]:
         built_in = dataset == "languages"
@@ -42,10 +42,10 @@ def open_examples(data: LabelledArguments, seed: int) -> tuple[Corpus[Example], 
 def read_labelled(
     data: LabelledArguments, corpora: tuple[Corpus[Example], Corpus[Example] | None]
 ) -> tuple[ReadExamples[Example], list[str]]:
-    """The examples of each split and the names of the labels, which `--label_names` may give.
+    """Read the examples of each split and the names of the labels, which `--label_names` can give.
 
     Raises:
-        ScratchError: nothing is left for a split, or there is one label only.
+        ScratchError: a split is empty, there is only one label, or `--label_names` does not match the labels.
     """
     found = read_examples(
         corpora,
@@ -63,7 +63,7 @@ def read_labelled(
         return found, names
     if len(data.label_names) != len(names) or len(set(data.label_names)) != len(names):
         raise ScratchError(
-            f"label_names are {', '.join(data.label_names)}, want a name for each of the labels {', '.join(names)}"
+            f"label_names are {', '.join(data.label_names)}, want one name for each of the labels {', '.join(names)}"
         )
     named = dict(zip(names, data.label_names, strict=True))
     for part in found.parts.values():
@@ -76,7 +76,14 @@ def read_labelled(
 
 
 def build_label_tokenizer(data: LabelledArguments, train: list[Example], context_length: int, encoder: bool) -> Any:
-    """The tokenizer of a new classifier, trained on the training texts unless `--tokenizer` names one."""
+    """Train the tokenizer of a new classifier on the training texts, or open the one that `--tokenizer` names.
+
+    Args:
+        data: data arguments.
+        train: training examples.
+        context_length: maximum length of a text in tokens.
+        encoder: whether the model is an encoder, not a GPT.
+    """
     texts = [text for text, _ in train]
     template: Template = "encoder" if encoder else "causal"
     return build_tokenizer(
@@ -85,12 +92,12 @@ def build_label_tokenizer(data: LabelledArguments, train: list[Example], context
 
 
 def label_fields(names: Sequence[str]) -> dict[str, Any]:
-    """The names of the labels, as a config has them."""
+    """The config fields with the names of the labels."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
 def build_classifier(args: ClassifierModelArguments, tokenizer: PreTrainedTokenizerFast, names: list[str]) -> Any:
-    """A new classifier in float32."""
+    """Build a new classifier in float32."""
     more = label_fields(names)
     if args.preset in PRESETS:
         more["boundary_token_id"] = space_of_characters(tokenizer)
@@ -100,18 +107,18 @@ def build_classifier(args: ClassifierModelArguments, tokenizer: PreTrainedTokeni
 
 
 def known_labels(name: str, trust_remote_code: bool) -> list[str] | None:
-    """The labels that a checkpoint was trained to distinguish, from its config; None where it is not a classifier."""
+    """The labels of a checkpoint, from its config; None if it is not a classifier."""
     config = open_config(name, trust_remote_code)
     return label_names_of(config) if kind_of_model(config) == "classifier" else None
 
 
 def load_classifier(name: str, args: ClassifierModelArguments, names: list[str]) -> PreTrainedModel:
-    """Load a classifier from a checkpoint of one, or of an encoder or GPT, which then gets a new head.
+    """Load a classifier from the checkpoint of a classifier, or of an encoder or GPT, which then gets a new head.
 
     Args:
         name: directory or Hub id.
-        args: dropout and pooling.
-        names: of the labels, in order.
+        args: model arguments: dropout and pooling.
+        names: names of the labels, in order.
     """
     chosen = dropout_fields(args)
     chosen |= {n: getattr(args, n) for n in ("classifier_dropout", "classifier_pooling")}
@@ -127,7 +134,16 @@ def encode(
     accelerator: Accelerator,
     split: str,
 ) -> LabelledTokens:
-    """Tokenise texts, with a progress bar, and report how many were truncated."""
+    """Tokenise texts, with a progress bar, and report how many were truncated.
+
+    Args:
+        examples: texts and labels.
+        names: names of the labels, in order.
+        tokenizer: tokenizer of the model.
+        max_length: maximum length of a text in tokens.
+        accelerator: the processes; the main one reports.
+        split: name of the split, for the report.
+    """
     main = accelerator.is_main_process
     with tqdm(
         total=len(examples), desc=f"tokenising {split}", unit=" texts", leave=False, disable=not main or None

@@ -45,7 +45,14 @@ def prepare(
     args: ClassifierTrainingArguments,
     resume_from: Path | None,
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     origin = resume_from or model_args.init_from
     found, names = _read(data, model_args, args, origin)
     accelerator = start(args)
@@ -63,8 +70,8 @@ def _read(
     args: ClassifierTrainingArguments,
     origin: str | Path | None,
 ) -> tuple[ReadExamples[Example], list[str]]:
-    """Read the texts of each split, after the settings of a new model are checked, and the names of the labels in
-    order: those of the checkpoint, if it is a classifier."""
+    """Check the settings of a new model, then read the texts of each split and the names of the labels, in order: those
+    of the checkpoint, if it is a classifier."""
     if origin is None:
         build_config(model_args, vocab_size=8, ids={})
     found, names = build.read_labelled(data, build.open_examples(data, args.seed))
@@ -75,7 +82,7 @@ def _read(
     train = found.parts["train"]
     if len({label for _, label in train}) < 2:
         raise ScratchError(
-            f"{found.summary.name} has too few texts: the {len(train):,} to train on have one label only"
+            f"{found.summary.name} has too few texts: the {len(train):,} training texts have only one label"
         )
     return found, known or names
 
@@ -86,7 +93,7 @@ def _load_or_train_tokenizer(
     found: ReadExamples[Example],
     origin: str | Path | None,
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
+    """Return the tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
     if origin is not None:
         return loading.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
     encoder = model_args.preset in PRESETS
@@ -103,7 +110,7 @@ def _load_or_build_model(
     origin: str | Path | None,
     accelerator: Accelerator,
 ) -> Any:
-    """The model of the checkpoint, with a new head if it is not a classifier, or a new model."""
+    """Return the model of the checkpoint, with a new head if it is not a classifier, or a new model."""
     if origin is not None:
         model: Any = build.load_classifier(str(origin), model_args, names)
     else:
@@ -153,7 +160,7 @@ def _make_job(
     model_args: ClassifierModelArguments,
     args: ClassifierTrainingArguments,
 ) -> Job:
-    """The job, from what the steps before it returned."""
+    """Build the job from the results of the previous steps."""
     task = Classification(
         accelerator,
         encoded["train"],

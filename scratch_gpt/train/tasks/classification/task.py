@@ -26,21 +26,21 @@ METRICS = (
 
 
 class Classification(BucketTask):
-    """Texts with a label each; the loss is the cross-entropy of the label.
+    """Text classification; the loss is the cross-entropy of the label.
 
     Args:
-        accelerator: knows the processes and the device.
-        train, validation: tokenised texts.
-        label_names: in the order of the model's labels.
-        tokenizer: made the texts.
-        tokens_per_batch: rows times length that a process takes at a time.
-        seed: of the order of the batches, and of the tokens that are hidden.
+        accelerator: processes and device.
+        train, validation: tokenised texts with labels.
+        label_names: names of the labels, in the order of the model's labels.
+        tokenizer: tokenizer of the texts.
+        tokens_per_batch: rows times length of a batch of one process.
+        seed: seed of the order of the batches and of word dropout.
         balance: weight the loss of each training text by the inverse frequency of its label.
-        label_smoothing: of the training loss.
-        word_dropout: fraction of the words of training texts that are replaced by `<mask>`, drawn anew in every epoch.
+        label_smoothing: label smoothing of the training loss.
+        word_dropout: fraction of the words of training texts replaced by `<mask>`, sampled in every epoch.
 
     Raises:
-        ScratchError: words are to be dropped, and the tokenizer has no mask.
+        ScratchError: word dropout is requested, and the tokenizer has no mask token.
     """
 
     metrics: tuple[Metric, ...] = METRICS
@@ -60,7 +60,7 @@ class Classification(BucketTask):
         word_dropout: float = 0.0,
     ):
         if word_dropout and tokenizer.mask_token_id is None:
-            raise ScratchError(f"word_dropout is {word_dropout}, but the tokenizer has no mask: leave it 0")
+            raise ScratchError(f"word_dropout is {word_dropout}, but the tokenizer has no mask token: set it to 0")
         self.accelerator, self.label_names, self.label_smoothing = accelerator, label_names, label_smoothing
         self.seed, self.word_dropout, self.mask_token_id = seed, word_dropout, tokenizer.mask_token_id
         self.special_ids, self.starts_word = list(tokenizer.all_special_ids), None
@@ -70,9 +70,12 @@ class Classification(BucketTask):
         self.validation = LabelledBatches(validation, tokens_per_batch, tokenizer.pad_token_id)
         counts = np.bincount(train.labels, minlength=len(label_names)).clip(min=1)
         weights = counts.sum() / (len(counts) * counts) if balance else np.ones(len(counts))
-        self.weights = torch.tensor(weights, dtype=torch.float32, device=accelerator.device)  # their mean text has 1
+        self.weights = torch.tensor(
+            weights, dtype=torch.float32, device=accelerator.device
+        )  # their mean over the texts is 1
 
     def make_batch(self, epoch: int, number: int) -> Batch:
+        """Build the batch with this number in the plan of an epoch, with word dropout."""
         batch = self.train.batch(*self.train.plan(epoch)[number])
         if self.word_dropout:
             generator = np.random.default_rng((self.seed, epoch, number))
@@ -81,6 +84,7 @@ class Classification(BucketTask):
         return batch
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the texts, with class weights and label smoothing."""
         logits = logits_of(model, batch)
         smoothing = self.label_smoothing
         losses = F.cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
@@ -90,26 +94,27 @@ class Classification(BucketTask):
         """Loss (unweighted), accuracy and macro F1 on the validation texts."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
-        guesses: list[tuple[int, int]] = []
+        labels_and_predictions: list[tuple[int, int]] = []
         total = 0.0
         with torch.no_grad():
             for entry in self.validation.plan(0)[process::processes]:
                 batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(*entry).items()}
                 logits = logits_of(own, batch)
                 total += F.cross_entropy(logits, batch["labels"], reduction="sum").item()
-                guesses += zip(batch["labels"].tolist(), logits.argmax(-1).tolist(), strict=True)
+                labels_and_predictions += zip(batch["labels"].tolist(), logits.argmax(-1).tolist(), strict=True)
         if processes > 1:
             total = sum(gather_object([total]))
-            guesses = gather_object(guesses)
-        labels, guessed = zip(*guesses, strict=True)
-        loss = total / len(guesses)
-        scores = classification_scores(labels, guessed, len(self.label_names))
+            labels_and_predictions = gather_object(labels_and_predictions)
+        labels, predictions = zip(*labels_and_predictions, strict=True)
+        loss = total / len(labels)
+        scores = classification_scores(labels, predictions, len(self.label_names))
         return {"val_loss": loss, **{f"val_{name}": value for name, value in scores.items()}}
 
     def sample(self, model: torch.nn.Module) -> str | None:
+        """There is no sample."""
         return None
 
 
 def logits_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Scores of the labels (B, K), in float32."""
+    """Logits of the labels (B, K), in float32."""
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()

@@ -92,7 +92,7 @@ def _load_models(
             f"{teacher.config.vocab_size}: start from a model with the teacher's tokenizer"
         )
     for model in (student, teacher):
-        choose_attention(model, accelerator.device, length, all_alike=True)
+        choose_attention(model, accelerator.device, length, same_length=True)
     return student, teacher
 
 

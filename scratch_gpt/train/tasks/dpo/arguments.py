@@ -1,4 +1,4 @@
-"""Arguments of direct preference optimization, beside those of every training run."""
+"""Arguments of direct preference optimization, in addition to those of every training run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PreferenceDataArguments(DatasetArguments):
     dataset: str = argument(
         "",
         "Pairs: a table (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such files, or a Hub "
-        "dataset, with 'prompt', 'chosen' and 'rejected', each a text or a list of messages ('scratch-gpt pairs' makes "
-        "them).",
+        "dataset, with 'prompt', 'chosen' and 'rejected', each a text or a list of messages ('scratch-gpt pairs' "
+        "creates them).",
         private=True,
     )
     validation_fraction: float = argument(

@@ -39,7 +39,14 @@ from .task import EncodedPairs, Preferences
 def prepare(
     data: PreferenceDataArguments, model_args: PolicyModelArguments, args: PreferenceArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     found = _read(data, model_args, args)
     accelerator = start(args)
     check_sharding(Preferences, accelerator)
@@ -62,13 +69,13 @@ def _read(
 
 
 def read_preferences(data: PreferenceDataArguments, seed: int = 0) -> ReadExamples[Preference]:
-    """Read the pairs of each split; those of the same prompt are held out together.
+    """Read the pairs of each split; pairs with the same prompt are in the same split.
 
     Raises:
-        ScratchError: there is no such data, or nothing is left for a split.
+        ScratchError: the data is missing, or a split is empty.
     """
     if not data.dataset:
-        raise ScratchError("there is no data: give pairs with --dataset ('scratch-gpt pairs' makes them)")
+        raise ScratchError("there is no data: give pairs with --dataset ('scratch-gpt pairs' creates them)")
 
     def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Preference]:
         return open_preferences(dataset, options)
@@ -93,7 +100,7 @@ def _load_models(
     resume_from: Path | None,
     accelerator: Accelerator,
 ) -> tuple[Any, PreTrainedModel]:
-    """The policy and the reference model, on the device and in evaluation mode."""
+    """Load the policy, and the reference model, on the device and in evaluation mode."""
     policy, reference = load_policy(model_args, resume_from)
     loading.check_vocabulary(tokenizer, policy.config.vocab_size)
     for model in (policy, reference):
@@ -134,9 +141,10 @@ def _make_job(
     model_args: PolicyModelArguments,
     args: PreferenceArguments,
 ) -> Job:
-    """The job, from what the steps before it returned."""
-    pad = pad_token_id_of(tokenizer)
-    task = Preferences(accelerator, encoded, reference, pad, args.tokens_per_batch, args.seed, args.beta)
+    """Build the job from the results of the previous steps."""
+    task = Preferences(
+        accelerator, encoded, reference, pad_token_id_of(tokenizer), args.tokens_per_batch, args.seed, args.beta
+    )
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name}",

@@ -34,16 +34,17 @@ METRICS = (
     Metric("val_loss", "loss", "nats per pair"),
     Metric("val_margin", "mean margin of the implicit reward", higher_is_better=True),
 )
-ROWS = 32  # scored at a time by the reference
+ROWS = 32  # batch size of scoring with the reference model
 
 
 class EncodedPairs:
-    """Pairs as tokens: what is preferred and what is not, each behind its prompt.
+    """Tokenised pairs: a chosen and a rejected completion, each with its prompt.
 
     Args:
         pairs: texts or messages.
         tokenizer: with `<eos>`, and a chat template for messages.
-        max_length: of prompt and completion together; longer pairs are left out, and counted as `long`.
+        max_length: maximum length of prompt and completion together, in tokens; longer pairs are skipped, and counted
+            in `long`.
     """
 
     def __init__(self, pairs: list[Preference], tokenizer: PreTrainedTokenizerFast, max_length: int):
@@ -67,13 +68,13 @@ class EncodedPairs:
         whole = render_chat(tokenizer, [*pair.prompt, *side])
         if whole["input_ids"][: len(prompt)] != prompt:
             raise ScratchError(
-                "the tokenizer's chat template writes a prompt to be answered in another way than an answered "
-                "one, so that nothing says where an answer begins: mend the template"
+                "the tokenizer's chat template renders a prompt differently with and without its answer, so that the "
+                "start of the answer is unknown: fix the template"
             )
         return Rollout(prompt, whole["input_ids"][len(prompt) :], assistant_text(side[-1]))
 
     def score(self, model: PreTrainedModel, pad_token_id: int, progress: bool) -> torch.Tensor:
-        """Log-probability of each completion under a model (2, pairs)."""
+        """Log-probabilities of all completions under a model (2, pairs), in nats: chosen and rejected."""
         both = self.chosen + self.rejected
         found: list[float] = []
         for at in tqdm(range(0, len(both), ROWS), desc="reference", leave=False, disable=not progress or None):
@@ -83,15 +84,15 @@ class EncodedPairs:
 
 
 class Preferences(BucketTask):
-    """Pairs; the loss is that of direct preference optimization.
+    """Preference pairs; the loss is that of direct preference optimization.
 
     Args:
-        accelerator: knows the processes and the device.
-        pairs: "train" and "validation".
-        reference: the model as it was; asked once, before anything is learned.
-        pad_token_id: fills rows up.
-        tokens_per_batch: rows times length that a process takes at a time, of both sides together.
-        seed: of the order of the batches.
+        accelerator: processes and device.
+        pairs: tokenised pairs, "train" and "validation".
+        reference: the reference model; its log-probabilities are computed once, before training.
+        pad_token_id: padding token.
+        tokens_per_batch: rows times length of a batch of one process, chosen and rejected together.
+        seed: seed of the order of the batches.
         beta: strength of the KL constraint to the reference model.
     """
 
@@ -118,20 +119,23 @@ class Preferences(BucketTask):
         self._sums: dict[str, float] = {}
 
     def make_batch(self, epoch: int, number: int) -> Batch:
+        """Build the batch with this number in the plan of an epoch."""
         return self._batch("train", *self.train.plan(epoch)[number])
 
     def _batch(self, part: str, length: int, numbers: np.ndarray) -> Batch:
-        """Rows (2B, T), what is preferred first, and the reference's log-probabilities (2B,). A row reads all of its
-        `length` tokens but the last."""
+        """Rows (2B, T), the chosen completions first, and the reference's log-probabilities (2B,). The inputs are all
+        of the `length` tokens but the last."""
         pairs = self.pairs[part]
         both = [pairs.chosen[i] for i in numbers] + [pairs.rejected[i] for i in numbers]
         rows = rollouts.pad_rollouts(both, self.pad_token_id, length - 1)
         return {**rows, "reference": self.reference[part][:, torch.from_numpy(numbers)].flatten()}
 
     def count(self, batch: Batch) -> int:
+        """Number of pairs of the batch."""
         return len(batch["input_ids"]) // 2
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sum of the DPO losses of the pairs; adds their metrics to those of training."""
         loss, margins = self._losses(model, batch)
         found = {"accuracy": (margins > 0).sum().item(), "margin": margins.sum().item(), "pairs": float(len(margins))}
         self._sums = {name: self._sums.get(name, 0.0) + value for name, value in found.items()}
@@ -140,8 +144,8 @@ class Preferences(BucketTask):
     def _losses(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of losses, and the margin of the implicit reward of each pair (B,)."""
         logits = model(input_ids=batch["input_ids"], use_cache=False).logits
-        said = losses.token_log_probs(logits, batch["labels"]).sum(dim=1)  # (2B,)
-        (chosen, rejected), (ref_chosen, ref_rejected) = said.chunk(2), batch["reference"].chunk(2)
+        log_probs = losses.token_log_probs(logits, batch["labels"]).sum(dim=1)  # (2B,)
+        (chosen, rejected), (ref_chosen, ref_rejected) = log_probs.chunk(2), batch["reference"].chunk(2)
         margins = self.beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
         loss = losses.dpo_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta)
         return loss.sum(), margins.detach()
@@ -154,11 +158,10 @@ class Preferences(BucketTask):
         return means
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss, accuracy of the ranking against the reference, and mean margin, on the held-out
-        pairs."""
+        """Loss, accuracy of the ranking relative to the reference model, and mean margin on the held-out pairs."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
-        found: list[tuple[float, float]] = []  # loss of a batch, and its margins
+        found: list[tuple[float, float]] = []  # whether each pair is ranked correctly, and its margin
         total = 0.0
         with torch.no_grad():
             for entry in self.validation.plan(0)[process::processes]:
@@ -168,8 +171,9 @@ class Preferences(BucketTask):
                 found += [(float(margin > 0), margin.item()) for margin in margins]
         if processes > 1:
             total, found = sum(gather_object([total])), gather_object(found)
-        right, margin = (sum(values) / len(found) for values in zip(*found, strict=True))
-        return {"val_loss": total / len(found), "val_accuracy": right, "val_margin": margin}
+        accuracy, margin = (sum(values) / len(found) for values in zip(*found, strict=True))
+        return {"val_loss": total / len(found), "val_accuracy": accuracy, "val_margin": margin}
 
     def sample(self, model: torch.nn.Module) -> str | None:
+        """There is no sample."""
         return None

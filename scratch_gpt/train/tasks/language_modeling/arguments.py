@@ -1,4 +1,4 @@
-"""Arguments of language modelling, beside those of every training run."""
+"""Arguments of language modelling, in addition to those of every training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Configs and new models of language modelling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ from .arguments import ModelArguments
 
 
 def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids: dict[str, int | None]) -> Any:
-    """The config of a fresh model.
+    """Build the config of a new model.
+
+    Args:
+        args: model arguments: preset and sizes.
+        vocab_size: vocabulary size of the tokenizer.
+        context_length: maximum length of a sequence in tokens.
+        ids: ids of the special tokens, by config field.
 
     Raises:
-        ScratchError: an unknown preset, or settings that break its rules.
+        ScratchError: an unknown preset, or invalid settings.
     """
     shared: dict[str, Any] = {"vocab_size": vocab_size, "max_position_embeddings": context_length, **ids}
     try:
@@ -46,12 +52,16 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
 
 
 def build_model(config: Any) -> PreTrainedModel:
-    """A fresh model in float32."""
+    """Build a new model in float32."""
     return (ScratchBigramForCausalLM if config.model_type == "scratch_bigram" else ScratchGPTForCausalLM)(config)
 
 
 def check_context(config: Any, shards: dict[str, Shard], context_length: int) -> None:
-    """Raise ScratchError where context, model and text do not fit together."""
+    """Check the context length against the model's positions and the length of the text.
+
+    Raises:
+        ScratchError: it is too long for one of them, or less than 1.
+    """
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and context_length > most:
         raise ScratchError(f"context_length is {context_length}, the model takes at most {most} tokens")

@@ -39,7 +39,14 @@ from .task import LanguageModeling
 def prepare(
     data: DataArguments, model_args: ModelArguments, args: PretrainingArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     origin = resume_from or model_args.init_from
     source, validation = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args)
@@ -55,7 +62,7 @@ def prepare(
 def _read(
     data: DataArguments, model_args: ModelArguments, args: PretrainingArguments, is_new: bool
 ) -> tuple[Source, Source | None]:
-    """Open the text, after the settings of a new model are checked."""
+    """Check the settings of a new model, then open the texts."""
     if is_new:
         build_config(model_args, vocab_size=1, context_length=_default_length(model_args), ids={})
     source, validation = common.open_sources(data, args.seed)
@@ -66,7 +73,7 @@ def _read(
 def _load_or_train_tokenizer(
     data: DataArguments, model_args: ModelArguments, source: Source, resume_from: Path | None
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
+    """Return the tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
         return loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
@@ -82,7 +89,7 @@ def _load_or_build_model(
     origin: str | Path | None,
     accelerator: Accelerator,
 ) -> tuple[Any, int]:
-    """The model of the checkpoint, or a new one, and the context length to train with."""
+    """Return the model of the checkpoint, or a new one, and the context length of training."""
     context_length = _default_length(model_args)
     if origin is not None:
         dropouts = common.dropout_fields(model_args)
@@ -94,7 +101,7 @@ def _load_or_build_model(
         model = build_model(build_config(model_args, len(tokenizer), context_length, ids))
         set_generation_defaults(model, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
-    choose_attention(model, accelerator.device, context_length, all_alike=True)
+    choose_attention(model, accelerator.device, context_length, same_length=True)
     return model, context_length
 
 
@@ -109,7 +116,7 @@ def _make_job(
     model_args: ModelArguments,
     args: PretrainingArguments,
 ) -> Job:
-    """The job, from what the steps before it returned."""
+    """Build the job from the results of the previous steps."""
     held_out, is_stories = shards["validation"], summary.built_in
     floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if is_stories else None
     task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)

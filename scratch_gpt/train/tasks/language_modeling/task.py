@@ -28,16 +28,17 @@ DETAILS = (Metric("entropy_floor", "entropy of the text (lower bound of the loss
 
 
 class LanguageModeling:
-    """Rows of text; the loss is the cross-entropy of every token.
+    """Language modelling on packed rows of text; the loss is the cross-entropy of every token.
 
     Args:
-        accelerator: knows the processes and the device.
-        shards: "train" and "validation".
-        tokenizer: gives `<bos>` and padding, and writes samples.
-        row_length, batch_size: tokens of a row, and rows that a process takes at a time.
-        seed: of the order of the rows.
-        entropy_floor: entropy of the text in nats per token, where it is known: the loss of the best possible model.
-        bos_token_id: what stands before each text; by default the tokenizer's.
+        accelerator: processes and device.
+        shards: tokenised text, "train" and "validation".
+        tokenizer: provides `<bos>` and padding, and decodes samples.
+        row_length: length of a row in tokens.
+        batch_size: rows per batch of a process.
+        seed: seed of the order of the rows.
+        entropy_floor: entropy of the text in nats per token, if known: the loss of the best possible model.
+        bos_token_id: token before each text. Default: the tokenizer's `<bos>`.
     """
 
     metrics: tuple[Metric, ...] = METRICS
@@ -65,11 +66,12 @@ class LanguageModeling:
         self.validation_rows = PackedRows.for_tokenizer(shards["validation"], row_length, tokenizer, None, bos_token_id)
 
     def batches_left(self, state: DataState, epochs: float) -> int:
+        """Number of batches per process from `state` to the end of `epochs`."""
         rows = items_left(lambda epoch: len(self.rows.plan(epoch)), state, epochs)
         return math.ceil(rows / (self.batch_size * self.accelerator.num_processes))
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
-        """Rows in the order of the stream of all epochs, divided among the processes."""
+        """Iterate over batches of the stream of all epochs, divided among the processes."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         epoch, row = state.epoch, state.row
         while True:
@@ -85,16 +87,19 @@ class LanguageModeling:
             yield self.rows.batch(mine), DataState(epoch, row)
 
     def count(self, batch: Batch) -> int:
+        """Number of scored labels of the batch."""
         return int((batch["labels"] != -100).sum())
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the scored tokens."""
         return sum_of_losses(model, batch)
 
     def training_metrics(self) -> dict[str, float]:
+        """Empty: no metrics other than the loss."""
         return {}
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss of every token of the validation split, each scored once, and the same in bits per byte."""
+        """Loss on the validation split, with every token scored once, and the derived metrics."""
         shard = self.shards["validation"]
         metrics = language_metrics(self.accelerator, model, self.validation_rows, shard, self.batch_size)
         if self.entropy_floor is not None:
@@ -112,6 +117,8 @@ class LanguageModeling:
         return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
 
     def state_dict(self) -> dict[str, Any]:
+        """Empty: there is no state to save."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Ignore the state, which is empty."""

@@ -1,4 +1,4 @@
-"""Arguments of masked language modelling, beside those of every training run."""
+"""Arguments of masked language modelling, in addition to those of every training run."""
 
 from __future__ import annotations
 

@@ -17,23 +17,23 @@ from ..encoder_model import build_config, ids_of
 
 
 def build_masked_model(args: EncoderModelArguments, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A new encoder with the masked-LM head, in float32."""
+    """Build a new encoder with a masked-LM head, in float32."""
     return ScratchEncoderForMaskedLM(build_config(args, len(tokenizer), ids_of(tokenizer)))
 
 
 def rows_of_documents(shard: Shard, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokens:
-    """Split documents into rows of at most `max_length` tokens, `<bos>` and `<eos>` included; a longer one continues in
-    the next row.
+    """Split documents into rows of at most `max_length` tokens, `<bos>` and `<eos>` included; a longer document
+    continues in the next row.
 
     Raises:
-        ScratchError: there is no text in any.
+        ScratchError: all documents are empty.
     """
     bos, eos = np.uint32(tokenizer.bos_token_id), np.uint32(tokenizer.eos_token_id)
     room, rows, begin = max_length - 2, [], 0
     for end in shard.ends.tolist():
         document = np.asarray(shard.tokens[begin:end])
         begin = end
-        if len(document) and document[-1] == eos:  # at its end
+        if len(document) and document[-1] == eos:
             document = document[:-1]
         rows += [np.concatenate(([bos], document[i : i + room], [eos])) for i in range(0, len(document), room)]
     if not rows:
@@ -45,7 +45,7 @@ def check_model(args: EncoderModelArguments) -> None:
     """Check the settings of a new model, before any data is read.
 
     Raises:
-        ScratchError: the preset is not one of an encoder, or settings break its rules.
+        ScratchError: the preset is not one of an encoder, or the settings are invalid.
     """
     if args.preset not in PRESETS:
         raise ScratchError(f"unknown preset {args.preset!r}: choose one of {', '.join(PRESETS)}")

@@ -40,7 +40,14 @@ from .task import MaskedLanguageModeling
 def prepare(
     data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     origin = resume_from or model_args.init_from
     source, validation = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args)
@@ -55,7 +62,7 @@ def prepare(
 def _read(
     data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, is_new: bool
 ) -> tuple[Source, Source | None]:
-    """Open the text, after the settings of a new model are checked."""
+    """Check the settings of a new model, then open the texts."""
     if model_args.context_length < 3:
         raise ScratchError(f"context_length is {model_args.context_length}, want at least 3: <bos>, a token, <eos>")
     if is_new:
@@ -68,7 +75,7 @@ def _read(
 def _load_or_train_tokenizer(
     data: DataArguments, model_args: EncoderModelArguments, source: Source, resume_from: Path | None
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of the checkpoint, that of `--tokenizer`, or a new one; with a mask token."""
+    """Return the tokenizer of the checkpoint, that of `--tokenizer`, or a new one; it must have a mask token."""
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
         tokenizer = loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
@@ -88,7 +95,7 @@ def _load_or_build_model(
     origin: str | Path | None,
     accelerator: Accelerator,
 ) -> Any:
-    """The model of the checkpoint, or a new one."""
+    """Return the model of the checkpoint, or a new one."""
     if origin is not None:
         dropouts = common.dropout_fields(model_args)
         model: Any = loading.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
@@ -125,7 +132,7 @@ def _make_job(
     model_args: EncoderModelArguments,
     args: MaskedTrainingArguments,
 ) -> Job:
-    """The job, from what the steps before it returned."""
+    """Build the job from the results of the previous steps."""
     task = MaskedLanguageModeling(
         accelerator,
         rows["train"],

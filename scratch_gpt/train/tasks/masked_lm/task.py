@@ -1,4 +1,4 @@
-"""The task of masked language modelling: predict the tokens that are masked."""
+"""The task of masked language modelling: predict the masked tokens."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ METRICS = (
 
 
 class MaskedLanguageModeling(BucketTask):
-    """Texts, some of whose tokens are masked; the loss is the cross-entropy of these.
+    """Masked language modelling; the loss is the cross-entropy of the masked tokens.
 
     Args:
-        accelerator: knows the processes and the device.
+        accelerator: processes and device.
         train, validation: tokenised texts, special tokens included.
         tokenizer: with a mask token.
-        tokens_per_batch: rows times length that a process takes at a time.
+        tokens_per_batch: rows times length of a batch of one process.
         mask_probability: fraction of the tokens to predict.
-        seed: of the order of the batches and of the choice of tokens.
+        seed: seed of the order of the batches and of the choice of tokens.
     """
 
     metrics: tuple[Metric, ...] = METRICS
@@ -58,33 +58,35 @@ class MaskedLanguageModeling(BucketTask):
         self.train: MaskedBatches = MaskedBatches(train, tokens_per_batch, *known, mask_probability, seed)
         self.validation = MaskedBatches(validation, tokens_per_batch, *known, mask_probability, seed, shuffle=False)
         ids = torch.from_numpy(validation[0][:EXAMPLE_TOKENS].astype("int64"))
-        self.place = len(ids) // 2
-        ids[self.place] = tokenizer.mask_token_id
+        self.position = len(ids) // 2
+        ids[self.position] = tokenizer.mask_token_id
         self.ids = ids[None]
-        written = str(tokenizer.decode(ids[1:])).replace(str(tokenizer.eos_token), "")
+        text = str(tokenizer.decode(ids[1:])).replace(str(tokenizer.eos_token), "")
         mask = str(tokenizer.mask_token)
-        self.example = written.replace(mask, f" {mask}").strip()
+        self.example = text.replace(mask, f" {mask}").strip()
 
     def make_batch(self, epoch: int, number: int) -> Batch:
+        """Build the batch with this number in the plan of an epoch."""
         return self.train.batch(epoch, number)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the scored tokens."""
         return model(**batch, num_items_in_batch=1, skip_logits=True).loss
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss of the chosen tokens of the validation texts, always the same ones, and their accuracy; NaN
-        where no token was chosen."""
+        """Loss and accuracy on the masked tokens of the validation texts, which are the same in every evaluation; NaN
+        if there are none."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         own = unwrapped(self.accelerator, model)  # processes have different numbers of batches
-        total, right, count = 0.0, 0, 0
+        total, correct, count = 0.0, 0, 0
         with torch.no_grad():
             for number in range(process, len(self.validation.plan(0)), processes):
                 batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(0, number).items()}
                 outputs = own(**batch, num_items_in_batch=1)
                 total += outputs.loss.item()
-                right += int((outputs.logits.argmax(-1) == batch["labels"]).sum())
+                correct += int((outputs.logits.argmax(-1) == batch["labels"]).sum())
                 count += self.count(batch)
-        losses, hits, scored = sum_over_processes(self.accelerator, total, right, count)
+        losses, hits, scored = sum_over_processes(self.accelerator, total, correct, count)
         loss = losses / scored if scored else math.nan
         return {
             "val_loss": loss,
@@ -95,5 +97,5 @@ class MaskedLanguageModeling(BucketTask):
     def sample(self, model: torch.nn.Module) -> str | None:
         """The beginning of the first validation text with a token masked, and the most probable token for it."""
         with torch.no_grad():
-            guess = model(input_ids=self.ids.to(self.accelerator.device)).logits[0, self.place].argmax()
-        return f"{self.example} → {str(self.tokenizer.decode(guess)).strip()}"
+            prediction = model(input_ids=self.ids.to(self.accelerator.device)).logits[0, self.position].argmax()
+        return f"{self.example} → {str(self.tokenizer.decode(prediction)).strip()}"

@@ -1,4 +1,4 @@
-"""Arguments of policy-gradient methods, beside those of every training run."""
+"""Arguments of policy-gradient methods, in addition to those of every training run."""
 
 from __future__ import annotations
 

@@ -44,7 +44,14 @@ from .task import PolicyGradient
 def prepare(
     data: PromptArguments, model_args: PolicyModelArguments, args: PolicyArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     found = _read(data, model_args, args)
     accelerator = start(args)
     check_sharding(PolicyGradient, accelerator)
@@ -73,7 +80,7 @@ def read_prompts(data: PromptArguments, seed: int) -> ReadExamples[Prompt]:
     """Read the prompts of each split.
 
     Raises:
-        ScratchError: there is no such data, or too few prompts.
+        ScratchError: the data is missing, or there are too few prompts.
     """
 
     def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Prompt]:
@@ -85,13 +92,12 @@ def read_prompts(data: PromptArguments, seed: int) -> ReadExamples[Prompt]:
     train, validation = common.open_parts(data, data.max_prompts, open_one)
     held_out = 0.0
     if validation is None:
-        there = sum(1 for _ in train.read())
-        if data.validation_prompts >= there:
+        total = sum(1 for _ in train.read())
+        if data.validation_prompts >= total:
             raise ScratchError(
-                f"{train.name} has {there} prompts, and validation_prompts is {data.validation_prompts}: want fewer "
-                "than there are"
+                f"validation_prompts is {data.validation_prompts}, want fewer than the {total} prompts of {train.name}"
             )
-        held_out = data.validation_prompts / there
+        held_out = data.validation_prompts / total
     return common.read_examples(
         (train, validation),
         {"validation": held_out},
@@ -105,7 +111,7 @@ def read_prompts(data: PromptArguments, seed: int) -> ReadExamples[Prompt]:
 def _load_models(
     model_args: PolicyModelArguments, tokenizer: PreTrainedTokenizerFast, resume_from: Path | None
 ) -> tuple[Any, PreTrainedModel]:
-    """The policy and the reference model."""
+    """Load the policy and the reference model."""
     policy, reference = load_policy(model_args, resume_from)
     loading.check_vocabulary(tokenizer, policy.config.vocab_size)
     return policy, reference
@@ -118,7 +124,7 @@ def _encode(
     tokenizer: PreTrainedTokenizerFast,
     args: PolicyArguments,
 ) -> dict[str, list[Prompt]]:
-    """The prompts of each split that fit into the model's positions."""
+    """Select the prompts of each split that fit into the model's positions."""
     prompts = fitting_prompts(found, tokenizer, policy.config.max_position_embeddings, args.max_new_tokens)
     common.report_data(found.summary, accelerator.is_main_process)
     return prompts
@@ -127,16 +133,16 @@ def _encode(
 def fitting_prompts(
     found: ReadExamples[Prompt], tokenizer: PreTrainedTokenizerFast, positions: int, max_new_tokens: int | None
 ) -> dict[str, list[Prompt]]:
-    """The prompts of each split that leave room for a completion; the others are counted as skipped.
+    """Select the prompts of each split that leave room for a completion; the others are counted as skipped.
 
     Args:
         found: the prompts.
-        tokenizer: of the model.
-        positions: of the model, in tokens.
-        max_new_tokens: maximum length of a completion (see `rollouts.fitting_prompts`).
+        tokenizer: tokenizer of the model.
+        positions: number of positions of the model.
+        max_new_tokens: maximum length of a completion in tokens (see `rollouts.fitting_prompts`).
 
     Raises:
-        ScratchError: too many prompts are too long, or all of a split.
+        ScratchError: too many prompts, or all prompts of a split, are too long.
     """
     parts, unknown = {}, 0.0
     for split, prompts in found.parts.items():
@@ -163,7 +169,7 @@ def _make_job(
     model_args: PolicyModelArguments,
     args: PolicyArguments,
 ) -> Job:
-    """The job, from what the steps before it returned."""
+    """Build the job from the results of the previous steps."""
     if args.algorithm == "ppo":
         add_value_head(policy)
     of_stories = found.summary.built_in

@@ -1,8 +1,8 @@
-"""The task of policy-gradient methods: sample completions, score them, and reinforce. REINFORCE, PPO and GRPO.
+"""The task of policy-gradient methods (REINFORCE, PPO, GRPO): sample completions, score them, update the policy.
 
-The rollouts of a round are the same on every process; each takes its rows of a step from them. A round is sampled with
-the weights at its start, from a seed that is a function of (seed, round), so that a resumed run continues with the
-rollouts that the checkpoint holds, or samples the next ones as the uninterrupted run would have.
+All processes have the same rollouts of a round, and each takes its rows of a step from them. A round is sampled with
+the weights at its start, with a seed that is a function of (seed, round). A resumed run therefore continues with the
+rollouts of the checkpoint, or samples the next ones as the uninterrupted run would.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class PolicyGradient:
     """A policy that generates, a reward that scores, and a reference model that the policy should stay close to.
 
     Args:
-        accelerator: knows the processes and the device.
-        policy: the unprepared model; with a value head for PPO.
-        reference: the model before training.
-        tokenizer: of both.
-        reward: of a completion.
+        accelerator: processes and device.
+        policy: model to train, not yet prepared by `accelerator`; with a value head for PPO.
+        reference: model before training.
+        tokenizer: tokenizer of both.
+        reward: reward function of a completion.
         prompts: "train" and "validation".
         args: training arguments, with their defaults resolved.
-        of_stories: whether completions are parsed with the grammar of the stories too.
+        of_stories: whether to also parse completions with the grammar of the built-in stories.
 
     Raises:
         ScratchError: prompts and completions don't fit into the model's positions.
@@ -76,7 +76,7 @@ class PolicyGradient:
     unit = "token"
     evaluates_first = True
     fixed_shape = False
-    fsdp_obstacle: str | None = "each process samples its own share of the completions"
+    fsdp_obstacle: str | None = "each process samples a part of the completions"
 
     def __init__(
         self,
@@ -101,25 +101,26 @@ class PolicyGradient:
         self.num_generations, self.num_ppo_epochs, self.batch_size = args.resolved_sizes()
         self.samples = args.prompts_per_rollout * self.num_generations
         self.rows_of_batch = self.batch_size * accelerator.num_processes
-        self.round: list[Rollout] = []  # while steps on it remain
-        self.first: dict[str, float] = {}  # metrics of the reference
+        self.round: list[Rollout] = []  # rollouts of the current round, until all of its steps are taken
+        self.first: dict[str, float] = {}  # metrics of the first evaluation, before training
         self._sums: dict[str, float] = {}
         self._of_round: dict[str, float] = {}
 
-    # Data: which prompts, in which order.
+    # Data: prompts and rollouts.
 
     def batches_left(self, state: DataState, epochs: float) -> int:
+        """Number of batches per process from `state` to the end of `epochs`."""
         rounds = max(1, round(epochs * len(self.prompts["train"]) / self.args.prompts_per_rollout))
         left = (rounds - state.epoch) * self.num_ppo_epochs * self.samples - state.row
         return max(0, -(-left // self.rows_of_batch))
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
-        """Rows of rollouts; `epoch` of a state counts rounds, and `row` the rows of a round that were trained on,
-        whatever the number of processes."""
+        """Iterate over batches of rollouts. The `epoch` of a state counts rounds, and `row` the rows of the round that
+        all processes have trained on."""
         number, row = state.epoch, state.row
         while True:
             if row == 0:
-                self.round = self._write_round(number)
+                self.round = self._sample_round(number)
             batch = self._batch(number, row)
             row += self.rows_of_batch
             if row >= self.num_ppo_epochs * self.samples:
@@ -127,25 +128,25 @@ class PolicyGradient:
             yield batch, DataState(number, row)
 
     def _batch(self, number: int, row: int) -> Batch:
-        """The batch that begins with row `row` of a round: each pass takes its samples in an order of its own."""
-        turn, place = divmod(row, self.samples)
-        order = np.random.default_rng((self.args.seed, number, turn)).permutation(self.samples)
-        begin = place + self.accelerator.process_index * self.batch_size
+        """The batch that starts at row `row` of a round, whose samples have a different order in each epoch over it."""
+        epoch, start = divmod(row, self.samples)
+        order = np.random.default_rng((self.args.seed, number, epoch)).permutation(self.samples)
+        begin = start + self.accelerator.process_index * self.batch_size
         mine = [self.round[i] for i in order[begin : begin + self.batch_size]]
-        learned = {"advantages": "advantages", "returns": "returns"}
-        return rollouts.pad_rollouts(mine, self.pad_token_id, **SCORES, **learned)
+        targets = {"advantages": "advantages", "returns": "returns"}
+        return rollouts.pad_rollouts(mine, self.pad_token_id, **SCORES, **targets)
 
-    def _write_round(self, number: int) -> list[Rollout]:
+    def _sample_round(self, number: int) -> list[Rollout]:
         """Sample completions, score them, and compute the advantage of each token.
 
         Raises:
             TrainingError: the policy has diverged from the reference.
         """
-        train, wanted = self.prompts["train"], self.args.prompts_per_rollout
-        stream = (wanted * number + i for i in range(wanted))
+        train, num_prompts = self.prompts["train"], self.args.prompts_per_rollout
+        stream = (num_prompts * number + i for i in range(num_prompts))
         chosen = [self._shuffled(at // len(train))[at % len(train)] for at in stream]
-        asked = [index for index in chosen for _ in range(self.num_generations)]
-        found = self._write("train", asked, (self.args.seed, number))
+        indices = [index for index in chosen for _ in range(self.num_generations)]
+        found = self._sample("train", indices, (self.args.seed, number))
         kl = fmean(rollout.kl for rollout in found)
         if not kl <= self.args.max_kl:
             raise TrainingError(
@@ -166,14 +167,14 @@ class PolicyGradient:
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.args.seed, epoch)).permutation(len(self.prompts["train"]))
 
-    def _write(self, part: str, asked: list[int], seed: tuple[int, int]) -> list[Rollout]:
-        """Completions of prompts, with rewards and log-probabilities; sharded over the processes."""
+    def _sample(self, part: str, indices: list[int], seed: tuple[int, int]) -> list[Rollout]:
+        """Sample completions of prompts, with rewards and log-probabilities; divided among the processes."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         training = self.policy.training
         self.policy.eval()
         with torch.compiler.set_stance("force_eager"), forked_random_state(self.accelerator.device):
             torch.manual_seed(int(np.random.SeedSequence((*seed, process)).generate_state(1)[0]))
-            mine = asked[process::processes]
+            mine = indices[process::processes]
             ids = [self.ids[part][index] for index in mine]
             found = rollouts.generate(
                 self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, self.batch_size
@@ -190,10 +191,10 @@ class PolicyGradient:
         if processes == 1:
             return found
         gathered = gather_object([found])
-        return [gathered[i % processes][i // processes] for i in range(len(asked))]
+        return [gathered[i % processes][i // processes] for i in range(len(indices))]
 
     def _set_advantages(self, found: list[Rollout]) -> None:
-        """Advantages and returns of each token."""
+        """Compute advantages and returns of each token."""
         rows = rollouts.pad_rollouts(found, self.pad_token_id, **SCORES)
         mask = rows["labels"] != rollouts.IGNORED
         scores = torch.tensor([rollout.reward for rollout in found])
@@ -207,7 +208,7 @@ class PolicyGradient:
             )
             advantages = losses.whiten(advantages, mask)
         else:
-            if self.args.algorithm == "grpo":  # which has the KL in its loss
+            if self.args.algorithm == "grpo":  # its KL penalty is a term of the loss
                 relative = losses.group_advantages(scores, self.num_generations)
             else:
                 relative = losses.leave_one_out(scores - penalty.masked_fill(~mask, 0.0).sum(dim=1))
@@ -215,12 +216,14 @@ class PolicyGradient:
         for row, rollout in enumerate(found):
             rollout.advantages, rollout.returns = advantages[row][mask[row]].tolist(), returns[row][mask[row]].tolist()
 
-    # What is minimised.
+    # Loss.
 
     def count(self, batch: Batch) -> int:
+        """Number of completion tokens of the batch."""
         return int((batch["labels"] != rollouts.IGNORED).sum())
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the tokens of the completions; adds their metrics to those of training."""
         args, mask = self.args, batch["labels"] != rollouts.IGNORED
         with_values = args.algorithm == "ppo"
         outputs = model(input_ids=batch["input_ids"], output_hidden_states=with_values, use_cache=False)
@@ -259,12 +262,12 @@ class PolicyGradient:
         self._sums = {}
         return {**self._of_round, **means}
 
-    # How good it is.
+    # Evaluation.
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Metrics of one completion of each held-out prompt, always from the same seed. The loss is the KL
-        penalty minus the reward."""
-        found = self._write("validation", list(range(len(self.prompts["validation"]))), (self.args.seed, 2**31))
+        """Metrics of one completion of each held-out prompt, sampled with a fixed seed. The loss is the KL penalty
+        minus the reward."""
+        found = self._sample("validation", list(range(len(self.prompts["validation"]))), (self.args.seed, 2**31))
         metrics = {f"val_{name}": value for name, value in rollouts.metrics_of(found).items()}
         metrics["val_loss"] = self.args.kl_coefficient * metrics["val_kl"] - metrics["val_reward"]
         if self.of_stories:
@@ -273,14 +276,16 @@ class PolicyGradient:
         return metrics | {f"{name}_before": value for name, value in self.first.items()}
 
     def sample(self, model: torch.nn.Module) -> str | None:
-        """What is written after the first held-out prompt."""
-        found = self._write("validation", [0], (self.args.seed, 2**31 + 1))[0]
+        """A completion of the first held-out prompt."""
+        found = self._sample("validation", [0], (self.args.seed, 2**31 + 1))[0]
         return f"… {found.text.strip()} (reward {found.reward:.3g})"
 
     def state_dict(self) -> dict[str, Any]:
+        """The first evaluation's metrics, those of the round, and the rollouts of the current round."""
         kept = [asdict(rollout) for rollout in self.round]
         return {"before": self.first, "of_round": self._of_round, "round": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state that `state_dict` returned."""
         self.first, self._of_round = state["before"], state["of_round"]
         self.round = [Rollout(**kept) for kept in state["round"]]

@@ -1,4 +1,4 @@
-"""Arguments of supervised fine-tuning, beside those of every training run."""
+"""Arguments of supervised fine-tuning, in addition to those of every training run."""
 
 from __future__ import annotations
 

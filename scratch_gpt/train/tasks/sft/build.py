@@ -13,14 +13,14 @@ HELD_OUT = 300  # built-in questions in the validation split, and in the test sp
 
 
 def read_conversations(data: ConversationArguments, seed: int) -> ReadExamples[Conversation]:
-    """The conversations of each split.
+    """Read the conversations of each split.
 
     Raises:
-        ScratchError: there is no such data, or nothing is left for a split.
+        ScratchError: the data is missing, or a split is empty.
     """
     fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
     if sum(fractions.values()) >= 1:
-        raise ScratchError(f"the held-out fractions are {fractions}: want a sum below 1, so that some are trained on")
+        raise ScratchError(f"the held-out fractions are {fractions}, want a sum below 1: none are left for training")
 
     def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Conversation]:
         if dataset == "questions":
@@ -30,7 +30,7 @@ def read_conversations(data: ConversationArguments, seed: int) -> ReadExamples[C
 
     corpora = open_parts(data, data.max_conversations, open_one)
     if corpora[0].origin.built_in:
-        fractions["test"] = 0.0  # it has a test split of its own
+        fractions["test"] = 0.0  # it has its own test split
     found = read_examples(
         corpora,
         fractions,

@@ -1,9 +1,9 @@
-"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685) by PEFT: the weights stay, and beside some of them a product
-of two narrow matrices is learned.
+"""Low-rank adaptation (LoRA, Hu et al. 2021, arXiv:2106.09685) by PEFT: the weights are frozen, and a low-rank update
+of some of them is trained.
 
-    W' = W + (alpha / rank) · B · A,    A: (rank, in),  B: (out, rank), which begins as 0
+    W' = W + (alpha / rank) · B · A,    A: (rank, in),  B: (out, rank), initialised to 0
 
-What is published has the product added to the weights, and is a model like any other.
+The published model has the update merged into its weights.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ ROWS, TABLE = f".token_adapter.trainable_tokens_delta.{ADAPTER}", ".token_adapte
 def add_lora(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rank: int, alpha: float, targets: list[str]
 ) -> ToPublished:
-    """Freeze a model, and put adapters beside its matrices; of the embeddings, only the rows of the tokens that a chat
-    is made of are learned, since no pre-training has seen them.
+    """Freeze a model and add adapters to its linear layers. Of the embeddings, only the rows of the chat tokens are
+    trained, since pre-training has not seen them.
 
     Args:
-        targets: ends of the names of the matrices, such as "q_proj"; "all-linear" means all of the blocks.
+        model: model to fine-tune, modified in place.
+        tokenizer: with the chat tokens.
+        rank: rank of the adapters.
+        alpha: the adapters are scaled by alpha/rank.
+        targets: last components of the names of the layers, such as "q_proj"; "all-linear" means all of the blocks.
 
     Returns:
-        What gives, of the weights that are trained, those of the model with everything added.
+        A function that returns the weights of the model with merged adapters from the trained weights.
 
     Raises:
-        ScratchError: PEFT is not installed, or there is no such matrix.
+        ScratchError: PEFT is not installed, or a layer does not exist.
     """
     if find_spec("peft") is None:
-        raise ScratchError("LoRA is PEFT's: pip install 'scratch_gpt[interop]'")
+        raise ScratchError("LoRA needs PEFT: pip install 'scratch_gpt[interop]'")
     from peft import LoraConfig, inject_adapter_in_model
 
     known = tokenizer.get_vocab()
@@ -67,7 +71,7 @@ def add_lora(
 
 
 def _merged(weights: dict[str, torch.Tensor], scale: float, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Plain weights by their plain names."""
+    """Merge the adapters; the names are those of the model without adapters."""
     found = {}
     for name, weight in weights.items():
         if name.endswith(TABLE):

@@ -4,7 +4,7 @@
     scratch-gpt train sft --init_from runs/gpt --dataset PATH.json
     scratch-gpt train sft --init_from USER/MODEL --dataset USER/DATASET --epochs 2
 
-Only what the assistant says is scored. The output directory contains weights, config, tokenizer with its chat
+Only the assistant's messages are scored. The output directory contains weights, config, tokenizer with its chat
 template, model code, card and loss plot:
 
     pipeline("text-generation", "runs/sft", trust_remote_code=True)([{"role": "user", "content": "..."}])
@@ -42,7 +42,14 @@ from .task import Instructions
 def prepare(
     data: ConversationArguments, model_args: TunedModelArguments, args: InstructionArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     _check_model(model_args)
     found = _read(data, args)
     accelerator = start(args)
@@ -58,8 +65,8 @@ class TunedModel:
     """The model to fine-tune.
 
     Attributes:
-        model: with adapters, if any.
-        context_length: of a packed sequence.
+        model: the model, with adapters if requested.
+        context_length: length of a packed sequence in tokens.
         parameters: number of parameters without adapters.
         published: returns the weights of the published model from the trained ones.
     """
@@ -91,7 +98,7 @@ def _read(data: ConversationArguments, args: InstructionArguments) -> ReadExampl
 
 
 def _load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
-    """The tokenizer of the checkpoint, with a chat template."""
+    """Load the tokenizer of the checkpoint."""
     origin = str(resume_from or model_args.init_from)
     return loading.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
 
@@ -102,8 +109,8 @@ def _load_model(
     resume_from: Path | None,
     accelerator: Accelerator,
 ) -> TunedModel:
-    """The model of the checkpoint, with adapters if these are asked for. The tokenizer gets a chat template, if it has
-    none, and the model embeddings for its tokens."""
+    """Load the model of the checkpoint, with adapters if requested. A tokenizer without a chat template gets one, and
+    the model gets embeddings for its tokens."""
     origin = resume_from or model_args.init_from
     assert origin is not None
     dropouts = common.dropout_fields(model_args)
@@ -137,8 +144,8 @@ def _encode(
     for split, part in tokens.items():
         if not part.ids:
             raise ScratchError(
-                f"{found.summary.name} leaves no answer for {split}: give more conversations, a larger share, or a "
-                "longer context_length"
+                f"{found.summary.name} has no answer for {split} within the context: give more conversations, a larger "
+                "fraction, or a longer context_length"
             )
         found.skip(split, f"no answer within the context of {length} tokens", part.num_unanswered)
     found.summary.unknown_share = common.unknown_share(tokenizer, np.concatenate(tokens["train"].ids))
@@ -162,7 +169,7 @@ def _make_job(
     args: InstructionArguments,
     resume_from: Path | None,
 ) -> Job:
-    """The job, from what the steps before it returned."""
+    """Build the job from the results of the previous steps."""
     model, held_out = tuned.model, found.parts["validation"]
     if model_args.lora_rank is not None:
         args = replace(args, optimizer="adamw")  # Muon updates whole matrices

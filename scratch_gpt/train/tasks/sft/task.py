@@ -1,4 +1,4 @@
-"""The task of supervised fine-tuning: predict what the assistant says in conversations."""
+"""The task of supervised fine-tuning: predict the assistant's messages in conversations."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ METRICS = (
 
 
 class Instructions(LanguageModeling):
-    """Conversations, packed into rows in which they do not see each other; the loss is the cross-entropy of what the
-    assistant says, its end included.
+    """Conversations, packed into rows without attention between them; the loss is the cross-entropy of the assistant's
+    messages, end tokens included.
 
     Args:
-        accelerator: knows the processes and the device.
+        accelerator: processes and device.
         tokens: tokenised conversations, "train" and "validation".
-        held_out: those to validate on, as messages; the first is asked for a sample.
-        tokenizer: with its chat template.
-        row_length, batch_size: tokens of a row, and rows that a process takes at a time.
-        seed: of the order of the rows.
-        exact: whether each question has one right answer, so that answers can be checked.
+        held_out: validation conversations, as messages; the first one is used for samples.
+        tokenizer: with a chat template.
+        row_length: length of a row in tokens.
+        batch_size: rows per batch of a process.
+        seed: seed of the order of the rows.
+        exact: whether each question has one correct answer, so that exact matches are a metric.
     """
 
     metrics: tuple[Metric, ...] = METRICS
@@ -59,17 +60,17 @@ class Instructions(LanguageModeling):
         super().__init__(accelerator, shards, tokenizer, row_length, batch_size, seed, bos_token_id=start)
         messages = held_out[0]
         answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        self.asked = messages[:answer]
+        self.sample_prompt = messages[:answer]
         self.held_out = held_out if exact else []
         if exact:
-            self.fsdp_obstacle = "each process answers its own share of the questions"
+            self.fsdp_obstacle = "each process answers a part of the questions"
         if not exact:
             self.metrics = METRICS[:2]
         self.before: dict[str, float] = {}
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-        """Loss of every token that the assistant says in the validation conversations, the fraction of exactly right
-        answers where these can be checked, and both of the model before fine-tuning."""
+        """Loss of every token of the assistant's messages in the validation conversations, the fraction of exactly
+        correct answers if these can be checked, and the same metrics of the model before fine-tuning."""
         known = {metric.name for metric in self.metrics}
         metrics = {name: value for name, value in super().evaluate(model).items() if name in known}
         if self.held_out:
@@ -77,13 +78,13 @@ class Instructions(LanguageModeling):
         return metrics | {f"{name}_before": value for name, value in self.before.items()}
 
     def exact_fraction(self, model: torch.nn.Module) -> float:
-        """Fraction of the held-out questions that are answered exactly as the reference; sharded over the processes."""
+        """Fraction of the held-out questions with exactly the reference answer; divided among the processes."""
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         mine = self.held_out[process::processes]
         own: Any = unwrapped(self.accelerator, model)
-        answers = answer(own, self.chat_tokenizer, [talk[:-1] for talk in mine])
-        right = [said == talk[-1]["content"] for said, talk in zip(answers, mine, strict=True)]
-        return sum(gather_object([sum(right)])) / len(self.held_out)
+        answers = answer(own, self.chat_tokenizer, [messages[:-1] for messages in mine])
+        correct = [text == messages[-1]["content"] for text, messages in zip(answers, mine, strict=True)]
+        return sum(gather_object([sum(correct)])) / len(self.held_out)
 
     def evaluate_before(self, model: torch.nn.Module) -> None:
         """Evaluate the model before it is fine-tuned; later evaluations return these metrics too."""
@@ -92,20 +93,23 @@ class Instructions(LanguageModeling):
         model.train(training)
 
     def sample(self, model: torch.nn.Module) -> str | None:
-        """The first question of the validation conversations, and the answer."""
-        if not self.asked:
+        """The first question of the validation conversations, and the model's answer."""
+        if not self.sample_prompt:
             return None
-        return f"{self.asked[-1]['content']} → {answer(model, self.chat_tokenizer, [self.asked])[0]}"
+        reply = answer(model, self.chat_tokenizer, [self.sample_prompt])[0]
+        return f"{self.sample_prompt[-1]['content']} → {reply}"
 
     def state_dict(self) -> dict[str, Any]:
+        """The metrics of the model before fine-tuning."""
         return {"before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the metrics of the model before fine-tuning."""
         self.before = state["before"]
 
 
 def shard_of(tokens: ChatTokens) -> Shard:
-    """Conversations as the documents of a shard; the text that counts is what the assistant says."""
+    """Conversations as the documents of a shard; its text sizes are those of the assistant's messages."""
     ends = np.cumsum([len(ids) for ids in tokens.ids], dtype=np.int64)
     ids, scored = np.concatenate(tokens.ids), np.concatenate(tokens.scored)
     return Shard(ids, ends, tokens.characters, tokens.utf8_bytes, scored=scored)

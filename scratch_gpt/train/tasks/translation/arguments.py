@@ -1,4 +1,4 @@
-"""Arguments of translation, beside those of every training run."""
+"""Arguments of translation, in addition to those of every training run."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Seq2SeqTrainingArguments(TrainingArguments):
     epochs: float = argument(10.0, "Passes over the training pairs, if max_steps is not given.", more_than=0)
     word_dropout: float = argument(
         0.0,
-        "Word dropout: fraction of the tokens of both sides that are masked in training, drawn anew in every epoch; a "
+        "Word dropout: fraction of the tokens of both sides that are masked in training, sampled in every epoch; a "
         "strong regulariser on few pairs.",
         at_least=0,
         less_than=1,

@@ -24,13 +24,13 @@ from .arguments import PairArguments, Seq2SeqModelArguments
 
 
 def read_pairs(data: PairArguments, seed: int) -> ReadExamples[Pair]:
-    """The pairs of each split.
+    """Read the pairs of each split.
 
     Raises:
-        ScratchError: there is no such data, or nothing is left for a split.
+        ScratchError: the data is missing, or a split is empty.
     """
     if data.target_file is not None and data.validation_split is not None:
-        raise ScratchError("two files have no splits: leave --validation_split out, or give a folder")
+        raise ScratchError("two files have no splits: remove --validation_split, or give a folder")
 
     def open_one(dataset: str, options: ReadOptions, validation: bool) -> Corpus[Pair]:
         count = max(1, min(1000, data.num_pairs // 4)) if validation else data.num_pairs
@@ -49,23 +49,25 @@ def read_pairs(data: PairArguments, seed: int) -> ReadExamples[Pair]:
 
 
 def with_reversed(train: list[Pair], data: PairArguments, shared: bool) -> list[Pair]:
-    """The pairs and, with `--both_directions`, each of them reversed too (Ding et al. 2021, arXiv:2109.07780).
+    """Return the pairs and, with `--both_directions`, each of them reversed too (Ding et al. 2021, arXiv:2109.07780).
 
     Args:
-        shared: whether both sides have one tokenizer.
+        train: training pairs.
+        data: data arguments.
+        shared: whether both sides have the same tokenizer.
 
     Raises:
-        ScratchError: they don't.
+        ScratchError: `--both_directions` is given, and they have different tokenizers.
     """
     if not data.both_directions:
         return train
     if not shared:
-        raise ScratchError("both_directions needs one vocabulary for both languages: leave out --separate_vocabularies")
+        raise ScratchError("both_directions needs one vocabulary for both languages: remove --separate_vocabularies")
     return train + [(target, source) for source, target in train]
 
 
 def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
-    """Trained on the training pairs: one on both sides, or one on each."""
+    """Train one tokenizer on both sides of the training pairs, or one on each."""
     sides = [[pair[side] for pair in train] for side in (0, 1)]
 
     def build(texts: list[str]) -> Any:
@@ -81,10 +83,10 @@ def build_tokenizers(data: PairArguments, train: list[Pair]) -> Tokenizers:
 
 
 def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: tuple[int, int]) -> Any:
-    """The config of a new model.
+    """Build the config of a new model.
 
     Raises:
-        ScratchError: an unknown preset, or settings that break its rules.
+        ScratchError: an unknown preset, or invalid settings.
     """
     share = args.share_encoder_decoder_embeddings
     width = {} if args.intermediate_size is None else {"intermediate_size": args.intermediate_size}
@@ -112,7 +114,7 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
 
 
 def regularization(args: Seq2SeqModelArguments) -> dict[str, Any]:
-    """Fields of the config for what was asked for; the rest is the preset's, or the checkpoint's."""
+    """Config fields of the given regularisation arguments; the others keep the values of preset or checkpoint."""
     chosen = {
         "embedding_dropout": args.dropout,
         "residual_dropout": args.dropout,
@@ -122,25 +124,25 @@ def regularization(args: Seq2SeqModelArguments) -> dict[str, Any]:
 
 
 def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: Tokenizers) -> PreTrainedModel:
-    """A new model in float32."""
+    """Build a new model in float32."""
     sizes = len(tokenizers.source), len(tokenizers.target)
     return ScratchSeq2SeqForConditionalGeneration(build_config(args, data, sizes))
 
 
 def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
-    """An encoder-decoder of ours from a checkpoint, for the languages of `data`.
+    """Load an encoder-decoder of this package from a checkpoint, for the languages of `data`.
 
     Raises:
-        ScratchError: it is none, or one for other languages.
+        ScratchError: it is another kind of model, or trained for other languages.
     """
     model = load_model(name, args.trust_remote_code, "seq2seq", **regularization(args))
     config: Any = model.config
     if config.model_type != ScratchSeq2SeqConfig.model_type:
         raise ScratchError(f"{name} is a {config.model_type} model: convert it with 'scratch-gpt import' first")
-    wanted = data.source_lang, data.target_lang
-    if (known := directions_of(config)) and wanted not in known:
-        raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(wanted)}")
-    config.set_languages(*wanted, data.both_directions)
+    languages = data.source_lang, data.target_lang
+    if (known := directions_of(config)) and languages not in known:
+        raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(languages)}")
+    config.set_languages(*languages, data.both_directions)
     return model
 
 
@@ -154,8 +156,16 @@ def encode(
 ) -> Pairs:
     """Tokenise pairs, with a progress bar, and report how many were too long.
 
+    Args:
+        tokenizers: tokenizers of both sides.
+        max_length: maximum length of a side in tokens.
+        accelerator: the processes; the main one reports.
+        pairs: source and target sentences.
+        name: name of the split, for the report.
+        skip_long: whether pairs with a longer side are skipped, not truncated.
+
     Raises:
-        ScratchError: none is left.
+        ScratchError: no pair is left.
     """
     main = accelerator.is_main_process
     with tqdm(total=len(pairs), desc=f"tokenising {name}", unit=" pairs", leave=False, disable=not main or None) as bar:
@@ -171,7 +181,7 @@ def encode(
 
 
 def sizes(pairs: list[Pair], encoded: Pairs) -> dict[str, int]:
-    """Facts about a split, for the record."""
+    """Sizes of a split, for `run.yaml`."""
     return {
         "pairs": len(encoded),
         "source_tokens": len(encoded.source.ids),

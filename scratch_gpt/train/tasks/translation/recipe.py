@@ -38,7 +38,14 @@ from .task import Translation
 def prepare(
     data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: model arguments.
+        args: training arguments.
+        resume_from: checkpoint to resume from, or None.
+    """
     origin = resume_from or model_args.init_from
     found = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args)
@@ -53,7 +60,7 @@ def prepare(
 def _read(
     data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, is_new: bool
 ) -> ReadExamples[Pair]:
-    """Read the pairs of each split, after the settings of a new model are checked."""
+    """Check the settings of a new model, then read the pairs of each split."""
     if is_new:
         build.build_config(model_args, data, vocab_sizes=(8, 8))
     found = build.read_pairs(data, args.seed)
@@ -64,7 +71,7 @@ def _read(
 def _load_or_train_tokenizers(
     data: PairArguments, model_args: Seq2SeqModelArguments, found: ReadExamples[Pair], origin: str | Path | None
 ) -> Tokenizers:
-    """The tokenizers of the checkpoint, or new ones."""
+    """Return the tokenizers of the checkpoint, or new ones."""
     if origin is not None:
         config = loading.open_config(origin, model_args.trust_remote_code)
         return loading.open_tokenizers(str(origin), config, model_args.trust_remote_code)
@@ -78,7 +85,7 @@ def _load_or_build_model(
     origin: str | Path | None,
     accelerator: Accelerator,
 ) -> Any:
-    """The model of the checkpoint, or a new one."""
+    """Return the model of the checkpoint, or a new one."""
     if origin is not None:
         model: Any = build.load_translator(str(origin), model_args, data)
     else:
@@ -93,7 +100,7 @@ def _load_or_build_model(
 def _encode(
     accelerator: Accelerator, found: ReadExamples[Pair], model: Any, tokenizers: Tokenizers, data: PairArguments
 ) -> dict[str, Pairs]:
-    """Tokenise the pairs of each split; with `--both_directions`, those to train on are reversed too."""
+    """Tokenise the pairs of each split; with `--both_directions`, training pairs are also reversed."""
     max_length = _max_length(model, data)
     to_tokens = partial(build.encode, tokenizers, max_length, accelerator)
     train = build.with_reversed(found.parts["train"], data, tokenizers.source is tokenizers.target)
@@ -121,7 +128,7 @@ def _make_job(
     model_args: Seq2SeqModelArguments,
     args: Seq2SeqTrainingArguments,
 ) -> Job:
-    """The job, from what the steps before it returned."""
+    """Build the job from the results of the previous steps."""
     validation = found.parts["validation"]
     texts = [pair[0] for pair in validation], [pair[1] for pair in validation]
     task = Translation(

@@ -32,27 +32,27 @@ METRICS = (
 
 
 class Translation(BucketTask):
-    """Pairs of sentences; the loss is the cross-entropy of every target token.
+    """Translation; the loss is the cross-entropy of every target token.
 
     Args:
-        accelerator: knows the processes and the device.
+        accelerator: processes and device.
         train, validation: tokenised pairs.
-        texts: the validation pairs as text, sources and references, to be decoded and scored.
-        tokenizers: of both sides.
-        tokens_per_batch: rows times length, of one side, that a process takes at a time.
-        seed: of the order of the batches.
-        eval_beams: beams of the decoding during training.
-        word_dropout: fraction of the tokens that encoder and decoder read as `<bos>`, which nothing else uses, drawn
-            anew in every epoch.
-        decoder_start_token_id: what the decoder reads first, where words are dropped; by default padding.
+        texts: source and reference sentences of the validation pairs, for decoding and scoring.
+        tokenizers: tokenizers of both sides.
+        tokens_per_batch: rows times length, of one side, of a batch of one process.
+        seed: seed of the order of the batches and of word dropout.
+        eval_beams: number of beams of the validation sentences.
+        word_dropout: fraction of the tokens of both sides replaced by `<bos>`, which has no other use, in the inputs of
+            encoder and decoder; sampled in every epoch.
+        decoder_start_token_id: first input of the decoder, for word dropout. Default: padding.
 
     Raises:
-        ScratchError: words are to be dropped, and a tokenizer has no `<bos>` of its own.
+        ScratchError: word dropout is requested, and a tokenizer has no separate `<bos>`.
     """
 
     metrics: tuple[Metric, ...] = METRICS
     unit = "token"
-    fsdp_obstacle: str | None = "each process decodes its own share of the sentences"
+    fsdp_obstacle: str | None = "each process decodes a part of the sentences"
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class Translation(BucketTask):
         for side in tokenizers if word_dropout else ():
             if side.bos_token_id in (None, side.eos_token_id, side.pad_token_id):
                 raise ScratchError(
-                    f"word_dropout is {word_dropout}, but the tokenizer has no <bos> of its own to hide words behind: "
-                    "leave it 0"
+                    f"word_dropout is {word_dropout}, but the tokenizer has no separate <bos> to replace words with: "
+                    "set it to 0"
                 )
         self.accelerator, self.tokenizers, self.eval_beams = accelerator, tokenizers, eval_beams
         self.sources, self.references = texts
@@ -82,13 +82,14 @@ class Translation(BucketTask):
         self.validation = PairBatches(validation, tokens_per_batch, pad)
 
     def make_batch(self, epoch: int, number: int) -> Batch:
+        """Build the batch with this number in the plan of an epoch, with word dropout."""
         batch = self.train.batch(*self.train.plan(epoch)[number])
         if self.word_dropout:
             generator = np.random.default_rng((self.seed, epoch, number))
             source, target = self.tokenizers
-            read = shift_right(batch["labels"], self.decoder_start_token_id, target.pad_token_id)
+            decoder_input_ids = shift_right(batch["labels"], self.decoder_start_token_id, target.pad_token_id)
             batch["input_ids"] = self._hide(batch["input_ids"], source, generator)
-            batch["decoder_input_ids"] = self._hide(read, target, generator)
+            batch["decoder_input_ids"] = self._hide(decoder_input_ids, target, generator)
         return batch
 
     def _hide(
@@ -97,6 +98,7 @@ class Translation(BucketTask):
         return drop_words(ids, self.word_dropout, tokenizer.bos_token_id, tokenizer.all_special_ids, generator)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sum of the losses of the scored tokens."""
         return model(**batch, num_items_in_batch=1, skip_logits=True, use_cache=False).loss
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:

@@ -15,9 +15,14 @@ def push(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory, as a training run writes it.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="'user/model' on the Hub.")],
     native: Annotated[
-        bool, typer.Option("--native", help="Also publish the model in transformers' own class, as revision 'native'.")
+        bool,
+        typer.Option(
+            "--native/--no-native", help="Also publish the model in transformers' own class, as revision 'native'."
+        ),
     ] = False,
-    private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private/--no-private", help="If the repository is new, make it private.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     timeout: Annotated[
         float,
@@ -29,7 +34,11 @@ def push(
 ) -> None:
     """Check that a model loads without this package, list the files to upload, and publish them in one commit.
 
-    Example: `scratch-gpt push runs/gpt user/stories --native --yes`
+    Example:
+
+    ```
+    scratch-gpt push runs/gpt user/stories --native --yes
+    ```
     """
     from rich.table import Table
 
@@ -43,22 +52,20 @@ def push(
     register()
     console = SafeConsole()
 
-    def agree(folder: Path, what: str, revision: str) -> Changes:
-        """List what is sent and what is deleted, and ask."""
+    def confirm(folder: Path, content: str, revision: str) -> Changes:
+        """List the files to upload and to delete, and ask for confirmation."""
         changes = plan_push(folder, name, revision=revision, timeout=timeout)
-        table = Table("file", "bytes", title=f"{what} to {name}")
+        table = Table("file", "bytes", title=f"{content} to {name}")
         for path in files_to_upload(folder):
             table.add_row(str(path.relative_to(folder)), f"{path.stat().st_size:,}")
         console.print(table)
         if changes.deletions:
-            deleted = Table(
-                "file", title=f"to be deleted from revision {revision} of {name}, as it is of an older push"
-            )
+            deleted = Table("file", title=f"from an older push, to be deleted from revision {revision} of {name}")
             for stale in changes.deletions:
                 deleted.add_row(stale)
             console.print(deleted)
         if not yes:
-            typer.confirm("Send and delete these files?" if changes.deletions else "Send these files?", abort=True)
+            typer.confirm("Upload and delete these files?" if changes.deletions else "Upload these files?", abort=True)
         return changes
 
     check_repository_name(name)
@@ -66,23 +73,24 @@ def push(
         if foreign := foreign_code(copy):
             if not trust_remote_code:
                 raise ScratchError(
-                    f"{directory} has code that is not this package's: {', '.join(foreign)}. A push opens the model, "
-                    "which would run it: read it, then add --trust_remote_code"
+                    f"{directory} contains code that is not this package's: {', '.join(foreign)}. A push loads the "
+                    "model, which would run it: read it, then add --trust_remote_code"
                 )
-            console.print(f"running code that {directory} brings: {', '.join(foreign)}")
+            console.print(f"running code of {directory}: {', '.join(foreign)}")
         else:
             check_sizes(copy)
         twin, class_name = copy.with_name(f"{copy.name}-native"), ""
-        with console.status("opening it without this package"):
+        with console.status("loading it without this package"):
             verify_loads_without_package(copy)
-            if native:  # made before anything is sent, since a model may have no twin
+            if native:  # before the first upload, because not every model can be converted
                 class_name = write_native_twin(copy, twin, trust_remote_code)
-        console.print("It opens without this package.")
-        sent = {path.relative_to(copy).parts[0] for path in files_to_upload(copy)}
-        if kept := sorted(path.name for path in directory.iterdir() if path.name not in sent):
-            console.print(f"not sent: {', '.join(kept[:20])}{f' and {len(kept) - 20} more' if kept[20:] else ''}")
-        agreed = agree(copy, "model, code and card", MAIN)
-        twin_agreed = agree(twin, "native twin", NATIVE_REVISION) if native else None
+        console.print("It loads without this package.")
+        uploaded = {path.relative_to(copy).parts[0] for path in files_to_upload(copy)}
+        if omitted := sorted(path.name for path in directory.iterdir() if path.name not in uploaded):
+            rest = f" and {len(omitted) - 20} more" if omitted[20:] else ""
+            console.print(f"not uploaded: {', '.join(omitted[:20])}{rest}")
+        agreed = confirm(copy, "model, code and card", MAIN)
+        twin_agreed = confirm(twin, "native model", NATIVE_REVISION) if native else None
         console.print(push_directory(copy, name, private=private, timeout=timeout, agreed=agreed))
         if native:
             message = f"Upload {class_name} twin"

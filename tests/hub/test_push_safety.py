@@ -98,7 +98,7 @@ def test_custom_generate_never_runs_and_is_not_sent(directory, hub, tmp_path):
     for trust in ((), ("--trust_remote_code",)):
         result = push(hub, tmp_path / "home", str(directory), NAME, "--yes", *trust)
         assert result.returncode == 0, result.stderr
-        assert "not sent: custom_generate" in result.stdout
+        assert "not uploaded: custom_generate" in result.stdout
         assert not mark.exists()
     assert not [name for name in hub.repositories[NAME].revisions["main"] if "custom_generate" in name]
 
@@ -277,7 +277,7 @@ def test_a_second_push_deletes_what_it_has_listed_and_nothing_else(directory, cl
     repository.commit("main", there, "from elsewhere")
     asked = push(client, tmp_path / "home", str(directory), NAME)  # nobody answers the question
     assert asked.returncode == 1
-    assert "Send and delete these files?" in asked.stdout
+    assert "Upload and delete these files?" in asked.stdout
     assert asked.stderr.endswith("nothing was done\n")
     listed = asked.stdout.partition("to be deleted from revision main")[2]
     assert sorted(re.findall(r"^│ (\S+) +│$", listed, re.MULTILINE)) == sorted(OURS)
@@ -431,7 +431,7 @@ def test_markup_in_names_and_answers_is_printed_as_it_is(directory, hub, tmp_pat
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "[conceal]\\x1b[8mhidden.py" in result.stdout
-    assert "not sent: [red]x[" in result.stdout
+    assert "not uploaded: [red]x[" in result.stdout
     assert "\x1b[8m" not in result.stdout
     assert "; trying again" in result.stderr
     assert redact(result.stderr) == result.stderr

@@ -153,7 +153,9 @@ def test_code_that_is_not_ours_is_not_run_by_a_push_unasked(directory, tmp_path)
         assert not ran.exists()
         asked = push(hub, tmp_path / "home", str(folder), "tester/theirs", "--yes", "--trust_remote_code")
         assert asked.returncode == 0, asked.stderr
-        assert "brings: block.py" in " ".join(asked.stdout.split())
+        printed = " ".join(asked.stdout.split())
+        assert "running code of" in printed
+        assert ": block.py" in printed
         assert ran.read_text() == "None"  # it ran, and was given no token
         assert "tester/theirs" in hub.repositories
 

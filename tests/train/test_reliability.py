@@ -257,8 +257,8 @@ def test_every_kind_of_run_can_be_verified(script, tmp_path):
 
 @pytest.mark.slow
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
-    """A few of the kills of the benchmark, in a save and at random moments."""
-    script, out = PROJECT / "benchmarks" / "kills.py", tmp_path / "kills.json"
+    """A few kills of `stress/kills.py`, during a save and at random moments."""
+    script, out = PROJECT / "stress" / "kills.py", tmp_path / "kills.json"
     run_python(script, "--kills", "4", "--cases", "GPT, Muon", "--seed", "1", "--output", out, cwd=PROJECT)
     records = json.loads(out.read_text())
     assert [record["equal"] for record in records] == [True] * 4

@@ -75,12 +75,14 @@ def litgpt_writer(model: Any, ids: torch.Tensor, new: int) -> Write:
 
 
 def seconds(action: Write) -> float:
+    """Return the seconds that an action takes."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
 
 
 def load(contender: str, shape: str, dtype: torch.dtype, context: int = 1024) -> torch.nn.Module:
+    """Build a contender's model with random weights, in evaluation mode."""
     torch.manual_seed(0)
     return build(contender, shape, context).eval().to(dtype)
 
@@ -160,10 +162,11 @@ class Clock(BaseStreamer):
         self.times: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
+        """Record the time of a token."""
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        pass
+        """Do nothing."""
 
     def a_token(self) -> float:
         """The median of seconds between tokens, without the prompt and the first, which it leads to."""
@@ -185,6 +188,7 @@ def late_and_early(rounds: int, late: int = 2000, early: int = 100, new: int = 6
 
 
 def show(title: str, figures: dict[str, dict[str, float]]) -> None:
+    """Print the results of a race as a table."""
     table = Table("contender", "tokens/s", "of the best of transformers'", "of the roofline", title=title)
     for name, row in figures.items():
         table.add_row(name, f"{row['tokens_per_second']:,.0f}", f"{row['ratio']:.2f}", f"{row['of_roofline']:.0%}")
@@ -192,6 +196,7 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32"])

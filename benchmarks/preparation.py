@@ -90,6 +90,7 @@ def save_models(folder: Path) -> dict[str, Path]:
 
 
 def show(title: str, figures: dict[str, float], peer: str) -> None:
+    """Print seconds of all contenders as a table, relative to `peer`."""
     table = Table("contender", "seconds", f"of {peer}'s time", title=title)
     for name, seconds in figures.items():
         table.add_row(name, f"{seconds:.2f}", f"{seconds / figures[peer]:.2f}")
@@ -97,6 +98,7 @@ def show(title: str, figures: dict[str, float], peer: str) -> None:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stories", type=int, default=60_000, help="Documents to prepare, about 300 bytes each.")
     parser.add_argument("--rounds", type=int, default=3)

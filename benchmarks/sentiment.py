@@ -35,6 +35,7 @@ class NBSVM(BaseEstimator, ClassifierMixin):
         self.C, self.alpha = C, alpha
 
     def fit(self, counts: sparse.csr_matrix, labels: np.ndarray) -> NBSVM:
+        """Fit to counts (texts, words) and labels (texts,) of two classes."""
         self.classes_ = np.unique(labels)
         shares = [self.alpha + np.asarray(counts[labels == c].sum(0)).ravel() for c in self.classes_]
         self.ratios_ = np.log((shares[1] / shares[1].sum()) / (shares[0] / shares[0].sum()))
@@ -42,6 +43,7 @@ class NBSVM(BaseEstimator, ClassifierMixin):
         return self
 
     def predict(self, counts: sparse.csr_matrix) -> np.ndarray:
+        """Predict the labels (texts,) of counts (texts, words)."""
         return self.svm_.predict(counts.multiply(self.ratios_).tocsr())
 
 
@@ -51,6 +53,7 @@ def vectorizer(pairs: bool) -> CountVectorizer:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="Labelled text: a .tsv, .csv or .jsonl file, or a Hub id.")
     parser.add_argument("--test", required=True, help="The same, to be scored on.")

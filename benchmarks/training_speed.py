@@ -66,6 +66,7 @@ Step = Callable[[], None]
 
 
 def ours(style: str, shape: str, context: int, compiled: bool) -> torch.nn.Module:
+    """Build our GPT of a style and shape, without dropout, as a training run prepares it."""
     layers, width, heads, _, _, vocabulary = SHAPES[shape]
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     off = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
@@ -82,6 +83,7 @@ def gated_size(width: int) -> int:
 
 
 def native(style: str, shape: str, context: int) -> torch.nn.Module:
+    """Build transformers' own model of a style and shape, without dropout."""
     layers, width, heads, _, _, vocabulary = SHAPES[shape]
     if style == "gpt2":
         off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
@@ -107,6 +109,7 @@ def litgpt(shape: str, context: int) -> torch.nn.Module:
 
 
 def nanogpt(shape: str) -> torch.nn.Module:
+    """Build nanoGPT's model of a shape, from the checkout in NANOGPT."""
     sys.path.insert(0, os.environ["NANOGPT"])
     from model import GPT, GPTConfig
 
@@ -126,6 +129,7 @@ def build(contender: str, shape: str, context: int | None = None) -> torch.nn.Mo
 
 
 def contenders(styles: Iterable[str], compiled: bool) -> list[str]:
+    """Return the names of the models to compare."""
     kinds = ["transformers", "ours"] + ["compiled"] * compiled
     names = [f"{kind} {style}" for style in styles for kind in kinds]
     if "llama" in styles:
@@ -157,6 +161,7 @@ def default_stepper(contender: str, shape: str) -> Step:
 def step_of(
     model: Any, contender: str, shape: str, optimizers: list[torch.optim.Optimizer], bf16: bool, clip: bool = False
 ) -> Step:
+    """Return a function that takes one training step on random tokens."""
     torch.manual_seed(0)
     *_, context, rows, vocabulary = SHAPES[shape]
     tokens = torch.randint(0, vocabulary, (rows, context))
@@ -257,6 +262,7 @@ def contend(name: str, shape: str, precision: str) -> None:
 
 
 def build_step(name: str, shape: str, precision: str) -> Step:
+    """Return the training step of a contender, by the name of its row."""
     if precision == "defaults":
         return default_stepper(name, shape)
     if name.startswith("products"):
@@ -300,6 +306,7 @@ def peak_memory(name: str, shape: str, options: list[str]) -> int:
 
 
 def show_peaks(peaks: dict[str, int], title: str) -> dict[str, int]:
+    """Print peak memory as a table, and return it."""
     table = Table("contender", "peak memory", "of GPT-2", title=title)
     for name, peak in peaks.items():
         of_gpt2 = f"{peak / peaks['transformers gpt2']:.2f}" if "transformers gpt2" in peaks else ""
@@ -309,6 +316,7 @@ def show_peaks(peaks: dict[str, int], title: str) -> dict[str, int]:
 
 
 def show(title: str, figures: dict[str, dict[str, float]]) -> None:
+    """Print the results of a race as a table."""
     table = Table("contender", "tokens/s", "of its peer's", "of the roofline", title=title)
     for name, row in figures.items():
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
@@ -317,11 +325,13 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
 
 
 def check_peers(parser: argparse.ArgumentParser) -> None:
+    """Exit with an error if litgpt is not installed."""
     if importlib.util.find_spec("litgpt") is None:
         parser.error('litgpt is missing: pip install -e ".[benchmarks]"')
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES)

@@ -1,10 +1,10 @@
-"""Try hostile directories, thousands of them, on every command that opens one.
+"""Fuzz every command that opens a model directory with thousands of hostile directories.
 
     python stress/hostile_directories.py --directories 2000 --seed 0 --jobs 2
-    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # what failed, once more
+    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # repeat the failures
 
-Prints what each command did, and the failures by cause; the plans of those are written as JSON lines to
-stress/output/, from which they can be tried again. The exit code is 1 where there are some.
+Prints the outcomes of each command, and the failures by cause. The plans of failures are written as JSON lines to
+stress/output/, from which they can be replayed. The exit code is 1 if there are failures.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT / "tests")]
 
-import helpers.hostile_directories as hostile  # noqa: E402  (found through the line above)
+import helpers.hostile_directories as hostile  # noqa: E402  (on the path set above)
 from helpers.hostile_process import environment  # noqa: E402
 
-Found = tuple[int, hostile.Outcome]  # with the number of its case
+Found = tuple[int, hostile.Outcome]  # number of the case, and its outcome
 
 
 def main() -> None:
+    """Run the test from the command line."""
     args = parse()
     process = os.getpid()
-    # Ended from outside, it ends the directories in work and leaves no folder.
+    # On SIGTERM, stop the running cases and remove the temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM") if os.getpid() == process else os._exit(1))
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hostile") as folder, hostile.hub_running() as endpoint:
@@ -49,25 +50,27 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directories", type=int, help="How many directories to make. Default: 2000; 0 with --replay.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the directories.")
-    parser.add_argument("--jobs", type=int, default=hostile.process_count(), help="Directories at a time.")
+    parser.add_argument("--directories", type=int, help="Number of directories. Default: 2000; 0 with --replay.")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of the directories.")
+    parser.add_argument("--jobs", type=int, default=hostile.process_count(), help="Number of parallel processes.")
     parser.add_argument("--commands", nargs="+", choices=hostile.COMMANDS, default=hostile.COMMANDS)
-    parser.add_argument("--replay", type=Path, help="JSON lines of failures, or of plans, to try again.")
-    parser.add_argument("--show", action="store_true", help="Print what commands that failed have printed.")
-    parser.add_argument("--shrink", action="store_true", help="Look for the fewest mutations that fail by each cause.")
+    parser.add_argument("--replay", type=Path, help="JSON lines of failures or plans to repeat.")
+    parser.add_argument("--show", action="store_true", help="Print the output of commands that failed.")
+    parser.add_argument("--shrink", action="store_true", help="Find a minimal set of mutations for each cause.")
     parser.add_argument("--output", type=Path, default=PROJECT / "stress" / "output")
     return parser.parse_args()
 
 
 def read_cases(path: Path, commands: Sequence[str]) -> list[hostile.Case]:
-    """Plans with the command that each failed in or, of a plan alone, with `commands`."""
+    """Read plans, each with the command that failed or, if the line is only a plan, with `commands`."""
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return [(line.get("plan", line), (line["command"],) if "command" in line else tuple(commands)) for line in lines]
 
 
 def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespace) -> list[Found]:
+    """Try all cases, and write the plans of failures as JSON lines."""
     found: list[Found] = []
     started = time.monotonic()
     with (args.output / "hostile_directories.jsonl").open("w") as log:
@@ -88,7 +91,14 @@ def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespac
 
 
 def shrink(world: hostile.World, cases: list[hostile.Case], found: list[Found], path: Path) -> None:
-    """Write one small plan of each cause."""
+    """Write one minimal plan for each cause of failures.
+
+    Args:
+        world: the environment of the cases.
+        cases: all cases.
+        found: their outcomes.
+        path: JSON lines file to write.
+    """
     first: dict[tuple[str, str, str], Found] = {}
     for number, outcome in found:
         for failure in outcome.failures:
@@ -100,6 +110,7 @@ def shrink(world: hostile.World, cases: list[hostile.Case], found: list[Found], 
 
 
 def print_table(found: list[Found]) -> None:
+    """Print the outcomes of each command as a Markdown table."""
     print("| command | runs | refused | succeeded | worst seconds | worst MB | failures |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for command in hostile.COMMANDS:
@@ -112,7 +123,7 @@ def print_table(found: list[Found]) -> None:
 
 
 def print_failures(found: list[Found]) -> None:
-    """Failures by kind and cause, the most frequent first."""
+    """Print the failures by kind and cause, the most frequent first."""
     causes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for _, outcome in found:
         for failure in outcome.failures:

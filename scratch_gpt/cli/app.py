@@ -148,8 +148,8 @@ def refuse_unused(context: typer.Context, unused: dict[str, str]) -> None:
 def main() -> None:
     """Run the command line.
 
-    An error is reported as one line on standard error. The exit code is 2 for invalid input (`ScratchError`), and 1 for
-    other errors.
+    An error is reported as one line on standard error. The exit code is that of a `ScratchError` (2 for invalid input),
+    and 1 for other errors.
     """
     import importlib
     import traceback

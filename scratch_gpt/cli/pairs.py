@@ -68,6 +68,7 @@ def pairs(
             file.write(json.dumps({"prompt": best.asked, "chosen": sides[0], "rejected": sides[1]}) + "\n")
             written += 1
         if not written:
-            same_reward, incomplete = "all completions of each prompt had the same reward", "no completion has an end"
-            raise ScratchError(f"no pairs: {same_reward if num_complete else incomplete}; increase --samples")
+            same_reward = "all completions of each prompt had the same reward"
+            reason = same_reward if num_complete else "no completion has an end of text"
+            raise ScratchError(f"no pairs: {reason}; increase --samples")
     print(f"{written:,} pairs in {output}")

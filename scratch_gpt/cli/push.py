@@ -60,7 +60,7 @@ def push(
             table.add_row(str(path.relative_to(folder)), f"{path.stat().st_size:,}")
         console.print(table)
         if changes.deletions:
-            deleted = Table("file", title=f"from an older push, to be deleted from revision {revision} of {name}")
+            deleted = Table("file", title=f"to be deleted from revision {revision} of {name}: files of an older push")
             for stale in changes.deletions:
                 deleted.add_row(stale)
             console.print(deleted)

@@ -1,7 +1,7 @@
 """The entry point of the command `scratch-gpt`.
 
-Importing scratch_gpt registers its classes with transformers, for which PyTorch is imported; that takes seconds. Where
-this module is loaded, the package leaves registration to the command, so that `scratch-gpt --help` answers at once.
+Importing scratch_gpt registers its classes with transformers, which imports PyTorch and takes seconds. If this module
+is loaded, the package leaves registration to the command, so that `scratch-gpt --help` is fast.
 """
 
 

@@ -83,6 +83,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of the story model, such as runs/gpt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -35,6 +35,7 @@ class NBSVM(BaseEstimator, ClassifierMixin):
         self.C, self.alpha = C, alpha
 
     def fit(self, counts: sparse.csr_matrix, labels: np.ndarray) -> NBSVM:
+        """Fit to counts (texts, words) and labels (texts,) of two classes."""
         self.classes_ = np.unique(labels)
         counts_per_class = [self.alpha + np.asarray(counts[labels == c].sum(0)).ravel() for c in self.classes_]
         self.ratios_ = np.log(
@@ -44,6 +45,7 @@ class NBSVM(BaseEstimator, ClassifierMixin):
         return self
 
     def predict(self, counts: sparse.csr_matrix) -> np.ndarray:
+        """Predict the labels (texts,) of counts (texts, words)."""
         return self.svm_.predict(counts.multiply(self.ratios_).tocsr())
 
 
@@ -53,6 +55,7 @@ def vectorizer(bigrams: bool) -> CountVectorizer:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="Labelled text: a .tsv, .csv or .jsonl file, or a Hub id.")
     parser.add_argument("--test", required=True, help="Labelled text to evaluate on.")

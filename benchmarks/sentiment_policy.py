@@ -82,6 +82,7 @@ def judge(model: Path, reference: Path, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the experiment from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, help="train.tsv of SST-2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

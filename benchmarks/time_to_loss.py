@@ -1,12 +1,12 @@
-"""Time to nanoGPT's loss on TinyShakespeare's characters: its CPU recipe, then ours, process by process, in turn.
+"""Training time to nanoGPT's loss on character-level TinyShakespeare: alternate runs of its CPU recipe and of ours.
 
     NANOGPT=PATH_TO_CHECKOUT python benchmarks/time_to_loss.py PATH_TO_TINYSHAKESPEARE [--seeds 0 1 2]
 
-nanoGPT runs with the command of its README for a CPU (4 layers, width 128, context 64, batch 12, 2000 steps); ours with
-`training/configs/speedrun.yaml`, which is made to end just below 1.8857, what that command reached here. Each is scored
-on every token of the last tenth of the text, in windows of its own context that do not overlap; nanoGPT by the
-checkpoint that it keeps. Training time is that of the steps, without start-up, evaluation and saving. The text is made
-into ids before (nanoGPT's script for that needs `pip install requests`). Run it on an idle machine.
+nanoGPT runs with the CPU command of its README (4 layers, width 128, context 64, batch 12, 2000 steps), ours with
+`training/configs/speedrun.yaml`, which is tuned to end just below 1.8857, the loss of that command on our machine. Both
+are evaluated on every token of the last tenth of the text, in non-overlapping windows of their own context length;
+nanoGPT at its best checkpoint. Training time excludes start-up, evaluation and saving. The text is tokenized in advance
+(nanoGPT's script for that needs `pip install requests`). Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -35,35 +35,43 @@ NANOGPT_ARGUMENTS = (
     *("--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
 )
 TARGET = 1.8857
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 def timed(command: list[str], cwd: Path) -> tuple[float, str]:
-    """Seconds that a command takes, and what it prints."""
+    """Run a command; return its duration in seconds and its output."""
     started = time.perf_counter()
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     return time.perf_counter() - started, result.stdout
 
 
-def run_nanogpt(checkout: Path, text: Path, scratch: Path, seed: int) -> Figures:
+def run_nanogpt(checkout: Path, text: Path, scratch: Path, seed: int) -> Metrics:
+    """Train nanoGPT and evaluate it.
+
+    Args:
+        checkout: a checkout of nanoGPT.
+        text: TinyShakespeare.
+        scratch: folder for the output.
+        seed: random seed.
+    """
     data, out = checkout / "data" / "shakespeare_char", scratch / f"nanogpt{seed}"
     shutil.copy(text, data / "input.txt")
     subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, capture_output=True)
     seeded = (checkout / "train.py").read_text().replace("manual_seed(1337", f"manual_seed({1337 + seed}")
-    (checkout / "train_seeded.py").write_text(seeded)  # its script has no argument for it
+    (checkout / "train_seeded.py").write_text(seeded)  # its script has no argument for the seed
     command = [sys.executable, "train_seeded.py", "config/train_shakespeare_char.py", f"--out_dir={out}"]
     try:
         seconds, printed = timed([*command, *NANOGPT_ARGUMENTS], checkout)
     finally:
         (checkout / "train_seeded.py").unlink()
     steps = {int(i): float(ms) / 1000 for i, ms in re.findall(r"iter (\d+): loss [\d.]+, time ([\d.]+)ms", printed)}
-    ordinary = [taken for i, taken in steps.items() if i % 250]  # the others evaluate, too
-    training = statistics.mean(ordinary) * len(steps)
+    without_evaluation = [duration for i, duration in steps.items() if i % 250]
+    training = statistics.mean(without_evaluation) * len(steps)
     return {"seconds": seconds, "training_seconds": training, "val_loss": score_nanogpt(checkout, out / "ckpt.pt")}
 
 
 def score_nanogpt(checkout: Path, checkpoint: Path) -> float:
-    """Mean loss of its validation text, window by window."""
+    """Return a checkpoint's mean loss in nats per character on nanoGPT's validation text."""
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
     from model import GPT, GPTConfig
@@ -84,7 +92,8 @@ def score_nanogpt(checkout: Path, checkpoint: Path) -> float:
     return total / (len(tokens) - 1)
 
 
-def run_ours(text: Path, scratch: Path, seed: int) -> Figures:
+def run_ours(text: Path, scratch: Path, seed: int) -> Metrics:
+    """Train our model; its metrics include the evaluation."""
     folder, config = scratch / f"ours{seed}", PROJECT / "training" / "configs" / "speedrun.yaml"
     command = ["accelerate", "launch", "training/language_modeling.py", "--config", str(config), "--seed", str(seed)]
     seconds, _ = timed([*command, "--dataset", str(text), "--output_dir", str(folder)], PROJECT)
@@ -94,23 +103,24 @@ def run_ours(text: Path, scratch: Path, seed: int) -> Figures:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, help="tinyshakespeare.txt")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="A run of each for each seed, in turn.")
-    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Random seeds, one run of each model.")
+    parser.add_argument("--output", type=Path, help="Write the metrics to this file, as JSON.")
     args = parser.parse_args()
     checkout, text = Path(os.environ["NANOGPT"]), args.text.resolve()
-    found: dict[str, list[Figures]] = {"nanoGPT": [], "scratch_gpt": []}
+    found: dict[str, list[Metrics]] = {"nanoGPT": [], "scratch_gpt": []}
     with tempfile.TemporaryDirectory() as scratch:
-        run_ours(text, Path(scratch), seed=99)  # so that the ids stand in the cache
+        run_ours(text, Path(scratch), seed=99)  # fills the cache of token ids
         for seed in args.seeds:
             found["nanoGPT"].append(run_nanogpt(checkout, text, Path(scratch), seed))
             found["scratch_gpt"].append(run_ours(text, Path(scratch), seed))
-    headings = ("validation loss", "training", "whole process", "training faster", "whole process faster")
-    table = Table("means of all seeds", *headings)
+    headings = ("validation loss", "training", "whole process", "training speed-up", "whole process speed-up")
+    table = Table("mean of all seeds", *headings)
     means = {name: {k: statistics.mean(run[k] for run in runs) for k in runs[0]} for name, runs in found.items()}
     for name, mean in means.items():
-        ratios = [f"{means['nanoGPT'][k] / mean[k]:.2f} times" for k in ("training_seconds", "seconds")]
+        ratios = [f"{means['nanoGPT'][k] / mean[k]:.2f}" for k in ("training_seconds", "seconds")]
         times = [f"{mean[k]:.1f} s" for k in ("training_seconds", "seconds")]
         table.add_row(name, f"{mean['val_loss']:.4f}", *times, *ratios)
     Console().print(table)

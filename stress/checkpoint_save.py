@@ -1,10 +1,10 @@
-"""How long a checkpoint stops the loop, beside a plain copy of the same bytes in memory.
+"""How long saving a checkpoint blocks training, compared with a copy of the same bytes in memory.
 
     pip install -e . && python stress/checkpoint_save.py --output save.json
 
-A GPT of 100 million parameters with AdamW. In turn: copy every tensor of weights and optimizer (`clone`), and take the
-snapshot that a save takes, after which the loop goes on. Then steps are timed with nothing else going on, and while the
-snapshot is being written. Prints medians and ratios, writes JSON.
+A GPT of 100 million parameters with AdamW. Alternately, all tensors of weights and optimizer are copied (`clone`), and
+the snapshot of a save is taken, after which training continues. Then training steps are timed, with and without a
+concurrent write of the snapshot. Prints medians and ratios, writes JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scratch_gpt.train.checkpoints.checkpoint import take_snapshot, write_checkp
 
 
 def seconds(act: Callable[[], object]) -> float:
+    """Return the seconds that an action takes."""
     started = time.perf_counter()
     result = act()
     ended = time.perf_counter()
@@ -36,10 +37,11 @@ def seconds(act: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    """Run the measurement from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden_size", type=int, default=768, help="768 makes 100 million parameters.")
-    parser.add_argument("--repeats", type=int, default=7, help="How often each thing is timed.")
-    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument("--repeats", type=int, default=7, help="Number of measurements.")
+    parser.add_argument("--output", type=Path, help="Write the metrics to this file, as JSON.")
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -64,8 +66,8 @@ def main() -> None:
         copies.append(seconds(lambda: [tensor.detach().clone() for tensor in tensors]))
         snapshots.append(seconds(lambda: take_snapshot(1, accelerator, model, [optimizer], {})))
 
-    alone = [seconds(step) for _ in range(args.repeats)]
-    beside = []
+    steps_alone = [seconds(step) for _ in range(args.repeats)]
+    steps_during_write = []
     with tempfile.TemporaryDirectory() as folder:
         snapshot = take_snapshot(1, accelerator, model, [optimizer], {})
         write = (Path(folder), snapshot, lambda place, weights: model.save_pretrained(place, state_dict=weights), 1)
@@ -73,27 +75,27 @@ def main() -> None:
         started = time.perf_counter()
         writer.start()
         while writer.is_alive():
-            beside.append(seconds(step))
-        writing = time.perf_counter() - started
+            steps_during_write.append(seconds(step))
+        write_seconds = time.perf_counter() - started
 
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    figures = {
+    metrics = {
         "parameters": model.num_parameters(),
         "gigabytes": size / 1e9,
         "copy_seconds": statistics.median(copies),
         "snapshot_seconds": statistics.median(snapshots),
-        "write_seconds": writing,
-        "step_seconds": statistics.median(alone),
-        "step_seconds_beside_a_write": statistics.median(beside),
+        "write_seconds": write_seconds,
+        "step_seconds": statistics.median(steps_alone),
+        "step_seconds_beside_a_write": statistics.median(steps_during_write),
     }
-    figures["snapshot_to_copy"] = figures["snapshot_seconds"] / figures["copy_seconds"]
-    figures["step_beside_a_write_to_step"] = figures["step_seconds_beside_a_write"] / figures["step_seconds"]
-    table = Table("figure", "")
-    for name, value in figures.items():
+    metrics["snapshot_to_copy"] = metrics["snapshot_seconds"] / metrics["copy_seconds"]
+    metrics["step_beside_a_write_to_step"] = metrics["step_seconds_beside_a_write"] / metrics["step_seconds"]
+    table = Table("metric", "")
+    for name, value in metrics.items():
         table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}")
     Console().print(table)
     if args.output:
-        args.output.write_text(json.dumps(figures, indent=1) + "\n")
+        args.output.write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     pip install -e . && python stress/endurance.py --output endurance.json
 
-Trains a tiny GPT with evaluations, samples, checkpoints, dropout and accumulation in one process, and lets the finished
-model write in another. Resident memory (Linux: RSS) and open files are read from outside while each works. After a
-warm-up of a fifth of the work, memory is the median over the next fifth; at the end, over the last one. Prints a table;
-exits with 1 if memory ended more than 2% above, or files were left open.
+Trains a tiny GPT with evaluations, samples, checkpoints, dropout and accumulation in one process, and generates with
+the trained model in another. Resident memory (Linux: RSS) and open files are sampled from outside. The first fifth of
+the work is warm-up; the median memory of the second fifth is compared with that of the last. Prints a table; exits with
+1 if memory grew by more than 2%, or files were left open.
 """
 
 from __future__ import annotations
@@ -41,14 +41,20 @@ for number in range(count):
     model.generate(**prompt, max_new_tokens=8 + number % 8, num_beams=1 + number % 2)
     print(number + 1, flush=True)
 """
-MOST_GROWTH = 0.02
+MAX_GROWTH = 0.02
 
 
 def watch(command: list[str], done: Callable[[], int], total: int, title: str) -> dict[str, float]:
-    """Run a command to its end; memory and open files after the warm-up and at the end.
+    """Run a command, and measure memory and open files after the warm-up and at the end.
 
     Args:
-        done: how much of `total` is done by now.
+        command: program and arguments.
+        done: returns the number of steps done so far.
+        total: number of steps.
+        title: description for messages.
+
+    Raises:
+        SystemExit: the command failed, or was too short to be measured.
     """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     samples: list[tuple[float, int, int]] = []
@@ -68,12 +74,12 @@ def watch(command: list[str], done: Callable[[], int], total: int, title: str) -
     def between(first: float, last: float, column: int) -> list[int]:
         return [sample[column] for sample in samples if first <= sample[0] < last]
 
-    # The very end saves, draws and reloads, which is no step.
+    # After the last step, the command saves, plots and reloads, which is not measured.
     spans = (0.2, 0.4), (0.8, 1.0)
     if not all(between(*span, 1) for span in spans):
-        sys.exit(f"{title} was over too soon to be watched: ask for more of it")
+        sys.exit(f"{title} was too short to be measured: increase its number of steps")
     memory = [statistics.median(between(*span, 1)) for span in spans]
-    files = [min(between(*span, 2)) for span in spans]  # a checkpoint that is being written is open for a while
+    files = [min(between(*span, 2)) for span in spans]  # the minimum, because a checkpoint is open while it is written
     return {
         "done": total,
         "warm_bytes": memory[0],
@@ -85,10 +91,11 @@ def watch(command: list[str], done: Callable[[], int], total: int, title: str) -
 
 
 def main() -> None:
+    """Run the test from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5000, help="Of training.")
-    parser.add_argument("--generations", type=int, default=2000, help="Texts to write.")
-    parser.add_argument("--output", type=Path, help="Write the figures here, as JSON.")
+    parser.add_argument("--steps", type=int, default=5000, help="Number of training steps.")
+    parser.add_argument("--generations", type=int, default=2000, help="Number of texts to generate.")
+    parser.add_argument("--output", type=Path, help="Write the metrics to this file, as JSON.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         run, log = Path(name) / "run", Path(name) / "generated.txt"
@@ -102,20 +109,20 @@ def main() -> None:
         def texts_done() -> int:
             return len(log.read_text().splitlines()) if log.exists() else 0
 
-        figures = {"steps of training": watch(command, steps_done, args.steps, "training")}
+        metrics = {"training steps": watch(command, steps_done, args.steps, "training")}
         script = f"import sys; sys.stdout = open({str(log)!r}, 'w')\n{GENERATE}"
         command = [sys.executable, "-c", script, str(run), str(args.generations)]
-        figures["texts generated"] = watch(command, texts_done, args.generations, "generating")
-    table = Table("what", "memory after warm-up", "at the end", "growth", "open files")
-    for what, row in figures.items():
+        metrics["texts generated"] = watch(command, texts_done, args.generations, "generating")
+    table = Table("work", "memory after warm-up", "at the end", "growth", "open files")
+    for work, row in metrics.items():
         megabytes = [f"{row[key] / 1e6:,.1f} MB" for key in ("warm_bytes", "end_bytes")]
         files = f"{row['warm_files']:.0f} → {row['end_files']:.0f}"
-        table.add_row(f"{row['done']:,} {what}", *megabytes, f"{row['growth']:+.2%}", files)
+        table.add_row(f"{row['done']:,} {work}", *megabytes, f"{row['growth']:+.2%}", files)
     Console().print(table)
     if args.output:
-        args.output.write_text(json.dumps(figures, indent=1) + "\n")
-    sound = all(row["growth"] <= MOST_GROWTH and row["end_files"] <= row["warm_files"] for row in figures.values())
-    sys.exit(0 if sound else 1)
+        args.output.write_text(json.dumps(metrics, indent=1) + "\n")
+    passed = all(row["growth"] <= MAX_GROWTH and row["end_files"] <= row["warm_files"] for row in metrics.values())
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Run every command that opens a directory on thousands of hostile directories.
+"""Fuzz every command that opens a model directory with thousands of hostile directories.
 
     python stress/hostile_directories.py --directories 2000 --seed 0 --jobs 2
-    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # repeat failures
+    python stress/hostile_directories.py --replay stress/output/hostile_directories.jsonl    # repeat the failures
 
-Prints the results of each command and the failures by cause, and writes the plans of failures as JSON lines to
-stress/output/, from which they can be repeated. The exit code is 1 if there are failures.
+Prints the outcomes of each command, and the failures by cause. The plans of failures are written as JSON lines to
+stress/output/, from which they can be replayed. The exit code is 1 if there are failures.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT / "tests")]
 
-import helpers.hostile_directories as hostile  # noqa: E402  (found through the line above)
+import helpers.hostile_directories as hostile  # noqa: E402  (on the path set above)
 from helpers.hostile_process import environment  # noqa: E402
 
-NumberedOutcome = tuple[int, hostile.Outcome]  # number of the case, outcome
+NumberedOutcome = tuple[int, hostile.Outcome]  # number of the case, and its outcome
 
 
 def main() -> None:
+    """Run the test from the command line."""
     args = parse()
     process = os.getpid()
-    # When terminated, stop the running cases and remove the temporary folder.
+    # On SIGTERM, stop the running cases and remove the temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM") if os.getpid() == process else os._exit(1))
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hostile") as folder, hostile.hub_running() as endpoint:
@@ -49,16 +50,15 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--directories", type=int, help="Number of directories to generate. Default: 2000; 0 with --replay."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the directories.")
+    parser.add_argument("--directories", type=int, help="Number of directories. Default: 2000; 0 with --replay.")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of the directories.")
     parser.add_argument("--jobs", type=int, default=hostile.process_count(), help="Number of parallel processes.")
     parser.add_argument("--commands", nargs="+", choices=hostile.COMMANDS, default=hostile.COMMANDS)
-    parser.add_argument("--replay", type=Path, help="JSON lines of failures, or of plans, to repeat.")
-    parser.add_argument("--show", action="store_true", help="Print the output of failed commands.")
-    parser.add_argument("--shrink", action="store_true", help="Reduce each cause of failure to the fewest mutations.")
+    parser.add_argument("--replay", type=Path, help="JSON lines of failures or plans to repeat.")
+    parser.add_argument("--show", action="store_true", help="Print the output of commands that failed.")
+    parser.add_argument("--shrink", action="store_true", help="Find a minimal set of mutations for each cause.")
     parser.add_argument("--output", type=Path, default=PROJECT / "stress" / "output")
     return parser.parse_args()
 
@@ -70,6 +70,7 @@ def read_cases(path: Path, commands: Sequence[str]) -> list[hostile.Case]:
 
 
 def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespace) -> list[NumberedOutcome]:
+    """Try all cases, and write the plans of failures as JSON lines."""
     found: list[NumberedOutcome] = []
     started = time.monotonic()
     with (args.output / "hostile_directories.jsonl").open("w") as log:
@@ -90,7 +91,14 @@ def run(world: hostile.World, cases: list[hostile.Case], args: argparse.Namespac
 
 
 def shrink(world: hostile.World, cases: list[hostile.Case], found: list[NumberedOutcome], path: Path) -> None:
-    """Write one minimal plan for each cause of failure."""
+    """Write one minimal plan for each cause of failures.
+
+    Args:
+        world: the environment of the cases.
+        cases: all cases.
+        found: their outcomes.
+        path: JSON lines file to write.
+    """
     first: dict[tuple[str, str, str], NumberedOutcome] = {}
     for number, outcome in found:
         for failure in outcome.failures:
@@ -102,6 +110,7 @@ def shrink(world: hostile.World, cases: list[hostile.Case], found: list[Numbered
 
 
 def print_table(found: list[NumberedOutcome]) -> None:
+    """Print the outcomes of each command as a Markdown table."""
     print("| command | runs | refused | succeeded | worst seconds | worst MB | failures |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for command in hostile.COMMANDS:
@@ -114,7 +123,7 @@ def print_table(found: list[NumberedOutcome]) -> None:
 
 
 def print_failures(found: list[NumberedOutcome]) -> None:
-    """Print failures by kind and cause, most frequent first."""
+    """Print the failures by kind and cause, the most frequent first."""
     causes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for _, outcome in found:
         for failure in outcome.failures:

@@ -1,12 +1,12 @@
-"""Kill training runs with SIGKILL, resume them, and compare with runs that were never stopped, bit for bit.
+"""Kill training runs with SIGKILL, resume them, and compare them bit for bit with uninterrupted runs.
 
     pip install -e . && python stress/kills.py --output kills.json
 
-Three kinds of runs, each tiny, with dropout, shuffling and accumulation: a GPT with AdamW, a GPT with Muon, and an
-encoder-decoder. Of the kills, one half comes at a random moment; the other half while a checkpoint is being written,
-just before one of the system calls of its save (open, mkdir, fsync, rename, unlink, rmdir), each in its turn. A run
-passes if it ends with the very weights and optimizer state of the run that was never stopped. Prints a table, with the
-most steps that lay between a kill and the newest whole checkpoint; exits with 1 if a run failed.
+Three kinds of tiny runs, with dropout, shuffling and accumulation: a GPT with AdamW, a GPT with Muon, and an
+encoder-decoder. Half of the kills come at a random time; the other half while a checkpoint is being written, just
+before one of the system calls of the save (open, mkdir, fsync, rename, unlink, rmdir), each in turn. A run passes if
+its final weights and optimizer state are bit-equal to those of the uninterrupted run. Prints a table, with the largest
+number of steps between a kill and the newest complete checkpoint; exits with 1 if a run failed.
 """
 
 from __future__ import annotations
@@ -46,11 +46,21 @@ CASES = {
     "GPT, Muon": ("language_modeling.py", f"{GPT} --optimizer muon"),
     "encoder-decoder": ("translation.py", f"{PAIRS} --metric_for_best_model val_loss"),
 }
-CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}  # as Python's audit names them
+CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}  # names of Python's audit events
 
 
 def train(case: str, folder: Path, *more: str, before: Callable[[], None] | None = None) -> int:
-    """Start a run in a process of its own; its process id."""
+    """Start a run in a forked process.
+
+    Args:
+        case: a key of `CASES`.
+        folder: output directory.
+        more: further options of the run.
+        before: called in the process before the run.
+
+    Returns:
+        The process id.
+    """
     child = os.fork()
     if child:
         return child
@@ -69,7 +79,12 @@ def train(case: str, folder: Path, *more: str, before: Callable[[], None] | None
 
 
 def kill_at_call(number: int, log: Path) -> Callable[[], None]:
-    """Die at the system call with this number of the checkpoints' writer, counted from 0 in the second checkpoint."""
+    """Return a function that installs a SIGKILL before one system call of the second checkpoint's writer.
+
+    Args:
+        number: number of the call, from 0; -1 only counts.
+        log: file for the number, name and path of the last call.
+    """
     second = f"step-{2 * SAVE_EVERY:08d}"
     seen = [0]
 
@@ -98,34 +113,36 @@ def kill_at_call(number: int, log: Path) -> Callable[[], None]:
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Weights, optimizer and random states of the last checkpoint."""
+    """Return weights, optimizer state and random state of the last checkpoint."""
     final = folder / "checkpoints" / f"step-{STEPS:08d}"
     return load_file(final / "model.safetensors") | load_file(final / "training_state.safetensors")
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+def bit_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Return whether two states have the same names and bit-equal tensors."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def resumed(case: str, folder: Path, expected: dict[str, torch.Tensor]) -> dict[str, object]:
-    """Go on with a killed run, and say how that ended."""
-    done = max((row["step"] for row in read_metrics(folder)), default=0)
-    started = folder / "run.yaml"
-    newest = newest_checkpoint(folder) if started.exists() else None
-    at = int(newest.name.removeprefix("step-")) if newest else 0
-    os.waitpid(train(case, folder, *(["--resume"] if started.exists() else [])), 0)
-    return {"step": done, "lost": done - at, "equal": same(state_of(folder), expected)}
+def resume(case: str, folder: Path, expected: dict[str, torch.Tensor]) -> dict[str, object]:
+    """Resume a killed run, and return its last step, the steps lost, and whether its final state is as expected."""
+    last_step = max((row["step"] for row in read_metrics(folder)), default=0)
+    can_resume = (folder / "run.yaml").exists()
+    newest = newest_checkpoint(folder) if can_resume else None
+    saved_step = int(newest.name.removeprefix("step-")) if newest else 0
+    os.waitpid(train(case, folder, *(["--resume"] if can_resume else [])), 0)
+    return {"step": last_step, "lost": last_step - saved_step, "equal": bit_equal(state_of(folder), expected)}
 
 
 def main() -> None:
+    """Run the test from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=90, help="How many, over all kinds of runs.")
+    parser.add_argument("--kills", type=int, default=90, help="Total number of kills.")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="Kinds of runs.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the random moments.")
-    parser.add_argument("--output", type=Path, help="Write what happened to each run here, as JSON.")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of the times.")
+    parser.add_argument("--output", type=Path, help="Write the result of each run to this file, as JSON.")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for family in FAMILIES:  # imported once here, and not in every fork
+    for family in FAMILIES:  # import once, before the forks
         recipe_of(family)
     generator, records = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as name:
@@ -134,28 +151,28 @@ def main() -> None:
         for case in args.cases:
             log = folder / "calls"
             began = time.monotonic()
-            os.waitpid(train(case, folder / "whole", before=kill_at_call(-1, log)), 0)
+            os.waitpid(train(case, folder / "uninterrupted", before=kill_at_call(-1, log)), 0)
             seconds, calls = time.monotonic() - began, int(log.read_text().split()[0]) + 1
-            expected = state_of(folder / "whole")
+            expected = state_of(folder / "uninterrupted")
             kills = args.kills // len(args.cases)
-            for number in track(range(kills), f"{case}: {calls} calls a save", console=Console(stderr=True)):
+            for number in track(range(kills), f"{case}: {calls} calls per save", console=Console(stderr=True)):
                 killed = folder / "killed"
                 record: dict[str, object] = {"case": case}
                 if number % 2:
-                    moment = generator.uniform(0, seconds)
+                    delay = generator.uniform(0, seconds)
                     child = train(case, killed)
-                    time.sleep(moment)
+                    time.sleep(delay)
                     os.kill(child, signal.SIGKILL)
-                    record["seconds"] = moment
+                    record["seconds"] = delay
                 else:
                     record["call"] = number // 2 * max(1, calls // max(1, kills // 2)) % calls
                     child = train(case, killed, before=kill_at_call(int(str(record["call"])), log))
                 status = os.waitpid(child, 0)[1]
                 record["killed"] = os.WIFSIGNALED(status)
                 record["at"] = log.read_text().replace(str(killed), "") if "call" in record else ""
-                records.append(record | resumed(case, killed, expected))
+                records.append(record | resume(case, killed, expected))
                 shutil.rmtree(killed)
-            shutil.rmtree(folder / "whole")
+            shutil.rmtree(folder / "uninterrupted")
     show(records)
     if args.output:
         args.output.write_text(json.dumps(records, indent=1) + "\n")
@@ -163,7 +180,8 @@ def main() -> None:
 
 
 def show(records: list[dict[str, object]]) -> None:
-    table = Table("run", "kills in a save", "at random moments", "bit-equal in the end", "most steps lost")
+    """Print the results of each kind of run as a table."""
+    table = Table("run", "kills during a save", "at random times", "bit-equal at the end", "most steps lost")
     for case in dict.fromkeys(str(r["case"]) for r in records):
         own = [r for r in records if r["case"] == case]
         in_save = sum("call" in r and bool(r["killed"]) for r in own)

@@ -1,6 +1,6 @@
-"""Plant small bugs in the package, one at a time, and report the share of them that the tests catch.
+"""Mutation testing: plant small bugs in the package, one at a time, and report the fraction that the tests catch.
 
-python stress/mutants.py --count 300 --seed 0  # hours; --resume goes on after an interruption
+python stress/mutants.py --count 300 --seed 0  # hours; --resume continues after an interruption
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from mutation import forks
 from mutation.checking import Checker, Outcome
 from mutation.mutations import FOLDERS, Mutant, find_mutants, folder_of, is_mutant, sample
-from mutation.report import SURVIVED, classify, key_of, read_equivalent, report, share
+from mutation.report import SURVIVED, classify, key_of, mutation_score, read_equivalent, report
 from mutation.selection import choose_tests, record_all
 
 HERE = Path(__file__).resolve().parent
@@ -27,25 +27,29 @@ EQUIVALENT = HERE / "equivalent_mutants.txt"
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The share of planted bugs that the tests catch.")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="The fraction of planted bugs that the tests catch.")
     parser.add_argument("--count", type=int, default=300, help="Number of mutants (default: 300).")
-    parser.add_argument("--seed", type=int, default=0, help="Another seed chooses other mutants (default: 0).")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed of the sample of mutants (default: 0).")
     parser.add_argument("--only", default="", metavar="PATH", help="Folder or file of the package to mutate.")
     parser.add_argument("--id", action="append", default=[], help="Check this mutant only; may be repeated.")
-    parser.add_argument("--list", action="store_true", help="Print the mutants, and how many tests reach each.")
-    parser.add_argument("--resume", action="store_true", help="Leave out mutants that have a result already.")
-    parser.add_argument("--again", action="store_true", help="Check anew those that survived, after tests were added.")
-    parser.add_argument("--jobs", type=int, default=2, help="Mutants at a time, one core each (default: 2).")
-    parser.add_argument("--budget", type=float, default=150, help="CPU seconds of tests for one mutant (default: 150).")
-    parser.add_argument("--minimum", type=float, default=0.95, help="Share below which the exit code is 1.")
+    parser.add_argument(
+        "--list", action="store_true", help="Print the mutants, and the number of tests that reach each."
+    )
+    parser.add_argument("--resume", action="store_true", help="Skip mutants that already have a result.")
+    parser.add_argument("--again", action="store_true", help="Check survivors again, after tests were added.")
+    parser.add_argument("--jobs", type=int, default=2, help="Number of parallel processes (default: 2).")
+    parser.add_argument("--budget", type=float, default=150, help="CPU seconds of tests per mutant (default: 150).")
+    parser.add_argument("--minimum", type=float, default=0.95, help="Mutation score below which the exit code is 1.")
     parser.add_argument("--output", type=Path, default=HERE / "output" / "mutants", help="Folder of all results.")
-    parser.add_argument("--no_record", action="store_true", help="Use the recorded coverage although tests changed.")
+    parser.add_argument("--no_record", action="store_true", help="Use the recorded coverage even if tests changed.")
     return parser.parse_args()
 
 
 def main() -> int:
+    """Run the command, and return its exit code."""
     arguments = read_arguments()
-    output = arguments.output = arguments.output.resolve()  # forks run elsewhere
+    output = arguments.output = arguments.output.resolve()  # forks run in another directory
     output.mkdir(parents=True, exist_ok=True)
     if arguments.id:
         mutants = by_id(arguments.id)
@@ -64,21 +68,21 @@ def main() -> int:
             print(f"{mutant.id}  {reaching}  {mutant.file}:{mutant.line}  {change}")
         return 0
     rows = check_and_keep(mutants, plans, arguments)
-    return 0 if share(classify(rows, read_equivalent(EQUIVALENT))) >= arguments.minimum else 1
+    return 0 if mutation_score(classify(rows, read_equivalent(EQUIVALENT))) >= arguments.minimum else 1
 
 
 def check_and_keep(mutants: list[Mutant], plans: dict, arguments: argparse.Namespace) -> list[dict]:
-    """Check the mutants that the arguments ask for, and write results.jsonl and report.md after each."""
+    """Check the requested mutants, and write results.jsonl and report.md after each; return their rows."""
     results, report_file = arguments.output / "results.jsonl", arguments.output / "report.md"
     listed, known = read_equivalent(EQUIVALENT), read_results(results)
     if not (arguments.resume or arguments.again or arguments.id):
         known = {}
         results.unlink(missing_ok=True)
-    anew = SURVIVED if arguments.again else ("error",)
+    statuses_to_check = SURVIVED if arguments.again else ("error",)
     rows = {
         each.id: known[each.id]
         for each in mutants
-        if each.id in known and not arguments.id and known[each.id]["status"] not in anew
+        if each.id in known and not arguments.id and known[each.id]["status"] not in statuses_to_check
     }
     if arguments.again:
         mutants = [each for each in mutants if each.id in known]
@@ -90,8 +94,8 @@ def check_and_keep(mutants: list[Mutant], plans: dict, arguments: argparse.Names
         with results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         report_file.write_text(report(list(rows.values()), listed))
-        where, said = f"{row['file']}:{row['line']}", f"{row['by']}  {row['message']}"
-        print(f"{len(rows)}/{len(mutants)}  {row['status']:8}  {row['id']}  {where}  {said}"[:250], flush=True)
+        position, reason = f"{row['file']}:{row['line']}", f"{row['by']}  {row['message']}"
+        print(f"{len(rows)}/{len(mutants)}  {row['status']:8}  {row['id']}  {position}  {reason}"[:250], flush=True)
     text = report(list(rows.values()), listed)
     report_file.write_text(text)
     print(f"\n{text.split('## ')[0]}\nSurvivors: {report_file}")
@@ -99,7 +103,7 @@ def check_and_keep(mutants: list[Mutant], plans: dict, arguments: argparse.Names
 
 
 def in_process(work, *arguments) -> None:
-    """Call `work` in a process of its own, which may import what this one must not: all its forks would inherit it."""
+    """Call `work` in a separate process: its imports are not inherited by the forks of this one."""
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments, daemon=True)
     process.start()
     process.join()
@@ -108,20 +112,20 @@ def in_process(work, *arguments) -> None:
 
 
 def record(recordings: Path) -> None:
-    """Record which tests run which lines, where that is not known yet."""
+    """Record the coverage of test files that have no current recording."""
     tree = forks.Tree()
     try:
         forks.prepare(tree)
         files = sorted(path.relative_to(tree.root).as_posix() for path in tree.root.glob("tests/**/test_*.py"))
         record_all(tree, recordings, files)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of the command must not stop the cleaning up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # do not interrupt the cleanup
         forks.end_children()
         tree.remove()
 
 
 def by_id(ids: list[str]) -> list[Mutant]:
-    """The mutants of the package that have these ids."""
+    """Return the mutants of the package with these ids."""
     found = []
     for folder in FOLDERS:
         for path in sorted((forks.PROJECT / "scratch_gpt" / folder).rglob("*.py")):
@@ -132,34 +136,34 @@ def by_id(ids: list[str]) -> list[Mutant]:
 
 
 def check_all(mutants: list[Mutant], plans: dict, arguments: argparse.Namespace) -> Iterator[dict]:
-    """Check mutants in `arguments.jobs` processes; yields one result after another, in the order of their ends."""
-    context, waiting, given, workers = multiprocessing.get_context("fork"), deque(mutants), {}, []
+    """Check mutants in `arguments.jobs` processes, and yield the results in the order in which they are completed."""
+    context, waiting, assigned, workers = multiprocessing.get_context("fork"), deque(mutants), {}, []
     for _ in range(min(arguments.jobs, len(mutants))):
         here, there = context.Pipe()
         workers.append(context.Process(target=work_on, args=(there, plans, arguments), daemon=True))
         workers[-1].start()
         there.close()
-        given[here] = waiting.popleft()
-        here.send(given[here])
-    while given:
-        for connection in list(given):
+        assigned[here] = waiting.popleft()
+        here.send(assigned[here])
+    while assigned:
+        for connection in list(assigned):
             if not connection.poll(0.1):
                 continue
-            mutant = given.pop(connection)
+            mutant = assigned.pop(connection)
             try:
                 yield connection.recv()
             except EOFError:
                 yield row_of(mutant, Outcome("error", message="the process that checked it ended"))
                 continue
             if waiting:
-                given[connection] = waiting.popleft()
-            connection.send(given.get(connection))
+                assigned[connection] = waiting.popleft()
+            connection.send(assigned.get(connection))
     for worker in workers:
         worker.join()
 
 
 def work_on(connection, plans: dict, arguments: argparse.Namespace) -> None:
-    """Check mutants until None comes, on a copy of the repository."""
+    """Check mutants received through `connection`, on a copy of the repository, until None is received."""
     tree = forks.Tree()
     try:
         forks.prepare(tree)
@@ -169,29 +173,29 @@ def work_on(connection, plans: dict, arguments: argparse.Namespace) -> None:
         while (mutant := connection.recv()) is not None:
             connection.send(row_of(mutant, checker.check(mutant, plans[mutant.id])))
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end of the command must not stop the cleaning up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # do not interrupt the cleanup
         forks.end_children()
         tree.remove()
 
 
 def row_of(mutant: Mutant, outcome: Outcome) -> dict:
-    """A line of the results: the mutant, what the tests said, and the change as a diff."""
+    """Return a row of the results: the mutant, the outcome, and the change as a diff."""
     row = {**asdict(mutant), **asdict(outcome), "folder": folder_of(mutant.file)}
     original = (forks.PROJECT / mutant.file).read_bytes()
     texts = [text.decode().splitlines(keepends=True) for text in (original, mutant.apply(original))]
     names = (f"a/{mutant.file}", f"b/{mutant.file}")
     row["diff"] = "".join(difflib.unified_diff(texts[0], texts[1], *names, n=2))
-    return {name: value for name, value in row.items() if name not in ("wanted", "begin", "end", "replacement")}
+    return {name: value for name, value in row.items() if name not in ("target_lines", "begin", "end", "replacement")}
 
 
 def read_results(path: Path) -> dict[str, dict]:
-    """The last result of each mutant, by id."""
+    """Read the last result of each mutant, by id."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {row["id"]: row for row in map(json.loads, lines)}
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # An exit that ends the workers, which remove their copies.
+    # Exit on SIGTERM such that the workers end and remove their copies.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(f"Process {os.getpid()} was ended by signal {number}"))
     sys.exit(main())

@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Modules of commands, in the order of `--help`.
+# Modules of commands, in the order in which `--help` lists them.
 COMMANDS = (
     "train",
     "generate",
@@ -68,15 +68,18 @@ Dtype = Annotated[
 
 
 def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
-    """A model in evaluation mode and its tokenizer; the first use registers our classes, which `--help` did without.
+    """Load a model in evaluation mode and its tokenizer.
+
+    This registers the classes of this package with transformers, which `--help` skips to be fast.
 
     Args:
         name: folder or Hub id.
-        trust_remote_code: whether to run the code that the checkpoint brings.
-        device, dtype: as the options of these names.
+        trust_remote_code: whether to run the code that the checkpoint contains.
+        device: as the option `--device`.
+        dtype: as the option `--dtype`.
 
     Raises:
-        ScratchError: it can't be opened, or there is no such device or dtype.
+        ScratchError: the model can't be loaded, or the device or dtype is unknown or not available.
     """
     from transformers.utils import logging
 
@@ -96,7 +99,17 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
 
 
 def open_translator(name: str, trust_remote_code: bool = False, device: str = "cpu", dtype: str = "float32") -> Any:
-    """An encoder-decoder and the tokenizers of its two sides; arguments as of `open_model`."""
+    """Load an encoder-decoder and its source and target tokenizers.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint contains.
+        device: as the option `--device`.
+        dtype: as the option `--dtype`.
+
+    Raises:
+        ScratchError: the model can't be loaded, or is not an encoder-decoder.
+    """
     from ..hub.loading import open_tokenizers
 
     model, _ = open_model(name, trust_remote_code, device, dtype)
@@ -108,19 +121,19 @@ def open_translator(name: str, trust_remote_code: bool = False, device: str = "c
 
 
 def given_options(context: typer.Context) -> set[str]:
-    """The names of the parameters that the user gave on the command line, as the command's function has them."""
+    """Return the parameters that were given on the command line, by their names in the command's function."""
     return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
 
 
 def refuse_unused(context: typer.Context, unused: dict[str, str]) -> None:
-    """Refuse options that were given and have no effect.
+    """Raise an error if options were given that have no effect.
 
     Args:
-        context: of the command.
-        unused: why an option has no effect in this call, by the name of its parameter.
+        context: the command's context.
+        unused: for each parameter without an effect in this call, the reason.
 
     Raises:
-        ScratchError: one of them was given; all are named, with the reason.
+        ScratchError: at least one of them was given; the message lists all of them with the reasons.
     """
     from ..errors import ScratchError
 
@@ -128,12 +141,16 @@ def refuse_unused(context: typer.Context, unused: dict[str, str]) -> None:
         reasons: dict[str, list[str]] = {}
         for name in given:
             reasons.setdefault(unused[name], []).append(f"--{name}")
-        said = "; ".join(f"{', '.join(names)} can't be used {reason}" for reason, names in reasons.items())
-        raise ScratchError(f"{said}: leave {'it' if len(given) == 1 else 'them'} out")
+        text = "; ".join(f"{', '.join(names)} can't be used {reason}" for reason, names in reasons.items())
+        raise ScratchError(f"{text}: omit {'it' if len(given) == 1 else 'them'}")
 
 
 def main() -> None:
-    """Run the command line. An error is one line, with exit code 2 where the input is at fault."""
+    """Run the command line.
+
+    An error is reported as one line on standard error. The exit code is that of a `ScratchError` (2 for invalid input),
+    and 1 for other errors.
+    """
     import importlib
     import traceback
 
@@ -152,12 +169,12 @@ def main() -> None:
             print(printable(redact(traceback.format_exc())), file=sys.stderr)
             sys.exit(1)
         if isinstance(error, typer.Abort):
-            print("nothing was done", file=sys.stderr)
+            print("aborted: nothing was done", file=sys.stderr)
             sys.exit(1)
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]
             sys.exit(2)
-        # A wrong option is typer's own error, which knows how to put itself; its class is private to typer.
+        # An invalid option is typer's own error, which formats its message; its class is private to typer.
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         code = getattr(error, "exit_code", 1)
         if not isinstance(error, ScratchError | OSError) and code == 1:

@@ -45,7 +45,11 @@ def chat(
     A line is a message. Commands: /clear, /temperature NUMBER, /help, /exit. Messages may also be piped to standard
     input, one per line. When the conversation fills the model's positions, its oldest messages are dropped.
 
-    Example: `scratch-gpt chat runs/sft --temperature 0.7`
+    Example:
+
+    ```
+    scratch-gpt chat runs/sft --temperature 0.7
+    ```
     """
     import sys
 
@@ -75,7 +79,7 @@ def chat(
 
 
 def _read_line(interactive: bool) -> str | None:
-    """The next line without the spaces around it; None at the end of the input."""
+    """Return the next line, stripped, or None at the end of the input."""
     try:
         return input("> " if interactive else "").strip()
     except EOFError:
@@ -83,18 +87,18 @@ def _read_line(interactive: bool) -> str | None:
 
 
 def _run_command(line: str, messages: list[dict[str, str]], temperature: float) -> float:
-    """Run a command of the chat, and return the temperature; what it did or what is wrong is said on standard error."""
+    """Run a command of the chat, and return the temperature; the result is reported on standard error."""
     import sys
 
     from ..terminal import printable
 
     name, _, value = line.partition(" ")
-    said = f"unknown command {name}; commands:\n{HELP}"
+    message = f"unknown command {name}; commands:\n{HELP}"
     if name == "/help":
-        said = HELP
+        message = HELP
     elif name == "/clear":
         messages.clear()
-        said = "new conversation"
+        message = "new conversation"
     elif name == "/temperature":
         try:
             found = float(value)
@@ -102,10 +106,10 @@ def _run_command(line: str, messages: list[dict[str, str]], temperature: float) 
             found = -1.0
         if 0 <= found < float("inf"):
             temperature = found
-            said = f"temperature {temperature:g}"
+            message = f"temperature {temperature:g}"
         else:
-            said = f"temperature is {value!r}, want a number of at least 0; it stays {temperature:g}"
-    print(printable(said), file=sys.stderr)
+            message = f"temperature is {value!r}, want a number of at least 0; it remains {temperature:g}"
+    print(printable(message), file=sys.stderr)
     return temperature
 
 
@@ -116,7 +120,7 @@ def _answer(
     max_new_tokens: int | None,
     options: dict[str, Any],
 ) -> None:
-    """Stream the answer to the last message and append it; the oldest messages are dropped until both fit."""
+    """Stream the answer to the last message and append it; drop the oldest messages until there is room for it."""
     import sys
 
     from ..evaluation.positions import position_limit

@@ -26,7 +26,11 @@ def classify(
 ) -> None:
     """Classify texts: print the probability of each label.
 
-    Example: `scratch-gpt classify runs/classifier "Der Hund schläft."`
+    Example:
+
+    ```
+    scratch-gpt classify runs/classifier "Der Hund schläft."
+    ```
     """
     from tqdm import tqdm
 
@@ -56,7 +60,17 @@ def classify(
 
 
 def open_classifier(model: str, trust_remote_code: bool, device: str, dtype: str) -> Any:
-    """A classifier and its tokenizer; arguments as of `open_model`."""
+    """Load a classifier and its tokenizer.
+
+    Args:
+        model: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint contains.
+        device: as the option `--device`.
+        dtype: as the option `--dtype`.
+
+    Raises:
+        ScratchError: the model can't be loaded, or is not a classifier.
+    """
     from ..errors import ScratchError
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)

@@ -17,7 +17,11 @@ def export_command(
 ) -> None:
     """Convert a model to transformers' own class with the same weights, which needs no remote code.
 
-    Example: `scratch-gpt export runs/gpt runs/native`
+    Example:
+
+    ```
+    scratch-gpt export runs/gpt runs/native
+    ```
     """
     from ..hub.native.convert import export_native
 
@@ -30,7 +34,11 @@ def import_command(
 ) -> None:
     """Convert a GPT-2, Llama, NanoChat, Marian or BERT checkpoint of transformers to this package's classes.
 
-    Example: `scratch-gpt import runs/native runs/imported`
+    Example:
+
+    ```
+    scratch-gpt import runs/native runs/imported
+    ```
     """
     from ..hub.native.convert import import_native
 
@@ -38,7 +46,7 @@ def import_command(
 
 
 def _convert(model: str, output_dir: Path, convert: Callable[[Any], Any]) -> None:
-    """Write what `convert` makes of a model, with its tokenizers, into an empty folder."""
+    """Convert a model, and write the result with the model's tokenizers to an empty folder."""
     from ..hub.model_directory import copy_tokenizers
 
     _check_empty(output_dir)
@@ -53,4 +61,4 @@ def _check_empty(folder: Path) -> None:
     from ..errors import ScratchError
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScratchError(f"{folder} is there already and not an empty folder: name another")
+        raise ScratchError(f"{folder} already exists and is not an empty folder: choose another")

@@ -27,12 +27,16 @@ def data_command(**given: Any) -> None:
 
     The options are those of the training tasks, and the data is read by the same code.
 
-    Example: `scratch-gpt data reviews.csv --for classification --label_column stars`,
-    `scratch-gpt data FOLDER --tokenizer bpe --context_length 256`, or `scratch-gpt data stories --json`
+    Examples:
+
+    ```
+    scratch-gpt data reviews.csv --for classification --label_column stars
+    scratch-gpt data FOLDER --tokenizer bpe --context_length 256
+    scratch-gpt data stories --json
+    ```
     """
     import json
 
-    from ..errors import ScratchError
     from ..terminal import SafeConsole, printable
     from ..train.tasks import recipe_of
 
@@ -41,11 +45,7 @@ def data_command(**given: Any) -> None:
     vocab_size, context_length, seed = given.pop("vocab_size"), given.pop("context_length"), given.pop("seed")
     kind = argument_types()[family]
     chosen = {name: value for name, value in given.items() if value not in (None, [])}
-    if unknown := sorted(set(chosen) - _names(kind)):
-        names = ", ".join(f"--{name}" for name in unknown)
-        raise ScratchError(f"{names} can't be used with --for {family}: leave it out")
-    if tokenizer is None and (vocab_size or context_length):
-        raise ScratchError("--vocab_size and --context_length count tokens: name a --tokenizer")
+    _check_options(set(chosen) - _names(kind), family, tokenizer, bool(vocab_size or context_length))
     data = kind(dataset=dataset, **chosen)
     preview = recipe_of(family).preview
     summary, texts = preview.read(data, seed)
@@ -56,10 +56,21 @@ def data_command(**given: Any) -> None:
         )
     if as_json:
         text = json.dumps(content, ensure_ascii=False, indent=1)
-        # JSON itself escapes only a part of the control characters, and no lone surrogates.
+        # json.dumps escapes only some control characters, and no lone surrogates.
         print(text if printable(text) == text else json.dumps(content, indent=1))
     else:
         _print(SafeConsole(), content, summary)
+
+
+def _check_options(unknown: set[str], family: str, tokenizer: str | None, counts_tokens: bool) -> None:
+    """Raise an error for options that the family does not have, and for token options without a tokenizer."""
+    from ..errors import ScratchError
+
+    if unknown:
+        names = ", ".join(f"--{name}" for name in sorted(unknown))
+        raise ScratchError(f"{names} can't be used with --for {family}: omit {'it' if len(unknown) == 1 else 'them'}")
+    if tokenizer is None and counts_tokens:
+        raise ScratchError("--vocab_size and --context_length count tokens: also give a --tokenizer")
 
 
 def _lengths(
@@ -77,7 +88,7 @@ def _lengths(
     if name in BUILDERS:
         tokenizer = train_tokenizer(texts(), cast("Kind", name), vocab_size, cast("Template", template))
     elif vocab_size is not None:
-        raise ScratchError(f"--vocab_size is of a tokenizer that is trained here, and {name} is one already")
+        raise ScratchError(f"--vocab_size is only for a new tokenizer, and {name} is already trained: omit it")
     else:
         register()
         tokenizer = open_tokenizer(name, trust_remote_code=False)
@@ -106,7 +117,7 @@ def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
         console.print(f"warning: {warning}", style="bold yellow")
     rows = {
         "files": "\n".join(content["files"][:20]) or "none (built in)",
-        "split": content["split"] or "none is named",
+        "split": content["split"] or "unnamed",
         "columns": ", ".join(f"{role}: {name}" for role, name in content["columns"].items()) or "plain text",
     }
     if content["delimiter"] is not None:
@@ -123,7 +134,7 @@ def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
         held = content["validation_labels"]
         show(
             "labels",
-            {n: f"{count:,}, {held.get(n, 0):,} of them to validate on" for n, count in content["labels"].items()},
+            {n: f"{count:,}, {held.get(n, 0):,} of them for validation" for n, count in content["labels"].items()},
         )
     if "lengths" in content:
         shown = {n.replace("_", " "): v for n, v in content["lengths"].items() if v is not None}
@@ -140,11 +151,13 @@ def _signature() -> inspect.Signature:
     """Build the signature of the command: the data options of all tasks, and the options of this command."""
 
     def option(name: str, kind: Any, help: str, default: Any = None, flag: str | None = None) -> inspect.Parameter:
-        annotation = Annotated[kind, typer.Option(flag or f"--{name}", help=help)]
+        if flag is None:
+            flag = f"--{name}/--no-{name}" if bool in (kind, *get_args(kind)) else f"--{name}"
+        annotation = Annotated[kind, typer.Option(flag, help=help)]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     types = argument_types()
-    dataset = Annotated[str, typer.Argument(help="The dataset: same values as --dataset of the training task.")]
+    dataset = Annotated[str, typer.Argument(help="The dataset: the same values as --dataset of the training task.")]
     found = {"dataset": inspect.Parameter("dataset", inspect.Parameter.KEYWORD_ONLY, annotation=dataset)}
     families: Any = Literal[tuple(types)]
     found["for_"] = option("for_", families, "The task to read the data for.", "language_modeling", "--for")
@@ -156,19 +169,19 @@ def _signature() -> inspect.Signature:
             base = hints[field.name]
             if type(None) in get_args(base):
                 base = next(part for part in get_args(base) if part is not type(None))
-            having = [name for name, other in types.items() if field.name in _names(other)]
+            owners = [name for name, other in types.items() if field.name in _names(other)]
             text = field.metadata["help"]
-            if len(having) < len(types):
-                text = f"({', '.join(having)}) {text}"
+            if len(owners) < len(types):
+                text = f"({', '.join(owners)}) {text}"
             if get_origin(base) is list:
-                text += " Repeat the option for each of them."
+                text += " Repeat the option for each value."
             if field.default not in (None, dataclasses.MISSING) and "Default" not in text:
                 text += f" Default: {field.default}."
             found[field.name] = option(field.name, base | None, text)
     found["tokenizer"] = option(
         "tokenizer", str | None, "Count lengths in tokens: 'char', 'word', 'bpe', 'unigram', a folder or a Hub id."
     )
-    found["vocab_size"] = option("vocab_size", int | None, "Vocabulary size, for a tokenizer that is trained here.")
+    found["vocab_size"] = option("vocab_size", int | None, "Vocabulary size of a new tokenizer.")
     found["context_length"] = option("context_length", int | None, "Count the texts longer than this number of tokens.")
     found["seed"] = option("seed", int, "Seed of the built-in data.", 0)
     found["json_"] = option("json_", bool, "Print one JSON object.", False, "--json")
@@ -176,7 +189,7 @@ def _signature() -> inspect.Signature:
 
 
 def _add_command() -> None:
-    """Register the command under the signature that typer is to read, instead of `**given`."""
+    """Register the command with an explicit signature for typer in place of `**given`."""
     signature = _signature()
     command: Any = data_command
     command.__signature__ = signature

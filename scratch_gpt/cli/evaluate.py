@@ -10,14 +10,15 @@ import typer
 from .app import Device, Dtype, Model, Trust, app, open_model, refuse_unused
 from .texts import one_line, report_skipped
 
-# Options of `evaluate` by the kind of model that uses them, and by the built-in dataset that does.
+# Options of `evaluate` that each kind of model uses.
 USED_BY: dict[str, set[str]] = {
     "causal": {"text_column", "split", "held_out", "split_seed", "context_length", "num_stories", "seed"},
     "seq2seq": {"split", "target_file", "num_pairs", "seed", "source_lang", "target_lang", "num_beams", "output"},
     "classifier": {"text_column", "label_column", "split", "confusion"},
 }
+# Data options, and those of them that each built-in dataset uses.
+DATA_OPTIONS = {"text_column", "label_column", "split", "target_file", "num_stories", "num_pairs", "seed"}
 BUILT_IN = {"stories": {"num_stories", "seed"}, "grammar": {"num_pairs", "seed", "split"}, "languages": {"split"}}
-OF_DATA = {"text_column", "label_column", "split", "target_file", "num_stories", "num_pairs", "seed"}
 
 
 @app.command()
@@ -32,7 +33,7 @@ def evaluate(
     held_out: Annotated[
         float,
         typer.Option(
-            "--held_out", help="Evaluate only this share of the text, chosen as training holds it out; 1: all."
+            "--held_out", help="Evaluate only this fraction of the text, chosen as training holds it out; 1: all."
         ),
     ] = 1.0,
     split_seed: Annotated[
@@ -71,9 +72,13 @@ def evaluate(
     """Evaluate a model. A language model: loss, perplexity and bits per byte of a text. A translator: BLEU and chrF,
     with sacrebleu's signatures. A classifier: accuracy, F1 and the confusion matrix.
 
-    Example: `scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200`,
-    `scratch-gpt evaluate runs/seq2seq --dataset grammar --split test`, or
-    `scratch-gpt evaluate runs/classifier --dataset languages --confusion confusion.png`
+    Examples:
+
+    ```
+    scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200
+    scratch-gpt evaluate runs/seq2seq --dataset grammar --split test
+    scratch-gpt evaluate runs/classifier --dataset languages --confusion confusion.png
+    ```
     """
     from rich.table import Table
 
@@ -115,27 +120,27 @@ def evaluate(
         return
     source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)
     with SafeConsole(stderr=True).status("scoring"):
-        figures = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
+        metrics = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
     table = Table(show_header=False)
-    for name, value in figures.items():
+    for name, value in metrics.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     SafeConsole().print(table)
 
 
 def unused_options(kind: str, model_type: str, dataset: str) -> dict[str, str]:
-    """Which options of `evaluate` have no effect, and why.
+    """Return the options of `evaluate` that have no effect, each with the reason.
 
     Args:
-        kind: of the model, as `kind_of_model` says.
-        model_type: its name in the config.
-        dataset: as the option of that name.
+        kind: kind of the model, as `kind_of_model` returns it.
+        model_type: `model_type` of its config.
+        dataset: as the option `--dataset`.
     """
     from ..data.readers.files import kind_of
 
     every = set().union(*USED_BY.values())
     built_in = {"causal": "stories", "seq2seq": "grammar", "classifier": "languages"}[kind]
     if dataset == built_in:
-        unused = dict.fromkeys(OF_DATA - BUILT_IN[dataset], f"with the built-in {dataset}")
+        unused = dict.fromkeys(DATA_OPTIONS - BUILT_IN[dataset], f"with the built-in {dataset}")
     else:
         unused = dict.fromkeys(("num_stories", "num_pairs", "seed"), f"with {dataset}, only with built-in data")
         if Path(dataset).is_file():
@@ -154,7 +159,17 @@ def evaluate_translator(
     batch_size: int,
     output: Path | None,
 ) -> None:
-    """Translate all sources and print the scores."""
+    """Translate all sources and print the scores.
+
+    Args:
+        model: encoder-decoder in evaluation mode.
+        tokenizers: its source and target tokenizers, as `open_tokenizers` returns them.
+        pairs: source and reference translation of each sentence.
+        target_lang: target language, for the Moses tokenizer.
+        num_beams: number of beams; None is the model's default.
+        batch_size: sentences per batch.
+        output: file to write the translations to, one per line; None writes none.
+    """
     from rich.table import Column, Table
     from tqdm import tqdm
 
@@ -165,28 +180,37 @@ def evaluate_translator(
     sources, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     options = {} if num_beams is None else {"num_beams": num_beams}
     with tqdm(total=len(pairs), unit=" sentences", leave=False, disable=None) as bar:
-        written = translation.translate(
+        hypotheses = translation.translate(
             model, tokenizers.source, sources, tokenizers.target, batch_size, bar.update, **options
         )
     if output is not None:
-        output.write_text("\n".join(map(one_line, written)) + "\n", encoding="utf-8")
-    scores, signatures = translation.translation_scores(written, references), translation.signatures()
-    table = Table("score", "", Column("how", overflow="fold"), title=f"{len(pairs):,} sentences")
+        output.write_text("\n".join(map(one_line, hypotheses)) + "\n", encoding="utf-8")
+    scores, signatures = translation.translation_scores(hypotheses, references), translation.signatures()
+    table = Table("score", "", Column("signature", overflow="fold"), title=f"{len(pairs):,} sentences")
     for name in ("bleu", "bleu_lowercase", "chrf"):
         table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])
     try:
-        moses = f"{translation.moses_bleu(written, references, target_lang):.2f}"
-        table.add_row("bleu of Moses tokens", moses, f"lower-cased, sacremoses, {target_lang}")
+        moses = f"{translation.moses_bleu(hypotheses, references, target_lang):.2f}"
+        table.add_row("bleu, Moses tokens", moses, f"lower-cased, sacremoses, {target_lang}")
     except ScratchError as error:
-        table.add_row("bleu of Moses tokens", "", f"not computed: {error}")
-    table.add_row("exactly as the reference", f"{scores['exact']:.1%}", "")
+        table.add_row("bleu, Moses tokens", "", f"not computed: {error}")
+    table.add_row("exact matches", f"{scores['exact']:.1%}", "")
     SafeConsole().print(table)
 
 
 def evaluate_classifier(
     model: Any, tokenizer: Any, examples: list[tuple[str, str]], source: str, batch_size: int, confusion: Path | None
 ) -> None:
-    """Classify all texts and print accuracy, F1 and the confusion matrix."""
+    """Classify all texts and print accuracy, F1 and the confusion matrix.
+
+    Args:
+        model: classifier in evaluation mode.
+        tokenizer: its tokenizer.
+        examples: text and label name of each example; a label may be its number if the model's labels are names.
+        source: name of the dataset, for messages.
+        batch_size: texts per batch.
+        confusion: image file to plot the confusion matrix to; None plots none.
+    """
     from tqdm import tqdm
 
     from ..data.readers.labelled import check_labels
@@ -199,10 +223,12 @@ def evaluate_classifier(
         examples = [(text, numbered.get(label, label)) for text, label in examples]
     check_labels(examples, names, source)
     with tqdm(total=len(examples), unit=" texts", leave=False, disable=None) as bar:
-        found = classification.classify(model, tokenizer, [text for text, _ in examples], batch_size, bar.update)
-    labels, guessed = [names.index(label) for _, label in examples], found.argmax(-1).tolist()
-    classification.print_scores(SafeConsole(), labels, guessed, names, source)
+        probabilities = classification.classify(
+            model, tokenizer, [text for text, _ in examples], batch_size, bar.update
+        )
+    labels, predictions = [names.index(label) for _, label in examples], probabilities.argmax(-1).tolist()
+    classification.print_scores(SafeConsole(), labels, predictions, names, source)
     if confusion is not None:
-        matrix = classification.confusion_matrix(labels, guessed, len(names))
+        matrix = classification.confusion_matrix(labels, predictions, len(names))
         classification.plot_confusion(matrix, names, confusion)
         print(f"confusion matrix in {confusion}")

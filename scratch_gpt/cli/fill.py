@@ -21,7 +21,11 @@ def fill(
 ) -> None:
     """Predict masked tokens: print the most probable ones for each mask, with their probabilities.
 
-    Example: `scratch-gpt fill runs/encoder "One day, Anna has two old <mask>."`
+    Example:
+
+    ```
+    scratch-gpt fill runs/encoder "One day, Anna has two old <mask>."
+    ```
     """
     from ..errors import ScratchError
     from ..evaluation.masked_lm import predict_masked, print_predictions
@@ -29,6 +33,6 @@ def fill(
 
     opened, tokenizer = open_model(model, trust_remote_code, device, dtype)
     if tokenizer.mask_token is None or not type(opened).__name__.endswith("ForMaskedLM"):
-        raise ScratchError(f"{model} is a {type(opened).__name__}, which predicts no masked tokens")
+        raise ScratchError(f"{model} is a {type(opened).__name__}, which does not predict masked tokens")
     report_texts(tokenizer, [text])
     print_predictions(SafeConsole(), text, predict_masked(opened, tokenizer, text, top_k))

@@ -33,7 +33,7 @@ def generate(
         bool | None,
         typer.Option(
             "--chat_template/--no-chat_template",
-            help="Whether prompts are messages, which the model answers. Default: yes, if it has a chat template.",
+            help="Treat prompts as messages, which the model answers. Default: yes, if it has a chat template.",
         ),
     ] = None,
     num_samples: Annotated[int, typer.Option("--num_samples", min=1, help="Completions of each prompt.")] = 1,
@@ -53,7 +53,11 @@ def generate(
     Prompt and completion stay within the model's positions: generation stops there, and a prompt that fills them is
     skipped; both are reported on standard error.
 
-    Example: `scratch-gpt generate runs/gpt --prompt "One day, Anna" --num_samples 2 --temperature 0.8`
+    Example:
+
+    ```
+    scratch-gpt generate runs/gpt --prompt "One day, Anna" --num_samples 2 --temperature 0.8
+    ```
     """
     import sys
 
@@ -67,16 +71,16 @@ def generate(
     if prompt_file is not None:
         prompts += [line for line in read_file(prompt_file) if line.strip()]
         if not prompts:
-            raise ScratchError(f"{prompt_file} holds no prompt")
+            raise ScratchError(f"{prompt_file} contains no prompt")
     opened, tokenizer = open_generator(model, trust_remote_code, device, dtype)
     if chat_template and tokenizer.chat_template is None:
-        raise ScratchError(f"{model} has no chat template: leave --chat_template out")
+        raise ScratchError(f"{model} has no chat template: omit --chat_template")
     chats = bool(prompts) and tokenizer.chat_template is not None and chat_template is not False
     if chats and chat_template is None:
-        print("each prompt is a message in the model's chat template (else: --no-chat_template)", file=sys.stderr)
+        print("each prompt is a message in the model's chat template (--no-chat_template disables it)", file=sys.stderr)
     report_texts(tokenizer, prompts)
     options, limit = sampling_options(temperature, top_k, top_p), position_limit(opened.config)
-    written = 0
+    printed = 0
     for number, text in enumerate(prompts or [""], start=1):
         if chats:
             ids = encode_prompt(tokenizer, [{"role": "user", "content": text}])
@@ -84,14 +88,14 @@ def generate(
             ids = tokenizer(text, verbose=False).input_ids or [tokenizer.eos_token_id]
         reached_limit = False
         for sample in range(num_samples):
-            if written:
+            if printed:
                 print()
             completion = stream_completion(opened, tokenizer, ids, max_new_tokens, options, seed + sample)
             if completion is None:
-                what = f"its {len(ids)} tokens fill the model's {limit} positions"
-                print(f"prompt {number} is skipped: {what}", file=sys.stderr)
+                reason = f"its {len(ids)} tokens fill the model's {limit} positions"
+                print(f"prompt {number} is skipped: {reason}", file=sys.stderr)
                 break
-            written += 1
+            printed += 1
             reached_limit |= completion.reached_limit
         if reached_limit:
             print(f"prompt {number}: generation stopped at the model's {limit} positions", file=sys.stderr)

@@ -7,9 +7,13 @@ from .app import Model, Trust, app, open_model
 
 @app.command()
 def info(model: Model, trust_remote_code: Trust = False) -> None:
-    """Show the parameters of a model: name, shape, number and share of the total.
+    """Show the parameters of a model: name, shape, number and fraction of the total.
 
-    Example: `scratch-gpt info runs/gpt`
+    Example:
+
+    ```
+    scratch-gpt info runs/gpt
+    ```
     """
     from rich.table import Table
 
@@ -17,7 +21,8 @@ def info(model: Model, trust_remote_code: Trust = False) -> None:
 
     opened, _ = open_model(model, trust_remote_code)
     total = opened.num_parameters()
-    table = Table("tensor", "shape", "parameters", "share", title=f"{type(opened).__name__}, {total:,} parameters")
+    title = f"{type(opened).__name__}, {total:,} parameters"
+    table = Table("tensor", "shape", "parameters", "fraction", title=title)
     for name, parameter in opened.named_parameters():
         shape = " × ".join(map(str, parameter.shape))
         table.add_row(name, shape, f"{parameter.numel():,}", f"{parameter.numel() / total:.1%}")

@@ -12,7 +12,7 @@ from .app import app
 
 @app.command()
 def learn(
-    station: Annotated[str | None, typer.Argument(help="The lesson to run. Without it, all are listed.")] = None,
+    lesson: Annotated[str | None, typer.Argument(help="The lesson to run. Without it, all are listed.")] = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for plots. Default of the ladder: runs/ladder.")
     ] = None,
@@ -24,30 +24,34 @@ def learn(
 
     `ladder` is an ablation: it trains models from the bigram to a current GPT with the same budget, in minutes.
 
-    Example: `scratch-gpt learn neuron --save pictures`
+    Example:
+
+    ```
+    scratch-gpt learn neuron --save plots
+    ```
     """
     from rich.console import Console
 
     from ..errors import ScratchError
-    from ..foundations import LADDER, STATIONS, file_of, open_station
-    from ..foundations.lesson import Lesson
+    from ..foundations import LADDER, LESSONS, load_lesson, source_file
+    from ..foundations.lesson import Presenter
 
     console = Console()
     given = {"dataset": dataset, "seeds": seeds, "steps": steps}
-    if station != LADDER and (wrong := [f"--{name}" for name, value in given.items() if value is not None]):
-        raise ScratchError(f"only the ladder takes {', '.join(wrong)}: scratch-gpt learn ladder {wrong[0]} …")
-    if station is None and save is not None:
-        raise ScratchError("--save keeps the pictures of a station: scratch-gpt learn STATION --save DIR")
-    if station is None:
-        Lesson(console).table(("station", "what it shows"), [*STATIONS.items()])
-        console.print("Begin with [bold]scratch-gpt learn neuron[/bold].")
+    if lesson != LADDER and (unused := [f"--{name}" for name, value in given.items() if value is not None]):
+        raise ScratchError(f"{', '.join(unused)}: only for the ladder (scratch-gpt learn ladder {unused[0]} …)")
+    if lesson is None and save is not None:
+        raise ScratchError("--save saves the plots of a lesson: scratch-gpt learn LESSON --save DIR")
+    if lesson is None:
+        Presenter(console).table(("lesson", "content"), [*LESSONS.items()])
+        console.print("Start with [bold]scratch-gpt learn neuron[/bold].")
         return
-    if station == LADDER:
+    if lesson == LADDER:
         from ..foundations import ladder
 
         options = {name: value for name, value in (("seeds", seeds), ("steps", steps)) if value is not None}
         text = ladder.open_text(dataset)
-        ladder.run(Lesson(console, save or Path("runs/ladder")), text, **options)
+        ladder.run(Presenter(console, save or Path("runs/ladder")), text, **options)
     else:
-        open_station(station)(Lesson(console, save))
-    console.print(f"To read: {file_of(station)}", soft_wrap=True, highlight=False, markup=False)
+        load_lesson(lesson)(Presenter(console, save))
+    console.print(f"source: {source_file(lesson)}", soft_wrap=True, highlight=False, markup=False)

@@ -24,7 +24,11 @@ def plan(
 
     Any option of `scratch-gpt train language_modeling` may follow, such as `--hidden_size 384`.
 
-    Example: `scratch-gpt plan --tokens 10000000 --hidden_size 256 --num_hidden_layers 6 --num_attention_heads 4`
+    Example:
+
+    ```
+    scratch-gpt plan --tokens 10000000 --hidden_size 256 --num_hidden_layers 6 --num_attention_heads 4
+    ```
     """
     from rich.table import Table
 

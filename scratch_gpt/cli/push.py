@@ -15,9 +15,14 @@ def push(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model directory, as a training run writes it.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="'user/model' on the Hub.")],
     native: Annotated[
-        bool, typer.Option("--native", help="Also publish the model in transformers' own class, as revision 'native'.")
+        bool,
+        typer.Option(
+            "--native/--no-native", help="Also publish the model in transformers' own class, as revision 'native'."
+        ),
     ] = False,
-    private: Annotated[bool, typer.Option("--private", help="If the repository is new, make it private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private/--no-private", help="If the repository is new, make it private.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     timeout: Annotated[
         float,
@@ -29,7 +34,11 @@ def push(
 ) -> None:
     """Check that a model loads without this package, list the files to upload, and publish them in one commit.
 
-    Example: `scratch-gpt push runs/gpt user/stories --native --yes`
+    Example:
+
+    ```
+    scratch-gpt push runs/gpt user/stories --native --yes
+    ```
     """
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Completions with their rewards, for `scratch-gpt judge` and `scratch-gpt pairs`."""
+"""Completions with their rewards, for `scratch-gpt judge` and `scratch-gpt pairs`, and the options of both."""
 
 from __future__ import annotations
 
@@ -10,33 +10,20 @@ import typer
 from .texts import report_skipped, report_texts
 
 REWARD_HELP = (
-    "Reward: 're:PATTERN' (1 where the regular expression matches), 'MODULE:FUNCTION', 'FILE.py:FUNCTION', or the "
-    "probability of a label by a classifier, 'MODEL#LABEL'."
+    "Reward: 're:PATTERN' (1 if the regular expression matches), 'MODULE:FUNCTION', 'FILE.py:FUNCTION', or the "
+    "probability that a classifier assigns to a label, 'MODEL#LABEL'."
 )
-
-
 PROMPTS_HELP = "Prompts: 'stories', a text file with one prompt per line, a table, a folder, or a Hub dataset."
-
-
-LONGEST_HELP = (
-    "Maximum number of new tokens. Default: what the longest prompt leaves of the model's positions; prompts that "
-    "leave less than a quarter of them are skipped."
+MAX_NEW_TOKENS_HELP = (
+    "Maximum number of new tokens. Default: the positions of the model that the longest prompt leaves; prompts that "
+    "leave less than a quarter of the positions are skipped."
 )
 
-
-Rewarded = Annotated[str, typer.Option(help=REWARD_HELP)]
-
-
-Asked = Annotated[str, typer.Option(help=PROMPTS_HELP)]
-
-
+Reward = Annotated[str, typer.Option(help=REWARD_HELP)]
+PromptDataset = Annotated[str, typer.Option(help=PROMPTS_HELP)]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed of the built-in prompts and of the sampling.")]
-
-
-Longest = Annotated[int | None, typer.Option("--max_new_tokens", min=1, help=LONGEST_HELP)]
-
-
-Batch = Annotated[int, typer.Option("--batch_size", min=1, help="Completions per batch.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max_new_tokens", min=1, help=MAX_NEW_TOKENS_HELP)]
+BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Completions per batch.")]
 
 
 def rewarded_completions(
@@ -52,10 +39,25 @@ def rewarded_completions(
     dtype: str,
     samples: int = 1,
 ) -> Iterator[list[Any]]:
-    """Completions with their rewards: those of a prompt together or, if there is one of each, a batch together.
+    """Sample completions of prompts and score them with a reward.
 
-    The classifier of a reward runs on the model's device. Prompts that leave no room for a completion are
-    counted on standard error and skipped.
+    Prompts that leave no room for a completion are skipped, and counted on standard error.
+
+    Args:
+        model: in evaluation mode; a classifier as reward runs on its device.
+        tokenizer: of the model.
+        reward: as the option `--reward`.
+        dataset: the prompts, as the option `--dataset`.
+        num_prompts: maximum number of prompts.
+        max_new_tokens: as the option `--max_new_tokens`.
+        batch_size: completions per batch.
+        seed: of the built-in prompts and of the sampling.
+        trust_remote_code: whether to run the code that a classifier's checkpoint contains.
+        dtype: data type of a classifier's weights, as the option `--dtype`.
+        samples: completions of each prompt.
+
+    Yields:
+        The rollouts of one prompt or, with one sample of each, of one batch of prompts.
     """
     import sys
 
@@ -75,7 +77,7 @@ def rewarded_completions(
     report_skipped(source.name, source.count)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     positions = model.config.max_position_embeddings
-    kept, room = rollouts.fitting_prompts(ids, positions, max_new_tokens)
+    kept, max_length = rollouts.fitting_prompts(ids, positions, max_new_tokens)
     report_texts(tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)])
     if skipped := len(ids) - len(kept):
         needed = positions // 4 if max_new_tokens is None else max_new_tokens
@@ -86,15 +88,15 @@ def rewarded_completions(
         )
         prompts, ids = [prompts[number] for number in kept], [ids[number] for number in kept]
     torch.manual_seed(seed)
-    at_once = max(1, batch_size // samples)
-    for at in tqdm(range(0, len(prompts), at_once), unit=" batches", leave=False, disable=None):
-        chosen = [i for i in range(at, min(at + at_once, len(prompts))) for _ in range(samples)]
-        found = rollouts.generate(model, tokenizer, [ids[i] for i in chosen], room, 1.0, batch_size)
-        asked = [prompts[i] for i in chosen]
-        given = rewards.judge(opened, asked, [rollout.text for rollout in found])
-        for rollout, prompt, value in zip(found, asked, given, strict=True):
+    prompts_per_batch = max(1, batch_size // samples)
+    for start in tqdm(range(0, len(prompts), prompts_per_batch), unit=" batches", leave=False, disable=None):
+        chosen = [i for i in range(start, min(start + prompts_per_batch, len(prompts))) for _ in range(samples)]
+        batch = rollouts.generate(model, tokenizer, [ids[i] for i in chosen], max_length, 1.0, batch_size)
+        batch_prompts = [prompts[i] for i in chosen]
+        values = rewards.judge(opened, batch_prompts, [rollout.text for rollout in batch])
+        for rollout, prompt, value in zip(batch, batch_prompts, values, strict=True):
             rollout.original_prompt, rollout.reward = prompt, value
         if samples == 1:
-            yield found
+            yield batch
         else:
-            yield from (found[i : i + samples] for i in range(0, len(found), samples))
+            yield from (batch[i : i + samples] for i in range(0, len(batch), samples))

@@ -1,4 +1,4 @@
-"""Options of sampling, and the streaming of one completion, for `scratch-gpt generate` and `scratch-gpt chat`."""
+"""Sampling options and streaming of a completion, for `scratch-gpt generate` and `scratch-gpt chat`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Seed = Annotated[int, typer.Option(help="Random seed of the sampling.")]
 
 
 def sampling_options(temperature: float, top_k: int, top_p: float) -> dict[str, Any]:
-    """Options of `generate`, from those of the command line."""
+    """Convert the options of the command line to keyword arguments of transformers' `generate`."""
     if temperature > 0:
         return {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     return {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
@@ -43,7 +43,7 @@ class Completion(NamedTuple):
     """A generated completion.
 
     Attributes:
-        ids: its tokens.
+        ids: its token ids, without the prompt's.
         reached_limit: whether it stopped at the last position of the model.
     """
 
@@ -59,18 +59,18 @@ def stream_completion(
     options: dict[str, Any],
     seed: int | None = None,
 ) -> Completion | None:
-    """Generate after a prompt and stream to standard output.
+    """Generate a completion of a prompt and stream both to standard output.
 
     Args:
         model: in evaluation mode.
         tokenizer: of the model.
-        ids: tokens of the prompt.
-        max_new_tokens: maximum number of new tokens; None takes the model's default.
+        ids: token ids of the prompt.
+        max_new_tokens: maximum number of new tokens; None is the model's default.
         options: as `sampling_options` returns them.
         seed: of the sampling; None continues the current random state.
 
     Returns:
-        The completion, or None where the prompt fills the model's positions.
+        The completion, or None if the prompt fills the model's positions.
     """
     import torch
 
@@ -78,24 +78,30 @@ def stream_completion(
     from ..rl.rollouts import end_token_ids
     from .texts import safe_streamer
 
-    wanted = default_new_tokens(model, len(ids)) if max_new_tokens is None else max_new_tokens
-    room = new_tokens_within(model, len(ids), wanted)
-    if room < 1:
+    requested = default_new_tokens(model, len(ids)) if max_new_tokens is None else max_new_tokens
+    allowed = new_tokens_within(model, len(ids), requested)
+    if allowed < 1:
         return None
     if seed is not None:
         torch.manual_seed(seed)
     inputs = pad_rows([ids], tokenizer, "left", model.device)
-    tokens = generate(model, **inputs, streamer=safe_streamer(tokenizer), **options, max_new_tokens=room)[0]
+    tokens = generate(model, **inputs, streamer=safe_streamer(tokenizer), **options, max_new_tokens=allowed)[0]
     completion = tokens[len(ids) :].tolist()
     ended = bool(completion) and completion[-1] in end_token_ids(model, tokenizer)
-    return Completion(completion, room < wanted and len(completion) == room and not ended)
+    return Completion(completion, allowed < requested and len(completion) == allowed and not ended)
 
 
 def open_generator(name: str, trust_remote_code: bool, device: str, dtype: str) -> Any:
-    """A model that generates text, and its tokenizer; arguments as of `open_model`.
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run the code that the checkpoint contains.
+        device: as the option `--device`.
+        dtype: as the option `--dtype`.
 
     Raises:
-        ScratchError: it can't be opened, or generates no text after a prompt.
+        ScratchError: the model can't be loaded, or does not continue a text.
     """
     from ..errors import ScratchError
     from ..hub.model_directory import kind_of_model
@@ -103,6 +109,6 @@ def open_generator(name: str, trust_remote_code: bool, device: str, dtype: str) 
 
     model, tokenizer = open_model(name, trust_remote_code, device, dtype)
     if not model.can_generate() or model.config.is_encoder_decoder:
-        instead = {"classifier": "classify", "masked": "fill", "seq2seq": "translate"}[kind_of_model(model.config)]
-        raise ScratchError(f"{name} does not continue a text: use 'scratch-gpt {instead}'")
+        command = {"classifier": "classify", "masked": "fill", "seq2seq": "translate"}[kind_of_model(model.config)]
+        raise ScratchError(f"{name} does not continue a text: use 'scratch-gpt {command}'")
     return model, tokenizer

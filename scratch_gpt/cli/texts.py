@@ -1,4 +1,4 @@
-"""Texts that a user gives to a command: how they are read, checked, and written line by line."""
+"""Input texts of commands: reading, checking, and printing them line by line."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
     from ..data.readers.corpus import ReadCount
 
-SHOWN = 10  # of unknown characters or words
-AT_ONCE = 4096  # texts
+MAX_SHOWN = 10  # unknown characters or words in a message
+BATCH_SIZE = 4096  # texts that are tokenized at a time
 
 
 def read_file(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, plain or compressed, without a byte order mark. Only a line feed, with or without
-    a carriage return before it, ends a line.
+    """Read the lines of a UTF-8 text file, plain or compressed, without a byte order mark.
+
+    A line ends at a line feed or at a carriage return and line feed, and at no other character.
 
     Raises:
-        ScratchError: there is no such file, or it is no UTF-8 text.
+        ScratchError: the file does not exist, or is not UTF-8 text.
     """
     from ..data.readers.files import read_lines
     from ..errors import ScratchError
@@ -33,10 +34,10 @@ def read_file(path: Path) -> list[str]:
 
 
 def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
-    """The texts of the command line, or the lines of a file.
+    """Return the texts of the command line, or the lines of a file.
 
     Raises:
-        ScratchError: both or neither are given, or there is no text in them.
+        ScratchError: both or neither are given, or all texts are blank.
     """
     from ..errors import ScratchError
 
@@ -44,30 +45,30 @@ def read_texts(texts: list[str] | None, file: Path | None) -> list[str]:
         raise ScratchError("give either texts or --file")
     found = read_file(file) if file is not None else list(texts or [])
     if not any(text.strip() for text in found):
-        raise ScratchError(f"{file or 'the command line'} holds no text")
+        raise ScratchError(f"{file or 'the command line'} contains no text")
     return found
 
 
 def report_skipped(name: str, count: ReadCount) -> None:
-    """Say which rows of a dataset were skipped, and why."""
+    """Report on standard error how many rows of a dataset were skipped, and why."""
     if count.skipped:
-        said = f"{name}: {count.skipped.total():,} rows skipped ({count.described()})"
-        print(printable(said), file=sys.stderr)
+        message = f"{name}: {count.skipped.total():,} rows skipped ({count.described()})"
+        print(printable(message), file=sys.stderr)
 
 
 def one_line(text: str) -> str:
-    """A text with spaces for its line ends, whichever characters `str.splitlines` takes for one."""
+    """Replace the line breaks of a text, as `str.splitlines` defines them, by spaces."""
     return " ".join(part for part in text.splitlines() if part)
 
 
 def print_data(text: str) -> None:
-    """Print what a model or tokenizer makes: as it is into a file or pipe, with escapes for control characters at a
+    """Print output of a model or tokenizer: unchanged to a file or pipe, with escaped control characters to a
     terminal."""
     print(printable_at_terminal(text))
 
 
 def safe_streamer(tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A transformers streamer that writes to standard output as `print_data` does."""
+    """Build a transformers streamer that writes to standard output as `print_data` does."""
     from transformers import TextStreamer
 
     class SafeStreamer(TextStreamer):
@@ -78,10 +79,10 @@ def safe_streamer(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def check_unicode(texts: list[str]) -> None:
-    """Refuse what was no UTF-8 text on the command line or on standard input, where Python escapes bytes.
+    """Check that texts from the command line or standard input were UTF-8: Python escapes other bytes as surrogates.
 
     Raises:
-        ScratchError: a text has a surrogate in it.
+        ScratchError: a text contains a surrogate.
     """
     from ..errors import ScratchError
 
@@ -93,41 +94,41 @@ def check_unicode(texts: list[str]) -> None:
 
 
 def report_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str], limit: int | None = None) -> None:
-    """Say on standard error which characters or words are not in the vocabulary, and how many texts are truncated.
+    """Report on standard error the characters or words that are not in the vocabulary, and the number of texts that
+    are truncated.
 
     Args:
-        tokenizer: that will encode them.
-        texts: as the user gave them.
-        limit: tokens to which a longer text is truncated, special tokens included; None where none is.
+        tokenizer: the tokenizer that will encode the texts.
+        texts: the input texts.
+        limit: number of tokens to which texts are truncated, special tokens included; None: no truncation.
 
     Raises:
-        ScratchError: a text is no Unicode text.
+        ScratchError: a text contains a surrogate.
     """
     check_unicode(texts)
     unknown: dict[str, None] = {}
-    long = 0
-    for at in range(0, len(texts), AT_ONCE):
-        encoded: Any = tokenizer(
-            texts[at : at + AT_ONCE], return_offsets_mapping=True, truncation=False, padding=False, verbose=False
-        )
-        rows = zip(texts[at:], encoded["input_ids"], encoded["offset_mapping"], strict=False)
-        for text, ids, offsets in rows:
-            long += limit is not None and len(ids) > limit
+    truncated = 0
+    for start in range(0, len(texts), BATCH_SIZE):
+        batch = texts[start : start + BATCH_SIZE]
+        encoded: Any = tokenizer(batch, return_offsets_mapping=True, truncation=False, padding=False, verbose=False)
+        for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            truncated += limit is not None and len(ids) > limit
             if tokenizer.unk_token_id in ids:
                 pairs = zip(ids, offsets, strict=True)
                 pieces = (text[begin:end] for token, (begin, end) in pairs if token == tokenizer.unk_token_id)
                 unknown |= dict.fromkeys(piece for piece in pieces if piece not in ("", str(tokenizer.unk_token)))
     if unknown:
-        print(printable(_unknown(tokenizer, list(unknown))), file=sys.stderr)
-    if long:
-        what = "1 text has" if long == 1 else f"{long:,} texts have"
-        print(f"{what} more tokens than the model's {limit} positions: truncated", file=sys.stderr)
+        print(printable(_describe_unknown(tokenizer, list(unknown))), file=sys.stderr)
+    if truncated:
+        subject = "1 text has" if truncated == 1 else f"{truncated:,} texts have"
+        print(f"{subject} more tokens than the model's {limit} positions: truncated", file=sys.stderr)
 
 
-def _unknown(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> str:
+def _describe_unknown(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> str:
     unit = "word"
     if type(tokenizer.backend_tokenizer.model).__name__ not in ("WordLevel", "WordPiece") or max(map(len, pieces)) == 1:
-        unit, pieces = "character", list(dict.fromkeys("".join(pieces)))  # neighbours may share one token
-    shown = ", ".join(map(repr, pieces[:SHOWN])) + (", …" if len(pieces) > SHOWN else "")
+        # adjacent unknown characters may be one token
+        unit, pieces = "character", list(dict.fromkeys("".join(pieces)))
+    shown = ", ".join(map(repr, pieces[:MAX_SHOWN])) + (", …" if len(pieces) > MAX_SHOWN else "")
     count = f"1 {unit} is" if len(pieces) == 1 else f"{len(pieces):,} {unit}s are"
     return f"{count} not in the vocabulary: {shown}"

@@ -36,11 +36,20 @@ def train(
     ] = "causal",
     text_column: Annotated[str | None, typer.Option("--text_column", help="Column of a table with the text.")] = None,
     split: Annotated[str, typer.Option(help="Split of a Hub dataset.")] = "train",
-    streaming: Annotated[bool, typer.Option(help="Stream a Hub dataset instead of downloading it.")] = False,
+    dataset_config: Annotated[
+        str | None, typer.Option("--dataset_config", help="Configuration of a Hub dataset that has several.")
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming/--no-streaming", help="Stream a Hub dataset instead of downloading it.")
+    ] = False,
 ) -> None:
-    """Train a tokenizer that `AutoTokenizer` opens.
+    """Train a tokenizer that `AutoTokenizer` can load.
 
-    Example: `scratch-gpt tokenizer train stories runs/tokenizer --kind bpe --vocab_size 600`
+    Example:
+
+    ```
+    scratch-gpt tokenizer train stories runs/tokenizer --kind bpe --vocab_size 600
+    ```
     """
     from ..data.readers.files import kind_of
     from ..data.readers.sources import open_source
@@ -49,18 +58,20 @@ def train(
     from ..tokenization.training import train_tokenizer
     from ..untrusted import find_links
 
+    hub_options = ("split", "dataset_config", "streaming")
     if dataset == "stories":
-        refuse_unused(context, dict.fromkeys(("split", "streaming", "text_column"), "with the built-in stories"))
+        refuse_unused(context, dict.fromkeys((*hub_options, "text_column"), "with the built-in stories"))
     elif Path(dataset).is_file():
-        unused = dict.fromkeys(("split", "streaming"), "with a single file")
+        unused = dict.fromkeys(hub_options, "with a single file")
         if kind_of(Path(dataset)) in ("text", None):
             unused["text_column"] = "with a text file"
         refuse_unused(context, unused)
     if (output_dir / "tokenizer.json").exists():
-        raise ScratchError(f"{output_dir} holds a tokenizer already: name another folder")
+        raise ScratchError(f"{output_dir} already contains a tokenizer: choose another folder")
     for link in find_links(output_dir):
-        raise ScratchError(f"{link} is a link, through which a file elsewhere could be written: name another folder")
-    source = open_source(dataset, ReadOptions(split=split, streaming=streaming), text_column=text_column)
+        raise ScratchError(f"{link} is a link, which could redirect writes elsewhere: choose another folder")
+    options = ReadOptions(split=split, config=dataset_config, streaming=streaming)
+    source = open_source(dataset, options, text_column=text_column)
     tokenizer = train_tokenizer(source.documents(), kind, vocab_size, template, show_progress=True)  # type: ignore[arg-type]
     tokenizer.save_pretrained(output_dir)
     report_skipped(source.name, source.count)
@@ -71,7 +82,11 @@ def train(
 def encode(tokenizer: Tokenizer, text: Text) -> None:
     """Tokenize a text: show its tokens in colour, and their ids.
 
-    Example: `scratch-gpt tokenizer encode runs/gpt "One day, Anna has two old lamps."`
+    Example:
+
+    ```
+    scratch-gpt tokenizer encode runs/gpt "One day, Anna has two old lamps."
+    ```
     """
     from rich.text import Text as RichText
 
@@ -95,14 +110,18 @@ def encode(tokenizer: Tokenizer, text: Text) -> None:
 def decode(tokenizer: Tokenizer, ids: Annotated[list[int], typer.Argument(help="Token ids.")]) -> None:
     """Decode token ids into text.
 
-    Example: `scratch-gpt tokenizer decode runs/gpt 1 300 301`
+    Example:
+
+    ```
+    scratch-gpt tokenizer decode runs/gpt 1 300 301
+    ```
     """
     from ..errors import ScratchError
 
     opened = _open(tokenizer)
-    wrong = [i for i in ids if not 0 <= i < len(opened)]
-    if wrong:
-        raise ScratchError(f"no such tokens: {', '.join(map(str, wrong))}; this vocabulary ends at {len(opened) - 1}")
+    invalid = [i for i in ids if not 0 <= i < len(opened)]
+    if invalid:
+        raise ScratchError(f"no such token ids: {', '.join(map(str, invalid))}; the largest is {len(opened) - 1}")
     print_data(str(opened.decode(ids)))
 
 
@@ -113,7 +132,11 @@ def compare(
 ) -> None:
     """Compare tokenizers on a text, or on the UTF-8 file of that name: vocabulary, tokens, and lossless round trip.
 
-    Example: `scratch-gpt tokenizer compare README.md runs/gpt runs/tokenizer`
+    Example:
+
+    ```
+    scratch-gpt tokenizer compare README.md runs/gpt runs/tokenizer
+    ```
     """
     from rich.table import Table
 
@@ -133,14 +156,14 @@ def _open(name: str) -> PreTrainedTokenizerFast:
     from ..auto import register
     from ..hub.loading import open_tokenizer
 
-    register()  # without it, transformers warns of the model's type
+    register()  # without it, transformers warns about the unknown model type
     return open_tokenizer(name, trust_remote_code=False)
 
 
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except OSError:  # a text too long for a name
+    except OSError:  # the text is too long to be a file name
         return False
 
 
@@ -155,7 +178,7 @@ def _read(text: str) -> str:
         raise ScratchError(f"standard input is not UTF-8 text: {error.reason}") from error
 
 
-def _print(what: Any) -> None:
+def _print(content: Any) -> None:
     from ..terminal import SafeConsole
 
-    SafeConsole().print(what)
+    SafeConsole().print(content)

@@ -13,14 +13,18 @@ from .app import app
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def train(
     context: typer.Context,
-    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="What to train.")] = None,
+    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="Family of training tasks.")] = None,
     num_processes: Annotated[
         int, typer.Option("--num_processes", min=1, help="Number of processes on this machine, such as one per GPU.")
     ] = 1,
 ) -> None:
-    """Train a model. `scratch-gpt train` lists what can be trained, `scratch-gpt train FAMILY --help` the arguments.
+    """Train a model. `scratch-gpt train` lists the families, `scratch-gpt train FAMILY --help` the arguments of one.
 
-    Example: `scratch-gpt train language_modeling --dataset my_text.txt --output_dir runs/mine`
+    Example:
+
+    ```
+    scratch-gpt train language_modeling --dataset my_text.txt --output_dir runs/mine
+    ```
     """
     from ..train.tasks import FAMILIES, description_of
 

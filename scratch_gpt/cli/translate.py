@@ -51,7 +51,11 @@ def translate(
 ) -> None:
     """Translate sentences, or a file.
 
-    Example: `scratch-gpt translate runs/seq2seq "Gestern hat der Mann die Tür aufgemacht." --attention attention.png`
+    Example:
+
+    ```
+    scratch-gpt translate runs/seq2seq "Gestern hat der Mann die Tür aufgemacht." --attention attention.png
+    ```
     """
     from tqdm import tqdm
 
@@ -59,7 +63,7 @@ def translate(
     from ..evaluation import translation
 
     if attention is not None and (file is not None or len(text or []) != 1):
-        raise ScratchError("--attention draws one sentence: give one")
+        raise ScratchError("--attention plots one sentence: give exactly one")
     texts = read_texts(text, file)
     opened, tokenizers = open_translator(model, trust_remote_code, device, dtype)
     if (num_beams or opened.generation_config.num_beams or 1) == 1:
@@ -70,10 +74,10 @@ def translate(
     options = {name: value for name, value in given.items() if value is not None}
     total = sum(bool(text.strip()) for text in texts)
     with tqdm(total=total, unit=" sentences", leave=False, disable=None if file else True) as bar:
-        written = translation.translate(
+        translations = translation.translate(
             opened, tokenizers.source, texts, tokenizers.target, batch_size, bar.update, **options
         )
-    lines = [one_line(text) for text in written]
+    lines = [one_line(text) for text in translations]
     if output is None:
         print_data("\n".join(lines))
     else:
@@ -82,23 +86,33 @@ def translate(
     if attention is not None:
         from ..evaluation.cross_attention import plot_attention, word_attention
 
-        words = word_attention(opened, tokenizers.source, tokenizers.target, texts[0], written[0])
+        words = word_attention(opened, tokenizers.source, tokenizers.target, texts[0], translations[0])
         plot_attention(*words, attention)
         print(f"attention in {attention}")
 
 
 def check_languages(model: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
-    """The languages of a translator, or those that were asked for, if it knows them."""
+    """Return source and target language of a translator, checked against the requested ones.
+
+    Args:
+        model: an encoder-decoder.
+        source_lang: requested source language; None: the model's.
+        target_lang: requested target language; None: the model's.
+
+    Raises:
+        ScratchError: the model does not translate between these languages, or its config names none and neither does
+            the request.
+    """
     from ..errors import ScratchError
     from ..models.configuration_scratch_seq2seq import directions_of
 
     known = directions_of(model.config)
-    fitting = [(a, b) for a, b in known if source_lang in (None, a) and target_lang in (None, b)]
-    if fitting:
-        return fitting[0]
+    matching = [(a, b) for a, b in known if source_lang in (None, a) and target_lang in (None, b)]
+    if matching:
+        return matching[0]
     if known:
-        asked = source_lang or known[0][0], target_lang or known[0][1]
-        raise ScratchError(f"the model translates {known[0][0]} to {known[0][1]}, not {asked[0]} to {asked[1]}")
+        requested = source_lang or known[0][0], target_lang or known[0][1]
+        raise ScratchError(f"the model translates {known[0][0]} to {known[0][1]}, not {requested[0]} to {requested[1]}")
     if source_lang is None or target_lang is None:
-        raise ScratchError("the model does not say its languages: give --source_lang and --target_lang")
+        raise ScratchError("the model's config names no languages: give --source_lang and --target_lang")
     return source_lang, target_lang

@@ -19,9 +19,13 @@ def verify(
 ) -> None:
     """Check that a run's checkpoints are complete, load, reproduce the recorded metrics, and resume exactly.
 
-    Nothing is written into the directory. The exit code is 1 where a check fails.
+    Nothing is written to the directory. The exit code is 1 if a check fails.
 
-    Example: `scratch-gpt verify runs/gpt`
+    Example:
+
+    ```
+    scratch-gpt verify runs/gpt
+    ```
     """
     from rich.text import Text
 

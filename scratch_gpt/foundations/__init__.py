@@ -1,7 +1,8 @@
-"""From one neuron to a language model: stations, each a module small enough to read in one sitting.
+"""From one neuron to a language model: lessons, each a module small enough to read in one sitting.
 
-Every module opens with its derivation and holds the code that it teaches; its `run(lesson)` shows in seconds what the
-code does (the ladder's in minutes) and hands back the figures that it claims. `scratch-gpt learn STATION` runs it.
+Each module starts with the derivation and contains the code that it explains. Its `run(presenter)` demonstrates the
+code in seconds (the ladder in minutes) and returns the measurements behind its claims. `scratch-gpt learn LESSON` runs
+it.
 """
 
 from __future__ import annotations
@@ -14,36 +15,36 @@ from typing import TYPE_CHECKING
 from ..errors import ScratchError
 
 if TYPE_CHECKING:
-    from .lesson import Lesson
+    from .lesson import Presenter
 
-# In the order in which they build on each other.
-STATIONS = {
-    "neuron": "a weight and a bias learn a line, then a polynomial; why the steps must be small",
-    "autograd": "derivatives of anything, by the chain rule along a graph",
-    "activations": "the bends between the layers, and what there is without them",
-    "leaf_or_flower": "a network that decides between two classes, on our own autograd",
-    "depth": "why deep is hard: gradients that vanish or explode, and four remedies",
+# Ordered so that each lesson builds only on earlier ones.
+LESSONS = {
+    "neuron": "a weight and a bias fit a line, then a polynomial; why the learning rate must be small",
+    "autograd": "automatic differentiation: the chain rule along a computation graph",
+    "activations": "nonlinearities between the layers, and what a network is without them",
+    "leaf_or_flower": "a network that classifies, on our own autograd",
+    "depth": "why deep networks are hard to train: vanishing and exploding gradients, and four remedies",
     "text": "characters as numbers: the bigram, a window of characters, embeddings",
-    "subwords": "byte-pair encoding: words from the most frequent pairs",
-    "attention": "from the average of the past to many heads, in four steps; positions",
-    "dropout": "learning less by heart",
-    "ladder": "all of it, rung by rung, under one budget: what does each idea buy? (minutes)",
+    "subwords": "byte-pair encoding: subwords from the most frequent pairs",
+    "attention": "from the average of the past to multi-head attention, in four steps; positions",
+    "dropout": "less overfitting",
+    "ladder": "an ablation ladder: the gain of each idea under one budget (minutes)",
 }
 LADDER = "ladder"
 
 
-def open_station(name: str) -> Callable[[Lesson], dict[str, float]]:
-    """What runs a station and hands back its figures.
+def load_lesson(name: str) -> Callable[[Presenter], dict[str, float]]:
+    """Return the function that runs a lesson and returns its measurements.
 
     Raises:
-        ScratchError: there is no such station.
+        ScratchError: there is no lesson of this name.
     """
-    if name not in STATIONS:
-        raise ScratchError(f"there is no station {name!r}: take one of {', '.join(STATIONS)}")
-    run: Callable[[Lesson], dict[str, float]] = importlib.import_module(f".{name}", __name__).run
+    if name not in LESSONS:
+        raise ScratchError(f"unknown lesson {name!r}: choose one of {', '.join(LESSONS)}")
+    run: Callable[[Presenter], dict[str, float]] = importlib.import_module(f".{name}", __name__).run
     return run
 
 
-def file_of(name: str) -> Path:
-    """The module to read."""
+def source_file(name: str) -> Path:
+    """Return the path of a lesson's module."""
     return Path(__file__).with_name(f"{name}.py")

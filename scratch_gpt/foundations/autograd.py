@@ -1,19 +1,19 @@
-"""Automatic differentiation: every number remembers what it was made of, so that derivatives can be asked for.
+"""Automatic differentiation: each number records its operands, so that derivatives can be computed backwards.
 
-A sum or product of numbers can be drawn with boxes and arrows, which is called a graph: operands point to results. For
-each arrow we know one derivative, that of the result by the operand: 1 for a sum, the other factor for a product; those
-of the other operations stand with them below (tanh x is an S from -1 to 1 with the slope 1 - tanh² x; the next station
-is about such bends). The chain rule says how a number far down the graph depends on one far up: multiply along a path,
+A computation can be drawn as a graph, with arrows from operands to results. Each arrow has a local derivative, that of
+the result with respect to the operand: 1 for a sum, the other factor for a product; those of the other operations are
+in the code below (tanh x is S-shaped, from -1 to 1, with the derivative 1 - tanh² x; the next lesson is about such
+functions). The chain rule gives the derivative of a number with respect to a distant one: multiply along each path, and
 add over all paths:
 
     d out / d a  =  Σ over results r of a:  d out / d r · d r / d a
 
-So it is enough to walk from the output back to the inputs, and to hand each number's derivative on to what it was made
-of. A number's own derivative must be complete before it is handed on: all its results come first. An order in which
-operands stand before results is called topological; we walk it backwards. That is backpropagation.
+So it suffices to walk from the output back to the inputs and to propagate each number's derivative to its operands. A
+number's derivative must be complete before it is propagated: all its results come first. An order in which operands
+precede results is called topological; we traverse it in reverse. This is backpropagation.
 
-Here each value is one number, a scalar. PyTorch does the same with whole tables of numbers, tensors (and micrograd,
-github.com/karpathy/micrograd, with scalars, in as few lines as here).
+Here each value is one number, a scalar. PyTorch does the same with tensors, which are arrays of numbers; micrograd
+(github.com/karpathy/micrograd) does it with scalars, in as few lines as here.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .lesson import BLUE, GREY, Lesson
+from .lesson import BLUE, GREY, Presenter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-PLAIN = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+LABEL_BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
 
 
 class Value:
-    """A number that knows its operands.
+    """A scalar that records its operands.
 
     Attributes:
         data: the number.
-        grad: derivative of the number that `backward` was called on, by this one.
-        operands: what it was computed from, each with the derivative of this number by it.
-        label: what a drawing calls it.
+        grad: derivative, with respect to this number, of the number that `backward` was called on.
+        operands: the numbers that it was computed from, each with the derivative of this number with respect to it.
+        label: name in `draw_graph`.
     """
 
     def __init__(self, data: float, operands: tuple[tuple[Value, float], ...] = (), label: str = ""):
@@ -53,21 +53,25 @@ class Value:
         return Value(self.data * other.data, ((self, other.data), (other, self.data)), "×")
 
     def __pow__(self, exponent: float) -> Value:
-        """The exponent is a plain number."""
+        """Raise to a constant exponent."""
         return Value(self.data**exponent, ((self, exponent * self.data ** (exponent - 1)),), f"^{exponent:g}")
 
     def exp(self) -> Value:
+        """Return e^x."""
         result = math.exp(self.data)
         return Value(result, ((self, result),), "exp")
 
     def log(self) -> Value:
+        """Return the natural logarithm."""
         return Value(math.log(self.data), ((self, 1 / self.data),), "log")
 
     def tanh(self) -> Value:
+        """Return the hyperbolic tangent."""
         result = math.tanh(self.data)
         return Value(result, ((self, 1 - result * result),), "tanh")
 
     def relu(self) -> Value:
+        """Return max(x, 0)."""
         return Value(max(self.data, 0.0), ((self, float(self.data > 0)),), "relu")
 
     def __neg__(self) -> Value:
@@ -93,7 +97,7 @@ class Value:
         return f"Value({self.data:.4g}, grad={self.grad:.4g})"
 
     def backward(self) -> None:
-        """Fill in `grad` of everything that this number was made of; what stood there is forgotten."""
+        """Compute `grad` of all numbers that this one depends on; earlier values are overwritten."""
         order = topological(self)
         for value in order:
             value.grad = 0.0
@@ -104,12 +108,15 @@ class Value:
 
 
 def as_value(number: Value | float) -> Value:
-    """The number itself, or a constant of it."""
+    """Return a `Value` unchanged, and wrap a number as a constant."""
     return number if isinstance(number, Value) else Value(number, label="constant")
 
 
 def topological(output: Value) -> list[Value]:
-    """Everything that `output` depends on, operands before results, and itself. Without recursion: graphs are deep."""
+    """Return all values that `output` depends on, and itself, operands before results.
+
+    Iterative, because a deep graph would exceed Python's recursion limit.
+    """
     order: list[Value] = []
     seen: set[int] = set()
     stack = [(output, False)]
@@ -125,44 +132,45 @@ def topological(output: Value) -> list[Value]:
 
 
 def draw_graph(output: Value, figure: Figure) -> None:
-    """The graph, from inputs on the left to the output on the right, with values and gradients on it."""
+    """Draw the graph with values and gradients, from the inputs on the left to the output on the right."""
     order = topological(output)
     column: dict[int, int] = {}
     for value in order:
         column[id(value)] = 1 + max((column[id(operand)] for operand, _ in value.operands), default=-1)
-    for value in reversed(order):  # a number that was given stands just before its first use
+    for value in reversed(order):  # an input is placed just before its first use
         for operand, _ in value.operands:
             if not operand.operands:
                 column[id(operand)] = min(column[id(v)] for v in order if operand in dict(v.operands)) - 1
     height: dict[int, float] = {}
     for number in range(max(column.values()) + 1):
-        here = [value for value in order if column[id(value)] == number]
-        for row, value in enumerate(here):
-            height[id(value)] = (len(here) - 1) / 2 - row
+        values = [value for value in order if column[id(value)] == number]
+        for row, value in enumerate(values):
+            height[id(value)] = (len(values) - 1) / 2 - row
     axes = figure.add_subplot()
     axes.set_axis_off()
     for value in order:
-        place = column[id(value)], height[id(value)]
+        position = column[id(value)], height[id(value)]
         for operand, derivative in value.operands:
             start = column[id(operand)], height[id(operand)]
             axes.annotate(
-                "", place, start, arrowprops={"arrowstyle": "-|>", "color": GREY, "shrinkA": 34, "shrinkB": 34}
+                "", position, start, arrowprops={"arrowstyle": "-|>", "color": GREY, "shrinkA": 34, "shrinkB": 34}
             )
-            middle = (start[0] + place[0]) / 2, (start[1] + place[1]) / 2
-            axes.text(*middle, f"×{derivative:.3g}", color=GREY, fontsize=8, ha="center", va="center", bbox=PLAIN)
+            middle = (start[0] + position[0]) / 2, (start[1] + position[1]) / 2
+            axes.text(*middle, f"×{derivative:.3g}", color=GREY, fontsize=8, ha="center", va="center", bbox=LABEL_BOX)
         text = f"{value.label}\n{value.data:.4g}\ngrad {value.grad:.4g}"
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": BLUE}
-        axes.text(*place, text, ha="center", va="center", fontsize=9, bbox=box)
+        axes.text(*position, text, ha="center", va="center", fontsize=9, bbox=box)
     axes.set_xlim(-0.5, max(column.values()) + 0.5)
     axes.set_ylim(min(height.values()) - 0.6, max(height.values()) + 0.6)
 
 
-def run(lesson: Lesson) -> dict[str, float]:
-    lesson.part(
-        "A graph of numbers",
-        """A neuron with a bend: out = tanh(w x + b), and how wrong it is: loss = (out - 1)². Each result remembers its
-        operands and its own derivative by each of them. Backwards along the arrows, derivatives are multiplied; where
-        arrows meet, they are added. In the picture, an arrow bears the derivative of its result by its operand.""",
+def run(presenter: Presenter) -> dict[str, float]:
+    """Show a computation graph, a numerical check of its gradient, and a number that is used twice."""
+    presenter.section(
+        "A computation graph",
+        """A neuron with an activation function, out = tanh(w x + b), and its loss, (out - 1)². Each result records its
+        operands and its derivative with respect to each of them. Backwards along the arrows, derivatives are
+        multiplied; where arrows meet, they are added. In the plot, an arrow is labelled with its derivative.""",
     )
     w, x, b = Value(0.5, label="w"), Value(2.0, label="x"), Value(-0.3, label="b")
     product = w * x
@@ -177,29 +185,29 @@ def run(lesson: Lesson) -> dict[str, float]:
         (name, v.data, v.grad)
         for name, v in {"w": w, "x": x, "b": b, "w x": product, "w x + b": total, "out": out, "loss": loss}.items()
     ]
-    lesson.table(("number", "value", "d loss / d number"), rows)
-    lesson.picture("autograd_graph", lambda figure: draw_graph(loss, figure), (13, 4.5))
+    presenter.table(("number", "value", "d loss / d number"), rows)
+    presenter.plot("autograd_graph", lambda figure: draw_graph(loss, figure), (13, 4.5))
 
-    lesson.part(
-        "Is it true?",
-        """A derivative is a promise: nudge w by a little, and the loss moves by the derivative times that little. Try
-        it: compute the loss at w + h and at w - h, and divide the difference by 2h.""",
+    presenter.section(
+        "A numerical check",
+        """If w changes by a small h, the loss changes by about the derivative times h. To check it, compute the loss at
+        w + h and at w - h, and divide the difference by 2h.""",
     )
 
     def loss_at(weight: float) -> float:
         return (math.tanh(weight * 2.0 - 0.3) - 1) ** 2
 
     rows = [(f"{h:g}", (loss_at(0.5 + h) - loss_at(0.5 - h)) / (2 * h), w.grad) for h in (0.1, 0.01, 0.001)]
-    lesson.table(("h", "measured", "by the chain rule"), rows)
+    presenter.table(("h", "measured", "by the chain rule"), rows)
 
-    lesson.part(
+    presenter.section(
         "A number that is used twice",
-        """In y = a·a + a, the number a has three arrows. The derivative adds them up: a + a + 1. This is why gradients
-        are
-        added to, never put in place of what is there, and why a number hands on only when all its results have.""",
+        """In y = a·a + a, the number a has three arrows, and the derivative is their sum, a + a + 1. This is why
+        gradients are accumulated, not assigned, and why a number's gradient is propagated only after those of all its
+        results.""",
     )
     a = Value(3.0, label="a")
     y = a * a + a
     y.backward()
-    lesson.say(f"At a = 3: y = {y.data:g}, dy/da = {a.grad:g}.")
+    presenter.text(f"At a = 3: y = {y.data:g}, dy/da = {a.grad:g}.")
     return {"numeric_error": abs(float(rows[-1][1]) - w.grad), "used_twice": a.grad}

@@ -1,16 +1,16 @@
-"""Dropout: learn with a random part of the network missing, so that no neuron can rely on another one.
+"""Dropout: train with a random part of the neurons disabled, so that no neuron can rely on another one.
 
-While training, each output of a hidden neuron is set to 0 with probability p, and the others are divided by 1 - p:
+During training, each output of a hidden neuron is set to 0 with probability p, and the others are divided by 1 - p:
 
     y = x · m / (1 - p),   m = 0 with probability p, else 1
 
-The mean of m is 1 - p, so the mean of y is x, and in use, where nothing is dropped, nothing needs to change. The
-gradient goes where the numbers went: d y / d x = m / (1 - p) (Srivastava et al. 2014,
-jmlr.org/papers/v15/srivastava14a.html; dividing in training and not in use is called inverted dropout).
+The mean of m is 1 - p, so the mean of y is x, and inference, without dropout, needs no scaling. The gradient has the
+same mask: d y / d x = m / (1 - p) (Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html; scaling during
+training instead of inference is called inverted dropout).
 
-A network with more weights than examples can learn these by heart: its loss on them falls to 0, while that on others
-grows, which is called overfitting.
-Noise is hard to learn by heart through a network that is another one at every step.
+A network with more weights than examples can memorise them: its loss on them falls to 0, while the loss on other
+examples grows. This is overfitting. Dropout makes memorising noise harder, because the active network differs at every
+step.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .lesson import BLUE, RED, Lesson
+from .lesson import BLUE, RED, Presenter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def dropout(x: torch.Tensor, p: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """x · m / (1 - p), for training."""
-    kept = torch.rand(x.shape, generator=generator) >= p
-    return x * kept / (1 - p)
+    """Return x · m / (1 - p), as during training."""
+    mask = torch.rand(x.shape, generator=generator) >= p
+    return x * mask / (1 - p)
 
 
 def moons(count: int, noise: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points (count, 2) of two half moons that reach into each other, and which moon (count,) each is of."""
+    """Return points (count, 2) of two interleaving half circles, and the labels (count,)."""
     labels = torch.arange(count) % 2
     angle = torch.rand(count, generator=generator) * torch.pi
     x = torch.where(labels == 0, angle.cos(), 1 - angle.cos())
@@ -44,9 +44,19 @@ def moons(count: int, noise: float, generator: torch.Generator) -> tuple[torch.T
 
 
 def fit(p: float, seed: int, steps: int = 1000, width: int = 128) -> tuple[list[float], list[float]]:
-    """Train 2 → width → width → 2 on 60 noisy points; losses on them and on 2,000 others, every 50 steps."""
+    """Train a network 2 → width → width → 2 on 60 noisy points.
+
+    Args:
+        p: dropout probability.
+        seed: of points, weights and dropout.
+        steps: number of steps, each on all points.
+        width: neurons of a hidden layer.
+
+    Returns:
+        Cross-entropy on the training points and on 2,000 test points, every 50 steps.
+    """
     generator = torch.Generator().manual_seed(seed)
-    (points, labels), (others, answers) = moons(60, 0.35, generator), moons(2000, 0.35, generator)
+    (points, labels), (test_points, test_labels) = moons(60, 0.35, generator), moons(2000, 0.35, generator)
     sizes = ((2, width), (width, width), (width, 2))
     weights = [torch.randn(shape, generator=generator) * (2 / shape[0]) ** 0.5 for shape in sizes]
     parameters = [nn.Parameter(tensor) for weight in weights for tensor in (weight, torch.zeros(weight.shape[1]))]
@@ -57,66 +67,67 @@ def fit(p: float, seed: int, steps: int = 1000, width: int = 128) -> tuple[list[
         return x @ parameters[4] + parameters[5]
 
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
-    seen, unseen = [], []
+    train_losses, test_losses = [], []
     for step in range(steps + 1):
         if step % 50 == 0:
             with torch.no_grad():
-                seen.append(F.cross_entropy(scores(points, 0.0), labels).item())
-                unseen.append(F.cross_entropy(scores(others, 0.0), answers).item())
+                train_losses.append(F.cross_entropy(scores(points, 0.0), labels).item())
+                test_losses.append(F.cross_entropy(scores(test_points, 0.0), test_labels).item())
         loss = F.cross_entropy(scores(points, p), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return seen, unseen
+    return train_losses, test_losses
 
 
-def run(lesson: Lesson) -> dict[str, float]:
+def run(presenter: Presenter) -> dict[str, float]:
+    """Show the mean of dropped-out values, and overfitting with and without dropout."""
     generator = torch.Generator().manual_seed(0)
     x = torch.full((10,), 2.0)
-    lesson.part(
-        "Half of the numbers",
-        f"""Ten times the number 2 through dropout with p = 0.5:
+    presenter.section(
+        "The mean is preserved",
+        f"""Ten times the number 2 after dropout with p = 0.5:
         {" ".join(f"{v:g}" for v in dropout(x, 0.5, generator))}.
-        What is left is doubled, so that the mean stays. Over a million numbers:""",
+        The remaining numbers are doubled, which preserves the mean. Over a million numbers:""",
     )
-    worst = 0.0
+    largest_error = 0.0
     rows: list[tuple[str | float, ...]] = []
     for p in (0.1, 0.3, 0.5, 0.8):
         dropped = dropout(torch.full((1_000_000,), 2.0), p, generator)
         rows.append((f"{p}", f"{(dropped == 0).float().mean():.1%}", dropped.mean().item()))
-        worst = max(worst, abs(dropped.mean().item() - 2))
-    lesson.table(("p", "became 0", "mean, 2 before"), rows)
+        largest_error = max(largest_error, abs(dropped.mean().item() - 2))
+    presenter.table(("p", "zeros", "mean (2 before)"), rows)
 
-    lesson.part(
-        "Learning by heart",
-        """60 points of two noisy half moons, and a network with 17,000 weights. Cross-entropy after 1,000 steps, on
-        these points and on 2,000 others; means of three draws:""",
+    presenter.section(
+        "Overfitting",
+        """60 points of two noisy half circles, and a network with 17,000 weights. Cross-entropy after 1,000 steps on
+        these points and on 2,000 test points; means of three seeds:""",
     )
     curves = {p: [fit(p, seed) for seed in range(3)] for p in (0.0, 0.2, 0.5)}
     mean = {
         p: [torch.tensor([one[side] for one in runs]).mean(0).tolist() for side in (0, 1)] for p, runs in curves.items()
     }
-    rows = [(f"{p}", seen[-1], unseen[-1], min(unseen)) for p, (seen, unseen) in mean.items()]
-    lesson.table(("p", "on the 60", "on others", "on others, at its best"), rows)
-    lesson.say("""Without dropout the 60 points are known by heart and the loss on others has grown far beyond its best.
-        Dropout slows the learning by heart down. It does not replace examples, nor stopping in time.""")
+    rows = [(f"{p}", train[-1], test[-1], min(test)) for p, (train, test) in mean.items()]
+    presenter.table(("p", "training loss", "test loss", "lowest test loss"), rows)
+    presenter.text("""Without dropout the network memorises the 60 points, and the test loss grows far above its
+        minimum. Dropout reduces overfitting. It replaces neither more examples nor early stopping.""")
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for p, colour in ((0.0, RED), (0.5, BLUE)):
             for side, style in ((0, "--"), (1, "-")):
-                name = ("the 60 points", "others")[side]
+                name = ("training", "test")[side]
                 steps = range(0, 50 * len(mean[p][side]), 50)
                 axes.plot(steps, mean[p][side], color=colour, linestyle=style, label=f"p = {p}, {name}")
         axes.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
 
-    lesson.picture("dropout", draw)
+    presenter.plot("dropout", draw)
     return {
-        "seen_without": mean[0.0][0][-1],
+        "train_without": mean[0.0][0][-1],
         "best_without": min(mean[0.0][1]),
-        "mean_error": worst,
+        "mean_error": largest_error,
         "gap_without": mean[0.0][1][-1] - mean[0.0][0][-1],
         "gap_with": mean[0.5][1][-1] - mean[0.5][0][-1],
         "without": mean[0.0][1][-1],

@@ -1,22 +1,19 @@
-"""Leaf or flower: a network that decides, on our own autograd.
+"""Leaf or flower: a classifier on our own autograd.
 
-Two inputs, the colour (0 green, 1 red) and the volume; two neurons at the end, one for each class; the higher one wins.
-Between them a hidden layer with a bend, tanh: a single layer would draw a straight line between leaves and flowers, for
-two weighted sums are equal where their difference, again a weighted sum, is 0.
+The network has two inputs, colour (0 green, 1 red) and volume, and two outputs, one for each class; the prediction is
+the class with the higher output. Between them is a hidden layer with tanh: the decision boundary of a single layer
+would be a straight line, because two weighted sums are equal where their difference, again a weighted sum, is 0.
 
-What is to be minimised? The share of right answers won't do: it does not move when a weight moves a little. So the two
-scores (the field says logits) become shares by softmax, p_i = e^s_i / Σ e^s_j, and the loss of an example is the
-surprise at the right answer, -log p with the natural logarithm: 0 where p is 1, the larger the smaller p is. It is
-called cross-entropy:
+The accuracy can't be the loss, because it does not change with small changes of a weight. So softmax turns the two
+scores (logits) into probabilities, p_i = e^s_i / Σ e^s_j, and the loss of an example is the negative log probability of
+its label, the cross-entropy:
 
-    loss = -log p_right = log Σ e^s_j - s_right
+    loss = -log p_label = log Σ e^s_j - s_label
 
-It is 0 where the right answer has all, log 2 = 0.693 where both have half, and grows without bound where the network is
-sure and wrong. Its derivative by each score is e^s_i / Σ e^s_j = p_i, less 1 for the right one: what `backward` finds
-without being told.
+It is 0 if the label's probability is 1, log 2 = 0.693 if both are 1/2, and grows without bound for confident errors.
+Its derivative with respect to a score is p_i, minus 1 for the label's; `backward` computes it without a special case.
 
-Each step learns from a few examples drawn at random (stochastic gradient descent), and the learning rate falls to 0, so
-that the last steps only polish.
+Each step uses a small random batch of examples (stochastic gradient descent), and the learning rate decays to 0.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .autograd import Value, as_value
-from .lesson import GREEN, RED, Lesson
+from .lesson import GREEN, RED, Presenter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,11 +34,11 @@ Example = tuple[tuple[float, float], int]
 
 
 class Network:
-    """Layers of neurons, each with a weight for every input and a bias; tanh between the layers.
+    """A multilayer perceptron: linear layers with biases, and tanh between them.
 
     Args:
-        sizes: number of inputs, of the neurons of each hidden layer, and of outputs.
-        seed: of the weights, which start at random: neurons that start alike stay alike.
+        sizes: number of inputs, of neurons of each hidden layer, and of outputs.
+        seed: of the initial weights, which are random because neurons with equal weights would stay equal.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int):
@@ -52,68 +49,82 @@ class Network:
         ]
 
     def parameters(self) -> list[Value]:
+        """Return all weights and biases."""
         return [value for layer in self.layers for weights, bias in layer for value in (*weights, bias)]
 
     def __call__(self, inputs: Sequence[float]) -> list[Value]:
-        """The scores of the classes."""
-        signals = [as_value(number) for number in inputs]
+        """Return the logits, one per class."""
+        activations = [as_value(number) for number in inputs]
         for number, layer in enumerate(self.layers):
-            sums = [sum((w * x for w, x in zip(ws, signals, strict=True)), start=bias) for ws, bias in layer]
-            signals = sums if number == len(self.layers) - 1 else [s.tanh() for s in sums]
-        return signals
+            sums = [sum((w * x for w, x in zip(ws, activations, strict=True)), start=bias) for ws, bias in layer]
+            activations = sums if number == len(self.layers) - 1 else [s.tanh() for s in sums]
+        return activations
 
-    def decide(self, inputs: Sequence[float]) -> int:
-        """The class with the highest score."""
+    def predict(self, inputs: Sequence[float]) -> int:
+        """Return the class with the highest logit."""
         scores = [score.data for score in self(inputs)]
         return scores.index(max(scores))
 
 
-def cross_entropy(scores: Sequence[Value], right: int) -> Value:
-    """log Σ e^s - s_right."""
-    highest = max(score.data for score in scores)  # taken away first, so that no e^s overflows
-    return sum(((s - highest).exp() for s in scores), start=Value(0)).log() + highest - scores[right]
+def cross_entropy(scores: Sequence[Value], label: int) -> Value:
+    """Return log Σ e^s - s_label."""
+    highest = max(score.data for score in scores)  # subtracted to avoid overflow
+    return sum(((s - highest).exp() for s in scores), start=Value(0)).log() + highest - scores[label]
 
 
 def train(network: Network, examples: Sequence[Example], steps: int, rate: float, batch: int, seed: int) -> list[float]:
-    """Gradient descent on `batch` examples at a time, drawn at random; the loss of each step."""
-    drawer, losses = random.Random(seed), []
+    """Train by stochastic gradient descent, with a learning rate that decays linearly to 0.
+
+    Args:
+        network: updated in place.
+        examples: inputs and label of each example.
+        steps: number of steps.
+        rate: initial learning rate.
+        batch: number of examples per step.
+        seed: of the random batches.
+
+    Returns:
+        The loss of each step.
+    """
+    generator, losses = random.Random(seed), []
     for step in range(steps):
         loss = Value(0)
-        for inputs, right in drawer.sample(list(examples), batch):
-            loss = loss + cross_entropy(network(inputs), right) / batch
+        for inputs, label in generator.sample(list(examples), batch):
+            loss = loss + cross_entropy(network(inputs), label) / batch
         loss.backward()
-        slower = rate * (1 - step / steps)
+        current_rate = rate * (1 - step / steps)
         for parameter in network.parameters():
-            parameter.data -= slower * parameter.grad
+            parameter.data -= current_rate * parameter.grad
         losses.append(loss.data)
     return losses
 
 
 def accuracy(network: Network, examples: Sequence[Example]) -> float:
-    return sum(network.decide(inputs) == right for inputs, right in examples) / len(examples)
+    """Return the fraction of examples that are classified correctly."""
+    return sum(network.predict(inputs) == label for inputs, label in examples) / len(examples)
 
 
 def plants(count: int, seed: int) -> list[Example]:
-    """Leaves (0) are green and large, or red and shrivelled, as in autumn; flowers (1) are red and large, or green and
-    small, as buds."""
-    drawer = random.Random(seed)
-    found: list[Example] = []
+    """Generate leaves (0), which are green and large or, in autumn, red and small, and flowers (1), which are red and
+    large or, as buds, green and small."""
+    generator = random.Random(seed)
+    examples: list[Example] = []
     for _ in range(count):
-        red, large = drawer.random() < 0.5, drawer.random() < 0.5
-        colour, volume = drawer.gauss(0.75 if red else 0.25, 0.1), drawer.gauss(0.75 if large else 0.25, 0.1)
-        found.append(((colour, volume), int(red == large)))
-    return found
+        red, large = generator.random() < 0.5, generator.random() < 0.5
+        colour, volume = generator.gauss(0.75 if red else 0.25, 0.1), generator.gauss(0.75 if large else 0.25, 0.1)
+        examples.append(((colour, volume), int(red == large)))
+    return examples
 
 
 def disc(count: int, seed: int) -> list[Example]:
-    """Arrows that hit (1) a disc around the middle, or miss (0): other inputs, other labels."""
-    drawer = random.Random(seed)
-    found: list[Example] = []
-    while len(found) < count:
-        x, y = drawer.uniform(-1, 1), drawer.uniform(-1, 1)
-        if abs(math.hypot(x, y) - 0.65) > 0.05:  # nothing on the line itself
-            found.append(((x, y), int(math.hypot(x, y) < 0.65)))
-    return found
+    """Generate points in a square that hit a disc around its centre (1) or miss it (0)."""
+    generator = random.Random(seed)
+    examples: list[Example] = []
+    while len(examples) < count:
+        x, y = generator.uniform(-1, 1), generator.uniform(-1, 1)
+        if abs(math.hypot(x, y) - 0.65) > 0.05:  # a margin between the classes
+            examples.append(((x, y), int(math.hypot(x, y) < 0.65)))
+    return examples
 
 
 TASKS: dict[str, tuple[Callable[[int, int], list[Example]], tuple[str, str], tuple[str, str]]] = {
@@ -122,47 +133,49 @@ TASKS: dict[str, tuple[Callable[[int, int], list[Example]], tuple[str, str], tup
 }
 
 
-def run(lesson: Lesson) -> dict[str, float]:
-    found: dict[str, float] = {}
-    lesson.part(
-        "Two inputs, two outputs, the higher one wins",
-        """A leaf is green and large, or red and shrivelled in autumn; a flower is red and large, or a green bud. Colour
-        alone decides nothing, volume neither. One layer can only draw a line; a hidden layer of 8 neurons with tanh
-        bends it. Trained on 200 plants, 10 a step; judged on 300 others.""",
+def run(presenter: Presenter) -> dict[str, float]:
+    """Train a linear and a nonlinear classifier on two tasks, and plot the decision boundaries."""
+    results: dict[str, float] = {}
+    presenter.section(
+        "Two inputs, two classes",
+        """A leaf is green and large or, in autumn, red and small; a flower is red and large or, as a bud, green and
+        small. Neither colour nor volume alone separates the classes. The boundary of one layer is a straight line; with
+        a hidden layer of 8 neurons and tanh it can be curved. Trained on 200 examples, 10 per step; evaluated on 300
+        others.""",
     )
     trained: dict[str, Network] = {}
     rows = []
-    for name, (make, _, _) in TASKS.items():
-        examples, others = make(200, 0), make(300, 1)
+    for name, (make_examples, _, _) in TASKS.items():
+        examples, test_examples = make_examples(200, 0), make_examples(300, 1)
         for kind, sizes in (("one layer", (2, 2)), ("with a hidden layer", (2, 8, 2))):
             network = Network(sizes, seed=0)
             losses = train(network, examples, steps=700, rate=1.0, batch=10, seed=0)
-            right = accuracy(network, others)
-            late = sum(losses[-50:]) / 50
-            rows.append((name, kind, f"{losses[0]:.3f}", f"{late:.3f}", f"{right:.1%}"))
-            found[f"{name}, {kind}"] = right
+            correct = accuracy(network, test_examples)
+            final_loss = sum(losses[-50:]) / 50
+            rows.append((name, kind, f"{losses[0]:.3f}", f"{final_loss:.3f}", f"{correct:.1%}"))
+            results[f"{name}, {kind}"] = correct
             trained[name] = network
     misses = sum(not hit for _, hit in disc(300, 1)) / 300
-    lesson.table(("task", "network", "first loss", "last 50 losses", "right, of 300 others"), rows)
-    lesson.say(f"""The best line puts three of the four groups of plants on the right sides, and descent finds not
-        even that; always saying "miss" would be right for {misses:.0%} of the arrows. The second task, an
-        arrow that hits or misses a disc, has other inputs and other labels. Not a line of the network was changed for
-        it: only its examples. In the picture, areas are what the network decides, dots the 300 others.""")
+    presenter.table(("task", "network", "first loss", "last 50 losses", "test accuracy"), rows)
+    presenter.text(f"""The best line classifies three of the four groups of plants correctly, and gradient descent does
+        not even find that; in the second task, points that hit or miss a disc, always predicting "miss" is correct for
+        {misses:.0%}. The network is the same for both tasks: only the examples differ. In the plot, areas are
+        predictions and dots are the 300 test examples.""")
 
     def draw(figure: Figure) -> None:
         steps = 50
-        for axes, (name, (make, labels, classes)) in zip(figure.subplots(1, 2), TASKS.items(), strict=True):
-            examples = make(300, 1)
+        for axes, (name, (make_examples, labels, classes)) in zip(figure.subplots(1, 2), TASKS.items(), strict=True):
+            examples = make_examples(300, 1)
             low = [min(inputs[i] for inputs, _ in examples) for i in (0, 1)]
             high = [max(inputs[i] for inputs, _ in examples) for i in (0, 1)]
             lines = [[low[i] + (high[i] - low[i]) * k / (steps - 1) for k in range(steps)] for i in (0, 1)]
-            decided = [[trained[name].decide((x, y)) for x in lines[0]] for y in lines[1]]
-            axes.contourf(*lines, decided, levels=[-0.5, 0.5, 1.5], colors=[GREEN, RED], alpha=0.25)
-            for which, colour in ((0, GREEN), (1, RED)):
-                points = [inputs for inputs, right in examples if right == which]
-                axes.scatter(*zip(*points, strict=True), s=12, color=colour, label=classes[which])
+            predictions = [[trained[name].predict((x, y)) for x in lines[0]] for y in lines[1]]
+            axes.contourf(*lines, predictions, levels=[-0.5, 0.5, 1.5], colors=[GREEN, RED], alpha=0.25)
+            for number, colour in ((0, GREEN), (1, RED)):
+                points = [inputs for inputs, label in examples if label == number]
+                axes.scatter(*zip(*points, strict=True), s=12, color=colour, label=classes[number])
             axes.set(title=name, xlabel=labels[0], ylabel=labels[1])
             axes.legend(frameon=False)
 
-    lesson.picture("leaf_or_flower", draw, (10, 4.5))
-    return found
+    presenter.plot("leaf_or_flower", draw, (10, 4.5))
+    return results

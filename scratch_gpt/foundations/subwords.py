@@ -1,18 +1,17 @@
-"""Sub-words by byte-pair encoding: begin with characters, and again and again make one token of the most frequent pair.
+"""Subwords by byte-pair encoding: start with characters, and repeatedly merge the most frequent pair of tokens.
 
-A token is what a model reads at a time. Words would be the wrong ones: there are endlessly many, and an unknown one is
-lost. Characters are few, but a text has many of them, and each says little. Byte-pair encoding (Sennrich, Haddow and
-Birch 2016, arXiv:1508.07909) finds a middle way by counting:
+A token is the unit that a model reads. Words are unsuitable: their number is unlimited, and unknown words can't be
+represented. Characters are few, but make sequences long, and each carries little information. Byte-pair encoding
+(Sennrich, Haddow and Birch 2016, arXiv:1508.07909) is a compromise by counting:
 
-1. Every word is a row of characters. Count how often each word occurs.
-2. Count all pairs of neighbours within words. Of pairs that are equally frequent, take the one whose first token is
-   older, then the one whose second is; characters, in sorted order, are the oldest.
-3. Put the most frequent pair together wherever it stands: a new token. Go on at 2 until there are enough.
+1. Split every word into characters. Count how often each word occurs.
+2. Count all pairs of adjacent tokens within words. Of equally frequent pairs, take the one whose first token was
+   created earlier, then the one whose second token was; characters, in sorted order, come first.
+3. Merge the most frequent pair everywhere into a new token. Repeat from 2 until there are enough tokens.
 
-To encode a new word, cut it into characters and apply the merges in the order in which they were learned. GPT-2's
-tokenizer begins with the 256 possible bytes instead of characters, so that nothing is ever unknown, and keeps the space
-as a part of the word behind it, so that tokens can be put together to the text again; `tokenization/training.py` does
-so too.
+To encode a new word, split it into characters and apply the merges in the order in which they were learned. GPT-2's
+tokenizer starts with the 256 possible bytes instead of characters, so that there are no unknown tokens, and attaches a
+space to the word that follows it, so that decoding restores the text; `tokenization/training.py` does the same.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .lesson import BLUE, Lesson
+from .lesson import BLUE, Presenter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +30,7 @@ Pair = tuple[str, str]
 
 
 def merge(tokens: list[str], pair: Pair) -> list[str]:
-    """Put a pair together, from left to right, wherever it stands."""
+    """Merge all occurrences of a pair, from left to right."""
     merged: list[str] = []
     for token in tokens:
         if merged and (merged[-1], token) == pair:
@@ -42,7 +41,7 @@ def merge(tokens: list[str], pair: Pair) -> list[str]:
 
 
 def learn_merges(words: Iterable[str], count: int) -> list[Pair]:
-    """The first `count` merges; fewer, where no pair is left."""
+    """Learn up to `count` merges; fewer if no pair is left."""
     frequency = Counter(words)
     split = {word: list(word) for word in frequency}
     age = {token: number for number, token in enumerate(sorted({c for word in frequency for c in word}))}
@@ -62,7 +61,7 @@ def learn_merges(words: Iterable[str], count: int) -> list[Pair]:
 
 
 def encode(word: str, merges: Iterable[Pair]) -> list[str]:
-    """The tokens of a word."""
+    """Split a word into tokens by merges, in their order."""
     tokens = list(word)
     for pair in merges:
         tokens = merge(tokens, pair)
@@ -70,7 +69,7 @@ def encode(word: str, merges: Iterable[Pair]) -> list[str]:
 
 
 def library_merges(words: Iterable[str], count: int) -> list[Pair]:
-    """The merges that the library `tokenizers` learns from the same words."""
+    """Learn up to `count` merges with the library `tokenizers`."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -83,16 +82,17 @@ def library_merges(words: Iterable[str], count: int) -> list[Pair]:
     return [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
-def run(lesson: Lesson) -> dict[str, float]:
+def run(presenter: Presenter) -> dict[str, float]:
+    """Learn merges from stories, and compare them with the library `tokenizers`."""
     from ..data.corpora.stories import stories
 
     words = " ".join(stories(0, 300)).split()
     merges = learn_merges(words, 300)
     characters = sum(map(len, words))
-    lesson.part(
-        "Counting pairs",
-        f"""300 little stories have {len(words):,} words, {len(set(words)):,} different ones, of {characters:,}
-        characters. The merges, one after the other, and what a word becomes by them:""",
+    presenter.section(
+        "Merging pairs",
+        f"""300 stories have {len(words):,} words, {len(set(words)):,} of them distinct, and {characters:,} characters.
+        The merges, and the tokens of a word and of the text after them:""",
     )
     word, frequency = "gardener", Counter(words)
     shown = (0, 1, 2, 5, 10, 20, 50, 100, 300)
@@ -102,27 +102,27 @@ def run(lesson: Lesson) -> dict[str, float]:
         (f"{n}", " + ".join(merges[n - 1]) if n else "", " ".join(encode(word, merges[:n])), f"{length[n]:,}")
         for n in shown
     ]
-    lesson.table(("merges", "the last one", word, "tokens of the text"), rows)
+    presenter.table(("merges", "last merge", word, "tokens of the text"), rows)
 
-    theirs = library_merges(words, 300)
-    equal = sum(ours == other for ours, other in zip(merges, theirs, strict=False))
-    lesson.part(
-        "Is it the real thing?",
-        f"""The library `tokenizers` learned {len(theirs)} merges from the same words: {equal} of 300 are the same, in
-        the same order. A word that never occurred is cut into what is known: farmhouse becomes
+    expected = library_merges(words, 300)
+    equal = sum(ours == theirs for ours, theirs in zip(merges, expected, strict=False))
+    presenter.section(
+        "Comparison with a library",
+        f"""The library `tokenizers` learned {len(expected)} merges from the same words: {equal} of 300 are equal, in
+        the same order. A word that does not occur in the text is split into known tokens: farmhouse becomes
         {" ".join(encode("farmhouse", merges))}.""",
     )
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.plot(points, [length[n] / 1000 for n in points], color=BLUE)
-        axes.set(xlabel="merges", ylabel="tokens of the text, thousands", ylim=(0, None))
+        axes.set(xlabel="merges", ylabel="tokens of the text (thousands)", ylim=(0, None))
         axes.grid(alpha=0.25)
 
-    lesson.picture("subwords", draw)
+    presenter.plot("subwords", draw)
     return {
         "equal_merges": float(equal),
-        "merges": float(len(theirs)),
+        "merges": float(len(expected)),
         "tokens": float(length[300]),
         "characters": float(characters),
     }

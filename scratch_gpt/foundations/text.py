@@ -1,25 +1,23 @@
-"""Text as numbers: from counted pairs to a window of embeddings.
+"""Text as numbers: from bigram counts to a window of embeddings.
 
-A network reads numbers, so each different character gets one, its id: new line 0, " " 1, "," 2, "." 3, "A" 4 … A
-language model gives, for what has been read, a share (a probability) to every possible next character; its loss is the
-mean surprise at the one that came, -log share. With the natural logarithm its unit is called nat. A model that knows
-nothing has log(number of characters).
+A network reads numbers, so each distinct character gets an id: new line 0, " " 1, "," 2, "." 3, "A" 4 … A language
+model predicts a probability for every possible next character, given the previous ones. Its loss is the mean negative
+log probability of the character that follows; with the natural logarithm, the unit is the nat. A uniform prediction has
+the loss log(number of characters).
 
-*The bigram* looks at one character only. Count how often b follows a, and share(b after a) = count(ab) / count(a). The
-same table can be learned: begin with zeros, take the softmax of each row for shares, and descend. The loss of row a is
-Σ_b count(ab) (-log softmax(row)_b), and its derivative (p, less 1 at the right answer, as in leaf_or_flower, added up)
-is count(a) · shares - count(ab): it is 0 exactly where the shares are those that were counted. Both ways lead to one
-table, the second ever more slowly, for a share of 0 is only approached.
+*The bigram model* uses only one previous character. Count how often b follows a: p(b | a) = count(ab) / count(a). The
+same table can be learned: start with zeros, take the softmax of each row as probabilities, and apply gradient descent.
+The loss of row a is Σ_b count(ab) (-log softmax(row)_b), and its derivative (p, minus 1 for the label, as in
+leaf_or_flower, summed) is count(a) · p - count(ab), which is 0 exactly if p are the counted frequencies. Both methods
+give the same table, but gradient descent only approaches probabilities of 0, ever more slowly.
 
-*A window* looks at the last eight characters. Their ids are names, not amounts: "m" is not between "l" and "n" in any
-way that matters, and a network that is handed ids as amounts must undo that. An embedding gives each character a vector
-of its own, which is learned like any other weight: characters that behave alike may come to lie together. With one
-dimension they stand on a line, with many each can differ in many ways (Bengio et al. 2003,
-jmlr.org/papers/v3/bengio03a.html).
+*The window model* uses the last eight characters. Their ids are categories, not quantities: the order of "l", "m" and
+"n" has no meaning, but a network whose inputs are ids must treat it as one. An embedding assigns a learned vector to
+each character; characters that are used similarly can get similar vectors. With one dimension they are points on a
+line, with many they can be similar in several respects (Bengio et al. 2003, jmlr.org/papers/v3/bengio03a.html).
 
-From here on PyTorch is our autograd, with tables of numbers in place of single ones: `nn.Linear` is a layer,
-`nn.Embedding` a table with a vector for each id, `backward` what it was in autograd.py, `zero_grad` forgets the
-gradients of the step before.
+From here on, PyTorch is our autograd, with tensors instead of scalars: `nn.Linear` is a layer, `nn.Embedding` a table
+with a vector for each id, `backward` as in autograd.py, and `zero_grad` resets the gradients of the previous step.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from torch.nn import functional as F
 
 from ..data.corpora.stories import stories
 from .activations import softmax
-from .lesson import BLUE, Lesson
+from .lesson import BLUE, Presenter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,20 +41,20 @@ WINDOW = 8
 
 
 def count_pairs(ids: np.ndarray, size: int) -> np.ndarray:
-    """How often b follows a: (size, size)."""
+    """Count how often id b (column) follows id a (row): (size, size)."""
     counts = np.zeros((size, size))
     np.add.at(counts, (ids[:-1], ids[1:]), 1)
     return counts
 
 
-def bigram_loss(shares: np.ndarray, counts: np.ndarray) -> float:
-    """Mean surprise, in nats a character."""
+def bigram_loss(probabilities: np.ndarray, counts: np.ndarray) -> float:
+    """Return the cross-entropy in nats per character of pairs with these counts."""
     seen = counts > 0
-    return float(-(counts[seen] * np.log(shares[seen])).sum() / counts.sum())
+    return float(-(counts[seen] * np.log(probabilities[seen])).sum() / counts.sum())
 
 
 def descend_bigram(counts: np.ndarray, steps: int = 500, rate: float = 5.0) -> np.ndarray:
-    """The table of scores, by gradient descent; each row's step is in units of how often its character occurs."""
+    """Learn the table of logits by gradient descent; each row's gradient is divided by its character's count."""
     scores = np.zeros_like(counts)
     total = np.maximum(counts.sum(1, keepdims=True), 1)
     for _ in range(steps):
@@ -65,11 +63,12 @@ def descend_bigram(counts: np.ndarray, steps: int = 500, rate: float = 5.0) -> n
 
 
 class WindowNetwork(nn.Module):
-    """The last WINDOW characters, side by side, through a hidden layer to scores for the next.
+    """A feed-forward language model: embeddings of the last WINDOW characters, concatenated, and one hidden layer.
 
     Args:
-        vocab_size: number of different characters.
-        dimensions: of the embedding; 0 hands the ids on as amounts between -1 and 1.
+        vocab_size: number of distinct characters.
+        dimensions: of the embedding; 0 uses the ids themselves as inputs, scaled to [-1, 1].
+        hidden_size: number of hidden neurons.
     """
 
     def __init__(self, vocab_size: int, dimensions: int, hidden_size: int = 128):
@@ -80,7 +79,7 @@ class WindowNetwork(nn.Module):
         self.output = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """Ids (B, WINDOW) to scores (B, vocab_size)."""
+        """Map ids (B, WINDOW) to logits (B, vocab_size)."""
         if self.embedding is None:
             x = windows.float() / (self.vocab_size - 1) * 2 - 1
         else:
@@ -89,7 +88,18 @@ class WindowNetwork(nn.Module):
 
 
 def fit(network: WindowNetwork, ids: torch.Tensor, held_out: torch.Tensor, steps: int = 1200, seed: int = 0) -> float:
-    """Train on random windows, 256 at a time; the loss on all windows of `held_out`."""
+    """Train on random windows, 256 per step.
+
+    Args:
+        network: updated in place.
+        ids: training text (N,).
+        held_out: text to evaluate on (M,).
+        steps: number of steps.
+        seed: of the random windows.
+
+    Returns:
+        The loss on all windows of `held_out`, in nats per character.
+    """
     generator = torch.Generator().manual_seed(seed)
     windows = ids.unfold(0, WINDOW + 1, 1)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
@@ -101,36 +111,47 @@ def fit(network: WindowNetwork, ids: torch.Tensor, held_out: torch.Tensor, steps
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        others = held_out.unfold(0, WINDOW + 1, 1)
-        return F.cross_entropy(network(others[:, :-1]), others[:, -1]).item()
+        windows = held_out.unfold(0, WINDOW + 1, 1)
+        return F.cross_entropy(network(windows[:, :-1]), windows[:, -1]).item()
 
 
 def generate(network: WindowNetwork, start: list[int], count: int, seed: int = 0) -> list[int]:
-    """Draw `count` further characters, each by the shares that the network gives."""
+    """Sample characters one by one.
+
+    Args:
+        network: trained network.
+        start: ids of the prompt, at least WINDOW.
+        count: number of characters to generate.
+        seed: of the sampling.
+
+    Returns:
+        The ids of the generated characters, without the prompt.
+    """
     generator, ids = torch.Generator().manual_seed(seed), list(start)
     for _ in range(count):
         with torch.no_grad():
-            shares = network(torch.tensor([ids[-WINDOW:]])).softmax(-1)
-        ids.append(int(torch.multinomial(shares[0], 1, generator=generator)))
+            probabilities = network(torch.tensor([ids[-WINDOW:]])).softmax(-1)
+        ids.append(int(torch.multinomial(probabilities[0], 1, generator=generator)))
     return ids[len(start) :]
 
 
-def run(lesson: Lesson) -> dict[str, float]:
-    text, other = "\n".join(stories(0, 600)), "\n".join(stories(1, 60))
-    characters = sorted(set(text + other))
+def run(presenter: Presenter) -> dict[str, float]:
+    """Compare counted and learned bigrams, then window models with different inputs."""
+    text, held_out_text = "\n".join(stories(0, 600)), "\n".join(stories(1, 60))
+    characters = sorted(set(text + held_out_text))
     number = {character: i for i, character in enumerate(characters)}
-    ids, held_out = (np.array([number[c] for c in t]) for t in (text, other))
+    ids, held_out = (np.array([number[c] for c in t]) for t in (text, held_out_text))
     size = len(characters)
-    lesson.part(
-        "Counting and learning arrive at one table",
-        f"""600 little stories: {len(text):,} characters, {size} different ones. "hen" becomes
-        {[number[c] for c in "hen"]}. A model that knows nothing has a loss of log {size} = {math.log(size):.3f}.""",
+    presenter.section(
+        "Counting and gradient descent give the same bigram table",
+        f"""600 stories: {len(text):,} characters, {size} of them distinct. The ids of "hen" are
+        {[number[c] for c in "hen"]}. A uniform prediction has a loss of log {size} = {math.log(size):.3f}.""",
     )
     counts = count_pairs(ids, size)
     counted = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     learned = softmax(descend_bigram(counts))
-    found = {"counted": bigram_loss(counted, counts), "learned": bigram_loss(learned, counts)}
-    found["bigram"] = bigram_loss(learned, count_pairs(held_out, size))
+    results = {"counted": bigram_loss(counted, counts), "learned": bigram_loss(learned, counts)}
+    results["bigram"] = bigram_loss(learned, count_pairs(held_out, size))
     rows = [
         (
             f"after {a!r}",
@@ -141,45 +162,46 @@ def run(lesson: Lesson) -> dict[str, float]:
         )
         for a in ("h", "n", ",")
     ]
-    lesson.table(("", "most often, counted / learned", "then", "then"), rows)
-    lesson.say(f"Loss by counting {found['counted']:.4f} nats a character, by descent {found['learned']:.4f}.")
+    presenter.table(("", "most frequent, counted / learned", "second", "third"), rows)
+    presenter.text(
+        f"Loss by counting {results['counted']:.4f} nats per character, by gradient descent {results['learned']:.4f}."
+    )
 
-    lesson.part(
-        "What an embedding buys",
-        f"""A window of {WINDOW} characters and one hidden layer of 128. What stands for a character
-        differs, and with it the number of weights. Losses on 60 other stories, and how each goes on after "The
-        farm":""",
+    presenter.section(
+        "The gain of embeddings",
+        f"""A window of {WINDOW} characters and one hidden layer of 128 neurons, with different inputs for a character.
+        Loss on 60 held-out stories in nats per character, and a continuation of "The farm":""",
     )
     torch_ids, torch_held_out = torch.from_numpy(ids), torch.from_numpy(held_out)
-    rows, networks = [("the bigram", f"{found['bigram']:.3f}", f"{size * size:,}", "")], {}
-    for name, dimensions in (("its id", 0), ("one number", 1), ("two", 2), ("sixteen", 16)):
+    rows, networks = [("bigram", f"{results['bigram']:.3f}", f"{size * size:,}", "")], {}
+    for name, dimensions in (("id", 0), ("1 dimension", 1), ("2 dimensions", 2), ("16 dimensions", 16)):
         torch.manual_seed(0)
         networks[dimensions] = network = WindowNetwork(size, dimensions)
         loss = fit(network, torch_ids, torch_held_out)
-        found[f"window_{dimensions}"] = loss
+        results[f"window_{dimensions}"] = loss
         sample = "".join(characters[i] for i in generate(network, [number[c] for c in "The farm"], 30))
         weights = sum(p.numel() for p in network.parameters())
         rows.append((name, f"{loss:.3f}", f"{weights:,}", " ".join(sample.split("\n"))))
-    lesson.table(("a character is", "loss", "weights", "continuation"), rows)
-    lesson.say("""Eight ids handed over as amounts do worse than the bigram's one character. A learned place on a line
-        beats the id, whose order means nothing; more dimensions let characters be alike in one way and different in
-        another.""")
+    presenter.table(("input", "loss", "weights", "continuation"), rows)
+    presenter.text("""Eight ids as numeric inputs are worse than the bigram's one character. A learned position on a
+        line is better than the id, whose order has no meaning; with more dimensions, characters can be similar in one
+        respect and different in another.""")
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         left.imshow(counted**0.5, cmap="Blues")
-        left.set(title="how often the column follows the row (root of the share)")
+        left.set(title="frequency of the column after the row (square root)")
         left.set(xticks=range(size), yticks=range(size))
         shown = ["␣" if c == " " else repr(c)[1:-1] for c in characters]
         left.set_xticklabels(shown, fontsize=6)
         left.set_yticklabels(shown, fontsize=6)
         embedding = networks[2].embedding
         assert embedding is not None
-        places = embedding.weight.detach().numpy()
-        right.scatter(places[:, 0], places[:, 1], s=4, color=BLUE)
-        for character, place in zip(shown, places, strict=True):
-            right.annotate(character, place, (3, 2), textcoords="offset points")
-        right.set(title="where two dimensions put each character", xlabel="first", ylabel="second")
+        vectors = embedding.weight.detach().numpy()
+        right.scatter(vectors[:, 0], vectors[:, 1], s=4, color=BLUE)
+        for character, vector in zip(shown, vectors, strict=True):
+            right.annotate(character, vector, (3, 2), textcoords="offset points")
+        right.set(title="embeddings in two dimensions", xlabel="first", ylabel="second")
 
-    lesson.picture("text", draw, (11, 5))
-    return found
+    presenter.plot("text", draw, (11, 5))
+    return results

@@ -1,1 +1,1 @@
-"""Planting small bugs and running the tests that reach them; the command is stress/mutants.py."""
+"""Mutation testing; the command is stress/mutants.py."""

@@ -1,7 +1,7 @@
-"""Copies of the repository, and pytest in forked processes that find torch, transformers and pytest imported already.
+"""Copies of the repository, and pytest in forks of a process that has imported torch, transformers and pytest.
 
-Starting Python with all that the tests import takes 5 to 15 seconds, a fork a few milliseconds. Only scratch_gpt and
-the tests are imported after the fork, from a copy of the repository whose files a mutant may change.
+Starting Python with all imports of the tests takes 5 to 15 seconds, a fork a few milliseconds. Only scratch_gpt and
+the tests are imported after the fork, from a copy of the repository in which a mutant is planted.
 """
 
 import ctypes
@@ -24,9 +24,9 @@ import psutil
 
 PROJECT = Path(__file__).resolve().parents[2]
 GIB = 2**30
-# What one process of the tests may take: a mutant that allocates or writes in an endless loop ends with an error.
+# Limits of each test process: a mutant that allocates or writes in an endless loop fails with an error.
 LIMITS = {resource.RLIMIT_AS: 14 * GIB, resource.RLIMIT_FSIZE: 2 * GIB, resource.RLIMIT_CORE: 0}
-# Imported before any fork. What is missing here is imported by each fork anew, which is slow, not wrong.
+# Imported before the forks. Other modules are imported in each fork, which is only slower.
 PRELOADED = """
     accelerate accelerate.state coverage datasets hypothesis hypothesis.strategies matplotlib.pyplot numpy numpy.testing
     pandas peft psutil pyarrow.parquet pytest pytest_timeout rich.console rich.progress rich.table sacrebleu sacremoses
@@ -41,10 +41,10 @@ PRELOADED = """
 
 
 class Tree:
-    """A copy of the repository's tracked files in a temporary folder, with caches of its own.
+    """A copy of the repository's tracked files in a temporary folder, with its own caches.
 
     Args:
-        project: Root of the repository (a git working tree) to copy.
+        project: Root of the repository to copy, a git working tree.
     """
 
     def __init__(self, project: Path = PROJECT):
@@ -53,22 +53,22 @@ class Tree:
         self.caches, self.temporary = self.home / "caches", self.home / "tmp"
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=project, capture_output=True, check=True, text=True)
         for name in filter(None, listed.stdout.split("\0")):
-            if (project / name).is_file():  # not one that is deleted but not committed
+            if (project / name).is_file():  # skip files that are deleted, but not committed
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(project / name, self.root / name)
-        if (project.parent / "shared").is_dir():  # data that some tests read beside the repository
+        if (project.parent / "shared").is_dir():  # data next to the repository that some tests read
             (self.root.parent / "shared").symlink_to(project.parent / "shared")
         self.writes = 0
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace the file `name`, with a time of change that no earlier version had: compiled files go by it."""
+        """Replace the file `name`, with a unique modification time, which invalidates its bytecode."""
         path = self.root / name
         path.write_bytes(content)
         self.writes += 1
         os.utime(path, (1_000_000_000 + self.writes,) * 2)
 
     def environment(self) -> dict[str, str]:
-        """Variables for all that runs on this copy; those of huggingface_hub are read when it is imported."""
+        """Return the environment of processes on this copy; huggingface_hub reads its variables at import."""
         return {
             "HF_HOME": str(self.caches / "hf"),
             "HF_HUB_OFFLINE": "1",
@@ -81,7 +81,7 @@ class Tree:
         }
 
     def clean(self) -> None:
-        """Empty caches and temporary files, so that no mutant reads what another one wrote."""
+        """Empty caches and temporary folder, so that mutants are independent."""
         for folder in (self.caches, self.temporary):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -92,10 +92,10 @@ class Tree:
 
 
 def prepare(tree: Tree) -> None:
-    """Make this process one that can fork: environment, imports, one thread, and orphans of its children its own.
+    """Prepare this process for forks: environment, imports, one thread, and adoption of orphaned descendants.
 
     Raises:
-        RuntimeError: If scratch_gpt came along, which each fork must import from its own copy.
+        RuntimeError: scratch_gpt has been imported, which each fork must import from the copy.
     """
     tree.clean()
     os.environ.update(tree.environment())
@@ -110,13 +110,19 @@ def prepare(tree: Tree) -> None:
         torch.set_num_threads(1)
     if "scratch_gpt" in sys.modules:
         raise RuntimeError("scratch_gpt was imported before the fork, so a mutant of it would have no effect.")
-    become_subreaper = 36  # PR_SET_CHILD_SUBREAPER of Linux: what outlives its parent is ours to end
+    become_subreaper = 36  # PR_SET_CHILD_SUBREAPER of Linux: orphaned descendants become children of this process
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(become_subreaper, 1, 0, 0, 0)
 
 
 def fork(tree: Tree, work: Callable[[], int], log: Path) -> psutil.Process:
-    """Start `work` in a forked process, in the copy's root, with its output in the file `log`."""
+    """Start `work` in a forked process, in the copy's root, with its output in the file `log`.
+
+    Args:
+        tree: The copy.
+        work: Function to call; it returns the exit code.
+        log: File for standard output and standard error.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if pid := os.fork():
@@ -124,7 +130,7 @@ def fork(tree: Tree, work: Callable[[], int], log: Path) -> psutil.Process:
     code = 99
     try:
         os.setsid()
-        multiprocessing.current_process().daemon = False  # which could start no processes, as tests do
+        multiprocessing.current_process().daemon = False  # a daemon could not start processes, as tests do
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
@@ -142,7 +148,17 @@ def fork(tree: Tree, work: Callable[[], int], log: Path) -> psutil.Process:
 
 
 def run_pytest(files: Sequence[str], tree: Tree, plugins: Sequence[object], *options: str) -> int:
-    """Run the tests of `files` in this process and return pytest's exit code."""
+    """Run test files in this process and return pytest's exit code.
+
+    Args:
+        files: Test files, relative to the copy's root.
+        tree: The copy.
+        plugins: Plugins of pytest.
+        options: Further options of pytest.
+
+    Raises:
+        RuntimeError: scratch_gpt was not imported from the copy.
+    """
     import pytest
 
     fixed = f"-q --tb=short -p no:cacheprovider -p no:xdist --rootdir={tree.root} --basetemp={tree.temporary}/pytest"
@@ -154,7 +170,7 @@ def run_pytest(files: Sequence[str], tree: Tree, plugins: Sequence[object], *opt
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """CPU time of a process and all that it started, those that ended included."""
+    """Return the CPU time of a process and its descendants, including those that ended."""
     total = 0.0
     with suppress(psutil.NoSuchProcess):
         for each in [process, *process.children(recursive=True)]:
@@ -165,7 +181,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def end(process: psutil.Process) -> None:
-    """Kill a forked process and everything that descends from it, orphans too."""
+    """Kill a forked process and all its descendants, including orphans."""
     with suppress(psutil.NoSuchProcess):
         for each in [*process.children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
@@ -176,7 +192,7 @@ def end(process: psutil.Process) -> None:
 
 
 def end_children() -> None:
-    """Kill all that descends from this process: forks, what they started, and orphans of either."""
+    """Kill all descendants of this process, including orphans."""
     for each in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             each.kill()
@@ -186,7 +202,7 @@ def end_children() -> None:
 
 
 def wait(process: psutil.Process, seconds: float) -> int | None:
-    """Wait up to `seconds` for a forked process; its exit code (negative for a signal), or None where it still runs."""
+    """Wait up to `seconds` for a forked process; return its exit code (negative for a signal), or None if it runs."""
     ends_at = time.monotonic() + seconds
     while True:
         pid, status = os.waitpid(process.pid, os.WNOHANG)

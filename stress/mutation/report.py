@@ -1,23 +1,26 @@
-"""The result as Markdown: shares by folder and by kind of change, and each survivor as a diff."""
+"""The report in Markdown: mutation scores by folder and by kind of change, and each survivor as a diff."""
 
 from collections import Counter, defaultdict
 from pathlib import Path
 
 CAUGHT = ("caught", "timeout")
 SURVIVED = ("survived", "no test")
-HEADER = "mutants | caught | of them endless | survived | reached by no test | equivalent | share"
+HEADER = "mutants | caught | of them by timeout | survived | reached by no test | equivalent | mutation score"
 
 
 def key_of(row: dict) -> tuple[str, str, str]:
-    """What names a mutant in the list of equivalent ones."""
+    """Return the key of a mutant in the list of equivalent ones: file, function and change."""
     return row["file"], row["function"], f"{row['before']} => {row['after']}"
 
 
 def read_equivalent(path: Path) -> dict[tuple[str, str, str], str]:
-    """Mutants that behave as the original, with the reason: tab-separated file, function, "before => after", reason.
+    """Read the list of mutants that behave as the original: tab-separated file, function, "before => after", reason.
+
+    Returns:
+        The reasons, by `key_of`.
 
     Raises:
-        SystemExit: If a line has other than four fields.
+        SystemExit: A line does not have four fields.
     """
     reasons = {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
@@ -30,21 +33,21 @@ def read_equivalent(path: Path) -> dict[tuple[str, str, str], str]:
 
 
 def classify(rows: list[dict], listed: dict) -> list[dict]:
-    """Rows with the status "equivalent" where a survivor is listed as such."""
+    """Return the rows, with the status "equivalent" for survivors that are listed as such."""
     return [
         {**row, "status": "equivalent"} if key_of(row) in listed and row["status"] in SURVIVED else row for row in rows
     ]
 
 
-def share(rows: list[dict]) -> float:
-    """Caught mutants of those that count: neither equivalent nor an error of this tool."""
+def mutation_score(rows: list[dict]) -> float:
+    """Return the fraction of caught mutants, not counting equivalent ones and errors of this tool."""
     caught = sum(row["status"] in CAUGHT for row in rows)
     counted = caught + sum(row["status"] in SURVIVED for row in rows)
     return caught / counted if counted else 0.0
 
 
 def report(rows: list[dict], listed: dict) -> str:
-    """The tables and every survivor, as Markdown."""
+    """Return the tables and all survivors as Markdown."""
     rows = classify(rows, listed)
     by_folder, by_operator = defaultdict(list), defaultdict(list)
     for row in rows:
@@ -54,29 +57,32 @@ def report(rows: list[dict], listed: dict) -> str:
     for status, title in [("survived", "Survivors"), ("no test", "Reached by no test"), ("equivalent", "Equivalent")]:
         chosen = [row for row in rows if row["status"] == status]
         parts += [f"## {title}: {len(chosen)}\n", *(describe(row, listed) for row in chosen)]
-    caught = [f"{in_short(row)} by {row['by']}: {row['message'][:120]}" for row in rows if row["status"] in CAUGHT]
+    caught = [f"{summarize(row)} by {row['by']}: {row['message'][:120]}" for row in rows if row["status"] in CAUGHT]
     parts += ["## Caught\n", *caught, "\n## Errors of this tool, not counted\n"]
-    parts += [f"{in_short(row)}: {row['message']}" for row in rows if row["status"] == "error"]
-    parts += ["\n## Tests that fail alone without a mutant, and were left out\n"]
+    parts += [f"{summarize(row)}: {row['message']}" for row in rows if row["status"] == "error"]
+    parts += ["\n## Ignored tests, which fail alone without a mutant\n"]
     parts += [f"- {name}" for name in sorted({name for row in rows for name in row["distrusted"]})]
     return "\n".join(parts) + "\n"
 
 
 def table(title: str, groups: dict[str, list[dict]]) -> str:
+    """Return a Markdown table with a row for each group of results."""
+    """Return a Markdown table with a row for each group of results."""
     lines = [f"| {title} | {HEADER} |", f"|---{'|--:' * (HEADER.count('|') + 1)}|"]
     for name, rows in groups.items():
         n = Counter(row["status"] for row in rows)
         cells = (len(rows), n["caught"] + n["timeout"], n["timeout"], n["survived"], n["no test"], n["equivalent"])
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} | {share(rows):.1%} |")
+        lines.append(f"| {name} | {' | '.join(map(str, cells))} | {mutation_score(rows):.1%} |")
     return "\n".join(lines) + "\n"
 
 
-def in_short(row: dict) -> str:
+def summarize(row: dict) -> str:
+    """Return a list item with id, position and kind of a mutant."""
     return f"- {row['id']} {row['file']}:{row['line']} {row['operator']}"
 
 
 def describe(row: dict, listed: dict) -> str:
-    """A survivor: where, how many tests passed, the diff, and its line for the list of equivalent mutants."""
+    """Describe a survivor: position, number of tests, diff, and its line for the list of equivalent mutants."""
     tests = f"{row['tests']} of {row['reaching']} tests that reach it were run, and passed"
     title = f"### {row['id']} {row['file']}:{row['line']} {row['function']}"
     key = "\t".join(key_of(row))

@@ -1,4 +1,4 @@
-"""Which tests run which lines: recorded once per test file with coverage.py, then asked for each mutant."""
+"""Selection of tests by coverage: the lines that each test runs are recorded once per test file with coverage.py."""
 
 import difflib
 import hashlib
@@ -16,9 +16,9 @@ from mutation import forks
 from mutation.mutations import Mutant
 
 LONGEST_RECORDING = 3600  # seconds of CPU time for one test file
-READS_SOURCES = "::test_every_call_that_opens_something_passes_the_decision_on"  # and runs none of them
-READS_CONSTANTS = "tests/test_defaults.py"  # compares what is set at import, which no recorded line shows
-LONG_FIXTURE = 0.05  # seconds of CPU time: not to be set up again and again between tests of other files
+READS_SOURCES = "::test_every_call_that_opens_something_passes_the_decision_on"  # reads sources without running them
+READS_CONSTANTS = "tests/test_defaults.py"  # compares values set at import, which coverage does not attribute to tests
+LONG_FIXTURE = 0.05  # CPU seconds from which a fixture counts: tests that share it are run together
 RC_FILE = """[run]
 source = {source}
 parallel = true
@@ -29,7 +29,13 @@ patch = _exit
 
 
 class Recorder:
-    """A pytest plugin that gives each test, and each fixture wider than a test, a coverage context and a duration."""
+    """A pytest plugin that records a coverage context and a duration for each test and each wide fixture.
+
+    A fixture is wide if its scope is more than one test.
+
+    Args:
+        coverage: The running `Coverage`.
+    """
 
     def __init__(self, coverage):
         self.coverage = coverage
@@ -40,7 +46,7 @@ class Recorder:
         self.stack = [""]
 
     def measure(self, name: str) -> Iterator[None]:
-        """Attribute what runs between the two halves of this generator to the context of `name`, and only to it."""
+        """Attribute the code between the two steps of this generator to the context of `name` only."""
         known = {name: context for context, name in self.names.items()}
         context = known.get(name) or f"c{len(self.names)}"
         self.names[context] = name
@@ -51,16 +57,20 @@ class Recorder:
         self.stack.pop()
         self.switch(self.stack[-1])
         spent = [end - begin for begin, end in zip(began, clock(), strict=True)]
-        for each, sign in ((context, 1), (self.stack[-1], -1)):  # an inner one's time is not its outer one's
+        for each, sign in ((context, 1), (self.stack[-1], -1)):  # the enclosing context excludes this time
             cpu, wall = self.costs.get(each, (0.0, 0.0))
             self.costs[each] = (cpu + sign * spent[0], wall + sign * spent[1])
 
     def switch(self, context: str) -> None:
+        """Switch to a coverage context, also in processes that a test starts."""
+        """Switch to a coverage context, also in processes that a test starts."""
         self.coverage.switch_context(context)
-        os.environ["MUTANTS_CONTEXT"] = context  # for processes that the test starts
+        os.environ["MUTANTS_CONTEXT"] = context
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
+        """Measure a test, and record its wide fixtures."""
+        """Measure a test, and record its wide fixtures."""
         steps = self.measure(item.nodeid)
         next(steps)
         context = self.stack[-1]
@@ -74,6 +84,8 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef):
+        """Measure the setup of a wide fixture."""
+        """Measure the setup of a wide fixture."""
         if not is_wide(fixturedef):
             return (yield)
         steps = self.measure(describe(fixturedef))
@@ -84,31 +96,37 @@ class Recorder:
             next(steps, None)
 
     def pytest_runtest_logreport(self, report):
+        """Record a failure."""
+        """Record a failure."""
         if report.failed:
             self.failed.append(report.nodeid)
 
 
 def clock() -> tuple[float, float]:
-    """CPU seconds of this process and its ended children, and wall seconds."""
+    """Return CPU seconds of this process and its finished children, and wall seconds."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system, time.monotonic()
 
 
 def is_wide(fixture) -> bool:
+    """Return whether a fixture's scope is more than one test."""
+    """Return whether a fixture's scope is more than one test."""
     return fixture.scope != "function"
 
 
 def describe(fixture) -> str:
+    """Return a name of a fixture that is unique in the test suite."""
+    """Return a name of a fixture that is unique in the test suite."""
     return f"{fixture.argname} of {fixture.baseid}"
 
 
 def record(file: str, tree: forks.Tree, folder: Path) -> int:
-    """Run one test file under coverage, in this process, and write `folder`/FILE.json. For use after a fork.
+    """Run one test file under coverage in this process, a fork, and write `folder`/FILE.json.
 
     Args:
         file: The test file, relative to the copy's root.
-        tree: The copy.
-        folder: Where recordings are kept.
+        tree: The copy of the repository.
+        folder: Folder of the recordings.
 
     Returns:
         pytest's exit code.
@@ -123,7 +141,7 @@ def record(file: str, tree: forks.Tree, folder: Path) -> int:
     coverage = Coverage(data_file=str(data), data_suffix="here", source=[str(source)], config_file=False)
     recorder = Recorder(coverage)
     coverage.start()
-    code = forks.run_pytest([file], tree, [recorder], "-o", "timeout=0")  # coverage and a busy machine are slow
+    code = forks.run_pytest([file], tree, [recorder], "-o", "timeout=0")  # coverage is slow
     coverage.stop()
     coverage.save()
     del os.environ["COVERAGE_PROCESS_START"]
@@ -157,11 +175,13 @@ def record(file: str, tree: forks.Tree, folder: Path) -> int:
 
 
 def digest(path: Path) -> str:
+    """Return a short hash of a file."""
+    """Return a short hash of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def keep_sources(tree: forks.Tree, names: set[str], folder: Path) -> dict[str, str]:
-    """Keep the text that line numbers refer to, once per version; the hash of each file."""
+    """Save the versions of the sources that the recorded line numbers refer to; return the hash of each file."""
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {name: digest(tree.root / name) for name in sorted(names)}
     for name, found in hashes.items():
@@ -170,8 +190,16 @@ def keep_sources(tree: forks.Tree, names: set[str], folder: Path) -> dict[str, s
 
 
 def record_all(tree: forks.Tree, folder: Path, files: list[str]) -> None:
-    """Record those of `files` that have no recording of their present text, one forked process each. Where tests failed
-    (a deadline of their own on a busy machine, say) what they run is not known whole, and they are recorded again."""
+    """Record test files, each in a forked process, unless there is a recording of their current version.
+
+    Files with failed tests, such as one with a timeout on a busy machine, are recorded again, because the recording may
+    be incomplete.
+
+    Args:
+        tree: The copy of the repository.
+        folder: Folder of the recordings.
+        files: Test files, relative to the copy's root.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         path = folder / f"{Path(file).stem}.json"
@@ -186,19 +214,20 @@ def record_all(tree: forks.Tree, folder: Path, files: list[str]) -> None:
             code = forks.wait(process, 1)
         forks.end(process)
         failed = json.loads(path.read_text())["failed"] if path.exists() else []
-        said = f", failed: {', '.join(failed)}" if failed else ""
-        print(f"{file}: exit code {code}, {time.monotonic() - began:.0f} s{said}", flush=True)
+        failures = f", failed: {', '.join(failed)}" if failed else ""
+        print(f"{file}: exit code {code}, {time.monotonic() - began:.0f} s{failures}", flush=True)
 
 
 @dataclass(frozen=True)
 class Test:
-    """A test as it was recorded, with what it costs on code without a mutant, its wide fixtures not counted.
+    """A recorded test, with its duration without a mutant and without its wide fixtures.
 
     Attributes:
         name: pytest's node id.
-        cpu, wall: Seconds, under coverage.
-        fixtures: Those of its wide fixtures that take long, with their CPU seconds.
-        reaches: Whether it was seen to run the lines that it is chosen for.
+        cpu: CPU seconds, under coverage.
+        wall: Wall seconds, under coverage.
+        fixtures: Its wide fixtures that take long, with their CPU seconds.
+        reaches: Whether the recording shows that it runs the mutant's lines.
     """
 
     name: str
@@ -209,19 +238,24 @@ class Test:
 
     @property
     def file(self) -> str:
+        """The test file, relative to the repository's root."""
+        """The test file, relative to the repository's root."""
         return self.name.split("::")[0]
 
 
 def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, list[Test]]:
-    """The tests that reach each mutant's lines, by the mutant's id, in the order to run them.
+    """Select the tests that reach each mutant.
 
     Args:
-        mutants: In files of the repository at `root`.
-        folder: The recordings. Where a file changed since, its lines are found by comparing both versions.
+        mutants: Mutants of files of the repository at `root`.
+        folder: Folder of the recordings. Lines of files that changed since are mapped by comparing both versions.
         root: The repository.
+
+    Returns:
+        For each mutant's id, the tests in the order to run them.
     """
     chosen: dict[str, list[Test]] = {mutant.id: [] for mutant in mutants}
-    loading: dict[str, list[Test]] = defaultdict(list)  # file of the package: tests of files that imported it
+    loading: dict[str, list[Test]] = defaultdict(list)  # file of the package: tests of test files that import it
     constants: list[Test] = []
     readers: list[Test] = []
     for path in sorted(folder.glob("test_*.json")):
@@ -237,31 +271,32 @@ def choose_tests(mutants: list[Mutant], folder: Path, root: Path) -> dict[str, l
             of_file = [mutant for mutant in mutants if mutant.file == file]
             if not of_file:
                 continue
-            moved = moved_lines((folder / "sources" / recorded).read_text(), (root / file).read_text())
+            old_lines = map_lines((folder / "sources" / recorded).read_text(), (root / file).read_text())
             for mutant in of_file:
-                wanted = {old for line in mutant.wanted for old in moved.get(line, ())}
-                reaching = {c for c, files in recording["lines"].items() if not wanted.isdisjoint(files.get(file, ()))}
+                targets = {old for line in mutant.target_lines for old in old_lines.get(line, ())}
+                reaching = {c for c, files in recording["lines"].items() if not targets.isdisjoint(files.get(file, ()))}
                 used = {context: {context, *recording["fixtures"][context]} for context in tests}
                 chosen[mutant.id] += [test for context, test in tests.items() if used[context] & reaching]
     for mutant in mutants:
-        # What torch.compile has traced runs unseen: where no test reaches a line, those of its file's tests may.
+        # Coverage does not see code compiled by torch.compile: if no test reaches a line, try the file's tests.
         chosen[mutant.id] = chosen[mutant.id] or [
             replace(test, reaches=mutant.at_import) for test in loading[mutant.file]
         ]
         chosen[mutant.id] += [replace(test, reaches=False) for test in readers]
         if mutant.at_import:
             chosen[mutant.id] = constants + chosen[mutant.id]
-    return {mutant_id: in_order(tests) for mutant_id, tests in chosen.items()}
+    return {mutant_id: order_tests(tests) for mutant_id, tests in chosen.items()}
 
 
 def test_of(context: str, recording: dict) -> Test:
+    """Return the test of a coverage context."""
     fixtures = {recording["names"][each]: recording["costs"][each][0] for each in recording["fixtures"][context]}
     long = tuple((name, cpu) for name, cpu in sorted(fixtures.items()) if cpu >= LONG_FIXTURE)
     return Test(recording["names"][context], *(max(each, 0.0) for each in recording["costs"][context]), long)
 
 
-def moved_lines(old: str, new: str) -> dict[int, range]:
-    """The lines of `old` that stand where each line of `new` does, numbered from 1."""
+def map_lines(old: str, new: str) -> dict[int, range]:
+    """Return the corresponding lines of `old` for each line of `new`, numbered from 1."""
     if old == new:
         return {line: range(line, line + 1) for line in range(1, new.count("\n") + 2)}
     moved = {}
@@ -274,9 +309,9 @@ def moved_lines(old: str, new: str) -> dict[int, range]:
     return moved
 
 
-def in_order(tests: list[Test]) -> list[Test]:
-    """The fastest tests first, but one case of each test before its other cases; tests that share a fixture which takes
-    long stay together."""
+def order_tests(tests: list[Test]) -> list[Test]:
+    """Sort tests by duration, but with one case of each parametrized test before its other cases, and tests that share
+    a long fixture together."""
     groups: dict[tuple, list[Test]] = defaultdict(list)
     for test in tests:
         groups[(test.file, test.fixtures) if test.fixtures else (test.name,)].append(test)
@@ -291,12 +326,12 @@ def in_order(tests: list[Test]) -> list[Test]:
 
 
 def cost(tests: list[Test]) -> float:
-    """CPU seconds of tests, with each fixture once."""
+    """Return the CPU seconds of tests, counting each fixture once."""
     return sum(test.cpu for test in tests) + sum(dict(pair for test in tests for pair in test.fixtures).values())
 
 
-def within(tests: list[Test], seconds: float) -> list[Test]:
-    """The first tests that take no more than `seconds` of CPU time together; one at least."""
+def within_budget(tests: list[Test], seconds: float) -> list[Test]:
+    """Return the first tests that together take at most `seconds` of CPU time; at least one."""
     kept: list[Test] = []
     for test in tests:
         if kept and cost([*kept, test]) > seconds:

@@ -1,5 +1,6 @@
-"""`scratch-gpt`: each command's help, a success and three errors."""
+"""`scratch-gpt`: for each command its help, one success and three errors."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from helpers.models import tiny_model
 from helpers.processes import PRETRAIN, TINY_RUN, refusals, run_here, run_python
+from typer.main import get_command
 
 from scratch_gpt import export_native
+from scratch_gpt.cli.app import COMMANDS, app
 
 
 def scratch_gpt(*arguments: str, cwd, check: bool = True) -> subprocess.CompletedProcess:
@@ -19,7 +22,7 @@ def scratch_gpt(*arguments: str, cwd, check: bool = True) -> subprocess.Complete
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, story_tokenizer):
-    """A folder with a trained run, a native model, a tokenizer, a text, and things that are none of these."""
+    """A folder with a trained run, a native model, a tokenizer, a text, and invalid files."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "text.txt").write_text("One day, Anna has two old lamps near the mill. She likes them.\n" * 60)
     options = ("--output_dir", str(folder / "run"), "--dataset", str(folder / "text.txt"), *TINY_RUN)
@@ -39,22 +42,8 @@ def world(tmp_path_factory, story_tokenizer):
 
 
 HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
-HELP += [
-    "generate",
-    "evaluate",
-    "translate",
-    "classify",
-    "fill",
-    "judge",
-    "pairs",
-    "info",
-    "import",
-    "export",
-    "learn",
-    "plan",
-    "push",
-    "verify",
-]
+HELP += ["generate", "evaluate", "translate", "classify", "fill", "judge", "pairs", "info", "import", "export"]
+HELP += ["learn", "plan", "push", "verify"]
 
 WORKS = {
     "tokenizer train": ("text.txt new_tokenizer --vocab_size 280", "280 tokens in new_tokenizer"),
@@ -71,7 +60,7 @@ WORKS = {
     "info": ("run", "model.layers.1.mlp.down_proj.weight"),
     "export": ("run exported", "LlamaForCausalLM in exported"),
     "import": ("native imported", "ScratchGPTForCausalLM in imported"),
-    "learn": ("attention --save pictures", "attention.py"),
+    "learn": ("attention --save plots", "attention.py"),
     "plan": ("--hidden_size 32 --num_hidden_layers 1 --batch_size 2 --vocab_size 99", "FLOPs per token"),
 }
 
@@ -79,8 +68,9 @@ FAILS = {
     "tokenizer train": [
         ("none.txt out", "no such file or folder: none.txt"),
         ("empty.txt out", "empty.txt is empty"),
-        ("text.txt tokenizer", "holds a tokenizer already"),
+        ("text.txt tokenizer", "already contains a tokenizer"),
         ("text.txt out --streaming", "--streaming can't be used with a single file"),
+        ("text.txt out --dataset_config a", "--dataset_config can't be used with a single file"),
         ("stories out --split test", "--split can't be used with the built-in stories"),
     ],
     "tokenizer encode": [
@@ -89,7 +79,7 @@ FAILS = {
         ("tokenizer a b", "unexpected extra argument"),
     ],
     "tokenizer decode": [
-        ("tokenizer 99999", "no such tokens: 99999; this vocabulary ends at 599"),
+        ("tokenizer 99999", "no such token ids: 99999; the largest is 599"),
         ("tokenizer word", "Input should be a valid integer"),
         ("none 1", "tokenizer 'none'"),
     ],
@@ -142,7 +132,7 @@ FAILS = {
     ],
     "fill": [
         ("none 'A <mask>.'", "no model can be opened from 'none'"),
-        ("run 'A <mask>.'", "which predicts no masked tokens"),
+        ("run 'A <mask>.'", "which does not predict masked tokens"),
         ("run", "Missing argument"),
     ],
     "info": [
@@ -151,22 +141,22 @@ FAILS = {
         ("run extra", "unexpected extra argument"),
     ],
     "export": [
-        ("run native", "native is there already and not an empty folder"),
+        ("run native", "native already exists and is not an empty folder"),
         ("none out", "no model can be opened from 'none'"),
         ("post out", "norm_position is 'post'"),
     ],
     "import": [
         ("run out", "cannot import a ScratchGPTForCausalLM"),
-        ("native tokenizer", "tokenizer is there already"),
+        ("native tokenizer", "tokenizer already exists"),
         ("none out", "no model can be opened from 'none'"),
     ],
     "learn": [
-        ("nosuch", "there is no station 'nosuch': take one of neuron, autograd"),
-        ("neuron --steps 3", "only the ladder takes --steps"),
+        ("nosuch", "unknown lesson 'nosuch': choose one of neuron, autograd"),
+        ("neuron --steps 3", "--steps: only for the ladder"),
         ("ladder --dataset none.txt", "no such file: none.txt"),
         ("ladder --dataset empty.txt --save .", "the text has 0 characters, want at least 650"),
-        ("--save pictures", "--save keeps the pictures of a station"),
-        ("neuron --save text.txt", "can't be made a folder for pictures"),
+        ("--save plots", "--save saves the plots of a lesson"),
+        ("neuron --save text.txt", "can't create the folder text.txt for plots"),
     ],
     "plan": [
         ("--num_attention_heads 5", "num_attention_heads is 5"),
@@ -193,11 +183,38 @@ def words(command: str, arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", HELP)
-def test_help_teaches(command, tmp_path):
+def test_help_shows_examples_on_lines_of_their_own(command, tmp_path):
+    """A Markdown paragraph is reflowed, which would join several examples to one line."""
     printed = scratch_gpt(*command.split(), "--help", cwd=tmp_path).stdout
-    if command not in ("", "tokenizer"):
-        assert "Example:" in printed
-        assert f"scratch-gpt {command}" in printed
+    if command in ("", "tokenizer"):
+        return
+    examples = re.split(r"^ Examples?: *$", printed, flags=re.M)[1].split("╭")[0].split("\n")
+    lines = [line.strip() for line in examples if line.strip()]
+    assert lines
+    assert all(line.startswith(f"scratch-gpt {command} ") for line in lines)
+    assert all(line.count("scratch-gpt") == 1 for line in lines)
+
+
+def flags_of(command, path: str = "scratch-gpt") -> dict[str, list]:
+    """The boolean options of a command and its subcommands, by command."""
+    found = {path: [option for option in command.params if getattr(option, "is_flag", False)]}
+    for name, each in getattr(command, "commands", {}).items():
+        found |= flags_of(each, f"{path} {name}")
+    return found
+
+
+def test_booleans_are_pairs_of_flags():
+    """`--name/--no-name`, except output format, confirmation and diagnostics, which need no negation."""
+    for name in COMMANDS:
+        importlib.import_module(f"scratch_gpt.cli.{name}")
+    single = set()
+    for options in flags_of(get_command(app)).values():
+        for option in options:
+            if option.secondary_opts:
+                assert option.secondary_opts == [option.opts[0].replace("--", "--no-", 1)]
+            else:
+                single.add(option.opts[0])
+    assert single == {"--debug", "--json", "--yes"}
 
 
 @pytest.mark.parametrize("command", WORKS)
@@ -214,7 +231,7 @@ CASES = [(command, *case) for command, cases in FAILS.items() for case in cases]
 def outcomes(world) -> dict[tuple[str, str], tuple[int, str]]:
     before = sorted(world.iterdir())
     found = refusals("scratch-gpt", [words(command, arguments) for command, arguments, _ in CASES], cwd=world)
-    assert sorted(world.iterdir()) == before  # a refusal writes nothing
+    assert sorted(world.iterdir()) == before  # a command that fails writes nothing
     return {(c, a): outcome for (c, a, _), outcome in zip(CASES, found, strict=True)}
 
 
@@ -233,7 +250,7 @@ def test_every_command_has_its_errors_tested():
     assert all(len(cases) >= 3 for cases in FAILS.values())
 
 
-def test_the_installed_command_shows_the_traceback_when_asked(world):
+def test_debug_shows_the_traceback(world):
     command = [str(Path(sys.executable).with_name("scratch-gpt")), "--debug", "info", "none"]
     result = subprocess.run(command, cwd=world, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1
@@ -251,7 +268,7 @@ def test_help_of_the_program_imports_nothing_heavy(tmp_path):
     assert run_python("-c", script, cwd=tmp_path, fresh=True).stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_the_same_seed_writes_the_same_text(world):
+def test_the_same_seed_generates_the_same_text(world):
     first = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "3", cwd=world).stdout
     again = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "3", cwd=world).stdout
     other = scratch_gpt("generate", "run", "--prompt", "One", "--max_new_tokens", "12", "--seed", "4", cwd=world).stdout
@@ -260,7 +277,7 @@ def test_the_same_seed_writes_the_same_text(world):
 
 
 def test_evaluate_agrees_with_training(world):
-    """Scoring the held-out end of the text gives the loss that the run recorded."""
+    """The loss on the held-out end of the text is the one that the run recorded."""
     printed = scratch_gpt("evaluate", "run", "--dataset", "text.txt", "--held_out", "0.1", cwd=world).stdout
     row = json.loads((world / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     found = re.search(r"loss\s*│\s*([\d.]+)", printed)
@@ -268,13 +285,12 @@ def test_evaluate_agrees_with_training(world):
     assert float(found[1]) == pytest.approx(row["val_loss"], abs=2e-4)
 
 
-def test_no_command_changes_the_users_shell():
-    """typer would add options that write completions to it."""
+def test_there_are_no_options_that_install_shell_completion():
+    """typer adds them by default."""
     assert "-completion" not in run_here("scratch-gpt", "--help").stdout
 
 
-def test_a_disk_that_refuses_is_an_error_of_one_line(world):
-    """As in training; --debug would tell no more."""
+def test_a_write_error_is_reported_in_one_line(world):
     (world / "a_file").touch()
     result = scratch_gpt("export", "run", "a_file/native", cwd=world, check=False)
     assert (result.returncode, result.stderr) == (1, "error: [Errno 20] Not a directory: 'a_file/native'\n")
@@ -288,18 +304,18 @@ def test_pairs_have_a_better_and_a_worse_completion(world):
     assert all("e" in pair["chosen"] and "e" not in pair["rejected"] for pair in pairs), pairs
 
 
-def test_a_judgement_prints_what_it_writes(world):
+def test_judge_prints_the_metrics_that_it_writes(world):
     options = ("--reward", "re:e", "--dataset", "prompts.txt", "--max_new_tokens", "6", "--output", "judged.json")
-    said = " ".join(scratch_gpt("judge", "run", *options, cwd=world).stdout.replace("│", " ").split())
-    found = json.loads((world / "judged.json").read_text())
-    assert f"mean reward {found['reward']:.4f}" in said
-    assert f"distinct word bigrams {found['distinct_2']:.1%}" in said
-    assert f"tokens per completion {found['length']:.1f}" in said
-    assert f"perplexity under itself {found['reference_perplexity']:.3f}" in said
+    printed = " ".join(scratch_gpt("judge", "run", *options, cwd=world).stdout.replace("│", " ").split())
+    metrics = json.loads((world / "judged.json").read_text())
+    assert f"mean reward {metrics['reward']:.4f}" in printed
+    assert f"distinct word bigrams {metrics['distinct_2']:.1%}" in printed
+    assert f"tokens per completion {metrics['length']:.1f}" in printed
+    assert f"perplexity under itself {metrics['reference_perplexity']:.3f}" in printed
 
 
-def test_as_many_prompts_are_judged_as_are_asked_for(world):
-    """More than the 2,000 that a reader of prompts makes by itself."""
+def test_judge_uses_the_requested_number_of_prompts(world):
+    """A number above the 2,000 prompts that the reader generates by default."""
     options = ("--reward", "re:e", "--num_prompts", "2003", "--max_new_tokens", "1", "--batch_size", "512")
     result = scratch_gpt("judge", "post", *options, cwd=world, check=False)
     skipped = re.search(r"([\d,]+) of 2,003 prompts are skipped", result.stderr)

@@ -1,4 +1,4 @@
-"""`scratch-gpt generate`: each option of sampling does what its name says."""
+"""`scratch-gpt generate`: each sampling option has its documented effect."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A directory of a model that is undecided: many letters are likely at each place, and it never ends by itself."""
+    """A model, its folder and tokenizer. Many letters are probable at each position, and the end of text is not."""
     folder = tmp_path_factory.mktemp("generate")
     tokenizer = train_tokenizer(["abcdefghijklmnopqrstuvwxyz"], "char", model_max_length=64)
     model = randomise(ScratchGPTForCausalLM(tiny_config("llama", vocab_size=len(tokenizer))), std=0.15).eval()
@@ -22,18 +22,18 @@ def model(tmp_path_factory):
 
 
 def texts(folder, *options: str) -> list[str]:
-    """What is written after "ab", text by text."""
+    """Return the generated texts of the prompt "ab"."""
     printed = run_here("scratch-gpt", "generate", str(folder), "--prompt", "ab", "--max_new_tokens", "20", *options)
     return [text for text in printed.stdout.split("\n") if text]
 
 
-def written(tokenizer, token: int) -> str:
-    """What is printed where this token follows "ab"."""
+def decoded_after_prompt(tokenizer, token: int) -> str:
+    """Decode the prompt "ab" and one token after it."""
     return tokenizer.decode([*tokenizer("ab").input_ids, token], skip_special_tokens=True)
 
 
-def greedily(model, tokenizer, prompt: str, count: int) -> str:
-    """The prompt with the likeliest `count` tokens after it, one by one and without a cache."""
+def greedy_text(model, tokenizer, prompt: str, count: int) -> str:
+    """Decode `count` tokens greedily after a prompt, without a cache."""
     ids = torch.tensor([tokenizer(prompt).input_ids])
     for _ in range(count):
         with torch.no_grad():
@@ -42,13 +42,13 @@ def greedily(model, tokenizer, prompt: str, count: int) -> str:
 
 
 def distribution(model, tokenizer) -> torch.Tensor:
-    """Probabilities of the token after "ab"."""
+    """Return the probabilities of the token after "ab": (vocab_size,)."""
     ids = torch.tensor([tokenizer("ab").input_ids])
     with torch.no_grad():
         return model(ids).logits[0, -1].softmax(-1)
 
 
-def test_samples_of_a_prompt_differ_and_are_those_of_the_seeds_that_follow(model):
+def test_samples_of_a_prompt_use_consecutive_seeds(model):
     folder = model[0]
     several = texts(folder, "--num_samples", "4", "--seed", "7")
     assert len(several) == len(set(several)) == 4
@@ -57,17 +57,17 @@ def test_samples_of_a_prompt_differ_and_are_those_of_the_seeds_that_follow(model
 
 
 @pytest.mark.parametrize("narrow", ["--top_p 0.0001 --top_k 0", "--top_k 1", "--temperature 0.00001", None])
-def test_a_sampling_that_is_narrow_enough_is_greedy(model, narrow):
-    """From nothing but the likeliest token, whatever the seed; without any such option, texts are others."""
+def test_sampling_in_the_limit_is_greedy(model, narrow):
+    """For all seeds; without such an option, sampled texts differ from the greedy one."""
     folder, own, tokenizer = model
-    greedy = greedily(own, tokenizer, "ab", 20)
+    greedy = greedy_text(own, tokenizer, "ab", 20)
     found = texts(folder, *(narrow or "--top_k 0").split(), "--num_samples", "3", "--seed", "1")
     assert found == [greedy] * 3 if narrow else greedy not in found
 
 
-def test_top_p_keeps_the_nucleus_and_nothing_else(model):
-    """Draws of one token come from the likeliest ones that make up the half, and from more than one of them; without
-    the option, from others too."""
+def test_top_p_samples_from_the_nucleus_only(model):
+    """With `--top_p 0.5`, sampled tokens are the most probable ones that add up to 0.5, and more than one of them;
+    without the option, others too."""
     folder, own, tokenizer = model
     probabilities = distribution(own, tokenizer)
     order = probabilities.argsort(descending=True).tolist()
@@ -75,23 +75,22 @@ def test_top_p_keeps_the_nucleus_and_nothing_else(model):
     assert 2 <= size < len(tokenizer) // 2
     options = ("--max_new_tokens", "1", "--num_samples", "30")
     drawn = set(texts(folder, "--top_p", "0.5", "--top_k", "0", *options))
-    nucleus = {written(tokenizer, token) for token in order[:size]}
+    nucleus = {decoded_after_prompt(tokenizer, token) for token in order[:size]}
     assert drawn <= nucleus
     assert len(drawn) >= 2
     assert set(texts(folder, "--top_k", "0", *options)) - nucleus
 
 
-def test_top_k_keeps_the_k_likeliest_tokens(model):
+def test_top_k_samples_from_the_k_most_probable_tokens_only(model):
     folder, own, tokenizer = model
     order = distribution(own, tokenizer).argsort(descending=True).tolist()
     options = ("--max_new_tokens", "1", "--num_samples", "30")
     drawn = set(texts(folder, "--top_k", "3", *options))
-    likeliest = {written(tokenizer, token) for token in order[:3]}
-    assert drawn == likeliest
+    assert drawn == {decoded_after_prompt(tokenizer, token) for token in order[:3]}
 
 
-def test_as_many_tokens_are_written_as_asked_for_after_each_prompt(model):
+def test_max_new_tokens_limits_each_completion(model):
     folder, own, tokenizer = model
     found = texts(folder, "--prompt", "cd", "--temperature", "0", "--max_new_tokens", "9", "--num_samples", "2")
-    expected = [greedily(own, tokenizer, prompt, 9) for prompt in ("ab", "cd")]
+    expected = [greedy_text(own, tokenizer, prompt, 9) for prompt in ("ab", "cd")]
     assert found == [expected[0]] * 2 + [expected[1]] * 2

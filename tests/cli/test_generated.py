@@ -1,4 +1,4 @@
-"""Inputs that nobody thought of: whatever hypothesis makes up is dealt with, or refused in words that help.
+"""Property tests with hypothesis: random input is processed, or rejected with an error that names it.
 
 pytest tests/cli/test_generated.py --hypothesis-profile thorough --hypothesis-show-statistics    # 2,000 of each kind
 """
@@ -45,15 +45,15 @@ def bpe():
 
 
 @given(texts=st.lists(TEXT, max_size=4))
-def test_byte_level_bpe_gives_back_any_text(bpe, texts):
+def test_byte_level_bpe_round_trips_any_text(bpe, texts):
     rows = encode_batch(bpe, texts)
     assert [bpe.decode(ids) for ids in rows] == texts
     assert not {token for ids in rows for token in ids} & set(bpe.all_special_ids)
 
 
 @given(kind=st.sampled_from(["char", "word", "bpe", "unigram"]), texts=st.lists(TEXT, max_size=4))
-def test_a_tokenizer_gives_back_the_texts_that_it_was_trained_on(kind, texts):
-    """Exactly; unigram but for SentencePiece's normalisation, which may cost tokens but no crash."""
+def test_a_tokenizer_round_trips_its_training_texts(kind, texts):
+    """Unigram is not compared, because SentencePiece normalises the text; it must only not fail."""
     try:
         tokenizer = train_tokenizer(texts, kind)
     except ScratchError:
@@ -73,7 +73,7 @@ JUNK = st.sampled_from([-1, 0, 1.5, "8", None, True, [], {}, float("nan"), float
 
 
 def config_fields(config_class, sizes: dict[str, list[int]]):
-    """Some fields of a config, of which most are fit and few are not, on top of sizes that are small."""
+    """Draw some config fields, most of them valid, for small models."""
     choices = {
         "num_attention_heads": [1, 2, 3, 4],
         "num_key_value_heads": [1, 2, None],
@@ -105,7 +105,7 @@ def config_fields(config_class, sizes: dict[str, list[int]]):
 
 
 def build(config_class, style: str, fields: dict):
-    """A config; where it is refused, the error must name a field that was set, or one that the style is known by."""
+    """Build a config, or return None if it is rejected: the error must name a field that was set, or `rope_type`."""
     torch.manual_seed(0)
     small = {"vocab_size": 11, "hidden_size": 24, "num_attention_heads": 2, "max_position_embeddings": 16}
     small |= dict.fromkeys(config_class.layer_fields, 1) | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -129,9 +129,9 @@ def check_runs(model, **inputs) -> None:
     output.loss.backward()
 
 
-@given(asked=config_fields(ScratchGPTConfig, {"num_hidden_layers": [1, 2], "final_logit_softcapping": [None, 5.0, -1]}))
-def test_a_gpt_config_runs_or_says_which_field_is_wrong(asked):
-    config = build(ScratchGPTConfig, *asked)
+@given(drawn=config_fields(ScratchGPTConfig, {"num_hidden_layers": [1, 2], "final_logit_softcapping": [None, 5.0, -1]}))
+def test_a_gpt_config_runs_or_names_the_invalid_field(drawn):
+    config = build(ScratchGPTConfig, *drawn)
     if config is not None:
         check_runs(ScratchGPTForCausalLM(config), labels=TOKENS)
 
@@ -141,9 +141,9 @@ SIDES |= {"scale_embedding": [True, False], "cross_attention_rotary": [True, Fal
 SIDES |= {"share_encoder_decoder_embeddings": [True, False]}
 
 
-@given(asked=config_fields(ScratchSeq2SeqConfig, SIDES))
-def test_an_encoder_decoder_config_runs_or_says_which_field_is_wrong(asked):
-    config = build(ScratchSeq2SeqConfig, *asked)
+@given(drawn=config_fields(ScratchSeq2SeqConfig, SIDES))
+def test_an_encoder_decoder_config_runs_or_names_the_invalid_field(drawn):
+    config = build(ScratchSeq2SeqConfig, *drawn)
     if config is not None:
         check_runs(ScratchSeq2SeqForConditionalGeneration(config), labels=TOKENS)
 
@@ -152,9 +152,9 @@ HEADS = {"num_hidden_layers": [1, 2], "masked_lm_transform": [True, False], "lm_
 HEADS |= {"classifier_pooling": ["cls", "mean", "max"], "pooler": [True, False], "classifier_dropout": [None, 0.5, 1.0]}
 
 
-@given(asked=config_fields(ScratchEncoderConfig, HEADS))
-def test_an_encoder_config_runs_or_says_which_field_is_wrong(asked):
-    config = build(ScratchEncoderConfig, *asked)
+@given(drawn=config_fields(ScratchEncoderConfig, HEADS))
+def test_an_encoder_config_runs_or_names_the_invalid_field(drawn):
+    config = build(ScratchEncoderConfig, *drawn)
     if config is not None:
         check_runs(ScratchEncoderForMaskedLM(config), labels=TOKENS)
         check_runs(ScratchEncoderForSequenceClassification(config), labels=torch.tensor([0, 1]))
@@ -172,7 +172,7 @@ def folder(tmp_path_factory):
 
 
 @given(content=st.one_of(st.binary(max_size=200), TEXT.map(str.encode)), suffix=st.sampled_from([".txt", ".gz", ""]))
-def test_any_bytes_are_text_or_refused(folder, content, suffix):
+def test_any_bytes_are_read_as_text_or_rejected(folder, content, suffix):
     path = folder / f"bytes{suffix}"
     path.write_bytes(content)
     try:
@@ -186,7 +186,7 @@ def test_any_bytes_are_text_or_refused(folder, content, suffix):
 
 
 def table(names: list[str]):
-    """The bytes of a table with some of these columns, as JSON lines or separated by commas or tabs."""
+    """Draw the bytes of a table with some of these columns, as JSON lines, CSV or TSV."""
     rows = st.lists(st.fixed_dictionaries({}, optional={name: CELLS for name in names}), max_size=5)
     return st.tuples(st.sampled_from([".jsonl", ".csv", ".tsv"]), rows, BROKEN).map(lambda t: (t[0], write(*t), t[1]))
 
@@ -203,10 +203,10 @@ def write(suffix: str, rows: list[dict], broken: bytes) -> bytes:
     return out.getvalue().encode("utf-8", "surrogatepass") + broken
 
 
-@given(asked=table(["text", "label", "x"]))
-def test_any_table_is_text_or_refused(folder, asked):
-    path = folder / f"texts{asked[0]}"
-    path.write_bytes(asked[1])
+@given(drawn=table(["text", "label", "x"]))
+def test_any_table_is_read_as_texts_or_rejected(folder, drawn):
+    path = folder / f"texts{drawn[0]}"
+    path.write_bytes(drawn[1])
     try:
         texts = [piece.text for piece in open_source(str(path)).pieces()]
     except ScratchError as error:
@@ -216,10 +216,10 @@ def test_any_table_is_text_or_refused(folder, asked):
     assert all(isinstance(text, str) and text for text in texts)
 
 
-@given(asked=table(["text", "label"]))
-def test_any_table_is_labelled_texts_or_refused(folder, asked):
-    path = folder / f"labelled{asked[0]}"
-    path.write_bytes(asked[1])
+@given(drawn=table(["text", "label"]))
+def test_any_table_is_read_as_labelled_texts_or_rejected(folder, drawn):
+    path = folder / f"labelled{drawn[0]}"
+    path.write_bytes(drawn[1])
     try:
         examples = list(open_labelled(str(path)).read())
     except ScratchError as error:
@@ -229,10 +229,10 @@ def test_any_table_is_labelled_texts_or_refused(folder, asked):
     assert all(isinstance(part, str) and part for example in examples for part in example)
 
 
-@given(asked=table(["de", "en", "translation"]))
-def test_any_table_is_pairs_or_refused(folder, asked):
-    path = folder / f"pairs{asked[0]}"
-    path.write_bytes(asked[1])
+@given(drawn=table(["de", "en", "translation"]))
+def test_any_table_is_read_as_pairs_or_rejected(folder, drawn):
+    path = folder / f"pairs{drawn[0]}"
+    path.write_bytes(drawn[1])
     try:
         pairs = list(open_pairs(str(path), "de", "en").read())
     except ScratchError as error:
@@ -277,20 +277,20 @@ def world(tmp_path_factory):
     return folder
 
 
-def check_refusal(result) -> None:
-    """Done, or one line of error with the code for bad input (1 where nothing was confirmed or a run failed)."""
+def check_outcome(result) -> None:
+    """Success, or one line of error with exit code 2 (1 if a confirmation was missing or a run failed)."""
     assert result.returncode in (0, 1, 2), result.stderr
     assert "Traceback" not in result.stderr or "--debug" in result.args
     if result.returncode:
-        said = [line for line in result.stderr.splitlines() if "error:" in line or "nothing was done" in line]
-        assert said or "Usage:" in result.stdout + result.stderr or "--debug" in result.args, result
+        errors = [line for line in result.stderr.splitlines() if "error:" in line or "nothing was done" in line]
+        assert errors or "Usage:" in result.stdout + result.stderr or "--debug" in result.args, result
     if result.returncode == 1:
         assert "run again as 'scratch-gpt --debug" not in result.stderr, result.stderr
 
 
 @given(command=st.sampled_from(COMMANDS), arguments=st.lists(WORDS, max_size=6))
-def test_any_command_line_is_done_or_refused(world, command, arguments):
-    check_refusal(run_here("scratch-gpt", command, *arguments, cwd=world, check=False))
+def test_any_command_line_succeeds_or_is_rejected(world, command, arguments):
+    check_outcome(run_here("scratch-gpt", command, *arguments, cwd=world, check=False))
 
 
 SETTINGS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "context_length", "batch_size", "dropout"]
@@ -304,11 +304,11 @@ WRONG = st.one_of(
 
 
 @given(
-    script=st.sampled_from(["pretrain_gpt", "train_seq2seq", "train_classifier", "pretrain_encoder"]),
+    script=st.sampled_from(["language_modeling", "translation", "classification", "masked_lm"]),
     settings=st.dictionaries(st.sampled_from(SETTINGS), WRONG, min_size=1, max_size=3),
 )
-def test_any_setting_is_taken_or_refused_before_anything_is_written(world, script, settings):
-    """With a second, surely wrong setting, so that no run begins: what is tested is that nothing else happens."""
+def test_invalid_settings_are_rejected_before_anything_is_written(world, script, settings):
+    """A setting that is always invalid is added, so that no run starts."""
     options = [part for name, value in settings.items() for part in (f"--{name}", value)]
     path = PROJECT / "training" / f"{script}.py"
     refused = run_here(str(path), *options, "--max_steps", "-1", "--output_dir", "out", cwd=world, check=False)

@@ -1,4 +1,4 @@
-"""Pictures say what their axes are, show every number, and can be read."""
+"""Plots have axis labels, show every number, and are legible."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from scratch_gpt.evaluation.cross_attention import plot_attention
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved, as they are saved."""
+    """The figures that have been saved."""
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
     return figures
@@ -35,8 +35,8 @@ def test_a_confusion_matrix(drawn, tmp_path):
     ):
         assert text.get_text() == shown
         assert text.get_position() == (column, row)
-        paper = np.mean(image.cmap(image.norm(image.get_array()[row, column]))[:3])
-        assert abs(paper - np.mean(to_rgb(text.get_color()))) > 0.4  # dark on light, or light on dark
+        background = np.mean(image.cmap(image.norm(image.get_array()[row, column]))[:3])
+        assert abs(background - np.mean(to_rgb(text.get_color()))) > 0.4  # dark on light, or light on dark
     assert imread(tmp_path / "confusion.png").shape[0] > 300
 
 

@@ -1,5 +1,5 @@
-"""Models in use, from the command line and from Python: generation stays within the positions, one line in gives one
-line out, and nothing that the user gave is ignored silently."""
+"""Inference from the command line and from Python: generation stays within the positions, each input line gives one
+output line, and no input is ignored silently."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ LETTERS = "abcdefgh "
 
 
 def save(folder: Path, model, template: str = "causal") -> Path:
-    """A model with a tokenizer of a few characters, one of them a line end."""
+    """Save a model with a tokenizer of a few characters, one of them a line feed."""
     model.save_pretrained(folder)
     tokenizer = train_tokenizer([LETTERS + "\n"], "char", template=template, model_max_length=64)
     tokenizer.save_pretrained(folder)
@@ -43,7 +43,7 @@ def scratch_gpt(*arguments, cwd, check=True):
 @pytest.mark.parametrize(
     "arguments", ["tokenizer encode CAUSAL X", "tokenizer compare X CAUSAL", "generate CAUSAL --prompt X"]
 )
-def test_bytes_that_are_no_utf_8_are_refused(arguments, causal, tmp_path):
+def test_bytes_that_are_not_utf_8_are_an_error(arguments, causal, tmp_path):
     words = arguments.replace("CAUSAL", str(causal)).replace("X", os.fsdecode(b"a\xff")).split()
     refused = scratch_gpt(*words, cwd=tmp_path, check=False)
     assert refused.returncode == 2
@@ -52,7 +52,7 @@ def test_bytes_that_are_no_utf_8_are_refused(arguments, causal, tmp_path):
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory):
-    """An encoder-decoder whose translations are of many lengths, and some hold line ends."""
+    """An encoder-decoder whose translations have different lengths, some with line feeds."""
     config = tiny_seq2seq_config("modern", vocab_size=14)
     model = lift_norms(randomise(ScratchSeq2SeqForConditionalGeneration(config), seed=1, std=0.3))
     model.config.set_languages("de", "en", False)
@@ -68,7 +68,7 @@ TEXTS = ["ab cd", "h", "abcdefgh abcdefgh", "ba", "gh fe dc ba abcd"]
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 3}, {"num_beams": 3, "length_penalty": 2.0}])
-def test_a_batch_translates_as_single_texts_do(translate_pipe, options):
+def test_batched_translations_equal_single_ones(translate_pipe, options):
     single = [translate_pipe(text, **options) for text in TEXTS]
     assert all(isinstance(record["translation_text"], str) for record in single)
     assert translate_pipe(TEXTS, **options) == single
@@ -105,15 +105,15 @@ def test_the_length_of_a_translation_depends_on_its_source_alone(translate_pipe)
     assert lengths == [32, 32, 64, 64, 64]
 
 
-def test_a_source_beyond_the_positions_is_cut_and_more_tokens_than_positions_are_not_generated(translate_pipe):
+def test_a_source_is_truncated_to_the_positions_and_generation_stops_there(translate_pipe):
     long = "abcdefgh " * 20
     assert translate_pipe(long) == translate_pipe("abcdefgh " * 7)  # of 64 positions, <eos> takes one
     translate_pipe("ab", max_new_tokens=500)
     translate_pipe("ab", max_length=500)
 
 
-def test_one_line_in_is_one_line_out(translator, tmp_path):
-    """A translator that generates line ends, as one does that was trained on targets with them."""
+def test_each_input_line_gives_one_output_line(translator, tmp_path):
+    """With a translator that generates line feeds, as one that was trained on targets with them."""
     (tmp_path / "in.txt").write_text("ab cd\n\ncd\u2028ef\r\nba\ngh fe dc ba abcd\n", newline="")
     done = scratch_gpt("translate", translator, "--file", "in.txt", "--num_beams", "1", cwd=tmp_path)
     raw = translate(load_model(translator).eval(), open_tokenizer(str(translator)), TEXTS, num_beams=1)
@@ -130,7 +130,7 @@ def test_one_line_in_is_one_line_out(translator, tmp_path):
     assert len((tmp_path / "eval.txt").read_text().splitlines()) == 3
 
 
-def test_one_line_has_no_line_end():
+def test_one_line_replaces_line_breaks():
     assert one_line("a\nb\r\nc\rd\u2028e\x85f") == "a b c d e f"
     assert one_line("\n\n") == one_line("") == ""
     assert one_line(" a  b ") == " a  b "
@@ -152,14 +152,14 @@ def test_classify_writes_one_line_for_each_text(tmp_path):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """A model of 64 learned positions that never ends a text by itself."""
+    """A model with 64 learned positions and no end-of-text token."""
     model = tiny_model("gpt2", vocab_size=14, eos_token_id=None)
     model.generation_config.max_new_tokens = 32
     model.generation_config.eos_token_id = None
     return save(tmp_path_factory.mktemp("learned") / "model", model)
 
 
-def test_generation_stops_at_the_positions_and_the_other_prompts_go_on(learned, tmp_path):
+def test_generation_stops_at_the_positions_and_continues_with_the_next_prompt(learned, tmp_path):
     prompts = ["ab", "a" * 41, "b" * 80, "c" * 63, "cd"]  # and <bos>
     (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n")
     done = scratch_gpt("generate", learned, "--prompt_file", "prompts.txt", "--num_samples", "2", cwd=tmp_path)
@@ -176,7 +176,7 @@ def test_generation_stops_at_the_positions_and_the_other_prompts_go_on(learned, 
     assert short.stderr == ""
 
 
-def test_a_table_of_bigrams_has_no_positions_to_stay_within(tmp_path):
+def test_a_bigram_model_has_no_limit_of_positions(tmp_path):
     from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM
 
     config = ScratchBigramConfig(vocab_size=14, max_position_embeddings=8, bos_token_id=1)
@@ -199,10 +199,10 @@ def test_answers_stay_within_the_positions_and_do_not_depend_on_the_batch(learne
     assert all(together[i] for i in (0, 1, 2, 3, 6, 7))
 
 
-def test_prompts_that_leave_no_room_are_sorted_out():
+def test_prompts_that_leave_no_room_are_skipped():
     prompts = [[1] * n for n in (3, 60, 10, 33, 64)]
     assert fitting_prompts(prompts, 64, 20) == ([0, 2, 3], 20)
-    assert fitting_prompts(prompts, 64, None) == ([0, 2, 3], 31)  # not 0, as the longest of all would leave
+    assert fitting_prompts(prompts, 64, None) == ([0, 2, 3], 31)  # the longest prompt alone would leave 0
     assert fitting_prompts(prompts, 64, 4) == ([0, 1, 2, 3], 4)
     with pytest.raises(ScratchError, match="no prompt leaves 62 of the model's 64 positions"):
         fitting_prompts(prompts, 64, 62)
@@ -221,7 +221,7 @@ def test_prompts_that_are_too_long_are_counted_and_skipped(command, learned, tmp
         assert "2 completions by" in done.stdout
 
 
-# Texts that a user gives
+# Input texts
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_characters_that_are_not_in_the_vocabulary_are_named(causal, translator,
     save(tmp_path / "classifier", tiny_encoder(ScratchEncoderForSequenceClassification, "bert"), "encoder")
     save(tmp_path / "masked", tiny_encoder(ScratchEncoderForMaskedLM, "bert"), "encoder")
     (tmp_path / "in.txt").write_text("aäb\nö ä <unk>\n")
-    said = "2 characters are not in the vocabulary: 'ä', 'ö'"
+    expected = "2 characters are not in the vocabulary: 'ä', 'ö'"
     for command in (
         ("generate", causal, "--prompt_file", "in.txt", "--max_new_tokens", "1"),
         ("translate", translator, "--file", "in.txt"),
@@ -257,7 +257,7 @@ def test_characters_that_are_not_in_the_vocabulary_are_named(causal, translator,
         ("tokenizer", "encode", causal, "aäbö"),
         ("judge", causal, "--reward", "re:a", "--dataset", "in.txt", "--max_new_tokens", "2"),
     ):
-        assert said in scratch_gpt(*command, cwd=tmp_path).stderr, command[0]
+        assert expected in scratch_gpt(*command, cwd=tmp_path).stderr, command[0]
     one = scratch_gpt("tokenizer", "encode", causal, "äää", cwd=tmp_path).stderr
     assert one == "1 character is not in the vocabulary: 'ä'\n"
     many = "".join(chr(0x4E00 + i) for i in range(30))
@@ -266,11 +266,11 @@ def test_characters_that_are_not_in_the_vocabulary_are_named(causal, translator,
     assert shown.endswith(", …\n")
 
 
-def test_words_that_are_not_in_the_vocabulary_are_named_and_bytes_never_lack_any(tmp_path, story_tokenizer):
+def test_unknown_words_are_named_and_byte_level_tokenizers_have_none(tmp_path, story_tokenizer):
     tokenizer = train_tokenizer(["the dog sat. the cat sat."], "word")
     tokenizer.save_pretrained(tmp_path / "words")
-    said = scratch_gpt("tokenizer", "encode", "words", "the zebra sat. the yak sat.", cwd=tmp_path).stderr
-    assert said == "2 words are not in the vocabulary: ' zebra', ' yak'\n"
+    message = scratch_gpt("tokenizer", "encode", "words", "the zebra sat. the yak sat.", cwd=tmp_path).stderr
+    assert message == "2 words are not in the vocabulary: ' zebra', ' yak'\n"
     story_tokenizer.save_pretrained(tmp_path / "bytes")
     assert scratch_gpt("tokenizer", "encode", "bytes", "ä一🙂", cwd=tmp_path).stderr == ""
 
@@ -281,24 +281,24 @@ def test_texts_that_are_truncated_are_counted(translator, tmp_path):
     assert "2 texts have more tokens than the model's 64 positions: truncated" in done.stderr
 
 
-def test_options_without_an_effect_are_refused(translator, tmp_path):
+def test_options_without_an_effect_are_an_error(translator, tmp_path):
     refused = scratch_gpt(
         *("translate", translator, "ab", "--num_beams", "1", "--length_penalty", "0.5"), cwd=tmp_path, check=False
     )
     assert refused.returncode == 2
-    assert "--length_penalty can't be used without beam search: leave it out" in refused.stderr
+    assert "--length_penalty can't be used without beam search: omit it" in refused.stderr
     refused = scratch_gpt(
         *("evaluate", translator, "--dataset", "grammar", "--num_stories", "3", "--held_out", "0.5"),
         cwd=tmp_path,
         check=False,
     )
     assert "--held_out, --num_stories can't be used with" in refused.stderr
-    assert "leave them out" in refused.stderr
+    assert "omit them" in refused.stderr
     scratch_gpt("translate", translator, "ab", "--num_beams", "2", "--length_penalty", "0.5", cwd=tmp_path)
 
 
 def test_the_options_table_of_evaluate_knows_every_option():
-    """An option that is added to `evaluate` must be sorted in, or it is accepted and ignored again."""
+    """An option of `evaluate` that is missing from the table would be accepted and ignored."""
     import inspect
 
     from scratch_gpt.cli.evaluate import USED_BY, evaluate
@@ -307,7 +307,7 @@ def test_the_options_table_of_evaluate_knows_every_option():
     assert set(inspect.signature(evaluate).parameters) == always | set().union(*USED_BY.values())
 
 
-def test_plan_takes_the_vocabulary_size_of_the_command_line_first(tmp_path):
+def test_plan_prefers_the_vocabulary_size_of_the_command_line(tmp_path):
     (tmp_path / "run.yaml").write_text("vocab_size: 500\nhidden_size: 16\nnum_hidden_layers: 1\nbatch_size: 1\n")
     sizes = ("--num_attention_heads", "2", "--context_length", "8")
 
@@ -318,7 +318,7 @@ def test_plan_takes_the_vocabulary_size_of_the_command_line_first(tmp_path):
     assert parameters() - parameters("--vocab_size", "100") == 2 * 400 * 16  # embedding and head
 
 
-# A push does not wait for ever
+# Publishing
 
 
 def test_verification_before_a_push_has_a_timeout(causal):
@@ -326,6 +326,6 @@ def test_verification_before_a_push_has_a_timeout(causal):
         verify_loads_without_package(causal, timeout=0.1)
 
 
-def test_the_pipeline_is_the_one_that_travels(translate_pipe):
+def test_the_pipeline_is_the_one_of_the_checkpoint(translate_pipe):
     assert isinstance(translate_pipe, ScratchTranslationPipeline)
     assert torch.equal(translate_pipe.preprocess("")["attention_mask"], torch.tensor([[0]]))

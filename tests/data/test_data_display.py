@@ -23,9 +23,9 @@ def test_summary_of_table_with_header(tmp_path):
     text = printed(tmp_path, "text,label", '"', ",")
     assert "columns text 'text', label 'label', delimiter ',' with a header" in " ".join(text.split())
     rows = rows_of(text)
-    expected = {"files": "small.csv", "split": "none is named", "columns": "text: text, label: label"}
+    expected = {"files": "small.csv", "split": "unnamed", "columns": "text: text, label: label"}
     expected |= {"delimiter": "','", "header": "yes", "quoting": "csv", "rows read": "4", "duplicates": "0"}
-    expected |= {"train rows": "2", "validation rows": "2", "good": "2, 1 of them to validate on"}
+    expected |= {"train rows": "2", "validation rows": "2", "good": "2, 1 of them for validation"}
     assert {name: rows[name] for name in expected} == expected
     samples = [line for line in text.splitlines() if line.startswith(("0. ", "1. ", "2. ", "3. ", "4. ", "5. "))]
     assert [line[0] for line in samples] == ["1", "2", "3", "4"][: len(samples)]

@@ -1,4 +1,4 @@
-"""The stations from one neuron to attention: each claim is checked, and each formula against torch or a library."""
+"""The lessons from one neuron to attention: each claim is checked, and each formula against torch or a library."""
 
 import io
 import math
@@ -17,40 +17,40 @@ from torch.nn import functional as F
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.foundations import (
     LADDER,
-    STATIONS,
+    LESSONS,
     activations,
     attention,
     depth,
     dropout,
-    file_of,
-    ladder,
+    ladder_models,
     leaf_or_flower,
+    load_lesson,
     neuron,
-    open_station,
+    source_file,
     subwords,
     text,
 )
 from scratch_gpt.foundations.autograd import Value
-from scratch_gpt.foundations.lesson import Lesson
+from scratch_gpt.foundations.lesson import Presenter
 from scratch_gpt.models.attention import ScratchAttention
 
 SCREEN = 24  # lines
 
 
-# --- what each station claims ----------------------------------------------------------------------------
+# --- claims of each lesson -------------------------------------------------------------------------------
 def best_line_loss():
     x = np.linspace(-1, 1, 64)
     return np.polyfit(x, np.sin(3 * x), 1, full=True)[1].item() / 64
 
 
-def is_close(number, wanted, within):
-    return abs(number - wanted) <= within
+def is_close(number, expected, tolerance):
+    return abs(number - expected) <= tolerance
 
 
 CLAIMS = {
     "neuron": lambda found: (
         found["factor_error"] < 1e-9
-        and found["wild_error"] > 1e100
+        and found["diverged_error"] > 1e100
         and is_close(found["weight"], 1, 0.01)
         and is_close(found["bias"], 0, 0.01)
         and found["polynomial_error"] < 1e-6
@@ -90,57 +90,57 @@ CLAIMS = {
         all(found[name] < 1e-12 for name in ("1 in 2", "2 in 3", "3 in 4", "4 and torch"))
         and found["unscaled"] > 0.9
         and found["scaled"] < 0.2
-        and found["right"] > 0.99
-        and found["without"] < 0.4
+        and found["accuracy"] > 0.99
+        and found["accuracy_without"] < 0.4
     ),
     "dropout": lambda found: (
         found["mean_error"] < 0.01
         and found["gap_with"] < 0.75 * found["gap_without"]
         and found["with"] < found["without"]
-        and found["seen_without"] < 0.05
+        and found["train_without"] < 0.05
         and found["without"] > 2 * found["best_without"]
     ),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in STATIONS if name != LADDER])
-def test_a_station_shows_what_it_claims_on_a_screen(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name in LESSONS if name != LADDER])
+def test_a_lesson_supports_its_claims_and_its_sections_fit_on_a_screen(name, tmp_path):
     printed = io.StringIO()
-    found = open_station(name)(Lesson(Console(file=printed, width=80), tmp_path / "pictures"))
+    found = load_lesson(name)(Presenter(Console(file=printed, width=80), tmp_path / "plots"))
     assert CLAIMS[name](found), found
-    parts = re.split(r"^\d+\. ", printed.getvalue(), flags=re.M)[1:]
-    assert parts
-    assert max(len(part.strip().splitlines()) for part in parts) <= SCREEN - 1  # the command adds a line
-    lines = [line for line in printed.getvalue().splitlines() if not line.startswith("picture: ")]
+    sections = re.split(r"^\d+\. ", printed.getvalue(), flags=re.M)[1:]
+    assert sections
+    assert max(len(section.strip().splitlines()) for section in sections) <= SCREEN - 1  # the command adds a line
+    lines = [line for line in printed.getvalue().splitlines() if not line.startswith("plot: ")]
     assert max(map(len, lines)) <= 80
-    pictures = list((tmp_path / "pictures").glob("*.png"))
-    assert pictures
-    for picture in pictures:  # a blank one has two colours: the axes' and the paper's
-        assert len(np.unique(imread(picture).reshape(-1, 4), axis=0)) > 20
-    assert file_of(name).read_text().startswith('"""')
+    plots = list((tmp_path / "plots").glob("*.png"))
+    assert plots
+    for plot in plots:  # a blank one has two colours: those of the axes and of the background
+        assert len(np.unique(imread(plot).reshape(-1, 4), axis=0)) > 20
+    assert source_file(name).read_text().startswith('"""')
 
 
-def test_stations_are_listed_in_an_order_in_which_none_needs_a_later_one():
-    names = list(STATIONS)
+def test_lessons_depend_on_earlier_ones_only():
+    names = list(LESSONS)
     for number, name in enumerate(names):
-        needed = set(re.findall(r"^from \.(\w+) import", file_of(name).read_text(), re.M))
+        needed = set(re.findall(r"^from \.(\w+) import", source_file(name).read_text(), re.M))
         assert not needed & set(names[number:]), f"{name} needs {needed & set(names[number:])}"
 
 
-def test_a_reader_at_a_terminal_turns_the_pages(monkeypatch):
+def test_sections_wait_for_enter_at_a_terminal(monkeypatch):
     class Keyboard(io.StringIO):
         def isatty(self):
             return True
 
     keyboard = Keyboard("\n\n\n")
     monkeypatch.setattr("sys.stdin", keyboard)
-    lesson = Lesson(Console(file=io.StringIO(), force_terminal=True))
-    lesson.part("one", "begins at once")
+    presenter = Presenter(Console(file=io.StringIO(), force_terminal=True))
+    presenter.section("one", "starts at once")
     assert keyboard.tell() == 0
-    lesson.part("two", "waits")
+    presenter.section("two", "waits")
     assert keyboard.tell() == 1
-    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody is there: nothing to wait for
-    lesson.part("three", "goes on")
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # not a terminal
+    presenter.section("three", "does not wait")
 
 
 # --- formulas against torch ------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ BINARY = {
         st.tuples(st.sampled_from([*UNARY, *BINARY]), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12
     ),
 )
-def test_autograd_is_torchs_on_random_graphs(numbers, program):
+def test_autograd_equals_torch_on_random_graphs(numbers, program):
     ours, theirs = (
         [Value(x) for x in numbers],
         [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in numbers],
@@ -192,7 +192,7 @@ def test_autograd_is_torchs_on_random_graphs(numbers, program):
         assert value.grad == pytest.approx(tensor.grad.item(), rel=1e-10, abs=1e-10)
 
 
-def test_autograd_goes_deep_and_begins_anew():
+def test_autograd_handles_deep_graphs_and_repeated_calls():
     x = Value(1.0)
     y = x
     for _ in range(5000):
@@ -202,7 +202,7 @@ def test_autograd_goes_deep_and_begins_anew():
         assert x.grad == pytest.approx(1.0001**5000)
 
 
-def test_the_neurons_gradients_are_autograds():
+def test_the_neurons_gradients_equal_autograd():
     drawer = random.Random(0)
     inputs = [[drawer.gauss(0, 1) for _ in range(3)] for _ in range(7)]
     targets = [drawer.gauss(0, 1) for _ in range(7)]
@@ -215,7 +215,7 @@ def test_the_neurons_gradients_are_autograds():
     assert shift.grad == pytest.approx(by_bias, rel=1e-12)
 
 
-def test_cross_entropy_is_torchs_even_where_scores_are_large():
+def test_cross_entropy_equals_torch_even_for_large_scores():
     for scores in ([0.3, -1.2, 2.0], [800.0, -900.0, 1.0]):
         values = [Value(s) for s in scores]
         loss = leaf_or_flower.cross_entropy(values, 2)
@@ -228,25 +228,25 @@ def test_cross_entropy_is_torchs_even_where_scores_are_large():
 
 
 @pytest.mark.parametrize("name", [name for name in activations.ACTIVATIONS if name != "none"])
-def test_activations_and_slopes_are_torchs(name):
-    f, slope = activations.ACTIVATIONS[name]
+def test_activations_and_derivatives_equal_torch(name):
+    f, derivative = activations.ACTIVATIONS[name]
     x = torch.linspace(-6, 6, 241, dtype=torch.float64, requires_grad=True)
     expected = getattr(F, name)(x)
     expected.sum().backward()
     np.testing.assert_allclose(f(x.detach().numpy()), expected.detach().numpy(), atol=1e-12)
-    np.testing.assert_allclose(slope(x.detach().numpy()), x.grad.numpy(), atol=1e-12)
+    np.testing.assert_allclose(derivative(x.detach().numpy()), x.grad.numpy(), atol=1e-12)
 
 
-def test_softmax_is_torchs_and_keeps_order():
+def test_softmax_equals_torch_and_preserves_order():
     scores = np.random.default_rng(0).normal(0, 300, (50, 7))
-    shares = activations.softmax(scores)
-    np.testing.assert_allclose(shares, torch.from_numpy(scores).softmax(-1).numpy(), atol=1e-12)
-    order = np.take_along_axis(shares, scores.argsort(-1), -1)
+    probabilities = activations.softmax(scores)
+    np.testing.assert_allclose(probabilities, torch.from_numpy(scores).softmax(-1).numpy(), atol=1e-12)
+    order = np.take_along_axis(probabilities, scores.argsort(-1), -1)
     assert (np.diff(order) >= 0).all()
 
 
 @pytest.mark.parametrize("axis", [0, -1])
-def test_norms_and_their_gradients_are_torchs(axis):
+def test_norms_and_their_gradients_equal_torch(axis):
     generator = np.random.default_rng(0)
     x, gradient = generator.normal(3, 2, (16, 10)), generator.normal(size=(16, 10))
     tensor = torch.from_numpy(x).requires_grad_()
@@ -259,9 +259,9 @@ def test_norms_and_their_gradients_are_torchs(axis):
     np.testing.assert_allclose(depth.normalize_backward(x, gradient, axis), tensor.grad.numpy(), atol=1e-12)
 
 
-def test_depth_measures_what_torch_does():
+def test_scales_of_deep_networks_equal_torch():
     for stack in depth.STACKS.values():
-        signals, gradients = depth.sizes(stack, layers=5, width=8, batch=6)
+        signals, gradients = depth.measure_scales(stack, layers=5, width=8, batch=6)
         generator = np.random.default_rng(0)
         weights = [torch.from_numpy(generator.normal(0, stack.scale * 8**-0.5, (8, 8))) for _ in range(5)]
         states = [torch.from_numpy(generator.normal(size=(6, 8)))]
@@ -282,11 +282,11 @@ def test_depth_measures_what_torch_does():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text("abcd", min_size=1, max_size=8), min_size=1, max_size=40), st.integers(1, 30))
-def test_merges_are_those_of_the_library(words, count):
+def test_merges_equal_those_of_the_library(words, count):
     assert subwords.learn_merges(words, count) == subwords.library_merges(words, count)
 
 
-def test_a_word_is_cut_as_the_library_cuts_it():
+def test_encoding_equals_the_library():
     from tokenizers import Tokenizer, models
 
     words = ["low", "lower", "lowest", "newer", "wider", "new", "wide", "aaa", "aaaa"] * 3
@@ -297,10 +297,10 @@ def test_a_word_is_cut_as_the_library_cuts_it():
         assert subwords.encode(word, merges) == library.encode(word).tokens
 
 
-def test_attention_is_torchs_and_fits_the_models():
+def test_attention_equals_torch_and_the_models():
     torch.manual_seed(0)
     x = torch.randn(7, 16)
-    config = ladder.gpt_config(11, hidden_size=16, attention_bias=False)
+    config = ladder_models.gpt_config(11, hidden_size=16, attention_bias=False)
     module = ScratchAttention(config, 0)
     matrices = [getattr(module, f"{name}_proj").weight.T for name in "qkvo"]
     ours = attention.attend_with_heads(x, *matrices, heads=config.num_attention_heads)
@@ -312,7 +312,7 @@ def test_attention_is_torchs_and_fits_the_models():
     torch.testing.assert_close(attention.attend(x, x, x)[6], attention.attend(shuffled, shuffled, shuffled)[6])
 
 
-def test_dropout_keeps_or_drops_and_hands_gradients_back_alike():
+def test_dropout_applies_one_mask_to_values_and_gradients():
     x = torch.ones(10_000, requires_grad=True)
     y = dropout.dropout(x, 0.25, torch.Generator().manual_seed(0))
     assert set(y.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
@@ -320,18 +320,18 @@ def test_dropout_keeps_or_drops_and_hands_gradients_back_alike():
     assert torch.equal(x.grad, y.detach())
 
 
-def test_pairs_are_counted_in_their_order():
+def test_counts_of_pairs_depend_on_their_order():
     counts = text.count_pairs(np.array([0, 1, 0, 1, 2]), 3)
     assert counts.tolist() == [[0, 2, 0], [1, 0, 1], [0, 0, 0]]
 
 
-def test_a_folder_that_cannot_be_is_refused_before_anything_is_learned(tmp_path):
+def test_a_plot_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ScratchError, match="can't be made a folder for pictures"):
-        Lesson(Console(file=io.StringIO()), tmp_path / "file")
+    with pytest.raises(ScratchError, match=r"can't create the folder .* for plots"):
+        Presenter(Console(file=io.StringIO()), tmp_path / "file")
 
 
-def test_norms_make_the_size_of_the_weights_not_matter():
+def test_with_norms_the_gradient_does_not_depend_on_the_scale_of_the_weights():
     for axis in (0, -1):
-        firsts = [depth.sizes(depth.Stack(scale, axis=axis))[1][0] for scale in (0.5, 1.0, 2.0)]
-        assert max(firsts) / min(firsts) < 1.05
+        first_gradients = [depth.measure_scales(depth.Stack(scale, axis=axis))[1][0] for scale in (0.5, 1.0, 2.0)]
+        assert max(first_gradients) / min(first_gradients) < 1.05

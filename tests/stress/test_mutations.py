@@ -1,4 +1,4 @@
-"""The bugs that stress/mutants.py plants, and the order in which it runs tests."""
+"""The mutants of stress/mutants.py, the selection and order of tests, and the command."""
 
 import ast
 import json
@@ -11,11 +11,11 @@ from helpers.processes import PROJECT, run_python
 
 sys.path.append(str(PROJECT / "stress"))
 
-from mutation.mutations import at_random, find_mutants, is_mutant, sample, split_count
-from mutation.report import share
-from mutation.selection import Test, in_order, moved_lines, within
+from mutation.mutations import find_mutants, is_mutant, random_rank, sample, split_count
+from mutation.report import mutation_score
+from mutation.selection import Test, map_lines, order_tests, within_budget
 
-Test.__test__ = False  # not a class of tests
+Test.__test__ = False  # pytest would collect it
 FUNCTION = '''"""Module of 2 lines."""
 
 def f(x: int = 3, *, kind: tuple[int, int] = (), loud=True) -> "list[1]":
@@ -25,7 +25,7 @@ def f(x: int = 3, *, kind: tuple[int, int] = (), loud=True) -> "list[1]":
 
 
 def mutations_of(body: str) -> set[str]:
-    """The bodies of a function's mutants that parse."""
+    """Return the bodies of a function's mutants that parse."""
     content = FUNCTION.format(body="\n".join(f"    {line}" for line in body.split("\n"))).encode()
     mutants = [mutant for mutant in find_mutants("scratch_gpt/rl/x.py", content) if is_mutant(mutant, content)]
     changed = [mutant for mutant in mutants if mutant.line > 4]
@@ -57,7 +57,7 @@ def mutations_of(body: str) -> set[str]:
         ("x = y", {"pass"}),
     ],
 )  # fmt: skip
-def test_each_kind_of_bug_changes_its_own_bytes_only(body, mutated):
+def test_mutations_of_each_kind(body, mutated):
     assert mutations_of(body) == mutated
 
 
@@ -74,22 +74,22 @@ def test_each_kind_of_bug_changes_its_own_bytes_only(body, mutated):
         "import a",
     ],
 )
-def test_what_is_displayed_or_checks_nothing_is_left_alone(body):
+def test_code_that_only_displays_is_not_mutated(body):
     assert mutations_of(body) <= {"zip(x, y, strict=True) if 1 else 0", "zip(x, y, strict=True) if 0 else 1"} | {
         "zip(x, y, strict=True) if (-1) else 0",
         "zip(x, y, strict=True) if 0 else (-1)",
     }
 
 
-def test_defaults_are_reached_by_the_body_and_constants_by_any_function():
+def test_target_lines_of_defaults_are_the_body_and_of_constants_all_functions():
     content = b"SIZE = 5\n\n\ndef f(x=1):\n    '''Text.'''\n    y = x\n    return y < 2\n\n\ndef g():\n    return f()\n"
     found = {(mutant.before, mutant.operator): mutant for mutant in find_mutants("scratch_gpt/rl/x.py", content)}
-    assert found["SIZE = 5", "constant"].wanted == (6, 7, 11)
+    assert found["SIZE = 5", "constant"].target_lines == (6, 7, 11)
     assert found["SIZE = 5", "constant"].at_import
-    assert found["def f(x=1):", "constant"].wanted == (6, 7)
+    assert found["def f(x=1):", "constant"].target_lines == (6, 7)
     assert found["def f(x=1):", "constant"].at_import
     assert not found["return y < 2", "comparison"].at_import
-    assert found["return y < 2", "comparison"].wanted == (7,)
+    assert found["return y < 2", "comparison"].target_lines == (7,)
 
 
 def test_a_mutant_keeps_its_id_when_other_lines_change():
@@ -98,10 +98,10 @@ def test_a_mutant_keeps_its_id_when_other_lines_change():
     ids = {mutant.id: mutant for mutant in find_mutants("scratch_gpt/rl/x.py", after)}
     for mutant in find_mutants("scratch_gpt/rl/x.py", before):
         assert ids[mutant.id].line == mutant.line + 7
-        assert at_random(0, mutant) == at_random(0, ids[mutant.id]) != at_random(1, mutant)
+        assert random_rank(0, mutant) == random_rank(0, ids[mutant.id]) != random_rank(1, mutant)
 
 
-def test_a_sample_is_reproducible_and_has_one_mutant_a_line():
+def test_a_sample_is_reproducible_and_has_one_mutant_per_line():
     chosen = sample(PROJECT, 12, seed=3, only="scratch_gpt/rl")
     assert chosen == sample(PROJECT, 12, seed=3, only="scratch_gpt/rl/")
     assert len({(mutant.file, mutant.line) for mutant in chosen}) == len({mutant.id for mutant in chosen}) == 12
@@ -109,29 +109,29 @@ def test_a_sample_is_reproducible_and_has_one_mutant_a_line():
     assert {m.id for m in chosen} != {m.id for m in sample(PROJECT, 12, seed=4, only="scratch_gpt/rl")}
 
 
-def test_a_count_is_split_by_the_largest_fractions():
+def test_a_count_is_split_by_largest_remainders():
     assert split_count(10, {"a": 0.55, "b": 0.27, "c": 0.18}) == {"a": 5, "b": 3, "c": 2}
 
 
-def test_lines_are_found_again_in_a_changed_file():
-    moved = moved_lines("a\nb\nc\nd", "new\na\nx\ny\nd")
-    assert {line: list(old) for line, old in moved.items()} == {1: [], 2: [1], 3: [2, 3], 4: [2, 3], 5: [4]}
+def test_lines_are_mapped_between_versions_of_a_file():
+    old_lines = map_lines("a\nb\nc\nd", "new\na\nx\ny\nd")
+    assert {line: list(old) for line, old in old_lines.items()} == {1: [], 2: [1], 3: [2, 3], 4: [2, 3], 5: [4]}
 
 
-def test_fast_tests_run_first_and_one_case_of_each_before_the_others():
+def test_fast_tests_run_first_and_one_case_of_each_before_its_others():
     cases = [Test(f"t.py::a[{i}]", 1.0 + i / 10, 1.0) for i in range(3)]
     other, slow = Test("t.py::b", 1.5, 1.5), Test("t.py::c", 50, 50)
     fixture = (("trained of t.py", 4.0),)
     sharing = [Test(f"u.py::{name}", 0.1, 0.1, fixture) for name in "de"]
-    names = [test.name for test in in_order([slow, *sharing, other, *cases])]
+    names = [test.name for test in order_tests([slow, *sharing, other, *cases])]
     assert names == ["t.py::a[0]", "t.py::b", "u.py::d", "u.py::e", "t.py::a[1]", "t.py::a[2]", "t.py::c"]
-    assert [test.name for test in within([other, *sharing, slow], 6)] == ["t.py::b", "u.py::d", "u.py::e"]
-    assert within([slow], 6) == [slow]
+    assert [test.name for test in within_budget([other, *sharing, slow], 6)] == ["t.py::b", "u.py::d", "u.py::e"]
+    assert within_budget([slow], 6) == [slow]
 
 
 def test_neither_equivalent_mutants_nor_errors_count():
     rows = [{"status": status} for status in ("caught", "timeout", "survived", "no test", "equivalent", "error")]
-    assert share(rows) == 0.5
+    assert mutation_score(rows) == 0.5
 
 
 MODULE = """
@@ -164,8 +164,8 @@ def test_twice_in_another_process():
 """
 
 
-def test_the_command_tells_caught_from_surviving_and_unreached_and_goes_on(tmp_path):
-    """On a small repository: constants at import, defaults, and a process that a test starts are reached."""
+def test_the_command_reports_caught_surviving_and_unreached_mutants_and_resumes(tmp_path):
+    """On a small repository: mutants of constants, defaults, and code that runs in a subprocess of a test."""
     pytest.importorskip("coverage")
     shutil.copytree(PROJECT / "stress", tmp_path / "stress", ignore=shutil.ignore_patterns("output"))
     forks = tmp_path / "stress" / "mutation" / "forks.py"

@@ -187,7 +187,7 @@ def test_the_commands(run, encoder, table, tmp_path):
     assert len(re.findall(r"\d\.\d%", guessed.stdout)) == 3
     for command, reason in (
         (("fill", str(encoder), "no mask here"), "has no <mask>: write <mask> for each word to predict"),
-        (("fill", str(run), "a <mask>"), "which predicts no masked tokens"),
+        (("fill", str(run), "a <mask>"), "which does not predict masked tokens"),
         (("classify", str(encoder), "a film"), "which has no labels"),
         (("generate", str(run)), "use 'scratch-gpt classify'"),
         (("evaluate", str(encoder), "--dataset", str(table)), "'scratch-gpt train classification'"),

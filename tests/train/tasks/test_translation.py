@@ -187,7 +187,7 @@ def test_translate_and_evaluate_as_commands(run, tmp_path):
     best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
     assert re.search(rf"chrf\s*│\s*{best['val_chrf']:.2f}", scored.stdout)
     assert signatures()["chrf"] in scored.stdout
-    assert re.search(r"bleu of Moses tokens\s*│\s*\d+\.\d\d", scored.stdout)
+    assert re.search(r"bleu, Moses tokens\s*│\s*\d+\.\d\d", scored.stdout)
 
 
 def test_cross_attention_between_words_sums_to_one(run):

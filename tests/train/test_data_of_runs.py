@@ -15,15 +15,7 @@ from scratch_gpt import train_tokenizer
 from scratch_gpt.tokenization.chat import add_chat_template
 
 LETTERS = "abcdefghij klmnopqrstuvwxyz"
-SCRIPTS = {
-    "language_modeling": "pretrain_gpt",
-    "masked_lm": "pretrain_encoder",
-    "classification": "train_classifier",
-    "translation": "train_seq2seq",
-    "sft": "finetune_sft",
-    "dpo": "finetune_dpo",
-    "prompts": "finetune_ppo",
-}
+FAMILIES = ("language_modeling", "masked_lm", "classification", "translation", "sft", "dpo", "policy_gradient")
 SMALL = ["--max_steps", "2", "--num_threads", "1", "--precision", "fp32", "--eval_every", "2", "--save_every", "2"]
 MODEL = ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "1", "--context_length", "16"]
 PROMPTS = ["--validation_prompts", "4", "--max_new_tokens", "4", "--prompts_per_rollout", "8"]
@@ -34,7 +26,7 @@ OPTIONS = {
     "translation": ["--hidden_size", "16", "--encoder_layers", "1", "--decoder_layers", "1", "--tokenizer", "char"],
     "sft": ["--init_from", "MODEL", "--context_length", "48"],
     "dpo": ["--init_from", "MODEL"],
-    "prompts": ["--init_from", "MODEL", "--reward", "re:a", *PROMPTS],
+    "policy_gradient": ["--init_from", "MODEL", "--reward", "re:a", *PROMPTS],
 }
 WORDS = [a + b for a in "abcdefgh" for b in "ijklm"]
 ROWS = {
@@ -44,7 +36,7 @@ ROWS = {
     "translation": [{"de": f"das {word}", "en": f"the {word}"} for word in WORDS],
     "sft": [{"prompt": f"how {word}", "completion": f"so {word}"} for word in WORDS],
     "dpo": [{"prompt": f"how {word}", "chosen": word, "rejected": word[::-1] + "z"} for word in WORDS],
-    "prompts": [{"prompt": f"how {word}"} for word in WORDS],
+    "policy_gradient": [{"prompt": f"how {word}"} for word in WORDS],
 }
 LONG = LETTERS * 9
 UNFIT = {
@@ -54,7 +46,7 @@ UNFIT = {
     "translation": {"de": "a", "en": None},
     "sft": {"prompt": LONG, "completion": "cut off"},
     "dpo": {"prompt": LONG, "chosen": "a", "rejected": "b"},
-    "prompts": {"prompt": LONG},
+    "policy_gradient": {"prompt": LONG},
 }
 
 
@@ -78,10 +70,10 @@ def write(path: Path, rows: list[dict]) -> Path:
 def train(job: str, model: str, dataset: Path, out: Path, *more: str, check: bool = True):
     own = [model if option == "MODEL" else option for option in OPTIONS[job]]
     options = ["--dataset", str(dataset), "--output_dir", str(out), *SMALL, *own, *more]
-    return run_here(str(PROJECT / "training" / f"{SCRIPTS[job]}.py"), *options, check=check)
+    return run_here(str(PROJECT / "training" / f"{job}.py"), *options, check=check)
 
 
-@pytest.mark.parametrize("job", SCRIPTS)
+@pytest.mark.parametrize("job", FAMILIES)
 def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, tmp_path):
     data = write(tmp_path / "data" / "train.jsonl", [*ROWS[job][:20], UNFIT[job], *ROWS[job][20:]])
     (tmp_path / "data" / "NOTES.log").write_text("notes")
@@ -111,10 +103,10 @@ def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, 
     assert train(job, model, tmp_path / "data", tmp_path / "run", *insisted, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("job", SCRIPTS)
+@pytest.mark.parametrize("job", FAMILIES)
 def test_too_many_bad_rows_fail_before_anything_is_written(job, model, tmp_path):
     write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[UNFIT[job]] * 3])
-    if job == "prompts":  # a prompt that comes again is none
+    if job == "policy_gradient":  # a prompt that comes again is none
         write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[{"prompt": LONG + word} for word in WORDS[:3]]])
     result = train(job, model, tmp_path / "t.jsonl", tmp_path / "run", check=False)
     assert result.returncode == 2, result.stderr
@@ -148,7 +140,7 @@ def test_every_file_a_run_opens_is_reported(job, model, tmp_path):
     for name in ("test.jsonl", "extra.csv", ".hidden.jsonl", "LICENSE.txt", "dataset_infos.json", "notes.txt"):
         shutil.copy(folder / "train.jsonl", folder / name)
     own = [model if option == "MODEL" else option for option in OPTIONS[job]]
-    script = str(PROJECT / "training" / f"{SCRIPTS[job]}.py")
+    script = str(PROJECT / "training" / f"{job}.py")
     options = ["--dataset", str(folder), "--output_dir", str(tmp_path / "run"), *SMALL, *own]
     ran = run_python("-c", AUDIT, str(folder), script, *options, cwd=PROJECT)
     opened = json.loads(ran.stdout.split("OPENED ")[1].splitlines()[0])

@@ -94,7 +94,7 @@ def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
 def test_interrupted_run_resumes_exactly(base, tmp_path):
     """Stopped in the middle of a round, whose rollouts the checkpoint holds."""
     same = ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt"), *OPTIONS]
-    same += ["--eval_every", "100", "--kl_target", "2", "--schedule", "constant"]
+    same += ["--eval_every", "100", "--schedule", "constant"]
     run_here(PPO, *same, "--max_steps", "22", "--output_dir", str(tmp_path / "straight"))
     run_here(PPO, *same, "--max_steps", "11", "--output_dir", str(tmp_path / "stopped"))
     more = ["--resume", "--allow_changed_settings", "--max_steps", "22"]

@@ -108,7 +108,7 @@ ORDER = {
     "data": ("splits", "corpora", "readers", "batching"),
     "hub": (
         *("directory_checks", "model_directory", "loading", "card_usage", "card"),
-        *("generation_defaults", "native", "staging", "upload", "push"),
+        *("native", "staging", "upload", "push"),
     ),
     "train": (
         *("arguments", "optim", "checkpoints", "performance", "engine", "tasks"),

@@ -72,7 +72,7 @@ def read_run(folder: Path) -> RunRecord:
     """Read `run.yaml` of a run.
 
     Raises:
-        ScratchError: it can't be read, or has not the structure that `write_run` writes.
+        ScratchError: it can't be read, or does not have the structure that `write_run` writes.
     """
     path = folder / RECORD
     try:

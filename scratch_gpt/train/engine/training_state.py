@@ -14,7 +14,7 @@ class TrainingState:
 
     Attributes:
         step: optimizer steps taken.
-        tokens: tokens scored in training.
+        tokens: tokens scored in training; texts or pairs, if the loss is a mean of these.
         seconds: time spent in steps.
         data: position in the training data.
         best_metric: best value of `--metric_for_best_model`; None before the first finite one.

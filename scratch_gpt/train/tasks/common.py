@@ -278,7 +278,7 @@ def dropout_fields(args: Any) -> dict[str, Any]:
 
 
 def run_facts(
-    family_title: str,
+    title: str,
     style: str,
     summary: DataSummary,
     license: str | None,
@@ -289,7 +289,7 @@ def run_facts(
     """Facts about model and data for `run.yaml` and the model card.
 
     Args:
-        family_title: title of the run.
+        title: of the run.
         style: preset of a new model, or class of one from a checkpoint.
         summary: summary of the data.
         license: license of the data; that of built-in data is known.
@@ -298,7 +298,7 @@ def run_facts(
         more: facts of the family, such as the sizes of the splits.
     """
     return {
-        "title": family_title,
+        "title": title,
         "style": style,
         "dataset": summary.name,
         "license": "apache-2.0" if summary.built_in else license,

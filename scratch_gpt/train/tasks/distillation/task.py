@@ -26,11 +26,11 @@ class Distillation(LanguageModeling):
     """Rows of text; the loss combines the KL divergence from the teacher and the cross-entropy of the text.
 
     Args:
-        accelerator: knows the processes and the device.
+        accelerator: processes and device.
         teacher: with the same vocabulary as the student.
         shards: "train" and "validation".
         tokenizer: of both models.
-        row_length: tokens of a row.
+        row_length: length of a row in tokens.
         args: batch size, seed, and the weight and temperature of the KL divergence.
         entropy_floor: entropy of the text in nats per token, where it is known.
     """

@@ -44,5 +44,5 @@ def test_summary_of_table_without_header(tmp_path):
 def test_help_lists_the_tasks_of_each_option():
     said = " ".join(run_here("scratch-gpt", "data", "--help").stdout.replace("│", " ").split())
     assert "(classification) Column with the label" in said
-    assert "(language_modeling, masked_lm) Stream the Hub dataset" in said
+    assert "(language_modeling, masked_lm, distillation) Stream the Hub dataset" in said
     assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # for all tasks

@@ -201,7 +201,7 @@ def test_word_dropout_of_source_and_decoder_inputs():
             sides = [tokenizer, tokenizer]
             sides[side] = copy.deepcopy(tokenizer)
             sides[side].bos_token = getattr(tokenizer, name)
-            with pytest.raises(ScratchError, match=r"word_dropout is 0\.3, but the tokenizer has no <bos> of its own"):
+            with pytest.raises(ScratchError, match=r"word_dropout is 0\.3, but the tokenizer has no separate <bos>"):
                 Translation(
                     Accelerator(), encoded, encoded, **{**shared, "tokenizers": Tokenizers(*sides)}, word_dropout=0.3
                 )

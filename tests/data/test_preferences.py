@@ -148,7 +148,7 @@ def test_template_without_answer_boundary_is_rejected(base):
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}h{% endif %}"
     )
-    with pytest.raises(ScratchError, match="nothing says where an answer begins"):
+    with pytest.raises(ScratchError, match="so that the start of the answer is unknown"):
         EncodedPairs([Preference([ASK], [GOOD], [BAD_ANSWER])], tokenizer, 64)
 
 

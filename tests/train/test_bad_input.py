@@ -29,7 +29,7 @@ BAD = {
         "dropout is 17.0, want at least 0 and at most 1; attention_dropout is -1.0",
     ),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
-    "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "leave --tokenizer out"),
+    "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "omit --tokenizer with"),
     "batch of nothing": (
         ["--batch_size", "0", "--learning_rate", "-1"],
         "learning_rate is -1.0, want more than 0; batch_size is 0, want more than 0",

@@ -19,7 +19,7 @@ MEASURE = '''
 import json, re, sys
 import torch
 from scratch_gpt import ScratchGPTConfig
-from scratch_gpt.hardware import keep_memory
+from scratch_gpt.hardware import retain_freed_memory
 from scratch_gpt.train.cost_estimate import _forward
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments

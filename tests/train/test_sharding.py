@@ -3,10 +3,8 @@
 Accelerate shards on accelerators only, so this drives torch's `fully_shard` by transformers' own plan for the classes.
 """
 
-import os
-
 import pytest
-from helpers.processes import TWO_PROCESSES, run_python
+from helpers.processes import PROJECT, TWO_PROCESSES, run_python
 
 SCRIPT = """
 import sys
@@ -55,4 +53,4 @@ dist.destroy_process_group()
 def test_sharded_model_equals_the_unsharded_one(tmp_path):
     script = tmp_path / "shard.py"
     script.write_text(SCRIPT)
-    run_python(*TWO_PROCESSES, str(script), str(tmp_path / "out"), os.path.dirname(__file__), cwd=tmp_path)
+    run_python(*TWO_PROCESSES, str(script), str(tmp_path / "out"), str(PROJECT / "tests"), cwd=tmp_path)

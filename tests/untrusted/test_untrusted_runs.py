@@ -240,8 +240,8 @@ ARGUMENTS = {
     "a list": ({"learning_rate": [1, 2]}, "want one value, not the list"),
     "a choice": ({"schedule": "steep"}, "invalid choice: 'steep'"),
     "stories": ({"dataset": "stories", "num_stories": 10**9}, "num_stories"),
-    "rows": ({"batch_size": 10**12}, "batch_size is 1000000000000, want at most 1,048,576"),
-    "threads": ({"num_threads": 10**9}, "num_threads is 1000000000, want at most 16,384"),
+    "rows": ({"batch_size": 10**12}, "batch_size is 1000000000000, want more than 0 and at most 1,048,576"),
+    "threads": ({"num_threads": 10**9}, "num_threads is 1000000000, want more than 0 and at most 16,384"),
 }
 
 

@@ -130,7 +130,7 @@ def test_collapse_stops_the_run_and_keeps_the_best_model(base, tmp_path):
         check=False,
     )
     assert result.returncode == 1
-    assert "beyond max_kl 0.5: the policy has collapsed, and output_dir keeps the best one" in result.stderr
+    assert "more than max_kl 0.5: the policy has collapsed, and output_dir keeps the best one" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     kept, before = (AutoModelForCausalLM.from_pretrained(folder) for folder in (out, base / "model"))
     assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), before.parameters(), strict=True))

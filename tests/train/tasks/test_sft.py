@@ -27,6 +27,7 @@ from scratch_gpt.evaluation.language_modeling import sum_of_losses
 from scratch_gpt.tokenization.chat import add_chat_template, encode_conversations
 from scratch_gpt.train.tasks.sft.task import Instructions
 
+COLOURS = (("Rose", "red"), ("Sky", "blue"))
 SFT = str(PROJECT / "training" / "sft.py")
 
 
@@ -111,9 +112,8 @@ def task_masks(tokenizer, talks):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A model that has read nothing, and conversations to learn: the colour of a letter."""
+    """An untrained model, and conversations with a rule that holds for held-out ones too: roses are red, skies blue."""
     folder = tmp_path_factory.mktemp("base")
-    letters, colours = "abcdefgh", ("red", "blue")
     texts = ["".join(map(chr, range(32, 127)))]
     tokenizer = train_tokenizer(texts, "char", model_max_length=64)
     torch.manual_seed(0)
@@ -122,7 +122,9 @@ def base(tmp_path_factory):
     model = ScratchGPTForCausalLM(ScratchGPTForCausalLM.config_class.from_preset("llama", **fields))
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    rows = [{"prompt": f"Colour of {x}?", "completion": colours[i % 2]} for i, x in enumerate(letters)] * 8
+    rows = [
+        {"prompt": f"{thing} {x}?", "completion": colour} for thing, colour in COLOURS for x in "abcdefghijklmnop"
+    ] * 4
     (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
@@ -154,15 +156,16 @@ def test_tuned_model_answers(tuned, tmp_path):
         "before": {"val_loss": last["val_loss_before"]}
     }  # a resumed run could not measure it any more
     card = (out / "README.md").read_text()
-    assert f"| the same before tuning | {last['val_loss_before']:.4f}" in card
+    before_and_after = f"{last['val_loss']:.4f} | {last['val_loss_before']:.4f}"
+    assert f"| loss, nats per token of the answers | {before_and_after} |" in card
     sound = run_here("scratch-gpt", "verify", str(out))
     assert sound.stdout.count("✓") == 5, sound.stdout
     code = """
 import sys
 from transformers import pipeline
 answer = pipeline("text-generation", sys.argv[1], trust_remote_code=True, device="cpu")
-for letter in "ab":
-    talk = answer([{"role": "user", "content": f"Colour of {letter}?"}])[0]["generated_text"]
+for thing in ("Rose", "Sky"):
+    talk = answer([{"role": "user", "content": f"{thing} a?"}])[0]["generated_text"]
     print(talk[-1]["role"], talk[-1]["content"])
 assert "scratch_gpt" not in sys.modules
 """
@@ -189,21 +192,21 @@ def test_transformers_serve_and_chat(tuned, tmp_path):
                     break
             time.sleep(0.25)
 
-        def ask(letter: str, stream: bool) -> str:
-            asked = {"model": str(tuned), "messages": [{"role": "user", "content": f"Colour of {letter}?"}]}
+        def ask(thing: str, stream: bool) -> str:
+            asked = {"model": str(tuned), "messages": [{"role": "user", "content": f"{thing} a?"}]}
             body = json.dumps({**asked, "stream": stream}).encode()
             request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.read().decode()
 
-        assert json.loads(ask("a", stream=False))["choices"][0]["message"] == {"role": "assistant", "content": "red"}
-        lines = [line.removeprefix("data: ") for line in ask("b", stream=True).splitlines() if "chunk" in line]
+        assert json.loads(ask("Rose", stream=False))["choices"][0]["message"] == {"role": "assistant", "content": "red"}
+        lines = [line.removeprefix("data: ") for line in ask("Sky", stream=True).splitlines() if "chunk" in line]
         said = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines]
         assert "".join(said) == "blue"
         assert len([piece for piece in said if piece]) > 1
         chat = subprocess.run(
             [command, "chat", str(tuned), url, "do_sample=False"],  # it samples unless told
-            input="Colour of b?\n!exit\n",
+            input="Sky a?\n!exit\n",
             env=environment,
             cwd=tmp_path,
             capture_output=True,

@@ -41,7 +41,17 @@ from .task import Distillation
 def prepare(
     data: DataArguments, model_args: StudentArguments, args: DistillationArguments, resume_from: Path | None
 ) -> Job:
-    """Prepare a run; see `Recipe.prepare`."""
+    """Prepare a run; see `Recipe.prepare`.
+
+    Args:
+        data: data arguments.
+        model_args: the student, and its teacher.
+        args: training arguments.
+        resume_from: checkpoint to resume from, if any.
+
+    Raises:
+        ScratchError: there is no teacher, or student and teacher don't match.
+    """
     source, validation = _read(data, model_args, args)
     accelerator = start(args)
     check_sharding(Distillation, accelerator)

@@ -257,6 +257,7 @@ def test_debug_shows_the_traceback(world):
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.slow
 def test_help_of_the_program_imports_nothing_heavy(tmp_path):
     script = (
         "import sys; sys.argv = ['any-name', '--help']\n"

@@ -90,6 +90,7 @@ def measured(tmp_path_factory) -> dict[str, dict]:
     return dict(zip(names, map(json.loads, printed.splitlines()), strict=True))
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("name", BOMBS)
 def test_decompression_bomb_is_rejected_with_bounded_memory(name, measured):

@@ -31,6 +31,7 @@ def tokenizer():
     return train_tokenizer([WORDS * 3], "bpe", 280)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KEPT)
 def test_every_character_is_kept(case, tmp_path, tokenizer):
     path = tmp_path / "t.txt"

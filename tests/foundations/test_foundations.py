@@ -103,6 +103,7 @@ CLAIMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LESSONS if name != LADDER])
 def test_a_lesson_supports_its_claims_and_its_sections_fit_on_a_screen(name, tmp_path):
     printed = io.StringIO()

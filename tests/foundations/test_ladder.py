@@ -12,6 +12,7 @@ from scratch_gpt.foundations import ladder
 SCREEN = 24  # lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", ladder.RUNGS, ids=lambda rung: rung.name)
 def test_rungs_are_causal_and_reduce_the_loss(rung):
     torch.manual_seed(0)

@@ -104,6 +104,7 @@ def test_a_directory_that_does_not_load_without_the_package_is_not_pushed(run, t
         assert not hub.repositories
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_is_explained(run, tmp_path):
     with running_hub() as hub:
         environment = {**hub_environment(hub, tmp_path / "home"), "HF_ENDPOINT": f"{hub.endpoint}/wrong"}

@@ -47,6 +47,7 @@ def test_only_files_that_an_earlier_push_can_have_uploaded_are_replaced():
     assert [name for name in STALE if not is_replaced(name)] == []
 
 
+@pytest.mark.slow
 def test_second_push_deletes_exactly_the_listed_files(directory, hub, tmp_path):
     for name in ("generation_config.json", "README.md"):
         (directory / name).unlink(missing_ok=True)
@@ -136,6 +137,7 @@ def other_host():
     thread.join(5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 302), ("127.0.0.1", 307), ("localhost", 308)])
 @pytest.mark.parametrize("request_", ["POST /api/models/tester/model/commit", "PUT /lfs/", "POST /api/repos/create"])
 def test_upload_is_not_redirected_to_another_host(host, status, request_, directory, hub, other_host):
@@ -161,6 +163,7 @@ def test_redirects_of_downloads_and_within_the_hub_are_followed(directory, hub, 
     assert get_session().post(f"{hub.endpoint}/here", content=b"{}").json() == {"errors": [], "warnings": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [

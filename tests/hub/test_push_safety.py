@@ -68,6 +68,7 @@ def test_staged_directory_holds_exactly_the_uploaded_files_and_is_removed(direct
     assert str(caught.value) == f"no model in {directory}"
 
 
+@pytest.mark.slow
 def test_custom_generate_is_neither_run_nor_uploaded(directory, hub, tmp_path):
     """Regression: it ran, without permission, in the process that verifies the model."""
     code, marker = code_with_marker(directory)
@@ -201,6 +202,7 @@ def test_rejected_directory_runs_no_code_and_contacts_no_hub(case, directory, mo
     assert not [path for path in directory.parent.iterdir() if path.name.startswith(".push")]
 
 
+@pytest.mark.slow
 def test_code_of_the_second_tokenizer_runs_only_with_trust_remote_code(directory):
     """Also when a native twin is exported."""
     code, marker = code_with_marker(directory)
@@ -217,6 +219,7 @@ def test_code_of_the_second_tokenizer_runs_only_with_trust_remote_code(directory
         assert "theirs" in marker.read_text()
 
 
+@pytest.mark.slow
 def test_files_and_classes_named_by_a_processor_or_tokenizer_config_are_ignored(directory):
     """A processor with its own code; file paths and class names in the tokenizer's config."""
     code, marker = code_with_marker(directory)
@@ -259,6 +262,7 @@ def test_invalid_repository_name_is_rejected_in_one_line(name, directory):
     assert "\x1b" not in result.stderr
 
 
+@pytest.mark.slow
 def test_markup_and_escape_sequences_in_file_names_and_responses_are_escaped(directory, hub, tmp_path):
     """A file name could hide its row of the table of files to confirm."""
     (directory / "[red]x[").mkdir()

@@ -1,10 +1,12 @@
 """Names of the repository of a push."""
 
+import pytest
 from helpers.hub import push
 from helpers.loopback_hub import running_hub
 from helpers.models import save_tiny
 
 
+@pytest.mark.slow
 def test_a_name_without_an_owner_is_in_the_users_namespace(tmp_path):
     """It is created, and stale files in it are listed and replaced, as with the full name."""
     folder = save_tiny(tmp_path / "model")
@@ -20,6 +22,7 @@ def test_a_name_without_an_owner_is_in_the_users_namespace(tmp_path):
         assert "chat_template.jinja" not in repository.revisions["main"]
 
 
+@pytest.mark.slow
 def test_an_invalid_name_is_rejected_without_a_request(tmp_path):
     folder = save_tiny(tmp_path / "model")
     with running_hub() as hub:

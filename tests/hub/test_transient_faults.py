@@ -102,6 +102,7 @@ def wait_for(condition) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_push_is_complete_or_not_published(name, outcomes, directory):
     results, hub, _ = outcomes
@@ -131,6 +132,7 @@ def test_retries_are_reported_with_reason_and_delay(outcomes):
     assert "Traceback" not in json.dumps(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, 503])
 def test_secrets_in_responses_are_redacted(directory, tmp_path, status):
     with running_hub() as hub:
@@ -144,6 +146,7 @@ def test_secrets_in_responses_are_redacted(directory, tmp_path, status):
         assert secret not in result.stderr + result.stdout
 
 
+@pytest.mark.slow
 def test_foreign_code_runs_only_with_trust_remote_code(directory, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(directory, folder)

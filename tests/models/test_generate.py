@@ -102,6 +102,7 @@ def test_streamer_receives_every_token():
     assert streamer.ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["gpt2", "llama"])
 def test_continuous_batching_generates_the_same_texts(preset):
     model = tiny_model(preset)

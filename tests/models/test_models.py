@@ -56,6 +56,7 @@ def test_rotary_products_depend_on_distance_only():
     assert abs(product(9, 4) - product(9, 5)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("implementation", "preset"), [*(("sdpa", preset) for preset in PRESETS), ("flex_attention", "llama")]
 )

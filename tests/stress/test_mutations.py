@@ -164,6 +164,7 @@ def test_twice_in_another_process():
 """
 
 
+@pytest.mark.slow
 def test_the_command_reports_caught_surviving_and_unreached_mutants_and_resumes(tmp_path):
     """On a small repository: mutants of constants, defaults, and code that runs in a subprocess of a test."""
     pytest.importorskip("coverage")

@@ -65,6 +65,7 @@ def errors(found, expected):
     return [((got - wanted).norm() / wanted.norm()).item() for got, wanted in zip(found, expected, strict=True)]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_equal_those_of_sdpa(dtype, calls):
@@ -84,6 +85,7 @@ def test_gradients_equal_those_of_sdpa(dtype, calls):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_implementation_depends_on_autocast(calls):
     ours, our_loss = model_with(BLOCKWISE, True)
@@ -98,6 +100,7 @@ def test_implementation_depends_on_autocast(calls):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     ("compiled", "dtype", "overrides", "length", "padded", "stands_in"),

@@ -30,6 +30,7 @@ def steps_in(run: Path) -> list[int]:
     return sorted(int(name[5:]) for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep_last", "kept"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
 def test_keep_last_checkpoints_are_kept(keep_last, kept, tmp_path):
     run = tmp_path / "run"

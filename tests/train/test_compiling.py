@@ -20,6 +20,7 @@ from scratch_gpt.train.performance import compile_blocks as compiling
 from scratch_gpt.train.performance.compile_blocks import can_compile, compile_blocks
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_run_has_the_same_losses(text_file, tmp_path):
     settings = ("--max_steps", "6", "--eval_every", "3", "--log_every", "1")

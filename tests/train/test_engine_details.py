@@ -73,6 +73,7 @@ def test_run_without_scored_validation_tokens_publishes_a_model(unscored_run, tm
     assert (tmp_path / "run/README.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "best"),
     [
@@ -134,6 +135,7 @@ assert [type(number) for number in (count, loss, signal)] == [int, float, int]
 """
 
 
+@pytest.mark.slow
 def test_sums_over_processes_are_exact(tmp_path):
     """Regression: in float32, counts beyond 2^24 and the last digits of a loss were lost."""
     script = tmp_path / "sums.py"

@@ -168,6 +168,7 @@ def test_step_with_incomplete_accumulation_is_taken(accumulation, steps, tmp_pat
 STILL = {"optimizer": "adamw", "learning_rate": 1e-30, "eval_every": 1, "save_every": 0}  # no weight ever changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "patience", "best", "last"),
     [

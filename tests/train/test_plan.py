@@ -138,6 +138,7 @@ def test_plan_is_consistent():
     assert plan.tokens_per_parameter == pytest.approx(10_000 / plan.parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [

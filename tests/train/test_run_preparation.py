@@ -99,6 +99,7 @@ def test_failure_record_has_sorted_learning_rates(tmp_path):
     assert json.loads((tmp_path / "run/failure.json").read_text())["learning_rates"] == [0.5, 4.0, 8.0]
 
 
+@pytest.mark.slow
 def test_patience_restarts_with_each_best_evaluation(tmp_path):
     """Worse, better, worse, worse: only two consecutive ones stop the run."""
     factors = [2.0, 3.0, 1.0, 4.0, 5.0, 6.0, 7.0]

@@ -98,6 +98,7 @@ def test_a_built_in_config_is_found_by_its_name(tmp_path, monkeypatch):
     assert find_config("no_such_config") == Path("no_such_config")
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_run_and_report_an_error_once(text_file, tmp_path):
     options = ("train", "language_modeling", "--num_processes", "2", "--dataset", str(text_file), *TINY_RUN)
     run_command(*options, "--max_steps", "2", "--output_dir", "run", cwd=tmp_path, check=True)

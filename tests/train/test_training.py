@@ -256,6 +256,7 @@ def test_learning_rate_schedules():
     assert learning_rate_factor(10**6, 100, args) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
 def test_hugging_face_trainer_trains_it_unchanged(preset, tmp_path):
     """And one batch of eight rows equals four accumulated batches of two, with different numbers of scored tokens."""

@@ -41,6 +41,7 @@ TERMINAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TERMINAL)
 def test_no_command_prompts_for_trust_or_runs_code(command, foreign, tmp_path):
     save_tiny(tmp_path / "plain")

@@ -21,6 +21,7 @@ def table_of(printed: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+@pytest.mark.slow
 def test_hostile_directories_do_no_harm(tmp_path):
     """A valid directory, which every command must accept; plans that caused failures in the past, with their command;
     and a few new plans."""

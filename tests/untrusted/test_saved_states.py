@@ -82,6 +82,7 @@ except ScratchError as error:
 """
 
 
+@pytest.mark.slow
 def test_only_the_main_process_reads_the_checkpoints(tmp_path):
     for step in (1, 2):
         folder = tmp_path / f"run/checkpoints/step-0000000{step}"

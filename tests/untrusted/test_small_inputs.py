@@ -94,6 +94,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_config_of_excessive_size_is_rejected(case, model):
     if "model_type" in CONFIGS[case]:

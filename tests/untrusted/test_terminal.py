@@ -83,6 +83,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_vocabulary_with_control_characters_has_no_effect_at_a_terminal(command, directory, tmp_path):
     content = json.loads((directory / "tokenizer.json").read_text())

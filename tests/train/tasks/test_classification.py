@@ -156,6 +156,7 @@ def test_same_predictions_without_the_package(name, task, auto, text, request, t
         assert "<mask>" not in found[0]["sequence"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "twin"), [("run", "BertForSequenceClassification"), ("encoder", "BertForMaskedLM")])
 def test_push_with_the_native_model(name, twin, request, tmp_path):
     folder = request.getfixturevalue(name)

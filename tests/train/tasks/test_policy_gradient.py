@@ -50,6 +50,7 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "grpo"])
 def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     """From one completion in two with an "a" to nearly all of them; `verify` resumes it exactly in the middle of a

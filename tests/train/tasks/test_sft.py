@@ -173,6 +173,7 @@ assert "scratch_gpt" not in sys.modules
     assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
 
 
+@pytest.mark.slow
 def test_transformers_serve_and_chat(tuned, tmp_path):
     """`transformers serve` in a process without the package: an answer at once, one as a stream, and one in
     `transformers chat`."""

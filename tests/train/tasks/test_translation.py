@@ -128,6 +128,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     assert all(torch.equal(published[1][key], tensor) for key, tensor in published[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "two_tongues"])
 def test_same_translations_without_the_package(name, request, tmp_path):
     folder = request.getfixturevalue(name)
@@ -212,6 +213,7 @@ def test_scores_equal_those_of_sacrebleu():
     assert moses_bleu(["A dog's ball."], ["a dog's ball."], "en") == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_both_directions_are_trained(tmp_path):
     """Twice as many pairs to train on, and as many to validate on; one direction goes on from there."""
     train(tmp_path / "one", "--max_steps", "1")
@@ -232,6 +234,7 @@ def test_both_directions_are_trained(tmp_path):
     assert set(both["custom_pipelines"]) == {"translation_de_to_en", "translation_en_to_de"}
 
 
+@pytest.mark.slow
 def test_hugging_face_trainer_trains_it_unchanged(tmp_path):
     """And four batches of two with accumulation give the weights of one of eight."""
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=32).read())
@@ -289,6 +292,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
             assert double["val_chrf"] == pytest.approx(single["val_chrf"], abs=0.5)
 
 
+@pytest.mark.slow
 def test_init_from_and_native_round_trip(run, two_tongues, tmp_path):
     """A checkpoint is trained further; a twin, and what is imported from it, serve our own commands."""
     train_options = ("--init_from", str(run), "--num_pairs", "400", "--max_steps", "2", "--precision", "fp32")

@@ -17,6 +17,7 @@ class Metric:
         higher_is_better: whether the best value is the highest; otherwise it is the lowest.
         show: label on the console line of an evaluation; empty if it is not shown.
         plot: whether to plot it on a second axis of the loss plot.
+        index: whether the Hub's model index of a published model lists it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Metric:
     higher_is_better: bool = False
     show: str = ""
     plot: bool = False
+    index: bool = True
 
     def is_better(self, value: float, other: float) -> bool:
         """Whether `value` is better than `other`."""

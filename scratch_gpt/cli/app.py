@@ -46,6 +46,11 @@ def _options(
     _settings["debug"] = debug
 
 
+def is_debug() -> bool:
+    """Whether `--debug` was given."""
+    return _settings["debug"]
+
+
 Trust = Annotated[
     bool,
     typer.Option(

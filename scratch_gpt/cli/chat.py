@@ -82,7 +82,7 @@ def _read_line(interactive: bool) -> str | None:
     """Return the next line, stripped, or None at the end of the input."""
     try:
         return input("> " if interactive else "").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         return None
 
 
@@ -129,7 +129,7 @@ def _answer(
     dropped = 0
     while True:
         ids = encode_prompt(tokenizer, messages)
-        completion = stream_completion(opened, tokenizer, ids, max_new_tokens, options)
+        completion = stream_completion(opened, tokenizer, ids, max_new_tokens, options, skip_prompt=True)
         if completion is not None:
             break
         if len(messages) == 1:

@@ -90,7 +90,7 @@ def generate(
         for sample in range(num_samples):
             if printed:
                 print()
-            completion = stream_completion(opened, tokenizer, ids, max_new_tokens, options, seed + sample)
+            completion = stream_completion(opened, tokenizer, ids, max_new_tokens, options, seed + sample, chats)
             if completion is None:
                 reason = f"its {len(ids)} tokens fill the model's {limit} positions"
                 print(f"prompt {number} is skipped: {reason}", file=sys.stderr)

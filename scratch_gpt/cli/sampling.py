@@ -58,8 +58,9 @@ def stream_completion(
     max_new_tokens: int | None,
     options: dict[str, Any],
     seed: int | None = None,
+    skip_prompt: bool = False,
 ) -> Completion | None:
-    """Generate a completion of a prompt and stream both to standard output.
+    """Generate a completion of a prompt and stream it to standard output.
 
     Args:
         model: in evaluation mode.
@@ -68,6 +69,7 @@ def stream_completion(
         max_new_tokens: maximum number of new tokens; None is the model's default.
         options: as `sampling_options` returns them.
         seed: of the sampling; None continues the current random state.
+        skip_prompt: whether the prompt is not written before the completion.
 
     Returns:
         The completion, or None if the prompt fills the model's positions.
@@ -85,7 +87,9 @@ def stream_completion(
     if seed is not None:
         torch.manual_seed(seed)
     inputs = pad_rows([ids], tokenizer, "left", model.device)
-    tokens = generate(model, **inputs, streamer=safe_streamer(tokenizer), **options, max_new_tokens=allowed)[0]
+    tokens = generate(
+        model, **inputs, streamer=safe_streamer(tokenizer, skip_prompt), **options, max_new_tokens=allowed
+    )[0]
     completion = tokens[len(ids) :].tolist()
     ended = bool(completion) and completion[-1] in end_token_ids(model, tokenizer)
     return Completion(completion, allowed < requested and len(completion) == allowed and not ended)

@@ -67,15 +67,15 @@ def print_data(text: str) -> None:
     print(printable_at_terminal(text))
 
 
-def safe_streamer(tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Build a transformers streamer that writes to standard output as `print_data` does."""
+def safe_streamer(tokenizer: PreTrainedTokenizerFast, skip_prompt: bool = False) -> Any:
+    """Build a transformers streamer that writes to standard output as `print_data` does, with or without the prompt."""
     from transformers import TextStreamer
 
     class SafeStreamer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             super().on_finalized_text(printable_at_terminal(text), stream_end)
 
-    return SafeStreamer(tokenizer, skip_special_tokens=True)
+    return SafeStreamer(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
 
 
 def check_unicode(texts: list[str]) -> None:

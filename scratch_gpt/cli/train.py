@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .app import app, is_debug
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -15,7 +15,13 @@ def train(
     context: typer.Context,
     family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="Family of training tasks.")] = None,
     num_processes: Annotated[
-        int, typer.Option("--num_processes", min=1, help="Number of processes on this machine, such as one per GPU.")
+        int,
+        typer.Option(
+            "--num_processes",
+            "--num-processes",
+            min=1,
+            help="Number of processes on this machine, such as one per GPU.",
+        ),
     ] = 1,
 ) -> None:
     """Train a model. `scratch-gpt train` lists the families, `scratch-gpt train FAMILY --help` the arguments of one.
@@ -36,17 +42,18 @@ def train(
         print("\nscratch-gpt train FAMILY --help shows examples and all arguments.")
         return
     from ..auto import register
-    from ..train.arguments.training import check_arguments
     from ..train.engine.command import train_command
     from ..train.engine.launch import launch
     from ..train.engine.parsing import parse_arguments
+    from ..train.engine.run import check_settings
     from ..train.tasks import recipe_of
 
     register()
     recipe, description = recipe_of(family), description_of(family)
     if num_processes == 1 or {"-h", "--help"} & set(arguments):
-        train_command(recipe, description, arguments, prog=f"scratch-gpt train {family}")
+        train_command(recipe, description, arguments, f"scratch-gpt train {family}", is_debug())
         return
     settings = parse_arguments(recipe.arguments, description, arguments, processes=num_processes)
-    check_arguments(*settings)  # here too, so that an error is reported once
-    sys.exit(launch(["-m", "scratch_gpt", "train", str(family), *arguments], num_processes))
+    check_settings(*settings)  # here too, so that an error is reported once
+    command = ["-m", "scratch_gpt", *(["--debug"] if is_debug() else []), "train", str(family), *arguments]
+    sys.exit(launch(command, num_processes))

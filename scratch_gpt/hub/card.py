@@ -22,6 +22,18 @@ from ..metrics import Metric, find_metric
 from ..terminal import printable
 from .card_usage import Usage
 
+# What the template shows of facts, machine and best evaluation, beside the text of the family.
+TEMPLATE_NAMES: tuple[str, ...] = (
+    "title",
+    "style",
+    "parameters",
+    "context_length",
+    "skipped",
+    "unknown",
+    "dataset_license",
+)
+TEMPLATE_NAMES += ("tokens", "step", "seconds", "device", "processes", "threads", "settings", "fence", "versions")
+
 
 @dataclass(frozen=True)
 class CardText:
@@ -101,12 +113,10 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         "usage": [fill(block) for block in card.usage.blocks()],
         "limits": fill(card.limits),
     }
-    # Names of metrics come from metrics.jsonl; they must not override parameters of `from_template`.
-    metrics: dict[str, Any] = {
-        name: value for name, value in values.items() if name not in ("template_path", "template_str")
-    }
+    # Names from run.yaml and metrics.jsonl must not become parameters of `from_template`: only these are passed.
+    named = {name: known.get(name, "") for name in TEMPLATE_NAMES}
     metadata = _metadata(facts, best, card)
-    rendered = ModelCard.from_template(metadata, template_path=str(template_path()), **{**metrics, **texts, **content})
+    rendered = ModelCard.from_template(metadata, template_path=str(template_path()), **{**named, **content})
     return str(rendered)
 
 
@@ -208,7 +218,7 @@ def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText) -> Mo
             metric_value=round(best[metric.name], 4),
         )
         for metric in card.metrics
-        if metric.name in best  # omit what was not measured
+        if metric.index and metric.name in best  # omit what was not measured
     ]
     return ModelCardData(
         library_name="transformers",

@@ -35,9 +35,9 @@ class Usage:
         ]
 
 
-def _reads(task: str, auto_class: str) -> Usage:
+def _classifies(variable: str, task: str, auto_class: str) -> Usage:
     return Usage(
-        f'classify = pipeline("{task}", "PATH_OR_ID", trust_remote_code=True)\nprint(classify({{{{ prompt }}}}))',
+        f'{variable} = pipeline("{task}", "PATH_OR_ID", trust_remote_code=True)\nprint({variable}({{{{ prompt }}}}))',
         auto_class,
         'logits = model(**tokenizer({{ prompt }}, return_tensors="pt")).logits',
     )
@@ -73,5 +73,5 @@ TRANSLATION = Usage(
     "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
     'from transformers import pipeline\n\ntranslate = pipeline("seq2seq-translation", "PATH_OR_ID")',
 )
-CLASSIFICATION = _reads("text-classification", "AutoModelForSequenceClassification")
-FILL_MASK = _reads("fill-mask", "AutoModelForMaskedLM")
+CLASSIFICATION = _classifies("classify", "text-classification", "AutoModelForSequenceClassification")
+FILL_MASK = _classifies("fill", "fill-mask", "AutoModelForMaskedLM")

@@ -62,7 +62,7 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
     valid = []
     for checkpoint in folders:
         corruption = find_corruption(checkpoint)
-        yield Finding(f"{checkpoint.name}: every byte", corruption or "as it was written", corruption is None)
+        yield Finding(f"{checkpoint.name}: files", corruption or "checksums are valid", corruption is None)
         if corruption is None:
             valid.append(checkpoint)
     if not valid:

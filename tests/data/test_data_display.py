@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+from helpers.data import data_summary
 from helpers.processes import run_here
 
 TEXTS = [("a fine film, really", "good"), ("a dull film", "bad"), ("so dull", "bad"), ("lovely", "good")]
@@ -46,3 +48,11 @@ def test_help_lists_the_tasks_of_each_option():
     assert "(classification) Column with the label" in said
     assert "(language_modeling, masked_lm, distillation) Stream the Hub dataset" in said
     assert re.search(r"--delimiter <str> Delimiter of CSV", said)  # for all tasks
+
+
+@pytest.mark.parametrize("family", ["language_modeling", "masked_lm"])
+def test_lengths_of_plain_text_are_counted_in_tokens(family, tmp_path):
+    """Regression: `--tokenizer` failed for plain text."""
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"text": "number {i} of many"}}\n' for i in range(20)))
+    found = data_summary(tmp_path / "t.jsonl", "--for", family, "--tokenizer", "char", "--context_length", "4")
+    assert found["lengths"]["longer_than_context"] == 20

@@ -89,10 +89,11 @@ def end_all(pid: int, number: int) -> None:
 
 
 def run_here(
-    script: str, *arguments: str, cwd: Path | str = PROJECT, check: bool = True
+    script: str, *arguments: str, cwd: Path | str = PROJECT, check: bool = True, stdin: str = ""
 ) -> subprocess.CompletedProcess:
     """Run a script in this process, which saves the time of its imports; process-wide settings are restored. `script`
-    is a path, or "scratch-gpt". Tests of the process itself (kills, launchers, a missing package) use `run_python`."""
+    is a path, or "scratch-gpt"; `stdin` is its standard input. Tests of the process itself (kills, launchers, a missing
+    package) use `run_python`."""
     from accelerate.state import AcceleratorState, GradientState
 
     def reset_accelerator() -> None:  # a singleton of the process
@@ -106,7 +107,7 @@ def run_here(
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [script, *arguments])
         patch.setenv("COLUMNS", "200")
-        patch.setattr(sys, "stdin", io.StringIO())  # not interactive
+        patch.setattr(sys, "stdin", io.StringIO(stdin))  # not interactive
         try:
             if script == "scratch-gpt":
                 scratch_gpt_command()

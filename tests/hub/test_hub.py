@@ -144,7 +144,7 @@ def test_each_number_of_the_card_is_in_the_runs_files(run):
     index = ModelCard(card).data.eval_results
     assert index is not None
     assert [result.metric_value for result in index] == [
-        round(best[name], 4) for name in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character")
+        round(best[name], 4) for name in ("val_loss", "val_perplexity", "val_bits_per_byte")
     ]
     assert "cc0-1.0" in card
 

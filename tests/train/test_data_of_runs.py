@@ -175,7 +175,7 @@ def test_unknown_characters_give_a_warning(model, tmp_path):
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| unknown tokens |" in card
     assert "<unk>" not in card
-    assert "write('" in card
+    assert "generate('" in card
 
 
 def test_one_word_text_without_masked_tokens(tmp_path):

@@ -206,9 +206,7 @@ def test_verify_passes_a_valid_run_and_finds_corruption(run, tmp_path):
     save_file(changed, newest / "model.safetensors", {"format": "pt"})
     flipped = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
     assert flipped.returncode == 1
-    assert "✗ step-00000004: every byte: the bytes of model.safetensors were changed" in " ".join(
-        flipped.stdout.split()
-    )
+    assert "✗ step-00000004: files: the bytes of model.safetensors were changed" in " ".join(flipped.stdout.split())
     write_manifest(newest)
     scored = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
     assert scored.returncode == 1

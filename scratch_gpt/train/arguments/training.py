@@ -24,6 +24,7 @@ def argument(
     more_than: float | None = None,
     at_most: float | None = None,
     less_than: float | None = None,
+    finite: bool = True,
     resumable: bool = False,
     private: bool = False,
     with_init_from: bool | None = None,
@@ -35,6 +36,7 @@ def argument(
         default: default value; a list is copied.
         help: one sentence for `--help`.
         at_least, more_than, at_most, less_than: bounds of a number, for `check_arguments`.
+        finite: whether infinity is refused.
         resumable: whether `--resume` accepts another value than the run was started with.
         private: whether the model card omits it, because it can be a path of this machine or does not concern the
             model.
@@ -45,6 +47,7 @@ def argument(
     bounds = {"at_least": at_least, "more_than": more_than, "at_most": at_most, "less_than": less_than}
     metadata = {
         "help": help,
+        "finite": finite,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
         "resumable": resumable,
         "private": private,
@@ -84,7 +87,11 @@ def check_arguments(*parts: Any) -> None:
         for f in fields(part):
             value, bounds = getattr(part, f.name), f.metadata.get("bounds")
             values = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
-            if bounds and not all(_within(v, **bounds) for v in values):
+            if not bounds:
+                continue
+            if f.metadata["finite"] and not all(math.isfinite(v) for v in values):
+                wrong.append(f"{f.name} is {value}, want a finite number")
+            elif not all(_within(v, **bounds) for v in values):
                 wrong.append(f"{f.name} is {value}, want {describe_bounds(**bounds)}")
     if wrong:
         raise ScratchError("; ".join(wrong))
@@ -97,7 +104,7 @@ def _within(
     at_most: float = math.inf,
     less_than: float = math.inf,
 ) -> bool:
-    return math.isfinite(value) and at_least <= value <= at_most and more_than < value < less_than
+    return at_least <= value <= at_most and more_than < value and (value < less_than or less_than == math.inf)
 
 
 def describe_bounds(**bounds: float) -> str:

@@ -14,7 +14,7 @@ from .recipe import Recipe
 from .run import train_recipe
 
 
-def run_command(main: Callable[[], object]) -> None:
+def run_command(main: Callable[[], object], debug: bool = False) -> None:
     """Run a command. Errors that the user can fix are one line on standard error; secrets are neither printed nor
     logged.
 
@@ -26,6 +26,8 @@ def run_command(main: Callable[[], object]) -> None:
         with tokenizer_errors():
             main()
     except ScratchError as error:
+        if debug:
+            print(printable(redact(traceback.format_exc())), file=sys.stderr)
         print(printable(redact(f"error: {' '.join(str(error).split())}")), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
@@ -39,7 +41,13 @@ def run_command(main: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def train_command(recipe: Recipe, description: str, argv: list[str] | None = None, prog: str | None = None) -> None:
+def train_command(
+    recipe: Recipe,
+    description: str,
+    argv: list[str] | None = None,
+    prog: str | None = None,
+    debug: bool = False,
+) -> None:
     """Run training with arguments from the command line; every process must call it.
 
     Args:
@@ -47,5 +55,6 @@ def train_command(recipe: Recipe, description: str, argv: list[str] | None = Non
         description: what the command does, for `--help`.
         argv: command-line arguments. Default: those of the process.
         prog: name of the program in `--help`.
+        debug: whether to show the traceback of an error.
     """
-    run_command(lambda: train_recipe(recipe, *parse_arguments(recipe.arguments, description, argv, prog)))
+    run_command(lambda: train_recipe(recipe, *parse_arguments(recipe.arguments, description, argv, prog)), debug)

@@ -10,6 +10,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+SHUTDOWN_TIMEOUT = 3600  # seconds that processes have to finish their step and save, after a signal
+
 
 def launch(arguments: list[str], num_processes: int) -> int:
     """Run Python with `arguments` in several processes, which form a process group, and wait for them.
@@ -23,7 +25,8 @@ def launch(arguments: list[str], num_processes: int) -> int:
     Returns:
         The exit code of the first process that failed, or 0.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes report their errors
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes report their errors themselves
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -32,6 +35,7 @@ def launch(arguments: list[str], num_processes: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
     try:
         elastic_launch(config, sys.executable)(*arguments)

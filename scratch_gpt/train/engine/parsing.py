@@ -30,7 +30,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Shows defaults, keeps the line breaks of the description, and lists each flag once, without its dashed alias."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        if action.nargs == 0 or len(action.option_strings) < 2:  # a pair of flags, or without an alias
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return ", ".join(action.option_strings[:2])
+        if action.nargs == 0 or len(action.option_strings) < 2:
             return super()._format_action_invocation(action)
         metavar = self._get_default_metavar_for_optional(action)
         return f"{action.option_strings[0]} {self._format_args(action, metavar)}"
@@ -49,7 +51,8 @@ class _Parser(HfArgumentParser):
     def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
         if field.type is bool or bool in get_args(field.type):
             action, help = argparse.BooleanOptionalAction, field.metadata["help"]
-            parser.add_argument(f"--{field.name}", action=action, default=field.default, help=help)
+            names = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+            parser.add_argument(*names, action=action, default=field.default, help=help)
             return
         field = copy.copy(field)  # HfArgumentParser passes all metadata to `add_argument`
         field.metadata = MappingProxyType({"help": field.metadata["help"]})
@@ -104,7 +107,8 @@ def parse_arguments(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help)")
+        hint = "; booleans are flags, --name or --no-name" if {"true", "false"} & {n.lower() for n in unknown} else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help{hint})")
     _check_unchanged(record, processes_before, parsed, parser, processes)
     return tuple(parsed)
 
@@ -125,6 +129,7 @@ def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, .
     if config is not None:
         parser.set_defaults(**_read_config(find_config(str(config)), types, parser))
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
     parser.set_defaults(**_typed(plain, "train()", types, parser))
     first = parser.parse_args([])
     record, processes = _read_record(first, [f"--{name}" for name in values], types, parser)
@@ -136,10 +141,10 @@ def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, .
 
 def find_config(name: str) -> Path:
     """The path of a configuration file: `name` itself or, if there is no such file, a built-in one of that name."""
-    if not Path(name).exists():
+    if not Path(name).is_file() and Path(name).name == name:
         for folder in config_directories():
             for candidate in (folder / name, folder / f"{name}.yaml"):
-                if Path(name).name == name and candidate.is_file():
+                if candidate.is_file():
                     return candidate
     return Path(name)
 
@@ -182,7 +187,8 @@ def _check_unchanged(
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
     before, after = _batch_size_of_step(record, processes_before), _batch_size_of_step(current, processes)
     if before != after:
-        listed.append(f"the batch of a step (of all processes, accumulation included) {before} to {after}")
+        cause = f"; it had {processes_before} processes, now {processes}" if processes != processes_before else ""
+        listed.append(f"the batch of a step (of all processes, accumulation included{cause}) {before} to {after}")
     if listed:
         parser.error(
             f"a resumed run can't change {', '.join(listed)}: keep the previous values, start a new run with "
@@ -207,7 +213,9 @@ def _read_config(path: Path, types: Sequence[Any], parser: HfArgumentParser) -> 
     try:
         values = read_yaml(path) or {}
     except (OSError, ScratchError) as error:
-        parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}")
+        known = sorted(each.stem for folder in config_directories() for each in folder.glob("*.yaml"))
+        hint = "" if path.exists() else f"; built-in ones are {', '.join(known)}"
+        parser.error(f"--config {path} can't be read: {' '.join(str(error).split())}{hint}")
     if not isinstance(values, dict):
         parser.error(f"--config {path} contains {type(values).__name__}, want 'name: value' lines")
     return _typed(values, f"--config {path}", types, parser)
@@ -245,7 +253,7 @@ def _value(action: argparse.Action, value: Any, parser: HfArgumentParser) -> Any
     if value is None:
         raise argparse.ArgumentError(action, "want a value, not null")
     several = action.nargs in ("+", "*")
-    if isinstance(value, list) and not (several and value):
+    if isinstance(value, list) and not (several and value and None not in value):
         expected = "one value or more" if several else "one value"
         raise argparse.ArgumentError(action, f"want {expected}, not the list {value}")
     if isinstance(action, argparse.BooleanOptionalAction):

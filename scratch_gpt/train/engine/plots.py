@@ -28,7 +28,7 @@ def plot_run(rows: list[dict[str, Any]], path: Path, title: str, task: Task) -> 
 
 
 def plot_panels(rows: list[dict[str, Any]], path: Path, title: str, panels: tuple[Panel, ...]) -> None:
-    """Plot several metrics over the number of samples, one per panel.
+    """Plot several metrics over the number of samples, or of tokens, one per panel.
 
     Args:
         rows: rows of `metrics.jsonl`.
@@ -39,17 +39,18 @@ def plot_panels(rows: list[dict[str, Any]], path: Path, title: str, panels: tupl
     from matplotlib.figure import Figure
 
     recorded = {name for row in rows for name in row}
+    x_axis = "samples" if "samples" in recorded else "tokens"
     shown = [panel for panel in panels if recorded & {panel.trained, panel.held_out}]
     figure = Figure(figsize=(10, 2.6 * -(-len(shown) // 2)), layout="constrained")
     figure.suptitle(title)
     for axes, panel in zip(figure.subplots(-(-len(shown) // 2), 2).flat, shown, strict=False):
         for name, style in ((panel.trained, {"color": LIGHT}), (panel.held_out, {"color": DARK, "marker": "o"})):
-            points = [(row.get("samples", 0), row[name]) for row in rows if name in row]
+            points = [(row.get(x_axis, 0), row[name]) for row in rows if name in row]
             if points:
                 label = "training" if name == panel.trained else "held out"
                 axes.plot(*zip(*points, strict=True), linewidth=1.2, markersize=4, label=label, **style)
         axes.set_title(panel.title, fontsize=10)
-        axes.set_xlabel("samples", fontsize=9)
+        axes.set_xlabel(x_axis, fontsize=9)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=8)
     for axes in figure.axes[len(shown) :]:

@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
 from ...errors import ScratchError, TrainingError
 from ...hub.card import render_card
 from ...hub.model_directory import ModelDirectory
@@ -38,9 +41,10 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
         ScratchError: bad input; a subclass: the run failed or was interrupted.
     """
     # All errors of the input are raised before anything is written.
-    check_arguments(data, model_args, args)
-    check_output_dir(args)
-    check_init_from(data, model_args)
+    check_settings(data, model_args, args)
+    if not torch.distributed.is_initialized():  # an earlier run of this process may have had another precision
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
     resume_from = newest_checkpoint(Path(args.output_dir), start_processes()) if args.resume else None
     job = recipe.prepare(data, model_args, args, resume_from)
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
@@ -52,6 +56,18 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise TrainingError(f"{folder} is complete, but its model can't be demonstrated: {reason}") from error
     return folder
+
+
+def check_settings(data: Any, model_args: Any, args: Any) -> None:
+    """Check what can be checked before processes are started and data is read; arguments as of `train_recipe`.
+
+    Raises:
+        ScratchError: numbers out of their bounds, an output directory that is in use, or arguments that `--init_from`
+            determines.
+    """
+    check_arguments(data, model_args, args)
+    check_output_dir(args)
+    check_init_from(data, model_args)
 
 
 def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path | None = None) -> Path:

@@ -334,6 +334,6 @@ def preview_texts(data: DataArguments, seed: int) -> tuple[DataSummary, Callable
     reading = text.read_texts(source, validation, data.validation_fraction, data.split_seed)
     summary = summarise_texts(source, validation, reading)
     beginnings = islice(text.beginnings(source, SAMPLE_CHARACTERS), SAMPLES)
-    summary.samples = [{"text": text} for text in beginnings]
+    summary.samples = [{"text": beginning} for beginning in beginnings]
     both = [source] if validation is None else [source, validation]
-    return summary, lambda: (text for one in both for text in text.documents_of(one))
+    return summary, lambda: (document for one in both for document in text.documents_of(one))

@@ -21,10 +21,9 @@ def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
         resume_from: checkpoint with the weights of the policy; by default those of `init_from`.
 
     Raises:
-        ScratchError: no model is given, or it is not a `ScratchGPTForCausalLM`.
+        ScratchError: it is not a `ScratchGPTForCausalLM`.
     """
-    if args.init_from is None:
-        raise ScratchError("there is no model to tune: give one with --init_from")
+    assert args.init_from is not None  # checked before data is read
     reference = load_model(args.init_from, args.trust_remote_code, "causal")
     if reference.config.model_type != ScratchGPTConfig.model_type:
         raise ScratchError(

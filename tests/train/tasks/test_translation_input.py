@@ -22,14 +22,14 @@ BAD = {
     "unknown preset": ("--preset vaswani", "unknown preset 'vaswani': choose one of vaswani2017, modern"),
     "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
     "smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),
-    "an endless rate": ("--learning_rate inf", "learning_rate is inf, want more than 0"),
+    "an endless rate": ("--learning_rate inf", "learning_rate is inf, want a finite number"),
     "average": ("--average_decay 2", "average_decay is 2.0, want more than 0 and less than 1"),
     "no pairs": ("--num_pairs -1", "num_pairs is -1, want at least 1"),
     "no beams": ("--num_beams 0", "num_beams is 0, want at least 1"),
     "validation on the training split": ("--dataset plenty --validation_split train", "which is the training split"),
     "metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_bleu"),
     "tokens": ("--tokens_per_batch 0", "tokens_per_batch is 0, want more than 0"),
-    "another kind of model": ("--init_from gpt", "no sequence-to-sequence model can be opened"),
+    "another kind of model": ("--init_from gpt", "is a scratch_gpt model, which does not translate"),
 }
 
 

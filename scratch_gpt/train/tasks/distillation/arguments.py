@@ -1,4 +1,4 @@
-"""Arguments of knowledge distillation, beside those of every training run."""
+"""Arguments of knowledge distillation, in addition to those of every training run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ class StudentArguments(ModelArguments):
         None,
         "The model to learn from (directory or Hub id), with its tokenizer, which is the student's too.",
         private=True,
+        with_init_from=True,
+    )
+    context_length: int | None = argument(
+        None,
+        "Context length in tokens. Default: 256, or less if the teacher or the --init_from model has fewer positions.",
         with_init_from=True,
     )
     hidden_size: int = argument(64, "Hidden size (model width) of the student.")

@@ -12,13 +12,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ....data.batching.token_shards import Shard
 from ....evaluation.language_modeling import language_metrics
-from ....metrics import Metric
+from ....metrics import Metric, Panel
 from ...engine.task import Batch
 from ..language_modeling.task import DETAILS as LANGUAGE_MODELING_DETAILS
 from ..language_modeling.task import LanguageModeling
 from .arguments import DistillationArguments
 
 DETAILS = (*LANGUAGE_MODELING_DETAILS, Metric("teacher_loss", "loss of the teacher", "nats per token", show="teacher"))
+PANELS = (
+    Panel("cross-entropy, nats per token", "train_cross_entropy", "val_loss"),
+    Panel("distillation loss, nats per token", "train_loss"),
+)
 IGNORED = -100  # label of a position that is not scored
 
 
@@ -36,6 +40,7 @@ class Distillation(LanguageModeling):
     """
 
     details: tuple[Metric, ...] = DETAILS
+    panels: tuple[Panel, ...] = PANELS
     fsdp_obstacle: str | None = "the teacher is a whole model on each process"
 
     def __init__(
@@ -52,6 +57,7 @@ class Distillation(LanguageModeling):
         self.teacher: Any = teacher.to(accelerator.device).eval().requires_grad_(False)
         self.weight, self.temperature = args.distillation_weight, args.distillation_temperature
         self.teacher_loss: float | None = None
+        self._cross_entropy, self._tokens = 0.0, 0
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Sum over the scored tokens of weight * T^2 * KL(teacher || student) + (1 - weight) * cross-entropy."""
@@ -62,7 +68,16 @@ class Distillation(LanguageModeling):
         student = model(**inputs, use_cache=False).logits.float().flatten(0, 1)  # (B * L, V)
         scored = labels != IGNORED
         losses = distillation_loss(student, teacher, labels, self.weight, self.temperature)
+        with torch.no_grad():
+            self._cross_entropy += F.cross_entropy(student, labels, ignore_index=IGNORED, reduction="sum").item()
+            self._tokens += int(scored.sum())
         return losses.masked_fill(~scored, 0.0).sum()
+
+    def training_metrics(self) -> dict[str, float]:
+        """Cross-entropy of the training text since the last call, comparable with `val_loss`."""
+        total, tokens = self._cross_entropy, self._tokens
+        self._cross_entropy, self._tokens = 0.0, 0
+        return {"train_cross_entropy": total / tokens} if tokens else {}
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """The metrics of language modelling, and the loss of the teacher on the same text."""

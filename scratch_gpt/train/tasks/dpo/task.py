@@ -32,7 +32,7 @@ METRICS = (
         plot=True,
     ),
     Metric("val_loss", "loss", "nats per pair"),
-    Metric("val_margin", "mean margin of the implicit reward", higher_is_better=True),
+    Metric("val_margin", "mean margin of the implicit reward", higher_is_better=True, index=False),
 )
 ROWS = 32  # batch size of scoring with the reference model
 

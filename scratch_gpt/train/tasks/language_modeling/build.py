@@ -1,19 +1,26 @@
-"""Configs and new models of language modelling."""
+"""Models and facts of language modelling."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from ....data.batching.token_shards import Shard
+from ....data.batching.token_shards import Shard, shard_sizes
+from ....data.corpora import stories
+from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
+from ....hub import loading
+from ....hub.model_directory import set_generation_defaults
 from ....models.configuration_scratch_bigram import ScratchBigramConfig
 from ....models.configuration_scratch_gpt import ScratchGPTConfig
 from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ....models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from ..common import dropout_fields
+from ...performance.attention_choice import choose_attention
+from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, run_facts
 from .arguments import ModelArguments
 
 
@@ -73,3 +80,70 @@ def check_context(config: Any, shards: dict[str, Shard], context_length: int) ->
             f"the train text has {tokens} tokens, shorter than context_length {context_length}: give more text or a "
             "smaller context_length"
         )
+
+
+def default_context_length(model_args: ModelArguments) -> int:
+    """The context length that the arguments give, or the default."""
+    return DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
+
+
+def load_or_build_model(
+    model_args: ModelArguments,
+    tokenizer: PreTrainedTokenizerFast,
+    origin: str | Path | None,
+    accelerator: Accelerator,
+    vocab_size: int | None = None,
+) -> tuple[Any, int]:
+    """Return the model of the checkpoint, or a new one, and the context length of training.
+
+    Args:
+        model_args: model arguments.
+        tokenizer: of the model.
+        origin: checkpoint, or None for a new model.
+        accelerator: device of the run.
+        vocab_size: of a new model. Default: that of the tokenizer.
+    """
+    context_length = default_context_length(model_args)
+    if origin is not None:
+        dropouts = dropout_fields(model_args)
+        model: Any = loading.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+        if model_args.context_length is None:
+            context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
+    else:
+        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model = build_model(build_config(model_args, vocab_size or len(tokenizer), context_length, ids))
+        set_generation_defaults(model, tokenizer)
+    loading.check_vocabulary(tokenizer, model.config.vocab_size)
+    choose_attention(model, accelerator.device, context_length, same_length=True)
+    return model, context_length
+
+
+def entropy_floor(shards: dict[str, Shard], summary: DataSummary) -> float | None:
+    """Entropy of the held-out text in nats per token, which is known of the built-in stories only."""
+    held_out = shards["validation"]
+    return stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if summary.built_in else None
+
+
+def text_facts(
+    title: str,
+    style: str,
+    shards: dict[str, Shard],
+    summary: DataSummary,
+    license: str | None,
+    context_length: int,
+    **more: Any,
+) -> dict[str, Any]:
+    """Facts of a run on plain text.
+
+    Args:
+        title: title of the run.
+        style: preset of a new model, or class of one from a checkpoint.
+        shards: tokens of each split.
+        summary: summary of the data.
+        license: license of the data.
+        context_length: in tokens.
+        more: further facts.
+    """
+    prompt = " ".join(summary.samples[0][:20].split())
+    sizes = {split: shard_sizes(shard) for split, shard in shards.items()}
+    return run_facts(title, style, summary, license, prompt, context_length, **sizes, **more)

@@ -17,21 +17,25 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
-from ....data.batching.token_shards import Shard, shard_sizes
-from ....data.corpora import stories
+from ....data.batching.token_shards import Shard
 from ....data.readers.corpus import data_fingerprint
 from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....evaluation.reload import report_reloaded
 from ....hub import loading
-from ....hub.model_directory import set_generation_defaults
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...performance.attention_choice import choose_attention
 from .. import common
 from ..text_arguments import DataArguments
 from .arguments import ARGUMENTS, ModelArguments, PretrainingArguments
-from .build import build_config, build_model, check_context
+from .build import (
+    build_config,
+    check_context,
+    default_context_length,
+    entropy_floor,
+    load_or_build_model,
+    text_facts,
+)
 from .card import CARD
 from .task import LanguageModeling
 
@@ -52,7 +56,7 @@ def prepare(
     accelerator = start(args)
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
-        model, context_length = _load_or_build_model(model_args, tokenizer, origin, accelerator)
+        model, context_length = load_or_build_model(model_args, tokenizer, origin, accelerator)
     shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
     common.report_data(summary, accelerator.is_main_process)
     check_context(model.config, shards, context_length)
@@ -64,7 +68,7 @@ def _read(
 ) -> tuple[Source, Source | None]:
     """Check the settings of a new model, then open the texts."""
     if is_new:
-        build_config(model_args, vocab_size=1, context_length=_default_length(model_args), ids={})
+        build_config(model_args, vocab_size=1, context_length=default_context_length(model_args), ids={})
     source, validation = common.open_sources(data, args.seed)
     common.check_same_data(data_fingerprint(source.origin, validation.origin if validation else None), args)
     return source, validation
@@ -77,32 +81,10 @@ def _load_or_train_tokenizer(
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
         return loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
-    length = _default_length(model_args)
+    length = default_context_length(model_args)
     return common.build_tokenizer(
         data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), length
     )
-
-
-def _load_or_build_model(
-    model_args: ModelArguments,
-    tokenizer: PreTrainedTokenizerFast,
-    origin: str | Path | None,
-    accelerator: Accelerator,
-) -> tuple[Any, int]:
-    """Return the model of the checkpoint, or a new one, and the context length of training."""
-    context_length = _default_length(model_args)
-    if origin is not None:
-        dropouts = common.dropout_fields(model_args)
-        model = loading.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
-        if model_args.context_length is None:
-            context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
-    else:
-        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model = build_model(build_config(model_args, len(tokenizer), context_length, ids))
-        set_generation_defaults(model, tokenizer)
-    loading.check_vocabulary(tokenizer, model.config.vocab_size)
-    choose_attention(model, accelerator.device, context_length, same_length=True)
-    return model, context_length
 
 
 def _make_job(
@@ -117,28 +99,15 @@ def _make_job(
     args: PretrainingArguments,
 ) -> Job:
     """Build the job from the results of the previous steps."""
-    held_out, is_stories = shards["validation"], summary.built_in
-    floor = stories.entropy_per_story() * len(held_out.ends) / len(held_out.tokens) if is_stories else None
+    floor = entropy_floor(shards, summary)
     task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)
     style = type(model).__name__ if model_args.init_from else model_args.preset
-    facts = common.run_facts(
-        f"{style} on {summary.name}",
-        style,
-        summary,
-        data.dataset_license,
-        prompt=" ".join(summary.samples[0][:20].split()),
-        context_length=context_length,
-        **{split: shard_sizes(shard) for split, shard in shards.items()},
-    )
+    facts = text_facts(f"{style} on {summary.name}", style, shards, summary, data.dataset_license, context_length)
 
     def report(folder: Path) -> None:
-        report_reloaded(folder, shards, is_stories, model_args.trust_remote_code)
+        report_reloaded(folder, shards, summary.built_in, model_args.trust_remote_code)
 
     return Job(accelerator, model, tokenizer, task, args, facts, report)
-
-
-def _default_length(model_args: ModelArguments) -> int:
-    return common.DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
 
 
 RECIPE = Recipe("language_modeling", ARGUMENTS, prepare, CARD, DataPreview(common.preview_texts))

@@ -22,7 +22,7 @@ METRICS = (
     Metric("val_loss", "loss", "nats per token"),
     Metric("val_perplexity", "perplexity"),
     Metric("val_bits_per_byte", "bits per byte", show="bits/byte"),
-    Metric("val_loss_per_character", "loss", "nats per character"),
+    Metric("val_loss_per_character", "loss", "nats per character", index=False),
 )
 DETAILS = (Metric("entropy_floor", "entropy of the text (lower bound of the loss)", "nats per token", show="floor"),)
 

@@ -20,7 +20,7 @@ EXAMPLE_TOKENS = 24
 
 METRICS = (
     Metric("val_loss", "loss", "nats per masked token"),
-    Metric("val_perplexity", "perplexity"),
+    Metric("val_perplexity", "perplexity", index=False),
     Metric(
         "val_accuracy", "accuracy of the masked tokens", format=".2%", higher_is_better=True, show="accuracy", plot=True
     ),

@@ -75,15 +75,20 @@ class PolicyArguments(TrainingArguments):
     gae_lambda: float = argument(
         0.95, "Lambda of generalised advantage estimation (ppo); 1: Monte Carlo returns.", at_least=0, at_most=1
     )
-    clip_range: float = argument(0.2, "Clip range of the probability ratio (ppo, grpo).", more_than=0)
-    value_clip_range: float = argument(0.2, "Clip range of the value function, in units of reward (ppo).", more_than=0)
+    clip_range: float = argument(0.2, "Clip range of the probability ratio (ppo, grpo).", more_than=0, finite=False)
+    value_clip_range: float = argument(
+        0.2, "Clip range of the value function, in units of reward (ppo).", more_than=0, finite=False
+    )
     value_coefficient: float = argument(0.1, "Value loss coefficient (ppo).", at_least=0)
     entropy_coefficient: float = argument(0.0, "Entropy bonus coefficient.", at_least=0)
     kl_coefficient: float = argument(
         0.02, "KL penalty coefficient: reward subtracted per nat of KL to the reference model.", at_least=0
     )
     max_kl: float = argument(
-        50.0, "Stop if the KL to the reference model exceeds this value, in nats per completion.", more_than=0
+        50.0,
+        "Stop if the KL to the reference model exceeds this value, in nats per completion.",
+        more_than=0,
+        finite=False,
     )
     optimizer: Literal["adamw", "muon"] = argument(
         "adamw", "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters."

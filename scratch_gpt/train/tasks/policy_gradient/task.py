@@ -34,13 +34,26 @@ from .arguments import PolicyArguments
 METRICS = (
     Metric("val_reward", "mean reward", format=".3f", higher_is_better=True, show="reward"),
     Metric("val_kl", "KL to the reference model", "nats per completion", format=".2f", show="KL"),
-    Metric("val_loss", "loss (KL penalty minus reward)"),
-    Metric("val_distinct_2", "distinct bigrams, fraction", format=".3f", higher_is_better=True, show="distinct-2"),
+    Metric("val_loss", "loss (KL penalty minus reward)", index=False),
+    Metric(
+        "val_distinct_2",
+        "distinct bigrams, fraction",
+        format=".3f",
+        higher_is_better=True,
+        show="distinct-2",
+        index=False,
+    ),
 )
 DETAILS = (
     Metric("val_reference_perplexity", "perplexity under the reference model"),
     Metric("val_length", "mean length", "tokens per completion"),
-    Metric("val_parsed", "sentences in the grammar of the stories, fraction", format=".1%", show="parsed"),
+    Metric(
+        "val_parsed",
+        "sentences in the grammar of the stories, fraction",
+        format=".1%",
+        higher_is_better=True,
+        show="parsed",
+    ),
 )
 PANELS = (
     Panel("reward", "reward", "val_reward"),

@@ -21,7 +21,9 @@ from ..language_modeling.task import LanguageModeling
 METRICS = (
     Metric("val_loss", "loss", "nats per token of the answers"),
     Metric("val_perplexity", "perplexity of the answers"),
-    Metric("val_exact", "exactly right answers, fraction", format=".1%", higher_is_better=True, show="exact"),
+    Metric(
+        "val_exact", "exactly right answers, fraction", format=".1%", higher_is_better=True, show="exact", index=False
+    ),
 )
 
 

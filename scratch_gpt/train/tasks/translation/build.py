@@ -129,6 +129,18 @@ def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: To
     return ScratchSeq2SeqForConditionalGeneration(build_config(args, data, sizes))
 
 
+def check_translator(name: str, config: Any) -> None:
+    """Check that a checkpoint is an encoder-decoder of this package.
+
+    Raises:
+        ScratchError: it is another kind of model.
+    """
+    if not config.is_encoder_decoder:
+        raise ScratchError(f"{name} is a {config.model_type} model, which does not translate")
+    if config.model_type != ScratchSeq2SeqConfig.model_type:
+        raise ScratchError(f"{name} is a {config.model_type} model: convert it with 'scratch-gpt import' first")
+
+
 def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
     """Load an encoder-decoder of this package from a checkpoint, for the languages of `data`.
 
@@ -137,8 +149,7 @@ def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments)
     """
     model = load_model(name, args.trust_remote_code, "seq2seq", **regularization(args))
     config: Any = model.config
-    if config.model_type != ScratchSeq2SeqConfig.model_type:
-        raise ScratchError(f"{name} is a {config.model_type} model: convert it with 'scratch-gpt import' first")
+    check_translator(name, config)
     languages = data.source_lang, data.target_lang
     if (known := directions_of(config)) and languages not in known:
         raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(languages)}")

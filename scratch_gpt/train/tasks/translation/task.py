@@ -22,12 +22,19 @@ from ...checkpoints.checkpoint import unwrapped
 from ...engine.task import Batch, BucketTask
 
 METRICS = (
-    Metric("val_bleu", "BLEU", format=".2f", higher_is_better=True, show="BLEU", plot=True),
-    Metric("val_bleu_lowercase", "BLEU, lower-cased", format=".2f", higher_is_better=True),
+    Metric("val_bleu", "BLEU (13a, cased)", format=".2f", higher_is_better=True, show="BLEU", plot=True),
+    Metric("val_bleu_lowercase", "BLEU, lower-cased", format=".2f", higher_is_better=True, index=False),
     Metric("val_chrf", "chrF", format=".2f", higher_is_better=True),
-    Metric("val_exact", "exact matches of the reference, fraction", format=".1%", higher_is_better=True, show="exact"),
+    Metric(
+        "val_exact",
+        "exact matches of the reference, fraction",
+        format=".1%",
+        higher_is_better=True,
+        show="exact",
+        index=False,
+    ),
     Metric("val_loss", "loss", "nats per target token"),
-    Metric("val_perplexity", "perplexity"),
+    Metric("val_perplexity", "perplexity", index=False),
 )
 
 

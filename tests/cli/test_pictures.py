@@ -12,16 +12,16 @@ from scratch_gpt.evaluation.cross_attention import plot_attention
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that have been saved."""
+def saved_figures(monkeypatch) -> list[Figure]:
+    """The figures that were saved."""
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
     return figures
 
 
-def test_a_confusion_matrix(drawn, tmp_path):
+def test_confusion_matrix_plot_has_labels_and_legible_counts(saved_figures, tmp_path):
     plot_confusion(np.array([[9, 1], [3, 1200]]), ["bad", "good"], tmp_path / "confusion.png")
-    (figure,) = drawn
+    (figure,) = saved_figures
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted label", "true label")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
@@ -40,10 +40,10 @@ def test_a_confusion_matrix(drawn, tmp_path):
     assert imread(tmp_path / "confusion.png").shape[0] > 300
 
 
-def test_attention_between_words(drawn, tmp_path):
+def test_attention_plot_has_word_labels_and_a_colour_bar(saved_figures, tmp_path):
     matrix = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
     plot_attention(["ein", "alter", "Hund"], ["an", "old"], matrix, tmp_path / "new" / "attention.png")
-    (figure,) = drawn
+    (figure,) = saved_figures
     axes, bar = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["ein", "alter", "Hund"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["an", "old"]

@@ -80,12 +80,12 @@ def test_batched_translations_equal_single_ones(translate_pipe, options):
     assert len(set(expected)) == len(TEXTS)
 
 
-def test_each_text_gets_all_its_sequences(translate_pipe):
+def test_each_text_gets_all_requested_sequences(translate_pipe):
     options = {"num_beams": 3, "num_return_sequences": 3}
     single = [translate_pipe(text, **options) for text in TEXTS]
     for records, text in zip(single, TEXTS, strict=True):
         assert [set(record) for record in records] == [{"translation_text"}] * 3
-        assert records[0] == translate_pipe(text, num_beams=3)  # the best comes first
+        assert records[0] == translate_pipe(text, num_beams=3)  # the best one is first
         assert len({record["translation_text"] for record in records}) > 1
     assert translate_pipe(TEXTS, batch_size=2, **options) == single
     assert translate_pipe([*TEXTS, ""], batch_size=3, **options)[-1] == [{"translation_text": ""}] * 3
@@ -100,20 +100,20 @@ def test_an_empty_text_has_an_empty_translation(translate_pipe):
     assert translate(model, tokenizer, ["", "ab", " "]) == ["", translate_pipe("ab")["translation_text"], ""]
 
 
-def test_the_length_of_a_translation_depends_on_its_source_alone(translate_pipe):
+def test_maximum_translation_length_depends_on_the_source_length_only(translate_pipe):
     lengths = [longest_translation(translate_pipe.model, n) for n in (1, 7, 8, 23, 64)]
     assert lengths == [32, 32, 64, 64, 64]
 
 
-def test_a_source_is_truncated_to_the_positions_and_generation_stops_there(translate_pipe):
+def test_sources_and_translations_are_limited_to_the_positions(translate_pipe):
     long = "abcdefgh " * 20
-    assert translate_pipe(long) == translate_pipe("abcdefgh " * 7)  # of 64 positions, <eos> takes one
+    assert translate_pipe(long) == translate_pipe("abcdefgh " * 7)  # one of the 64 positions is for <eos>
     translate_pipe("ab", max_new_tokens=500)
     translate_pipe("ab", max_length=500)
 
 
 def test_each_input_line_gives_one_output_line(translator, tmp_path):
-    """With a translator that generates line feeds, as one that was trained on targets with them."""
+    """The translator generates line feeds, like one that was trained on targets with line feeds."""
     (tmp_path / "in.txt").write_text("ab cd\n\ncd\u2028ef\r\nba\ngh fe dc ba abcd\n", newline="")
     done = scratch_gpt("translate", translator, "--file", "in.txt", "--num_beams", "1", cwd=tmp_path)
     raw = translate(load_model(translator).eval(), open_tokenizer(str(translator)), TEXTS, num_beams=1)
@@ -151,18 +151,20 @@ def test_classify_writes_one_line_for_each_text(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory):
+def learned_positions(tmp_path_factory):
     """A model with 64 learned positions and no end-of-text token."""
     model = tiny_model("gpt2", vocab_size=14, eos_token_id=None)
     model.generation_config.max_new_tokens = 32
     model.generation_config.eos_token_id = None
-    return save(tmp_path_factory.mktemp("learned") / "model", model)
+    return save(tmp_path_factory.mktemp("learned_positions") / "model", model)
 
 
-def test_generation_stops_at_the_positions_and_continues_with_the_next_prompt(learned, tmp_path):
+def test_generation_stops_at_the_last_position_and_continues_with_the_next_prompt(learned_positions, tmp_path):
     prompts = ["ab", "a" * 41, "b" * 80, "c" * 63, "cd"]  # and <bos>
     (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n")
-    done = scratch_gpt("generate", learned, "--prompt_file", "prompts.txt", "--num_samples", "2", cwd=tmp_path)
+    done = scratch_gpt(
+        "generate", learned_positions, "--prompt_file", "prompts.txt", "--num_samples", "2", cwd=tmp_path
+    )
     assert done.stderr.splitlines() == [
         "prompt 2: generation stopped at the model's 64 positions",
         "prompt 3 is skipped: its 81 tokens fill the model's 64 positions",
@@ -170,13 +172,13 @@ def test_generation_stops_at_the_positions_and_continues_with_the_next_prompt(le
     ]
     assert done.stdout.count("a" * 41) == 2
     assert "\ncd" in done.stdout
-    longer = scratch_gpt("generate", learned, "--prompt", "ab", "--max_new_tokens", "500", cwd=tmp_path)
+    longer = scratch_gpt("generate", learned_positions, "--prompt", "ab", "--max_new_tokens", "500", cwd=tmp_path)
     assert "generation stopped at the model's 64 positions" in longer.stderr
-    short = scratch_gpt("generate", learned, "--prompt", "ab", "--max_new_tokens", "61", cwd=tmp_path)
+    short = scratch_gpt("generate", learned_positions, "--prompt", "ab", "--max_new_tokens", "61", cwd=tmp_path)
     assert short.stderr == ""
 
 
-def test_a_bigram_model_has_no_limit_of_positions(tmp_path):
+def test_bigram_model_has_no_position_limit(tmp_path):
     from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM
 
     config = ScratchBigramConfig(vocab_size=14, max_position_embeddings=8, bos_token_id=1)
@@ -188,21 +190,23 @@ def test_a_bigram_model_has_no_limit_of_positions(tmp_path):
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
-def test_answers_stay_within_the_positions_and_do_not_depend_on_the_batch(learned, capsys):
-    model, tokenizer = load_model(learned).eval(), open_tokenizer(str(learned))
+def test_answers_stay_within_the_positions_and_do_not_depend_on_the_batch(learned_positions, capsys):
+    model, tokenizer = load_model(learned_positions).eval(), open_tokenizer(str(learned_positions))
     tokenizer.chat_template = CHAT
-    talks = [[{"role": "user", "content": "abcdefgh"[i % 8] * n}] for i, n in enumerate((3, 60, 9, 20, 64, 70, 5, 44))]
-    together = answer(model, tokenizer, talks, max_new_tokens=20)
+    conversations = [
+        [{"role": "user", "content": "abcdefgh"[i % 8] * n}] for i, n in enumerate((3, 60, 9, 20, 64, 70, 5, 44))
+    ]
+    batched = answer(model, tokenizer, conversations, max_new_tokens=20)
     assert "2 of 8 conversations fill the model's 64 positions: no answer" in capsys.readouterr().err
-    assert [answer(model, tokenizer, [talk], max_new_tokens=20)[0] for talk in talks] == together
-    assert together[4] == together[5] == ""
-    assert all(together[i] for i in (0, 1, 2, 3, 6, 7))
+    assert [answer(model, tokenizer, [conversation], max_new_tokens=20)[0] for conversation in conversations] == batched
+    assert batched[4] == batched[5] == ""
+    assert all(batched[i] for i in (0, 1, 2, 3, 6, 7))
 
 
-def test_prompts_that_leave_no_room_are_skipped():
+def test_prompts_without_space_for_a_completion_are_skipped():
     prompts = [[1] * n for n in (3, 60, 10, 33, 64)]
     assert fitting_prompts(prompts, 64, 20) == ([0, 2, 3], 20)
-    assert fitting_prompts(prompts, 64, None) == ([0, 2, 3], 31)  # the longest prompt alone would leave 0
+    assert fitting_prompts(prompts, 64, None) == ([0, 2, 3], 31)  # with the longest prompt, it would be 0
     assert fitting_prompts(prompts, 64, 4) == ([0, 1, 2, 3], 4)
     with pytest.raises(ScratchError, match="no prompt leaves 62 of the model's 64 positions"):
         fitting_prompts(prompts, 64, 62)
@@ -211,11 +215,11 @@ def test_prompts_that_leave_no_room_are_skipped():
 
 
 @pytest.mark.parametrize("command", ["judge", "pairs"])
-def test_prompts_that_are_too_long_are_counted_and_skipped(command, learned, tmp_path):
+def test_prompts_that_are_too_long_are_counted_and_skipped(command, learned_positions, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(["ab", "a" * 61, "cd", "b" * 70]) + "\n")
     output = ("--output", "pairs.jsonl", "--samples", "8") if command == "pairs" else ()
     options = ("--reward", "re:a", "--dataset", "prompts.txt", "--max_new_tokens", "4", *output)
-    done = scratch_gpt(command, learned, *options, cwd=tmp_path, check=False)
+    done = scratch_gpt(command, learned_positions, *options, cwd=tmp_path, check=False)
     assert "2 of 4 prompts are skipped: they leave less than 4 of the model's 64 positions" in done.stderr
     if command == "judge":
         assert "2 completions by" in done.stdout
@@ -229,7 +233,7 @@ def causal(tmp_path):
     return save(tmp_path / "causal", tiny_model("llama", vocab_size=14))
 
 
-def test_prompt_files_are_read_as_other_files_are(causal, tmp_path):
+def test_prompt_files_are_decoded_like_other_input_files(causal, tmp_path):
     (tmp_path / "p.txt").write_bytes("\ufeffab\u2028cd\r\n\r\nef\x0bgh\n".encode())
     done = scratch_gpt("generate", causal, "--prompt_file", "p.txt", "--max_new_tokens", "1", cwd=tmp_path)
     assert done.stderr.splitlines() == ["2 characters are not in the vocabulary: '\\u2028', '\\x0b'"]
@@ -297,7 +301,7 @@ def test_options_without_an_effect_are_an_error(translator, tmp_path):
     scratch_gpt("translate", translator, "ab", "--num_beams", "2", "--length_penalty", "0.5", cwd=tmp_path)
 
 
-def test_the_options_table_of_evaluate_knows_every_option():
+def test_options_table_of_evaluate_contains_every_option():
     """An option of `evaluate` that is missing from the table would be accepted and ignored."""
     import inspect
 
@@ -326,6 +330,6 @@ def test_verification_before_a_push_has_a_timeout(causal):
         verify_loads_without_package(causal, timeout=0.1)
 
 
-def test_the_pipeline_is_the_one_of_the_checkpoint(translate_pipe):
+def test_checkpoint_selects_the_translation_pipeline(translate_pipe):
     assert isinstance(translate_pipe, ScratchTranslationPipeline)
     assert torch.equal(translate_pipe.preprocess("")["attention_mask"], torch.tensor([[0]]))

@@ -17,20 +17,20 @@ BAD = {
     "unknown preset": (["--preset", "gtp2"], "unknown preset 'gtp2': choose one of bigram, gpt2"),
     "unknown flag": (["--learning_rat", "1"], "unrecognized arguments: --learning_rat"),
     "nothing to resume": (["--resume"], "holds no run"),
-    "sizes beside a checkpoint": (["--init_from", "DIR/model", "--hidden_size", "64"], "remove --hidden_size"),
+    "sizes with a checkpoint": (["--init_from", "DIR/model", "--hidden_size", "64"], "remove --hidden_size"),
     "wrong value in the config": (["--config", "DIR/wrong.yaml"], "invalid int value: 'many'"),
     "unwritable output": (["--output_dir", "DIR/good.txt/run"], "can't be created"),
-    "tracker that is not there": (["--tracker", "trackio"], "trackio is not installed"),
-    "context of nothing": (["--context_length", "0"], "max_position_embeddings is 0"),
-    "no such tokenizer": (["--tokenizer", "DIR/none"], "is none of char, word, bpe, unigram"),
-    "no value in the config": (["--config", "DIR/null.yaml"], "log-every: want a value, not null"),
-    "no share": (
+    "tracker that is not installed": (["--tracker", "trackio"], "trackio is not installed"),
+    "context length 0": (["--context_length", "0"], "max_position_embeddings is 0"),
+    "unknown tokenizer": (["--tokenizer", "DIR/none"], "is none of char, word, bpe, unigram"),
+    "null in the config": (["--config", "DIR/null.yaml"], "log-every: want a value, not null"),
+    "dropout out of range": (
         ["--dropout", "17", "--attention_dropout", "-1"],
         "dropout is 17.0, want at least 0 and at most 1; attention_dropout is -1.0",
     ),
     "unknown setting in the config": (["--config", "DIR/bad.yaml"], "unknown settings: max_step"),
-    "kind for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "omit --tokenizer with"),
-    "batch of nothing": (
+    "type for a trained model": (["--init_from", "DIR/model", "--tokenizer", "bpe"], "omit --tokenizer with"),
+    "batch size 0": (
         ["--batch_size", "0", "--learning_rate", "-1"],
         "learning_rate is -1.0, want more than 0; batch_size is 0, want more than 0",
     ),
@@ -54,18 +54,18 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     ScratchGPTForCausalLM(tiny_config("llama")).save_pretrained(folder / "model")
     story_tokenizer.save_pretrained(folder / "tokenizer")
     before = sorted(folder.rglob("*"))
-    asked = []
+    argument_lists = []
     for arguments, _ in BAD.values():
         tiny = TINY_LOOP if "--init_from" in arguments else TINY_RUN
         options = ["--output_dir", "DIR/out", "--dataset", "DIR/good.txt", *tiny, *arguments]
-        asked.append([option.replace("DIR", str(folder)) for option in options])
-    found = refusals(PRETRAIN, asked, cwd=PROJECT)
-    assert sorted(folder.rglob("*")) == before  # a refusal writes nothing
+        argument_lists.append([option.replace("DIR", str(folder)) for option in options])
+    found = refusals(PRETRAIN, argument_lists, cwd=PROJECT)
+    assert sorted(folder.rglob("*")) == before  # nothing is written
     return dict(zip(BAD, found, strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+def test_bad_input_gives_a_one_line_error_and_exit_code_2(case, outcomes):
     code, errors = outcomes[case]
     assert code == 2, errors
     assert "Traceback" not in errors

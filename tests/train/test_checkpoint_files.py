@@ -97,7 +97,7 @@ def state(status: os.stat_result) -> tuple[int, int]:
 
 
 def test_checkpoint_files_are_synced_before_the_rename(tmp_path, monkeypatch):
-    """And the parent directory is synced after it."""
+    """The parent directory is synced after the rename."""
     run = tmp_path / "run"
     trainer = make_trainer(run, tiny_model("llama"), max_steps=2, save_every=1, **QUICK)
     disk = Disk(monkeypatch, run / "checkpoints")
@@ -124,22 +124,22 @@ def test_best_model_files_are_synced_before_they_replace_others(tmp_path, monkey
         assert disk.unsynced(target) == [], target
 
 
-@pytest.mark.parametrize("way", [publish, publish_into])
-def test_files_in_subdirectories_are_synced(way, tmp_path, monkeypatch):
+@pytest.mark.parametrize("publish_function", [publish, publish_into])
+def test_files_in_subdirectories_are_synced(publish_function, tmp_path, monkeypatch):
     """Such as those of a second tokenizer; at the end, each directory with a new entry is synced."""
     unfinished = tmp_path / "unfinished"
     (unfinished / "target_tokenizer").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "target_tokenizer/tokenizer.json"):
         (unfinished / name).write_text(name)
     finished = tmp_path / "finished"
-    if way is publish_into:
+    if publish_function is publish_into:
         finished.mkdir()
     disk = Disk(monkeypatch, tmp_path)
-    way(unfinished, finished)
+    publish_function(unfinished, finished)
     assert disk.renamed
     assert [unsynced for _, _, unsynced, _ in disk.renamed] == [[]] * len(disk.renamed)
     assert (finished / "target_tokenizer/tokenizer.json").read_text() == "target_tokenizer/tokenizer.json"
-    hold_new_names = [tmp_path] if way is publish else [finished, finished / "target_tokenizer"]
+    hold_new_names = [tmp_path] if publish_function is publish else [finished, finished / "target_tokenizer"]
     assert all(identity(folder.stat()) in disk.synced for folder in hold_new_names)  # after the last rename
 
 
@@ -153,14 +153,14 @@ def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(descriptor), real(descriptor)))
     trainer.save_now()
     total = len(calls)
-    assert total >= len(list((run / "checkpoints/step-00000001").iterdir())) + 2  # the folder, and the one it is in
+    assert total >= len(list((run / "checkpoints/step-00000001").iterdir())) + 2  # the directory and its parent
     trainer.advance(1)
-    for refused in (*range(0, total - 2, 5), total - 2, total - 1):
+    for failing in (*range(0, total - 2, 5), total - 2, total - 1):
         calls.clear()
 
-        def refuse(descriptor: int, refused=refused) -> None:
+        def refuse(descriptor: int, failing=failing) -> None:
             calls.append(descriptor)
-            if len(calls) > refused:
+            if len(calls) > failing:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(descriptor)
 
@@ -168,7 +168,7 @@ def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
         with pytest.raises(TrainingError, match=r"checkpoint step-00000002 can't be written: .*No space left"):
             trainer.save_now()
         monkeypatch.setattr(os, "fsync", real)
-        assert steps_in(run) == ([1] if refused < total - 1 else [1, 2]), refused
+        assert steps_in(run) == ([1] if failing < total - 1 else [1, 2]), failing
         assert find_corruption(newest_checkpoint(run)) is None
     trainer.save_now()
     assert steps_in(run) == [1, 2]
@@ -181,7 +181,7 @@ def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
 @pytest.fixture
 def killed(tmp_path, monkeypatch) -> tuple[Path, Path]:
     """A run of three steps that was killed right before the rename of its third checkpoint, whose files are all
-    written, synced and listed in the staging directory. Returns the directory of the run, and that one."""
+    written, synced and listed in the staging directory. Returns both directories."""
     run, unfinished = tmp_path / "run", []
     real = os.rename
 

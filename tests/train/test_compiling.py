@@ -1,4 +1,4 @@
-"""Compiled blocks learn the same as eager ones, and are compiled if that saves time."""
+"""Compiled blocks train like eager ones, and `auto` compiles long runs only."""
 
 import os
 
@@ -28,11 +28,11 @@ def test_compiled_run_has_the_same_losses(text_file, tmp_path):
     counters.clear()
     pretrain(tmp_path / "compiled", text_file, *settings, "--compile", "on")
     graphs = counters["stats"]["unique_graphs"]
-    assert 1 <= graphs <= 2  # one for all blocks, and none for evaluation and sampling
+    assert 1 <= graphs <= 2  # one for all blocks, none for evaluation and sampling
     plain, compiled = metrics(tmp_path / "plain"), metrics(tmp_path / "compiled")
-    for before, now in zip(plain, compiled, strict=True):
-        assert now["train_loss"] == pytest.approx(before["train_loss"], rel=1e-4)
-        assert now["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-3)
+    for eager_row, compiled_row in zip(plain, compiled, strict=True):
+        assert compiled_row["train_loss"] == pytest.approx(eager_row["train_loss"], rel=1e-4)
+        assert compiled_row["grad_norm"] == pytest.approx(eager_row["grad_norm"], rel=1e-3)
     names = [set(load_file(tmp_path / run / "model.safetensors")) for run in ("plain", "compiled")]
     assert names[0] == names[1]
     torch.compiler.reset()
@@ -58,21 +58,21 @@ def test_compiled_dropout_is_resampled_and_keeps_the_mean():
 
 @needs_compiler
 def test_compiled_gelu_is_the_same_function():
-    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
+    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets options of the compiler
     torch.manual_seed(0)
     inputs = torch.cat((5 * torch.randn(2000), torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]))).requires_grad_()
     exact = inputs.detach().double().requires_grad_()
     expected, found = F.gelu(exact, approximate="tanh"), torch.compile(gelu_new, fullgraph=True)(inputs)
-    torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6)  # F.gelu itself is 0.4e-6 from exact
-    wanted, slope = torch.autograd.grad(expected.sum(), exact)[0], torch.autograd.grad(found.sum(), inputs)[0]
-    torch.testing.assert_close(slope, wanted.float(), rtol=0, atol=3e-6)  # and its slope 1.0e-6
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6)  # the error of F.gelu is 0.4e-6
+    expected_slope, slope = torch.autograd.grad(expected.sum(), exact)[0], torch.autograd.grad(found.sum(), inputs)[0]
+    torch.testing.assert_close(slope, expected_slope.float(), rtol=0, atol=3e-6)  # that of its slope is 1.0e-6
     torch.compiler.reset()
 
 
 @needs_compiler
 def test_bias_is_fused_into_the_following_kernel():
-    """In float32, so that it is never copied; in 16 bits it stays where it is rounded once."""
-    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets what is compiled from here on
+    """In float32, to avoid a copy; in bfloat16, it stays in the matrix product, where it is rounded only once."""
+    compile_blocks(tiny_model("gpt2"), "on", 0, True)  # sets options of the compiler
     layer, inputs = torch.nn.Linear(24, 40), torch.randn(3, 7, 24)
     for dtype in (torch.float32, torch.bfloat16):
         torch.compiler.reset()
@@ -89,7 +89,7 @@ def test_bias_is_fused_into_the_following_kernel():
 @needs_compiler
 @pytest.mark.parametrize("fixed_shape", [True, False])
 def test_fixed_shape_batches_use_the_cpp_wrapper(fixed_shape):
-    compile_blocks(tiny_model("gpt2"), "on", 0, fixed_shape)  # sets what is compiled from here on
+    compile_blocks(tiny_model("gpt2"), "on", 0, fixed_shape)  # sets options of the compiler
     torch.compiler.reset()
     found, (code, *_) = run_and_get_code(torch.compile(lambda x: x.sin() @ x), torch.eye(5))
     torch.testing.assert_close(found, torch.eye(5).sin())
@@ -110,12 +110,12 @@ def test_auto_compiles_long_runs_only(monkeypatch):
     assert not compile_blocks(checkpointing, "auto", long, True)
 
 
-@pytest.mark.parametrize("lacking", ["compiler", "headers"])
-def test_without_a_compiler_auto_is_off_and_on_is_an_error(lacking, monkeypatch, tmp_path):
+@pytest.mark.parametrize("missing", ["compiler", "headers"])
+def test_without_a_compiler_auto_is_off_and_on_is_an_error(missing, monkeypatch, tmp_path):
     def refuse() -> str:
         raise InvalidCxxCompiler
 
-    if lacking == "compiler":
+    if missing == "compiler":
         monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", refuse)
     else:
         monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))

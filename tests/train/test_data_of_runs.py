@@ -1,5 +1,5 @@
-"""What a run says and records of its data: the summary that opens it, the rows it skips, the data that a resume must
-find as it was, and the files that it opens."""
+"""How a run reports its data: the summary, the skipped rows, the opened files, and the check that a resumed run has
+the same data."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ ROWS = {
     "policy_gradient": [{"prompt": f"how {word}"} for word in WORDS],
 }
 LONG = LETTERS * 9
-UNFIT = {
+UNUSABLE = {
     "language_modeling": {"text": None},
     "masked_lm": {"text": None},
     "classification": {"text": "a", "label": None},
@@ -75,7 +75,7 @@ def train(job: str, model: str, dataset: Path, out: Path, *more: str, check: boo
 
 @pytest.mark.parametrize("job", FAMILIES)
 def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, tmp_path):
-    data = write(tmp_path / "data" / "train.jsonl", [*ROWS[job][:20], UNFIT[job], *ROWS[job][20:]])
+    data = write(tmp_path / "data" / "train.jsonl", [*ROWS[job][:20], UNUSABLE[job], *ROWS[job][20:]])
     (tmp_path / "data" / "NOTES.log").write_text("notes")
     printed = train(job, model, tmp_path / "data", tmp_path / "run").stdout
     words = " ".join(printed.split())
@@ -99,14 +99,14 @@ def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, 
     verified = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
     assert verified.returncode == 2
     assert "the data has changed since the run" in verified.stderr
-    insisted = ("--resume", "--allow_changed_settings")
-    assert train(job, model, tmp_path / "data", tmp_path / "run", *insisted, check=False).returncode == 0
+    allowed = ("--resume", "--allow_changed_settings")
+    assert train(job, model, tmp_path / "data", tmp_path / "run", *allowed, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("job", FAMILIES)
 def test_too_many_bad_rows_fail_before_anything_is_written(job, model, tmp_path):
-    write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[UNFIT[job]] * 3])
-    if job == "policy_gradient":  # a prompt that comes again is none
+    write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[UNUSABLE[job]] * 3])
+    if job == "policy_gradient":  # duplicate prompts are dropped
         write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[{"prompt": LONG + word} for word in WORDS[:3]]])
     result = train(job, model, tmp_path / "t.jsonl", tmp_path / "run", check=False)
     assert result.returncode == 2, result.stderr
@@ -149,7 +149,7 @@ def test_every_file_a_run_opens_is_reported(job, model, tmp_path):
     assert len(listed["ignored"]) == 6
 
 
-def test_user_folder_named_stories_is_not_built_in(tmp_path):
+def test_user_folder_named_stories_is_not_the_built_in_dataset(tmp_path):
     folder = tmp_path / "stories"
     folder.mkdir()
     for number in range(3):
@@ -178,7 +178,7 @@ def test_unknown_characters_give_a_warning(model, tmp_path):
     assert "generate('" in card
 
 
-def test_one_word_text_without_masked_tokens(tmp_path):
+def test_masked_lm_trains_on_a_short_text_without_masked_tokens(tmp_path):
     (tmp_path / "t.txt").write_text("word word")
     options = (*OPTIONS["masked_lm"], "--mask_probability", "0.01")
     script = str(PROJECT / "training" / "masked_lm.py")

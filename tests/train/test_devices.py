@@ -16,7 +16,7 @@ TEXT = "a b c " * 40
 
 
 def save(folder, model, template="causal"):
-    """A model with a tokenizer of characters."""
+    """Save a model with a tokenizer of characters; return its directory."""
     model.save_pretrained(folder)
     train_tokenizer([TEXT], "char", template=template, model_max_length=64).save_pretrained(folder)
     return str(folder)
@@ -24,7 +24,7 @@ def save(folder, model, template="causal"):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """One small model of each kind, by name."""
+    """A directory with one small model of each kind and two data sets."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "text.txt").write_text("a b c\nb c\n")
     (folder / "table.tsv").write_text("text\tlabel\na b\t0\nb c\t1\n")
@@ -37,7 +37,7 @@ def models(tmp_path_factory):
     return folder
 
 
-def test_auto_is_the_accelerator_or_the_cpu():
+def test_auto_device_is_the_accelerator_or_the_cpu():
     found = torch.accelerator.current_accelerator(check_available=True)
     assert choose_device("auto") == (found or torch.device("cpu"))
     assert choose_device("cpu") == torch.device("cpu")
@@ -59,7 +59,7 @@ def test_build_without_cuda_is_reported(models):
     assert "is built without CUDA; available: cpu" in result.stderr
 
 
-def test_auto_dtype_is_float32_on_cpu_and_the_checkpoints_elsewhere():
+def test_auto_dtype_is_float32_on_cpu_and_that_of_the_checkpoint_elsewhere():
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("auto", torch.device("cuda")) == "auto"
     assert choose_dtype("float16", torch.device("cpu")) == torch.float16
@@ -75,8 +75,8 @@ def test_weights_have_the_requested_dtype(tmp_path):
         model, _ = open_model(str(tmp_path), device="cpu", dtype=name)
         assert {p.dtype for p in model.parameters()} == {dtype}, name
         assert not model.training
-    assert load_model(tmp_path, dtype="auto").dtype == torch.bfloat16  # what --dtype auto takes on an accelerator
-    assert load_model(tmp_path).dtype == torch.float32  # what training begins with
+    assert load_model(tmp_path, dtype="auto").dtype == torch.bfloat16  # as with --dtype auto on an accelerator
+    assert load_model(tmp_path).dtype == torch.float32  # as at the start of training
 
 
 COMMANDS = {
@@ -92,17 +92,17 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_runs_its_models_in_the_requested_dtype(command, models, monkeypatch):
-    """Every model that computes: also the reward's classifier and the reference."""
+    """This includes the classifier of the reward and the reference model."""
     seen, evaluation_mode = {}, PreTrainedModel.eval
 
-    def watch(self):
-        def note(module, args):
+    def record_dtype(self):
+        def hook(module, args):
             seen[id(module)] = module.dtype
 
-        self.register_forward_pre_hook(note)
+        self.register_forward_pre_hook(hook)
         return evaluation_mode(self)
 
-    monkeypatch.setattr(PreTrainedModel, "eval", watch)
+    monkeypatch.setattr(PreTrainedModel, "eval", record_dtype)
     run_here("scratch-gpt", *COMMANDS[command].split(), "--device", "cpu", "--dtype", "bfloat16", cwd=models)
     assert set(seen.values()) == {torch.bfloat16}
     assert len(seen) == {"judge": 3, "pairs": 2}.get(command, 1)
@@ -135,7 +135,7 @@ def test_accelerator_is_used_if_there_is_one(models):
 
 
 def test_language_metrics_need_no_float64_on_the_device():
-    """MPS has none; sums over processes are exact Python numbers."""
+    """MPS has no float64; sums over processes are exact Python numbers."""
     import inspect
 
     from scratch_gpt.evaluation import language_modeling

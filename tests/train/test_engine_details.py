@@ -1,4 +1,4 @@
-"""Edge cases of steps, metrics, signals and batches."""
+"""Edge cases of training steps, metrics, signals and batches."""
 
 import json
 import math
@@ -109,7 +109,7 @@ def test_run_without_losses_can_be_plotted(tmp_path):
     assert (tmp_path / "loss.png").stat().st_size
 
 
-def test_fsdp_is_refused_with_the_obstacle_of_the_task(tmp_path):
+def test_fsdp_error_states_why_the_task_cannot_be_sharded(tmp_path):
     trainer = trainer_with(tmp_path / "run", [])
     accelerator = trainer.accelerator
     check_sharding(trainer.task, accelerator)
@@ -144,7 +144,7 @@ def test_sums_over_processes_are_exact(tmp_path):
 
 
 def test_signal_during_a_print_is_handled(monkeypatch):
-    """Printing from the handler raised "reentrant call" where the signal came inside a print to the same stream."""
+    """Printing from the handler raised "reentrant call" if the signal arrived during a print to the same stream."""
 
     class Stream:
         """A stream that is interrupted by a signal during a write."""
@@ -172,15 +172,15 @@ def test_signal_message_is_written_to_the_file_descriptor(capfd):
     assert "finishing the step and saving" in capfd.readouterr().err
 
 
-def test_error_names_no_bound_for_unigram_vocabularies():
-    """It prunes: where 400 tokens give 303, 450 may work."""
+def test_unigram_vocabulary_error_states_no_maximum_size():
+    """Its training prunes: if 400 tokens yield 303, 450 may still work."""
     texts = [f"{i} houses stand in the {i}th street of the old town" for i in range(40)]
     sizes = {}
     for size in (400, 900):
         with pytest.raises(ScratchError, match=f"vocab_size is {size}, but these texts yield") as caught:
             train_tokenizer(texts, "unigram", size)
         sizes[size] = str(caught.value)
-    assert all("choose another size" in said and "at most" not in said for said in sizes.values())
+    assert all("choose another size" in message and "at most" not in message for message in sizes.values())
     with pytest.raises(ScratchError, match="vocab_size is 5, fewer than these texts have characters"):
         train_tokenizer(texts, "unigram", 5)
 
@@ -189,7 +189,7 @@ def test_error_names_no_bound_for_unigram_vocabularies():
 
 
 def test_padding_does_not_exceed_the_longest_text():
-    """A model has learned positions for its longest text and no more: rounded up, 25 tokens were 28."""
+    """Regression: 25 tokens were rounded up to 28, more than a model had learned positions."""
     lengths = np.array([3, 10, 21, 25, 25])
     for seed in (0, None):
         plan = Buckets(lengths, 100, seed).plan(0)
@@ -199,7 +199,7 @@ def test_padding_does_not_exceed_the_longest_text():
 
 
 def test_batches_of_pairs_have_the_shape_of_their_bucket():
-    """DPO padded to the longest of each batch: a shape for every batch, for which kernels are compiled anew."""
+    """Regression: DPO padded to the longest row of each batch, and kernels were compiled for each new shape."""
     tokenizer = train_tokenizer(["a b c d e"], "char")
     pairs = [Preference("a" * (1 + i % 30), "b" * (1 + i % 11), "c" * (1 + i % 7)) for i in range(300)]
     encoded = EncodedPairs(pairs, tokenizer, 64)
@@ -210,14 +210,14 @@ def test_batches_of_pairs_have_the_shape_of_their_bucket():
     shapes = {task.make_batch(0, number)["input_ids"].shape[1] for number in range(len(plan))}
     assert shapes == {length - 1 for length, _ in plan}
     assert len(shapes) < len(set(encoded.lengths.tolist()))
-    # Padding changes nothing.
+    # Padding does not change the loss.
     numbers = plan[0][1]
     short = task._batch("train", int(encoded.lengths[numbers].max()), numbers)
     torch.testing.assert_close(task.loss(model, task.make_batch(0, 0)), task.loss(model, short))
 
 
-def test_saving_keeps_the_autocast_of_the_trained_model():
-    """accelerate takes its autocast off a model that it unwraps, unless it is told to keep it."""
+def test_unwrapping_keeps_the_autocast_of_the_trained_model():
+    """By default, accelerate removes the autocast of a model that it unwraps."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     model, inputs = torch.nn.Linear(8, 8), torch.randn(4, 8)

@@ -16,13 +16,13 @@ def test_muon_equals_torch_muon(monkeypatch):
         torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     )
     for _ in range(5):
-        for mine, other in zip(ours, theirs, strict=True):
-            mine.grad = torch.randn_like(mine)
-            other.grad = mine.grad.clone()
+        for our_parameter, their_parameter in zip(ours, theirs, strict=True):
+            our_parameter.grad = torch.randn_like(our_parameter)
+            their_parameter.grad = our_parameter.grad.clone()
         for optimizer in optimizers:
             optimizer.step()
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+    for our_parameter, their_parameter in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our_parameter, their_parameter, atol=1e-6, rtol=1e-5)
 
 
 def test_muon_has_the_defaults_of_torch_muon():
@@ -39,10 +39,10 @@ def test_muon_uses_bfloat16_only_if_native(amx, avx512, monkeypatch):
     """With emulated bfloat16, a step would take forty times as long."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    asked = []
-    monkeypatch.setattr(torch, "baddbmm", lambda *given, **how: asked.append(given[0].dtype) or given[0])
+    dtypes = []
+    monkeypatch.setattr(torch, "baddbmm", lambda *args, **kwargs: dtypes.append(args[0].dtype) or args[0])
     muon.orthogonalize(torch.randn(2, 3, 4), steps=1)
-    assert set(asked) == {torch.bfloat16 if amx or avx512 else torch.float32}
+    assert set(dtypes) == {torch.bfloat16 if amx or avx512 else torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -53,7 +53,7 @@ def test_orthogonalize_gives_nearly_orthogonal_matrices(dtype, shape, monkeypatc
     torch.manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(1.0, 0.1, u.shape[-1])
-    made = muon.orthogonalize(u * values @ vh, steps=5).float()
-    found = torch.diagonal(u.mT @ made @ vh.mT, dim1=-2, dim2=-1)
+    result = muon.orthogonalize(u * values @ vh, steps=5).float()
+    found = torch.diagonal(u.mT @ result @ vh.mT, dim1=-2, dim2=-1)
     assert 0.65 < found.min() < found.max() < 1.25
-    torch.testing.assert_close(u * found[:, None] @ vh, made, atol=5e-6 if dtype == torch.float32 else 2e-2, rtol=0)
+    torch.testing.assert_close(u * found[:, None] @ vh, result, atol=5e-6 if dtype == torch.float32 else 2e-2, rtol=0)

@@ -1,4 +1,4 @@
-"""A family of tasks is one folder and one line in the registry: here, a folder of a test."""
+"""A new family of tasks needs one folder and one line in the registry; here, the folder is temporary."""
 
 import sys
 import textwrap

@@ -1,5 +1,5 @@
-"""Steps of the loop against formulas: gradients weighted by tokens, weight decay, the length of a run, early stopping,
-the choice of the best model, and dropout that acts in training only."""
+"""Training steps compared with formulas: gradients weighted by tokens, weight decay, the length of a run, early
+stopping, the choice of the best model, and dropout in training only."""
 
 import json
 import math
@@ -37,8 +37,8 @@ def sgd(model, lr: float) -> list[torch.optim.Optimizer]:
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 1), (2, 2), (1, 4)])
-def test_step_is_the_mean_over_tokens_for_any_accumulation(batch_size, accumulation, tmp_path):
-    """The gradient of the mean cross-entropy over all tokens of four rows, by hand; the rows have unequal numbers."""
+def test_step_uses_the_mean_gradient_over_tokens_for_any_accumulation(batch_size, accumulation, tmp_path):
+    """The gradient of the mean cross-entropy over all tokens of four rows of different lengths, computed directly."""
     model = tiny_model("llama", **NO_DROPOUT)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     settings = {"batch_size": batch_size, "gradient_accumulation_steps": accumulation, "max_steps": 1}
@@ -65,7 +65,7 @@ def counts_of(batch) -> list[int]:
 
 
 def test_gradient_norm_is_clipped_over_all_batches_of_a_step(tmp_path):
-    """A step of SGD with rate 1 has then the length that was asked for."""
+    """With a learning rate of 1, the norm of an SGD step is `max_grad_norm`."""
     model = tiny_model("llama", **NO_DROPOUT)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     settings = {"gradient_accumulation_steps": 2, "max_steps": 1, "max_grad_norm": 0.01}
@@ -90,9 +90,9 @@ DECAYED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("name", MODELS)
-def test_weight_decay_shrinks_matrices_and_nothing_else(name, optimizer):
-    """With gradients of 0, a step multiplies what decays by 1 - rate · decay (Loshchilov and Hutter 2019) and leaves
-    embeddings, heads, norms and biases as they are."""
+def test_weight_decay_applies_to_matrices_only(name, optimizer):
+    """With zero gradients, a step multiplies matrices by 1 - learning rate · weight decay (Loshchilov and Hutter 2019)
+    and does not change embeddings, heads, norms and biases."""
     model = MODELS[name]()
     args = TrainingArguments(optimizer=optimizer, weight_decay=0.25, learning_rate=0.1, muon_learning_rate=0.1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -127,7 +127,7 @@ def test_adamw_takes_its_settings_from_the_arguments():
     torch.testing.assert_close(weight.detach(), expected, atol=1e-6, rtol=1e-5)
 
 
-# --- how long a run is -----------------------------------------------------------------------------------
+# --- length of a run -----------------------------------------------------------------------------------
 
 
 def test_a_fraction_of_an_epoch_is_rounded_up():
@@ -147,7 +147,7 @@ def test_a_fraction_of_an_epoch_is_rounded_up():
 
 @pytest.mark.parametrize(("processes", "batches"), [(1, 3), (2, 2)])
 def test_partial_last_batch_of_an_epoch_fraction_counts(processes, batches):
-    """Half of 11 rows are 6: with 2 rows a batch, three batches; on two processes two, of which one reaches beyond."""
+    """Half of 11 rows is 6: three batches of 2 rows; on two processes two each, the last of which exceeds the half."""
     accelerator = SimpleNamespace(process_index=0, num_processes=processes)
     shards = {"train": shard_of([16] * 11), "validation": shard_of([16])}
     task = LanguageModeling(accelerator, shards, train_tokenizer(["a"], "char"), ROW, 2, seed=0)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def test_step_with_incomplete_accumulation_is_taken(accumulation, steps, tmp_pat
 
 # --- stopping, and the best model ------------------------------------------------------------------------
 
-STILL = {"optimizer": "adamw", "learning_rate": 1e-30, "eval_every": 1, "save_every": 0}  # no weight ever changes
+FROZEN = {"optimizer": "adamw", "learning_rate": 1e-30, "eval_every": 1, "save_every": 0}  # no weight ever changes
 
 
 @pytest.mark.slow
@@ -175,16 +175,16 @@ STILL = {"optimizer": "adamw", "learning_rate": 1e-30, "eval_every": 1, "save_ev
         ([1, 2, 3, 4, 5, 6], 1, 1, 2),
         ([1, 2, 3, 4, 5, 6], 2, 1, 3),
         ([1, 2, 3, 4, 5, 6], 3, 1, 4),
-        ([3, 4, 2, 5, 6, 1], 2, 3, 5),  # a better one sets the count back to 0
-        ([2, 2, 2, 1, 1, 1], 2, 1, 3),  # as good is not better
+        ([3, 4, 2, 5, 6, 1], 2, 3, 5),  # a better one resets the count
+        ([2, 2, 2, 1, 1, 1], 2, 1, 3),  # an equal one is not better
         ([6, 5, 4, 3, 2, 1], 1, 6, 6),
-        ([1, math.nan, 2, 0.5, 1, 1], 2, 1, 3),  # what is not finite is not better
+        ([1, math.nan, 2, 0.5, 1, 1], 2, 1, 3),  # a non-finite one is not better
         ([1, 2, 3, 4, 5, 6], None, 1, 6),
     ],
 )
 def test_early_stopping_after_patience_evaluations(factors, patience, best, last, tmp_path):
-    """Evaluated after each step, so that evaluations and steps have the same numbers."""
-    progress = trainer_with(tmp_path / "run", factors, **STILL, early_stopping_patience=patience).run()
+    """Each step is evaluated, so that evaluations and steps have the same numbers."""
+    progress = trainer_with(tmp_path / "run", factors, **FROZEN, early_stopping_patience=patience).run()
     assert (progress.best_step, progress.step) == (best, last)
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     assert [row["step"] for row in rows] == list(range(1, last + 1))
@@ -196,7 +196,7 @@ LOWER = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_charac
 
 
 def test_direction_of_each_metric():
-    """Each metric that can select the best model is in one of two lists written here by hand."""
+    """Each metric that can select the best model is in one of the two lists above."""
     metrics = [metric for family in FAMILIES for metric in recipe_of(family).card.metrics]
     assert {metric.name for metric in metrics} == HIGHER | LOWER
     for metric in metrics:
@@ -208,16 +208,16 @@ def test_direction_of_each_metric():
 @pytest.mark.parametrize(("metric", "best"), [("val_loss", 1), ("val_accuracy", 2)])
 def test_best_model_has_the_best_metric(metric, best, tmp_path):
     """The second evaluation has twice the loss and twice the accuracy of the others."""
-    trainer = trainer_with(tmp_path / "run", [1.0, 2.0, 1.0], **STILL, max_steps=3, metric_for_best_model=metric)
+    trainer = trainer_with(tmp_path / "run", [1.0, 2.0, 1.0], **FROZEN, max_steps=3, metric_for_best_model=metric)
     letter = trainer.directory.tokenizer.convert_tokens_to_ids("a")
-    torch.nn.init.constant_(trainer.model.lm_head.bias[letter : letter + 1], 100)  # some guesses are right
+    torch.nn.init.constant_(trainer.model.lm_head.bias[letter : letter + 1], 100)  # some predictions are correct
     progress = trainer.run()
     assert progress.best_metric > 0
     assert progress.best_step == best
 
 
 def test_card_shows_the_highest_chrf(tmp_path):
-    """Not the last one, nor that of the lowest loss: the record is changed so that these differ."""
+    """It is neither the last one nor that of the lowest loss; the rows are changed so that these differ."""
     from helpers.processes import PROJECT
 
     run = tmp_path / "run"
@@ -245,9 +245,9 @@ def test_unknown_metric_is_refused(tmp_path):
 # --- dropout ---------------------------------------------------------------------------------------------
 
 
-def test_dropout_is_active_in_steps_only(tmp_path):
-    """An evaluation gives the loss by hand of a model without dropout, before and after a step; a step after an
-    evaluation drops again."""
+def test_dropout_is_active_in_training_steps_only(tmp_path):
+    """Before and after a step, an evaluation gives the loss of a model without dropout; a step after an evaluation
+    applies dropout again."""
     model = ScratchGPTForCausalLM(tiny_config("gpt2", **dict.fromkeys(NO_DROPOUT, 0.5)))
     trainer = make_trainer(tmp_path / "run", model, optimizers=sgd(model, 0.0), max_steps=9)
     plain = ScratchGPTForCausalLM(tiny_config("gpt2", **NO_DROPOUT)).eval()
@@ -269,7 +269,7 @@ def test_dropout_is_active_in_steps_only(tmp_path):
 
 
 def test_bfloat16_is_chosen_if_the_cpu_has_matrix_units(monkeypatch):
-    """Not by vector instructions, with which it is slower than float32."""
+    """Vector instructions are not enough: with them it is slower than float32."""
     probes = [name for name in dir(torch.cpu) if name.startswith("_is_") and name.endswith("_supported")]
     assert {"_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_avx512_supported"} <= set(probes)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -282,7 +282,7 @@ def test_bfloat16_is_chosen_if_the_cpu_has_matrix_units(monkeypatch):
         assert not should_use_bf16("fp32")
 
 
-def test_bfloat16_that_a_gpu_emulates_is_not_chosen(monkeypatch):
+def test_bfloat16_is_not_chosen_if_the_gpu_emulates_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
@@ -291,8 +291,7 @@ def test_bfloat16_that_a_gpu_emulates_is_not_chosen(monkeypatch):
     assert should_use_bf16("auto")
 
 
-def test_bounds_exclude_runs_without_a_step(tmp_path):
-    """`--epochs` and its like must be more than 0."""
+def test_zero_is_refused_for_positive_settings(tmp_path):
     from scratch_gpt.train.arguments.training import check_arguments
 
     for name in ("epochs", "max_steps", "keep_last", "gradient_accumulation_steps", "log_every"):

@@ -1,4 +1,4 @@
-"""Cost estimates against measurements: parameters, FLOPs, and the memory of a real training process."""
+"""Cost estimates compared with measurements: parameters, FLOPs, and the memory of a real training process."""
 
 from statistics import fmean
 
@@ -34,7 +34,7 @@ def peak():  # not getrusage, whose peak a child inherits from the process that 
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def steps(model, batch, length):
     """Train until three more steps do not raise the peak. Freed memory is kept, as in training, and it takes some steps
-    until blocks of all sizes have found a place in it: the peak after two steps varied by chance."""
+    until blocks of all sizes fit into it: the peak after two steps varied randomly."""
     optimizers, peaks = build_optimizers(model, args), []
     while len(peaks) < 4 or (peaks[-1] > 1.003 * peaks[-4] and len(peaks) < 20):
         _forward(model, batch, length, False).backward()
@@ -92,8 +92,8 @@ def test_flops_match_the_formula(preset, mlp_matrices, key_value_heads):
     assert flops_per_token(config, context) == 6 * matrices + 6 * layers * width * context
 
 
-def test_flops_are_those_of_the_whole_context_without_its_causal_half():
-    """Against a training step that is really computed, with full attention."""
+def test_flops_equal_those_of_full_attention_minus_the_causal_half():
+    """They are compared with the counted FLOPs of a training step with full attention."""
     config = tiny_config("llama", hidden_size=64, max_position_embeddings=64)
     model = ScratchGPTForCausalLM(config).train()
     model.set_attn_implementation("eager")
@@ -104,18 +104,18 @@ def test_flops_are_those_of_the_whole_context_without_its_causal_half():
     assert flops_per_token(config, 64) + causal_half == counter.get_total_flops() / x.numel()
 
 
-def test_a_bigram_table_multiplies_no_matrices():
+def test_bigram_model_has_no_flops():
     assert flops_per_token(ScratchBigramConfig(vocab_size=99), 64) == 0
 
 
-def test_counting_flops_leaves_the_config_as_it_was():
+def test_counting_flops_does_not_change_the_config():
     config = tiny_config("llama")
     before = config._attn_implementation
     flops_per_token(config, 64)
     assert config._attn_implementation == before
 
 
-def test_optimizer_memory_is_what_the_optimizers_hold():
+def test_optimizer_memory_equals_the_size_of_the_optimizer_states():
     from scratch_gpt.train.optim.optimizers import build_optimizers
 
     for optimizer in ("adamw", "muon"):
@@ -168,7 +168,7 @@ def test_durations_are_in_a_readable_unit(seconds, words):
     assert _duration(seconds) == words
 
 
-def test_a_plan_prints_nothing_but_its_table(monkeypatch):
+def test_plan_prints_only_its_table_to_standard_output(monkeypatch):
     """The progress message goes to standard error, even if standard output is a terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     tiny = "--hidden_size 32 --num_hidden_layers 1 --context_length 16 --batch_size 1 --num_threads 1 --precision fp32"

@@ -1,4 +1,4 @@
-"""More or fewer processes: a run that goes on with another number of them sees each sample once, and ends the same."""
+"""Resuming with another number of processes: each sample is seen once, and the result is the same."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def language_modeling(tokenizer, accelerator) -> LanguageModeling:
 
 
 def translation(tokenizer, accelerator) -> Translation:
-    """The same of four batches, of whatever rows."""
+    """A task whose step has four batches, each with any number of rows."""
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=300).read())
     encoded = encode_pairs(iter(pairs), tokenizer, tokenizer, 128, False)
     sides = [source for source, _ in pairs], [target for _, target in pairs]
@@ -37,56 +37,56 @@ def translation(tokenizer, accelerator) -> Translation:
 
 
 def rows_of(batch: dict[str, torch.Tensor]) -> list[tuple]:
-    """The labels that a batch trains on, row by row, without padding."""
+    """Return the labels of each row of a batch, without padding."""
     return [tuple(label for label in row if label != -100) for row in batch["labels"].tolist()]
 
 
 def rows_of_epoch(task: LanguageModeling | Translation) -> Counter:
-    """The same of everything that there is to learn from in the first epoch, read past the order of the batches."""
+    """Return the labels of all rows of the first epoch, read without the order of the batches."""
     if isinstance(task, Translation):
         target = task.train.pairs.target
         return Counter(tuple(target[number].tolist()) for number in range(len(target)))
     plan = task.rows.plan(0)
-    shard = task.shards["train"]  # rows are made of its pieces: each token in one of them
+    shard = task.shards["train"]  # rows consist of its pieces: each token is in one of them
     pieces = np.concatenate([np.arange(s, s + n) for s, n in zip(plan.starts, plan.lengths, strict=True)])
     assert sorted(pieces.tolist()) == list(range(len(shard.tokens)))
     return Counter(row for number in range(len(plan)) for row in rows_of(task.rows.batch([(plan, number)])))
 
 
-def samples(make, tokenizer, state: DataState, processes: int, steps: int | None) -> tuple[Counter, DataState]:
-    """The rows of so many steps (None: to the end of the epoch) of all processes, and the state behind them."""
+def samples(make_task, tokenizer, state: DataState, processes: int, steps: int | None) -> tuple[Counter, DataState]:
+    """Return the rows of `steps` steps (None: the rest of the epoch) of all processes, and the state after them."""
     tasks = []
     for index in range(processes):
         accelerator = SimpleNamespace(process_index=index, num_processes=processes, device=torch.device("cpu"))
-        tasks.append(make(tokenizer, accelerator))
+        tasks.append(make_task(tokenizer, accelerator))
     seen: Counter = Counter()
     streams = [task.batches(state) for task in tasks]
     count = tasks[0].batches_left(state, 1) if steps is None else steps * 4 // processes
     for _ in range(count):
         for stream in streams:
-            batch, behind = next(stream)
+            batch, next_state = next(stream)
             seen.update(rows_of(batch))
-        state = behind
+        state = next_state
     return seen, state
 
 
-@pytest.mark.parametrize("make", [language_modeling, translation])
+@pytest.mark.parametrize("make_task", [language_modeling, translation])
 @pytest.mark.parametrize("changes", [(2, 1, 2), (1, 4, 2), (4, 2, 1)])
-def test_samples_of_an_epoch_are_independent_of_the_processes(make, changes):
-    """Seven steps with the first number of processes, eight with the second, the rest of the epoch with the third: no
-    row is lost, none comes twice, but for the last step, which reaches into the next epoch with several processes."""
+def test_samples_of_an_epoch_are_independent_of_the_processes(make_task, changes):
+    """Seven steps with the first number of processes, eight with the second, the rest of the epoch with the third: each
+    row occurs once; only the last step of several processes may reach into the next epoch."""
     tokenizer = train_tokenizer(
         [text for pair in open_pairs("grammar", "de", "en", num_pairs=300).read() for text in pair], "char"
     )
     alone = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
-    whole = rows_of_epoch(make(tokenizer, alone))
+    whole = rows_of_epoch(make_task(tokenizer, alone))
     state, seen = DataState(), Counter()
     for processes, steps in zip(changes, (7, 8, None), strict=True):
-        part, state = samples(make, tokenizer, state, processes, steps)
+        part, state = samples(make_task, tokenizer, state, processes, steps)
         seen += part
     assert sum(whole.values()) > 15 * 4
     assert not whole - seen
-    ahead, _ = samples(make, tokenizer, DataState(1, 0), 1, 1)
+    ahead, _ = samples(make_task, tokenizer, DataState(1, 0), 1, 1)
     assert sum((seen - whole).values()) <= sum(ahead.values())
     assert not (seen - whole) - ahead
     if state == DataState(1, 0):
@@ -95,12 +95,12 @@ def test_samples_of_an_epoch_are_independent_of_the_processes(make, changes):
 
 @pytest.mark.slow
 def test_changing_the_number_of_processes_keeps_the_result(tmp_path):
-    """The same rows in the same steps, and the same curve within rounding."""
+    """Each step has the same rows, and the loss curves are equal within rounding."""
     text, straight, changing = tmp_path / "text.txt", tmp_path / "straight", tmp_path / "changing"
     text.write_text("One day, Anna has two old lamps and a dog that sleeps.\n" * 60)
     options = ("--max_steps", "9", "--save_every", "3", "--keep_last", "9", "--log_every", "1", "--dropout", "0")
-    fresh = ("--output_dir", str(straight), "--dataset", str(text), *TINY_RUN, *options)
-    run_python(*TWO_PROCESSES, PRETRAIN, *fresh, cwd=PROJECT)
+    start = ("--output_dir", str(straight), "--dataset", str(text), *TINY_RUN, *options)
+    run_python(*TWO_PROCESSES, PRETRAIN, *start, cwd=PROJECT)
     shutil.copytree(straight, changing)
     for step, processes in ((3, 1), (6, 2)):
         for folder in (changing / "checkpoints").glob("step-*"):

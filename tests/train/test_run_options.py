@@ -24,13 +24,13 @@ from scratch_gpt.train.tasks.text_arguments import DataArguments
 
 @pytest.mark.parametrize("flag", ["--gradient_checkpointing", "--no-gradient_checkpointing"])
 def test_gradient_checkpointing_is_enabled_on_request(flag, tmp_path, text_file, monkeypatch):
-    turned_on, enable = [], PreTrainedModel.gradient_checkpointing_enable
+    calls, enable = [], PreTrainedModel.gradient_checkpointing_enable
     monkeypatch.setattr(
-        PreTrainedModel, "gradient_checkpointing_enable", lambda self, *a, **k: turned_on.append(enable(self, *a, **k))
+        PreTrainedModel, "gradient_checkpointing_enable", lambda self, *a, **k: calls.append(enable(self, *a, **k))
     )
     options = ("--output_dir", str(tmp_path / "run"), "--dataset", str(text_file), *TINY_RUN, "--max_steps", "1")
     run_here(PRETRAIN, *options, flag)
-    assert len(turned_on) == (flag == "--gradient_checkpointing")
+    assert len(calls) == (flag == "--gradient_checkpointing")
 
 
 def test_only_the_main_process_writes_metrics(tmp_path):
@@ -70,11 +70,11 @@ def test_preference_metrics_are_means_since_the_last_call():
         task.loss(model, batch)
         with torch.no_grad():
             margins.append(task._losses(model, batch)[1])
-    every = torch.cat(margins)
-    assert len(every) == len(pairs)
-    figures = task.training_metrics()
-    assert figures["margin"] == pytest.approx(every.mean().item(), rel=1e-5)
-    assert figures["accuracy"] == pytest.approx((every > 0).float().mean().item())
+    all_margins = torch.cat(margins)
+    assert len(all_margins) == len(pairs)
+    metrics = task.training_metrics()
+    assert metrics["margin"] == pytest.approx(all_margins.mean().item(), rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx((all_margins > 0).float().mean().item())
     assert task.training_metrics() == {}
 
 

@@ -33,7 +33,7 @@ def test_built_in_questions_vary_with_the_seed_and_held_out_ones_do_not():
 
 @pytest.mark.parametrize("context_length", [6, 64])
 def test_classifier_truncates_texts_at_the_shorter_length(context_length, tmp_path):
-    """That of --context_length, or of the positions that the encoder has; and unknown characters are counted."""
+    """The length is the smaller of --context_length and the encoder's positions; unknown characters are counted."""
     base = tmp_path / "base"
     tokenizer = train_tokenizer(["abc dull fine"], "char", template="encoder", model_max_length=16)
     encoder = tiny_encoder(
@@ -60,9 +60,9 @@ def test_staging_directories_of_a_killed_save_are_removed_at_start(tmp_path):
     for name in (".best.x1.partial", "checkpoints/.step-00000001.x2.partial", "checkpoints/step-00000001"):
         (run / name).mkdir(parents=True)
         (run / name / "model.safetensors").write_text("")
-    kinds = {"accelerator": trainer.accelerator, "optimizers": trainer.optimizers, "task": trainer.task}
-    kinds |= {"args": trainer.args, "directory": trainer.directory, "folder": run, "model": trainer.model}
-    type(trainer)(**kinds)
+    arguments = {"accelerator": trainer.accelerator, "optimizers": trainer.optimizers, "task": trainer.task}
+    arguments |= {"args": trainer.args, "directory": trainer.directory, "folder": run, "model": trainer.model}
+    type(trainer)(**arguments)
     assert sorted(path.name for path in run.rglob("*") if path.is_dir()) == ["checkpoints", "step-00000001"]
 
 
@@ -91,7 +91,7 @@ def test_failure_record_has_sorted_learning_rates(tmp_path):
     model = tiny_model("llama")
     optimizers = [torch.optim.SGD([weight], lr=0.0) for weight in model.parameters()]
     for number, optimizer in enumerate(optimizers):
-        optimizer.param_groups[0]["peak_lr"] = (8.0, 1.0, 16.0)[number % 3]  # a set has them in another order
+        optimizer.param_groups[0]["peak_lr"] = (8.0, 1.0, 16.0)[number % 3]  # a set has another order
     trainer = make_trainer(tmp_path / "run", model, optimizers=optimizers, max_steps=1)
     trainer.recent_steps.append({"step": 1, "loss": math.nan, "grad_norm": math.inf})
     with pytest.raises(TrainingError, match=r"failure\.json"):

@@ -1,6 +1,6 @@
-"""Our model under FSDP2, on processors: sharded training gives the same gradients, and what is saved is a plain model.
+"""Models under FSDP2 on CPUs: sharded training gives the same gradients, and the saved model is an ordinary one.
 
-Accelerate shards on accelerators only, so this drives torch's `fully_shard` by transformers' own plan for the classes.
+Accelerate shards on accelerators only, so this test applies torch's `fully_shard` to each layer and to the model.
 """
 
 import pytest
@@ -24,13 +24,13 @@ dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
 x = torch.arange(3, 43).view(2, 20)
 for preset in ("gpt2", "llama"):
-    none = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
-    whole, model = tiny_model(preset, **none), tiny_model(preset, **none)
+    no_dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
+    whole, model = tiny_model(preset, **no_dropout), tiny_model(preset, **no_dropout)
     directory = ModelDirectory(model, train_tokenizer(["abc"], "char"), "", lambda: "")
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    assert type(model) is not type(whole)  # torch has put a class of its own in its place
+    assert type(model) is not type(whole)  # fully_shard replaces the class
     torch.testing.assert_close(model(x).logits, whole(x).logits, atol=1e-5, rtol=1e-4)
     model(x, labels=x).loss.backward()
     whole(x, labels=x).loss.backward()

@@ -23,13 +23,13 @@ SETTINGS |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2
 
 
 @pytest.fixture
-def fresh_accelerator():
+def reset_accelerator():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
-def test_command_script_and_python_train_the_same_model(text_file, tmp_path, fresh_accelerator):
+def test_command_script_and_python_train_the_same_model(text_file, tmp_path, reset_accelerator):
     options = ("--dataset", str(text_file), *TINY_RUN, "--max_steps", "2", "--output_dir")
     run_here("scratch-gpt", "train", "language_modeling", *options, str(tmp_path / "command"))
     run_here(PRETRAIN, *options, str(tmp_path / "script"))
@@ -42,26 +42,26 @@ def test_command_script_and_python_train_the_same_model(text_file, tmp_path, fre
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--learning_rat", "1"), "unrecognized arguments: --learning_rat"),
         (("--max_steps", "0"), "max_steps is 0, want more than 0"),
         (("--dataset", "nowhere.txt"), "no such file or folder"),
     ],
 )
-def test_command_and_script_refuse_alike(options, said, tmp_path):
+def test_command_and_script_give_the_same_errors(options, message, tmp_path):
     results = [
         run_here("scratch-gpt", "train", "language_modeling", *options, cwd=tmp_path, check=False),
         run_here(PRETRAIN, *options, cwd=tmp_path, check=False),
     ]
     for result in results:
         assert result.returncode == 2
-        assert said in result.stderr
+        assert message in result.stderr
     assert results[0].stderr == results[1].stderr
     assert len(results[0].stderr.strip().splitlines()) == 1
 
 
-def test_python_refuses_with_an_error_that_says_what_was_wanted(tmp_path):
+def test_python_errors_state_what_was_expected(tmp_path):
     with pytest.raises(ScratchError, match="has unknown settings: learning_rat"):
         train("language_modeling", learning_rat=1)
     with pytest.raises(ScratchError, match="invalid int value: 'many'"):
@@ -71,7 +71,7 @@ def test_python_refuses_with_an_error_that_says_what_was_wanted(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_help_lists_each_flag_once_with_examples_on_lines_of_their_own(family, tmp_path):
+def test_help_lists_each_flag_once_and_examples_on_separate_lines(family, tmp_path):
     text = run_here("scratch-gpt", "train", family, "--help", cwd=tmp_path).stdout
     lines = text.splitlines()
     assert any(line.startswith(f"    scratch-gpt train {family}") for line in lines)
@@ -94,7 +94,7 @@ def test_a_built_in_config_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert yaml.safe_load(find_config("german_grammar").read_text())["output_dir"] == "runs/german"
     Path("german_grammar").write_text("seed: 1\n")
-    assert find_config("german_grammar") == Path("german_grammar")  # a file of the user's comes first
+    assert find_config("german_grammar") == Path("german_grammar")  # a file of the user takes precedence
     assert find_config("no_such_config") == Path("no_such_config")
 
 

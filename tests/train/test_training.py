@@ -55,7 +55,7 @@ def test_run_writes_a_model_directory_and_its_record(text_file, tmp_path):
     assert all(
         {"tokens", "train_loss", "learning_rate", "grad_norm", "tokens_per_second"} <= row.keys() for row in rows
     )
-    assert 11 * 4 * 32 < rows[-1]["tokens"] <= 12 * 4 * 32  # the first window of an epoch is a short one
+    assert 11 * 4 * 32 < rows[-1]["tokens"] <= 12 * 4 * 32  # the first row of an epoch is shorter
 
     record = yaml.safe_load((run / "run.yaml").read_text())
     assert record["arguments"]["max_steps"] == 12
@@ -114,16 +114,16 @@ def test_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
     state, expected_state = (load_file(run / final / "training_state.safetensors") for run in (killed, whole))
     assert state.keys() == expected_state.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected_state.items())
-    timeless = [
+    without_times = [
         [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second")} for row in metrics(run)]
         for run in (killed, whole)
     ]
-    assert timeless[0] == timeless[1]
+    assert without_times[0] == without_times[1]
 
 
 @pytest.mark.parametrize("lost", ["random", "optimizer"])
 def test_resume_depends_on_the_saved_state(text_file, tmp_path, lost):
-    """The test above can fail: with changed random states or optimizer moments, the weights differ."""
+    """This shows that the test above can fail: with other random states or optimizer moments, the weights differ."""
     run, options = tmp_path / "run", ("--dropout", "0.2", "--save_every", "2", "--keep_last", "9", "--max_steps", "4")
     pretrain(run, text_file, *options)
     expected = weights(run / "checkpoints/step-00000004")
@@ -152,9 +152,9 @@ def test_two_processes_have_the_loss_curve_of_one(text_file, tmp_path):
     assert len(one) == len(two) == 12
     for alone, shared in zip(one, two, strict=True):
         assert alone["tokens"] == shared["tokens"]
-        for figure in ("train_loss", "val_loss", "grad_norm"):
-            if figure in alone:
-                assert shared[figure] == pytest.approx(alone[figure], abs=1e-4), figure
+        for metric in ("train_loss", "val_loss", "grad_norm"):
+            if metric in alone:
+                assert shared[metric] == pytest.approx(alone[metric], abs=1e-4), metric
 
 
 def test_init_from_accepts_own_and_transformers_models(text_file, tmp_path):
@@ -205,7 +205,7 @@ def test_run_killed_before_its_first_checkpoint_starts_over(text_file, tmp_path)
     run = tmp_path / "run"
     pretrain(run, text_file, "--max_steps", "3")
     shutil.rmtree(run / "checkpoints")
-    rerun = run_here(PRETRAIN, "--output_dir", str(run), "--resume")  # the rest stands in run.yaml
+    rerun = run_here(PRETRAIN, "--output_dir", str(run), "--resume")  # the other settings are in run.yaml
     assert "step" in rerun.stdout
     assert [row["step"] for row in metrics(run)] == [3]
 
@@ -223,7 +223,7 @@ def test_flags_override_the_config_file(text_file, tmp_path):
     assert (data.dataset, args.max_steps, args.learning_rate, data.streaming) == (str(text_file), 4, 1e-3, False)
 
 
-def test_each_parameter_is_in_one_group():
+def test_each_parameter_is_in_exactly_one_group():
     for model in (
         ScratchGPTForCausalLM(tiny_config("gpt2")),
         ScratchGPTForCausalLM(tiny_config("llama")),
@@ -258,8 +258,8 @@ def test_learning_rate_schedules():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
-def test_hugging_face_trainer_trains_it_unchanged(preset, tmp_path):
-    """And one batch of eight rows equals four accumulated batches of two, with different numbers of scored tokens."""
+def test_hugging_face_trainer_trains_the_model(preset, tmp_path):
+    """One batch of eight rows equals four accumulated batches of two, with different numbers of scored tokens."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(16):
@@ -270,8 +270,8 @@ def test_hugging_face_trainer_trains_it_unchanged(preset, tmp_path):
     results = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
         torch.manual_seed(0)
-        none = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
-        model = ScratchGPTForCausalLM(tiny_config(preset, **none))
+        no_dropout = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+        model = ScratchGPTForCausalLM(tiny_config(preset, **no_dropout))
         args = TrainingArguments(
             output_dir=str(tmp_path / f"{batch_size}"),
             per_device_train_batch_size=batch_size,

@@ -27,7 +27,7 @@ PRETRAIN_ENCODER = str(PROJECT / "training" / "masked_lm.py")
 SIZE = ("--hidden_size", "32", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--context_length", "32")
 LOOP = ("--num_threads", "1", "--precision", "fp32", "--log_every", "1", "--tokens_per_batch", "256")
 VOCABULARY = ("--vocab_size", "300")
-GOOD, BAD_WORDS = ("fine", "lovely", "warm"), ("dull", "awful", "cold")
+GOOD_WORDS, BAD_WORDS = ("fine", "lovely", "warm"), ("dull", "awful", "cold")
 
 LOAD_WITHOUT_PACKAGE = """
 import json, sys
@@ -48,8 +48,8 @@ print(json.dumps([type(model).__module__.split(".")[0], found]))
 
 
 def reviews(count: int) -> list[tuple[str, int]]:
-    """Texts whose label hangs on one word."""
-    words = [(GOOD, 1), (BAD_WORDS, 0)]
+    """Return texts whose label depends on one word."""
+    words = [(GOOD_WORDS, 1), (BAD_WORDS, 0)]
     rows = []
     for number in range(count):
         choice, label = words[number // 3 % 2]
@@ -104,7 +104,7 @@ def test_run_writes_a_classifier_and_its_record(run, table):
     )
     assert model.config.id2label == {0: "negative", 1: "positive"}
     best = best_of(run)
-    assert best["val_accuracy"] == 1.0  # it learned: the label hangs on one word
+    assert best["val_accuracy"] == 1.0  # the label depends on one word
     rows = reviews(300)
     held = hold_out([content_key(text) for text, _ in rows], 0.1, 0, [label for _, label in rows])
     held_out = [row for row, out in zip(rows, held, strict=True) if out]
@@ -136,7 +136,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
         ("encoder", "fill-mask", "AutoModelForMaskedLM", "the <mask> film has scene"),
     ],
 )
-def test_same_predictions_without_the_package(name, task, auto, text, request, tmp_path):
+def test_predictions_are_the_same_without_the_package(name, task, auto, text, request, tmp_path):
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     out = tmp_path / "found.safetensors"
@@ -158,7 +158,7 @@ def test_same_predictions_without_the_package(name, task, auto, text, request, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "twin"), [("run", "BertForSequenceClassification"), ("encoder", "BertForMaskedLM")])
-def test_push_with_the_native_model(name, twin, request, tmp_path):
+def test_push_uploads_the_native_model(name, twin, request, tmp_path):
     folder = request.getfixturevalue(name)
     with running_hub() as hub:
         result = push(hub, tmp_path / "home", str(folder), f"tester/{name}", "--yes", "--native")
@@ -169,10 +169,10 @@ def test_push_with_the_native_model(name, twin, request, tmp_path):
         assert json.loads(repository.revisions["native"]["config.json"])["architectures"] == [twin]
 
 
-def test_the_commands(run, encoder, table, tmp_path):
-    said = scratch_gpt("classify", str(run), "the awful film has scene 1 twice", cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    assert re.search(r"negative\s+█+.*\d\d\.\d%", said.stdout)
+def test_classify_evaluate_and_fill_commands(run, encoder, table, tmp_path):
+    classified = scratch_gpt("classify", str(run), "the awful film has scene 1 twice", cwd=tmp_path)
+    assert classified.returncode == 0, classified.stderr
+    assert re.search(r"negative\s+█+.*\d\d\.\d%", classified.stdout)
     (tmp_path / "in.txt").write_text("the awful film\nthe lovely film\n")
     done = scratch_gpt("classify", str(run), "--file", "in.txt", "--output", "out.tsv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -183,9 +183,9 @@ def test_the_commands(run, encoder, table, tmp_path):
     assert scored.returncode == 0, scored.stderr
     assert re.search(r"negative\s*│\s*150\s*│\s*0", scored.stdout)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    guessed = scratch_gpt("fill", str(encoder), "the <mask> film", "--top_k", "3", cwd=tmp_path)
-    assert guessed.returncode == 0, guessed.stderr
-    assert len(re.findall(r"\d\.\d%", guessed.stdout)) == 3
+    filled = scratch_gpt("fill", str(encoder), "the <mask> film", "--top_k", "3", cwd=tmp_path)
+    assert filled.returncode == 0, filled.stderr
+    assert len(re.findall(r"\d\.\d%", filled.stdout)) == 3
     for command, reason in (
         (("fill", str(encoder), "no mask here"), "has no <mask>: write <mask> for each word to predict"),
         (("fill", str(run), "a <mask>"), "which does not predict masked tokens"),
@@ -205,7 +205,7 @@ def test_the_commands(run, encoder, table, tmp_path):
 
 @pytest.mark.parametrize("preset", ["gpt2", "modern"])
 def test_gpt_and_new_encoder_learn_labels(preset, tmp_path):
-    """Of the built-in text, too, with rare labels weighed up and an early stop."""
+    """On the built-in texts, with balanced class weights and early stopping."""
     options = ("--preset", preset, "--num_texts", "400", "--max_steps", "120", "--eval_every", "10", *SIZE, *LOOP)
     more = ("--class_weights", "balanced", "--early_stopping_patience", "2", "--label_smoothing", "0.1")
     run_here(TRAIN, "--output_dir", str(tmp_path), *options, *VOCABULARY, *more)
@@ -228,30 +228,32 @@ def test_two_processes_have_the_loss_curve_of_one(table, tmp_path):
                 assert double.get(name) == pytest.approx(single.get(name), abs=1e-4)
 
 
-def test_token_weights_are_counted_once(table, tmp_path, story_tokenizer):
+def test_token_weights_are_computed_once_and_kept_by_init_from(table, tmp_path, story_tokenizer):
     small = ("--hidden_size", "16", "--tokenizer", "word", "--vocab_size", "20", "--eval_every", "0", *LOOP)
     bag, other = tmp_path / "bag", tmp_path / "other.tsv"
     run_here(TRAIN, "--output_dir", str(bag), "--dataset", str(table), "--preset", "fasttext", "--epochs", "8", *small)
     weights = load_file(bag / "model.safetensors")
     assert not [name for name in weights if "layers" in name]
-    told = weights["model.token_weights.tokens"]
+    token_weights = weights["model.token_weights.tokens"]
     words = AutoTokenizer.from_pretrained(bag).get_vocab()
-    assert told[words[" fine"]] > 2 > 0.5 > told[words[" film"]] > 0
+    assert token_weights[words[" fine"]] > 2 > 0.5 > token_weights[words[" film"]] > 0
     assert rows_of(bag)[-1]["val_accuracy"] == 1.0
     story_tokenizer.save_pretrained(tmp_path / "maskless")
     named = ("--tokenizer", str(tmp_path / "maskless"), "--preset", "fasttext", "--max_steps", "1")
     run_here(TRAIN, "--output_dir", str(tmp_path / "named"), "--dataset", str(table), *named, *LOOP)
     other.write_text("".join(f"{text}\t{number % 2}\n" for number, (text, _) in enumerate(reviews(60))))
     more = ("--init_from", str(bag), "--dataset", str(other), "--max_steps", "2", "--eval_every", "0", *LOOP)
-    run_here(TRAIN, "--output_dir", str(tmp_path / "on"), *more)
-    assert torch.equal(load_file(tmp_path / "on" / "model.safetensors")["model.token_weights.tokens"], told)
+    run_here(TRAIN, "--output_dir", str(tmp_path / "continued"), *more)
+    assert torch.equal(
+        load_file(tmp_path / "continued" / "model.safetensors")["model.token_weights.tokens"], token_weights
+    )
 
 
 def test_masks_are_80_10_10_and_differ_between_epochs():
     generator = np.random.default_rng(0)
     rows = [[1, *generator.integers(4, 500, 30).tolist(), 2] for _ in range(400)]
-    known = {"special_ids": [0, 1, 2, 3], "mask_token_id": 3, "pad_token_id": 0, "vocab_size": 500}
-    batches = MaskedBatches(Tokens.of(rows), 1024, **known, mask_probability=0.15, seed=0)
+    settings = {"special_ids": [0, 1, 2, 3], "mask_token_id": 3, "pad_token_id": 0, "vocab_size": 500}
+    batches = MaskedBatches(Tokens.of(rows), 1024, **settings, mask_probability=0.15, seed=0)
     seen: Counter[str] = Counter()
     for number in range(len(batches.plan(0))):
         batch = batches.batch(0, number)
@@ -259,12 +261,12 @@ def test_masks_are_80_10_10_and_differ_between_epochs():
         original = torch.tensor([rows[i] for i in batches.plan(0)[number][1]])
         assert torch.equal(batch["labels"][chosen], original[chosen])
         assert torch.equal(batch["input_ids"][~chosen], original[~chosen])
-        assert not chosen[:, [0, -1]].any()  # <bos> and <eos> stay
-        now, then = batch["input_ids"][chosen], batch["labels"][chosen]
-        seen["masked"] += int((now == 3).sum())
-        seen["kept"] += int((now == then).sum())
+        assert not chosen[:, [0, -1]].any()  # <bos> and <eos> are never masked
+        inputs, labels = batch["input_ids"][chosen], batch["labels"][chosen]
+        seen["masked"] += int((inputs == 3).sum())
+        seen["kept"] += int((inputs == labels).sum())
         seen["chosen"] += int(chosen.sum())
-        assert not ((now < 3) & (now != then)).any()
+        assert not ((inputs < 3) & (inputs != labels)).any()
     assert seen["chosen"] / (400 * 30) == pytest.approx(0.15, abs=0.01)
     assert seen["masked"] / seen["chosen"] == pytest.approx(0.8, abs=0.03)
     assert seen["kept"] / seen["chosen"] == pytest.approx(0.1, abs=0.02)
@@ -277,33 +279,45 @@ BAD = {
     "one class": ("--dataset one.csv", "one.csv has only one label, 'a', want at least two"),
     "missing label": ("--dataset hole.csv", "'label' is empty: 1, first row 1"),
     "missing text": ("--dataset mute.csv", "'text' is empty: 1, first row 1"),
-    "text that is none": ("--dataset number.jsonl --text_column text", "'text' is int, want text: 1, first row 1"),
-    "label that is none": ("--dataset list.jsonl", "'label' is list, want a whole number or a name: 2, first row 0"),
+    "text of the wrong type": ("--dataset number.jsonl --text_column text", "'text' is int, want text: 1, first row 1"),
+    "label of the wrong type": (
+        "--dataset list.jsonl",
+        "'label' is list, want a whole number or a name: 2, first row 0",
+    ),
     "no such column": ("--dataset plenty.csv --label_column mood", "no column 'mood'"),
     "columns to choose from": ("--dataset three.csv --text_column a", "no label column"),
-    "no table": ("--dataset plain.txt", "is plain text, want a table"),
+    "not a table": ("--dataset plain.txt", "is plain text, want a table"),
     "no such file": ("--dataset ./none.tsv", "no such file or folder: ./none.tsv"),
     "unknown labels": ("--init_from classifier --dataset other.csv", "has the label 'c', the model has 'a', 'b'"),
-    "names that do not fit": ("--dataset plenty.csv --label_names x", "label_names are x, want one name for each"),
+    "wrong number of label names": (
+        "--dataset plenty.csv --label_names x",
+        "label_names are x, want one name for each",
+    ),
     "unknown preset": (
         "--preset bart",
         "unknown preset 'bart': choose one of bert, modern, fasttext, gpt2, llama, nanochat",
     ),
-    "no such number of blocks": ("--num_hidden_layers -1", "num_hidden_layers is -1, want 0 or more"),
-    "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
-    "smoothing": ("--label_smoothing 1", "label_smoothing is 1.0"),
+    "negative number of layers": ("--num_hidden_layers -1", "num_hidden_layers is -1, want 0 or more"),
+    "heads that do not divide": ("--num_attention_heads 5", "num_attention_heads is 5"),
+    "label smoothing": ("--label_smoothing 1", "label_smoothing is 1.0"),
     "word dropout": ("--word_dropout 1", "word_dropout is 1.0"),
-    "nothing to hide behind": ("--preset llama --word_dropout 0.1", "has no mask"),
-    "metric": ("--metric_for_best_model accuracy --max_steps 1", "is 'accuracy', want one of val_accuracy, val_f1"),
-    "sizes beside a checkpoint": ("--init_from classifier --hidden_size 64", "remove --hidden_size"),
-    "too few": ("--dataset few.csv", "too few texts"),
-    "runs that are none": ("--preset fasttext --ngram_sizes 1 2", "ngram_sizes are [1, 2], want different ones from 2"),
-    "runs without a table": ("--preset modern --ngram_sizes 2", "ngram_sizes are [2], but ngram_buckets is 0"),
-    "runs of a GPT": ("--preset llama --ngram_sizes 2", "ngram_sizes are given for 'llama'"),
+    "word dropout without a mask token": ("--preset llama --word_dropout 0.1", "has no mask"),
+    "unknown metric": (
+        "--metric_for_best_model accuracy --max_steps 1",
+        "is 'accuracy', want one of val_accuracy, val_f1",
+    ),
+    "sizes with a checkpoint": ("--init_from classifier --hidden_size 64", "remove --hidden_size"),
+    "too few texts": ("--dataset few.csv", "too few texts"),
+    "invalid n-gram sizes": (
+        "--preset fasttext --ngram_sizes 1 2",
+        "ngram_sizes are [1, 2], want different ones from 2",
+    ),
+    "n-grams without a table": ("--preset modern --ngram_sizes 2", "ngram_sizes are [2], but ngram_buckets is 0"),
+    "n-grams for a GPT": ("--preset llama --ngram_sizes 2", "ngram_sizes are given for 'llama'"),
     "a list for one value": ("--config lists.yaml", "want one value, not the list [16, 32]"),
-    "a list of nothing": ("--config nothing.yaml", "want one value or more, not the list []"),
-    "blocks on a bag": ("--preset fasttext --num_hidden_layers 2", "token_weights require 0 hidden layers"),
-    "a list with a hole": ("--config hole.yaml", "invalid int value: 'many'"),
+    "an empty list": ("--config nothing.yaml", "want one value or more, not the list []"),
+    "layers on a bag of words": ("--preset fasttext --num_hidden_layers 2", "token_weights require 0 hidden layers"),
+    "an invalid list element": ("--config hole.yaml", "invalid int value: 'many'"),
 }
 
 
@@ -334,17 +348,17 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     ScratchGPTForSequenceClassification(model.config).save_pretrained(folder / "classifier")
     story_tokenizer.save_pretrained(folder / "classifier")
     before = sorted(folder.iterdir())
-    asked = []
+    argument_lists = []
     for case, (arguments, _) in BAD.items():
         size = LOOP if "--init_from" in arguments else (*SIZE, *LOOP)
-        asked.append([*size, *arguments.split(), "--output_dir", f"out_{case.replace(' ', '_')}"])
-    found = refusals(TRAIN, asked, cwd=folder)
-    assert sorted(folder.iterdir()) == before  # a refusal writes nothing
+        argument_lists.append([*size, *arguments.split(), "--output_dir", f"out_{case.replace(' ', '_')}"])
+    found = refusals(TRAIN, argument_lists, cwd=folder)
+    assert sorted(folder.iterdir()) == before  # nothing is written
     return dict(zip(BAD, found, strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+def test_bad_input_gives_a_one_line_error_and_exit_code_2(case, outcomes):
     code, errors = outcomes[case]
     assert code == 2, errors
     assert "Traceback" not in errors

@@ -29,7 +29,8 @@ def test_the_gradient_at_temperature_1_is_the_difference_of_the_distributions():
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def workspace(tmp_path_factory):
+    """A directory with a teacher and a text file."""
     folder = tmp_path_factory.mktemp("distillation")
     save_tiny(folder / "teacher")
     (folder / "text.txt").write_text("a b c c b a " * 200)
@@ -42,19 +43,19 @@ def train(folder, *options: str, check: bool = True):
     )
 
 
-def test_a_run_learns_from_its_teacher_resumes_bit_equal_and_names_it_in_the_card(world):
+def test_run_learns_from_its_teacher_resumes_exactly_and_names_it_in_the_card(workspace):
     options = ("--teacher", "teacher", "--optimizer", "adamw", "--eval_every", "2")
-    train(world, *options, "--max_steps", "4", "--output_dir", "whole")
-    rows = metrics(world / "whole")
+    train(workspace, *options, "--max_steps", "4", "--output_dir", "whole")
+    rows = metrics(workspace / "whole")
     assert rows[-1]["val_loss"] < rows[1]["val_loss"]
     assert len({row["teacher_loss"] for row in rows if "val_loss" in row}) == 1
-    assert "| teacher | ` teacher ` |" in (world / "whole" / "README.md").read_text()
-    verified = run_here("scratch-gpt", "verify", "whole", cwd=world)
+    assert "| teacher | ` teacher ` |" in (workspace / "whole" / "README.md").read_text()
+    verified = run_here("scratch-gpt", "verify", "whole", cwd=workspace)
     assert "bit-equal" in verified.stdout
 
 
-def test_a_student_of_another_vocabulary_and_a_missing_teacher_are_refused(world):
-    assert "give one with --teacher" in train(world, check=False).stderr
-    refused = train(world, "--teacher", "teacher", "--tokenizer", "bpe", "--output_dir", "other", check=False)
+def test_another_vocabulary_and_a_missing_teacher_are_refused(workspace):
+    assert "give one with --teacher" in train(workspace, check=False).stderr
+    refused = train(workspace, "--teacher", "teacher", "--tokenizer", "bpe", "--output_dir", "other", check=False)
     assert refused.returncode == 2
     assert "the student has the teacher's tokenizer" in refused.stderr

@@ -37,8 +37,8 @@ def base(tmp_path_factory):
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     (folder / "prompts.txt").write_text("\n".join(f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"))
-    talks = [{"messages": [{"role": "user", "content": text}]} for text in "ab"]
-    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, talks)))
+    conversations = [{"messages": [{"role": "user", "content": text}]} for text in "ab"]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, conversations)))
     export_native(model).save_pretrained(folder / "native")
     tokenizer.save_pretrained(folder / "native")
     (folder / "wrong.py").write_text("def nan(prompts, completions):\n    return [float('nan')] * len(completions)\n")
@@ -53,8 +53,8 @@ def rows_of(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "grpo"])
 def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
-    """From one completion in two with an "a" to nearly all of them; `verify` resumes it exactly in the middle of a
-    round; a stranger loads what is left, in which nothing of the value head is."""
+    """The fraction of rewarded completions rises from below 0.75 to at least 0.9; `verify` resumes the run exactly in
+    the middle of a round; the published model has no value head and loads without the package."""
     out = tmp_path / "run"
     steps = {"ppo": 96, "reinforce": 64, "grpo": 96}[algorithm]
     options = [*OPTIONS, "--max_steps", str(steps), "--eval_every", str(steps), "--save_every", str(steps // 2 + 1)]
@@ -71,9 +71,9 @@ def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     assert last["val_reward"] >= 0.9
     assert 0 < last["val_kl"] < 12
     assert 0 < last["entropy"] < 3
-    sound = run_here("scratch-gpt", "verify", str(out))
-    assert "✗" not in sound.stdout
-    assert "bit-equal" in sound.stdout
+    verified = run_here("scratch-gpt", "verify", str(out))
+    assert "✗" not in verified.stdout
+    assert "bit-equal" in verified.stdout
     checkpoint = sorted((out / "checkpoints").iterdir())[0]
     for folder in (out, checkpoint):
         with safe_open(folder / "model.safetensors", "pt") as file:
@@ -86,26 +86,26 @@ def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     assert f"| parameters | {AutoModelForCausalLM.from_pretrained(out).num_parameters():,} |" in card
     code = "import sys; from transformers import pipeline as p; t = p('text-generation', sys.argv[1], "
     code += "trust_remote_code=True, device='cpu'); print(t('bb')[0]['generated_text']); assert 'scratch_gpt' not in "
-    stranger = run_python(
+    without_package = run_python(
         "-I", "-c", code + "sys.modules", str(out), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "m")
     )
-    assert stranger.stdout.splitlines()[-1].startswith("bb")
+    assert without_package.stdout.splitlines()[-1].startswith("bb")
 
 
 def test_interrupted_run_resumes_exactly(base, tmp_path):
-    """Stopped in the middle of a round, whose rollouts the checkpoint holds."""
+    """It stops in the middle of a round, and the checkpoint contains the rollouts of this round."""
     same = ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt"), *OPTIONS]
     same += ["--eval_every", "100", "--schedule", "constant"]
     run_here(PPO, *same, "--max_steps", "22", "--output_dir", str(tmp_path / "straight"))
     run_here(PPO, *same, "--max_steps", "11", "--output_dir", str(tmp_path / "stopped"))
     more = ["--resume", "--allow_changed_settings", "--max_steps", "22"]
     run_here(PPO, "--output_dir", str(tmp_path / "stopped"), *more)
-    ends = [tmp_path / name / "checkpoints" / "step-00000022" for name in ("straight", "stopped")]
+    final_checkpoints = [tmp_path / name / "checkpoints" / "step-00000022" for name in ("straight", "stopped")]
     for name in ("model.safetensors", "training_state.safetensors"):
-        with safe_open(ends[0] / name, "pt") as one, safe_open(ends[1] / name, "pt") as other:
+        with safe_open(final_checkpoints[0] / name, "pt") as one, safe_open(final_checkpoints[1] / name, "pt") as other:
             assert set(one.keys()) == set(other.keys())
             assert all(torch.equal(one.get_tensor(n), other.get_tensor(n)) for n in one.keys())  # noqa: SIM118
-    tasks = [json.loads((end / "training_state.json").read_text())["task"] for end in ends]
+    tasks = [json.loads((folder / "training_state.json").read_text())["task"] for folder in final_checkpoints]
     assert tasks[0] == tasks[1]
     assert len(tasks[0]["round"]) == 32
 
@@ -160,23 +160,23 @@ def task_of(base, **settings):
 
 def test_each_sample_is_used_once_per_epoch(base):
     _, task = task_of(base, num_generations=2, num_ppo_epochs=3, batch_size=4, algorithm="grpo")
-    state, turns = task_state(0, 0), []
+    state, epochs = task_state(0, 0), []
     stream = task.batches(state)
     for _ in range(3):
         seen = []
         for _ in range(3):
             batch, state = next(stream)
             seen += rollouts_in(batch["labels"])
-        turns.append(sorted(seen))
+        epochs.append(sorted(seen))
     assert (state.epoch, state.row) == (1, 0)
-    assert turns[0] == turns[1] == turns[2]
-    assert len(turns[0]) == 12
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert len(epochs[0]) == 12
     assert task.batches_left(task_state(0, 0), 1.0) == 9
     assert task.batches_left(task_state(0, 16), 2.0) == 14
 
 
 def test_round_resumes_with_another_number_of_processes(base):
-    """What was left of it is learned from once, whatever the rows of a batch are now."""
+    """Each sample is used once per epoch, also if the batch size changes in the middle of a round."""
     _, task = task_of(base, num_generations=2, num_ppo_epochs=2, batch_size=4, algorithm="grpo")
     stream = task.batches(task_state(0, 0))
     seen, state = [], task_state(0, 0)
@@ -185,9 +185,9 @@ def test_round_resumes_with_another_number_of_processes(base):
         seen += rollouts_in(batch["labels"])
     _, other = task_of(base, num_generations=2, num_ppo_epochs=2, batch_size=2, algorithm="grpo")
     other.load_state_dict(task.state_dict())
-    for batch, behind in other.batches(state):
+    for batch, next_state in other.batches(state):
         seen += rollouts_in(batch["labels"])
-        if behind.epoch == 1:
+        if next_state.epoch == 1:
             break
     counts = Counter(seen)
     assert len(seen) == 24
@@ -205,25 +205,25 @@ def task_state(epoch, row):
 
 
 def test_probability_ratio_is_one_before_the_first_step(base):
-    """What was sampled is scored by the policy that sampled it: at the first batch nothing is clipped, and the loss of
-    whitened advantages is their mean below 0."""
+    """The policy that generated the samples scores them: in the first batch nothing is clipped, and the loss is the
+    negative sum of the advantages."""
     model, task = task_of(base, algorithm="grpo", batch_size=12, num_generations=2)
     batch, _ = next(task.batches(task_state(0, 0)))
     loss = task.loss(model.train(), batch)
-    figures = task.training_metrics()
-    assert figures["clip_fraction"] == 0
-    assert figures["kl_of_step"] == pytest.approx(0, abs=1e-6)
+    metrics = task.training_metrics()
+    assert metrics["clip_fraction"] == 0
+    assert metrics["kl_of_step"] == pytest.approx(0, abs=1e-6)
     assert loss.item() == pytest.approx(-batch["advantages"].sum().item(), abs=1e-3)
     assert task.training_metrics().keys() >= {"reward", "kl", "samples"}
 
 
 BAD = {
-    "nothing to tune": ("--reward re:a", "give one with --init_from"),
+    "no model to tune": ("--reward re:a", "give one with --init_from"),
     "no reward": ("--init_from model", "there is no reward: give one with --reward"),
     "a bad pattern": ("--init_from model --reward re:(", "reward re:( is not a regular expression"),
-    "a wrong reward": ("--init_from model --reward wrong.py:nan", "gave float nan for completion 0"),
+    "a NaN reward": ("--init_from model --reward wrong.py:nan", "gave float nan for completion 0"),
     "no such prompts": ("--init_from model --reward re:a --dataset ./none.txt", "no such file or folder: ./none.txt"),
-    "too few": (
+    "too few prompts": (
         "--init_from model --reward re:a --validation_prompts 64",
         "validation_prompts is 64, want fewer than the 64 prompts",
     ),
@@ -231,23 +231,26 @@ BAD = {
         "--init_from model --reward re:a --dataset plain.jsonl",
         "has the columns 'column', want one of",
     ),
-    "temperature": ("--init_from model --reward re:a --temperature 0", "temperature is 0.0, want more than 0"),
-    "one of a group": (
+    "temperature 0": ("--init_from model --reward re:a --temperature 0", "temperature is 0.0, want more than 0"),
+    "groups of one completion": (
         "--init_from model --reward re:a --algorithm grpo --num_generations 1",
         "grpo compares completions of the same prompt",
     ),
-    "passes": (
+    "several epochs of reinforce": (
         "--init_from model --reward re:a --algorithm reinforce --num_ppo_epochs 2",
         "reinforce makes one on-policy update",
     ),
-    "rows": ("--init_from model --reward re:a --batch_size 7", "is not a multiple of the 7 sequences of a step"),
+    "batch size that does not divide": (
+        "--init_from model --reward re:a --batch_size 7",
+        "is not a multiple of the 7 sequences of a step",
+    ),
     "messages without a template": (
-        "--init_from model --reward re:a --dataset talks.jsonl --validation_prompts 1",
+        "--init_from model --reward re:a --dataset chats.jsonl --validation_prompts 1",
         "the tokenizer has no chat template",
     ),
-    "no judge": ("--init_from model --reward model", "which has no labels"),
-    "a foreign model": ("--init_from native --reward re:a", "native is a llama model: convert it with"),
-    "no room": (
+    "reward model without labels": ("--init_from model --reward model", "which has no labels"),
+    "a native model": ("--init_from native --reward re:a", "native is a llama model: convert it with"),
+    "too many new tokens": (
         "--init_from model --reward re:a --max_new_tokens 99",
         "no prompt leaves 99 of the model's 32 positions",
     ),
@@ -256,13 +259,15 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def outcomes(base):
-    asked = [[*arguments.split(), "--output_dir", f"out{i}"] for i, (arguments, _) in enumerate(BAD.values())]
-    asked = [["--dataset", "prompts.txt", "--validation_prompts", "8", *arguments] for arguments in asked]
-    return dict(zip(BAD, refusals(PPO, asked, base), strict=True))
+    argument_lists = [[*arguments.split(), "--output_dir", f"out{i}"] for i, (arguments, _) in enumerate(BAD.values())]
+    argument_lists = [
+        ["--dataset", "prompts.txt", "--validation_prompts", "8", *arguments] for arguments in argument_lists
+    ]
+    return dict(zip(BAD, refusals(PPO, argument_lists, base), strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+def test_bad_input_gives_a_one_line_error_and_exit_code_2(case, outcomes):
     code, errors = outcomes[case]
     assert code == 2, errors
     assert BAD[case][1] in errors, errors
@@ -275,17 +280,17 @@ def test_prompts_are_read_from_all_sources(base, tmp_path):
     assert prompts == list(open_prompts("stories", num_prompts=50, seed=3).read())
     assert prompts != list(open_prompts("stories", num_prompts=50).read())
     assert list(open_prompts(str(base / "prompts.txt"), ReadOptions(max_rows=3)).read()) == ["aa", "ab", "ac"]
-    ask, said = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}
+    question, reply = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}
     table = tmp_path / "t.jsonl"
-    for row, wanted in (
+    for row, expected in (
         ({"prompt": "Hi?"}, "Hi?"),
         ({"text": "Hi?"}, "Hi?"),
-        ({"messages": [ask, said]}, [ask]),
-        ({"prompt": [ask]}, [ask]),
-        ({"instruction": "Hi?", "input": "", "output": "Yes."}, [ask]),
+        ({"messages": [question, reply]}, [question]),
+        ({"prompt": [question]}, [question]),
+        ({"instruction": "Hi?", "input": "", "output": "Yes."}, [question]),
     ):
         table.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
-        assert list(open_prompts(str(table)).read()) == [wanted]
-    table.write_text(json.dumps({"messages": [said]}) + "\n")
+        assert list(open_prompts(str(table)).read()) == [expected]
+    table.write_text(json.dumps({"messages": [reply]}) + "\n")
     with pytest.raises(ScratchError, match="the conversation has only assistant messages: 1, first row 0"):
         list(open_prompts(str(table)).read())

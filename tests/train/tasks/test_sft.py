@@ -53,20 +53,22 @@ def test_only_assistant_tokens_are_scored(tokenizer):
 def test_long_conversations_are_truncated_and_counted(tokenizer):
     whole = encode_conversations(tokenizer, [CONVERSATION], 1000).ids[0]
     first_answer = int(np.flatnonzero(encode_conversations(tokenizer, [CONVERSATION], 1000).scored[0])[0])
-    cut = encode_conversations(tokenizer, [CONVERSATION, CONVERSATION], first_answer + 2)
-    assert (cut.num_too_long, cut.num_unanswered, len(cut.ids)) == (2, 0, 2)
-    assert cut.ids[0].tolist() == whole[: first_answer + 2].tolist()
-    silent = encode_conversations(tokenizer, [CONVERSATION], first_answer)
-    assert (silent.num_too_long, silent.num_unanswered, silent.ids) == (1, 1, [])
+    truncated = encode_conversations(tokenizer, [CONVERSATION, CONVERSATION], first_answer + 2)
+    assert (truncated.num_too_long, truncated.num_unanswered, len(truncated.ids)) == (2, 0, 2)
+    assert truncated.ids[0].tolist() == whole[: first_answer + 2].tolist()
+    unanswered = encode_conversations(tokenizer, [CONVERSATION], first_answer)
+    assert (unanswered.num_too_long, unanswered.num_unanswered, unanswered.ids) == (1, 1, [])
 
 
-def task_of(tokenizer, talks, row_length: int = 128) -> Instructions:
-    tokens = encode_conversations(tokenizer, talks, row_length)
-    return Instructions(Accelerator(), {"train": tokens, "validation": tokens}, talks, tokenizer, row_length, 2, 0)
+def task_of(tokenizer, conversations, row_length: int = 128) -> Instructions:
+    tokens = encode_conversations(tokenizer, conversations, row_length)
+    return Instructions(
+        Accelerator(), {"train": tokens, "validation": tokens}, conversations, tokenizer, row_length, 2, 0
+    )
 
 
 def test_prompts_are_never_scored(tokenizer):
-    """Other words in the place of what is asked, as labels only, move no gradient; of what is answered, they do."""
+    """Changing the labels of prompts does not change the gradient; changing those of answers does."""
     task = task_of(tokenizer, [CONVERSATION, CONVERSATION[:2]])
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
     shard = task.shards["train"]
@@ -83,31 +85,33 @@ def test_prompts_are_never_scored(tokenizer):
         task.loss(model, batch).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
-    before = gradient(None)
-    assert torch.equal(gradient(~shard.scored), before)
-    assert not torch.allclose(gradient(shard.scored), before)
+    expected = gradient(None)
+    assert torch.equal(gradient(~shard.scored), expected)
+    assert not torch.allclose(gradient(shard.scored), expected)
 
 
 def test_packed_conversations_do_not_attend_to_each_other(tokenizer):
-    talks = [CONVERSATION, CONVERSATION[:2], [{"role": "system", "content": "Be kind."}, *CONVERSATION[2:]]]
-    task = task_of(tokenizer, talks, row_length=256)
+    conversations = [CONVERSATION, CONVERSATION[:2], [{"role": "system", "content": "Be kind."}, *CONVERSATION[2:]]]
+    task = task_of(tokenizer, conversations, row_length=256)
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=256)
     plan = task.rows.plan(0)
     assert len(plan) == 1  # all of them in one row
     packed = task.loss(model, task.rows.batch([(plan, 0)]))
-    alone = 0.0
-    for talk in talks:
-        encoded = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+    separate = 0.0
+    for conversation in conversations:
+        encoded = tokenizer.apply_chat_template(conversation, return_dict=True, return_assistant_tokens_mask=True)
         ids, mask = torch.tensor([encoded["input_ids"]]), torch.tensor(encoded["assistant_masks"]).bool()
         losses = F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
-        alone = alone + losses[mask[1:]].sum()
-    torch.testing.assert_close(packed, alone)
-    assert task.count(task.rows.batch([(plan, 0)])) == sum(int(mask.sum()) for mask in task_masks(tokenizer, talks))
-    assert sum_of_losses(model, task.rows.batch([(plan, 0)])).item() == pytest.approx(alone.item())
+        separate = separate + losses[mask[1:]].sum()
+    torch.testing.assert_close(packed, separate)
+    assert task.count(task.rows.batch([(plan, 0)])) == sum(
+        int(mask.sum()) for mask in task_masks(tokenizer, conversations)
+    )
+    assert sum_of_losses(model, task.rows.batch([(plan, 0)])).item() == pytest.approx(separate.item())
 
 
-def task_masks(tokenizer, talks):
-    return encode_conversations(tokenizer, talks, 1000).scored
+def task_masks(tokenizer, conversations):
+    return encode_conversations(tokenizer, conversations, 1000).scored
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +129,7 @@ def base(tmp_path_factory):
     rows = [
         {"prompt": f"{thing} {x}?", "completion": colour} for thing, colour in COLOURS for x in "abcdefghijklmnop"
     ] * 4
-    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 
@@ -134,49 +138,47 @@ OPTIONS = ["--num_threads", "1", "--context_length", "64", "--precision", "fp32"
 
 @pytest.fixture(scope="module")
 def tuned(base, tmp_path_factory):
-    """A model that was tuned on the conversations."""
+    """A model fine-tuned on the conversations."""
     out = tmp_path_factory.mktemp("tuned") / "tuned"
     options = [*OPTIONS, "--max_steps", "60", "--eval_every", "30", "--save_every", "30", "--test_fraction", "0.1"]
     options += ["--learning_rate", "0.01", "--muon_learning_rate", "0.02"]
-    options += ["--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    options += ["--output_dir", str(out), "--dataset", str(base / "chats.jsonl")]
     result = run_here(SFT, "--init_from", str(base / "model"), *options)
     assert "held out from all of the training" in result.stdout
     return out
 
 
 def test_tuned_model_answers(tuned, tmp_path):
-    """Its loss falls, `verify` finds the run sound and exactly resumable, and a stranger's pipeline gets the answers,
-    which end by themselves."""
+    """The loss falls, `verify` finds the run valid and exactly resumable, and a pipeline without the package generates
+    the complete answers."""
     out = tuned
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "val_loss" in row][-1]
     assert last["val_loss"] < 0.1 < last["val_loss_before"]
     state = json.loads((out / "checkpoints/step-00000060/training_state.json").read_text())
-    assert state["task"] == {
-        "before": {"val_loss": last["val_loss_before"]}
-    }  # a resumed run could not measure it any more
+    assert state["task"] == {"before": {"val_loss": last["val_loss_before"]}}  # a resumed run can't measure it again
     card = (out / "README.md").read_text()
     before_and_after = f"{last['val_loss']:.4f} | {last['val_loss_before']:.4f}"
     assert f"| loss, nats per token of the answers | {before_and_after} |" in card
-    sound = run_here("scratch-gpt", "verify", str(out))
-    assert sound.stdout.count("✓") == 5, sound.stdout
+    verified = run_here("scratch-gpt", "verify", str(out))
+    assert verified.stdout.count("✓") == 5, verified.stdout
     code = """
 import sys
 from transformers import pipeline
 answer = pipeline("text-generation", sys.argv[1], trust_remote_code=True, device="cpu")
 for thing in ("Rose", "Sky"):
-    talk = answer([{"role": "user", "content": f"{thing} a?"}])[0]["generated_text"]
-    print(talk[-1]["role"], talk[-1]["content"])
+    conversation = answer([{"role": "user", "content": f"{thing} a?"}])[0]["generated_text"]
+    print(conversation[-1]["role"], conversation[-1]["content"])
 assert "scratch_gpt" not in sys.modules
 """
-    stranger = run_python("-I", "-c", code, str(out), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
-    assert stranger.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
+    without_package = run_python("-I", "-c", code, str(out), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    assert without_package.stdout.splitlines()[-2:] == ["assistant red", "assistant blue"]
 
 
 @pytest.mark.slow
-def test_transformers_serve_and_chat(tuned, tmp_path):
-    """`transformers serve` in a process without the package: an answer at once, one as a stream, and one in
-    `transformers chat`."""
+def test_tuned_model_works_with_transformers_serve_and_chat(tuned, tmp_path):
+    """`transformers serve`, in a process without the package, returns a complete answer and a streamed one;
+    `transformers chat` prints one."""
     command = str(Path(sys.executable).with_name("transformers"))
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "0"}
     with socket.socket() as free:
@@ -194,19 +196,19 @@ def test_transformers_serve_and_chat(tuned, tmp_path):
             time.sleep(0.25)
 
         def ask(thing: str, stream: bool) -> str:
-            asked = {"model": str(tuned), "messages": [{"role": "user", "content": f"{thing} a?"}]}
-            body = json.dumps({**asked, "stream": stream}).encode()
+            fields = {"model": str(tuned), "messages": [{"role": "user", "content": f"{thing} a?"}]}
+            body = json.dumps({**fields, "stream": stream}).encode()
             request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.read().decode()
 
         assert json.loads(ask("Rose", stream=False))["choices"][0]["message"] == {"role": "assistant", "content": "red"}
         lines = [line.removeprefix("data: ") for line in ask("Sky", stream=True).splitlines() if "chunk" in line]
-        said = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines]
-        assert "".join(said) == "blue"
-        assert len([piece for piece in said if piece]) > 1
+        pieces = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines]
+        assert "".join(pieces) == "blue"
+        assert len([piece for piece in pieces if piece]) > 1
         chat = subprocess.run(
-            [command, "chat", str(tuned), url, "do_sample=False"],  # it samples unless told
+            [command, "chat", str(tuned), url, "do_sample=False"],  # the default is sampling
             input="Sky a?\n!exit\n",
             env=environment,
             cwd=tmp_path,
@@ -221,37 +223,58 @@ def test_transformers_serve_and_chat(tuned, tmp_path):
 
 
 def test_exact_answers_are_counted(tokenizer):
-    """A model that knows one of three answers by heart, and whose padding on the left does not matter."""
-    talks = [[USER_MESSAGE, {"role": "assistant", "content": said}] for said in ("I am well.", "So so.", "No.")]
-    talks[1] = [{"role": "user", "content": "A much longer question than the other ones, is it?"}, talks[1][1]]
-    tokens = encode_conversations(tokenizer, talks, 128)
-    task = Instructions(Accelerator(), dict.fromkeys(SPLITS[:2], tokens), talks, tokenizer, 128, 2, 0, exact=True)
+    """Two of three answers equal those of the model, which do not depend on left padding."""
+    conversations = [
+        [USER_MESSAGE, {"role": "assistant", "content": reply}] for reply in ("I am well.", "So so.", "No.")
+    ]
+    conversations[1] = [
+        {"role": "user", "content": "A much longer question than the other ones, is it?"},
+        conversations[1][1],
+    ]
+    tokens = encode_conversations(tokenizer, conversations, 128)
+    task = Instructions(
+        Accelerator(), dict.fromkeys(SPLITS[:2], tokens), conversations, tokenizer, 128, 2, 0, exact=True
+    )
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=128)
-    said = [answer(model, tokenizer, [talk[:1]])[0] for talk in talks]
-    assert answer(model, tokenizer, [talk[:1] for talk in talks]) == said
-    for talk, words in zip(talks[:2], said, strict=False):
-        talk[1] = {"role": "assistant", "content": words}
-    task.held_out = talks
-    assert task.evaluate(model)["val_exact"] == pytest.approx(2 / 3 if said[0] != talks[2][1]["content"] else 1)
+    replies = [answer(model, tokenizer, [conversation[:1]])[0] for conversation in conversations]
+    assert answer(model, tokenizer, [conversation[:1] for conversation in conversations]) == replies
+    for conversation, reply in zip(conversations[:2], replies, strict=False):
+        conversation[1] = {"role": "assistant", "content": reply}
+    task.held_out = conversations
+    assert task.evaluate(model)["val_exact"] == pytest.approx(
+        2 / 3 if replies[0] != conversations[2][1]["content"] else 1
+    )
 
 
 BAD = {
-    "nothing to tune": ("--dataset talks.jsonl", "give a pre-trained one with --init_from"),
+    "no model to tune": ("--dataset chats.jsonl", "give a pre-trained one with --init_from"),
     "no such file": ("--init_from model --dataset ./none.json", "no such file or folder: ./none.json"),
     "no questions": ("--init_from model --num_questions 0", "num_questions is 0, want at least 1"),
     "no such split": ("--init_from model --dataset_split dev", "have the splits train, validation, test, not 'dev'"),
-    "shares": ("--init_from model --dataset talks.jsonl --validation_fraction 0", "validation_fraction is 0.0, want"),
-    "all held out": ("--init_from model --dataset talks.jsonl --test_fraction 0.97", "the held-out fractions are"),
-    "context": ("--init_from model --dataset talks.jsonl --context_length 65", "context_length is 65, want at least 1"),
-    "too short": ("--init_from model --dataset talks.jsonl --context_length 5", "has no answer for train"),
+    "validation fraction 0": (
+        "--init_from model --dataset chats.jsonl --validation_fraction 0",
+        "validation_fraction is 0.0, want",
+    ),
+    "all held out": ("--init_from model --dataset chats.jsonl --test_fraction 0.97", "the held-out fractions are"),
+    "context length": (
+        "--init_from model --dataset chats.jsonl --context_length 65",
+        "context_length is 65, want at least 1",
+    ),
+    "context without answers": (
+        "--init_from model --dataset chats.jsonl --context_length 5",
+        "has no answer for train",
+    ),
     "a text file": ("--init_from model --dataset plain.txt", "plain.txt is plain text, want a table"),
-    "no rank": ("--init_from model --dataset talks.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
-    "no adapters": ("--init_from model --dataset talks.jsonl --lora_alpha 4", "have no effect without --lora_rank"),
-    "no matrix": (
-        "--init_from model --dataset talks.jsonl --lora_rank 4 --lora_targets wqkv",
+    "rank 0": ("--init_from model --dataset chats.jsonl --lora_rank 0", "lora_rank is 0, want more than 0"),
+    "alpha without adapters": (
+        "--init_from model --dataset chats.jsonl --lora_alpha 4",
+        "have no effect without --lora_rank",
+    ),
+    "unknown LoRA target": (
+        "--init_from model --dataset chats.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",
     ),
-    "no roles": ("--init_from unmarked --dataset talks.jsonl", "does not mark the assistant's tokens"),
+    "template without roles": ("--init_from unmarked --dataset chats.jsonl", "does not mark the assistant's tokens"),
 }
 
 
@@ -271,7 +294,7 @@ def outcomes(base):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+def test_bad_input_gives_a_one_line_error_and_exit_code_2(case, outcomes):
     code, errors = outcomes[case]
     lines = [line for line in errors.splitlines() if "error" in line.lower() or BAD[case][1] in line]
     assert code == 2, errors
@@ -280,8 +303,8 @@ def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "nanochat"])
-def test_published_weights_are_peft_merged(preset, tokenizer):
-    """Random adapters, and rows of the embeddings: what is published has the logits of the adapted model."""
+def test_published_lora_weights_equal_the_adapted_model(preset, tokenizer):
+    """With random adapters and embedding rows, the published weights give the logits of the adapted model."""
     from scratch_gpt.train.tasks.sft.lora import add_lora
 
     model = tiny_model(preset, vocab_size=len(tokenizer))
@@ -305,21 +328,21 @@ def test_published_weights_are_peft_merged(preset, tokenizer):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_model_tuned_with_lora_is_published_as_a_plain_model(base, tmp_path, tied):
-    """All but the adapters and the tokens of the chat stays; what is published is a plain model."""
+    """Only the adapted matrices and the rows of the chat tokens differ from the base model."""
     before = ScratchGPTForCausalLM.from_pretrained(base / "model", tie_word_embeddings=tied)
     before.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(base / "model").save_pretrained(tmp_path / "model")
     out = tmp_path / "tuned"
     options = [*OPTIONS, "--max_steps", "80", "--eval_every", "40", "--save_every", "40", "--lora_rank", "8"]
-    options += ["--learning_rate", "0.03", "--output_dir", str(out), "--dataset", str(base / "talks.jsonl")]
+    options += ["--learning_rate", "0.03", "--output_dir", str(out), "--dataset", str(base / "chats.jsonl")]
     run_here(SFT, "--init_from", str(tmp_path / "model"), *options)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["val_loss"] < 0.8 * rows[-1]["val_loss_before"]  # of a base that has learned nothing
+    assert rows[-1]["val_loss"] < 0.8 * rows[-1]["val_loss_before"]  # the base model is untrained
     after = ScratchGPTForCausalLM.from_pretrained(out)
     old = len(before.get_input_embeddings().weight)
     assert torch.equal(after.get_input_embeddings().weight[:old], before.get_input_embeddings().weight)
     assert torch.equal(after.model.norm.weight, before.model.norm.weight)
     assert not torch.equal(after.model.layers[0].mlp.up_proj.weight, before.model.layers[0].mlp.up_proj.weight)
-    sound = run_here("scratch-gpt", "verify", str(out))
-    assert "✗" not in sound.stdout, sound.stdout
-    assert "bit-equal" in sound.stdout
+    verified = run_here("scratch-gpt", "verify", str(out))
+    assert "✗" not in verified.stdout, verified.stdout
+    assert "bit-equal" in verified.stdout

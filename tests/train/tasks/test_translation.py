@@ -40,28 +40,28 @@ name, revision, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 remote = {"revision": revision} if revision == "native" else {"trust_remote_code": True}
 config = AutoConfig.from_pretrained(name, **remote)
 tokenizer = AutoTokenizer.from_pretrained(name, **remote)
-second = tokenizer
+target = tokenizer
 if getattr(config, "target_tokenizer", False):
-    second = AutoTokenizer.from_pretrained(name, subfolder="target_tokenizer", **remote)
+    target = AutoTokenizer.from_pretrained(name, subfolder="target_tokenizer", **remote)
 model = AutoModelForSeq2SeqLM.from_pretrained(name, **remote)
 trunk = AutoModel.from_pretrained(name, **remote)
 inputs = tokenizer(texts, return_tensors="pt", padding=True)
 inputs.pop("token_type_ids", None)
 decoder = {"decoder_input_ids": torch.zeros(len(texts), 1, dtype=torch.long)}
 assert torch.equal(trunk(**inputs, **decoder).last_hidden_state, model.model(**inputs, **decoder).last_hidden_state)
-written = [second.decode(row, skip_special_tokens=True).strip() for row in model.generate(**inputs, max_new_tokens=20)]
+outputs = [target.decode(row, skip_special_tokens=True).strip() for row in model.generate(**inputs, max_new_tokens=20)]
 piped = None
 if revision != "native":
-    write = pipeline("translation_de_to_en", name, **remote)
-    piped = [result["translation_text"] for result in write(texts, max_new_tokens=20)]
-    assert write(texts[0], max_new_tokens=20) == {"translation_text": piped[0]}
-print(json.dumps([type(model).__module__.split(".")[0], written, piped]))
+    translate_pipe = pipeline("translation_de_to_en", name, **remote)
+    piped = [result["translation_text"] for result in translate_pipe(texts, max_new_tokens=20)]
+    assert translate_pipe(texts[0], max_new_tokens=20) == {"translation_text": piped[0]}
+print(json.dumps([type(model).__module__.split(".")[0], outputs, piped]))
 """
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A short run of the style of 2017, with averaged weights."""
+    """A short run with preset 'vaswani2017' and averaged weights."""
     folder = tmp_path_factory.mktemp("translation") / "run"
     options = ("--preset", "vaswani2017", "--max_steps", "8", "--eval_every", "4", "--keep_last", "9")
     train(folder, *options, "--average_decay", "0.9", "--dropout", "0.2", "--schedule", "inverse_sqrt")
@@ -69,8 +69,8 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_tongues(tmp_path_factory) -> Path:
-    """A short run of the modern style, with a vocabulary for each language."""
+def two_vocabularies(tmp_path_factory) -> Path:
+    """A short run with preset 'modern' and a vocabulary for each language."""
     folder = tmp_path_factory.mktemp("translation") / "two"
     train(folder, "--max_steps", "8", "--separate_vocabularies", "--metric_for_best_model", "val_bleu")
     return folder
@@ -84,12 +84,12 @@ def test_run_writes_a_model_directory_and_its_record(run):
     last = rows[-1]
     assert {"val_loss", "val_bleu", "val_bleu_lowercase", "val_chrf", "val_exact", "sample"} <= last.keys()
 
-    # The record is of the published weights, decoded and scored once more here.
+    # The recorded metrics are those of the published weights; they are recomputed here.
     model = AutoModelForSeq2SeqLM.from_pretrained(run).eval()
     tokenizer = AutoTokenizer.from_pretrained(run)
     pairs = list(open_pairs("grammar", "de", "en", ReadOptions(split="validation"), num_pairs=100).read())
-    written = translate(model, tokenizer, [pair[0] for pair in pairs], num_beams=1)
-    scores = translation_scores(written, [pair[1] for pair in pairs])
+    outputs = translate(model, tokenizer, [pair[0] for pair in pairs], num_beams=1)
+    scores = translation_scores(outputs, [pair[1] for pair in pairs])
     best = min((row for row in rows if "val_loss" in row), key=lambda row: row["val_loss"])
     assert scores["chrf"] == pytest.approx(best["val_chrf"], abs=1e-6)
     total = count = 0
@@ -100,11 +100,11 @@ def test_run_writes_a_model_directory_and_its_record(run):
     assert total / count == pytest.approx(best["val_loss"], rel=1e-4)
     checkpoint = load_file(run / "checkpoints" / f"step-{best['step']:08d}" / "model.safetensors")
     own = checkpoint["model.encoder.embed_tokens.weight"]
-    assert not torch.equal(own, model.get_input_embeddings().weight)  # what is published is the average
+    assert not torch.equal(own, model.get_input_embeddings().weight)  # the averaged weights are published
 
     card = (run / "README.md").read_text()
     assert f"{best['val_bleu']:,.4f}" in card
-    assert signatures()["bleu"].replace("|", "\\|") in card  # no end of a cell
+    assert signatures()["bleu"].replace("|", "\\|") in card  # escaped, as it is in a table
     assert "pipeline('translation_de_to_en'" in card
     assert "text-generation" not in card
 
@@ -115,39 +115,39 @@ def _encoded(tokenizer, text: str) -> dict[str, torch.Tensor]:
 
 
 def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(again / "checkpoints" / "step-00000008")
-    run_here(TRAIN, "--output_dir", str(again), "--resume")
+    resumed_run = tmp_path / "resumed_run"
+    shutil.copytree(run, resumed_run)
+    shutil.rmtree(resumed_run / "checkpoints" / "step-00000008")
+    run_here(TRAIN, "--output_dir", str(resumed_run), "--resume")
     for name in ("model.safetensors", "training_state.safetensors"):
-        whole, resumed = (load_file(folder / "checkpoints" / "step-00000008" / name) for folder in (run, again))
+        whole, resumed = (load_file(folder / "checkpoints" / "step-00000008" / name) for folder in (run, resumed_run))
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
     assert any(name.startswith("average.") for name in whole)
-    published = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    published = load_file(run / "model.safetensors"), load_file(resumed_run / "model.safetensors")
     assert all(torch.equal(published[1][key], tensor) for key, tensor in published[0].items())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["run", "two_tongues"])
-def test_same_translations_without_the_package(name, request, tmp_path):
+@pytest.mark.parametrize("name", ["run", "two_vocabularies"])
+def test_translations_are_the_same_without_the_package(name, request, tmp_path):
     folder = request.getfixturevalue(name)
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = ("-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder), "main", json.dumps(SENTENCES))
     result = run_python(*command, cwd=tmp_path, **cache)
-    module, written, piped = json.loads(result.stdout.strip().splitlines()[-1])
+    module, outputs, piped = json.loads(result.stdout.strip().splitlines()[-1])
     assert module == "transformers_modules"
-    assert written == piped
-    ours = pipeline("seq2seq-translation", str(folder))  # known because the package is imported
-    assert [found["translation_text"] for found in ours(SENTENCES, max_new_tokens=20)] == written
-    assert any(written)
-    if name == "two_tongues":
+    assert outputs == piped
+    ours = pipeline("seq2seq-translation", str(folder))  # importing the package registers this task
+    assert [found["translation_text"] for found in ours(SENTENCES, max_new_tokens=20)] == outputs
+    assert any(outputs)
+    if name == "two_vocabularies":
         assert (folder / "target_tokenizer" / "tokenizer.json").exists()
         assert ours.target_tokenizer.get_vocab() != ours.tokenizer.get_vocab()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["run", "two_tongues"])
+@pytest.mark.parametrize("name", ["run", "two_vocabularies"])
 def test_push_then_load_by_name(name, request, tmp_path):
     folder = request.getfixturevalue(name)
     native = ["--native"] if name == "run" else []
@@ -156,7 +156,7 @@ def test_push_then_load_by_name(name, request, tmp_path):
         result = push(hub, tmp_path / "home", str(folder), "tester/german", "--yes", *native)
         assert result.returncode == 0, result.stderr
         sent = hub.repositories["tester/german"].revisions["main"]
-        assert ("target_tokenizer/tokenizer.json" in sent) == (name == "two_tongues")
+        assert ("target_tokenizer/tokenizer.json" in sent) == (name == "two_vocabularies")
         assert "pipeline_scratch_translation.py" in sent
         outputs = []
         for revision in revisions:
@@ -171,15 +171,15 @@ def test_push_then_load_by_name(name, request, tmp_path):
     assert all(output[1] == outputs[0][1] for output in outputs)
 
 
-def test_translate_and_evaluate_as_commands(run, tmp_path):
+def test_translate_and_evaluate_commands(run, tmp_path):
     (tmp_path / "in.txt").write_text(f"{SENTENCES[0]}\n\n{SENTENCES[1]}\n")
     greedy = ("--num_beams", "1")
     done = scratch_gpt("translate", str(run), "--file", "in.txt", "--output", "out.txt", *greedy, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out.txt").read_text().split("\n")
     assert lines[1] == ""
-    drawn = scratch_gpt("translate", str(run), SENTENCES[0], *greedy, "--attention", "a.png", cwd=tmp_path)
-    assert drawn.stdout.splitlines()[0] == lines[0]
+    plotted = scratch_gpt("translate", str(run), SENTENCES[0], *greedy, "--attention", "a.png", cwd=tmp_path)
+    assert plotted.stdout.splitlines()[0] == lines[0]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     options = ("--dataset", "grammar", "--split", "validation", "--num_pairs", "100", "--seed", "0", *greedy)
     scored = scratch_gpt("evaluate", str(run), *options, cwd=tmp_path)
@@ -195,16 +195,16 @@ def test_cross_attention_between_words_sums_to_one(run):
     from scratch_gpt.evaluation.cross_attention import word_attention
 
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run)
-    text, written = "Der Mann, der schläft, kauft Gartenlampen.", "The man buys garden lamps."
-    source, target, matrix = word_attention(model, tokenizer, tokenizer, text, written)
+    text, translation = "Der Mann, der schläft, kauft Gartenlampen.", "The man buys garden lamps."
+    source, target, matrix = word_attention(model, tokenizer, tokenizer, text, translation)
     assert source == ["Der", "Mann", ",", "der", "schläft", ",", "kauft", "Gartenlampen", ".", "<eos>"]
     assert target == ["The", "man", "buys", "garden", "lamps", ".", "<eos>"]
     assert matrix.shape == (7, 10)
     torch.testing.assert_close(matrix.sum(1), torch.ones(7))
-    assert model.config._attn_implementation == "sdpa"  # as it was before
+    assert model.config._attn_implementation == "sdpa"  # the implementation is restored
 
 
-def test_scores_equal_those_of_sacrebleu():
+def test_scores_have_the_signature_of_sacrebleu():
     texts = ["The dog runs in the garden .", "Two men"], ["the dog runs in the garden .", "Two men laugh"]
     scores = translation_scores(*texts)
     assert scores["bleu_lowercase"] > scores["bleu"]
@@ -215,7 +215,7 @@ def test_scores_equal_those_of_sacrebleu():
 
 @pytest.mark.slow
 def test_both_directions_are_trained(tmp_path):
-    """Twice as many pairs to train on, and as many to validate on; one direction goes on from there."""
+    """There are twice as many training pairs and as many validation pairs; runs of one direction continue from it."""
     train(tmp_path / "one", "--max_steps", "1")
     train(tmp_path / "both", "--max_steps", "1", "--both_directions")
     one, both = (yaml.safe_load((tmp_path / name / "run.yaml").read_text())["facts"] for name in ("one", "both"))
@@ -235,8 +235,8 @@ def test_both_directions_are_trained(tmp_path):
 
 
 @pytest.mark.slow
-def test_hugging_face_trainer_trains_it_unchanged(tmp_path):
-    """And four batches of two with accumulation give the weights of one of eight."""
+def test_hugging_face_trainer_trains_the_model(tmp_path):
+    """Four accumulated batches of two give the same weights as one batch of eight."""
     pairs = list(open_pairs("grammar", "de", "en", num_pairs=32).read())
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "word", template="seq2seq")
     rows = []
@@ -246,9 +246,9 @@ def test_hugging_face_trainer_trains_it_unchanged(tmp_path):
     weights = []
     for batch, accumulation in ((8, 1), (2, 4)):
         torch.manual_seed(0)
-        quiet = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "label_smoothing": 0.0}
-        quiet["output_projection_init"] = "normal"  # a few steps are not enough for branches that begin at zero
-        config = tiny_seq2seq_config("modern", vocab_size=len(tokenizer), **quiet)
+        overrides = {"residual_dropout": 0.0, "embedding_dropout": 0.0, "label_smoothing": 0.0}
+        overrides["output_projection_init"] = "normal"  # a few steps are too few for zero-initialised branches
+        config = tiny_seq2seq_config("modern", vocab_size=len(tokenizer), **overrides)
         model = ScratchSeq2SeqForConditionalGeneration(config)
         args = Seq2SeqTrainingArguments(
             str(tmp_path / str(batch)),
@@ -293,16 +293,16 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_init_from_and_native_round_trip(run, two_tongues, tmp_path):
-    """A checkpoint is trained further; a twin, and what is imported from it, serve our own commands."""
+def test_init_from_and_native_round_trip(run, two_vocabularies, tmp_path):
+    """Training continues from a checkpoint; its native export and the re-imported model give the same translations."""
     train_options = ("--init_from", str(run), "--num_pairs", "400", "--max_steps", "2", "--precision", "fp32")
     run_here(TRAIN, "--output_dir", str(tmp_path / "further"), *train_options)
     vaswani = tmp_path / "two"
     train(vaswani, "--max_steps", "1", "--preset", "vaswani2017", "--separate_vocabularies")
     expected = scratch_gpt("translate", str(vaswani), SENTENCES[0], "--num_beams", "1", cwd=tmp_path).stdout
     assert scratch_gpt("export", str(vaswani), "native", cwd=tmp_path).returncode == 0
-    assert scratch_gpt("import", "native", "again", cwd=tmp_path).returncode == 0
-    for folder in ("native", "again"):
+    assert scratch_gpt("import", "native", "imported", cwd=tmp_path).returncode == 0
+    for folder in ("native", "imported"):
         found = scratch_gpt("translate", folder, SENTENCES[0], "--num_beams", "1", cwd=tmp_path)
         assert found.stdout == expected, found.stderr
     refused = run_here(TRAIN, "--init_from", "native", "--num_pairs", "9", cwd=tmp_path, check=False)
@@ -315,6 +315,6 @@ def test_added_tokens_survive_a_reload(run, tmp_path):
     size = model.config.vocab_size
     model.resize_token_embeddings(size + 5, mean_resizing=False)
     model.save_pretrained(tmp_path)
-    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    assert again.lm_head.weight.shape[0] == again.config.decoder_vocab_size == size + 5
-    assert again.lm_head.weight is again.model.encoder.embed_tokens.weight
+    reloaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert reloaded.lm_head.weight.shape[0] == reloaded.config.decoder_vocab_size == size + 5
+    assert reloaded.lm_head.weight is reloaded.model.encoder.embed_tokens.weight

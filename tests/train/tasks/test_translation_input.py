@@ -14,21 +14,21 @@ BAD = {
     "missing side": ("--dataset half", "half has no train.en"),
     "an empty side": ("--dataset hollow", "too few rows: it leaves nothing for train"),
     "too few pairs": ("--dataset few --vocab_size 280", "too few rows: it leaves nothing for validation"),
-    "all too long": ("--dataset plenty --max_length 3 --skip_long --vocab_size 270", "a side of over 3 tokens"),
-    "two ways, two vocabularies": (
+    "only long pairs": ("--dataset plenty --max_length 3 --skip_long --vocab_size 270", "a side of over 3 tokens"),
+    "both directions with two vocabularies": (
         "--both_directions --separate_vocabularies",
         "both_directions needs one voc",
     ),
     "unknown preset": ("--preset vaswani", "unknown preset 'vaswani': choose one of vaswani2017, modern"),
-    "heads": ("--num_attention_heads 5", "num_attention_heads is 5"),
-    "smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),
-    "an endless rate": ("--learning_rate inf", "learning_rate is inf, want a finite number"),
-    "average": ("--average_decay 2", "average_decay is 2.0, want more than 0 and less than 1"),
-    "no pairs": ("--num_pairs -1", "num_pairs is -1, want at least 1"),
-    "no beams": ("--num_beams 0", "num_beams is 0, want at least 1"),
+    "heads that do not divide": ("--num_attention_heads 5", "num_attention_heads is 5"),
+    "label smoothing": ("--label_smoothing 1.5", "label_smoothing is 1.5"),
+    "an infinite learning rate": ("--learning_rate inf", "learning_rate is inf, want a finite number"),
+    "average decay": ("--average_decay 2", "average_decay is 2.0, want more than 0 and less than 1"),
+    "negative number of pairs": ("--num_pairs -1", "num_pairs is -1, want at least 1"),
+    "zero beams": ("--num_beams 0", "num_beams is 0, want at least 1"),
     "validation on the training split": ("--dataset plenty --validation_split train", "which is the training split"),
-    "metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_bleu"),
-    "tokens": ("--tokens_per_batch 0", "tokens_per_batch is 0, want more than 0"),
+    "unknown metric": ("--metric_for_best_model val_blue --max_steps 1", "is 'val_blue', want one of val_bleu"),
+    "zero tokens per batch": ("--tokens_per_batch 0", "tokens_per_batch is 0, want more than 0"),
     "another kind of model": ("--init_from gpt", "is a scratch_gpt model, which does not translate"),
 }
 
@@ -51,20 +51,22 @@ def outcomes(tmp_path_factory, story_tokenizer) -> dict[str, tuple[int, str]]:
     story_tokenizer.save_pretrained(folder / "gpt")
     before = sorted(folder.iterdir())
     defaults = dict(zip(TINY[::2], TINY[1::2], strict=True))
-    asked = []
+    argument_lists = []
     for case, (arguments, _) in BAD.items():
-        given = arguments.split()
-        kept = {name: value for name, value in defaults.items() if name not in given}
+        options = arguments.split()
+        other_options = {name: value for name, value in defaults.items() if name not in options}
         if case == "another kind of model":
-            kept = {name: kept[name] for name in ("--num_pairs", "--precision")}
-        asked.append([*sum(kept.items(), ()), *given, "--output_dir", f"out_{case.replace(' ', '_')}"])
-    found = refusals(TRAIN, asked, cwd=folder)
-    assert sorted(folder.iterdir()) == before  # a refusal writes nothing
+            other_options = {name: other_options[name] for name in ("--num_pairs", "--precision")}
+        argument_lists.append(
+            [*sum(other_options.items(), ()), *options, "--output_dir", f"out_{case.replace(' ', '_')}"]
+        )
+    found = refusals(TRAIN, argument_lists, cwd=folder)
+    assert sorted(folder.iterdir()) == before  # nothing is written
     return dict(zip(BAD, found, strict=True))
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_and_code_2(case, outcomes):
+def test_bad_input_gives_a_one_line_error_and_exit_code_2(case, outcomes):
     code, errors = outcomes[case]
     assert code == 2, errors
     assert "Traceback" not in errors

@@ -67,17 +67,17 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def train(job: str, model: str, dataset: Path, out: Path, *more: str, check: bool = True):
-    own = [model if option == "MODEL" else option for option in OPTIONS[job]]
-    options = ["--dataset", str(dataset), "--output_dir", str(out), *SMALL, *own, *more]
-    return run_here(str(PROJECT / "training" / f"{job}.py"), *options, check=check)
+def train(family: str, model: str, dataset: Path, out: Path, *more: str, check: bool = True):
+    family_options = [model if option == "MODEL" else option for option in OPTIONS[family]]
+    options = ["--dataset", str(dataset), "--output_dir", str(out), *SMALL, *family_options, *more]
+    return run_here(str(PROJECT / "training" / f"{family}.py"), *options, check=check)
 
 
-@pytest.mark.parametrize("job", FAMILIES)
-def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, tmp_path):
-    data = write(tmp_path / "data" / "train.jsonl", [*ROWS[job][:20], UNUSABLE[job], *ROWS[job][20:]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_run_reports_its_data_and_refuses_to_resume_with_other_data(family, model, tmp_path):
+    data = write(tmp_path / "data" / "train.jsonl", [*ROWS[family][:20], UNUSABLE[family], *ROWS[family][20:]])
     (tmp_path / "data" / "NOTES.log").write_text("notes")
-    printed = train(job, model, tmp_path / "data", tmp_path / "run").stdout
+    printed = train(family, model, tmp_path / "data", tmp_path / "run").stdout
     words = " ".join(printed.split())
     assert "rows: 40 read" in words
     assert "skipped: 1 rows" in words
@@ -86,13 +86,12 @@ def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, 
     assert (record["rows_read"], sum(record["rows_skipped"].values())) == (40, 1)
     assert record["train_rows"] + record["validation_rows"] == 40
     assert "| rows skipped, as they can't be used |" in (tmp_path / "run" / "README.md").read_text()
-    if job in ("language_modeling", "masked_lm", "classification", "translation"):
-        family = ("--for", job)
-        assert data_summary(tmp_path / "data", *family)["rows_read"] == 40
+    if family in ("language_modeling", "masked_lm", "classification", "translation"):
+        assert data_summary(tmp_path / "data", "--for", family)["rows_read"] == 40
 
     before = sorted((tmp_path / "run").rglob("*"))
-    write(data, ROWS[job][::-1][:38])
-    resumed = train(job, model, tmp_path / "data", tmp_path / "run", "--resume", check=False)
+    write(data, ROWS[family][::-1][:38])
+    resumed = train(family, model, tmp_path / "data", tmp_path / "run", "--resume", check=False)
     assert resumed.returncode == 2
     assert "the data has changed since the run" in resumed.stderr
     assert sorted((tmp_path / "run").rglob("*")) == before
@@ -100,19 +99,19 @@ def test_run_reports_its_data_and_refuses_to_resume_with_other_data(job, model, 
     assert verified.returncode == 2
     assert "the data has changed since the run" in verified.stderr
     allowed = ("--resume", "--allow_changed_settings")
-    assert train(job, model, tmp_path / "data", tmp_path / "run", *allowed, check=False).returncode == 0
+    assert train(family, model, tmp_path / "data", tmp_path / "run", *allowed, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("job", FAMILIES)
-def test_too_many_bad_rows_fail_before_anything_is_written(job, model, tmp_path):
-    write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[UNUSABLE[job]] * 3])
-    if job == "policy_gradient":  # duplicate prompts are dropped
-        write(tmp_path / "t.jsonl", [*ROWS[job][:20], *[{"prompt": LONG + word} for word in WORDS[:3]]])
-    result = train(job, model, tmp_path / "t.jsonl", tmp_path / "run", check=False)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_too_many_bad_rows_fail_before_anything_is_written(family, model, tmp_path):
+    write(tmp_path / "t.jsonl", [*ROWS[family][:20], *[UNUSABLE[family]] * 3])
+    if family == "policy_gradient":  # duplicate prompts are dropped
+        write(tmp_path / "t.jsonl", [*ROWS[family][:20], *[{"prompt": LONG + word} for word in WORDS[:3]]])
+    result = train(family, model, tmp_path / "t.jsonl", tmp_path / "run", check=False)
     assert result.returncode == 2, result.stderr
     assert "3 of 23 rows can't be used" in result.stderr
     assert not (tmp_path / "run").exists()
-    assert train(job, model, tmp_path / "t.jsonl", tmp_path / "run", "--max_bad_rows", "0.2").returncode == 0
+    assert train(family, model, tmp_path / "t.jsonl", tmp_path / "run", "--max_bad_rows", "0.2").returncode == 0
 
 
 AUDIT = """
@@ -133,18 +132,18 @@ finally:
 """
 
 
-@pytest.mark.parametrize("job", ["language_modeling", "classification", "sft"])
-def test_every_file_a_run_opens_is_reported(job, model, tmp_path):
+@pytest.mark.parametrize("family", ["language_modeling", "classification", "sft"])
+def test_every_file_a_run_opens_is_reported(family, model, tmp_path):
     folder = tmp_path / "data"
-    write(folder / "train.jsonl", ROWS[job])
+    write(folder / "train.jsonl", ROWS[family])
     for name in ("test.jsonl", "extra.csv", ".hidden.jsonl", "LICENSE.txt", "dataset_infos.json", "notes.txt"):
         shutil.copy(folder / "train.jsonl", folder / name)
-    own = [model if option == "MODEL" else option for option in OPTIONS[job]]
-    script = str(PROJECT / "training" / f"{job}.py")
-    options = ["--dataset", str(folder), "--output_dir", str(tmp_path / "run"), *SMALL, *own]
+    family_options = [model if option == "MODEL" else option for option in OPTIONS[family]]
+    script = str(PROJECT / "training" / f"{family}.py")
+    options = ["--dataset", str(folder), "--output_dir", str(tmp_path / "run"), *SMALL, *family_options]
     ran = run_python("-c", AUDIT, str(folder), script, *options, cwd=PROJECT)
     opened = json.loads(ran.stdout.split("OPENED ")[1].splitlines()[0])
-    listed = data_summary(folder, "--for", job)
+    listed = data_summary(folder, "--for", family)
     assert opened == [Path(path).name for path in listed["files"]] == ["train.jsonl"]
     assert len(listed["ignored"]) == 6
 

@@ -24,7 +24,7 @@ def save(folder, model, template="causal"):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A directory with one small model of each kind and two data sets."""
+    """A directory with one small model of each kind and two datasets."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "text.txt").write_text("a b c\nb c\n")
     (folder / "table.tsv").write_text("text\tlabel\na b\t0\nb c\t1\n")
@@ -120,9 +120,9 @@ def test_each_command_refuses_an_unknown_device_and_dtype(command, models):
 def test_reward_runs_on_the_given_device(models):
     reward = open_reward(str(models / "classifier"), device="cpu", dtype=torch.bfloat16)
     exact = open_reward(str(models / "classifier"))
-    low, high = (r(prompts=["a"], completions=["b c"])[0] for r in (reward, exact))
-    assert low == pytest.approx(high, abs=0.05)
-    assert low != high
+    bfloat16_reward, float32_reward = (function(prompts=["a"], completions=["b c"])[0] for function in (reward, exact))
+    assert bfloat16_reward == pytest.approx(float32_reward, abs=0.05)
+    assert bfloat16_reward != float32_reward
 
 
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")

@@ -126,8 +126,8 @@ def test_optimizer_memory_equals_the_size_of_the_optimizer_states():
         for o in optimizers:
             o.step()
         states = [t for o in optimizers for s in o.state.values() for t in s.values()]
-        held = sum(t.numel() * 4 for t in states if isinstance(t, torch.Tensor) and t.numel() > 1)
-        assert optimizer_bytes(model, optimizer) == held
+        state_bytes = sum(t.numel() * 4 for t in states if isinstance(t, torch.Tensor) and t.numel() > 1)
+        assert optimizer_bytes(model, optimizer) == state_bytes
 
 
 def test_plan_is_consistent():

@@ -85,17 +85,17 @@ def test_no_valid_checkpoint_is_an_error(run, tmp_path):
 
 
 def test_resume_skips_a_corrupted_checkpoint_with_the_same_result(run, tmp_path):
-    again = tmp_path / "run"
-    shutil.copytree(run, again)
-    path = again / "checkpoints/step-00000004/model.safetensors"
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    path = copy / "checkpoints/step-00000004/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    (again / ".best.partial").mkdir()
-    result = run_here(PRETRAIN, "--output_dir", str(again), "--resume")
+    (copy / ".best.partial").mkdir()
+    result = run_here(PRETRAIN, "--output_dir", str(copy), "--resume")
     assert "step-00000004 is skipped: model.safetensors has" in " ".join(result.stderr.split())
     assert find_corruption(path.parent) is None
     for name, expected in weights(run / "checkpoints/step-00000004").items():
         assert torch.equal(weights(path.parent)[name], expected), name
-    assert not list(again.rglob("*.partial"))
+    assert not list(copy.rglob("*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_signal_finishes_the_step_and_saves(run, tmp_path, number):
 )
 def test_write_errors_keep_earlier_checkpoints(run, tmp_path, monkeypatch, syncs, code, message):
     """If a sync fails after `syncs` files, the last valid checkpoint is kept, and no staging directory is left."""
-    again = tmp_path / "run"
-    shutil.copytree(run, again)
-    shutil.rmtree(again / "checkpoints/step-00000004")
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints/step-00000004")
     real, done = os.fsync, []
 
     def full(descriptor: int) -> None:
@@ -167,15 +167,15 @@ def test_write_errors_keep_earlier_checkpoints(run, tmp_path, monkeypatch, syncs
         real(descriptor)
 
     monkeypatch.setattr("os.fsync", full)
-    result = run_here(PRETRAIN, "--output_dir", str(again), "--resume", check=False)
+    result = run_here(PRETRAIN, "--output_dir", str(copy), "--resume", check=False)
     assert result.returncode == 1
     assert f"can't be written: {message}" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
-    assert newest_checkpoint(again) == again / "checkpoints/step-00000002"
-    assert not list(again.rglob("*.partial"))
+    assert newest_checkpoint(copy) == copy / "checkpoints/step-00000002"
+    assert not list(copy.rglob("*.partial"))
     monkeypatch.undo()
-    run_here(PRETRAIN, "--output_dir", str(again), "--resume")
-    assert find_corruption(again / "checkpoints/step-00000004") is None
+    run_here(PRETRAIN, "--output_dir", str(copy), "--resume")
+    assert find_corruption(copy / "checkpoints/step-00000004") is None
 
 
 def test_non_finite_gradient_stops_before_the_step_and_is_recorded(run, tmp_path):

@@ -41,9 +41,9 @@ for preset in ("gpt2", "llama"):
         folder = Path(sys.argv[1]) / preset
         directory.write(folder, weights)
         assert (folder / "modeling_scratch_gpt.py").exists()
-        again = AutoModelForCausalLM.from_pretrained(folder)
-        assert type(again) is type(whole)
-        assert torch.equal(again(x).logits, whole(x).logits)
+        reloaded = AutoModelForCausalLM.from_pretrained(folder)
+        assert type(reloaded) is type(whole)
+        assert torch.equal(reloaded(x).logits, whole(x).logits)
     dist.barrier()
 dist.destroy_process_group()
 """

@@ -119,12 +119,12 @@ def test_run_writes_a_classifier_and_its_record(run, table):
 
 
 def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    shutil.rmtree(again / "checkpoints" / "step-00000160")
-    run_here(TRAIN, "--output_dir", str(again), "--resume")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / "step-00000160")
+    run_here(TRAIN, "--output_dir", str(copy), "--resume")
     for name in ("model.safetensors", "training_state.safetensors"):
-        whole, resumed = (load_file(folder / "checkpoints" / "step-00000160" / name) for folder in (run, again))
+        whole, resumed = (load_file(folder / "checkpoints" / "step-00000160" / name) for folder in (run, copy))
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
 
@@ -270,9 +270,9 @@ def test_masks_are_80_10_10_and_differ_between_epochs():
     assert seen["chosen"] / (400 * 30) == pytest.approx(0.15, abs=0.01)
     assert seen["masked"] / seen["chosen"] == pytest.approx(0.8, abs=0.03)
     assert seen["kept"] / seen["chosen"] == pytest.approx(0.1, abs=0.02)
-    first, again, later = batches.batch(0, 0), batches.batch(0, 0), batches.batch(1, 0)
-    assert torch.equal(first["labels"], again["labels"])
-    assert not torch.equal(first["labels"], later["labels"])
+    first, repeated, next_epoch = batches.batch(0, 0), batches.batch(0, 0), batches.batch(1, 0)
+    assert torch.equal(first["labels"], repeated["labels"])
+    assert not torch.equal(first["labels"], next_epoch["labels"])
 
 
 BAD = {

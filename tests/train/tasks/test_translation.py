@@ -115,16 +115,16 @@ def _encoded(tokenizer, text: str) -> dict[str, torch.Tensor]:
 
 
 def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
-    resumed_run = tmp_path / "resumed_run"
-    shutil.copytree(run, resumed_run)
-    shutil.rmtree(resumed_run / "checkpoints" / "step-00000008")
-    run_here(TRAIN, "--output_dir", str(resumed_run), "--resume")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / "step-00000008")
+    run_here(TRAIN, "--output_dir", str(copy), "--resume")
     for name in ("model.safetensors", "training_state.safetensors"):
-        whole, resumed = (load_file(folder / "checkpoints" / "step-00000008" / name) for folder in (run, resumed_run))
+        whole, resumed = (load_file(folder / "checkpoints" / "step-00000008" / name) for folder in (run, copy))
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
     assert any(name.startswith("average.") for name in whole)
-    published = load_file(run / "model.safetensors"), load_file(resumed_run / "model.safetensors")
+    published = load_file(run / "model.safetensors"), load_file(copy / "model.safetensors")
     assert all(torch.equal(published[1][key], tensor) for key, tensor in published[0].items())
 
 

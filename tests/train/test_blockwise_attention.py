@@ -123,7 +123,7 @@ def test_blockwise_attention_is_used_under_autocast(calls):
     ],
     ids=["uncompiled", "short", "short float32", "float32", "compiled float32", "short dropout", "dropout", "padding"],
 )
-def test_fallback_implementations(compiled, dtype, overrides, length, padded, fallback, calls):
+def test_other_cases_fall_back_to_sdpa_or_eager_attention(compiled, dtype, overrides, length, padded, fallback, calls):
     inputs, losses = {}, []
     tokens = torch.randint(5, 99, (2, length))
     if padded:

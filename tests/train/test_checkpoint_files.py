@@ -126,7 +126,7 @@ def test_best_model_files_are_synced_before_they_replace_others(tmp_path, monkey
 
 @pytest.mark.parametrize("publish_function", [publish, publish_into])
 def test_files_in_subdirectories_are_synced(publish_function, tmp_path, monkeypatch):
-    """Such as those of a second tokenizer; at the end, each directory with a new entry is synced."""
+    """This includes those of a second tokenizer; at the end, each directory with a new entry is synced."""
     unfinished = tmp_path / "unfinished"
     (unfinished / "target_tokenizer").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "target_tokenizer/tokenizer.json"):
@@ -144,8 +144,8 @@ def test_files_in_subdirectories_are_synced(publish_function, tmp_path, monkeypa
 
 
 def test_failed_sync_keeps_earlier_checkpoints(tmp_path, monkeypatch):
-    """Whichever sync fails, of a file or of the directory: the previous checkpoint stays valid, and no staging
-    directory is left. After the rename, the new checkpoint stays."""
+    """Whether the sync of a file or of the directory fails, the previous checkpoint stays valid, and no staging
+    directory is left. If the last sync, after the rename, fails, the new checkpoint stays too."""
     run, real = tmp_path / "run", os.fsync
     trainer = make_trainer(run, tiny_model("llama"), max_steps=9, **QUICK)
     trainer.advance(1)

@@ -110,7 +110,7 @@ def test_weight_decay_applies_to_matrices_only(name, optimizer):
 
 
 def test_adamw_takes_its_settings_from_the_arguments():
-    """Two steps by the formula of Kingma and Ba (2015), for a vector, which does not decay."""
+    """Two steps equal the formula of Kingma and Ba (2015), for a vector, which has no weight decay."""
     model = tiny_model("llama")
     args = TrainingArguments(optimizer="adamw", learning_rate=0.01, adam_beta1=0.6, adam_beta2=0.7)
     (optimizer,) = build_optimizers(model, args)
@@ -182,7 +182,7 @@ FROZEN = {"optimizer": "adamw", "learning_rate": 1e-30, "eval_every": 1, "save_e
         ([1, 2, 3, 4, 5, 6], None, 1, 6),
     ],
 )
-def test_early_stopping_after_patience_evaluations(factors, patience, best, last, tmp_path):
+def test_early_stopping_stops_after_patience_evaluations(factors, patience, best, last, tmp_path):
     """Each step is evaluated, so that evaluations and steps have the same numbers."""
     progress = trainer_with(tmp_path / "run", factors, **FROZEN, early_stopping_patience=patience).run()
     assert (progress.best_step, progress.step) == (best, last)
@@ -195,7 +195,7 @@ HIGHER |= {"val_reward", "val_distinct_2"}
 LOWER = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_loss_per_character", "val_kl"}
 
 
-def test_direction_of_each_metric():
+def test_each_metric_has_the_correct_direction():
     """Each metric that can select the best model is in one of the two lists above."""
     metrics = [metric for family in FAMILIES for metric in recipe_of(family).card.metrics]
     assert {metric.name for metric in metrics} == HIGHER | LOWER

@@ -45,7 +45,7 @@ def test_only_the_main_process_writes_metrics(tmp_path):
     assert kept == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "train_loss": 1.0}]
 
 
-def test_available_cores_on_every_platform(monkeypatch):
+def test_available_cores_are_counted_on_every_platform(monkeypatch):
     assert available_cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 5)

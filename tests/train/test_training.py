@@ -85,7 +85,7 @@ def recomputed_loss(run, text_file) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_killed_run_resumes_bit_for_bit(text_file, tmp_path, optimizer):
-    """With dropout, shuffling and accumulation, killed between two checkpoints."""
+    """The run has dropout, shuffling and accumulation, and is killed between two checkpoints."""
     options = ("--dropout", "0.2", "--gradient_accumulation_steps", "2", "--optimizer", optimizer)
     options += ("--max_steps", "24", "--eval_every", "6", "--save_every", "4", "--keep_last", "9", "--log_every", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -242,7 +242,7 @@ def test_each_parameter_is_in_exactly_one_group():
         assert len(updated) == len({id(p) for p in updated}) == len(names)
 
 
-def test_learning_rate_schedules():
+def test_learning_rate_schedules_follow_their_formulas():
     args = OurTrainingArguments(warmup_steps=10, schedule="cosine", min_learning_rate_ratio=0.1)
     assert learning_rate_factor(0, 110, args) == pytest.approx(0.1)
     assert learning_rate_factor(9, 110, args) == 1

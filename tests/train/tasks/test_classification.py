@@ -169,7 +169,7 @@ def test_push_uploads_the_native_model(name, twin, request, tmp_path):
         assert json.loads(repository.revisions["native"]["config.json"])["architectures"] == [twin]
 
 
-def test_classify_evaluate_and_fill_commands(run, encoder, table, tmp_path):
+def test_classify_evaluate_and_fill_print_results_and_clear_errors(run, encoder, table, tmp_path):
     classified = scratch_gpt("classify", str(run), "the awful film has scene 1 twice", cwd=tmp_path)
     assert classified.returncode == 0, classified.stderr
     assert re.search(r"negative\s+█+.*\d\d\.\d%", classified.stdout)

@@ -148,7 +148,7 @@ def tuned(base, tmp_path_factory):
     return out
 
 
-def test_tuned_model_answers(tuned, tmp_path):
+def test_tuned_model_generates_the_trained_answers(tuned, tmp_path):
     """The loss falls, `verify` finds the run valid and exactly resumable, and a pipeline without the package generates
     the complete answers."""
     out = tuned

@@ -148,7 +148,7 @@ def test_translations_are_the_same_without_the_package(name, request, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "two_vocabularies"])
-def test_push_then_load_by_name(name, request, tmp_path):
+def test_pushed_model_loads_by_name(name, request, tmp_path):
     folder = request.getfixturevalue(name)
     native = ["--native"] if name == "run" else []
     revisions = ["main", "native"] if native else ["main"]
@@ -171,7 +171,7 @@ def test_push_then_load_by_name(name, request, tmp_path):
     assert all(output[1] == outputs[0][1] for output in outputs)
 
 
-def test_translate_and_evaluate_commands(run, tmp_path):
+def test_translate_and_evaluate_agree_with_the_metrics_of_the_run(run, tmp_path):
     (tmp_path / "in.txt").write_text(f"{SENTENCES[0]}\n\n{SENTENCES[1]}\n")
     greedy = ("--num_beams", "1")
     done = scratch_gpt("translate", str(run), "--file", "in.txt", "--output", "out.txt", *greedy, cwd=tmp_path)
@@ -293,7 +293,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_init_from_and_native_round_trip(run, two_vocabularies, tmp_path):
+def test_init_from_continues_and_a_native_round_trip_keeps_translations(run, two_vocabularies, tmp_path):
     """Training continues from a checkpoint; its native export and the re-imported model give the same translations."""
     train_options = ("--init_from", str(run), "--num_pairs", "400", "--max_steps", "2", "--precision", "fp32")
     run_here(TRAIN, "--output_dir", str(tmp_path / "further"), *train_options)

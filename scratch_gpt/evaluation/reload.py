@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ..data.batching.token_shards import Shard
 from ..terminal import SafeConsole
@@ -32,11 +33,12 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
     generator = pipeline(
         "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
     )
-    set_seed(0)
     start = tokenizer.bos_token or tokenizer.eos_token
     count = STORIES if is_stories else TEXTS
     # The prompt is <bos> itself, so the tokenizer must not add it again.
-    results = generator([start] * count, batch_size=count, add_special_tokens=False, return_full_text=False)
+    with torch.random.fork_rng():  # the random state of the caller is restored
+        torch.manual_seed(0)
+        results = generator([start] * count, batch_size=count, add_special_tokens=False, return_full_text=False)
     texts = [result[0]["generated_text"].strip() for result in results]
 
     console = SafeConsole()

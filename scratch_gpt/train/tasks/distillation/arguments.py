@@ -24,7 +24,7 @@ class StudentArguments(ModelArguments):
         "Context length in tokens. Default: 256, or less if the teacher or the --init_from model has fewer positions.",
         with_init_from=True,
     )
-    hidden_size: int = argument(64, "Hidden size (model width) of the student.")
+    hidden_size: int = argument(56, "Hidden size (model width) of the student.")
     num_attention_heads: int = argument(1, "Number of attention heads of the student; must divide the hidden size.")
 
 
@@ -36,7 +36,7 @@ class DistillationArguments(PretrainingArguments):
         "runs/student", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
     distillation_weight: float = argument(
-        0.9,
+        1.0,
         "Weight of the KL divergence from the teacher; the cross-entropy of the text has the rest.",
         more_than=0,
         at_most=1,

@@ -21,10 +21,11 @@ from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
 from .linear_cross_entropy import scored_items, token_loss
-from .ngram_embedding import NgramEmbedding, TokenWeights
+from .ngram_embedding import NgramEmbedding
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
+from .token_weights import TokenWeights
 
 
 class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):

@@ -7,7 +7,7 @@ from torch import nn
 
 from scratch_gpt import ScratchEncoderForMaskedLM, ScratchGPTForCausalLM, ScratchSeq2SeqForConditionalGeneration
 from scratch_gpt.models.feed_forward import OutputProjection
-from scratch_gpt.models.ngram_embedding import TokenWeights
+from scratch_gpt.models.token_weights import TokenWeights
 
 LAYERS = 3
 FAMILIES = {

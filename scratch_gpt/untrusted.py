@@ -25,7 +25,7 @@ from .errors import ScratchError
 MAX_BYTES = 4 << 20  # of a JSON file: the config of a classifier with 21,000 labels has 2 MB
 MAX_YAML_BYTES = 1 << 19  # parsing this much YAML takes a second
 MAX_DEPTH = 64  # of nested lists and mappings
-CHECK_EVERY = 0.05  # seconds between checks of a `bounded` block
+CHECK_EVERY = 0.01  # seconds between checks of a `bounded` block
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",

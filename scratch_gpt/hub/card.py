@@ -47,7 +47,7 @@ class CardText:
         pipeline_tag: the Hub's name of the task.
         data: rows (label, cell) of the table of training data.
         held_out: a sentence on the data of the results.
-        metrics: rows of the results, which are also in the Hub's model index; they can select the best model.
+        metrics: rows of the results, which can select the best model; those with `index` are in the Hub's model index.
         usage: code that loads and uses the model.
         limits: a sentence on the limitations of the model.
         details: additional rows of the results.

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_SUPPORTED = ((5, 24), (6, 0))
+_OLDEST = (5, 0)
 _installed = version("transformers")
-if not _SUPPORTED[0] <= tuple(int(part) for part in _installed.split(".")[:2]) < _SUPPORTED[1]:
-    raise ImportError(
-        f"scratch_gpt needs transformers>=5.24,<6 and found {_installed}: pip install 'transformers>=5.24,<6'"
-    )
+if tuple(int(part) for part in _installed.split(".")[:2]) < _OLDEST:
+    raise ImportError(f"scratch_gpt needs transformers>=5.0 and found {_installed}: pip install -U transformers")
 
 # Public names and their modules, which are imported on first use.
 _LAZY = {

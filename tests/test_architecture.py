@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from helpers.processes import PROJECT, run_python
 
+from scratch_gpt.auto import FAMILIES
+from scratch_gpt.models import compatibility
+
 PACKAGE = PROJECT / "scratch_gpt"
 MODEL_FILES = sorted((PACKAGE / "models").glob("*.py"))
 ALLOWED_IN_MODEL_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
@@ -85,10 +88,9 @@ def test_import_registers_the_models_and_loads_no_large_package():
 
 def test_minimum_transformers_version_is_the_same_everywhere():
     """In pip's requirements, the package, the model files and the model card."""
-    places = ("pyproject.toml", "scratch_gpt/__init__.py", "scratch_gpt/models/configuration_block.py", "model_card.md")
-    found = {name: set(re.findall(r"transformers>=([\d.]+)", (PROJECT / name).read_text())) for name in places}
-    assert len(set.union(*found.values())) == 1, found
-    assert all(found.values()), found
+    oldest = ".".join(map(str, compatibility.OLDEST))
+    for name in ("pyproject.toml", "scratch_gpt/__init__.py", "model_card.md"):
+        assert set(re.findall(r"transformers>=([\d.]+)", (PROJECT / name).read_text())) == {oldest}, name
 
 
 def test_unsupported_transformers_version_is_a_one_line_error():
@@ -100,7 +102,36 @@ def test_unsupported_transformers_version_is_a_one_line_error():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
     assert result.returncode == 1
-    assert "needs transformers>=5.24,<6 and found 4.57.1: pip install" in result.stderr.strip().splitlines()[-1]
+    assert "needs transformers>=5.0 and found 4.57.1: pip install" in result.stderr.strip().splitlines()[-1]
+
+
+def test_a_newer_transformers_warns_once_and_runs():
+    """In a process where transformers says that it is a release that does not exist yet."""
+    script = (
+        "import transformers\n"
+        "transformers.__version__ = '7.1.0'\n"
+        "import scratch_gpt\n"
+        "from scratch_gpt.models import compatibility, modeling_scratch_gpt, modeling_scratch_encoder\n"
+        "model = scratch_gpt.ScratchGPTForCausalLM(scratch_gpt.ScratchGPTConfig(vocab_size=9, hidden_size=8, "
+        "num_attention_heads=2, num_hidden_layers=1, eos_token_id=None))\n"
+        "import torch; print(model.generate(torch.tensor([[1, 2]]), max_new_tokens=2, do_sample=False).shape)"
+    )
+    result = run_python("-c", script, cwd=PROJECT, fresh=True)
+    assert result.stdout.strip().endswith("torch.Size([1, 4])")
+    newest = ".".join(map(str, compatibility.NEWEST))
+    assert result.stderr.count(f"to {newest}, and this is 7.1.0: if something fails, install one of those") == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_file_names_all_files_that_it_needs(family):
+    """Releases of transformers before 5.10 copy only the files that the file of the model class names."""
+
+    def siblings(name: str) -> set[str]:
+        return set(re.findall(r"^\s*from \.(\w+) import", (PACKAGE / "models" / f"{name}.py").read_text(), re.M))
+
+    for name in (f"configuration_{family}", f"modeling_{family}"):
+        named = siblings(name)
+        assert set().union(*map(siblings, named)) <= named, name
 
 
 # Folders whose parts are ordered: a part imports those before it, and none after it.

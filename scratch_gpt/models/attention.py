@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .compatibility import attention_function, update_cache
 from .feed_forward import OutputProjection
 from .normalization import build_norm
 from .positions import apply_rotary
@@ -112,11 +112,11 @@ class ScratchAttention(nn.Module):
             key, value = self._keys_and_values(hidden_states, position_embeddings)  # (B, G, T, D)
             if cache is not None:
                 self_attention_cache: Any = getattr(cache, "self_attention_cache", cache)
-                key, value = self_attention_cache.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, G, S, D)
+                key, value = update_cache(self_attention_cache, key, value, self.layer_idx, **kwargs)  # (B, G, S, D)
         else:
             key, value = self._source_keys_and_values(key_value_states, key_position_embeddings, cache)  # (B, G, S, D)
 
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attention = attention_function(self.config, eager_attention_forward)
         attended, weights = attention(  # (B, T, H, D)
             self,
             query,
@@ -160,4 +160,4 @@ class ScratchAttention(nn.Module):
             return layer.keys, layer.values
         cache.is_updated[self.layer_idx] = True
         key, value = self._keys_and_values(states, position_embeddings)
-        return cache.cross_attention_cache.update(key, value, self.layer_idx)
+        return update_cache(cache.cross_attention_cache, key, value, self.layer_idx)

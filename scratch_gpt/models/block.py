@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import ScratchAttention
 from .autocast import computed_dtype
+from .compatibility import accepts_past_key_values
 from .dropout import Dropout
 from .feed_forward import FeedForward
 from .normalization import build_norm
@@ -41,6 +42,7 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.mlp = FeedForward(config)
         self.dropout = Dropout(config.residual_dropout)
 
+    @accepts_past_key_values
     def forward(
         self,
         hidden_states: torch.Tensor,

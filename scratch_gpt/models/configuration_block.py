@@ -3,21 +3,15 @@
 import math
 from typing import Any, ClassVar, Literal
 
-from transformers.utils.versions import require_version
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-# For users who load a model without this package. The config is the first file to be imported, and this check precedes
-# the imports that older releases of transformers lack.
-require_version("transformers>=5.24", "Install it with: pip install 'transformers>=5.24'")
-
-from huggingface_hub.dataclasses import strict  # noqa: E402
-from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
+from .compatibility import BaseConfig, strict
 
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 
 
 @strict
-class TransformerBlockConfig(PreTrainedConfig):
+class TransformerBlockConfig(BaseConfig):
     """Config of `TransformerBlock` and of the embeddings. Each model's config adds its own fields.
 
     Args:

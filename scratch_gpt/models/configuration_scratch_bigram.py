@@ -3,8 +3,7 @@
 import math
 from dataclasses import field
 
-from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
+from .compatibility import BaseConfig, strict
 
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_bigram.ScratchBigramConfig",
@@ -13,7 +12,7 @@ AUTO_MAP = {
 
 
 @strict
-class ScratchBigramConfig(PreTrainedConfig):
+class ScratchBigramConfig(BaseConfig):
     """Config of `ScratchBigramForCausalLM`.
 
     Args:

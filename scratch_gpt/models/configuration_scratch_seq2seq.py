@@ -3,8 +3,7 @@
 from dataclasses import field
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
-
+from .compatibility import strict
 from .configuration_block import TransformerBlockConfig
 
 # A preset is a set of values of independent fields; the models do not know its name.

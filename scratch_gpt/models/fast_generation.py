@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin, MaxLengthCriteria
-from transformers.utils.output_capturing import capture_outputs
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
+from .compatibility import CACHE, OutputRecorder, cache_of
 from .dropout import Dropout
 from .fast_decoding import StepDecoder
 from .feed_forward import FeedForward, OutputProjection
@@ -29,7 +29,7 @@ SUPPORTED_MODULES = (
     *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions, NgramEmbedding),
 )
 BLOCK_MODULES = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}
-SUPPORTED_INPUTS = {"attention_mask", "position_ids", "cache", "use_cache", "logits_to_keep", "encoder_outputs"}
+SUPPORTED_INPUTS = {"attention_mask", "position_ids", CACHE, "use_cache", "logits_to_keep", "encoder_outputs"}
 SUPPORTED_ATTENTION = ("eager", "sdpa", "blockwise")  # blockwise attention is for training, and is SDPA otherwise
 SUPPORTED_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # whose frequencies do not depend on the length
 PREPARATION_METHODS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
@@ -43,11 +43,11 @@ class FastGenerationMixin(GenerationMixin):
     config: Any
     decoding_trunk: Any
 
-    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         """Run the prompt through the model; for beam search, replace the cache by a `StepDecoder`."""
-        outputs = super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)  # type: ignore[misc]
+        outputs = super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if generation_config.num_beams > 1 and supports_fast_path(self, input_ids, generation_config, model_kwargs):
-            outputs.cache = self._step_decoder(outputs.cache, generation_config, model_kwargs)
+            setattr(outputs, CACHE, self._step_decoder(cache_of(outputs), generation_config, model_kwargs))
         return outputs
 
     def _step_decoder(self, cache, generation_config, model_kwargs) -> StepDecoder:
@@ -57,7 +57,10 @@ class FastGenerationMixin(GenerationMixin):
             rows = max(generation_config.num_beams, generation_config.num_return_sequences)
             decoder = StepDecoder(self, self.decoding_trunk, cache, source_mask=mask, beams=rows)
         else:
-            decoder = StepDecoder(self, self.decoding_trunk, cache, model_kwargs.get("position_ids"), mask)
+            position_ids = model_kwargs.get("position_ids")
+            if position_ids is None and mask is not None:  # `generate` of transformers 5.1 does not keep them
+                position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
+            decoder = StepDecoder(self, self.decoding_trunk, cache, position_ids, mask)
         # The decoder has copied the keys and values; `generate` keeps a reference to the cache until it returns.
         getattr(cache, "self_attention_cache", cache).layers.clear()
         return decoder
@@ -98,7 +101,7 @@ class FastGenerationMixin(GenerationMixin):
             if input_ids.shape[1] >= max_length or (criteria and bool(finished.all())):
                 break
             if decoder is None:
-                decoder = self._step_decoder(outputs.cache, generation_config, kwargs)
+                decoder = self._step_decoder(cache_of(outputs), generation_config, kwargs)
             logits = decoder.step(tokens)
         if streamer is not None:
             streamer.end()
@@ -136,7 +139,7 @@ def supports_fast_path(model: Any, input_ids: torch.Tensor, generation_config: A
         return False
     if any(value is not None and name not in SUPPORTED_INPUTS for name, value in inputs.items()):
         return False
-    cache, mask = inputs.get("cache"), inputs.get("attention_mask")
+    cache, mask = inputs.get(CACHE), inputs.get("attention_mask")
     self_attention_cache = getattr(cache, "self_attention_cache", cache)
     if type(self_attention_cache) is not DynamicCache or self_attention_cache.offloading:
         return False
@@ -191,7 +194,7 @@ def has_no_hooks(module: nn.Module) -> bool:
     """Whether a module is in evaluation mode, has no hooks (except those with which transformers records outputs), no
     replaced `forward`, and only weights of type `nn.Parameter`."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if any(hook.__module__ != capture_outputs.__module__ for hook in hooks) or "forward" in vars(module):
+    if any(hook.__module__ != OutputRecorder.__module__ for hook in hooks) or "forward" in vars(module):
         return False
     if module.training:
         return False

@@ -69,6 +69,13 @@ def next_token_labels(labels: torch.Tensor) -> torch.Tensor:
     return F.pad(labels, (0, 1), value=-100)[:, 1:]
 
 
+def shift_right(labels: torch.Tensor, decoder_start_token_id: int, pad_token_id: int) -> torch.Tensor:
+    """Labels (B, T), shifted right by one to the decoder's inputs (B, T); -100 becomes padding."""
+    shifted = labels.roll(1, dims=-1)
+    shifted[:, 0] = decoder_start_token_id
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
 def linear_cross_entropy(
     hidden_states: torch.Tensor,
     weight: torch.Tensor,

@@ -5,6 +5,8 @@ Gradient descent converges to the relative frequencies of the bigrams: softmax(t
 Dimension letters: B batch, T tokens, V vocabulary.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers.generation import GenerationMixin
@@ -12,10 +14,13 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
 
+from .compatibility import head_forward
 from .configuration_scratch_bigram import ScratchBigramConfig
 from .linear_cross_entropy import next_token_labels, token_loss
+
+if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
+    from .autocast import computed_dtype  # noqa: F401
 
 
 class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
@@ -38,7 +43,7 @@ class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # there are no keys and values to cache
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor,

@@ -7,16 +7,16 @@ Its preset "fasttext" has no blocks: it is a bag of tokens and n-grams, the base
 Dimension letters: B batch, T tokens, D head size, C hidden size, V vocabulary, K labels.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from .block import TransformerBlock
+from .compatibility import create_bidirectional_mask, head_forward, trunk_forward
 from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
@@ -26,6 +26,11 @@ from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
 from .token_weights import TokenWeights
+
+if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
+    from .attention import ScratchAttention  # noqa: F401
+    from .autocast import computed_dtype  # noqa: F401
+    from .configuration_block import TransformerBlockConfig  # noqa: F401
 
 
 class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
@@ -70,8 +75,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @trunk_forward
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -190,7 +194,7 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
         """Replace the head."""
         self.lm_head = new_embeddings
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -264,7 +268,7 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

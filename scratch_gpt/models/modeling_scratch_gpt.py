@@ -8,10 +8,11 @@ nanochat_ngram, which has no equivalent in transformers.
 Dimension letters: B batch, T tokens, S cached tokens, D head size, C hidden size, V vocabulary, K labels.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
@@ -19,11 +20,15 @@ from transformers.modeling_outputs import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from .block import TransformerBlock
+from .compatibility import (
+    cache_argument,
+    cache_of,
+    create_causal_mask,
+    head_forward,
+    trunk_forward,
+)
 from .configuration_scratch_gpt import ScratchGPTConfig
 from .dropout import Dropout
 from .fast_decoding import StepDecoder
@@ -33,6 +38,12 @@ from .ngram_embedding import NgramEmbedding, check_ngram_inputs
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
+
+if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
+    from .attention import ScratchAttention  # noqa: F401
+    from .autocast import computed_dtype  # noqa: F401
+    from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .feed_forward import FeedForward  # noqa: F401
 
 
 class ScratchGPTPreTrainedModel(ScratchPreTrainedModel):
@@ -59,9 +70,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @merge_with_config_defaults
-    @capture_outputs
+    @trunk_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -130,12 +139,12 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
                 hidden_states,
                 attention_mask=causal_mask,
                 position_embeddings=rotary,
-                cache=cache,
                 position_ids=position_ids,
                 use_cache=use_cache,
+                **cache_argument(cache),
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), cache=cache)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **cache_argument(cache))
 
 
 class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
@@ -153,8 +162,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -183,7 +191,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
         """
         if isinstance(cache, StepDecoder):
-            return CausalLMOutputWithPast(logits=cache.step(input_ids[:, 0])[:, None], cache=cache)
+            return CausalLMOutputWithPast(logits=cache.step(input_ids[:, 0])[:, None], **cache_argument(cache))
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -215,7 +223,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            cache=outputs.cache,
+            **cache_argument(cache_of(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -233,8 +241,7 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)  # type: ignore[arg-type]
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -282,7 +289,7 @@ class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            cache=outputs.cache,
+            **cache_argument(cache_of(outputs)),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

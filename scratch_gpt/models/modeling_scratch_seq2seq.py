@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPastAndCrossAttentions,
@@ -21,30 +20,33 @@ from transformers.modeling_outputs import (
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
+from .compatibility import (
+    OutputRecorder,
+    cache_argument,
+    cache_of,
+    create_bidirectional_mask,
+    create_causal_mask,
+    head_forward,
+    trunk_forward,
+)
 from .configuration_scratch_seq2seq import ScratchSeq2SeqConfig
 from .dropout import Dropout
 from .fast_decoding import StepDecoder
 from .fast_generation import FastGenerationMixin
-from .linear_cross_entropy import token_loss
+from .linear_cross_entropy import shift_right, token_loss
 from .normalization import build_norm
 from .positions import RotaryEmbedding, build_positions, check_length, count_positions
 from .pretrained_model import ScratchPreTrainedModel
 
-if TYPE_CHECKING:  # not imported, but the files that a model file imports are saved with every model
+if TYPE_CHECKING:  # not imported: a model directory has the files that this one names
+    from .autocast import computed_dtype  # noqa: F401
+    from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .feed_forward import FeedForward  # noqa: F401
+    from .ngram_embedding import NgramEmbedding  # noqa: F401
     from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401
-
-
-def shift_right(labels: torch.Tensor, decoder_start_token_id: int, pad_token_id: int) -> torch.Tensor:
-    """Labels (B, T), shifted right by one to the decoder's inputs (B, T); -100 becomes padding."""
-    shifted = labels.roll(1, dims=-1)
-    shifted[:, 0] = decoder_start_token_id
-    return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
 class ScratchSeq2SeqPreTrainedModel(ScratchPreTrainedModel):
@@ -121,8 +123,7 @@ class ScratchSeq2SeqEncoder(ScratchSeq2SeqStack):
         super().__init__(config, config.vocab_size, config.encoder_layers, is_decoder=False)
         self.post_init()
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @trunk_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -154,9 +155,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
         super().__init__(config, config.decoder_vocab_size, config.decoder_layers, is_decoder=True)  # type: ignore[arg-type]
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @merge_with_config_defaults
-    @capture_outputs
+    @trunk_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -208,11 +207,13 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
                 encoder_attention_mask=source_mask,
                 position_embeddings=rotary,
                 encoder_position_embeddings=source_rotary,
-                cache=cache,
                 use_cache=use_cache,
+                **cache_argument(cache),
                 **kwargs,
             )
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_states), cache=cache)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(hidden_states), **cache_argument(cache)
+        )
 
 
 class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
@@ -236,8 +237,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         if self.config.share_encoder_decoder_embeddings:
             self.decoder.embed_tokens = value  # type: ignore[assignment]
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -292,7 +292,7 @@ class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            cache=outputs.cache,
+            **cache_argument(cache_of(outputs)),
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -320,8 +320,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"} if tied else {}
         return super().get_expanded_tied_weights_keys(all_submodels)
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -354,7 +353,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
         """
         if isinstance(cache, StepDecoder):
-            return Seq2SeqLMOutput(logits=cache.step(decoder_input_ids[:, 0])[:, None], cache=cache)
+            return Seq2SeqLMOutput(logits=cache.step(decoder_input_ids[:, 0])[:, None], **cache_argument(cache))
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -383,7 +382,7 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            cache=outputs.cache,
+            **cache_argument(cache_of(outputs)),
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

@@ -3,14 +3,14 @@ support."""
 
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_utils import PreTrainedModel
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
+from .compatibility import BaseModel
 from .feed_forward import OutputProjection
 
 
-class ScratchPreTrainedModel(PreTrainedModel):
+class ScratchPreTrainedModel(BaseModel):
     """Base class of all models of transformer blocks; each family's own base class sets its config class."""
 
     base_model_prefix = "model"

@@ -20,7 +20,7 @@ from scratch_gpt.data.readers.parallel import open_pairs
 from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.loading import Tokenizers
-from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
+from scratch_gpt.models.linear_cross_entropy import shift_right
 from scratch_gpt.train.tasks.translation.task import Translation
 
 PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Zwei Männer lachen", "Two men laugh"), ("Ende", "The end")]

@@ -16,7 +16,7 @@ from scratch_gpt.models.linear_cross_entropy import (
     VOCAB_PER_PIECE,
     linear_cross_entropy,
 )
-from scratch_gpt.models.modeling_scratch_seq2seq import shift_right
+from scratch_gpt.models.linear_cross_entropy import shift_right
 
 PRESETS = ("vaswani2017", "modern")
 STYLES = [(preset, {}) for preset in PRESETS] + [

@@ -73,18 +73,18 @@ def test_an_older_transformers_is_reported_without_the_package(text_file, tmp_pa
     script = (
         "import sys, importlib.metadata as metadata\n"
         "from transformers import AutoModelForCausalLM\n"
-        "for missing in ('scratch_gpt', 'transformers.utils.output_capturing', 'transformers.utils.deprecation'):\n"
+        "for missing in ('scratch_gpt', 'transformers.utils.output_capturing', 'transformers.masking_utils'):\n"
         "    sys.modules[missing] = None  # the latter two as in older ones\n"
         "true = metadata.version\n"
-        "metadata.version = lambda name: '5.23.0' if name == 'transformers' else true(name)\n"
+        "metadata.version = lambda name: '4.57.1' if name == 'transformers' else true(name)\n"
         "try:\n"
         "    AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
         "except ImportError as error:\n"
         "    print(error)"
     )
     said = run_python("-I", "-c", script, str(run), cwd=tmp_path, HF_MODULES_CACHE=str(tmp_path / "modules")).stdout
-    assert "found transformers==5.23.0" in said
-    assert "pip install 'transformers>=5.24'" in said
+    assert "found transformers==4.57.1" in said
+    assert "pip install -U transformers" in said
 
 
 def test_the_auto_map_has_every_auto_class(text_file, tmp_path):

@@ -17,7 +17,7 @@ from ....evaluation.processes import sum_over_processes
 from ....evaluation.translation import translate, translation_scores
 from ....hub.loading import Tokenizers
 from ....metrics import Metric
-from ....models.modeling_scratch_seq2seq import shift_right
+from ....models.linear_cross_entropy import shift_right
 from ...checkpoints.checkpoint import unwrapped
 from ...engine.task import Batch, BucketTask
 

@@ -1,0 +1,251 @@
+"""What differs between the releases of transformers that this code runs on; all other files are the same for all of
+them. docs/releases.md lists the releases that were tried.
+
+| release | what changed | here |
+| --- | --- | --- |
+| 5.1 | `ALL_ATTENTION_FUNCTIONS.get_interface` | `attention_function` |
+| 5.2 | `check_model_inputs` became `merge_with_config_defaults` and `capture_outputs` | `trunk_forward` |
+| 5.2 | `inputs_embeds` of masks was called `input_embeds` | `create_causal_mask`, `create_bidirectional_mask` |
+| 5.4 | tied weights of remote code are tied (5.3 left the head without data) | `BaseModel` |
+| 5.4 | configs are dataclasses | `BaseConfig`, `strict` |
+| 5.4 | caches count their tokens themselves, without `cache_position` | `update_cache`, `create_causal_mask` |
+| 5.13 | `get_max_cache_shape` of a cache layer is called `get_max_length` | `max_cache_length` |
+| 5.24 | `past_key_values` of models, outputs and masks is called `cache` | `CACHE` and what uses it |
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+import transformers
+from transformers.utils import logging
+from transformers.utils.versions import require_version
+
+OLDEST, NEWEST = (5, 0), (5, 24)
+
+# For users who load a model without the package: this file is imported before any name that older releases lack.
+require_version(f"transformers>={OLDEST[0]}.{OLDEST[1]}", "Install it with: pip install -U transformers")
+
+import torch  # noqa: E402
+from transformers import masking_utils  # noqa: E402
+from transformers.cache_utils import Cache  # noqa: E402
+from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
+from transformers.modeling_outputs import CausalLMOutputWithPast  # noqa: E402
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel  # noqa: E402
+from transformers.utils.generic import can_return_tuple  # noqa: E402
+
+RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+if RELEASE > NEWEST:
+    logging.get_logger("transformers").warning_once(
+        f"scratch_gpt was tried with transformers {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}, and this is "
+        f"{transformers.__version__}: if something fails, install one of those"
+    )
+
+if RELEASE >= (5, 2):
+    from transformers.utils.generic import merge_with_config_defaults
+    from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+    def with_config_and_outputs(forward: Any) -> Any:
+        """`forward` with defaults from the config, and with hidden states and attentions in its output on request."""
+        return merge_with_config_defaults(capture_outputs(forward))
+
+else:
+    from transformers.utils.generic import OutputRecorder  # type: ignore[attr-defined,no-redef]
+    from transformers.utils.generic import check_model_inputs as with_config_and_outputs
+
+# Name of the cache in the arguments of models and in their outputs.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def accepts_past_key_values(forward: Forward) -> Forward:
+    """Let a `forward` with the argument `cache` accept it as `past_key_values` too. Its signature, which `generate`
+    reads, has the name that this release uses.
+
+    Raises:
+        ValueError: from the decorated function, if it gets two caches.
+    """
+    signature = inspect.signature(forward)
+    if "cache" not in signature.parameters:
+        return forward
+
+    @functools.wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        if "past_key_values" in kwargs:
+            if kwargs.get("cache") is not None:
+                raise ValueError("the cache was given twice: give either cache or past_key_values")
+            kwargs["cache"] = kwargs.pop("past_key_values")
+        return forward(self, *args, **kwargs)
+
+    renamed = [p.replace(name=CACHE) if p.name == "cache" else p for p in signature.parameters.values()]
+    wrapper.__signature__ = signature.replace(parameters=renamed)  # type: ignore[attr-defined]
+    return wrapper  # type: ignore[return-value]
+
+
+def trunk_forward(forward: Forward) -> Forward:
+    """Decorator of the `forward` of a trunk: it takes the cache under both names and `use_cache`, `return_dict`, … from
+    the config, and returns the hidden states and attentions of all layers on request."""
+    return accepts_past_key_values(with_config_and_outputs(forward))
+
+
+def head_forward(forward: Forward) -> Forward:
+    """Decorator of the `forward` of a model with a head: it takes the cache under both names, and returns a tuple if
+    `return_dict` is false."""
+    return accepts_past_key_values(can_return_tuple(forward))
+
+
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """A cache as keyword argument of an output or a layer, under the name that this release uses."""
+    return {CACHE: cache}
+
+
+def cache_of(outputs: Any) -> Any:
+    """The cache in the outputs of a model."""
+    return getattr(outputs, CACHE)
+
+
+def attention_function(config: Any, eager: Callable[..., Any]) -> Callable[..., Any]:
+    """The attention function of `config._attn_implementation`; for "eager" the one given."""
+    name = config._attn_implementation
+    if RELEASE >= (5, 1):
+        return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    return eager if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+
+
+def max_cache_length(layer: Any) -> int:
+    """Maximum length in tokens of a layer of a cache; -1 if there is none."""
+    return layer.get_max_length() if hasattr(layer, "get_max_length") else layer.get_max_cache_shape()
+
+
+def update_cache(
+    cache: Any, key: torch.Tensor, value: torch.Tensor, layer_idx: int, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Append keys and values of a layer, each (B, G, T, D), to a cache, and return all of them, each (B, G, S + T, D).
+
+    Args:
+        cache: a cache of transformers.
+        key, value: of the new tokens.
+        layer_idx: index of the layer.
+        kwargs: keyword arguments of the attention function, in which continuous batching passes where to write.
+    """
+    if RELEASE >= (5, 24):
+        return cache.update(key, value, layer_idx, kwargs=kwargs)
+    if RELEASE >= (5, 4):
+        return cache.update(key, value, layer_idx)
+    positions = torch.arange(key.shape[2], device=key.device) + cache.get_seq_length(layer_idx)
+    return cache.update(key, value, layer_idx, {"cache_position": positions})
+
+
+def create_causal_mask(
+    config: Any,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    cache: Cache | None,
+    position_ids: torch.Tensor | None = None,
+) -> Any:
+    """The mask of causal attention, in the form that the model's attention function takes.
+
+    Args:
+        config: the model's config.
+        inputs_embeds: embeddings of the tokens (B, T, C).
+        attention_mask: 1 for tokens and 0 for padding (B, cached tokens + T).
+        cache: keys and values of the tokens before these.
+        position_ids: positions (B, T), which show packed documents if there is neither a mask nor a cache.
+    """
+    arguments: dict[str, Any] = {"inputs_embeds" if RELEASE >= (5, 2) else "input_embeds": inputs_embeds}
+    if RELEASE < (5, 4):
+        cached = cache.get_seq_length() if cache is not None else 0
+        arguments["cache_position"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + cached
+    return masking_utils.create_causal_mask(
+        config=config, attention_mask=attention_mask, position_ids=position_ids, **arguments, **cache_argument(cache)
+    )
+
+
+def create_bidirectional_mask(
+    config: Any,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    encoder_hidden_states: torch.Tensor | None = None,
+) -> Any:
+    """The mask of bidirectional attention, in the form that the model's attention function takes.
+
+    Args:
+        config: the model's config.
+        inputs_embeds: embeddings of the tokens that attend (B, T, C).
+        attention_mask: 1 for tokens and 0 for padding (B, S).
+        encoder_hidden_states: for cross-attention, the states that are attended to (B, S, C).
+    """
+    embeds = {"inputs_embeds" if RELEASE >= (5, 2) else "input_embeds": inputs_embeds}
+    return masking_utils.create_bidirectional_mask(
+        config=config, attention_mask=attention_mask, encoder_hidden_states=encoder_hidden_states, **embeds
+    )
+
+
+if RELEASE == (5, 3):
+
+    class BaseModel(PreTrainedModel):
+        """`PreTrainedModel` that ties weights after loading. 5.3 takes a tied weight of remote code for one that the
+        checkpoint contains, and then does not tie it."""
+
+        def tie_weights(self, missing_keys: Any = None, recompute_mapping: bool = True) -> None:
+            """Tie weights as outside of loading, without comparison with the weights in the checkpoint."""
+            super().tie_weights(recompute_mapping=recompute_mapping)
+
+else:
+    BaseModel = PreTrainedModel  # type: ignore[misc,assignment]
+
+if is_dataclass(PreTrainedConfig):
+    from huggingface_hub.dataclasses import strict
+
+    BaseConfig = PreTrainedConfig
+else:
+
+    class BaseConfig(PreTrainedConfig):  # type: ignore[no-redef]
+        """`PreTrainedConfig` with the interface that it has as a dataclass. Types of fields are not checked."""
+
+        def __post_init__(self, **kwargs: Any) -> None:
+            own = {field.name: getattr(self, field.name) for field in fields(self)}
+            PreTrainedConfig.__init__(self, **own, **kwargs)
+            self.validate_architecture()
+
+        def validate_architecture(self) -> None:
+            """Check the values of all fields."""
+
+    def strict(cls: Any) -> Any:  # type: ignore[no-redef]
+        """Make a config a dataclass that accepts further keyword arguments, which `__post_init__` gets."""
+        cls = dataclass(repr=False, eq=False)(cls)
+        names = [field.name for field in fields(cls)]
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def wrapper(self: Any, **kwargs: Any) -> None:
+            own = {name: kwargs.pop(name) for name in names if name in kwargs}
+            post_init = type(self).__post_init__
+            object.__setattr__(self, "__post_init__", functools.partial(post_init, self, **kwargs))
+            init(self, **own)
+            object.__delattr__(self, "__post_init__")
+
+        cls.__init__ = wrapper
+        return cls
+
+
+__all__ = [
+    "CACHE",
+    "BaseConfig",
+    "BaseModel",
+    "OutputRecorder",
+    "accepts_past_key_values",
+    "attention_function",
+    "cache_argument",
+    "cache_of",
+    "create_bidirectional_mask",
+    "create_causal_mask",
+    "head_forward",
+    "max_cache_length",
+    "strict",
+    "trunk_forward",
+    "update_cache",
+]

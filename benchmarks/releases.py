@@ -30,8 +30,7 @@ import transformers
 
 ACTS = Path(__file__).with_name("release_acts.py")
 ENVIRONMENTS = Path(__file__).parents[1] / ".releases"
-OLDEST = (5, 0)  # minor release that model directories with our code open in
-OLDEST_NATIVE = (4, 56)  # the same for models in transformers' own class
+OLDEST, OLDEST_NATIVE = "5.0", "4.56"  # releases that open models with our code, and in transformers' own class
 TOLERANCE = 1e-4
 TEXTS = ["the dog sees a cat. one day the small dog runs.", "a cat sleeps; the cat and the dog play in the garden."] * 8
 
@@ -44,13 +43,15 @@ class Model:
     kind: str
     folder: Path
     remote_code: bool
+    since: str
 
 
 def write_models(folder: Path) -> list[Model]:
     """Write the model directories of all families, with random weights, and native twins of those that have one."""
     from scratch_gpt import train_tokenizer
     from scratch_gpt.hub.model_directory import set_generation_defaults, set_translation_defaults
-    from scratch_gpt.hub.native.convert import export_native
+    from scratch_gpt.hub.native.convert import export_native, find_twin, save_native
+    from scratch_gpt.tokenization.saving import save_tokenizer
 
     models = []
     for name, (kind, build) in families().items():
@@ -65,18 +66,16 @@ def write_models(folder: Path) -> list[Model]:
             set_translation_defaults(model, tokenizer, num_beams=4)
         elif model.can_generate():
             set_generation_defaults(model, tokenizer)
-        versions = [(name, model, True)]
-        if name in NATIVE:
-            versions.append((f"{name}, native", export_native(model), False))
-        for title, version, remote_code in versions:
+        versions = [(name, model, True, OLDEST)]
+        twin, reasons = find_twin(model)
+        if twin is not None and not reasons:
+            versions.append((f"{name}, native", export_native(model), False, twin.since))
+        for title, version, remote_code, since in versions:
             target = folder / re.sub(r"\W+", "_", title)
-            version.save_pretrained(target)
-            tokenizer.save_pretrained(target)
-            models.append(Model(title, kind, target, remote_code))
+            version.save_pretrained(target) if remote_code else save_native(version, target)
+            save_tokenizer(tokenizer, target)
+            models.append(Model(title, kind, target, remote_code, since))
     return models
-
-
-NATIVE = {"gpt2", "llama", "nanochat", "translator vaswani2017", "encoder bert", "classifier bert"}
 
 
 def families() -> dict[str, tuple[str, Any]]:
@@ -177,7 +176,12 @@ def all_releases() -> list[str]:
     for found in re.findall(r"\b(\d+)\.(\d+)\.(\d+)\b(?=,|$)", listed.split("Available versions:")[1], re.MULTILINE):
         major, minor, patch = (int(part) for part in found)
         newest[major, minor] = max(newest.get((major, minor), (0, 0, 0)), (major, minor, patch))
-    return [".".join(map(str, newest[minor])) for minor in sorted(newest) if minor >= OLDEST_NATIVE]
+    return [".".join(map(str, newest[minor])) for minor in sorted(newest) if minor >= numbers(OLDEST_NATIVE)]
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    """A release as numbers, which can be compared."""
+    return tuple(map(int, release.split(".")))
 
 
 def environment(release: str, folder: Path) -> Path:
@@ -209,9 +213,9 @@ def markdown(table: dict[str, dict[str, dict[str, str]]], counts: dict[str, int]
                 continue
             cells = []
             for name in names:
-                failed = row[name]
-                cells.append(f"{counts[name] - len(failed)}/{counts[name]}")
-                reasons += [f"- {release}, {name}, {act}: {reason}" for act, reason in failed.items() if reason]
+                failed = row.get(name)
+                cells.append("–" if failed is None else f"{counts[name] - len(failed)}/{counts[name]}")
+                reasons += [f"- {release}, {name}, {act}: {reason}" for act, reason in (failed or {}).items() if reason]
             parts.append(f"| {release} | {' | '.join(cells)} |")
         parts += ["", *(["Failed:", "", *reasons, ""] if reasons else [])]
     return "\n".join(parts)
@@ -237,10 +241,8 @@ def main() -> None:
         expected = run_acts(sys.executable, models, "--with_package")
         table: dict[str, dict[str, dict[str, str]]] = {}
         for release in releases:
-            old = tuple(map(int, release.split(".")[:2])) < OLDEST
-            found = run_acts(
-                environment(release, args.environments), [m for m in models if not (old and m.remote_code)]
-            )
+            possible = [model for model in models if numbers(release) >= numbers(model.since)]
+            found = run_acts(environment(release, args.environments), possible)
             table[release] = {name: failures(expected[name], acts) for name, acts in found.items()}
             failed = [
                 f"{name}, {act}: {reason}"

@@ -24,8 +24,8 @@ def register() -> None:
         config_class.register_for_auto_class()
         transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         for auto_name, model_class in classes.items():
-            model_class.register_for_auto_class(auto_name)
             if hasattr(transformers, auto_name):  # older releases lack some Auto classes
+                model_class.register_for_auto_class(auto_name)
                 getattr(transformers, auto_name).register(config_class, model_class, exist_ok=True)
     register_pipelines()
 

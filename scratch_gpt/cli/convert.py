@@ -48,11 +48,12 @@ def import_command(
 def _convert(model: str, output_dir: Path, convert: Callable[[Any], Any]) -> None:
     """Convert a model, and write the result with the model's tokenizers to an empty folder."""
     from ..hub.model_directory import copy_tokenizers
+    from ..hub.native.convert import save_native
 
     _check_empty(output_dir)
     opened, _ = open_model(model)
     converted = convert(opened)
-    converted.save_pretrained(output_dir)
+    save_native(converted, output_dir)
     copy_tokenizers(model, opened.config, output_dir)
     print(f"{type(converted).__name__} in {output_dir}")
 

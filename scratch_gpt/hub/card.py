@@ -20,7 +20,7 @@ from ..data.readers.summary import UNKNOWN_SHARE
 from ..errors import ScratchError
 from ..metrics import Metric, find_metric
 from ..terminal import printable
-from .card_usage import Usage
+from .card_usage import CODE_REVISION, Usage
 
 # What the template shows of facts, machine and best evaluation, beside the text of the family.
 TEMPLATE_NAMES: tuple[str, ...] = (
@@ -103,6 +103,7 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
     def fill(template: str) -> str:
         return Environment().from_string(template).render(known)  # nosec: Markdown, whose values are escaped above
 
+    native = facts.get("native_class")
     content: dict[str, Any] = {
         "kind": card.kind,
         "data_rows": [(label, fill(cell)) for label, cell in card.data],
@@ -110,7 +111,10 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         "held_out": fill(card.held_out),
         "results": _results(card, values, texts["scores"]),
         "tuned": any(f"{metric.name}_before" in values for metric in card.metrics),
-        "usage": [fill(block) for block in card.usage.blocks()],
+        "usage": {name: fill(block) for name, block in card.usage.blocks(bool(native)).items()},
+        "native": native,
+        "no_native": escape_markdown(facts.get("no_native_class") or ""),
+        "code_revision": CODE_REVISION,
         "limits": fill(card.limits),
     }
     # Names from run.yaml and metrics.jsonl must not become parameters of `from_template`: only these are passed.

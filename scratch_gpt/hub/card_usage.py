@@ -4,47 +4,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_TOKENIZER = 'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID", trust_remote_code=True)'
+CODE_REVISION = "scratch_gpt"  # revision of a repository with our code, beside the main one in transformers' own class
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Jinja templates of Python code for a kind of model.
+    """Jinja templates of Python code for a kind of model, with OPTIONS for the arguments that depend on the revision.
 
     Attributes:
         pipeline: code that uses the model with a pipeline.
         auto_class: name of the Auto class that loads the model.
         call: code that uses the loaded `model` and `tokenizer`.
         with_package: code that loads the model if scratch_gpt is installed. Default: the Auto class.
+        native_pipeline: whether transformers has this pipeline for its own classes.
     """
 
     pipeline: str
     auto_class: str
     call: str
     with_package: str = ""
+    native_pipeline: bool = True
 
-    def blocks(self) -> list[str]:
-        """Return the code blocks, in the order of the card."""
-        load = f'model = {self.auto_class}.from_pretrained("PATH_OR_ID"{{}})'
-        auto = f"from transformers import {self.auto_class}, AutoTokenizer\n\n{_TOKENIZER}\n"
-        package = f"from transformers import {self.auto_class}\n\n{load.format('')}"
-        return [
-            f"from transformers import pipeline\n\n{self.pipeline}",
-            auto + load.format(", trust_remote_code=True") + f"\n{self.call}",
-            f"import scratch_gpt\n{self.with_package or package}",
-        ]
+    def blocks(self, native: bool) -> dict[str, str]:
+        """Return the code examples by name.
+
+        Args:
+            native: whether the main revision is in transformers' own class, and another one has our code.
+
+        Returns:
+            "native" (if there is such a revision), "pipeline" and "auto_class" with our code from the repository, and
+            "package" with the package.
+        """
+        load = f'model = {self.auto_class}.from_pretrained("PATH_OR_ID"OPTIONS)'
+        pipeline = f"from transformers import pipeline\n\n{self.pipeline}"
+        tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID"OPTIONS)'
+        auto_class = f"from transformers import {self.auto_class}, AutoTokenizer\n\n{tokenizer}\n{load}\n{self.call}"
+        package = self.with_package or f"from transformers import {self.auto_class}\n\n{load}"
+        revision = f', revision="{CODE_REVISION}"' if native else ""
+        remote = f"{revision}, trust_remote_code=True"
+        blocks = {
+            "pipeline": pipeline.replace("OPTIONS", remote),
+            "auto_class": auto_class.replace("OPTIONS", remote),
+            "package": f"import scratch_gpt\n{package}".replace("OPTIONS", revision),
+        }
+        if native:
+            blocks["native"] = (pipeline if self.native_pipeline else auto_class).replace("OPTIONS", "")
+        return blocks
 
 
 def _classifies(variable: str, task: str, auto_class: str) -> Usage:
     return Usage(
-        f'{variable} = pipeline("{task}", "PATH_OR_ID", trust_remote_code=True)\nprint({variable}({{{{ prompt }}}}))',
+        f'{variable} = pipeline("{task}", "PATH_OR_ID"OPTIONS)\nprint({variable}({{{{ prompt }}}}))',
         auto_class,
         'logits = model(**tokenizer({{ prompt }}, return_tensors="pt")).logits',
     )
 
 
 GENERATION = Usage(
-    'generate = pipeline("text-generation", "PATH_OR_ID", trust_remote_code=True)\n'
+    'generate = pipeline("text-generation", "PATH_OR_ID"OPTIONS)\n'
     "{% if chat -%}\n"
     'print(generate([{"role": "user", "content": {{ prompt }}}])[0]["generated_text"][-1]["content"])\n'
     "{%- else -%}\n"
@@ -63,15 +80,16 @@ GENERATION = Usage(
     "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
 )
 TRANSLATION = Usage(
-    'translate = pipeline({{ translation_task }}, "PATH_OR_ID", trust_remote_code=True)\n'
+    'translate = pipeline({{ translation_task }}, "PATH_OR_ID"OPTIONS)\n'
     'print(translate({{ prompt }})["translation_text"])',
     "AutoModelForSeq2SeqLM",
     'tokens = model.generate(**tokenizer({{ prompt }}, return_tensors="pt"))\n'
     "{%- if target_tokenizer %}\n"
-    'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID", subfolder="target_tokenizer", trust_remote_code=True)\n'
+    'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID", subfolder="target_tokenizer"OPTIONS)\n'
     "{%- endif %}\n"
     "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
-    'from transformers import pipeline\n\ntranslate = pipeline("seq2seq-translation", "PATH_OR_ID")',
+    'from transformers import pipeline\n\ntranslate = pipeline("seq2seq-translation", "PATH_OR_ID"OPTIONS)',
+    native_pipeline=False,
 )
 CLASSIFICATION = _classifies("classify", "text-classification", "AutoModelForSequenceClassification")
 FILL_MASK = _classifies("fill", "fill-mask", "AutoModelForMaskedLM")

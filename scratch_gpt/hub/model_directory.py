@@ -19,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..tokenization.saving import save_tokenizer
+
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
 
 Kind = Literal["causal", "seq2seq", "masked", "classifier"]
@@ -76,9 +78,9 @@ class ModelDirectory:
     def write(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""
         self.skeleton.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
         if self.target_tokenizer is not None:
-            self.target_tokenizer.save_pretrained(folder / TARGET_TOKENIZER)
+            save_tokenizer(self.target_tokenizer, folder / TARGET_TOKENIZER)
 
 
 def has_target_tokenizer(config: Any) -> bool:
@@ -95,10 +97,10 @@ def copy_tokenizers(name: str, config: Any, folder: Path, trust_remote_code: boo
         folder: destination.
         trust_remote_code: whether to run code from the checkpoint.
     """
-    AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code).save_pretrained(folder)
+    save_tokenizer(AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code), folder)
     if has_target_tokenizer(config):
         second = AutoTokenizer.from_pretrained(name, subfolder=TARGET_TOKENIZER, trust_remote_code=trust_remote_code)
-        second.save_pretrained(folder / TARGET_TOKENIZER)
+        save_tokenizer(second, folder / TARGET_TOKENIZER)
 
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

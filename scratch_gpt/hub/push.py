@@ -21,7 +21,8 @@ from ..untrusted import read_json
 from .directory_checks import check_size
 from .loading import load_model
 from .model_directory import AUTO_CLASSES, copy_tokenizers, kind_of_model
-from .native.convert import export_native
+from .native.convert import export_native, find_twin, save_native
+from .native.twin import Twin
 from .staging import DOCUMENTS, staged
 
 VERIFICATION_TIMEOUT = 900.0  # seconds for loading a model and generating two tokens
@@ -101,7 +102,7 @@ def verify_loads_without_package(folder: Path, remote_code: bool = True, timeout
         raise ScratchError(f"{folder} does not load without this package, so it was not pushed: {reason}")
 
 
-def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False) -> str:
+def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False) -> Twin:
     """Export the model in `folder` to transformers' own class (its native twin), and check that it loads without
     remote code.
 
@@ -111,14 +112,15 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
         trust_remote_code: whether to run model and tokenizer code in `folder` that is not this package's.
 
     Returns:
-        The name of the native class.
+        The twin's conversion, with its class and the releases of transformers that it opens in.
 
     Raises:
-        ScratchError: no native class can express the model, or the model or its tokenizers can't be loaded.
+        NoNativeClassError: no native class can express the model.
+        ScratchError: the model or its tokenizers can't be loaded.
     """
     model = load_model(folder, trust_remote_code, dtype="auto")
     native = export_native(model)
-    native.save_pretrained(twin)
+    save_native(native, twin)
     try:
         copy_tokenizers(str(folder), model.config, twin, trust_remote_code)
     except Exception as error:  # a malicious tokenizer can cause any exception
@@ -128,4 +130,6 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
             (twin / document).write_bytes((folder / document).read_bytes())
     with staged(twin) as copy:
         verify_loads_without_package(copy, remote_code=False)
-    return type(native).__name__
+    found, _ = find_twin(model)
+    assert found is not None  # export_native raises otherwise
+    return found

@@ -25,6 +25,7 @@ MODELS = Path(__file__).parents[1] / "models"
 WEIGHTS = "model.safetensors"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 DOCUMENTS = ("README.md", "loss.png")
+PLACEHOLDER = '"PATH_OR_ID"'  # in the code examples of a card
 SETTINGS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "chat_template.jinja",
@@ -102,6 +103,13 @@ def staged(folder: Path) -> Iterator[Path]:
             yield copy
         except ScratchError as error:
             raise type(error)(str(error).replace(str(copy), str(folder))) from error
+
+
+def name_in_card(folder: Path, name: str) -> None:
+    """Replace the placeholder in the code examples of a staged card by the name of the repository."""
+    card = folder / DOCUMENTS[0]
+    if card.is_file():
+        card.write_bytes(read_bytes(card).replace(PLACEHOLDER.encode(), f'"{name}"'.encode()))
 
 
 def _link_or_copy(path: Path, target: Path) -> None:

@@ -25,7 +25,7 @@ from ..redaction import redact
 from ..terminal import printable
 from .staging import files_to_upload, is_replaced
 
-MAIN_REVISION, NATIVE_REVISION = "main", "native"
+MAIN_REVISION = "main"
 MAX_ATTEMPTS = 3  # of a whole push; huggingface_hub also retries some single requests
 TRANSIENT_STATUSES = {408, 412, 429, 500, 502, 503, 504}  # 412: somebody else has just committed to the branch
 MAX_RETRY_DELAY = 300  # seconds; the Hub counts requests over windows of five minutes

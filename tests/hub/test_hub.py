@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 name, out, revision = sys.argv[1:]
-remote = {{}} if revision == "native" else {{"trust_remote_code": True}}
+remote = {{}} if revision == "main" else {{"trust_remote_code": True}}
 model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **remote)
 tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, **remote)
 write = pipeline("text-generation", model=name, revision=revision, **remote)
@@ -48,22 +48,39 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bigram_run(run) -> Path:
+    folder = run.with_name("bigram")
+    options = ("--output_dir", str(folder), "--dataset", str(run.with_name("text.txt")), *TINY_RUN)
+    run_here(PRETRAIN, *options, "--preset", "bigram", "--max_steps", "2")
+    return folder
+
+
 def test_push_then_load_by_name(run, tmp_path):
     with running_hub() as hub:
         result = push(hub, tmp_path / "home", str(run), "tester/stories", "--native", "--yes")
         assert result.returncode == 0, result.stderr
         repository = hub.repositories["tester/stories"]
-        sent = repository.revisions["main"]
+        sent = repository.revisions["scratch_gpt"]
         names = {path.name for path in run.iterdir() if path.is_file()}
         assert set(sent) - {".gitattributes"} == names - {"metrics.jsonl", "run.yaml"}
         assert not [path for path in sent if path.startswith("checkpoints")]
-        assert all(sent[path] == (run / path).read_bytes() for path in sent if path != ".gitattributes")
-        assert repository.titles == ["initial commit", "Upload model", "branch native", "Upload LlamaForCausalLM twin"]
-        assert not [path for path in repository.revisions["native"] if path.endswith(".py")]
+        named = (run / "README.md").read_bytes().replace(b"PATH_OR_ID", b"tester/stories")
+        assert sent["README.md"] == repository.revisions["main"]["README.md"] == named
+        changed = (".gitattributes", "README.md")
+        assert all(sent[path] == (run / path).read_bytes() for path in sent if path not in changed)
+        native = "Upload LlamaForCausalLM and card"
+        branch = ["branch scratch_gpt", "Upload model, code and card"]
+        assert repository.titles == ["initial commit", native, *branch]
+        assert not [path for path in repository.revisions["main"] if path.endswith(".py")]
+        said = " ".join(result.stdout.split())
+        assert "revision main: a LlamaForCausalLM, needs transformers 4.56 or later" in said
+        needs = "transformers 5.0 or later and trust_remote_code=True, or the package scratch_gpt"
+        assert f"revision scratch_gpt: needs {needs}" in said
 
         model = AutoModelForCausalLM.from_pretrained(run)
         expected = model(eval(X, {"torch": torch, "model": model})).logits
-        for revision, module, tolerance in (("main", "transformers_modules", 0), ("native", "transformers", 1e-5)):
+        for revision, module, tolerance in (("scratch_gpt", "transformers_modules", 0), ("main", "transformers", 1e-5)):
             elsewhere = tmp_path / f"elsewhere_{revision}"
             elsewhere.mkdir()
             environment = hub_environment(hub, elsewhere / "home")
@@ -162,13 +179,36 @@ def test_the_card_is_valid_and_holds_no_path(run, tmp_path):
         assert "POST /api/validate-yaml" in hub.requests
 
 
-@pytest.mark.parametrize("example", [0, 1, 2])
-def test_the_code_examples_of_the_card_run(run, tmp_path, example):
-    examples = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.S)
-    assert len(examples) == 3
-    script = examples[example].replace("PATH_OR_ID", str(run))
-    assert str(run) in script
-    run_python("-c", script, cwd=tmp_path)
+@pytest.mark.parametrize("example", [0, 1, 2, 3])
+def test_the_code_examples_of_a_published_card_run(run, tmp_path, example):
+    """As copied from it: the first without trust, the others with the code of a revision or with the package."""
+    with running_hub() as hub:
+        assert push(hub, tmp_path / "home", str(run), "tester/stories", "--yes").returncode == 0
+        card = hub.repositories["tester/stories"].revisions["main"]["README.md"].decode()
+        examples = re.findall(r"```python\n(.*?)```", card, re.S)
+        trusted = ["trust_remote_code" in script for script in examples]
+        assert trusted == [False, True, True, False]
+        assert all('"tester/stories"' in script for script in examples)
+        blocked = "" if example == 3 else "import sys; sys.modules['scratch_gpt'] = None\n"
+        environment = hub_environment(hub, tmp_path / "home")
+        run_python("-c", blocked + examples[example], cwd=tmp_path, env=environment)
+
+
+def test_a_model_without_a_native_class_is_published_with_its_code_and_the_reason(bigram_run, tmp_path):
+    with running_hub() as hub:
+        refused = push(hub, tmp_path / "home", str(bigram_run), "tester/bigram", "--native", "--yes")
+        assert refused.returncode == 2
+        reason = "no class of transformers can express this model: there is none for a ScratchBigramForCausalLM"
+        assert reason in " ".join(refused.stderr.split())
+        assert not hub.repositories
+        result = push(hub, tmp_path / "home", str(bigram_run), "tester/bigram", "--yes")
+        assert reason in " ".join(result.stdout.split())
+        sent = hub.repositories["tester/bigram"].revisions
+        assert set(sent) == {"main"}
+        assert "modeling_scratch_bigram.py" in sent["main"]
+        card = sent["main"]["README.md"].decode()
+        assert "transformers has no class for this model (there is none for a ScratchBigramForCausalLM)" in card
+        assert re.findall(r"```python\n(.*?)```", card, re.S)[0].count("trust_remote_code=True") == 1
 
 
 HOSTILE = (

@@ -194,7 +194,7 @@ def test_rejected_directory_runs_no_code_and_contacts_no_hub(case, directory, mo
         (directory / "sub/theirs.py").write_text(code)
     modify(directory)
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
-    result = run_here("scratch-gpt", "push", str(directory), NAME, "--yes", "--native", check=False)
+    result = run_here("scratch-gpt", "push", str(directory), NAME, "--yes", check=False)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -236,7 +236,7 @@ def test_files_and_classes_named_by_a_processor_or_tokenizer_config_are_ignored(
         assert foreign_code(copy) == []
         verify_loads_without_package(copy)
         twin = directory.parent / "twin"
-        assert write_native_twin(copy, twin) == "LlamaForCausalLM"
+        assert write_native_twin(copy, twin).model_class.__name__ == "LlamaForCausalLM"
     assert not [path for path in twin.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
     assert not marker.exists()
 

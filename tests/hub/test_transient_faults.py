@@ -41,9 +41,9 @@ FAULTS = {
         [TransientFault(COMMIT.format("broken", "main"), "disconnect", 99)],
         "was unreachable or busy in 3 attempts: ",
     ),
-    "native": (
-        [TransientFault(COMMIT.format("native", "native"), 503, 99)],
-        "revision 'native' of tester/native has all",
+    "branch": (
+        [TransientFault(COMMIT.format("branch", "scratch_gpt"), 503, 99)],
+        "revision 'scratch_gpt' of tester/branch has all",
     ),
     "forbidden": (
         [TransientFault(COMMIT.format("forbidden", "main"), 403, 99)],
@@ -57,7 +57,7 @@ from pathlib import Path
 from scratch_gpt.hub.upload import push_directory
 
 def push(name):
-    revisions = ("main", "native") if name == "native" else ("main",)
+    revisions = ("main", "scratch_gpt") if name == "branch" else ("main",)
     try:
         for revision in revisions:
             result = push_directory(Path(sys.argv[1]), f"tester/{name}", revision=revision, timeout=5)
@@ -119,7 +119,7 @@ def test_push_is_complete_or_not_published(name, outcomes, directory):
     assert re.search(FAULTS[name][1], text), text
     refused = name in ("forbidden", "denied")
     assert (error, code) == (("ScratchError", 2) if refused else ("HubError", 1))
-    revision = "native" if name == "native" else "main"
+    revision = "scratch_gpt" if name == "branch" else "main"
     assert set(repository.revisions[revision]) == {".gitattributes"}
     commits = [request for request in hub.requests if request.startswith(COMMIT.format(name, revision))]
     assert len(commits) == {"forbidden": 1, "denied": 0}.get(name, 3)

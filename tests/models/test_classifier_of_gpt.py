@@ -4,6 +4,7 @@ import torch
 from helpers.models import randomise, tiny_config
 
 from scratch_gpt import ScratchGPTForSequenceClassification
+from scratch_gpt.models.compatibility import cache_of
 
 
 def classifier() -> ScratchGPTForSequenceClassification:
@@ -25,8 +26,8 @@ def test_classification_with_a_cache_equals_full_forward():
     mask = torch.ones_like(ids)
     expected = model(input_ids=ids, attention_mask=mask).logits
     first = model(input_ids=ids[:, :4], attention_mask=mask[:, :4], use_cache=True)
-    assert first.cache.get_seq_length() == 4
-    second = model(input_ids=ids[:, 4:], attention_mask=mask, cache=first.cache, use_cache=True)
+    assert cache_of(first).get_seq_length() == 4
+    second = model(input_ids=ids[:, 4:], attention_mask=mask, cache=cache_of(first), use_cache=True)
     torch.testing.assert_close(second.logits, expected, atol=1e-5, rtol=1e-4)
-    assert second.cache.get_seq_length() == 7
-    assert model(input_ids=ids, attention_mask=mask, use_cache=False).cache is None
+    assert cache_of(second).get_seq_length() == 7
+    assert cache_of(model(input_ids=ids, attention_mask=mask, use_cache=False)) is None

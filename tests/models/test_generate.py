@@ -6,6 +6,8 @@ from helpers.models import PRESETS, tiny_model
 from transformers import DynamicCache, GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
+from scratch_gpt.models.compatibility import CACHE
+
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
 
 
@@ -80,8 +82,8 @@ def test_left_padded_rows_equal_rows_alone(preset):
 def test_continuing_from_a_cache():
     model, x = tiny_model("llama"), prompt()
     cache = DynamicCache(config=model.config)
-    first = model.generate(x, **GREEDY, cache=cache)
-    longer = model.generate(first, **{**GREEDY, "max_new_tokens": 5}, cache=cache)
+    first = model.generate(x, **GREEDY, **{CACHE: cache})
+    longer = model.generate(first, **{**GREEDY, "max_new_tokens": 5}, **{CACHE: cache})
     assert torch.equal(longer, greedy_loop(model, x, 17))
 
 

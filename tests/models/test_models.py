@@ -17,6 +17,7 @@ from scratch_gpt import (
     ScratchGPTForSequenceClassification,
     ScratchGPTModel,
 )
+from scratch_gpt.models.compatibility import cache_of
 from scratch_gpt.models.dropout import Dropout
 from scratch_gpt.models.normalization import LayerNorm, RMSNorm
 from scratch_gpt.models.positions import RotaryEmbedding, SinusoidalPositions, apply_rotary
@@ -82,7 +83,7 @@ def test_cached_decoding_equals_full_forward(preset, fields):
     cache, steps = None, []
     for piece in (x[:, :4], *x[:, 4:].split(1, dim=1)):
         out = model(piece, cache=cache, use_cache=True)
-        cache = out.cache
+        cache = cache_of(out)
         steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, 1), full, atol=1e-5, rtol=1e-4)
 
@@ -90,17 +91,17 @@ def test_cached_decoding_equals_full_forward(preset, fields):
 def test_past_key_values_is_accepted_as_the_cache():
     """The former name, which transformers' own models also accept and PEFT still uses."""
     model, x = tiny_model("gpt2"), ids()
-    cache = model(x[:, :4], use_cache=True).cache
+    cache = cache_of(model(x[:, :4], use_cache=True))
     logits = model(x[:, 4:], past_key_values=cache).logits
     torch.testing.assert_close(logits, model(x).logits[:, 4:], atol=1e-5, rtol=1e-4)
     translator = tiny_seq2seq("modern")
     source = {"encoder_outputs": translator.model.encoder(x)}
-    cache = translator(**source, decoder_input_ids=x[:, :4], use_cache=True).cache
+    cache = cache_of(translator(**source, decoder_input_ids=x[:, :4], use_cache=True))
     logits = translator(**source, decoder_input_ids=x[:, 4:], past_key_values=cache).logits
     expected = translator(**source, decoder_input_ids=x).logits[:, 4:]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
     decoder, states = translator.model.decoder, {"encoder_hidden_states": source["encoder_outputs"].last_hidden_state}
-    later = decoder(x[:, 4:], past_key_values=decoder(x[:, :4], use_cache=True, **states).cache, **states)
+    later = decoder(x[:, 4:], past_key_values=cache_of(decoder(x[:, :4], use_cache=True, **states)), **states)
     whole = decoder(x, **states)
     torch.testing.assert_close(later.last_hidden_state, whole.last_hidden_state[:, 4:], atol=1e-5, rtol=1e-4)
 

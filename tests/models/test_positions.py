@@ -9,6 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache, LlamaConfig, LlamaFo
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from scratch_gpt import ScratchGPTForCausalLM, import_native
+from scratch_gpt.models.compatibility import cache_of
 from scratch_gpt.models.positions import RotaryEmbedding
 
 LONG = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [1.0, 3.0, 5.0, 7.0]}
@@ -91,7 +92,7 @@ def test_positions_of_padded_rows_with_a_cache(preset, fields):
     with torch.no_grad():
         for begin, end in PIECES:
             out = model(x[:, begin:end], attention_mask=mask[:, :end], cache=cache, use_cache=True)
-            cache = out.cache
+            cache = cache_of(out)
             found.append(out.logits)
         logits = torch.cat(found, 1)
         torch.testing.assert_close(logits[0, 5:], model(x[:1, 5:]).logits[0], atol=2e-5, rtol=1e-4)

@@ -10,13 +10,14 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.models.compatibility import cache_of
 from scratch_gpt.models.linear_cross_entropy import (
     LOGITS_PER_PIECE,
     POSITIONS_PER_CHUNK,
     VOCAB_PER_PIECE,
     linear_cross_entropy,
+    shift_right,
 )
-from scratch_gpt.models.linear_cross_entropy import shift_right
 
 PRESETS = ("vaswani2017", "modern")
 STYLES = [(preset, {}) for preset in PRESETS] + [
@@ -119,7 +120,7 @@ def test_cached_decoding_equals_full_forward(preset):
             cache=past,
             use_cache=True,
         )
-        past = out.cache
+        past = cache_of(out)
         steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=2e-5, rtol=1e-4)
     cross = past.cross_attention_cache

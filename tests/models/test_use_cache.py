@@ -5,6 +5,7 @@ import torch
 from helpers.models import tiny_config, tiny_model, tiny_seq2seq
 
 from scratch_gpt import ScratchGPTForSequenceClassification, ScratchGPTModel
+from scratch_gpt.models.compatibility import cache_of
 
 IDS = torch.arange(3, 13)[None]
 MODELS = {
@@ -27,6 +28,6 @@ def test_cache_is_returned_if_requested(name):
         for part in model.modules():
             if hasattr(part, "config"):
                 part.config.use_cache = default
-        assert (model(**inputs).cache is not None) is default
-        assert model(**inputs, use_cache=True).cache.get_seq_length() == IDS.shape[1]
-        assert model(**inputs, use_cache=False).cache is None
+        assert (cache_of(model(**inputs)) is not None) is default
+        assert cache_of(model(**inputs, use_cache=True)).get_seq_length() == IDS.shape[1]
+        assert cache_of(model(**inputs, use_cache=False)) is None

@@ -35,7 +35,7 @@ TERMINAL = {
     "tokenizer encode": "tokenizer encode foreign abc",
     "tokenizer compare": "tokenizer compare abc foreign",
     "generate": "generate foreign --prompt abc",
-    "push": "push foreign user/name --native",
+    "push": "push foreign user/name",
     "export": "export foreign out",
     "judge": "judge plain --reward foreign --dataset prompts.txt --max_new_tokens 2",
 }

@@ -8,11 +8,15 @@ for are omitted, since they apply in training only.
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from ...errors import ScratchError
+from ...untrusted import read_json
 from .bert import BertClassifierTwin, BertMaskedLMTwin
 from .gpt import GPT2Twin, LlamaTwin, NanoChatTwin
 from .marian import MarianTwin
@@ -23,6 +27,10 @@ TWINS: tuple[Twin, ...] = (
     MarianTwin(),
     *(BertMaskedLMTwin(), BertClassifierTwin()),
 )
+
+
+class NoNativeClassError(ScratchError):
+    """transformers has no class that can express a model."""
 
 
 def import_native(model: PreTrainedModel) -> PreTrainedModel:
@@ -39,7 +47,8 @@ def import_native(model: PreTrainedModel) -> PreTrainedModel:
     if twin is None:
         known = ", ".join(twin.model_class.__name__ for twin in TWINS)
         raise ScratchError(f"cannot import a {type(model).__name__}: supported are {known}")
-    _reject(f"cannot import this {type(model).__name__}", twin.import_incompatibilities(model.config))
+    if reasons := twin.import_incompatibilities(model.config):
+        raise ScratchError(f"cannot import this {type(model).__name__}: {'; '.join(reasons)}")
     config = twin.config_from_native(model.config)
     weights = twin.weights_from_native(dict(model.state_dict()), config)
     return _with_weights(twin.our_model_class(config), weights, model)
@@ -53,23 +62,52 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits are equal up to rounding.
 
     Raises:
-        ScratchError: no class supports the model; the reasons are those of the twin with the fewest.
+        NoNativeClassError: no class supports the model; the reasons are those of the twin with the fewest.
     """
     config: Any = model.config
-    twins = [twin for twin in TWINS if twin.our_model_class.__name__ == type(model).__name__]
-    if not twins:
-        known = ", ".join(sorted({twin.our_model_class.__name__ for twin in TWINS}))
-        raise ScratchError(f"cannot export a {type(model).__name__}: only {known} have twins")
-    candidates = [(twin.export_incompatibilities(config), twin) for twin in twins]
-    reasons, twin = min(candidates, key=lambda pair: len(pair[0]))
-    _reject("no model of transformers can express this one", reasons)
+    twin, reasons = find_twin(model)
+    if twin is None or reasons:
+        raise NoNativeClassError(f"no class of transformers can express this model: {'; '.join(reasons)}")
     weights = twin.weights_to_native(dict(model.state_dict()), config)
     return _with_weights(twin.model_class(twin.config_to_native(config)), weights, model)
 
 
-def _reject(what: str, reasons: list[str]) -> None:
-    if reasons:
-        raise ScratchError(f"{what}: {'; '.join(reasons)}")
+def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
+    """Find the twin of one of our models.
+
+    Returns:
+        The twin that supports most of its settings, if there is one for its class, and the reasons why the model has no
+        native class; none if the twin supports it.
+    """
+    twins = [twin for twin in TWINS if twin.our_model_class.__name__ == type(model).__name__]
+    if not twins:
+        return None, [f"there is none for a {type(model).__name__}"]
+    candidates = [(twin.export_incompatibilities(model.config), twin) for twin in twins]
+    reasons, twin = min(candidates, key=lambda pair: len(pair[0]))
+    return twin, reasons
+
+
+def native_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Facts for a model card: the native class of one of our models, and the oldest release of transformers that opens
+    it; or why there is none."""
+    twin, reasons = find_twin(model)
+    if twin is None or reasons:
+        return {"no_native_class": "; ".join(reasons)}
+    return {"native_class": {"class": twin.model_class.__name__, "since": twin.since}}
+
+
+def save_native(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model to a folder. Beside the config fields of transformers 5 (`rope_parameters`, `dtype`), its
+    `config.json` has those that transformers 4 and other tools read: `rope_theta`, `rope_scaling`, `torch_dtype`."""
+    model.save_pretrained(folder)
+    path = folder / CONFIG_NAME
+    config = read_json(path)
+    if rope := config.get("rope_parameters"):
+        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+        config["rope_theta"] = rope["rope_theta"]
+        config["rope_scaling"] = None if scaling == {"rope_type": "default"} else scaling
+    config["torch_dtype"] = config["dtype"]
+    path.write_text(f"{json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)}\n", encoding="utf-8")
 
 
 def _computed(model: Any) -> set[str]:

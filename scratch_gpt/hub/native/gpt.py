@@ -74,7 +74,7 @@ class NanoChatTwin(DecoderTwin):
     """NanoChat, which rotates queries and keys in the opposite direction; swapping the halves of each head's rows is
     equivalent."""
 
-    preset = "nanochat"
+    preset, since = "nanochat", "5.0"
     config_class, model_class = NanoChatConfig, NanoChatForCausalLM
     fields = {**ROTARY_FIELDS, "final_logit_softcapping": "final_logit_softcapping"}
     names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}

@@ -39,6 +39,7 @@ class Twin(ABC):
         fields: config fields, our name to theirs, in addition to `SHARED_FIELDS`.
         names: parts of parameter names that differ, ours to theirs.
         adjustable_fields: fields of the preset that may differ, because the other class has a field for them.
+        since: the oldest release of transformers that an exported model was tried in.
     """
 
     preset: str
@@ -49,6 +50,7 @@ class Twin(ABC):
     fields: dict[str, str]
     names: dict[str, str]
     adjustable_fields: frozenset[str]
+    since = "4.56"
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
         """Convert a config of transformers to ours."""

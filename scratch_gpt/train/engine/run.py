@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from ...errors import ScratchError, TrainingError
 from ...hub.card import render_card
 from ...hub.model_directory import ModelDirectory
+from ...hub.native.convert import native_facts
 from ...redaction import redact
 from ...untrusted import read_yaml
 from ..arguments.training import check_arguments, check_init_from, names_with
@@ -90,7 +91,7 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         known = ", ".join(metric.name for metric in job.task.metrics)
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     folder = Path(args.output_dir)
-    facts = {"task": recipe.family, "parameters": model.num_parameters(), **job.facts}
+    facts = {"task": recipe.family, "parameters": model.num_parameters(), **native_facts(model), **job.facts}
     if accelerator.is_main_process:
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
     accelerator.wait_for_everyone()

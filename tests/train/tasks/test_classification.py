@@ -161,12 +161,12 @@ def test_predictions_are_the_same_without_the_package(name, task, auto, text, re
 def test_push_uploads_the_native_model(name, twin, request, tmp_path):
     folder = request.getfixturevalue(name)
     with running_hub() as hub:
-        result = push(hub, tmp_path / "home", str(folder), f"tester/{name}", "--yes", "--native")
+        result = push(hub, tmp_path / "home", str(folder), f"tester/{name}", "--yes")
         assert result.returncode == 0, result.stderr
         repository = hub.repositories[f"tester/{name}"]
-        assert f"Upload {twin} twin" in repository.titles
-        assert "modeling_scratch_encoder.py" in repository.revisions["main"]
-        assert json.loads(repository.revisions["native"]["config.json"])["architectures"] == [twin]
+        assert f"Upload {twin} and card" in repository.titles
+        assert "modeling_scratch_encoder.py" in repository.revisions["scratch_gpt"]
+        assert json.loads(repository.revisions["main"]["config.json"])["architectures"] == [twin]
 
 
 def test_classify_evaluate_and_fill_print_results_and_clear_errors(run, encoder, table, tmp_path):

@@ -37,7 +37,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 torch.set_num_threads(1)
 name, revision, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-remote = {"revision": revision} if revision == "native" else {"trust_remote_code": True}
+remote = {} if revision == "native" else {"revision": revision, "trust_remote_code": True}
 config = AutoConfig.from_pretrained(name, **remote)
 tokenizer = AutoTokenizer.from_pretrained(name, **remote)
 target = tokenizer
@@ -150,12 +150,11 @@ def test_translations_are_the_same_without_the_package(name, request, tmp_path):
 @pytest.mark.parametrize("name", ["run", "two_vocabularies"])
 def test_pushed_model_loads_by_name(name, request, tmp_path):
     folder = request.getfixturevalue(name)
-    native = ["--native"] if name == "run" else []
-    revisions = ["main", "native"] if native else ["main"]
+    revisions = ["scratch_gpt", "native"] if name == "run" else ["main"]
     with running_hub() as hub:
-        result = push(hub, tmp_path / "home", str(folder), "tester/german", "--yes", *native)
+        result = push(hub, tmp_path / "home", str(folder), "tester/german", "--yes")
         assert result.returncode == 0, result.stderr
-        sent = hub.repositories["tester/german"].revisions["main"]
+        sent = hub.repositories["tester/german"].revisions[revisions[0]]
         assert ("target_tokenizer/tokenizer.json" in sent) == (name == "two_vocabularies")
         assert "pipeline_scratch_translation.py" in sent
         outputs = []

@@ -139,7 +139,7 @@ ORDER = {
     "data": ("splits", "corpora", "readers", "batching"),
     "hub": (
         *("directory_checks", "model_directory", "loading", "card_usage", "card"),
-        *("native", "staging", "upload", "push"),
+        *("native", "engines", "staging", "upload", "push"),
     ),
     "train": (
         *("arguments", "optim", "checkpoints", "performance", "engine", "tasks"),

@@ -1,0 +1,142 @@
+"""Export a model to a format of another engine: check, write, compare with that engine, and only then rename into place.
+
+Each format is an `ExportFormat`. `export.json` in the result states what was compared when it was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ...errors import ScratchError, needs_extra
+from ..loading import Tokenizers
+
+RECORD = "export.json"
+
+# Texts that an export is compared on, besides the prompts of the caller: what tokenizers tend to differ in.
+SAMPLE_TEXTS = (
+    "One day, Anna has two old lamps near the mill.",
+    "  two spaces before,  two inside,   three at the end   ",
+    "Ein Mädchen hört die Tür – „schön“, sagt es. Ça va, señor?",
+    "def f(x):\n\treturn {'a': x[0] ** 2}  # comment\n\n\nprint(f([1]))",
+    "今天天气很好。猫坐在垫子上。",
+    "Привет, мир! Γειά σου. שלום 안녕하세요",
+    "🙂👍🏽 1234567890 3.14159 50% $9.99 don't I'll we've",
+    "é ＡＢＣ ﬁ ½ ™",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export.
+
+    Attributes:
+        name: folder or Hub id that it was loaded from.
+        model: the model, in float32 on the CPU and in evaluation mode; of our class or of transformers' own.
+        tokenizers: of source and target; the same object if they share a vocabulary.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizers: Tokenizers
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format that models are exported to.
+
+    Attributes:
+        name: value of `--format`.
+        quantizations: values of `--quantization`; the first is the default.
+        packages: packages that write the format; their versions are recorded.
+        runtime: package that runs it; without it, the export is written and not compared.
+        check: raises ScratchError if the format can't express a model; nothing has been written then.
+        write: writes files into a folder, given the source, the folder and the quantization.
+        compare: compares the written files with the source, and returns what it measured, such as the largest
+            difference of logits; raises ScratchError if they do not agree.
+    """
+
+    name: str
+    quantizations: tuple[str, ...]
+    packages: tuple[str, ...]
+    runtime: str
+    check: Callable[[Source], None]
+    write: Callable[[Source, Path, str], None]
+    compare: Callable[[Source, Path, str], dict[str, Any]]
+
+
+def export_model(source: Source, output_dir: Path, format: ExportFormat, quantization: str | None = None) -> dict:
+    """Export a model. The folder appears only when it is complete and compared.
+
+    Args:
+        source: the model and its tokenizers.
+        output_dir: folder to write; must not exist, or be empty.
+        format: the format.
+        quantization: one of `format.quantizations`; by default the first.
+
+    Returns:
+        The content of `export.json`.
+
+    Raises:
+        ScratchError: the folder is not empty, the format has no such quantization or can't express the model, a package
+            is missing, or the engine computes something else.
+    """
+    quantization = quantization or format.quantizations[0]
+    if quantization not in format.quantizations:
+        known = ", ".join(format.quantizations)
+        raise ScratchError(f"the format {format.name} has no quantization {quantization!r}: choose one of {known}")
+    check_empty(output_dir)
+    with needs_extra("engines"):
+        for package in format.packages:
+            __import__(package)
+    format.check(source)
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.", dir=output_dir.parent) as temporary:
+        staging_dir = Path(temporary) / output_dir.name
+        staging_dir.mkdir()
+        with torch.inference_mode():
+            format.write(source, staging_dir, quantization)
+            record = _record(source, staging_dir, format, quantization)
+        (staging_dir / RECORD).write_text(f"{json.dumps(record, indent=2)}\n", encoding="utf-8")
+        if output_dir.exists():
+            output_dir.rmdir()
+        os.replace(staging_dir, output_dir)
+    return record
+
+
+def check_empty(folder: Path) -> None:
+    """Check that a folder does not exist or is empty.
+
+    Raises:
+        ScratchError: it exists and is not an empty folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScratchError(f"{folder} already exists and is not an empty folder: choose another")
+
+
+def _record(source: Source, folder: Path, format: ExportFormat, quantization: str) -> dict[str, Any]:
+    """What `export.json` states: model, format, versions, and the comparison with the engine."""
+    record: dict[str, Any] = {
+        "format": format.name,
+        "quantization": quantization,
+        "model_class": type(source.model).__name__,
+        "parameters": source.model.num_parameters(),
+        "versions": {name: version(name) for name in ("torch", "transformers", *format.packages)},
+        "compared": None,
+    }
+    try:
+        engine_version = version(format.runtime)
+    except ImportError:
+        record["reason"] = f"{format.runtime} is not installed: pip install 'scratch_gpt[engines]'"
+        return record
+    compared = format.compare(source, folder, quantization)
+    return {**record, "compared": {"engine": format.runtime, "version": engine_version, **compared}}

@@ -1,4 +1,4 @@
-"""Export a model to a format of another engine: check, write, compare with that engine, and only then rename into place.
+"""Export a model to a format of another engine: check, write, compare with the engine, and only then rename into place.
 
 Each format is an `ExportFormat`. `export.json` in the result states what was compared when it was written.
 """

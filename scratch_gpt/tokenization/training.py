@@ -217,8 +217,9 @@ def _build_bpe(vocab_size: int | None, show_progress: bool) -> tuple[Tokenizer, 
 
 def _build_unigram(vocab_size: int | None, show_progress: bool) -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    # The mark is prepended to every text, as in SentencePiece: Metaspace would not where a text starts with a space.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Prepend("▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size or DEFAULT_VOCAB_SIZE,

@@ -90,10 +90,7 @@ def export_model(source: Source, output_dir: Path, format: ExportFormat, quantiz
         ScratchError: the folder is not empty, the format has no such quantization or can't express the model, a package
             is missing, or the engine computes something else.
     """
-    quantization = quantization or format.quantizations[0]
-    if quantization not in format.quantizations:
-        known = ", ".join(format.quantizations)
-        raise ScratchError(f"the format {format.name} has no quantization {quantization!r}: choose one of {known}")
+    quantization = check_quantization(format, quantization)
     check_empty(output_dir)
     with needs_extra("engines"):
         for package in format.packages:
@@ -111,6 +108,18 @@ def export_model(source: Source, output_dir: Path, format: ExportFormat, quantiz
             output_dir.rmdir()
         os.replace(staging_dir, output_dir)
     return record
+
+
+def check_quantization(format: ExportFormat, quantization: str | None) -> str:
+    """The quantization, by default the first that the format has.
+
+    Raises:
+        ScratchError: the format has no such quantization.
+    """
+    if quantization is not None and quantization not in format.quantizations:
+        known = ", ".join(format.quantizations)
+        raise ScratchError(f"the format {format.name} has no quantization {quantization!r}: choose one of {known}")
+    return quantization or format.quantizations[0]
 
 
 def check_empty(folder: Path) -> None:

@@ -41,7 +41,7 @@ class HasOrigin(Protocol):
 C = TypeVar("C", bound=HasOrigin)
 T = TypeVar("T")
 DEFAULT_CONTEXT_LENGTH = 256
-TOKENIZER_FORMAT = 1  # of the cache of trained tokenizers; a change of how they are trained increments it
+TOKENIZER_FORMAT = 2  # of the cache of trained tokenizers; a change of how they are trained increments it
 DROPOUT_FIELDS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 HEADERS = {"auto": None, "yes": True, "no": False}
 

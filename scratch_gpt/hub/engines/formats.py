@@ -1,0 +1,9 @@
+"""The formats that models can be exported to, by name."""
+
+from __future__ import annotations
+
+from .export import ExportFormat
+from .gguf import GGUF
+from .native_class import NATIVE
+
+FORMATS: dict[str, ExportFormat] = {format.name: format for format in (NATIVE, GGUF)}

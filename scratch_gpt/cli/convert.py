@@ -67,7 +67,8 @@ def export_command(
     console = SafeConsole()
     with console.status(f"exporting to {format.value} and comparing"):
         record = export_model(source, output_dir, chosen, quantization)
-    console.print(f"{output_dir}: {format.value}, {record['quantization']}")
+    written = (record["compared"] or {}).pop("class", f"{record['model_class']} as {format.value}")
+    console.print(f"{written} in {output_dir}, {record['quantization']}")
     if record["compared"] is None:
         console.print(f"not compared with the engine: {record['reason']}")
     else:

@@ -16,7 +16,9 @@ def push(
     name: Annotated[str, typer.Argument(metavar="NAME", help="'user/model' on the Hub.")],
     native: Annotated[
         bool,
-        typer.Option("--native", help="Fail if transformers has no class for the model, which then needs our code."),
+        typer.Option(
+            "--native/--no-native", help="Fail if transformers has no class for the model, which then needs our code."
+        ),
     ] = False,
     private: Annotated[
         bool, typer.Option("--private/--no-private", help="If the repository is new, make it private.")

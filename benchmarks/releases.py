@@ -224,7 +224,7 @@ def markdown(table: dict[str, dict[str, dict[str, str]]], counts: dict[str, int]
 def main() -> None:
     """Run all acts in all releases, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--releases", nargs="*", help="releases of transformers, such as 5.10.4 or 5.10; default: all")
+    parser.add_argument("--releases", nargs="*", help="releases, such as 5.10.4, 5.10 or newest; default: all")
     parser.add_argument("--models", nargs="*", help="names of models, such as llama; default: all")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="folder of the virtual environments")
     parser.add_argument("--json", type=Path, help="write the failed acts to this file")
@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
 
     known = all_releases()
-    asked = args.releases or known
+    asked = [known[-1] if name == "newest" else name for name in args.releases or known]
     releases = [release for release in known if any(f"{release}.".startswith(f"{name}.") for name in asked)]
     if not releases:
         raise SystemExit(f"no release of transformers is named {' or '.join(asked)}: known are {', '.join(known)}")

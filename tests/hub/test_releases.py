@@ -1,0 +1,31 @@
+"""Model directories in other releases of transformers: the oldest and the newest that the package supports, and those of
+transformers 4 that open a model in transformers' own class. docs/releases.md has all releases."""
+
+import json
+
+import pytest
+from helpers.processes import PROJECT, run_python
+
+from scratch_gpt.models import compatibility
+
+OLDEST = ".".join(map(str, compatibility.OLDEST))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_model_directories_open_in_the_oldest_and_the_newest_release(tmp_path):
+    table = tmp_path / "table.json"
+    arguments = ("--releases", "4.56", "4.57", OLDEST, "newest", "--json", str(table))
+    result = run_python(str(PROJECT / "benchmarks" / "releases.py"), *arguments, cwd=tmp_path, fresh=True, check=False)
+    failed = {
+        (release, model, act): reason
+        for release, row in json.loads(table.read_text()).items()
+        for model, acts in row.items()
+        for act, reason in acts.items()
+    }
+    assert failed == {}
+    assert result.returncode == 0, result.stderr
+    native = ("gpt2, native", "llama, native", "translator vaswani2017, native", "encoder bert, native")
+    for release, row in json.loads(table.read_text()).items():
+        assert set(native) <= set(row), release
+        assert len(row) == (5 if release.startswith("4.") else 18), release

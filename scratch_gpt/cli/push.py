@@ -48,28 +48,24 @@ def push(
 
     from ..auto import register
     from ..errors import ScratchError
-    from ..hub.card_usage import CODE_REVISION
-    from ..hub.native.convert import NoNativeClassError
-    from ..hub.push import check_sizes, verify_loads_without_package, write_native_twin
+    from ..hub.push import Revision, check_sizes, revisions_to_push, verify_loads_without_package
     from ..hub.staging import files_to_upload, foreign_code, name_in_card, staged
-    from ..hub.upload import MAIN_REVISION, Changes, check_repository_name, plan_push, push_directory
-    from ..models.compatibility import OLDEST
+    from ..hub.upload import Changes, check_repository_name, plan_push, push_directory
     from ..terminal import SafeConsole
 
     register()
     console = SafeConsole()
 
-    def confirm_changes(folder: Path, content: str, revision: str) -> Changes:
+    def confirm_changes(revision: Revision) -> Changes:
         """List the files to upload and to delete, and ask for confirmation."""
-        changes = plan_push(folder, name, revision=revision, timeout=timeout)
-        table = Table("file", "bytes", title=f"{content} to {name}")
-        for path in files_to_upload(folder):
-            table.add_row(str(path.relative_to(folder)), f"{path.stat().st_size:,}")
+        changes = plan_push(revision.folder, name, revision=revision.name, timeout=timeout)
+        table = Table("file", "bytes", title=f"{revision.content} to revision {revision.name} of {name}")
+        for path in files_to_upload(revision.folder):
+            table.add_row(str(path.relative_to(revision.folder)), f"{path.stat().st_size:,}")
         console.print(table)
         if changes.deletions:
-            deleted = Table(
-                "file", title=f"to be deleted from revision {revision} of {name}: left over from an earlier push"
-            )
+            title = f"to be deleted from revision {revision.name} of {name}: left over from an earlier push"
+            deleted = Table("file", title=title)
             for stale in changes.deletions:
                 deleted.add_row(stale)
             console.print(deleted)
@@ -91,31 +87,22 @@ def push(
         with console.status("loading the model without this package"):
             verify_loads_without_package(copy)
         console.print("The model loads without this package.")
-        twin, native_class = copy.with_name(f"{copy.name}-native"), None
-        try:  # before anything is uploaded
-            with console.status("converting the model to transformers' own class"):
-                native_class = write_native_twin(copy, twin, trust_remote_code)
-        except NoNativeClassError as error:
+        with console.status("converting the model to transformers' own class"):
+            revisions, no_native_class = revisions_to_push(copy, trust_remote_code)
+        if no_native_class:
             if native:
-                raise
-            console.print(f"{error}. Its code is published with it.")
+                raise no_native_class
+            console.print(f"{no_native_class}. Its code is published with it.")
         uploaded = {path.relative_to(copy).parts[0] for path in files_to_upload(copy)}
         if skipped := sorted(path.name for path in directory.iterdir() if path.name not in uploaded):
             more = f" and {len(skipped) - 20} more" if skipped[20:] else ""
             console.print(f"not uploaded: {', '.join(skipped[:20])}{more}")
-        revisions = [(copy, "model, code and card", MAIN_REVISION)]
-        if native_class:
-            class_name = native_class.model_class.__name__
-            revisions = [(twin, f"{class_name} and card", MAIN_REVISION), (copy, "model, code and card", CODE_REVISION)]
-        for folder, _, _ in revisions:
-            name_in_card(folder, name)
-        confirmed = [confirm_changes(*revision) for revision in revisions]
-        for (folder, content, revision), changes in zip(revisions, confirmed, strict=True):
-            options: dict[str, Any] = {"private": private, "timeout": timeout, "confirmed": changes}
-            console.print(push_directory(folder, name, revision=revision, message=f"Upload {content}", **options))
-    needs = f"transformers {'.'.join(map(str, OLDEST))} or later and trust_remote_code=True"
-    if native_class:
-        console.print(f"revision {MAIN_REVISION}: a {class_name}, needs transformers {native_class.since} or later")
-        console.print(f"revision {CODE_REVISION}: needs {needs}, or the package scratch_gpt")
-    else:
-        console.print(f"revision {MAIN_REVISION}: needs {needs}, or the package scratch_gpt")
+        for revision in revisions:
+            name_in_card(revision.folder, name)
+        confirmed = [confirm_changes(revision) for revision in revisions]
+        for revision, changes in zip(revisions, confirmed, strict=True):
+            options: dict[str, Any] = {"revision": revision.name, "message": f"Upload {revision.content}"}
+            options |= {"private": private, "timeout": timeout, "confirmed": changes}
+            console.print(push_directory(revision.folder, name, **options))
+    for revision in revisions:
+        console.print(f"revision {revision.name} needs {revision.needs}")

@@ -9,21 +9,24 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from ..errors import ScratchError, tokenizer_errors
+from ..models.compatibility import OLDEST
 from ..redaction import is_secret
 from ..tokenization.safety import check_growth
 from ..untrusted import read_json
+from .card_usage import CODE_REVISION
 from .directory_checks import check_size
 from .loading import load_model
 from .model_directory import AUTO_CLASSES, copy_tokenizers, kind_of_model
-from .native.convert import export_native, find_twin, save_native
+from .native.convert import NoNativeClassError, export_native, find_twin, save_native
 from .native.twin import Twin
 from .staging import DOCUMENTS, staged
+from .upload import MAIN_REVISION
 
 VERIFICATION_TIMEOUT = 900.0  # seconds for loading a model and generating two tokens
 
@@ -133,3 +136,48 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
     found, _ = find_twin(model)
     assert found is not None  # export_native raises otherwise
     return found
+
+
+class Revision(NamedTuple):
+    """A revision of a repository.
+
+    Attributes:
+        name: name of the branch.
+        folder: the model directory to upload.
+        content: what it contains, in words.
+        needs: what loading it needs, in words.
+    """
+
+    name: str
+    folder: Path
+    content: str
+    needs: str
+
+
+def revisions_to_push(folder: Path, trust_remote_code: bool) -> tuple[list[Revision], NoNativeClassError | None]:
+    """The revisions that a push publishes: where transformers has a class for the model, the main revision is in that
+    class, and another one has our code. The native twin is written beside `folder`.
+
+    Args:
+        folder: a staged model directory.
+        trust_remote_code: whether to run model and tokenizer code in it that is not this package's.
+
+    Returns:
+        The revisions, and the reason if there is no native one.
+
+    Raises:
+        ScratchError: the model or its tokenizers can't be loaded.
+    """
+    content = "model, code and card"
+    needs = (
+        f"transformers {'.'.join(map(str, OLDEST))} or later with trust_remote_code=True, or the package scratch_gpt"
+    )
+    twin = folder.with_name(f"{folder.name}-native")
+    try:
+        native = write_native_twin(folder, twin, trust_remote_code)
+    except NoNativeClassError as error:
+        return [Revision(MAIN_REVISION, folder, content, needs)], error
+    class_name = native.model_class.__name__
+    native_needs = f"transformers {native.since} or later, for its own class {class_name}"
+    main = Revision(MAIN_REVISION, twin, f"{class_name} and card", native_needs)
+    return [main, Revision(CODE_REVISION, folder, content, needs)], None

@@ -74,9 +74,9 @@ def test_push_then_load_by_name(run, tmp_path):
         assert repository.titles == ["initial commit", native, *branch]
         assert not [path for path in repository.revisions["main"] if path.endswith(".py")]
         said = " ".join(result.stdout.split())
-        assert "revision main: a LlamaForCausalLM, needs transformers 4.56 or later" in said
-        needs = "transformers 5.0 or later and trust_remote_code=True, or the package scratch_gpt"
-        assert f"revision scratch_gpt: needs {needs}" in said
+        assert "revision main needs transformers 4.56 or later, for its own class LlamaForCausalLM" in said
+        needs = "transformers 5.0 or later with trust_remote_code=True, or the package scratch_gpt"
+        assert f"revision scratch_gpt needs {needs}" in said
 
         model = AutoModelForCausalLM.from_pretrained(run)
         expected = model(eval(X, {"torch": torch, "model": model})).logits

@@ -27,8 +27,6 @@ from scratch_gpt.hub.engines.export import Source, export_model
 from scratch_gpt.hub.loading import Tokenizers, load_model, open_tokenizers
 from scratch_gpt.hub.model_directory import set_translation_defaults
 
-pytest.importorskip("ctranslate2")
-
 PAIRS = list(open_pairs("grammar", "de", "en", ReadOptions(split="test"), num_pairs=200).read())
 GERMAN, ENGLISH = ([pair[side] for pair in PAIRS] for side in (0, 1))
 TRAINING = ("--preset", "vaswani2017", "--num_pairs", "20000", "--vocab_size", "600", "--hidden_size", "64")

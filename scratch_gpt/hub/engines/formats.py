@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .ctranslate2 import CTRANSLATE2
 from .export import ExportFormat
 from .gguf import GGUF
 from .native_class import NATIVE
 
-FORMATS: dict[str, ExportFormat] = {format.name: format for format in (NATIVE, GGUF)}
+FORMATS: dict[str, ExportFormat] = {format.name: format for format in (NATIVE, GGUF, CTRANSLATE2)}

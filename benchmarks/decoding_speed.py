@@ -8,7 +8,9 @@ The contenders take turns, and the median of their times is reported; all genera
 same prompt, without stopping at an end-of-text token. The roofline is the time to read all weights and the cache once
 per token, measured in the same run as the product of one row with a single matrix of as many bytes, by torch's product
 or ours, whichever is faster. The linear layers alone are reported too: their smaller matrices are read more slowly.
-`--positions` compares the time per token late in a text with that early in it. Run it on an idle machine.
+`--positions` compares the time per token late in a text with that early in it. `--engines` compares with llama.cpp,
+CTranslate2 and ONNX Runtime instead, each with an export of the same model with a vocabulary of 8,192 (`pip install -e
+".[engines]"`). Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -219,11 +222,39 @@ def late_and_early(rounds: int, late: int = 2000, early: int = 100, new: int = 6
     return {"time": slower, "bytes": more, "time_over_bytes": slower / more}
 
 
+def race_engines(shapes: list[str], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Greedy decoding of one row per shape, and translation of 1 and 32 rows with 1 and 5 beams, by ours, transformers
+    and other engines in turn: median tokens per second, and the ratio to transformers."""
+    from engine_contenders import TARGET_LENGTH, decoders, translators  # requires the engines
+
+    races: dict[str, tuple[int, Any]] = {f"decoding {shape}": (NEW, (decoders, shape, NEW)) for shape in shapes}
+    for rows in (1, 32):
+        for beams in (1, 5):
+            races[f"translation rows {rows} beams {beams}"] = rows * TARGET_LENGTH, (translators, rows, beams)
+    found = {}
+    for title, (tokens, (contenders, *arguments)) in races.items():
+        with tempfile.TemporaryDirectory() as folder, contenders(*arguments, Path(folder)) as actions:
+            times: dict[str, list[float]] = {name: [] for name in actions}
+            for turn in range(rounds + 1):
+                for name, action in actions.items():
+                    taken = seconds(action)
+                    if turn:  # the first is warm-up
+                        times[name].append(taken)
+        speeds = {name: tokens / statistics.median(taken) for name, taken in times.items()}
+        found[title] = {
+            name: {"tokens_per_second": speed, "ratio": speed / speeds["transformers"]}
+            for name, speed in speeds.items()
+        }
+        show(title, found[title])
+    return found
+
+
 def show(title: str, results: dict[str, dict[str, float]]) -> None:
     """Print a table of results."""
     table = Table("contender", "tokens/s", "ratio to best of transformers", "of roofline", title=title)
     for name, row in results.items():
-        table.add_row(name, f"{row['tokens_per_second']:,.0f}", f"{row['ratio']:.2f}", f"{row['of_roofline']:.0%}")
+        share = f"{row['of_roofline']:.0%}" if "of_roofline" in row else ""
+        table.add_row(name, f"{row['tokens_per_second']:,.0f}", f"{row['ratio']:.2f}", share)
     Console().print(table)
 
 
@@ -236,12 +267,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="Number of measured rounds.")
     parser.add_argument("--positions", action="store_true", help="Also compare late with early tokens.")
     parser.add_argument("--output", type=Path, help="Write the results to this JSON file.")
+    parser.add_argument("--engines", action="store_true", help="Compare with other engines, instead of all else.")
     args = parser.parse_args()
-    check_peers(parser)
+    if not args.engines:
+        check_peers(parser)
     logging.set_verbosity_error()
     use_all_cores()
     found: dict[str, dict[str, dict[str, float]] | dict[str, float]] = {}
-    for shape in args.shapes:
+    if args.engines:
+        found |= race_engines(args.shapes, args.rounds)
+    for shape in args.shapes if not args.engines else ():
         for precision in args.precisions:
             for rows in args.rows:
                 title = f"{shape} {precision} rows {rows}"

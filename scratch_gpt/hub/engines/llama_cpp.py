@@ -22,15 +22,16 @@ from .export import SAMPLE_TEXTS, Source
 NEW_TOKENS = 32  # of greedy texts that are compared
 # Of the log-probabilities of a float32 export. llama.cpp computes GPT-2's activation by a table in float16.
 LARGEST_DIFFERENCE = {"llama": 1e-3, "gpt2": 1e-2}
-# A process of its own, since llama.cpp ends the process on an invalid file. Cache and attention are in float32.
+# A process of its own, since llama.cpp ends the process on an invalid file.
 SERVER = """
 import sys
 import xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.cpuparams.n_threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 params.cpuparams_batch.n_threads = int(sys.argv[3])
-params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+if sys.argv[4] == "exact":
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 params.n_parallel, params.warmup, params.fit_params, params.verbosity = 1, False, False, 1
 params.port = 0
 server = xllamacpp.Server(params)
@@ -90,18 +91,22 @@ class LlamaCppServer:
 
 
 @contextmanager
-def running_llama_cpp(path: Path, context: int, threads: int | None = None) -> Iterator[LlamaCppServer]:
+def running_llama_cpp(
+    path: Path, context: int, threads: int | None = None, exact: bool = True
+) -> Iterator[LlamaCppServer]:
     """Run llama.cpp's server with a GGUF file on a free port of this machine.
 
     Args:
         path: the file.
         context: number of positions.
         threads: number of threads; by default those of torch.
+        exact: whether cache and attention are in float32; otherwise as llama.cpp chooses, in float16.
 
     Raises:
         ScratchError: llama.cpp can't load the file.
     """
     command = [sys.executable, "-c", SERVER, str(path), str(context), str(threads or torch.get_num_threads())]
+    command.append("exact" if exact else "default")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     ) as process:

@@ -155,9 +155,9 @@ def test_record_states_the_comparison_and_the_model_is_unchanged(name, tmp_path)
     assert compared["engine"] == "ctranslate2"
     if quantization == "float32":
         assert compared["texts"] == compared["equal_greedy"] == compared["equal_beams"] == 8
-        assert compared["largest_log_prob_difference"] < 2e-5
+        assert compared["largest_log_probability_difference"] < 2e-5
     else:  # below the smallest error of 8 bits, and above that of float32
-        assert 2e-5 < compared["largest_log_prob_difference"] < {"float16": 0.01, "int8": 0.5}[quantization]
+        assert 2e-5 < compared["largest_log_probability_difference"] < {"float16": 0.01, "int8": 0.5}[quantization]
     assert all(torch.equal(weight, before[key]) for key, weight in source.model.state_dict().items())
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.bin", "config.json", "tokenizer.json", "generation_config.json", "export.json"} <= names

@@ -69,7 +69,7 @@ def test_log_probabilities_and_greedy_texts_are_equal(style, byte_level, tmp_pat
     record = export_model(build(byte_level, preset, **fields), tmp_path / "out", GGUF)
     compared = record["compared"]
     assert compared["engine"] == "xllamacpp"
-    assert compared["equal_greedy_texts"] == compared["texts"] == 8
+    assert compared["equal_greedy"] == compared["texts"] == 8
     assert 0 < compared["largest_log_probability_difference"] < LARGEST_DIFFERENCE[preset]
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == record
 

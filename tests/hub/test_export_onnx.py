@@ -29,9 +29,6 @@ from scratch_gpt.hub.engines.export import SAMPLE_TEXTS, Source, export_model
 from scratch_gpt.hub.engines.onnx import ONNX
 from scratch_gpt.hub.loading import Tokenizers
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-
 VOCAB, TARGET_VOCAB = 300, 280
 DOCS = (PROJECT / "docs" / "engines_onnx.md").read_text(encoding="utf-8")
 TEXT = "One day, Anna saw a lamp."

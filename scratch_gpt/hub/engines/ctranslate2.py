@@ -103,7 +103,7 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
     for name, num_beams in (("equal_greedy", 1), ("equal_beams", 5)):
         pairs = zip(_generate(source, texts, num_beams), engine.translate(texts, num_beams), strict=True)
         found[name] = sum(expected == translation for expected, translation in pairs)
-    difference = found["largest_log_prob_difference"] = _largest_difference(source, engine, texts)
+    difference = found["largest_log_probability_difference"] = _largest_difference(source, engine, texts)
     if quantization == "float32":
         if not difference <= TOLERANCE:
             raise ScratchError(

@@ -153,7 +153,7 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
             f"llama.cpp computes other probabilities: the largest difference of log-probabilities is {largest:.2g}, "
             f"want at most {limit:g}"
         )
-    return {"texts": len(SAMPLE_TEXTS), "largest_log_probability_difference": largest, "equal_greedy_texts": equal}
+    return {"texts": len(SAMPLE_TEXTS), "largest_log_probability_difference": largest, "equal_greedy": equal}
 
 
 def merge_unknown(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:

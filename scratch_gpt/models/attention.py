@@ -112,7 +112,7 @@ class ScratchAttention(nn.Module):
             key, value = self._keys_and_values(hidden_states, position_embeddings)  # (B, G, T, D)
             if cache is not None:
                 self_attention_cache: Any = getattr(cache, "self_attention_cache", cache)
-                key, value = update_cache(self_attention_cache, key, value, self.layer_idx, **kwargs)  # (B, G, S, D)
+                key, value = update_cache(self_attention_cache, key, value, self.layer_idx, kwargs)  # (B, G, S, D)
         else:
             key, value = self._source_keys_and_values(key_value_states, key_position_embeddings, cache)  # (B, G, S, D)
 
@@ -160,4 +160,4 @@ class ScratchAttention(nn.Module):
             return layer.keys, layer.values
         cache.is_updated[self.layer_idx] = True
         key, value = self._keys_and_values(states, position_embeddings)
-        return update_cache(cache.cross_attention_cache, key, value, self.layer_idx)
+        return update_cache(cache.cross_attention_cache, key, value, self.layer_idx, {})

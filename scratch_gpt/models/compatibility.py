@@ -4,17 +4,25 @@ them. docs/releases.md lists the releases that were tried.
 | release | what changed | here |
 | --- | --- | --- |
 | 5.1 | `ALL_ATTENTION_FUNCTIONS.get_interface` | `attention_function` |
+| 5.1 | `generate` passes a `DynamicCache` to the model, which created its own | `BaseGenerationMixin` |
 | 5.2 | `check_model_inputs` became `merge_with_config_defaults` and `capture_outputs` | `trunk_forward` |
 | 5.2 | `inputs_embeds` of masks was called `input_embeds` | `create_causal_mask`, `create_bidirectional_mask` |
 | 5.4 | tied weights of remote code are tied (5.3 left the head without data) | `BaseModel` |
 | 5.4 | configs are dataclasses | `BaseConfig`, `strict` |
 | 5.4 | caches count their tokens themselves, without `cache_position` | `update_cache`, `create_causal_mask` |
+| 5.4 | the loops of `generate` do not pass `cache_position` to the model | `LOOP_INPUTS` |
 | 5.13 | `get_max_cache_shape` of a cache layer is called `get_max_length` | `max_cache_length` |
+| 5.17 | `generate` marks caches that its caller passes | `BaseGenerationMixin` |
+| 5.18 | beam search takes the size of the vocabulary from the logits, not from the config | `BaseGenerationMixin` |
+| 5.20 | the model's generation config takes precedence over the pipeline's | `BaseGenerationMixin` |
+| 5.24 | the model updates a paged cache, not the attention function | `update_cache`, `create_causal_mask` |
 | 5.24 | `past_key_values` of models, outputs and masks is called `cache` | `CACHE` and what uses it |
 """
 
+import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
@@ -30,8 +38,9 @@ require_version(f"transformers>={OLDEST[0]}.{OLDEST[1]}", "Install it with: pip 
 
 import torch  # noqa: E402
 from transformers import masking_utils  # noqa: E402
-from transformers.cache_utils import Cache  # noqa: E402
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache  # noqa: E402
 from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
+from transformers.generation import GenerationConfig, GenerationMixin  # noqa: E402
 from transformers.modeling_outputs import CausalLMOutputWithPast  # noqa: E402
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel  # noqa: E402
 from transformers.utils.generic import can_return_tuple  # noqa: E402
@@ -57,6 +66,9 @@ else:
 
 # Name of the cache in the arguments of models and in their outputs.
 CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+
+# Arguments of the model that the loops of `generate` add to those of the caller.
+LOOP_INPUTS: set[str] = {"cache_position"} if RELEASE < (5, 4) else set()
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
@@ -112,7 +124,7 @@ def attention_function(config: Any, eager: Callable[..., Any]) -> Callable[..., 
     name = config._attn_implementation
     if RELEASE >= (5, 1):
         return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
-    return eager if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+    return eager if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
 
 
 def max_cache_length(layer: Any) -> int:
@@ -120,8 +132,13 @@ def max_cache_length(layer: Any) -> int:
     return layer.get_max_length() if hasattr(layer, "get_max_length") else layer.get_max_cache_shape()
 
 
+def is_paged(cache: Any) -> bool:
+    """Whether a cache is the paged one of continuous batching, which puts pieces of many sequences into one row."""
+    return cache is not None and not isinstance(cache, Cache)
+
+
 def update_cache(
-    cache: Any, key: torch.Tensor, value: torch.Tensor, layer_idx: int, **kwargs: Any
+    cache: Any, key: torch.Tensor, value: torch.Tensor, layer_idx: int, kwargs: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Append keys and values of a layer, each (B, G, T, D), to a cache, and return all of them, each (B, G, S + T, D).
 
@@ -129,10 +146,15 @@ def update_cache(
         cache: a cache of transformers.
         key, value: of the new tokens.
         layer_idx: index of the layer.
-        kwargs: keyword arguments of the attention function, in which continuous batching passes where to write.
+        kwargs: keyword arguments of the attention function, in which continuous batching passes where to write; a
+            paged cache updates them in place. Before 5.24 the attention function updates a paged cache, and gets it as
+            keyword argument.
     """
     if RELEASE >= (5, 24):
         return cache.update(key, value, layer_idx, kwargs=kwargs)
+    if is_paged(cache):
+        kwargs["cache"] = cache
+        return key, value
     if RELEASE >= (5, 4):
         return cache.update(key, value, layer_idx)
     positions = torch.arange(key.shape[2], device=key.device) + cache.get_seq_length(layer_idx)
@@ -156,6 +178,8 @@ def create_causal_mask(
         position_ids: positions (B, T), which show packed documents if there is neither a mask nor a cache.
     """
     arguments: dict[str, Any] = {"inputs_embeds" if RELEASE >= (5, 2) else "input_embeds": inputs_embeds}
+    if RELEASE < (5, 24) and is_paged(cache):
+        cache = None  # only the attention function gets it
     if RELEASE < (5, 4):
         cached = cache.get_seq_length() if cache is not None else 0
         arguments["cache_position"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + cached
@@ -197,32 +221,93 @@ if RELEASE == (5, 3):
 else:
     BaseModel = PreTrainedModel  # type: ignore[misc,assignment]
 
+if RELEASE >= (5, 20):
+    BaseGenerationMixin = GenerationMixin
+else:
+
+    class BaseGenerationMixin(GenerationMixin):  # type: ignore[no-redef]
+        """`GenerationMixin` with the behaviour of later releases."""
+
+        # Calls of `super` ignore types: transformers annotates `self` as both a model and the mixin.
+        config: Any
+
+        def _prepare_generation_config(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+            """The default settings of the pipeline (sample up to 256 tokens) replaced by those of the model, if it has
+            them."""
+            pipelines = sys.modules.get("transformers.pipelines.text_generation")
+            if pipelines and generation_config is pipelines.TextGenerationPipeline._default_generation_config:
+                settings = generation_config.to_diff_dict() | self.generation_config.to_diff_dict()
+                if not settings["do_sample"]:
+                    settings.pop("temperature", None)
+                generation_config = GenerationConfig(**settings)
+            return super()._prepare_generation_config(generation_config, *args, **kwargs)  # type: ignore[misc]
+
+        def _prepare_cache_for_generation(  # type: ignore[override]
+            self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> None:
+            """Create a cache if there is none, and mark one that was passed to `generate`."""
+            if model_kwargs.get(CACHE) is not None:
+                model_kwargs[CACHE]._is_user_defined = True
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+            if RELEASE > (5, 0) or not generation_config.use_cache or model_kwargs.get(CACHE) is not None:
+                return
+            if self._supports_default_dynamic_cache():  # type: ignore[misc]
+                cache: Any = DynamicCache(config=self.config)
+                if self.config.is_encoder_decoder:
+                    cache = EncoderDecoderCache(cache, DynamicCache(config=self.config))
+                model_kwargs[CACHE] = cache
+
+        def _beam_search(self, *args: Any, **kwargs: Any) -> Any:
+            """Beam search of a model whose logits are those of a second vocabulary."""
+            config = self.config
+            logits = getattr(config, "decoder_vocab_size", None) or config.vocab_size
+            if RELEASE >= (5, 18) or logits == config.vocab_size:
+                return super()._beam_search(*args, **kwargs)  # type: ignore[misc]
+            self.config = copy.copy(config)
+            self.config.vocab_size = logits
+            try:
+                return super()._beam_search(*args, **kwargs)  # type: ignore[misc]
+            finally:
+                self.config = config
+
+
 if is_dataclass(PreTrainedConfig):
     from huggingface_hub.dataclasses import strict
 
     BaseConfig = PreTrainedConfig
 else:
+    from huggingface_hub.dataclasses import type_validator
+    from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
     class BaseConfig(PreTrainedConfig):  # type: ignore[no-redef]
-        """`PreTrainedConfig` with the interface that it has as a dataclass. Types of fields are not checked."""
+        """`PreTrainedConfig` with the interface that it has as a dataclass."""
 
         def __post_init__(self, **kwargs: Any) -> None:
             own = {field.name: getattr(self, field.name) for field in fields(self)}
             PreTrainedConfig.__init__(self, **own, **kwargs)
-            self.validate_architecture()
+            try:
+                self.validate_architecture()
+            except ValueError as error:
+                raise StrictDataclassClassValidationError("validate_architecture", error) from error
 
         def validate_architecture(self) -> None:
             """Check the values of all fields."""
 
     def strict(cls: Any) -> Any:  # type: ignore[no-redef]
-        """Make a config a dataclass that accepts further keyword arguments, which `__post_init__` gets."""
+        """Make a config a dataclass that checks the types of its arguments, and that accepts further keyword arguments,
+        which `__post_init__` gets."""
         cls = dataclass(repr=False, eq=False)(cls)
-        names = [field.name for field in fields(cls)]
+        types = {field.name: field.type for field in fields(cls)}
         init = cls.__init__
 
         @functools.wraps(init)
         def wrapper(self: Any, **kwargs: Any) -> None:
-            own = {name: kwargs.pop(name) for name in names if name in kwargs}
+            own = {name: kwargs.pop(name) for name in types if name in kwargs}
+            for name, value in own.items():
+                try:
+                    type_validator(name, value, types[name])
+                except (TypeError, ValueError) as error:
+                    raise StrictDataclassFieldValidationError(name, error) from error
             post_init = type(self).__post_init__
             object.__setattr__(self, "__post_init__", functools.partial(post_init, self, **kwargs))
             init(self, **own)
@@ -234,7 +319,9 @@ else:
 
 __all__ = [
     "CACHE",
+    "LOOP_INPUTS",
     "BaseConfig",
+    "BaseGenerationMixin",
     "BaseModel",
     "OutputRecorder",
     "accepts_past_key_values",
@@ -244,6 +331,7 @@ __all__ = [
     "create_bidirectional_mask",
     "create_causal_mask",
     "head_forward",
+    "is_paged",
     "max_cache_length",
     "strict",
     "trunk_forward",

@@ -15,7 +15,7 @@ from transformers.generation import GenerationMixin, MaxLengthCriteria
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
-from .compatibility import CACHE, OutputRecorder, cache_of
+from .compatibility import CACHE, LOOP_INPUTS, BaseGenerationMixin, OutputRecorder, cache_of
 from .dropout import Dropout
 from .fast_decoding import StepDecoder
 from .feed_forward import FeedForward, OutputProjection
@@ -29,13 +29,16 @@ SUPPORTED_MODULES = (
     *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions, NgramEmbedding),
 )
 BLOCK_MODULES = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}
-SUPPORTED_INPUTS = {"attention_mask", "position_ids", CACHE, "use_cache", "logits_to_keep", "encoder_outputs"}
+SUPPORTED_INPUTS = {
+    *("attention_mask", "position_ids", CACHE, "use_cache", "logits_to_keep", "encoder_outputs"),
+    *LOOP_INPUTS,
+}
 SUPPORTED_ATTENTION = ("eager", "sdpa", "blockwise")  # blockwise attention is for training, and is SDPA otherwise
 SUPPORTED_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # whose frequencies do not depend on the length
 PREPARATION_METHODS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 
 
-class FastGenerationMixin(GenerationMixin):
+class FastGenerationMixin(BaseGenerationMixin):
     """`generate` with fast decoding where it is supported. A model class defines `decoding_trunk`, its stack of causal
     blocks."""
 
@@ -191,10 +194,11 @@ def has_original_modules(block: Any, index: int) -> bool:
 
 
 def has_no_hooks(module: nn.Module) -> bool:
-    """Whether a module is in evaluation mode, has no hooks (except those with which transformers records outputs), no
-    replaced `forward`, and only weights of type `nn.Parameter`."""
+    """Whether a module is in evaluation mode, has no hooks (except those with which transformers records outputs), the
+    `forward` of its class, and only weights of type `nn.Parameter`."""
+    forward = type(module).forward.__get__(module)
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if any(hook.__module__ != OutputRecorder.__module__ for hook in hooks) or "forward" in vars(module):
+    if any(hook.__module__ != OutputRecorder.__module__ for hook in hooks) or module.forward != forward:
         return False
     if module.training:
         return False

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from .compatibility import head_forward
+from .compatibility import BaseGenerationMixin, head_forward
 from .configuration_scratch_bigram import ScratchBigramConfig
 from .linear_cross_entropy import next_token_labels, token_loss
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .autocast import computed_dtype  # noqa: F401
 
 
-class ScratchBigramForCausalLM(PreTrainedModel, GenerationMixin):
+class ScratchBigramForCausalLM(PreTrainedModel, BaseGenerationMixin):
     """Logits of the next token, which are rows `input_ids` of a V x V table."""
 
     config_class = ScratchBigramConfig

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-from .compatibility import max_cache_length, update_cache
-from .positions import is_paged
+from .compatibility import is_paged, max_cache_length, update_cache
 
 MULTIPLIER = 16_777_619  # the 32-bit FNV prime, with which few n-grams of characters collide
 
@@ -136,7 +135,7 @@ def append_to_cache(cache: Cache, layer_idx: int, input_ids: torch.Tensor) -> to
         max_length = max_cache_length(cache.layers[0])
         cache.layers.append(DynamicLayer() if max_length < 0 else StaticLayer(max_length))
     ids = input_ids.long()[:, None, :, None]
-    return update_cache(cache, ids, ids[..., :0], layer_idx)[0][:, 0, :, 0]
+    return update_cache(cache, ids, ids[..., :0], layer_idx, {})[0][:, 0, :, 0]
 
 
 def check_ngram_inputs(input_ids: torch.Tensor | None, cache: Any, kwargs: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+from .compatibility import is_paged
+
 
 class SinusoidalPositions(nn.Module):
     """Sinusoids of increasing wavelength: sines on even features, cosines on odd ones (Vaswani et al. 2017,
@@ -94,11 +96,6 @@ def count_positions(
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
     cached = cache.get_seq_length() if cache is not None else 0
     return (torch.arange(length, device=inputs_embeds.device) + cached).unsqueeze(0)
-
-
-def is_paged(cache: Any) -> bool:
-    """Whether a cache is the paged one of continuous batching, which puts pieces of many sequences into one row."""
-    return cache is not None and not isinstance(cache, Cache)
 
 
 def check_length(config, length: int, cache: Any = None) -> None:

@@ -11,6 +11,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from scratch_gpt import ScratchGPTForCausalLM, ScratchGPTModel
 from scratch_gpt.models import fast_decoding, fast_generation
+from scratch_gpt.models.compatibility import RELEASE, cache_argument
 from scratch_gpt.models.normalization import LayerNorm
 
 SHAPES = [{}, {"num_key_value_heads": 2}]
@@ -117,6 +118,7 @@ def test_logits_equal_those_of_the_model(preset, rows, steps):
                 torch.testing.assert_close(decoder.step(tokens), expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.skipif(RELEASE < (5, 2), reason="before transformers 5.2 its own loop repeats the last given position")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_given_position_ids_are_continued(preset, steps, monkeypatch):
     """Positions may differ between rows, and be greater than the number of tokens."""
@@ -358,7 +360,7 @@ def test_cache_of_the_prompt_is_freed(steps, monkeypatch):
         {"return_dict_in_generate": True},
         {"use_cache": False},
         {"cache_implementation": "static"},
-        {"cache": DynamicCache()},
+        cache_argument(DynamicCache()),
         {"prompt_lookup_num_tokens": 2},
         {"attention_mask": torch.zeros(1, 6, dtype=torch.long)},
     ],

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianM
 
 from scratch_gpt import ScratchSeq2SeqForConditionalGeneration, export_native, import_native
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.compatibility import cache_of
+from scratch_gpt.models.compatibility import RELEASE, cache_of
 from scratch_gpt.models.linear_cross_entropy import (
     LOGITS_PER_PIECE,
     POSITIONS_PER_CHUNK,
@@ -280,7 +280,8 @@ def test_marian_has_the_same_logits_and_translations(case):
     again = import_native(native)
     assert type(again) is ScratchSeq2SeqForConditionalGeneration
     torch.testing.assert_close(again(**inputs).logits, logits, atol=1e-4, rtol=0)
-    for beams in (1, 4):
+    # Beam search of transformers before 5.18 takes one size for both vocabularies.
+    for beams in (1,) if case == "two vocabularies" and RELEASE < (5, 18) else (1, 4):
         how = {"num_beams": beams, "max_new_tokens": 12, "attention_mask": mask, "length_penalty": 0.6}
         assert torch.equal(native.generate(ids, **how), ours.generate(ids, **how))
 

@@ -75,6 +75,7 @@ class MarianTwin(Twin):
             setattr(native, name, getattr(config, name))
         # With an untied head, Marian shares no embeddings: source and target then get a copy each.
         native.share_encoder_decoder_embeddings &= config.tie_word_embeddings
+        native.tie_word_embeddings &= config.tie_word_embeddings
         return native
 
     def import_incompatibilities(self, config: Any) -> list[str]:

@@ -254,11 +254,8 @@ def test_folder_is_complete_and_names_no_path_of_this_machine(exported):
 
 
 def sliding_window_model():
-    return MistralForCausalLM(
-        MistralConfig(
-            vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
-        )
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
+    return MistralForCausalLM(MistralConfig(vocab_size=VOCAB, num_hidden_layers=1, **sizes))
 
 
 UNSUPPORTED = {
@@ -323,6 +320,16 @@ def test_other_continuations_are_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_graph_that_does_not_run_is_not_kept(tmp_path):
+    def write_and_change(source, folder, quantization):
+        ONNX.write(source, folder, quantization)
+        (folder / "model.onnx").write_bytes(b"no graph")
+
+    with pytest.raises(ScratchError, match=r"ONNX Runtime can't run model: [^\n]+$"):
+        export_model(source_of(tiny_bigram()), tmp_path / "out", replace(ONNX, write=write_and_change))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_operation_that_pytorch_can_not_export_is_one_line(tmp_path):
     class Unsupported(ScratchBigramForCausalLM):
         def forward(self, input_ids, **kwargs):
@@ -330,6 +337,6 @@ def test_an_operation_that_pytorch_can_not_export_is_one_line(tmp_path):
             return replace(outputs, logits=torch.linalg.qr(outputs.logits)[0] if input_ids.sum() else outputs.logits)
 
     model = randomise(Unsupported(ScratchBigramConfig(vocab_size=VOCAB, pad_token_id=0, eos_token_id=2))).eval()
-    with pytest.raises(ScratchError, match=r"PyTorch can't export model of this model to ONNX: [^\n]+$"):
+    with pytest.raises(ScratchError, match=r"PyTorch can't export model.onnx of this model: [^\n]+$"):
         export_model(source_of(model), tmp_path / "out", ONNX)
     assert not list(tmp_path.iterdir())

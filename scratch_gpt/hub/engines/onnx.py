@@ -126,7 +126,7 @@ def write_graph(graph: Graph, path: Path) -> None:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ScratchError(f"PyTorch can't export {path.stem} of this model to ONNX: {cause}") from error
+        raise ScratchError(f"PyTorch can't export {path.name} of this model: {cause}") from error
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
     program.save(path)

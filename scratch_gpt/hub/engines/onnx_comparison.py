@@ -31,16 +31,21 @@ class OnnxModel:
     def __init__(self, folder: Path):
         import onnxruntime
 
-        self.sessions = {
-            path.stem: onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            for path in folder.glob("*.onnx")
-        }
+        self.sessions = {}
+        for path in sorted(folder.glob("*.onnx")):
+            with onnx_errors(path.stem):
+                self.sessions[path.stem] = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(self, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Run a graph; return its outputs by name. Of the inputs, those that the graph has are passed."""
+        """Run a graph; return its outputs by name. Of the inputs, those that the graph has are passed.
+
+        Raises:
+            ScratchError: ONNX Runtime fails.
+        """
         session = self.sessions[name]
         wanted = {each.name for each in session.get_inputs()}
-        outputs = session.run(None, {name: value for name, value in inputs.items() if name in wanted})
+        with onnx_errors(name):
+            outputs = session.run(None, {name: value for name, value in inputs.items() if name in wanted})
         return dict(zip((each.name for each in session.get_outputs()), outputs, strict=True))
 
     def empty_past(self, rows: int) -> dict[str, np.ndarray]:
@@ -65,6 +70,19 @@ class OnnxModel:
         return outputs["logits"], past | past_of(outputs)
 
 
+@contextmanager
+def onnx_errors(name: str) -> Iterator[None]:
+    """Turn errors of ONNX Runtime, which have no common class, into a ScratchError of one line.
+
+    Raises:
+        ScratchError: ONNX Runtime fails inside the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ScratchError(f"ONNX Runtime can't run {name}: {str(error).splitlines()[0]}") from error
+
+
 def past_of(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inputs of the next step from the outputs of this one."""
     presents = {name: value for name, value in outputs.items() if name.startswith("present.")}
@@ -84,7 +102,7 @@ def compare(source: Source, folder: Path, kind: Kind) -> dict[str, Any]:
         continuation by greedy decoding with the cache.
 
     Raises:
-        ScratchError: logits differ by more than the tolerance, or a continuation differs.
+        ScratchError: ONNX Runtime fails, logits differ by more than the tolerance, or a continuation differs.
     """
     model, onnx_model = source.model, OnnxModel(folder)
     limit = min(getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH, MAX_LENGTH)

@@ -28,6 +28,7 @@ from scratch_gpt import (
 from scratch_gpt.data.batching.encoding import LabelledTokens
 from scratch_gpt.data.batching.token_lists import Tokens
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.models.compatibility import RELEASE
 from scratch_gpt.train.tasks.classification.token_weights import count_token_weights
 
 HEADS = (ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification)
@@ -303,6 +304,7 @@ def test_fields_of_another_head_do_not_prevent_export():
         import_native(BertForMaskedLM(BertConfig(**SHAPE, is_decoder=True)))
 
 
+@pytest.mark.skipif((5, 2) <= RELEASE < (5, 5), reason="Trainer of these releases divides an accumulated loss twice")
 @pytest.mark.parametrize("head", HEADS)
 def test_transformers_trainer_trains_it_unchanged(head, tmp_path):
     ids = texts(rows=16, length=10)

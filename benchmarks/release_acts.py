@@ -76,9 +76,8 @@ class Acts:
             return self.model(**inputs).logits.tolist()
 
     def inputs(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """Encode texts, with padding on the left; a classifier of several texts needs no token types."""
-        inputs = dict(self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1))
-        return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        """Encode texts, with padding on the left."""
+        return dict(self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1))
 
     def generate(self, texts: list[str], **settings: Any) -> list:
         """Generate with fixed length, so that every result has as many tokens as it can."""

@@ -12,6 +12,8 @@ from ..untrusted import read_json
 SETTINGS = "tokenizer_config.json"
 # How this machine loaded the tokenizer, which transformers saves with its settings.
 LOADING_ARGUMENTS = ("is_local", "local_files_only", "name_or_path", "cache_dir")
+# What a tokenizer returns: in transformers 4 otherwise also `token_type_ids`, which `generate` refuses.
+INPUT_NAMES = ["input_ids", "attention_mask"]
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -25,4 +27,5 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     kept = {name: value for name, value in settings.items() if name not in LOADING_ARGUMENTS}
     if kept.get("tokenizer_class") == "TokenizersBackend":
         kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+        kept.setdefault("model_input_names", INPUT_NAMES)
     (folder / SETTINGS).write_text(f"{json.dumps(kept, indent=2, ensure_ascii=False)}\n", encoding="utf-8")

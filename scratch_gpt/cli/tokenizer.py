@@ -55,6 +55,7 @@ def train(
     from ..data.readers.sources import open_source
     from ..data.readers.tables import ReadOptions
     from ..errors import ScratchError
+    from ..tokenization.saving import save_tokenizer
     from ..tokenization.training import train_tokenizer
     from ..untrusted import find_links
 
@@ -73,7 +74,7 @@ def train(
     options = ReadOptions(split=split, config=dataset_config, streaming=streaming)
     source = open_source(dataset, options, text_column=text_column)
     tokenizer = train_tokenizer(source.documents(), kind, vocab_size, template, show_progress=True)  # type: ignore[arg-type]
-    tokenizer.save_pretrained(output_dir)
+    save_tokenizer(tokenizer, output_dir)
     report_skipped(source.name, source.count)
     _print(f"{len(tokenizer):,} tokens in {output_dir}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
@@ -156,7 +157,8 @@ class Revision(NamedTuple):
 
 def revisions_to_push(folder: Path, trust_remote_code: bool) -> tuple[list[Revision], NoNativeClassError | None]:
     """The revisions that a push publishes: where transformers has a class for the model, the main revision is in that
-    class, and another one has our code. The native twin is written beside `folder`.
+    class, and another one has our code. The native twin is written beside `folder`. A model that is in transformers'
+    own class already is published as it is.
 
     Args:
         folder: a staged model directory.
@@ -172,6 +174,10 @@ def revisions_to_push(folder: Path, trust_remote_code: bool) -> tuple[list[Revis
     needs = (
         f"transformers {'.'.join(map(str, OLDEST))} or later with trust_remote_code=True, or the package scratch_gpt"
     )
+    class_name = (read_json(folder / "config.json").get("architectures") or [""])[0]
+    if isinstance(class_name, str) and hasattr(transformers, class_name):
+        own = f"transformers, for its own class {class_name}"
+        return [Revision(MAIN_REVISION, folder, f"{class_name} and card", own)], None
     twin = folder.with_name(f"{folder.name}-native")
     try:
         native = write_native_twin(folder, twin, trust_remote_code)

@@ -10,6 +10,7 @@ import torch
 from helpers.models import randomise, save_tiny, tiny_model
 from helpers.processes import PRETRAIN, PROJECT, run_here, run_python
 from helpers.texts import various_texts
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
@@ -72,6 +73,25 @@ def test_log_probabilities_and_greedy_texts_are_equal(style, byte_level, tmp_pat
     assert compared["equal_greedy"] == compared["texts"] == 8
     assert 0 < compared["largest_log_probability_difference"] < LARGEST_DIFFERENCE[preset]
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == record
+
+
+def test_the_only_difference_of_gpt2_is_the_activation(byte_level, tmp_path):
+    """llama.cpp looks up the activation in a table of float16: with one, our log-probabilities are the same."""
+
+    def by_table(x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x >= 10, x, F.gelu(x.half().float(), approximate="tanh").half().float())
+
+    source = build(byte_level, "gpt2")
+    export_model(source, tmp_path / "out", GGUF)
+    ids = byte_level(TEXTS[0])["input_ids"]
+    with running_llama_cpp(tmp_path / "out" / "model-f32.gguf", 256) as server, torch.inference_mode():
+        found = server.log_probabilities(ids, len(byte_level))
+        exact = source.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        for block in source.model.model.layers:
+            block.mlp.activation = by_table
+        rounded = source.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    assert (found - rounded).abs().max() < 2e-5
+    assert (found - exact).abs().max() > 5e-5
 
 
 def test_other_probabilities_are_not_written(byte_level, tmp_path, monkeypatch):

@@ -194,6 +194,18 @@ def test_the_code_examples_of_a_published_card_run(run, tmp_path, example):
         run_python("-c", blocked + examples[example], cwd=tmp_path, env=environment)
 
 
+def test_a_model_in_transformers_own_class_is_published_as_it_is(run, tmp_path):
+    native = tmp_path / "native"
+    run_here("scratch-gpt", "export", str(run), str(native))
+    with running_hub() as hub:
+        result = push(hub, tmp_path / "home", str(native), "tester/native", "--native", "--yes")
+        assert "revision main needs transformers, for its own class LlamaForCausalLM" in " ".join(result.stdout.split())
+        sent = hub.repositories["tester/native"].revisions
+        assert set(sent) == {"main"}
+        assert sent["main"]["model.safetensors"] == (native / "model.safetensors").read_bytes()
+        assert not [path for path in sent["main"] if path.endswith(".py")]
+
+
 def test_a_model_without_a_native_class_is_published_with_its_code_and_the_reason(bigram_run, tmp_path):
     with running_hub() as hub:
         refused = push(hub, tmp_path / "home", str(bigram_run), "tester/bigram", "--native", "--yes")

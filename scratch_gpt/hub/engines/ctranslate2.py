@@ -183,9 +183,9 @@ class _Engine:
     def __init__(self, folder: Path, quantization: str):
         import ctranslate2
 
-        self.source = self.target = AutoTokenizer.from_pretrained(folder)
+        self.source = self.target = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if (folder / TARGET_TOKENIZER).exists():
-            self.target = AutoTokenizer.from_pretrained(folder / TARGET_TOKENIZER)
+            self.target = AutoTokenizer.from_pretrained(folder / TARGET_TOKENIZER, trust_remote_code=False)
         self.settings: Any = GenerationConfig.from_pretrained(folder)
         # CPUs have no float16 arithmetic: the engine would convert the weights too, with a warning.
         compute_type = "float32" if quantization == "float16" else "default"

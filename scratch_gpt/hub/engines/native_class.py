@@ -41,7 +41,8 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
         ScratchError: a float32 export computes other logits.
     """
     model: Any = source.model
-    native = AUTO_CLASSES[kind_of_model(model.config)].from_pretrained(folder, dtype=getattr(torch, quantization))
+    auto_class = AUTO_CLASSES[kind_of_model(model.config)]
+    native = auto_class.from_pretrained(folder, dtype=getattr(torch, quantization), trust_remote_code=False)
     largest = 0.0
     for text in SAMPLE_TEXTS:
         ids = torch.tensor([source.tokenizers.source(text)["input_ids"][: model.config.max_position_embeddings]])

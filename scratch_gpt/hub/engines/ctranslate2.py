@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, MarianMTModel, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from ...errors import ScratchError
 from ...tokenization.saving import save_tokenizer
+from ...untrusted import read_json
 from ..model_directory import TARGET_TOKENIZER
 from ..native.convert import export_native, find_twin
 from ..native.marian import MarianTwin
@@ -186,7 +188,7 @@ class _Engine:
         self.source = self.target = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if (folder / TARGET_TOKENIZER).exists():
             self.target = AutoTokenizer.from_pretrained(folder / TARGET_TOKENIZER, trust_remote_code=False)
-        self.settings: Any = GenerationConfig.from_pretrained(folder)
+        self.settings: Any = GenerationConfig.from_dict(read_json(folder / GENERATION_CONFIG_NAME))
         # CPUs have no float16 arithmetic: the engine would convert the weights too, with a warning.
         compute_type = "float32" if quantization == "float16" else "default"
         self.translator = ctranslate2.Translator(str(folder), device="cpu", compute_type=compute_type)

@@ -13,7 +13,7 @@ from helpers.texts import various_texts
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
+from scratch_gpt import ScratchGPTForCausalLM, export_native, train_tokenizer
 from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.engines.export import Source, export_model
@@ -73,6 +73,16 @@ def test_log_probabilities_and_greedy_texts_are_equal(style, byte_level, tmp_pat
     assert compared["equal_greedy"] == compared["texts"] == 8
     assert 0 < compared["largest_log_probability_difference"] < LARGEST_DIFFERENCE[preset]
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == record
+
+
+@pytest.mark.parametrize("preset", ["llama", "gpt2"])
+def test_a_model_of_transformers_is_exported_to_the_same_file(preset, byte_level, tmp_path):
+    ours = build(byte_level, preset)
+    native = Source(ours.name, export_native(ours.model), ours.tokenizers)
+    for source, folder in ((ours, "ours"), (native, "native")):
+        export_model(source, tmp_path / folder, GGUF)
+    files = [(tmp_path / folder / "model-f32.gguf").read_bytes() for folder in ("ours", "native")]
+    assert files[0] == files[1]
 
 
 def test_the_only_difference_of_gpt2_is_the_activation(byte_level, tmp_path):
@@ -137,7 +147,7 @@ def test_the_chat_template_and_the_end_of_a_turn(byte_level, tmp_path):
         assert answer["usage"]["prompt_tokens"] == len(tokenizer(ours, add_special_tokens=False)["input_ids"])
     modelfile = (tmp_path / "out" / "Modelfile").read_text()
     assert modelfile.startswith("FROM ./model-f32.gguf\nTEMPLATE ")
-    assert "PARAMETER stop <|end|>\n" in modelfile
+    assert 'PARAMETER stop "<|end|>"\n' in modelfile
     assert "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}" in modelfile
 
 

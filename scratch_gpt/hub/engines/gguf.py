@@ -237,7 +237,7 @@ def modelfile(gguf_name: str, tokenizer: PreTrainedTokenizerFast, model: Any) ->
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     elif tokenizer.chat_template == CHAT_TEMPLATE:  # Ollama detects some others in the file by itself
         lines.append(f'TEMPLATE """{OLLAMA_TEMPLATE}"""')
-    lines += [f"PARAMETER stop {token}" for token in tokenizer.convert_ids_to_tokens(stop_tokens(tokenizer, model))]
+    lines += [f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(stop_tokens(tokenizer, model))]
     if not settings.do_sample:
         lines.append("PARAMETER temperature 0")
     elif settings.temperature is not None:

@@ -147,7 +147,8 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
             )
             equal += server.greedy(ids, NEW_TOKENS) == generated[0, len(ids) :].tolist()
     largest = max(differences)
-    limit = LARGEST_DIFFERENCE["gpt2" if model.config.hidden_act == "gelu_new" else "llama"]
+    is_gpt2 = "gelu_new" in (getattr(model.config, name, None) for name in ("hidden_act", "activation_function"))
+    limit = LARGEST_DIFFERENCE["gpt2" if is_gpt2 else "llama"]
     if quantization == "f32" and largest > limit:
         raise ScratchError(
             f"llama.cpp computes other probabilities: the largest difference of log-probabilities is {largest:.2g}, "

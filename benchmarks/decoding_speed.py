@@ -262,13 +262,16 @@ def main() -> None:
     """Parse the command line, run the benchmark and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["4x128", "6x384"], help="Layers x width.")
-    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32"])
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 16], help="Number of texts generated at once.")
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, help="Default: fp32.")
+    parser.add_argument("--rows", nargs="+", type=int, help="Number of texts generated at once. Default: 1 16.")
     parser.add_argument("--rounds", type=int, default=5, help="Number of measured rounds.")
     parser.add_argument("--positions", action="store_true", help="Also compare late with early tokens.")
     parser.add_argument("--output", type=Path, help="Write the results to this JSON file.")
     parser.add_argument("--engines", action="store_true", help="Compare with other engines, instead of all else.")
     args = parser.parse_args()
+    if args.engines and (args.precisions or args.rows or args.positions):
+        parser.error("--engines has no --precisions, --rows and --positions")
+    args.precisions, args.rows = args.precisions or ["fp32"], args.rows or [1, 16]
     if not args.engines:
         check_peers(parser)
     logging.set_verbosity_error()

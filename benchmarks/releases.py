@@ -51,12 +51,15 @@ def write_models(folder: Path) -> list[Model]:
     from scratch_gpt import train_tokenizer
     from scratch_gpt.hub.model_directory import set_generation_defaults, set_translation_defaults
     from scratch_gpt.hub.native.convert import export_native, find_twin, save_native
+    from scratch_gpt.tokenization.chat import add_chat_template
     from scratch_gpt.tokenization.saving import save_tokenizer
 
     models = []
     for name, (kind, build) in families().items():
         template: Any = {"seq2seq": "seq2seq", "masked": "encoder", "classifier": "encoder"}.get(kind, "causal")
         tokenizer = train_tokenizer(TEXTS, "bpe", 300, template=template)
+        if name == "llama":
+            add_chat_template(tokenizer)
         torch.manual_seed(1)
         model = build(tokenizer).eval()
         with torch.no_grad():
@@ -234,10 +237,13 @@ def main() -> None:
     known = all_releases()
     asked = [known[-1] if name == "newest" else name for name in args.releases or known]
     releases = [release for release in known if any(f"{release}.".startswith(f"{name}.") for name in asked)]
-    if not releases:
-        raise SystemExit(f"no release of transformers is named {' or '.join(asked)}: known are {', '.join(known)}")
+    if missing := [name for name in asked if not any(f"{release}.".startswith(f"{name}.") for release in known)]:
+        raise SystemExit(f"transformers has no release {', '.join(missing)}: known are {', '.join(known)}")
     with tempfile.TemporaryDirectory() as folder:
-        models = [m for m in write_models(Path(folder)) if not args.models or m.name in args.models]
+        written = write_models(Path(folder))
+        if missing := set(args.models or ()) - {model.name for model in written}:
+            raise SystemExit(f"no model {', '.join(sorted(missing))}: known are {', '.join(m.name for m in written)}")
+        models = [model for model in written if not args.models or model.name in args.models]
         expected = run_acts(sys.executable, models, "--with_package")
         table: dict[str, dict[str, dict[str, str]]] = {}
         for release in releases:

@@ -43,8 +43,8 @@ def export_command(
 ) -> None:
     """Convert a model to transformers' own class or to another engine, and compare the two.
 
-    The folder appears only when it is complete. Its `export.json` states what was compared: equal token ids and texts,
-    and the largest difference of logits. A float32 export that computes something else is not written.
+    The folder appears only when it is complete. Its `export.json` states what was measured: equal texts, and the
+    largest difference of logits or log-probabilities. A float32 export that computes something else is not written.
 
     Example:
 

@@ -100,7 +100,8 @@ def push(
         for revision in revisions:
             name_in_card(revision.folder, name)
         confirmed = [confirm_changes(revision) for revision in revisions]
-        for revision, changes in zip(revisions, confirmed, strict=True):
+        # The main revision last: its card refers to the other one.
+        for revision, changes in reversed(list(zip(revisions, confirmed, strict=True))):
             options: dict[str, Any] = {"revision": revision.name, "message": f"Upload {revision.content}"}
             options |= {"private": private, "timeout": timeout, "confirmed": changes}
             console.print(push_directory(revision.folder, name, **options))

@@ -104,6 +104,7 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         return Environment().from_string(template).render(known)  # nosec: Markdown, whose values are escaped above
 
     native = facts.get("native_class")
+    blocks = card.usage.blocks(native=bool(native) or "own_class" in facts)
     content: dict[str, Any] = {
         "kind": card.kind,
         "data_rows": [(label, fill(cell)) for label, cell in card.data],
@@ -111,8 +112,9 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         "held_out": fill(card.held_out),
         "results": _results(card, values, texts["scores"]),
         "tuned": any(f"{metric.name}_before" in values for metric in card.metrics),
-        "usage": {name: fill(block) for name, block in card.usage.blocks(bool(native)).items()},
+        "usage": {name: fill(block) for name, block in blocks.items()},
         "native": native,
+        "own_class": code_span(facts["own_class"]) if "own_class" in facts else "",
         "no_native": escape_markdown(facts.get("no_native_class") or ""),
         "code_revision": CODE_REVISION,
         "limits": fill(card.limits),

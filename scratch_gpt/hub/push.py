@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig
@@ -22,11 +24,12 @@ from ..tokenization.safety import check_growth
 from ..untrusted import read_json
 from .card_usage import CODE_REVISION
 from .directory_checks import check_size
+from .engines.native_class import check_difference, logit_difference
 from .loading import load_model
 from .model_directory import AUTO_CLASSES, copy_tokenizers, kind_of_model
-from .native.convert import NoNativeClassError, export_native, find_twin, save_native
+from .native.convert import NoNativeClassError, export_native, native_twin, save_native
 from .native.twin import Twin
-from .staging import DOCUMENTS, staged
+from .staging import DOCUMENTS, foreign_code, staged
 from .upload import MAIN_REVISION
 
 VERIFICATION_TIMEOUT = 900.0  # seconds for loading a model and generating two tokens
@@ -120,10 +123,15 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
 
     Raises:
         NoNativeClassError: no native class can express the model.
-        ScratchError: the model or its tokenizers can't be loaded.
+        ScratchError: the model or its tokenizers can't be loaded, or the twin computes other logits.
     """
     model = load_model(folder, trust_remote_code, dtype="auto")
+    found = native_twin(model)
     native = export_native(model)
+    config: Any = model.config
+    shape = (4, min(16, config.max_position_embeddings))
+    rows = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).tolist()
+    check_difference(logit_difference(deepcopy(model).float(), deepcopy(native).float(), rows))
     save_native(native, twin)
     try:
         copy_tokenizers(str(folder), model.config, twin, trust_remote_code)
@@ -134,8 +142,6 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
             (twin / document).write_bytes((folder / document).read_bytes())
     with staged(twin) as copy:
         verify_loads_without_package(copy, remote_code=False)
-    found, _ = find_twin(model)
-    assert found is not None  # export_native raises otherwise
     return found
 
 
@@ -171,11 +177,12 @@ def revisions_to_push(folder: Path, trust_remote_code: bool) -> tuple[list[Revis
         ScratchError: the model or its tokenizers can't be loaded.
     """
     content = "model, code and card"
-    needs = (
-        f"transformers {'.'.join(map(str, OLDEST))} or later with trust_remote_code=True, or the package scratch_gpt"
-    )
-    class_name = (read_json(folder / "config.json").get("architectures") or [""])[0]
-    if isinstance(class_name, str) and hasattr(transformers, class_name):
+    needs = f"transformers {'.'.join(map(str, OLDEST))} or later with trust_remote_code=True"
+    if not foreign_code(folder):
+        needs += ", or the package scratch_gpt"
+    config = read_json(folder / "config.json")
+    class_name = (config.get("architectures") or [""])[0]
+    if isinstance(class_name, str) and hasattr(transformers, class_name) and "auto_map" not in config:
         own = f"transformers, for its own class {class_name}"
         return [Revision(MAIN_REVISION, folder, f"{class_name} and card", own)], None
     twin = folder.with_name(f"{folder.name}-native")
@@ -184,6 +191,6 @@ def revisions_to_push(folder: Path, trust_remote_code: bool) -> tuple[list[Revis
     except NoNativeClassError as error:
         return [Revision(MAIN_REVISION, folder, content, needs)], error
     class_name = native.model_class.__name__
-    native_needs = f"transformers {native.since} or later, for its own class {class_name}"
+    native_needs = f"transformers {native.since} or later{native.note}, for its own class {class_name}"
     main = Revision(MAIN_REVISION, twin, f"{class_name} and card", native_needs)
     return [main, Revision(CODE_REVISION, folder, content, needs)], None

@@ -86,10 +86,10 @@ def accepts_past_key_values(forward: Forward) -> Forward:
 
     @functools.wraps(forward)
     def wrapper(self, *args, **kwargs):
-        if "past_key_values" in kwargs:
+        if (cache := kwargs.pop("past_key_values", None)) is not None:
             if kwargs.get("cache") is not None:
                 raise ValueError("the cache was given twice: give either cache or past_key_values")
-            kwargs["cache"] = kwargs.pop("past_key_values")
+            kwargs["cache"] = cache
         return forward(self, *args, **kwargs)
 
     renamed = [p.replace(name=CACHE) if p.name == "cache" else p for p in signature.parameters.values()]

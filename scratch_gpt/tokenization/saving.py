@@ -28,4 +28,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if kept.get("tokenizer_class") == "TokenizersBackend":
         kept["tokenizer_class"] = "PreTrainedTokenizerFast"
         kept.setdefault("model_input_names", INPUT_NAMES)
+    if isinstance(kept.get("extra_special_tokens"), list):  # a dictionary in transformers 4
+        kept["additional_special_tokens"] = kept.pop("extra_special_tokens")
     (folder / SETTINGS).write_text(f"{json.dumps(kept, indent=2, ensure_ascii=False)}\n", encoding="utf-8")

@@ -11,25 +11,30 @@ from helpers.models import randomise, save_tiny, tiny_model
 from helpers.processes import PRETRAIN, PROJECT, run_here, run_python
 from helpers.texts import various_texts
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
 from scratch_gpt import ScratchGPTForCausalLM, export_native, train_tokenizer
 from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.engines.export import Source, export_model
 from scratch_gpt.hub.engines.gguf import GGUF
-from scratch_gpt.hub.engines.llama_cpp import LARGEST_DIFFERENCE, merge_unknown, running_llama_cpp
+from scratch_gpt.hub.engines.llama_cpp import MAX_DIFFERENCE, merge_unknown, running_llama_cpp
+from scratch_gpt.hub.engines.native_class import NATIVE
 from scratch_gpt.hub.loading import Tokenizers
 from scratch_gpt.tokenization.chat import add_chat_template
 
 TEXTS = various_texts(500)
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 STYLES = {
     "llama": ("llama", {}),
     "grouped queries": ("llama", {"num_key_value_heads": 2, "head_dim": 12, "attention_bias": True, "mlp_bias": True}),
     "tied": ("llama", {"tie_word_embeddings": True, "vocab_size": 600}),  # more tokens than the tokenizer
     "linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     "llama3": ("llama", {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 32}}),
+    "yarn": ("llama", {"rope_parameters": YARN}),
+    "16 positions": ("llama", {"max_position_embeddings": 16}),
+    "gpt2 with 16 positions": ("gpt2", {"max_position_embeddings": 16}),
     "gpt2": ("gpt2", {}),
     "gpt2 untied": ("gpt2", {"tie_word_embeddings": False}),
 }
@@ -71,7 +76,7 @@ def test_log_probabilities_and_greedy_texts_are_equal(style, byte_level, tmp_pat
     compared = record["compared"]
     assert compared["engine"] == "xllamacpp"
     assert compared["equal_greedy"] == compared["texts"] == 8
-    assert 0 < compared["largest_log_probability_difference"] < LARGEST_DIFFERENCE[preset]
+    assert 0 < compared["largest_log_probability_difference"] < MAX_DIFFERENCE[preset]
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == record
 
 
@@ -104,10 +109,31 @@ def test_the_only_difference_of_gpt2_is_the_activation(byte_level, tmp_path):
     assert (found - exact).abs().max() > 5e-5
 
 
+def test_a_classifier_and_two_ends_of_a_turn_are_refused(byte_level, tmp_path):
+    source = build(byte_level)
+    native = LlamaForSequenceClassification(export_native(source.model).config).eval()
+    with pytest.raises(ScratchError, match="has no architecture for a LlamaForSequenceClassification: want a Llama or"):
+        export_model(Source("x", native, source.tokenizers), tmp_path / "out", GGUF)
+    source.model.generation_config.eos_token_id = [byte_level.eos_token_id, 7, 8]
+    with pytest.raises(ScratchError, match="one token besides <eos> that ends a turn"):
+        export_model(source, tmp_path / "out", GGUF)
+
+
+def test_a_number_that_is_not_finite_is_not_written(byte_level, tmp_path):
+    source = build(byte_level)
+    source.model.lm_head.weight.data[5] = torch.nan
+    for quantization in ("f32", "q8_0"):
+        with pytest.raises(ScratchError, match="difference"):
+            export_model(source, tmp_path / "out", GGUF, quantization)
+    with pytest.raises(ScratchError, match="float16 gives nan as the largest logit difference"):
+        export_model(source, tmp_path / "out", NATIVE, "float16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_probabilities_are_not_written(byte_level, tmp_path, monkeypatch):
     monkeypatch.setattr("scratch_gpt.hub.engines.gguf.interleave_halves", lambda weight, head_dim: weight)
     with pytest.raises(ScratchError, match=r"llama\.cpp computes other probabilities: the largest difference"):
-        export_model(build(byte_level), tmp_path / "out", GGUF)
+        export_model(build(byte_level), tmp_path / "new" / "out", GGUF)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,6 +186,10 @@ REFUSED = {
     "dynamic": (
         *("bpe", "llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
         "rope_type is 'dynamic', llama.cpp has default, linear, llama3, yarn",
+    ),
+    "yarn settings": (
+        *("bpe", "llama", {"rope_parameters": {**YARN, "beta_fast": 16.0, "attention_factor": 1.2}}),
+        "rope_parameters has attention_factor, beta_fast, which is not exported for 'yarn'",
     ),
 }
 

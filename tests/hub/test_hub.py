@@ -69,9 +69,8 @@ def test_push_then_load_by_name(run, tmp_path):
         assert sent["README.md"] == repository.revisions["main"]["README.md"] == named
         changed = (".gitattributes", "README.md")
         assert all(sent[path] == (run / path).read_bytes() for path in sent if path not in changed)
-        native = "Upload LlamaForCausalLM and card"
-        branch = ["branch scratch_gpt", "Upload model, code and card"]
-        assert repository.titles == ["initial commit", native, *branch]
+        code, native = "Upload model, code and card", "Upload LlamaForCausalLM and card"
+        assert repository.titles == ["initial commit", "branch scratch_gpt", code, native]  # main last
         assert not [path for path in repository.revisions["main"] if path.endswith(".py")]
         said = " ".join(result.stdout.split())
         assert "revision main needs transformers 4.56 or later, for its own class LlamaForCausalLM" in said

@@ -29,6 +29,9 @@ def test_model_directories_open_in_the_oldest_and_the_newest_release(tmp_path):
     }
     assert failed == {}
     assert result.returncode == 0, result.stderr
+    minors = [".".join(release.split(".")[:2]) for release in json.loads(table.read_text())]
+    assert minors[:3] == ["4.56", "4.57", OLDEST]
+    assert len(minors) == 4
     native = ("gpt2, native", "llama, native", "translator vaswani2017, native", "encoder bert, native")
     for release, row in json.loads(table.read_text()).items():
         assert set(native) <= set(row), release

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.tokenization.chat import add_chat_template
+from scratch_gpt.tokenization.chat import CHAT_TOKENS, add_chat_template
 from scratch_gpt.tokenization.saving import LOADING_ARGUMENTS, save_tokenizer
 
 TEXTS = ["the lamp is old, the mill is older", "  two spaces\tand é, 猫"] * 4
@@ -23,6 +23,8 @@ def test_settings_have_a_known_class_and_nothing_of_this_machine(kind, tmp_path)
         settings = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
         assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
         assert settings["model_input_names"] == ["input_ids", "attention_mask"]
+        assert settings["additional_special_tokens"] == list(CHAT_TOKENS)
+        assert "extra_special_tokens" not in settings
         assert not set(LOADING_ARGUMENTS) & set(settings)
         assert str(tmp_path) not in json.dumps(settings)
     again = AutoTokenizer.from_pretrained(tmp_path / "second")

@@ -6,23 +6,26 @@ Each format is an `ExportFormat`. `export.json` in the result states what was co
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError, needs_extra
 from ..loading import Tokenizers
 
 RECORD = "export.json"
 
-# Texts that an export is compared on, besides the prompts of the caller: what tokenizers tend to differ in.
+NEW_TOKENS, MAX_LENGTH = 32, 128  # of a generated text, and of it with its prompt, in comparisons
+# Texts that an export is compared on: what tokenizers tend to differ in.
 SAMPLE_TEXTS = (
     "One day, Anna has two old lamps near the mill.",
     "  two spaces before,  two inside,   three at the end   ",
@@ -96,18 +99,53 @@ def export_model(source: Source, output_dir: Path, format: ExportFormat, quantiz
         for package in format.packages:
             __import__(package)
     format.check(source)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.", dir=output_dir.parent) as temporary:
-        staging_dir = Path(temporary) / output_dir.name
+    output_dir = output_dir.resolve()
+    with _parents_of(output_dir), tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir.parent) as temporary:
+        staging_dir = Path(temporary) / "export"
         staging_dir.mkdir()
         with torch.inference_mode():
             format.write(source, staging_dir, quantization)
             record = _record(source, staging_dir, format, quantization)
-        (staging_dir / RECORD).write_text(f"{json.dumps(record, indent=2)}\n", encoding="utf-8")
+        (staging_dir / RECORD).write_text(f"{json.dumps(record, indent=2, allow_nan=False)}\n", encoding="utf-8")
         if output_dir.exists():
             output_dir.rmdir()
         os.replace(staging_dir, output_dir)
     return record
+
+
+@contextmanager
+def _parents_of(folder: Path) -> Iterator[None]:
+    """Create the missing parents of a folder, and remove them if the block fails."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for parent in missing:
+            parent.rmdir()
+        raise
+
+
+def sample_rows(tokenizer: PreTrainedTokenizerFast, positions: int) -> tuple[list[list[int]], int]:
+    """Token ids of `SAMPLE_TEXTS` for a model with so many positions, and the number of tokens to generate after each:
+    at most `MAX_LENGTH` together."""
+    limit = min(positions, MAX_LENGTH)
+    new_tokens = min(NEW_TOKENS, limit // 2)
+    end = tokenizer.eos_token_id or 0
+    rows = [tokenizer(text, verbose=False)["input_ids"][: limit - new_tokens] for text in SAMPLE_TEXTS]
+    return [row or [end] for row in rows], new_tokens
+
+
+@contextmanager
+def plain_greedy(model: Any) -> Iterator[None]:
+    """Inside the block, `generate` is greedy decoding without penalties and other processors of logits."""
+    before = model.generation_config
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(before, name) for name in kept})
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def check_quantization(format: ExportFormat, quantization: str | None) -> str:
@@ -148,4 +186,7 @@ def _record(source: Source, folder: Path, format: ExportFormat, quantization: st
         record["reason"] = f"{format.runtime} is not installed: pip install 'scratch_gpt[engines]'"
         return record
     compared = format.compare(source, folder, quantization)
+    for name, value in compared.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ScratchError(f"{format.name} with {quantization} gives {value} as the {name.replace('_', ' ')}")
     return {**record, "compared": {"engine": format.runtime, "version": engine_version, **compared}}

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
 from ...tokenization.chat import CHAT_TEMPLATE
-from ..native.convert import NoNativeClassError, export_native
+from ..native.convert import NoNativeClassError, export_native, is_native, native_twin
+from ..native.gpt import GPT2Twin, LlamaTwin
 from .export import ExportFormat, Source
 from .gguf_tokenizer import adds_bos, all_tokens, chat_template, read_vocabulary, token_types
 from .llama_cpp import compare
@@ -49,24 +50,43 @@ MODEL_NAMES = {
     "transformer.wpe": "position_embd",
     "transformer.ln_f": "output_norm",
 }
-SCALED_ROPE_TYPES = {"linear", "yarn", "llama3"}
+# Types of rotary positions that llama.cpp has, and their settings that are written.
+ROPE_FIELDS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+ARCHITECTURES = (LlamaTwin(), GPT2Twin())
 
 
 def native_model(source: Source) -> PreTrainedModel:
-    """The model in transformers' own class.
+    """The model in transformers' own class."""
+    return source.model if is_native(source.model) else export_native(source.model)
+
+
+def native_config(source: Source) -> Any:
+    """The config of the model in transformers' own class.
 
     Raises:
         ScratchError: llama.cpp has no architecture for it.
     """
-    model = source.model
-    if model.config.model_type not in ("llama", "gpt2"):
-        try:
-            model = export_native(model)
-        except NoNativeClassError as error:
-            raise ScratchError(f"llama.cpp has no architecture for this model: {error}") from error
-    if model.config.model_type not in ("llama", "gpt2"):
+    model: Any = source.model
+    twin = next((twin for twin in ARCHITECTURES if isinstance(model, twin.model_class)), None)
+    if twin is not None:  # a model of transformers
+        if reasons := twin.import_incompatibilities(model.config):
+            raise ScratchError(f"llama.cpp has no architecture for this {type(model).__name__}: {'; '.join(reasons)}")
+        return model.config
+    if is_native(model):
         raise ScratchError(f"llama.cpp has no architecture for a {type(model).__name__}: want a Llama or GPT-2")
-    return model
+    try:
+        found = native_twin(model)
+    except NoNativeClassError as error:
+        raise ScratchError(f"llama.cpp has no architecture for this model: {error}") from error
+    if not isinstance(found, tuple(type(twin) for twin in ARCHITECTURES)):
+        name = found.model_class.__name__
+        raise ScratchError(f"llama.cpp has no architecture for a {name}: want a Llama or GPT-2")
+    return found.config_to_native(model.config)
 
 
 def check(source: Source) -> None:
@@ -75,20 +95,25 @@ def check(source: Source) -> None:
     Raises:
         ScratchError: it can't; the message has the reason.
     """
-    model: Any = native_model(source)
-    config = model.config
+    config = native_config(source)
     if config.model_type == "llama":
         if config.hidden_act != "silu":
             raise ScratchError(f"hidden_act is {config.hidden_act!r}, the architecture llama of llama.cpp has 'silu'")
         rope_type = config.rope_parameters["rope_type"]
-        if rope_type not in ("default", *SCALED_ROPE_TYPES):
-            known = ", ".join(sorted(SCALED_ROPE_TYPES))
-            raise ScratchError(f"rope_type is {rope_type!r}, llama.cpp has default, {known}")
+        if rope_type not in ROPE_FIELDS:
+            raise ScratchError(f"rope_type is {rope_type!r}, llama.cpp has {', '.join(ROPE_FIELDS)}")
+        known = {"rope_type", "rope_theta", *ROPE_FIELDS[rope_type]}
+        if others := sorted(name for name, value in config.rope_parameters.items() if name not in known and value):
+            raise ScratchError(f"rope_parameters has {', '.join(others)}, which is not exported for {rope_type!r}")
     elif config.activation_function != "gelu_new":
         found = config.activation_function
         raise ScratchError(f"the activation is {found!r}, the architecture gpt2 of llama.cpp has 'gelu_new'")
-    read_vocabulary(source.tokenizers.source)
-    adds_bos(source.tokenizers.source)
+    tokenizer = source.tokenizers.source
+    read_vocabulary(tokenizer)
+    adds_bos(tokenizer)
+    if len(stops := stop_tokens(tokenizer, source.model)) > 1:
+        names = ", ".join(tokenizer.convert_ids_to_tokens(stops))
+        raise ScratchError(f"a GGUF file has one token besides <eos> that ends a turn, this model has {names}")
 
 
 def write(source: Source, folder: Path, quantization: str) -> None:
@@ -238,10 +263,13 @@ def modelfile(gguf_name: str, tokenizer: PreTrainedTokenizerFast, model: Any) ->
     elif tokenizer.chat_template == CHAT_TEMPLATE:  # Ollama detects some others in the file by itself
         lines.append(f'TEMPLATE """{OLLAMA_TEMPLATE}"""')
     lines += [f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(stop_tokens(tokenizer, model))]
-    if not settings.do_sample:
-        lines.append("PARAMETER temperature 0")
-    elif settings.temperature is not None:
-        lines.append(f"PARAMETER temperature {settings.temperature}")
+    # Settings of which Ollama has other defaults than transformers.
+    values = {"repeat_penalty": settings.repetition_penalty or 1.0, "temperature": 0}
+    if settings.do_sample:
+        defaults = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
+        found = {name: getattr(settings, name, None) for name in defaults}
+        values |= {name: default if found[name] is None else found[name] for name, default in defaults.items()}
+    lines += [f"PARAMETER {name} {value}" for name, value in values.items()]
     lines.append(f"PARAMETER num_ctx {model.config.max_position_embeddings}")
     return "\n".join(lines) + "\n"
 

@@ -182,6 +182,7 @@ def chat_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
     """The chat template without the tags that mark the assistant's tokens, which llama.cpp does not know; they do not
     change the text."""
     template = tokenizer.chat_template
+    template = template.get("default") if isinstance(template, dict) else template
     return GENERATION_TAG.sub("", template) if isinstance(template, str) else None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,11 +17,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ...errors import ScratchError
-from .export import SAMPLE_TEXTS, Source
+from .export import MAX_LENGTH, SAMPLE_TEXTS, Source, plain_greedy, sample_rows
 
-NEW_TOKENS = 32  # of greedy texts that are compared
 # Of the log-probabilities of a float32 export. llama.cpp computes GPT-2's activation by a table in float16.
-LARGEST_DIFFERENCE = {"llama": 1e-3, "gpt2": 1e-2}
+MAX_DIFFERENCE = {"llama": 1e-3, "gpt2": 1e-2}
 # A process of its own, since llama.cpp ends the process on an invalid file.
 SERVER = """
 import sys
@@ -54,7 +53,7 @@ class LlamaCppServer:
         """Send a request with JSON content to one of its paths, and return the JSON of the response.
 
         Raises:
-            ScratchError: the server refuses the request.
+            ScratchError: the server refuses the request, or ends.
         """
         request = urllib.request.Request(
             f"{self.address}{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
@@ -64,6 +63,8 @@ class LlamaCppServer:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             raise ScratchError(f"llama.cpp refuses {path}: {error.read().decode(errors='replace')[:300]}") from error
+        except OSError as error:
+            raise ScratchError(f"llama.cpp does not answer {path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the tokenizer adds."""
@@ -86,7 +87,7 @@ class LlamaCppServer:
         answer = self.post("/completion", prompt=token_ids, **options)["completion_probabilities"][0]
         found = torch.full((vocab_size,), -torch.inf)
         for entry in answer["top_logprobs"]:
-            found[entry["id"]] = entry["logprob"]
+            found[entry["id"]] = torch.nan if entry["logprob"] is None else entry["logprob"]
         return found
 
 
@@ -107,16 +108,18 @@ def running_llama_cpp(
     """
     command = [sys.executable, "-c", SERVER, str(path), str(context), str(threads or torch.get_num_threads())]
     command.append("exact" if exact else "default")
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         assert process.stdout is not None
-        assert process.stderr is not None
         line = next((line for line in process.stdout if line.startswith("listening ")), "")
-        if not line:
-            reason = (process.stderr.read().strip().splitlines() or ["no reason given"])[-1]
-            raise ScratchError(f"llama.cpp does not load {path.name}: {reason}")
         try:
+            if not line:
+                process.wait()
+                errors.seek(0)
+                reason = (errors.read().strip().splitlines() or ["no reason given"])[-1]
+                raise ScratchError(f"llama.cpp does not load {path.name}: {reason}")
             yield LlamaCppServer(line.split()[1])
         finally:
             process.kill()
@@ -127,34 +130,36 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
 
     Raises:
         ScratchError: llama.cpp does not load the file, splits a text into other tokens, or, in float32, computes other
-            log-probabilities.
+            log-probabilities or, for a Llama, other texts.
     """
     model: Any = source.model
     tokenizer, vocab_size = source.tokenizers.source, model.config.vocab_size
-    positions = model.config.max_position_embeddings
+    rows, new_tokens = sample_rows(tokenizer, model.config.max_position_embeddings)
     equal, differences = 0, []
-    with running_llama_cpp(next(folder.glob("*.gguf")), positions) as server:
-        for text in SAMPLE_TEXTS:
-            ids = tokenizer(text)["input_ids"]
-            found = server.encode(text)
-            if found != merge_unknown(ids, tokenizer) and found != ids:
-                raise ScratchError(f"llama.cpp splits {text!r} into {found}, the tokenizer into {ids}")
-            ids = ids[: positions - NEW_TOKENS] or [tokenizer.bos_token_id or 0]
-            expected = model(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
-            differences.append(float((server.log_probabilities(ids, vocab_size) - expected).abs().max()))
-            generated = model.generate(
-                torch.tensor([ids]), do_sample=False, num_beams=1, max_new_tokens=NEW_TOKENS, max_length=None
+    path = next(folder.glob("*.gguf"))
+    context = min(model.config.max_position_embeddings, MAX_LENGTH)
+    with running_llama_cpp(path, context) as server, plain_greedy(model):
+        for text, ids in zip(SAMPLE_TEXTS, rows, strict=True):
+            expected_ids, found = tokenizer(text, verbose=False)["input_ids"], server.encode(text)
+            if found != expected_ids and found != merge_unknown(expected_ids, tokenizer):
+                raise ScratchError(f"llama.cpp splits {text!r} into {found}, the tokenizer into {expected_ids}")
+            prompt = torch.tensor([ids])
+            expected = model(prompt).logits[0, -1].float().log_softmax(-1)
+            differences.append((server.log_probabilities(ids, vocab_size) - expected).abs().max())
+            generated = model.generate(prompt, do_sample=False, max_new_tokens=new_tokens)
+            equal += server.greedy(ids, new_tokens) == generated[0, len(ids) :].tolist()
+    largest = torch.stack(differences).max().item()
+    if quantization == "f32":
+        is_gpt2 = "gelu_new" in (getattr(model.config, name, None) for name in ("hidden_act", "activation_function"))
+        limit = MAX_DIFFERENCE["gpt2" if is_gpt2 else "llama"]
+        if not largest <= limit:
+            raise ScratchError(
+                "llama.cpp computes other probabilities: the largest difference of log-probabilities is "
+                f"{largest:.2g}, want at most {limit:g}"
             )
-            equal += server.greedy(ids, NEW_TOKENS) == generated[0, len(ids) :].tolist()
-    largest = max(differences)
-    is_gpt2 = "gelu_new" in (getattr(model.config, name, None) for name in ("hidden_act", "activation_function"))
-    limit = LARGEST_DIFFERENCE["gpt2" if is_gpt2 else "llama"]
-    if quantization == "f32" and largest > limit:
-        raise ScratchError(
-            f"llama.cpp computes other probabilities: the largest difference of log-probabilities is {largest:.2g}, "
-            f"want at most {limit:g}"
-        )
-    return {"texts": len(SAMPLE_TEXTS), "largest_log_probability_difference": largest, "equal_greedy": equal}
+        if equal < len(rows) and not is_gpt2:
+            raise ScratchError(f"llama.cpp continues {len(rows) - equal} of {len(rows)} texts with other tokens")
+    return {"texts": len(rows), "largest_log_probability_difference": largest, "equal_greedy": equal}
 
 
 def merge_unknown(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:

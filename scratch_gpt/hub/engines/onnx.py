@@ -79,7 +79,7 @@ def check(source: Source) -> None:
 
 
 def write(source: Source, folder: Path, quantization: str) -> None:
-    """Write graphs, configs and tokenizers. Files of more than 2 GB have their weights in a second file.
+    """Write graphs, configs and tokenizers. Large weights (from about 1.5 GB on) are in a second file.
 
     Args:
         source: the model and its tokenizers.

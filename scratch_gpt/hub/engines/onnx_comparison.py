@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ...errors import ScratchError
 from ..model_directory import Kind
-from .export import SAMPLE_TEXTS, Source
+from .export import MAX_LENGTH, Source, plain_greedy, sample_rows
 
 # Of logits, as in `numpy.allclose`: float32 resolves large ones less finely.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-5
-NEW_TOKENS = 32
-MAX_LENGTH = 128  # in tokens, of texts to compare on
 
 
 class OnnxModel:
@@ -105,10 +103,9 @@ def compare(source: Source, folder: Path, kind: Kind) -> dict[str, Any]:
         ScratchError: ONNX Runtime fails, logits differ by more than the tolerance, or a continuation differs.
     """
     model, onnx_model = source.model, OnnxModel(folder)
-    limit = min(getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH, MAX_LENGTH)
-    new_tokens = min(NEW_TOKENS, limit // 2)
-    rows = encode(source.tokenizers.source, limit - new_tokens)
-    targets = encode(source.tokenizers.target, limit - new_tokens) if kind == "seq2seq" else rows
+    positions = getattr(model.config, "max_position_embeddings", None) or MAX_LENGTH
+    rows, new_tokens = sample_rows(source.tokenizers.source, positions)
+    targets = sample_rows(source.tokenizers.target, positions)[0] if kind == "seq2seq" else rows
     pad = model.config.pad_token_id or 0
     largest = 0.0
     for batch in [*([index] for index in range(len(rows))), range(len(rows))]:
@@ -128,12 +125,6 @@ def compare(source: Source, folder: Path, kind: Kind) -> dict[str, Any]:
     if equal < len(rows):
         raise ScratchError(f"ONNX Runtime continues {len(rows) - equal} of {len(rows)} texts with other tokens")
     return {**result, "equal_greedy": equal}
-
-
-def encode(tokenizer: Any, limit: int) -> list[list[int]]:
-    """Ids of `SAMPLE_TEXTS`, at most `limit` each and at least one."""
-    end = tokenizer.eos_token_id or 0
-    return [tokenizer(text, verbose=False).input_ids[:limit] or [end] for text in SAMPLE_TEXTS]
 
 
 def pad_rows(rows: list[list[int]], pad: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -178,18 +169,6 @@ def logits_of_both(
     outputs.append(onnx_model.run("model", input_ids=ids[:, half:], attention_mask=mask, **past))
     found = np.concatenate([output["logits"] for output in outputs], axis=1)
     return (expected, found) if kind == "classifier" else (expected[mask == 1], found[mask == 1])
-
-
-@contextmanager
-def plain_greedy(model: Any) -> Iterator[None]:
-    """Inside the block, `generate` is greedy decoding without penalties and other processors of logits."""
-    before = model.generation_config
-    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    model.generation_config = GenerationConfig(**{name: getattr(before, name) for name in kept})
-    try:
-        yield
-    finally:
-        model.generation_config = before
 
 
 def generate(model: Any, kind: Kind, rows: list[list[int]], pad: int, new_tokens: int) -> list[list[int]]:

@@ -65,9 +65,7 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
         NoNativeClassError: no class supports the model; the reasons are those of the twin with the fewest.
     """
     config: Any = model.config
-    twin, reasons = find_twin(model)
-    if twin is None or reasons:
-        raise NoNativeClassError(f"no class of transformers can express this model: {'; '.join(reasons)}")
+    twin = native_twin(model)
     weights = twin.weights_to_native(dict(model.state_dict()), config)
     return _with_weights(twin.model_class(twin.config_to_native(config)), weights, model)
 
@@ -79,6 +77,8 @@ def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
         The twin that supports most of its settings, if there is one for its class, and the reasons why the model has no
         native class; none if the twin supports it.
     """
+    if is_native(model):
+        return None, [f"{type(model).__name__} is a class of transformers itself"]
     twins = [twin for twin in TWINS if twin.our_model_class.__name__ == type(model).__name__]
     if not twins:
         return None, [f"there is none for a {type(model).__name__}"]
@@ -87,13 +87,32 @@ def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
     return twin, reasons
 
 
+def native_twin(model: PreTrainedModel) -> Twin:
+    """The twin that supports one of our models.
+
+    Raises:
+        NoNativeClassError: there is none; the message has the reasons.
+    """
+    twin, reasons = find_twin(model)
+    if twin is None or reasons:
+        raise NoNativeClassError(f"no class of transformers can express this model: {'; '.join(reasons)}")
+    return twin
+
+
+def is_native(model: PreTrainedModel) -> bool:
+    """Whether a model is in a class of transformers itself."""
+    return type(model).__module__.startswith("transformers.")
+
+
 def native_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Facts for a model card: the native class of one of our models, and the oldest release of transformers that opens
-    it; or why there is none."""
+    it; or why there is none; or its class, if that is one of transformers."""
+    if is_native(model):
+        return {"own_class": type(model).__name__}
     twin, reasons = find_twin(model)
     if twin is None or reasons:
         return {"no_native_class": "; ".join(reasons)}
-    return {"native_class": {"class": twin.model_class.__name__, "since": twin.since}}
+    return {"native_class": {"class": twin.model_class.__name__, "since": f"{twin.since}{twin.note}"}}
 
 
 def save_native(model: PreTrainedModel, folder: Path) -> None:

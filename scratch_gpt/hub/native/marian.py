@@ -25,6 +25,7 @@ class MarianTwin(Twin):
     depends on the order of the features, so that reordering them in all weights makes the two models equal."""
 
     preset = "vaswani2017"
+    note = " (5.0 to 5.2 with sentencepiece)"
     our_config_class, our_model_class = ScratchSeq2SeqConfig, ScratchSeq2SeqForConditionalGeneration
     config_class, model_class = MarianConfig, MarianMTModel
     fields = {

@@ -40,6 +40,7 @@ class Twin(ABC):
         names: parts of parameter names that differ, ours to theirs.
         adjustable_fields: fields of the preset that may differ, because the other class has a field for them.
         since: the oldest release of transformers that an exported model was tried in.
+        note: what some releases need besides, in words.
     """
 
     preset: str
@@ -50,7 +51,7 @@ class Twin(ABC):
     fields: dict[str, str]
     names: dict[str, str]
     adjustable_fields: frozenset[str]
-    since = "4.56"
+    since, note = "4.56", ""
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
         """Convert a config of transformers to ours."""

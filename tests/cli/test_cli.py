@@ -294,7 +294,10 @@ def test_there_are_no_options_that_install_shell_completion():
 def test_a_write_error_is_reported_in_one_line(world):
     (world / "a_file").touch()
     result = scratch_gpt("export", "run", "a_file/native", cwd=world, check=False)
-    assert (result.returncode, result.stderr) == (1, "error: [Errno 17] File exists: 'a_file'\n")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: a_file/native can't be created, since a_file is a file: choose another\n",
+    )
 
 
 def test_pairs_have_a_better_and_a_worse_completion(world):

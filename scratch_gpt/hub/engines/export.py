@@ -161,11 +161,13 @@ def check_quantization(format: ExportFormat, quantization: str | None) -> str:
 
 
 def check_empty(folder: Path) -> None:
-    """Check that a folder does not exist or is empty.
+    """Check that a folder does not exist or is empty, and that it can be created.
 
     Raises:
-        ScratchError: it exists and is not an empty folder.
+        ScratchError: it exists and is not an empty folder, or a file is in the place of a parent.
     """
+    if files := [parent for parent in folder.parents if parent.is_file()]:
+        raise ScratchError(f"{folder} can't be created, since {files[0]} is a file: choose another")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ScratchError(f"{folder} already exists and is not an empty folder: choose another")
 

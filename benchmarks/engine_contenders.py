@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scratch_gpt.hub.engines.onnx_comparison import OnnxModel, past_of
 from transformers import PreTrainedTokenizerFast
 
 import scratch_gpt as ours
 from scratch_gpt.hub.engines import ctranslate2, gguf, onnx
 from scratch_gpt.hub.engines.export import Source
 from scratch_gpt.hub.engines.llama_cpp import LlamaCppServer, running_llama_cpp
+from scratch_gpt.hub.engines.onnx_comparison import OnnxModel, past_of
 from scratch_gpt.hub.loading import Tokenizers
 
 VOCAB_SIZE = 8192

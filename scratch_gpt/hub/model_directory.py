@@ -78,9 +78,14 @@ class ModelDirectory:
     def write(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""
         self.skeleton.save_pretrained(folder, state_dict=weights)
-        save_tokenizer(self.tokenizer, folder)
-        if self.target_tokenizer is not None:
-            save_tokenizer(self.target_tokenizer, folder / TARGET_TOKENIZER)
+        save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+
+
+def save_tokenizers(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Save the tokenizer of a model, and its target tokenizer if that is another one."""
+    save_tokenizer(source, folder)
+    if target is not None and target is not source:
+        save_tokenizer(target, folder / TARGET_TOKENIZER)
 
 
 def has_target_tokenizer(config: Any) -> bool:

@@ -131,7 +131,8 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
     config: Any = model.config
     shape = (4, min(16, config.max_position_embeddings))
     rows = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).tolist()
-    check_difference(logit_difference(deepcopy(model).float(), deepcopy(native).float(), rows))
+    ours, theirs = (each if each.dtype == torch.float32 else deepcopy(each).float() for each in (model, native))
+    check_difference(logit_difference(ours, theirs, rows))
     save_native(native, twin)
     try:
         copy_tokenizers(str(folder), model.config, twin, trust_remote_code)

@@ -36,14 +36,14 @@ OLDEST, NEWEST = (5, 0), (5, 24)
 # For users who load a model without the package: this file is imported before any name that older releases lack.
 require_version(f"transformers>={OLDEST[0]}.{OLDEST[1]}", "Install it with: pip install -U transformers")
 
-import torch  # noqa: E402
-from transformers import masking_utils  # noqa: E402
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache  # noqa: E402
-from transformers.configuration_utils import PreTrainedConfig  # noqa: E402
-from transformers.generation import GenerationConfig, GenerationMixin  # noqa: E402
-from transformers.modeling_outputs import CausalLMOutputWithPast  # noqa: E402
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel  # noqa: E402
-from transformers.utils.generic import can_return_tuple  # noqa: E402
+import torch
+from transformers import masking_utils
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.generic import can_return_tuple
 
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 if RELEASE > NEWEST:
@@ -61,7 +61,7 @@ if RELEASE >= (5, 2):
         return merge_with_config_defaults(capture_outputs(forward))
 
 else:
-    from transformers.utils.generic import OutputRecorder  # type: ignore[attr-defined,no-redef]
+    from transformers.utils.generic import OutputRecorder  # type: ignore[attr-defined,no-redef]  # of 5.0 and 5.1
     from transformers.utils.generic import check_model_inputs as with_config_and_outputs
 
 # Name of the cache in the arguments of models and in their outputs.

@@ -14,6 +14,8 @@ from typer.main import get_command
 
 from scratch_gpt import export_native
 from scratch_gpt.cli.app import COMMANDS, app
+from scratch_gpt.cli.convert import Format
+from scratch_gpt.hub.engines.formats import FORMATS
 
 
 def scratch_gpt(*arguments: str, cwd, check: bool = True) -> subprocess.CompletedProcess:
@@ -289,6 +291,13 @@ def test_evaluate_agrees_with_training(world):
 def test_there_are_no_options_that_install_shell_completion():
     """typer adds them by default."""
     assert "-completion" not in run_here("scratch-gpt", "--help").stdout
+
+
+def test_export_has_all_formats_and_its_help_their_quantizations():
+    assert [format.value for format in Format] == list(FORMATS)
+    said = " ".join(run_here("scratch-gpt", "export", "--help").stdout.replace("│", " ").split())
+    for name, format in FORMATS.items():
+        assert f"{name}: {', '.join(format.quantizations)}." in said
 
 
 def test_a_write_error_is_reported_in_one_line(world):

@@ -25,7 +25,7 @@ from ...untrusted import read_json
 from ..model_directory import TARGET_TOKENIZER
 from ..native.convert import export_native, find_twin
 from ..native.marian import MarianTwin
-from .export import SAMPLE_TEXTS, ExportFormat, Source
+from .export import MAX_LENGTH, SAMPLE_TEXTS, ExportFormat, Source
 
 # Activations of Marian that the engine computes: GELU exactly or by tanh, SiLU (also called Swish), ReLU.
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu", "swish")
@@ -37,7 +37,6 @@ UNSUPPORTED_SETTINGS = {
     **{"min_length": 1, "min_new_tokens": 0, "exponential_decay_length_penalty": None, "forced_bos_token_id": None},
     **dict.fromkeys(("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"), None),
 }
-MAX_COMPARED_LENGTH = 128  # tokens: an untrained model repeats tokens up to its last position
 TOLERANCE = 1e-3  # of the log-probability of a token in float32
 
 
@@ -194,12 +193,12 @@ class _Engine:
         self.translator = ctranslate2.Translator(str(folder), device="cpu", compute_type=compute_type)
 
     def translate(self, texts: list[str], num_beams: int) -> list[str]:
-        """Translate texts to at most `MAX_COMPARED_LENGTH` tokens."""
+        """Translate texts to at most `MAX_LENGTH` tokens."""
         results = self.translator.translate_batch(
             [self.source.convert_ids_to_tokens(ids) for ids in self.source(texts, truncation=True).input_ids],
             beam_size=num_beams,
             length_penalty=self.settings.length_penalty,
-            max_decoding_length=min(self.settings.max_length, MAX_COMPARED_LENGTH) - 1,
+            max_decoding_length=min(self.settings.max_length, MAX_LENGTH) - 1,
             min_decoding_length=0,
             max_input_length=0,  # the tokenizer has truncated
         )
@@ -217,11 +216,11 @@ class _Engine:
 
 
 def _generate(source: Source, texts: list[str], num_beams: int) -> list[str]:
-    """Translate texts with the source model to at most `MAX_COMPARED_LENGTH` tokens."""
+    """Translate texts with the source model to at most `MAX_LENGTH` tokens."""
     model: Any = source.model
     settings = _settings(model)
     settings.num_beams, settings.early_stopping = num_beams, num_beams > 1
-    settings.max_length = min(settings.max_length, MAX_COMPARED_LENGTH)
+    settings.max_length = min(settings.max_length, MAX_LENGTH)
     tokens = model.generate(**_encode(source, texts), generation_config=settings)
     return source.tokenizers.target.batch_decode(tokens, skip_special_tokens=True)
 

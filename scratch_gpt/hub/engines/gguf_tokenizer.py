@@ -12,6 +12,7 @@ implements. Three kinds have:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -118,6 +119,7 @@ def _characters(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabular
     return GGUFVocabulary("t5", tokens, scores=[-1.0] * len(tokens), options=options)
 
 
+@functools.cache
 def nfkc_charsmap() -> bytes:
     """The table of Unicode's normalization form NFKC in SentencePiece's binary format, which llama.cpp reads."""
     import io
@@ -134,7 +136,7 @@ def nfkc_charsmap() -> bytes:
         normalization_rule_name="nfkc",
         minloglevel=2,
     )
-    content: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    content: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at import
     content.ParseFromString(model.getvalue())
     return content.normalizer_spec.precompiled_charsmap
 

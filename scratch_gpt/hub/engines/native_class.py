@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import ScratchError
-from ...tokenization.saving import save_tokenizer
-from ..model_directory import AUTO_CLASSES, TARGET_TOKENIZER, kind_of_model
+from ..model_directory import AUTO_CLASSES, kind_of_model, save_tokenizers
 from ..native.convert import export_native, native_twin, save_native
 from .export import SAMPLE_TEXTS, ExportFormat, Source, sample_rows
 
@@ -29,9 +28,7 @@ def write(source: Source, folder: Path, quantization: str) -> None:
     """Write weights, config and tokenizers."""
     native = export_native(source.model)
     save_native(native.to(getattr(torch, quantization)), folder)
-    save_tokenizer(source.tokenizers.source, folder)
-    if source.tokenizers.target is not source.tokenizers.source:
-        save_tokenizer(source.tokenizers.target, folder / TARGET_TOKENIZER)
+    save_tokenizers(*source.tokenizers, folder)
 
 
 def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:

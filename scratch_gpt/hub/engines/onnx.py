@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ...errors import ScratchError
-from ...tokenization.saving import save_tokenizer
-from ..model_directory import TARGET_TOKENIZER, Kind
+from ..model_directory import Kind, save_tokenizers
 from .export import ExportFormat, Source
 from .onnx_comparison import compare
 from .onnx_graphs import Graph, build_graphs
@@ -99,9 +98,7 @@ def write(source: Source, folder: Path, quantization: str) -> None:
     (folder / "config.json").write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", encoding="utf-8")
     if model.can_generate() and kind in ("causal", "seq2seq"):
         model.generation_config.save_pretrained(folder)
-    save_tokenizer(source.tokenizers.source, folder)
-    if source.tokenizers.target is not source.tokenizers.source:
-        save_tokenizer(source.tokenizers.target, folder / TARGET_TOKENIZER)
+    save_tokenizers(*source.tokenizers, folder)
 
 
 def write_graph(graph: Graph, path: Path) -> None:

@@ -27,6 +27,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    softcap: float | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(Q K^T * scaling + mask) V (Vaswani et al. 2017, arXiv:1706.03762, equation 1), the softmax in float32.
@@ -38,6 +39,7 @@ def eager_attention_forward(
         attention_mask: additive, broadcastable to (B, H, T, S): 0 where a query may attend, very negative elsewhere.
         scaling: factor of the dot products, 1 / sqrt(D).
         dropout: fraction of the attention weights set to zero in training.
+        softcap: c in scores = c tanh(scores / c) (Gemma 2, arXiv:2408.00118); None disables it.
 
     Returns:
         The weighted averages of the values (B, T, H, D) and the attention weights (B, H, T, S).
@@ -46,6 +48,8 @@ def eager_attention_forward(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)  # (B, H, S, D)
     scores = query @ key.transpose(-1, -2) * scaling  # (B, H, T, S)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
@@ -54,7 +58,8 @@ def eager_attention_forward(
 
 
 class ScratchAttention(nn.Module):
-    """Multi-head attention with grouped key-value heads, optional rotary positions and optional query-key norm.
+    """Multi-head attention with grouped key-value heads, optional rotary positions, query-key norm, sliding window and
+    soft-capping of the scores.
 
     Queries are computed from the hidden states; keys and values from the same states (self-attention) or from
     `key_value_states` (cross-attention of a decoder to the encoder's states).
@@ -69,14 +74,19 @@ class ScratchAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
+        is_sliding = config.layer_types is not None and config.layer_types[layer_idx] == "sliding_attention"
+        self.sliding_window = config.sliding_window if is_sliding else None
+        options = {"sliding_window": self.sliding_window, "softcap": config.attn_logit_softcapping}
+        self.attention_options = {name: value for name, value in options.items() if value is not None}
 
         query_size, kv_size = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
-        self.o_proj = OutputProjection(query_size, config.hidden_size, bias=config.attention_bias)
-        self.q_norm = build_norm(config, self.head_dim) if config.qk_norm else None
-        self.k_norm = build_norm(config, self.head_dim) if config.qk_norm else None
+        self.o_proj = OutputProjection(query_size, config.hidden_size, bias=config.attention_output_bias)
+        self.norm_per_head = config.qk_norm_per_head
+        norm_sizes = (self.head_dim, self.head_dim) if self.norm_per_head else (query_size, kv_size)
+        self.q_norm, self.k_norm = (build_norm(config, size) if config.qk_norm else None for size in norm_sizes)
 
     def forward(
         self,
@@ -103,9 +113,7 @@ class ScratchAttention(nn.Module):
             The output (B, T, C) and the attention weights (B, H, T, S); fused attention functions return None for them.
         """
         batch_and_tokens = hidden_states.shape[:-1]
-        query = self._split_heads(self.q_proj(hidden_states))  # (B, H, T, D)
-        if self.q_norm is not None:
-            query = self.q_norm(query)
+        query = self._split_heads(self.q_proj(hidden_states), self.q_norm)  # (B, H, T, D)
         if position_embeddings is not None:
             query = apply_rotary(query, *position_embeddings)
         if key_value_states is None:
@@ -125,22 +133,24 @@ class ScratchAttention(nn.Module):
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
+            **self.attention_options,
             **kwargs,
         )
         attended = attended.reshape(*batch_and_tokens, -1).contiguous()  # (B, T, H * D)
         return self.o_proj(attended), weights  # (B, T, C)
 
-    def _split_heads(self, projected: torch.Tensor) -> torch.Tensor:
-        """Split (B, T, heads * D) into (B, heads, T, D)."""
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+    def _split_heads(self, projected: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
+        """Split (B, T, heads * D) into (B, heads, T, D), and normalize each head, or all of them together before."""
+        if norm is not None and not self.norm_per_head:
+            projected = norm(projected)
+        heads = projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, T, D)
+        return norm(heads) if norm is not None and self.norm_per_head else heads
 
     def _keys_and_values(
         self, states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Project states (B, S, C) to keys and values, each (B, G, S, D)."""
-        key, value = self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
-        if self.k_norm is not None:
-            key = self.k_norm(key)
+        key, value = self._split_heads(self.k_proj(states), self.k_norm), self._split_heads(self.v_proj(states))
         if position_embeddings is not None:
             key = apply_rotary(key, *position_embeddings)
         return key, value

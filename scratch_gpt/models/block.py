@@ -2,8 +2,10 @@
 each position.
 
 Each of them is a residual branch: its output is added to its input, so that gradients also flow through the identity.
-The norm is applied to the input of each branch (pre-norm, GPT-2 and later) or to each sum (post-norm, Vaswani et al.
-2017, GPT-1). The decoder of an encoder-decoder has a third branch between the two: cross-attention to the source.
+A norm is applied to the input of each branch (pre-norm, GPT-2 and later), to each sum (post-norm, Vaswani et al. 2017,
+GPT-1), to the output of each branch (OLMo 2) or to its input and its output (sandwich, Gemma 2). The decoder of an
+encoder-decoder has a third branch between the two: cross-attention to the source. In a parallel block, attention and
+feed-forward network read the same hidden states.
 
 Dimension letters: B batch, T tokens, S source tokens, D head size, C hidden size.
 """
@@ -17,6 +19,7 @@ from .attention import ScratchAttention
 from .autocast import computed_dtype
 from .compatibility import accepts_past_key_values
 from .dropout import Dropout
+from .experts import MixtureOfExperts
 from .feed_forward import FeedForward
 from .normalization import build_norm
 
@@ -33,13 +36,21 @@ class TransformerBlock(GradientCheckpointingLayer):
 
     def __init__(self, config, layer_idx: int, is_causal: bool = True, cross_attention: bool = False):
         super().__init__()
-        self.pre_norm = config.norm_position == "pre"
-        self.input_layernorm = build_norm(config)
+        self.pre_norm, self.post_norm = config.norm_position in ("pre", "sandwich"), config.norm_position == "post"
+        self.parallel_residual = config.parallel_residual
+        self.attention_type = config.layer_types[layer_idx] if config.layer_types else "full_attention"
+        has_rotary = config.no_rope_layers is None or config.no_rope_layers[layer_idx]
+        self.rotary_type = self.attention_type if has_rotary else None  # whose cosines and sines the layer uses
+        has_norm, has_output_norm = self.pre_norm or self.post_norm, config.norm_position in ("branch", "sandwich")
+        skips_first = layer_idx == 0 and not config.first_attention_norm
+        self.input_layernorm = build_norm(config) if has_norm and not skips_first else None
         self.self_attn = ScratchAttention(config, layer_idx, is_causal)
+        self.attn_output_layernorm = build_norm(config) if has_output_norm else None
         self.cross_attn_layernorm = build_norm(config) if cross_attention else None
         self.cross_attn = ScratchAttention(config, layer_idx, is_causal=False) if cross_attention else None
-        self.post_attention_layernorm = build_norm(config)
-        self.mlp = FeedForward(config)
+        self.post_attention_layernorm = build_norm(config) if has_norm and not config.parallel_shared_norm else None
+        self.mlp = MixtureOfExperts(config) if config.num_experts else FeedForward(config)
+        self.mlp_output_layernorm = build_norm(config) if has_output_norm else None
         self.dropout = Dropout(config.residual_dropout)
 
     @accepts_past_key_values
@@ -70,17 +81,21 @@ class TransformerBlock(GradientCheckpointingLayer):
             Hidden states (B, T, C).
         """
         residual = hidden_states  # (B, T, C)
+        attn_input = self.maybe_pre_norm(self.input_layernorm, hidden_states)
         attn_output, _ = self.self_attn(  # (B, T, C)
-            self.maybe_pre_norm(self.input_layernorm, hidden_states),
+            attn_input,
             attention_mask=attention_mask,
             position_embeddings=position_embeddings,
             cache=cache,
             **kwargs,
         )
-        hidden_states = self.maybe_post_norm(self.input_layernorm, residual + self.dropout(attn_output))
+        if self.parallel_residual:
+            norm = self.post_attention_layernorm
+            mlp_output = self.mlp(attn_input if norm is None else self.maybe_pre_norm(norm, residual))  # (B, T, C)
+            return residual + self.dropout(attn_output) + self.dropout(mlp_output)
+        hidden_states = self.add(residual, attn_output, self.input_layernorm, self.attn_output_layernorm)
 
-        if self.cross_attn is not None and self.cross_attn_layernorm is not None:
-            residual = hidden_states
+        if self.cross_attn is not None:
             attn_output, _ = self.cross_attn(  # (B, T, C)
                 self.maybe_pre_norm(self.cross_attn_layernorm, hidden_states),
                 key_value_states=encoder_hidden_states,
@@ -90,18 +105,23 @@ class TransformerBlock(GradientCheckpointingLayer):
                 cache=cache,
                 **kwargs,
             )
-            hidden_states = self.maybe_post_norm(self.cross_attn_layernorm, residual + self.dropout(attn_output))
+            hidden_states = self.add(hidden_states, attn_output, self.cross_attn_layernorm)
 
-        residual = hidden_states
         mlp_output = self.mlp(self.maybe_pre_norm(self.post_attention_layernorm, hidden_states))  # (B, T, C)
-        return self.maybe_post_norm(self.post_attention_layernorm, residual + self.dropout(mlp_output))
+        return self.add(hidden_states, mlp_output, self.post_attention_layernorm, self.mlp_output_layernorm)
 
-    def maybe_pre_norm(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    def maybe_pre_norm(self, norm: nn.Module | None, hidden_states: torch.Tensor) -> torch.Tensor:
         """The input (B, T, C) of a branch: normalized in a pre-norm block, and cast to autocast's dtype once, so that
         the linear layers of the branch do not each keep a cast copy."""
-        branch_input = norm(hidden_states) if self.pre_norm else hidden_states
+        branch_input = norm(hidden_states) if self.pre_norm and norm is not None else hidden_states
         return branch_input.to(computed_dtype(branch_input))
 
-    def maybe_post_norm(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The sum (B, T, C) of a residual branch and its input: normalized in a post-norm block."""
-        return hidden_states if self.pre_norm else norm(hidden_states)
+    def add(
+        self, residual: torch.Tensor, output: torch.Tensor, norm: nn.Module | None, output_norm: nn.Module | None = None
+    ) -> torch.Tensor:
+        """Add the output of a branch to its input, each (B, T, C): the output is normalized by `output_norm`, if there
+        is one, and the sum by `norm` in a post-norm block."""
+        if output_norm is not None:
+            output = output_norm(output)
+        hidden_states = residual + self.dropout(output)
+        return norm(hidden_states) if self.post_norm and norm is not None else hidden_states

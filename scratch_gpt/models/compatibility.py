@@ -6,16 +6,16 @@ them. docs/releases.md lists the releases that were tried.
 | 5.1 | `ALL_ATTENTION_FUNCTIONS.get_interface` | `attention_function` |
 | 5.1 | `generate` passes a `DynamicCache` to the model, which created its own | `BaseGenerationMixin` |
 | 5.2 | `check_model_inputs` became `merge_with_config_defaults` and `capture_outputs` | `trunk_forward` |
-| 5.2 | `inputs_embeds` of masks was called `input_embeds` | `create_causal_mask`, `create_bidirectional_mask` |
+| 5.2 | `inputs_embeds` of masks was called `input_embeds` | `create_causal_masks`, `create_bidirectional_mask` |
 | 5.4 | tied weights of remote code are tied (5.3 left the head without data) | `BaseModel` |
 | 5.4 | configs are dataclasses | `BaseConfig`, `strict` |
-| 5.4 | caches count their tokens themselves, without `cache_position` | `update_cache`, `create_causal_mask` |
+| 5.4 | caches count their tokens themselves, without `cache_position` | `update_cache`, `create_causal_masks` |
 | 5.4 | the loops of `generate` do not pass `cache_position` to the model | `LOOP_INPUTS` |
 | 5.13 | `get_max_cache_shape` of a cache layer is called `get_max_length` | `max_cache_length` |
 | 5.17 | `generate` marks caches that its caller passes | `BaseGenerationMixin` |
 | 5.18 | beam search takes the size of the vocabulary from the logits, not from the config | `BaseGenerationMixin` |
 | 5.20 | the model's generation config takes precedence over the pipeline's | `BaseGenerationMixin` |
-| 5.24 | the model updates a paged cache, not the attention function | `update_cache`, `create_causal_mask` |
+| 5.24 | the model updates a paged cache, not the attention function | `update_cache`, `create_causal_masks` |
 | 5.24 | `past_key_values` of models, outputs and masks is called `cache` | `CACHE` and what uses it |
 """
 
@@ -32,6 +32,7 @@ from transformers.utils import logging
 from transformers.utils.versions import require_version
 
 OLDEST, NEWEST = (5, 0), (5, 24)
+LAYER_TYPES = ("full_attention", "sliding_attention")  # those of transformers' caches and masks that the models use
 
 # For users who load a model without the package: this file is imported before any name that older releases lack.
 require_version(f"transformers>={OLDEST[0]}.{OLDEST[1]}", "Install it with: pip install -U transformers")
@@ -161,31 +162,45 @@ def update_cache(
     return cache.update(key, value, layer_idx, {"cache_position": positions})
 
 
-def create_causal_mask(
+def create_causal_masks(
     config: Any,
     inputs_embeds: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Any,
     cache: Cache | None,
     position_ids: torch.Tensor | None = None,
-) -> Any:
-    """The mask of causal attention, in the form that the model's attention function takes.
+) -> dict[str, Any]:
+    """The masks of causal attention for each layer type of the model, in the form that its attention function takes.
 
     Args:
         config: the model's config.
         inputs_embeds: embeddings of the tokens (B, T, C).
-        attention_mask: 1 for tokens and 0 for padding (B, cached tokens + T).
+        attention_mask: 1 for tokens and 0 for padding (B, cached tokens + T), or what this function returned.
         cache: keys and values of the tokens before these.
         position_ids: positions (B, T), which show packed documents if there is neither a mask nor a cache.
     """
+    if isinstance(attention_mask, dict):
+        return attention_mask
     arguments: dict[str, Any] = {"inputs_embeds" if RELEASE >= (5, 2) else "input_embeds": inputs_embeds}
     if RELEASE < (5, 24) and is_paged(cache):
         cache = None  # only the attention function gets it
     if RELEASE < (5, 4):
         cached = cache.get_seq_length() if cache is not None else 0
         arguments["cache_position"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + cached
-    return masking_utils.create_causal_mask(
-        config=config, attention_mask=attention_mask, position_ids=position_ids, **arguments, **cache_argument(cache)
-    )
+    arguments |= {"config": config, "attention_mask": attention_mask, "position_ids": position_ids}
+    create = {"full_attention": masking_utils.create_causal_mask}
+    if config.layer_types is not None:
+        windowed = {"sliding_attention": masking_utils.create_sliding_window_causal_mask}
+        create = {name: function for name, function in (create | windowed).items() if name in config.layer_types}
+    return {name: function(**arguments, **cache_argument(cache)) for name, function in create.items()}
+
+
+def create_masks_for_generate(config: Any, **kwargs: Any) -> Any:
+    """What `generate` calls before a compiled forward pass: the mask of a model, or one for each layer type in a dict.
+    transformers' function of this name does not expect a config whose `layer_types` is None."""
+    if config.layer_types is not None:
+        return masking_utils.create_masks_for_generate(config=config, **kwargs)
+    known = inspect.signature(masking_utils.create_causal_mask).parameters
+    return masking_utils.create_causal_mask(config=config, **{k: v for k, v in kwargs.items() if k in known})
 
 
 def create_bidirectional_mask(
@@ -319,6 +334,7 @@ else:
 
 __all__ = [
     "CACHE",
+    "LAYER_TYPES",
     "LOOP_INPUTS",
     "BaseConfig",
     "BaseGenerationMixin",
@@ -329,7 +345,8 @@ __all__ = [
     "cache_argument",
     "cache_of",
     "create_bidirectional_mask",
-    "create_causal_mask",
+    "create_causal_masks",
+    "create_masks_for_generate",
     "head_forward",
     "is_paged",
     "max_cache_length",

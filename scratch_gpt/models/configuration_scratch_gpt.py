@@ -73,6 +73,7 @@ class ScratchGPTConfig(TransformerBlockConfig):
         ngram_buckets: number of rows (a power of two) of the table of n-gram embeddings, which are added to the token
             embeddings (fastText's hashing, arXiv:1607.01759, in a language model); 0 disables them.
         final_logit_softcapping: c in logits = c tanh(logits / c) (Gemma 2, arXiv:2408.00118); None disables it.
+        lm_head_bias: whether the head has a bias.
         use_cache: cache keys and values during generation.
     """
 
@@ -94,6 +95,7 @@ class ScratchGPTConfig(TransformerBlockConfig):
     ngram_size: int = 3
     ngram_buckets: int = 0
     final_logit_softcapping: float | int | None = None
+    lm_head_bias: bool = False
     output_projection_init: Literal["normal", "scaled", "zero"] = "scaled"
     use_cache: bool = True
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))

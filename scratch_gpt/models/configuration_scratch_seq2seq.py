@@ -139,6 +139,11 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
                 f"decoder_vocab_size is {self.decoder_vocab_size} and vocab_size {self.vocab_size}, want them equal, "
                 "or share_encoder_decoder_embeddings off"
             )
+        violations += [
+            f"{name} is set, which encoder-decoders do not have, want None"
+            for name in ("layer_types", "no_rope_layers", "attn_logit_softcapping")
+            if getattr(self, name) is not None
+        ]
         if self.pad_token_id is None:
             violations.append("pad_token_id is None, want the id of the padding token")
         return violations

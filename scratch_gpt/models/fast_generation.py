@@ -15,7 +15,14 @@ from transformers.generation import GenerationMixin, MaxLengthCriteria
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
-from .compatibility import CACHE, LOOP_INPUTS, BaseGenerationMixin, OutputRecorder, cache_of
+from .compatibility import (
+    CACHE,
+    LOOP_INPUTS,
+    BaseGenerationMixin,
+    OutputRecorder,
+    cache_of,
+    create_masks_for_generate,
+)
 from .dropout import Dropout
 from .fast_decoding import StepDecoder
 from .feed_forward import FeedForward, OutputProjection
@@ -45,6 +52,7 @@ class FastGenerationMixin(BaseGenerationMixin):
     # The two calls of `super` ignore types: transformers annotates `self` as both a model and the mixin.
     config: Any
     decoding_trunk: Any
+    create_masks_for_generate = staticmethod(create_masks_for_generate)
 
     def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
         """Run the prompt through the model; for beam search, replace the cache by a `StepDecoder`."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .attention import ScratchAttention  # noqa: F401
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .experts import MixtureOfExperts  # noqa: F401
 
 
 class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
@@ -70,7 +71,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         self.layers = nn.ModuleList(
             [TransformerBlock(config, i, is_causal=False) for i in range(config.num_hidden_layers)]
         )
-        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.norm = build_norm(config) if config.norm_position != "post" else nn.Identity()
         self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
         self.gradient_checkpointing = False
         self.post_init()

@@ -25,7 +25,7 @@ from .block import TransformerBlock
 from .compatibility import (
     cache_argument,
     cache_of,
-    create_causal_mask,
+    create_causal_masks,
     head_forward,
     trunk_forward,
 )
@@ -36,13 +36,14 @@ from .fast_generation import FastGenerationMixin
 from .linear_cross_entropy import next_token_labels, scored_items, token_loss
 from .ngram_embedding import NgramEmbedding, check_ngram_inputs
 from .normalization import build_norm
-from .positions import RotaryEmbedding, build_positions, check_length, count_positions
+from .positions import build_positions, build_rotary, check_length, count_positions, rotary_by_layer_type
 from .pretrained_model import ScratchPreTrainedModel
 
 if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
     from .attention import ScratchAttention  # noqa: F401
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .experts import MixtureOfExperts  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
 
 
@@ -65,8 +66,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([TransformerBlock(config, i) for i in range(config.num_hidden_layers)])
-        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
-        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.norm = build_norm(config) if config.norm_position != "post" else nn.Identity()
+        self.rotary_emb = build_rotary(config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -109,7 +110,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
         check_length(self.config, inputs_embeds.shape[1], cache)
-        causal_mask = create_causal_mask(  # with a cache it does not detect packed documents, so before one is created
+        causal_masks = create_causal_masks(  # before a cache is created, with which packed documents are not detected
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -131,14 +132,14 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
-        # Cosines and sines, each (B or 1, T, D/2)
-        rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+        # Cosines and sines, each (B or 1, T, R/2)
+        rotary = rotary_by_layer_type(self.rotary_emb, hidden_states, position_ids)
 
         for layer in self.layers:
             hidden_states = layer(  # (B, T, C)
                 hidden_states,
-                attention_mask=causal_mask,
-                position_embeddings=rotary,
+                attention_mask=causal_masks[layer.attention_type],  # type: ignore[index]
+                position_embeddings=rotary.get(layer.rotary_type),  # type: ignore[call-overload]
                 position_ids=position_ids,
                 use_cache=use_cache,
                 **cache_argument(cache),
@@ -159,7 +160,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
     def __init__(self, config: ScratchGPTConfig):
         super().__init__(config)
         self.model = ScratchGPTModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
     @head_forward

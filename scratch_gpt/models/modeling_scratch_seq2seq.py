@@ -28,7 +28,7 @@ from .compatibility import (
     cache_argument,
     cache_of,
     create_bidirectional_mask,
-    create_causal_mask,
+    create_causal_masks,
     head_forward,
     trunk_forward,
 )
@@ -44,6 +44,7 @@ from .pretrained_model import ScratchPreTrainedModel
 if TYPE_CHECKING:  # not imported: a model directory has the files that this one names
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .experts import MixtureOfExperts  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
     from .ngram_embedding import NgramEmbedding  # noqa: F401
     from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401
@@ -89,7 +90,7 @@ class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
         self.layers = nn.ModuleList(
             [TransformerBlock(config, i, is_causal=is_decoder, cross_attention=is_decoder) for i in range(num_layers)]
         )
-        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.norm = build_norm(config) if config.norm_position != "post" else nn.Identity()
         self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
         self.gradient_checkpointing = False
 
@@ -185,7 +186,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         self_attention_cache = getattr(cache, "self_attention_cache", cache)
         check_length(self.config, embeds.shape[1], self_attention_cache)
-        causal_mask = create_causal_mask(
+        causal_masks = create_causal_masks(
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, cache=self_attention_cache
         )
         source_mask = create_bidirectional_mask(
@@ -203,7 +204,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
             hidden_states = layer(  # (B, T, C)
                 hidden_states,
                 encoder_hidden_states,
-                attention_mask=causal_mask,
+                attention_mask=causal_masks["full_attention"],
                 encoder_attention_mask=source_mask,
                 position_embeddings=rotary,
                 encoder_position_embeddings=source_rotary,

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 class LayerNorm(nn.Module):
     """Layer normalization (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
 
-    y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last dimension.
+    y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last dimension; without a bias if `bias` is false.
     """
 
-    def __init__(self, hidden_size: int, eps: float = 1e-5):
+    def __init__(self, hidden_size: int, eps: float = 1e-5, bias: bool = True):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size)) if bias else None
 
     def formula(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, in float32 (Ba, Kiros and Hinton 2016,
@@ -28,7 +28,8 @@ class LayerNorm(nn.Module):
         centered = x - x.mean(-1, keepdim=True)
         variance = centered.pow(2).mean(-1, keepdim=True)
         normalized = centered * torch.rsqrt(variance + self.eps)
-        return (normalized * self.weight.float() + self.bias.float()).to(hidden_states.dtype)
+        bias = 0.0 if self.bias is None else self.bias.float()
+        return (normalized * self.weight.float() + bias).to(hidden_states.dtype)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Normalize the last dimension by torch's kernel: (..., C) to (..., C)."""
@@ -73,6 +74,6 @@ class RMSNorm(nn.Module):
 def build_norm(config, size: int | None = None) -> nn.Module:
     """The norm of type `config.norm_type` over `size` features (default: `config.hidden_size`)."""
     size = size or config.hidden_size
-    if config.norm_type == "layer_norm":
-        return LayerNorm(size, config.norm_eps)
+    if config.norm_type.startswith("layer_norm"):
+        return LayerNorm(size, config.norm_eps, bias=config.norm_type == "layer_norm")
     return RMSNorm(size, config.norm_eps, elementwise_affine=config.norm_type == "rms_norm")

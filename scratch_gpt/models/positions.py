@@ -3,9 +3,10 @@
 Learned positions (an `nn.Embedding`) and sinusoidal ones are added to the token embeddings. Rotary position embeddings
 rotate the queries and keys, so that their dot product depends only on the distance between two tokens.
 
-Dimension letters: B batch, T tokens, H heads, D head size, C hidden size.
+Dimension letters: B batch, T tokens, H heads, D head size, R rotated features of a head, C hidden size.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
-from .compatibility import is_paged
+from .compatibility import LAYER_TYPES, is_paged
 
 
 class SinusoidalPositions(nn.Module):
@@ -53,25 +54,66 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config, **kwargs) -> tuple[torch.Tensor, float]:
-        """Frequencies theta^(-2i/D) for i = 0 … D/2 - 1, (D/2,), and the factor of cosines and sines, which is 1."""
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        """Frequencies theta^(-2i/R) for i = 0 … R/2 - 1, (R/2,), and the factor of cosines and sines, which is 1."""
+        rotated = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))  # R
+        exponents = torch.arange(0, rotated, 2, dtype=torch.float32) / rotated
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position ids (B, T) to cosines and sines, each (B, T, D/2) in the dtype of `x`."""
-        angles = position_ids[..., None].float() * self.inv_freq.float()  # (B, T, D/2)
+        """Position ids (B, T) to cosines and sines, each (B, T, R/2) in the dtype of `x`."""
+        angles = position_ids[..., None].float() * self.inv_freq.float()  # (B, T, R/2)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate each pair (x_i, x_{i+D/2}) of queries or keys (B, H, T, D) by an angle given by `cos` and `sin`, each
-    (B, T, D/2) (Su et al. 2021, arXiv:2104.09864)."""
-    first, second = x.chunk(2, dim=-1)  # each (B, H, T, D/2)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # each (B, 1, T, D/2)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Rotate each pair (x_i, x_{i+R/2}) of the first R features of queries or keys (B, H, T, D) by an angle given by
+    `cos` and `sin`, each (B, T, R/2) (Su et al. 2021, arXiv:2104.09864). The other features keep their values."""
+    rotated = 2 * cos.shape[-1]
+    first, second = x[..., :rotated].chunk(2, dim=-1)  # each (B, H, T, R/2)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # each (B, 1, T, R/2)
+    pieces = [first * cos - second * sin, second * cos + first * sin]
+    if rotated < x.shape[-1]:
+        pieces.append(x[..., rotated:])
+    return torch.cat(pieces, dim=-1)
+
+
+class RotaryEmbeddings(nn.ModuleDict):
+    """A rotary embedding for each layer type, with frequencies of its own (Gemma 3, arXiv:2503.19786, section 2)."""
+
+    def __init__(self, config):
+        super().__init__()
+        for layer_type in sorted(set(config.layer_types or ["full_attention"])):
+            flat = copy.copy(config)
+            flat.rope_parameters = config.rope_parameters[layer_type]
+            self[layer_type] = RotaryEmbedding(flat)
+
+
+def build_rotary(config) -> RotaryEmbedding | RotaryEmbeddings | None:
+    """The rotary embedding of a model, or one for each layer type; None without rotary positions."""
+    if config.position_type != "rotary":
+        return None
+    return RotaryEmbeddings(config) if "rope_type" not in config.rope_parameters else RotaryEmbedding(config)
+
+
+def rotary_by_layer_type(
+    rotary_emb: nn.Module | None, x: torch.Tensor, position_ids: torch.Tensor
+) -> dict[str | None, tuple[torch.Tensor, torch.Tensor]]:
+    """Cosines and sines of the positions for each layer type, each (B, T, R/2) in the dtype of `x`; empty without
+    rotary positions.
+
+    Args:
+        rotary_emb: what `build_rotary` returned.
+        x: a tensor of the model's dtype, on its device.
+        position_ids: positions (B, T).
+    """
+    if rotary_emb is None:
+        return {}
+    if isinstance(rotary_emb, RotaryEmbeddings):
+        return {layer_type: embedding(x, position_ids) for layer_type, embedding in rotary_emb.items()}
+    return dict.fromkeys(LAYER_TYPES, rotary_emb(x, position_ids))
 
 
 def build_positions(config) -> nn.Module | None:

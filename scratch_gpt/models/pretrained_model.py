@@ -7,6 +7,7 @@ from transformers import initialization as init
 from .attention import ScratchAttention
 from .block import TransformerBlock
 from .compatibility import BaseModel
+from .experts import Experts, Router
 from .feed_forward import OutputProjection
 
 
@@ -30,13 +31,22 @@ class ScratchPreTrainedModel(BaseModel):
         | --- | --- |
         | linear layers, embeddings (base class) | weights normal, standard deviation `initializer_range`; biases 0 |
         | norms (base class) | weights 1, biases 0 |
+        | routers and experts | normal, standard deviation `initializer_range`; the last matrices as below |
         | `OutputProjection`, "scaled" | standard deviation / square root of the number of residual branches (GPT-2) |
         | `OutputProjection`, "zero" | weights 0: every block starts as the identity |
         """
         super()._init_weights(module)
-        if not isinstance(module, OutputProjection):
+        if not isinstance(module, OutputProjection | Router | Experts):
             return
-        if self.config.output_projection_init == "zero":
-            init.zeros_(module.weight)
-        elif self.config.output_projection_init == "scaled":
-            init.normal_(module.weight, std=self.config.initializer_range * self.config.num_residual_branches**-0.5)
+        how, std = self.config.output_projection_init, self.config.initializer_range
+        output_std = std * self.config.num_residual_branches**-0.5 if how == "scaled" else std
+        if isinstance(module, Router):
+            init.normal_(module.weight, std=std)
+            return
+        if isinstance(module, Experts):
+            init.normal_(module.gate_up_proj, std=std)
+        output = module.down_proj if isinstance(module, Experts) else module.weight
+        if how == "zero":
+            init.zeros_(output)
+        elif how == "scaled" or isinstance(module, Experts):
+            init.normal_(output, std=output_std)

@@ -42,7 +42,6 @@ class EncoderTwin(Twin):
         "mlp.down_proj": "output.dense",
         "post_attention_layernorm": "output.LayerNorm",
     }
-    adjustable_fields = frozenset({"norm_eps", "hidden_act"})
     copies: dict[str, str] = {}  # weights that BERT stores twice
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
@@ -87,7 +86,7 @@ class BertMaskedLMTwin(EncoderTwin):
         "lm_head": "cls.predictions.decoder",
     }
     # classifier_pooling and pooler are fields of another head
-    adjustable_fields = EncoderTwin.adjustable_fields | {"tie_word_embeddings", "classifier_pooling", "pooler"}
+    adjustable_fields = frozenset({"classifier_pooling", "pooler"})
     copies = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
 
 
@@ -96,4 +95,7 @@ class BertClassifierTwin(EncoderTwin):
 
     our_model_class, model_class = ScratchEncoderForSequenceClassification, BertForSequenceClassification
     names = {**EncoderTwin.trunk_names, "pooler.dense": "bert.pooler.dense"}
-    adjustable_fields = EncoderTwin.adjustable_fields | {"masked_lm_transform", "lm_head_bias"}  # of another head
+    adjustable_fields = frozenset({"masked_lm_transform", "lm_head_bias"})  # of another head
+
+
+TWINS = (BertMaskedLMTwin(), BertClassifierTwin())

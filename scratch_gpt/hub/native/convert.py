@@ -17,16 +17,8 @@ from transformers.utils import CONFIG_NAME
 
 from ...errors import ScratchError
 from ...untrusted import read_json
-from .bert import BertClassifierTwin, BertMaskedLMTwin
-from .gpt import GPT2Twin, LlamaTwin, NanoChatTwin
-from .marian import MarianTwin
+from .registry import TWINS
 from .twin import Twin, Weights
-
-TWINS: tuple[Twin, ...] = (
-    *(GPT2Twin(), LlamaTwin(), NanoChatTwin()),
-    MarianTwin(),
-    *(BertMaskedLMTwin(), BertClassifierTwin()),
-)
 
 
 class NoNativeClassError(ScratchError):
@@ -82,8 +74,12 @@ def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
     twins = [twin for twin in TWINS if twin.our_model_class.__name__ == type(model).__name__]
     if not twins:
         return None, [f"there is none for a {type(model).__name__}"]
+    origin = (getattr(model.config, "imported_from", None) or {}).get("class")
     candidates = [(twin.export_incompatibilities(model.config), twin) for twin in twins]
-    reasons, twin = min(candidates, key=lambda pair: len(pair[0]))
+    # The class that the weights came from, among those that support the model
+    reasons, twin = min(
+        candidates, key=lambda pair: (bool(pair[0]), pair[1].model_class.__name__ != origin, len(pair[0]))
+    )
     return twin, reasons
 
 

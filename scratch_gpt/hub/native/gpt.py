@@ -48,8 +48,6 @@ class LlamaTwin(DecoderTwin):
     preset = "llama"
     config_class, model_class = LlamaConfig, LlamaForCausalLM
     fields = {**ROTARY_FIELDS, "mlp_bias": "mlp_bias"}
-    names: dict[str, str] = {}
-    adjustable_fields = frozenset({"norm_eps", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"})
 
     def export_incompatibilities(self, config: Any) -> list[str]:
         """List the settings that the class of transformers does not support, including the number of heads."""
@@ -61,14 +59,6 @@ class LlamaTwin(DecoderTwin):
             )
         return reasons
 
-    def weights_from_native(self, weights: Weights, config: Any) -> Weights:
-        """Convert a state dict of transformers to ours; the names are the same."""
-        return weights
-
-    def weights_to_native(self, weights: Weights, config: Any) -> Weights:
-        """Convert our state dict to that of transformers; the names are the same."""
-        return weights
-
 
 class NanoChatTwin(DecoderTwin):
     """NanoChat, which rotates queries and keys in the opposite direction; swapping the halves of each head's rows is
@@ -78,9 +68,6 @@ class NanoChatTwin(DecoderTwin):
     config_class, model_class = NanoChatConfig, NanoChatForCausalLM
     fields = {**ROTARY_FIELDS, "final_logit_softcapping": "final_logit_softcapping"}
     names = {"mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2"}
-    adjustable_fields = frozenset(
-        {"norm_eps", "hidden_act", "attention_bias", "tie_word_embeddings", "final_logit_softcapping"}
-    )
 
     def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
         """List the settings that our model does not support, including scaled rotary positions."""
@@ -150,21 +137,12 @@ class GPT2Twin(DecoderTwin):
         "mlp.up_proj": "mlp.c_fc",
         "mlp.down_proj": "mlp.c_proj",
     }
-    adjustable_fields = frozenset({"norm_eps", "hidden_act", "tie_word_embeddings"})
-
-    def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
-        """List the settings that our model does not support, including variants of GPT-2's attention."""
-        required = {
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "reorder_and_upcast_attn": False,
-            "add_cross_attention": False,
-        }
-        return super().import_incompatibilities(config) + [
-            f"its {name} is {getattr(config, name)}, ours is always {value}"
-            for name, value in required.items()
-            if getattr(config, name) != value
-        ]
+    required = {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    }
 
     def export_incompatibilities(self, config: Any) -> list[str]:
         """List the settings that the class of transformers does not support, including attention heads."""
@@ -197,3 +175,6 @@ class GPT2Twin(DecoderTwin):
             elif "k_proj" not in name and "v_proj" not in name:
                 joined[name] = weight
         return self.rename(self.transpose(joined), to_native=True)
+
+
+TWINS = (GPT2Twin(), LlamaTwin(), NanoChatTwin())

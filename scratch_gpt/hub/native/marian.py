@@ -52,7 +52,7 @@ class MarianTwin(Twin):
         "mlp.up_proj": "fc1",
         "mlp.down_proj": "fc2",
     }
-    adjustable_fields = frozenset({"hidden_act", "scale_embedding"})
+    adjustable_fields = frozenset({"lm_head_bias"})
 
     def config_from_native(self, config: Any) -> ScratchSeq2SeqConfig:
         """Convert a config of transformers to ours, including languages and dropouts."""
@@ -125,3 +125,6 @@ class MarianTwin(Twin):
 def _sines_first(size: int) -> torch.Tensor:
     """Indices of our features in Marian's order: 0, 2, 4, …, 1, 3, 5, …"""
     return torch.arange(size).view(-1, 2).T.flatten()
+
+
+TWINS = (MarianTwin(),)

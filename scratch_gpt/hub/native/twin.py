@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from abc import ABC, abstractmethod
+from abc import ABC
 from typing import Any
 
 import torch
@@ -23,12 +24,28 @@ SHARED_FIELDS = (
     "bos_token_id",
     "eos_token_id",
 )
-# Fields that apply in training only, and may be lost in a conversion.
-TRAINING_FIELDS = ("output_projection_init", "label_smoothing")
+# Fields of our configs that do not change what is computed in evaluation mode, or that only say how large it is.
+OTHER_FIELDS = frozenset(
+    {
+        *SHARED_FIELDS,
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "encoder_layers", "decoder_layers"),
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "decoder_vocab_size", "decoder_start_token_id"),
+        *("num_experts_per_tok", "norm_topk_prob", "router_aux_loss_coef", "qk_norm_per_head", "ngram_size"),
+        *("relative_attention_num_buckets", "relative_attention_max_distance"),
+        *("initializer_range", "output_projection_init", "label_smoothing", "use_cache", "auto_map", "imported_from"),
+        *("source_lang", "target_lang", "both_directions", "target_tokenizer", "custom_pipelines"),
+        *("is_encoder_decoder", "boundary_token_id", "rope_parameters", "share_encoder_decoder_embeddings"),
+    }
+)
+# Entries of a config of transformers that do not describe the model.
+NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "model_type", "torch_dtype", "transformers_version")
 
 
 class Twin(ABC):
     """Conversion between one of our presets and a class of transformers.
+
+    The methods that convert weights get those of one layer, or those outside of the layers, so that a large model can
+    be converted piece by piece; what they need to know of the whole is in the config.
 
     Attributes:
         preset: name of our preset.
@@ -38,7 +55,10 @@ class Twin(ABC):
         model_class: model class of transformers.
         fields: config fields, our name to theirs, in addition to `SHARED_FIELDS`.
         names: parts of parameter names that differ, ours to theirs.
-        adjustable_fields: fields of the preset that may differ, because the other class has a field for them.
+        adjustable_fields: fields beside those in `fields` that may differ from the preset.
+        required: settings of the class of transformers that our model supports with this value only.
+        partial_rotary: whether the class of transformers can rotate a part of each head.
+        rotary_by_layer_type: whether the class of transformers has rotary settings for each layer type.
         since: the oldest release of transformers that an exported model was tried in.
         note: what some releases need besides, in words.
     """
@@ -49,49 +69,97 @@ class Twin(ABC):
     config_class: type[PreTrainedConfig]
     model_class: type[PreTrainedModel]
     fields: dict[str, str]
-    names: dict[str, str]
-    adjustable_fields: frozenset[str]
+    names: dict[str, str] = {}
+    adjustable_fields: frozenset[str] = frozenset()
+    required: dict[str, Any] = {}
+    partial_rotary = rotary_by_layer_type = False
     since, note = "4.56", ""
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
-        """Convert a config of transformers to ours."""
+        """Convert a config of transformers to ours, which keeps a copy of it in `imported_from`."""
         translated = {ours: getattr(config, theirs) for ours, theirs in self.fields.items() if hasattr(config, theirs)}
-        shared = {name: getattr(config, name) for name in SHARED_FIELDS}
-        return self.our_config_class.from_preset(self.preset, **shared, **translated)
+        shared = {name: getattr(config, name) for name in SHARED_FIELDS if hasattr(config, name)}
+        fields = {**shared, **translated, **self.fields_from_native(config)}
+        return self.our_config_class.from_preset(self.preset, **fields, imported_from=self.origin(config))
+
+    def fields_from_native(self, config: Any) -> dict[str, Any]:
+        """Fields of our config that are computed from a config of transformers."""
+        return {}
 
     def config_to_native(self, config: Any) -> PreTrainedConfig:
-        """Convert our config to that of transformers."""
+        """Convert our config to that of transformers. Settings that ours does not have, such as multipliers that were
+        folded into the weights, are those of the model that the weights were imported from."""
         translated = {theirs: getattr(config, ours) for ours, theirs in self.fields.items()}
-        return self.config_class(**{name: getattr(config, name) for name in SHARED_FIELDS}, **translated)
+        shared = {name: getattr(config, name) for name in SHARED_FIELDS}
+        return self.config_class(
+            **{**self.native_settings(config), **shared, **translated, **self.fields_to_native(config)}
+        )
+
+    def fields_to_native(self, config: Any) -> dict[str, Any]:
+        """Fields of the config of transformers that are computed from ours."""
+        return {}
+
+    def origin(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """The value of `imported_from` for a model of transformers with this config."""
+        settings = {name: value for name, value in config.to_diff_dict().items() if name not in NOT_OF_THE_MODEL}
+        return {"class": self.model_class.__name__, "name_or_path": None, "config": settings}
+
+    def native_settings(self, config: Any) -> dict[str, Any]:
+        """The config of the model of this class of transformers that the weights were imported from; empty if they were
+        not."""
+        origin = getattr(config, "imported_from", None) or {}
+        return dict(origin.get("config", {})) if origin.get("class") == self.model_class.__name__ else {}
 
     def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
         """List the settings of a config of transformers that our model does not support, as messages."""
-        act = getattr(config, self.fields["hidden_act"])
-        reasons = [] if act in ACTIVATIONS else [f"its activation is {act!r}, ours are {', '.join(ACTIVATIONS)}"]
-        rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if rope_type not in ROPE_TYPES:
-            reasons.append(f"its rope_type is {rope_type!r}, ours are {', '.join(ROPE_TYPES)}")
-        return reasons
+        act = getattr(config, self.fields["hidden_act"]) if "hidden_act" in self.fields else None
+        reasons = (
+            [] if act in (None, *ACTIVATIONS) else [f"its activation is {act!r}, ours are {', '.join(ACTIVATIONS)}"]
+        )
+        for rope in rotary_settings(getattr(config, "rope_parameters", None)):
+            if (rope_type := rope.get("rope_type", "default")) not in ROPE_TYPES:
+                reasons.append(f"its rope_type is {rope_type!r}, ours are {', '.join(ROPE_TYPES)}")
+        return reasons + [
+            f"its {name} is {getattr(config, name)!r}, ours is always {value!r}"
+            for name, value in self.required.items()
+            if getattr(config, name, value) != value
+        ]
 
     def export_incompatibilities(self, config: Any) -> list[str]:
         """List the settings of our config that the class of transformers does not support, as messages."""
-        required = {"norm_position": "pre", "embedding_norm": False, "qk_norm": False, "final_logit_softcapping": None}
-        required["ngram_buckets"] = 0
-        required |= self.our_config_class.presets[self.preset]
+        name_of_class = self.model_class.__name__
+        free = OTHER_FIELDS | set(self.fields) | self.adjustable_fields
         reasons = [
-            f"{name} is {getattr(config, name)!r}, {self.model_class.__name__} has {value!r}"
-            for name, value in required.items()
-            if name not in self.adjustable_fields
-            and not name.endswith("_dropout")
-            and name not in TRAINING_FIELDS
-            and getattr(config, name, value) != value
+            f"{name} is {getattr(config, name)!r}, {name_of_class} has {value!r}"
+            for name, value in self.architecture(config).items()
+            if name not in free and not name.endswith("_dropout") and getattr(config, name) != value
         ]
+        if config.position_type == "rotary":
+            ropes = rotary_settings(config.rope_parameters)
+            partial = [rope.get("partial_rotary_factor", 1.0) for rope in ropes]
+            if not self.partial_rotary and any(factor != 1 for factor in partial):
+                reasons.append(f"partial_rotary_factor is {min(partial)}, {name_of_class} rotates whole heads")
+            if not self.rotary_by_layer_type and "rope_type" not in config.rope_parameters:
+                reasons.append(f"rope_parameters has settings for each layer type, {name_of_class} has one for all")
         padding, size = config.pad_token_id, config.vocab_size
         if padding is not None and padding >= size:  # our embeddings need no row for it
-            reasons.append(
-                f"pad_token_id is {padding}, {self.model_class.__name__} wants less than {size} (vocab_size)"
-            )
+            reasons.append(f"pad_token_id is {padding}, {name_of_class} wants less than {size} (vocab_size)")
         return reasons
+
+    def architecture(self, config: Any) -> dict[str, Any]:
+        """The values of our fields that the class of transformers has: those of the preset, and of a plain GPT for the
+        fields that the preset does not set."""
+        classes = (self.our_config_class, TransformerBlockConfig)  # the defaults of the second one take precedence
+        values = {
+            field.name: field.default
+            for cls in classes
+            for field in dataclasses.fields(cls)
+            if any(field.name in declaring.__annotations__ for declaring in classes)
+        }
+        values |= self.our_config_class.presets[self.preset]
+        if values["attention_output_bias"] is None:
+            values["attention_output_bias"] = config.attention_bias
+        return {name: value for name, value in values.items() if value is not dataclasses.MISSING}
 
     def head_incompatibilities(self, config: Any) -> list[str]:
         """List unsupported settings of attention heads, for classes without grouped-query attention and head_dim."""
@@ -105,16 +173,24 @@ class Twin(ABC):
             reasons.append(f"head_dim is {config.head_dim}, {name} has hidden_size / num_attention_heads")
         return reasons
 
-    @abstractmethod
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours; `config` is our config."""
+        return self.rename(weights, to_native=False)
 
-    @abstractmethod
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers; `config` is our config."""
+        return self.rename(weights, to_native=True)
 
     def rename(self, weights: Weights, to_native: bool) -> Weights:
         """Rename the weights of a state dict, in either direction."""
         table = self.names if to_native else {theirs: ours for ours, theirs in self.names.items()}
+        if not table:
+            return weights
         pattern = re.compile("|".join(rf"(?<![\w]){re.escape(piece)}(?![\w])" for piece in table))
         return {pattern.sub(lambda match: table[match.group()], name): weight for name, weight in weights.items()}
+
+
+def rotary_settings(parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The settings of rotary positions: one, or one for each layer type."""
+    nested = [value for value in (parameters or {}).values() if isinstance(value, dict)]
+    return nested or [parameters or {}]

@@ -1,0 +1,9 @@
+"""All native twins. Where several classes of transformers can express a model, the first one is used, unless its weights
+were imported from another."""
+
+from __future__ import annotations
+
+from . import bert, gpt, marian
+from .twin import Twin
+
+TWINS: tuple[Twin, ...] = (*gpt.TWINS, *marian.TWINS, *bert.TWINS)

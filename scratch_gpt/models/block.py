@@ -119,8 +119,14 @@ class TransformerBlock(GradientCheckpointingLayer):
     def add(
         self, residual: torch.Tensor, output: torch.Tensor, norm: nn.Module | None, output_norm: nn.Module | None = None
     ) -> torch.Tensor:
-        """Add the output of a branch to its input, each (B, T, C): the output is normalized by `output_norm`, if there
-        is one, and the sum by `norm` in a post-norm block."""
+        """Add the output of a branch to its input.
+
+        Args:
+            residual: the input (B, T, C).
+            output: the output (B, T, C).
+            norm: the norm of the branch, which in a post-norm block normalizes the sum.
+            output_norm: a norm of the output, or None.
+        """
         if output_norm is not None:
             output = output_norm(output)
         hidden_states = residual + self.dropout(output)

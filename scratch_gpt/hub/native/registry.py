@@ -1,5 +1,5 @@
-"""All native twins. Where several classes of transformers can express a model, the first one is used, unless its weights
-were imported from another."""
+"""All native twins. Where several classes of transformers can express a model, the first one is used, unless the
+weights were imported from another one of them."""
 
 from __future__ import annotations
 

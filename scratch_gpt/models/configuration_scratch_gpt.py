@@ -51,6 +51,81 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS["nanochat_ngram"] = {**PRESETS["nanochat"], "ngram_buckets": 2**14}
 
+GPT2, LLAMA = PRESETS["gpt2"], PRESETS["llama"]
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+GEMMA = {**LLAMA, "hidden_act": "gelu_new", "tie_word_embeddings": True}
+NO_DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
+PARALLEL = {**GPT2, **NO_DROPOUT, "position_type": "rotary", "tie_word_embeddings": False, "parallel_residual": True}
+# Presets that are named after a family of models; layer_types and no_rope_layers repeat over the layers.
+PRESETS |= {
+    "arcee": {**LLAMA, "hidden_act": "relu2", "mlp_gated": False},
+    "gemma": GEMMA,
+    "gemma2": {
+        **GEMMA,
+        "norm_position": "sandwich",
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "gemma3": {
+        **GEMMA,
+        "norm_position": "sandwich",
+        "qk_norm": True,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+        "sliding_window": 512,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": dict(DEFAULT_ROPE),
+        },
+    },
+    "gpt_neo": {
+        **GPT2,
+        "attention_bias": False,
+        "attention_output_bias": True,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "sliding_window": 256,
+        **NO_DROPOUT,
+    },
+    "gpt_neox": {**PARALLEL, "hidden_act": "gelu", "rope_parameters": {**DEFAULT_ROPE, "partial_rotary_factor": 0.25}},
+    "gptj": {
+        **PARALLEL,
+        "parallel_shared_norm": True,
+        "attention_bias": False,
+        "lm_head_bias": True,
+        "rope_parameters": {**DEFAULT_ROPE, "partial_rotary_factor": 0.25},
+    },
+    "mistral": {**LLAMA, "sliding_window": 4096},
+    "mixtral": {**LLAMA, "num_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02},
+    "olmo2": {**LLAMA, "norm_position": "branch", "qk_norm": True, "qk_norm_per_head": False},
+    "olmoe": {
+        **LLAMA,
+        "qk_norm": True,
+        "qk_norm_per_head": False,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": False,
+        "router_aux_loss_coef": 0.01,
+    },
+    "opt": {**GPT2, "hidden_act": "relu", "embedding_dropout": 0.0, "attention_dropout": 0.0},
+    "phi": {
+        **PARALLEL,
+        "parallel_shared_norm": True,
+        "lm_head_bias": True,
+        "rope_parameters": {**DEFAULT_ROPE, "partial_rotary_factor": 0.5},
+    },
+    "qwen2": {**LLAMA, "attention_bias": True, "attention_output_bias": False},
+    "qwen3": {**LLAMA, "qk_norm": True},
+    "qwen3_moe": {**LLAMA, "qk_norm": True, "num_experts": 128, "num_experts_per_tok": 8},
+    "smollm3": {**LLAMA, "tie_word_embeddings": True, "no_rope_layers": [1, 1, 1, 0]},
+    "starcoder2": {
+        **GPT2,
+        "position_type": "rotary",
+        "sliding_window": 4096,
+        **NO_DROPOUT,
+    },
+}
+
 # The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",

@@ -138,10 +138,10 @@ class GPT2Twin(DecoderTwin):
         "mlp.down_proj": "mlp.c_proj",
     }
     required = {
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "reorder_and_upcast_attn": (False,),
+        "add_cross_attention": (False,),
     }
 
     def export_incompatibilities(self, config: Any) -> list[str]:

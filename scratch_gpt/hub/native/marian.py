@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any
 
@@ -56,9 +55,6 @@ class MarianTwin(Twin):
 
     def config_from_native(self, config: Any) -> ScratchSeq2SeqConfig:
         """Convert a config of transformers to ours, including languages and dropouts."""
-        config = copy.copy(config)
-        if config.activation_function == "swish":
-            config.activation_function = "silu"
         ours = super().config_from_native(config)
         for name in CARRIED:
             setattr(ours, name, getattr(config, name, getattr(ours, name)))
@@ -81,7 +77,7 @@ class MarianTwin(Twin):
 
     def import_incompatibilities(self, config: Any) -> list[str]:
         """List the settings that our model does not support, including different sizes of encoder and decoder."""
-        reasons = [] if config.activation_function == "swish" else super().import_incompatibilities(config)
+        reasons = super().import_incompatibilities(config)
         for field in ("ffn_dim", "attention_heads"):
             seen = [getattr(config, f"{side}_{field}") for side in ("encoder", "decoder")]
             if seen[0] != seen[1]:

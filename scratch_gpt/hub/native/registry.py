@@ -3,7 +3,11 @@ weights were imported from another one of them."""
 
 from __future__ import annotations
 
-from . import bert, gpt, marian
+from . import bert, experts, gemma, gpt, gpt_like, llama, marian
 from .twin import Twin
 
-TWINS: tuple[Twin, ...] = (*gpt.TWINS, *marian.TWINS, *bert.TWINS)
+TWINS: tuple[Twin, ...] = (
+    *(*gpt.TWINS, *llama.TWINS, *gemma.TWINS, *gpt_like.TWINS, *experts.TWINS),
+    *marian.TWINS,
+    *bert.TWINS,
+)

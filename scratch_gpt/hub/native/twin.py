@@ -15,6 +15,21 @@ from ...models.feed_forward import ACTIVATIONS
 
 Weights = dict[str, torch.Tensor]
 
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """A setting of a class of transformers that is folded into our weights: ours = theirs * factor + offset.
+
+    Attributes:
+        pattern: regular expression of the names of the weights, in our model.
+        factor, offset: numbers.
+    """
+
+    pattern: str
+    factor: float = 1.0
+    offset: float = 0.0
+
+
 # Fields with the same name in every class.
 SHARED_FIELDS = (
     "vocab_size",
@@ -30,13 +45,20 @@ OTHER_FIELDS = frozenset(
         *SHARED_FIELDS,
         *("hidden_size", "intermediate_size", "num_hidden_layers", "encoder_layers", "decoder_layers"),
         *("num_attention_heads", "num_key_value_heads", "head_dim", "decoder_vocab_size", "decoder_start_token_id"),
-        *("num_experts_per_tok", "norm_topk_prob", "router_aux_loss_coef", "qk_norm_per_head", "ngram_size"),
+        *("num_experts_per_tok", "router_aux_loss_coef", "ngram_size"),
         *("relative_attention_num_buckets", "relative_attention_max_distance"),
         *("initializer_range", "output_projection_init", "label_smoothing", "use_cache", "auto_map", "imported_from"),
         *("source_lang", "target_lang", "both_directions", "target_tokenizer", "custom_pipelines"),
         *("is_encoder_decoder", "boundary_token_id", "rope_parameters", "share_encoder_decoder_embeddings"),
     }
 )
+# Fields that matter only if another one is set.
+DEPENDENT_FIELDS = {"qk_norm_per_head": "qk_norm", "norm_topk_prob": "num_experts"}
+# Names of activation functions of transformers, and ours for the same function.
+ACTIVATION_NAMES = {name: name for name in ACTIVATIONS} | {
+    **{"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"},
+    **{"swish": "silu", "relu_squared": "relu2"},
+}
 # Entries of a config of transformers that do not describe the model.
 NOT_OF_THE_MODEL = ("_name_or_path", "architectures", "dtype", "model_type", "torch_dtype", "transformers_version")
 
@@ -56,7 +78,8 @@ class Twin(ABC):
         fields: config fields, our name to theirs, in addition to `SHARED_FIELDS`.
         names: parts of parameter names that differ, ours to theirs.
         adjustable_fields: fields beside those in `fields` that may differ from the preset.
-        required: settings of the class of transformers that our model supports with this value only.
+        required: settings of the class of transformers that our model supports with these values only, of which all
+            mean the same.
         partial_rotary: whether the class of transformers can rotate a part of each head.
         rotary_by_layer_type: whether the class of transformers has rotary settings for each layer type.
         since: the oldest release of transformers that an exported model was tried in.
@@ -71,13 +94,15 @@ class Twin(ABC):
     fields: dict[str, str]
     names: dict[str, str] = {}
     adjustable_fields: frozenset[str] = frozenset()
-    required: dict[str, Any] = {}
+    required: dict[str, tuple[Any, ...]] = {}
     partial_rotary = rotary_by_layer_type = False
     since, note = "4.56", ""
 
     def config_from_native(self, config: PreTrainedConfig) -> Any:
         """Convert a config of transformers to ours, which keeps a copy of it in `imported_from`."""
         translated = {ours: getattr(config, theirs) for ours, theirs in self.fields.items() if hasattr(config, theirs)}
+        if "hidden_act" in translated:
+            translated["hidden_act"] = ACTIVATION_NAMES[translated["hidden_act"]]
         shared = {name: getattr(config, name) for name in SHARED_FIELDS if hasattr(config, name)}
         fields = {**shared, **translated, **self.fields_from_native(config)}
         return self.our_config_class.from_preset(self.preset, **fields, imported_from=self.origin(config))
@@ -89,11 +114,13 @@ class Twin(ABC):
     def config_to_native(self, config: Any) -> PreTrainedConfig:
         """Convert our config to that of transformers. Settings that ours does not have, such as multipliers that were
         folded into the weights, are those of the model that the weights were imported from."""
+        settings = self.native_settings(config)
         translated = {theirs: getattr(config, ours) for ours, theirs in self.fields.items()}
+        act = self.fields.get("hidden_act", "")
+        if ACTIVATION_NAMES.get(str(settings.get(act))) == config.hidden_act:
+            translated[act] = settings[act]  # the name that the original has for it
         shared = {name: getattr(config, name) for name in SHARED_FIELDS}
-        return self.config_class(
-            **{**self.native_settings(config), **shared, **translated, **self.fields_to_native(config)}
-        )
+        return self.config_class(**{**settings, **shared, **translated, **self.fields_to_native(config)})
 
     def fields_to_native(self, config: Any) -> dict[str, Any]:
         """Fields of the config of transformers that are computed from ours."""
@@ -113,22 +140,25 @@ class Twin(ABC):
     def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
         """List the settings of a config of transformers that our model does not support, as messages."""
         act = getattr(config, self.fields["hidden_act"]) if "hidden_act" in self.fields else None
-        reasons = (
-            [] if act in (None, *ACTIVATIONS) else [f"its activation is {act!r}, ours are {', '.join(ACTIVATIONS)}"]
-        )
+        known = act is None or act in ACTIVATION_NAMES
+        reasons = [] if known else [f"its activation is {act!r}, ours are {', '.join(ACTIVATIONS)}"]
         for rope in rotary_settings(getattr(config, "rope_parameters", None)):
             if (rope_type := rope.get("rope_type", "default")) not in ROPE_TYPES:
                 reasons.append(f"its rope_type is {rope_type!r}, ours are {', '.join(ROPE_TYPES)}")
+            if not self.partial_rotary and rope.get("partial_rotary_factor", 1.0) != 1:
+                factor = rope["partial_rotary_factor"]
+                reasons.append(f"its partial_rotary_factor is {factor}, which {self.model_class.__name__} ignores")
         return reasons + [
-            f"its {name} is {getattr(config, name)!r}, ours is always {value!r}"
-            for name, value in self.required.items()
-            if getattr(config, name, value) != value
+            f"its {name} is {getattr(config, name)!r}, ours is always {values[0]!r}"
+            for name, values in self.required.items()
+            if getattr(config, name, values[0]) not in values
         ]
 
     def export_incompatibilities(self, config: Any) -> list[str]:
         """List the settings of our config that the class of transformers does not support, as messages."""
         name_of_class = self.model_class.__name__
         free = OTHER_FIELDS | set(self.fields) | self.adjustable_fields
+        free |= {name for name, condition in DEPENDENT_FIELDS.items() if not getattr(config, condition)}
         reasons = [
             f"{name} is {getattr(config, name)!r}, {name_of_class} has {value!r}"
             for name, value in self.architecture(config).items()
@@ -175,11 +205,23 @@ class Twin(ABC):
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours; `config` is our config."""
-        return self.rename(weights, to_native=False)
+        ours = self.rename(weights, to_native=False)
+        for fold in self.folds(config):
+            for name in [name for name in ours if re.search(fold.pattern, name)]:
+                ours[name] = fold_dtype(ours[name], widen(ours[name]) * fold.factor + fold.offset)
+        return ours
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers; `config` is our config."""
-        return self.rename(weights, to_native=True)
+        native = dict(weights)
+        for fold in reversed(self.folds(config)):
+            for name in [name for name in native if re.search(fold.pattern, name)]:
+                native[name] = fold_dtype(native[name], (widen(native[name]) - fold.offset) / fold.factor)
+        return self.rename(native, to_native=True)
+
+    def folds(self, config: Any) -> list[Fold]:
+        """What is folded into our weights, in this order; `config` is our config."""
+        return []
 
     def rename(self, weights: Weights, to_native: bool) -> Weights:
         """Rename the weights of a state dict, in either direction."""
@@ -194,3 +236,14 @@ def rotary_settings(parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The settings of rotary positions: one, or one for each layer type."""
     nested = [value for value in (parameters or {}).values() if isinstance(value, dict)]
     return nested or [parameters or {}]
+
+
+def widen(weight: torch.Tensor) -> torch.Tensor:
+    """A weight in float32, or in float64 if it is."""
+    return weight if weight.dtype.itemsize >= 4 else weight.float()
+
+
+def fold_dtype(weight: torch.Tensor, folded: torch.Tensor) -> torch.Tensor:
+    """A folded weight in the dtype of the original. Vectors are in float32: in 16 bits, norm weights around 1 have far
+    fewer digits than the deviations from 1 that some classes store."""
+    return folded if weight.ndim == 1 else folded.to(weight.dtype)

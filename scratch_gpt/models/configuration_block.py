@@ -242,6 +242,11 @@ class TransformerBlockConfig(BaseConfig):
         """Whether some layers have sliding attention."""
         return "sliding_attention" in (self.layer_types or ())
 
+    @property
+    def rotary_by_layer_type(self) -> bool:
+        """Whether each layer type has its own rotary settings. Some releases of transformers add settings for all."""
+        return any(isinstance(value, dict) for value in (self.rope_parameters or {}).values())
+
     def layer_violations(self) -> list[str]:
         """Violations of the fields with one value per layer."""
         violations, layers = [], getattr(self, "num_hidden_layers", 0)

@@ -95,7 +95,7 @@ def build_rotary(config) -> RotaryEmbedding | RotaryEmbeddings | None:
     """The rotary embedding of a model, or one for each layer type; None without rotary positions."""
     if config.position_type != "rotary":
         return None
-    return RotaryEmbeddings(config) if "rope_type" not in config.rope_parameters else RotaryEmbedding(config)
+    return RotaryEmbeddings(config) if config.rotary_by_layer_type else RotaryEmbedding(config)
 
 
 def rotary_by_layer_type(

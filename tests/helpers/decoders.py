@@ -137,7 +137,9 @@ def native_decoder(family: str, variant: str) -> Any:
     name = {"Gemma3": "Gemma3Text"}.get(family, family)
     config_class = getattr(transformers, f"{name}Config")
     fields = {**SHAPE, **VARIANTS[family][variant]}
-    if hasattr(config_class, "num_key_value_heads"):
+    for ours, theirs in getattr(config_class, "attribute_map", {}).items():  # which some releases do not apply here
+        fields = {theirs if name == ours else name: value for name, value in fields.items()}
+    if "num_key_value_heads" in config_class().to_dict():
         fields = {"num_key_value_heads": 4, **fields}
     model = randomise(getattr(transformers, f"{family}ForCausalLM")(config_class(**fields)), seed=3)
     for name, weight in model.named_parameters():

@@ -98,7 +98,7 @@ class GPTNeoTwin(FullHeadsTwin):
     preset = "gpt_neo"
     config_class, model_class = GPTNeoConfig, GPTNeoForCausalLM
     fields = {
-        **SIZES,
+        **{**SIZES, "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
         "norm_eps": "layer_norm_epsilon",
         "hidden_act": "activation_function",
         "embedding_dropout": "embed_dropout",

@@ -169,7 +169,7 @@ class Twin(ABC):
             partial = [rope.get("partial_rotary_factor", 1.0) for rope in ropes]
             if not self.partial_rotary and any(factor != 1 for factor in partial):
                 reasons.append(f"partial_rotary_factor is {min(partial)}, {name_of_class} rotates whole heads")
-            if not self.rotary_by_layer_type and "rope_type" not in config.rope_parameters:
+            if not self.rotary_by_layer_type and config.rotary_by_layer_type:
                 reasons.append(f"rope_parameters has settings for each layer type, {name_of_class} has one for all")
         padding, size = config.pad_token_id, config.vocab_size
         if padding is not None and padding >= size:  # our embeddings need no row for it

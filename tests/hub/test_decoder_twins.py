@@ -96,3 +96,16 @@ def test_a_trained_model_is_exported(family):
     out = export_native(ours)
     assert type(out).__name__ == f"{family}ForCausalLM"
     close(logits_of(out), expected)
+
+
+@pytest.mark.parametrize("family", VARIANTS)
+def test_packed_documents_are_independent(family):
+    """Two documents in one row, each longer than the window, have the logits that they have alone."""
+    ours = import_native(native_decoder(family, next(iter(VARIANTS[family]))))
+    first, second = batch()[0][:2].split(1)  # each (1, T)
+    second = second[:, :13]
+    positions = torch.cat((torch.arange(first.shape[1]), torch.arange(second.shape[1])))[None]
+    with torch.no_grad():
+        packed = ours(torch.cat((first, second), 1), position_ids=positions, use_cache=False).logits
+        alone = torch.cat([ours(ids, use_cache=False).logits for ids in (first, second)], 1)
+    close(packed, alone)

@@ -76,6 +76,8 @@ class ScratchAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         is_sliding = config.layer_types is not None and config.layer_types[layer_idx] == "sliding_attention"
         self.sliding_window = config.sliding_window if is_sliding else None
+        if is_sliding and not is_causal:  # its width on each side without the token, which flash attention counts
+            self.sliding_window = config.sliding_window + 1
         options = {"sliding_window": self.sliding_window, "softcap": config.attn_logit_softcapping}
         self.attention_options = {name: value for name, value in options.items() if value is not None}
 

@@ -4,9 +4,10 @@ them. docs/releases.md lists the releases that were tried.
 | release | what changed | here |
 | --- | --- | --- |
 | 5.1 | `ALL_ATTENTION_FUNCTIONS.get_interface` | `attention_function` |
+| 5.1 | `create_bidirectional_sliding_window_mask` | `create_bidirectional_masks` |
 | 5.1 | `generate` passes a `DynamicCache` to the model, which created its own | `BaseGenerationMixin` |
 | 5.2 | `check_model_inputs` became `merge_with_config_defaults` and `capture_outputs` | `trunk_forward` |
-| 5.2 | `inputs_embeds` of masks was called `input_embeds` | `create_causal_masks`, `create_bidirectional_mask` |
+| 5.2 | `inputs_embeds` of masks was called `input_embeds` | `create_causal_masks`, `create_bidirectional_mask(s)` |
 | 5.4 | tied weights of remote code are tied (5.3 left the head without data) | `BaseModel` |
 | 5.4 | configs are dataclasses | `BaseConfig`, `strict` |
 | 5.4 | caches count their tokens themselves, without `cache_position` | `update_cache`, `create_causal_masks` |
@@ -223,6 +224,31 @@ def create_bidirectional_mask(
     )
 
 
+def create_bidirectional_masks(
+    config: Any, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None
+) -> dict[str, Any]:
+    """The masks of bidirectional attention for each layer type of the model, in the form that its attention function
+    takes. With sliding attention, a token attends to those at a distance of at most `config.sliding_window`.
+
+    Args:
+        config: the model's config.
+        inputs_embeds: embeddings of the tokens (B, T, C).
+        attention_mask: 1 for tokens and 0 for padding (B, T).
+    """
+    embeds = {"inputs_embeds" if RELEASE >= (5, 2) else "input_embeds": inputs_embeds}
+    arguments = {"config": config, "attention_mask": attention_mask, **embeds}
+    types, masks = config.layer_types or ("full_attention",), {}
+    if "full_attention" in types:
+        masks["full_attention"] = masking_utils.create_bidirectional_mask(**arguments)
+    if "sliding_attention" in types and RELEASE >= (5, 1):
+        masks["sliding_attention"] = masking_utils.create_bidirectional_sliding_window_mask(**arguments)
+    elif "sliding_attention" in types:
+        window = config.sliding_window
+        arguments["and_mask_function"] = lambda batch, head, query, key: (query - key).abs() <= window
+        masks["sliding_attention"] = masking_utils.create_bidirectional_mask(**arguments)
+    return masks
+
+
 if RELEASE == (5, 3):
 
     class BaseModel(PreTrainedModel):
@@ -345,6 +371,7 @@ __all__ = [
     "cache_argument",
     "cache_of",
     "create_bidirectional_mask",
+    "create_bidirectional_masks",
     "create_causal_masks",
     "create_masks_for_generate",
     "head_forward",

@@ -1,5 +1,6 @@
 """The config of a transformer block: the fields that GPT, encoder-decoder and encoder have in common."""
 
+import copy
 import math
 from typing import Any, ClassVar, Literal
 
@@ -146,10 +147,13 @@ class TransformerBlockConfig(BaseConfig):
         """
         if name not in cls.presets:
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(cls.presets)}")
-        fields = {**cls.presets[name], **overrides}
+        fields = {**copy.deepcopy(cls.presets[name]), **overrides}
         for pattern in set(LAYER_PATTERNS) & (set(cls.presets[name]) - set(overrides)):
             layers = fields.get("num_hidden_layers", getattr(cls, "num_hidden_layers", 0))
             fields[pattern] = [fields[pattern][i % len(fields[pattern])] for i in range(layers)]
+        windowed = "sliding_attention" in (fields.get("layer_types") or ["sliding_attention"])
+        if not windowed and "sliding_window" not in overrides:
+            fields["sliding_window"] = None  # so few layers of the preset have no sliding attention
         return cls(**fields)
 
     def __post_init__(self, **kwargs):

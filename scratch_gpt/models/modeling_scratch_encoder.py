@@ -1,8 +1,9 @@
 """The encoder: a stack of transformer blocks with bidirectional attention, for masked-LM and classification.
 
-Unusual here: it is the GPT's stack without the causal mask. Its preset "bert" is BERT (Devlin et al. 2018,
-arXiv:1810.04805); its weights can be exported to transformers' `BertForMaskedLM` or `BertForSequenceClassification`.
-Its preset "fasttext" has no blocks: it is a bag of tokens and n-grams, the baseline for attention.
+Unusual here: it is the GPT's stack without the causal mask. Independent fields of the config select BERT (Devlin et al.
+2018, arXiv:1810.04805), RoBERTa, DistilBERT or ModernBERT; tests compare each, with the same weights, with
+transformers' own classes. The preset "fasttext" has no blocks: it is a bag of tokens and n-grams, the baseline for
+attention.
 
 Dimension letters: B batch, T tokens, D head size, C hidden size, V vocabulary, K labels.
 """
@@ -11,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .block import TransformerBlock
-from .compatibility import create_bidirectional_mask, head_forward, trunk_forward
+from .compatibility import create_bidirectional_masks, head_forward, trunk_forward
 from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
 from .linear_cross_entropy import scored_items, token_loss
 from .ngram_embedding import NgramEmbedding
 from .normalization import build_norm
-from .positions import RotaryEmbedding, build_positions, check_length, count_positions
+from .positions import build_positions, build_rotary, check_length, count_positions, rotary_by_layer_type
 from .pretrained_model import ScratchPreTrainedModel
 from .token_weights import TokenWeights
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
+
+POOLER_ACTIVATIONS = {"tanh": torch.tanh, **ACTIVATIONS}
 
 
 class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
@@ -56,12 +59,34 @@ class ScratchEncoderPreTrainedModel(ScratchPreTrainedModel):
         return super().resize_token_embeddings(*args, **kwargs)
 
 
-class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
-    """The trunk: embeddings, blocks and final norm; token ids to hidden states."""
+class Pooler(nn.Module):
+    """BERT's pooler: a dense layer and an activation, applied to the pooled vector of a text; in ModernBERT also a
+    norm."""
 
     def __init__(self, config: ScratchEncoderConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head_bias)
+        self.activation = POOLER_ACTIVATIONS[config.pooler_activation]
+        self.norm = build_norm(config) if config.pooler_norm else nn.Identity()
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Transform pooled vectors (B, C) to (B, C)."""
+        return self.norm(self.activation(self.dense(pooled)))
+
+
+class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
+    """The trunk: embeddings, blocks, final norm and pooler; token ids to hidden states and a vector for each text.
+
+    Args:
+        config: the config.
+        add_pooling_layer: whether to add the pooler, if the config has one.
+    """
+
+    def __init__(self, config: ScratchEncoderConfig, add_pooling_layer: bool = True):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        types = config.type_vocab_size
+        self.embed_token_types = nn.Embedding(types, config.hidden_size) if types else None
         ngram_args = config.ngram_buckets, config.hidden_size, config.pad_token_id or 0
         self.embed_ngrams = nn.ModuleList([NgramEmbedding(size, *ngram_args) for size in config.ngram_sizes])
         self.token_weights = TokenWeights(config) if config.token_weights else None
@@ -72,7 +97,8 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
             [TransformerBlock(config, i, is_causal=False) for i in range(config.num_hidden_layers)]
         )
         self.norm = build_norm(config) if config.norm_position != "post" else nn.Identity()
-        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.pooler = Pooler(config) if config.pooler and add_pooling_layer else None
+        self.rotary_emb = build_rotary(config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -85,49 +111,87 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPooling:
         """Compute hidden states.
 
         Args:
             input_ids: token ids (B, T). Either these or `inputs_embeds`.
             attention_mask: 1 for tokens and 0 for padding (B, T), on either side.
-            token_type_ids: token types (B, T), as BERT's tokenizers return them; only type 0 is supported.
+            token_type_ids: token types (B, T), as BERT's tokenizers return them; by default 0. A model without token
+                types supports only 0.
             position_ids: position of each token in its text (B, T). By default counted; with a padding mask, from the
                 first token that is not padding.
             inputs_embeds: token embeddings (B, T, C).
 
         Returns:
-            `last_hidden_state` (B, T, C), and `hidden_states` and `attentions` if requested.
+            `last_hidden_state` (B, T, C), `pooler_output` (B, C) if there is a pooler, and `hidden_states` and
+            `attentions` if requested.
 
         Raises:
             ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, a model with n-gram embeddings
-                or token weights gets `inputs_embeds`, there are more tokens than learned positions, or a token type is
-                not 0.
+                or token weights gets `inputs_embeds`, there are more tokens than learned positions, or a token type
+                that the model does not have.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
-            raise ValueError("token_type_ids are not all 0: this model does not support pairs of texts")
+        if token_type_ids is not None:
+            self.check_token_types(token_type_ids)
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, attention_mask)  # type: ignore[arg-type]  # not None
         elif self.embed_ngrams or self.token_weights is not None:
             raise ValueError("this model has n-gram embeddings or token weights and needs input_ids")
         check_length(self.config, inputs_embeds.shape[1])
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        masks = create_bidirectional_masks(self.config, inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = count_positions(inputs_embeds, attention_mask)
 
         hidden_states = inputs_embeds
+        if self.embed_token_types is not None:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=inputs_embeds.device)
+            hidden_states = hidden_states + self.embed_token_types(token_type_ids)
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
-        # Cosines and sines, each (B or 1, T, D/2)
-        rotary = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+        # Cosines and sines, each (B or 1, T, R/2)
+        rotary = rotary_by_layer_type(self.rotary_emb, hidden_states, position_ids)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=rotary, **kwargs)  # (B, T, C)
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+            hidden_states = layer(  # (B, T, C)
+                hidden_states,
+                attention_mask=masks[layer.attention_type],  # type: ignore[index]
+                position_embeddings=rotary.get(layer.rotary_type),  # type: ignore[call-overload]
+                **kwargs,
+            )
+        hidden_states = self.norm(hidden_states)
+        pooled = None if self.pooler is None else self.pooler(self.pool(hidden_states, attention_mask))  # (B, C)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def check_token_types(self, token_type_ids: torch.Tensor) -> None:
+        """Check token types (B, T), except in a graph.
+
+        Raises:
+            ValueError: if the model does not have one of them.
+        """
+        if torch.compiler.is_compiling():
+            return
+        if not self.config.type_vocab_size and token_type_ids.any():
+            raise ValueError("token_type_ids are not all 0: this model does not support pairs of texts")
+        if self.config.type_vocab_size and (largest := int(token_type_ids.max())) >= self.config.type_vocab_size:
+            raise ValueError(f"token_type_ids has {largest}, want less than {self.config.type_vocab_size}")
+
+    def pool(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Pool hidden states (B, T, C) to (B, C): the state of the first token, or a mean or sum over tokens, according
+        to `config.classifier_pooling`. Padding, 0 in the mask (B, T), is excluded."""
+        if attention_mask is None or attention_mask.ndim != 2:
+            attention_mask = hidden_states.new_ones(hidden_states.shape[:2])
+        if self.config.classifier_pooling == "cls":
+            rows = torch.arange(len(hidden_states), device=hidden_states.device)
+            return hidden_states[rows, attention_mask.int().argmax(-1)]
+        length = attention_mask.sum(-1, keepdim=True).clamp(min=1)  # (B, 1)
+        weights = attention_mask / (length if self.config.classifier_pooling == "mean" else length**0.5)  # (B, T)
+        return (hidden_states * weights[..., None].to(hidden_states.dtype)).sum(1)
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Token ids (B, T) to embeddings (B, T, C): the sum of token and n-gram embeddings, each multiplied by its
@@ -164,7 +228,7 @@ class MaskedLMTransform(nn.Module):
 
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.head_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.norm = build_norm(config)
 
@@ -182,7 +246,7 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
 
     def __init__(self, config: ScratchEncoderConfig):
         super().__init__(config)
-        self.model = ScratchEncoderModel(config)
+        self.model = ScratchEncoderModel(config, add_pooling_layer=False)
         self.transform = MaskedLMTransform(config) if config.masked_lm_transform else nn.Identity()
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
@@ -242,18 +306,6 @@ class ScratchEncoderForMaskedLM(ScratchEncoderPreTrainedModel):
         )
 
 
-class Pooler(nn.Module):
-    """BERT's pooler: a dense layer with tanh, applied to the pooled vector of a text."""
-
-    def __init__(self, config: ScratchEncoderConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Transform pooled vectors (B, C) to (B, C)."""
-        return torch.tanh(self.dense(pooled))
-
-
 class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
     """The trunk, pooling of its states into one vector per text, and a linear head."""
 
@@ -263,7 +315,6 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = ScratchEncoderModel(config)
-        self.pooler = Pooler(config) if config.pooler else nn.Identity()
         dropout = config.residual_dropout if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
@@ -299,7 +350,9 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        pooled = self.pooler(self.pool(outputs.last_hidden_state, attention_mask))  # (B, C)
+        pooled = outputs.pooler_output  # (B, C)
+        if pooled is None:
+            pooled = self.model.pool(outputs.last_hidden_state, attention_mask)
         logits = self.classifier(self.dropout(pooled))  # (B, K)
         loss = None
         if labels is not None:
@@ -309,18 +362,6 @@ class ScratchEncoderForSequenceClassification(ScratchEncoderPreTrainedModel):
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def pool(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Pool hidden states (B, T, C) to (B, C): the state of the first token, or a mean or sum over tokens, according
-        to `config.classifier_pooling`. Padding, 0 in the mask (B, T), is excluded."""
-        if attention_mask is None or attention_mask.ndim != 2:
-            attention_mask = hidden_states.new_ones(hidden_states.shape[:2])
-        if self.config.classifier_pooling == "cls":
-            rows = torch.arange(len(hidden_states), device=hidden_states.device)
-            return hidden_states[rows, attention_mask.int().argmax(-1)]
-        length = attention_mask.sum(-1, keepdim=True).clamp(min=1)  # (B, 1)
-        weights = attention_mask / (length if self.config.classifier_pooling == "mean" else length**0.5)  # (B, T)
-        return (hidden_states * weights[..., None].to(hidden_states.dtype)).sum(1)
 
 
 __all__ = [

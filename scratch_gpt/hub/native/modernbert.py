@@ -1,0 +1,139 @@
+"""Native twins of our encoder with the preset "modernbert": ModernBERT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForSequenceClassification,
+    ModernBertModel,
+)
+
+from ...models.compatibility import LAYER_TYPES
+from ...models.modeling_scratch_encoder import POOLER_ACTIVATIONS
+from .encoder import LABEL_FIELDS, EncoderTwin
+from .twin import Weights
+
+NORMS = {True: "layer_norm", False: "layer_norm_without_bias"}  # by norm_bias
+# The parts of fused matrices: name in the names of weights, and the parts in order.
+FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
+
+
+class ModernBertTwin(EncoderTwin):
+    """ModernBERT, which has one matrix for queries, keys and values, and one for gate and input of the feed-forward
+    network. Its `local_attention` is twice our `sliding_window`."""
+
+    preset, since = "modernbert", "5.0"
+    config_class = ModernBertConfig
+    fields = {
+        **{name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
+        **{name: name for name in ("initializer_range", "norm_eps", "attention_bias", "mlp_bias", "layer_types")},
+        **{name: name for name in ("rope_parameters", "embedding_dropout", "attention_dropout")},
+        **{name: name for name in ("classifier_dropout", "classifier_pooling")},
+        **LABEL_FIELDS,
+        "hidden_act": "hidden_activation",
+        "pooler_activation": "classifier_activation",
+        "head_bias": "classifier_bias",
+        "lm_head_bias": "decoder_bias",
+    }
+    adjustable_fields = frozenset({"norm_type", "sliding_window"})
+    rotary_by_layer_type = True
+    prefix = "model"
+    trunk_names = {
+        "embed_tokens": "embeddings.tok_embeddings",
+        "embedding_norm": "embeddings.norm",
+        "norm": "final_norm",
+    }
+    layer_names = {
+        "self_attn.qkv_proj": "attn.Wqkv",
+        "self_attn.o_proj": "attn.Wo",
+        "input_layernorm": "attn_norm",
+        "mlp.gate_up_proj": "mlp.Wi",
+        "mlp.down_proj": "mlp.Wo",
+        "post_attention_layernorm": "mlp_norm",
+    }
+    head_names = {
+        "masked_lm": {"transform": "head", "lm_head": "decoder"},
+        "classifier": {"model.pooler": "head"},
+    }
+    trunk_has_pooler = False
+
+    def import_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that our model does not support, including those of its heads."""
+        reasons = super().import_incompatibilities(config)
+        inner, outer = config.hidden_activation, config.classifier_activation
+        if self.head == "masked_lm" and inner != outer:
+            reasons.append(f"its classifier_activation is {outer!r}, ours is always hidden_activation, {inner!r}")
+        if self.head == "classifier" and outer not in POOLER_ACTIVATIONS:
+            known = ", ".join(POOLER_ACTIVATIONS)
+            reasons.append(f"its classifier_activation is {outer!r}, ours are {known}")
+        return reasons
+
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including norms and pooling."""
+        reasons, name = super().export_incompatibilities(config), self.model_class.__name__
+        if config.norm_type not in NORMS.values():
+            reasons.append(f"norm_type is {config.norm_type!r}, {name} has {' or '.join(map(repr, NORMS.values()))}")
+        if self.head == "classifier" and config.classifier_pooling not in ("cls", "mean"):
+            reasons.append(f"classifier_pooling is {config.classifier_pooling!r}, {name} has 'cls' or 'mean'")
+        return reasons
+
+    def fields_from_native(self, config: Any) -> dict[str, Any]:
+        """Fields of our config that are computed: norms and windows."""
+        window = config.local_attention // 2 if "sliding_attention" in config.layer_types else None
+        return super().fields_from_native(config) | {"norm_type": NORMS[config.norm_bias], "sliding_window": window}
+
+    def fields_to_native(self, config: Any) -> dict[str, Any]:
+        """Fields of the config of transformers that are computed: norms, layer types and windows, positions, the dropout
+        of the classifier, and ids of tokens that have two names."""
+        settings, window = self.native_settings(config), config.sliding_window
+        types = config.layer_types or ["full_attention"] * config.num_hidden_layers
+        rope = config.rope_parameters
+        computed = {
+            "norm_bias": config.norm_type == "layer_norm",
+            "layer_types": types,
+            "rope_parameters": rope if "rope_type" not in rope else dict.fromkeys(LAYER_TYPES, rope),
+        }
+        if window is not None and settings.get("local_attention", 128) // 2 != window:
+            computed["local_attention"] = 2 * window
+        if self.head == "masked_lm":
+            computed["classifier_activation"] = config.hidden_act
+        if config.classifier_dropout is None:
+            computed["classifier_dropout"] = config.residual_dropout
+        if not settings:
+            computed |= {"cls_token_id": config.bos_token_id, "sep_token_id": config.eos_token_id}
+        return computed
+
+    def weights_from_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert a state dict of transformers to ours: split the fused matrices."""
+        ours: Weights = {}
+        for name, weight in self.rename(weights, to_native=False).items():
+            fused = next((fused for fused in FUSED if fused in name), None)
+            if fused is None:
+                ours[name] = weight
+            else:
+                parts = weight.chunk(len(FUSED[fused]))
+                ours |= {name.replace(fused, part): rows for part, rows in zip(FUSED[fused], parts, strict=True)}
+        return ours
+
+    def weights_to_native(self, weights: Weights, config: Any) -> Weights:
+        """Convert our state dict to that of transformers: join the parts of the fused matrices."""
+        joined = {name: w for name, w in weights.items() if not any(p in name for ps in FUSED.values() for p in ps)}
+        for fused, parts in FUSED.items():
+            for name in (name for name in weights if parts[0] in name):
+                rows = [weights[name.replace(parts[0], part)] for part in parts]
+                joined[name.replace(parts[0], fused)] = torch.cat(rows)
+        return self.rename(joined, to_native=True)
+
+
+TWINS = (
+    ModernBertTwin("masked_lm", ModernBertForMaskedLM),
+    ModernBertTwin("classifier", ModernBertForSequenceClassification),
+    ModernBertTwin("trunk", ModernBertModel),
+)

@@ -2,7 +2,14 @@
 
 import torch
 import transformers
-from transformers import BertConfig, CamembertConfig, DistilBertConfig, ModernBertConfig, RobertaConfig, XLMRobertaConfig
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from helpers.models import randomise
 

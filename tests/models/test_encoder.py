@@ -32,9 +32,14 @@ from scratch_gpt.models.compatibility import RELEASE
 from scratch_gpt.train.tasks.classification.token_weights import count_token_weights
 
 HEADS = (ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification)
+WINDOWED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 2}
 STYLES = [
-    ("bert", {}),
+    ("bert", {"type_vocab_size": 2}),
     ("modern", {}),
+    ("roberta", {}),
+    ("distilbert", {}),
+    ("modernbert", WINDOWED),
+    ("modernbert", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 3, "no_rope_layers": [1, 0]}),
     ("bert", {"classifier_pooling": "mean", "pooler": False}),
     ("modern", {"position_type": "sinusoidal", "classifier_pooling": "cls", "masked_lm_transform": True}),
     ("fasttext", {"num_hidden_layers": 0, "ngram_sizes": [2, 4], "ngram_buckets": 64}),
@@ -275,7 +280,7 @@ def test_bert_has_the_same_logits_after_import_and_export(name, tmp_path):
 @pytest.mark.parametrize(
     ("head", "preset", "fields", "reason"),
     [
-        (ScratchEncoderForMaskedLM, "modern", {}, "norm_position is 'pre'"),
+        (ScratchEncoderForMaskedLM, "modern", {}, "norm_type is 'rms_norm'"),
         (ScratchEncoderForMaskedLM, "bert", {"masked_lm_transform": False}, "masked_lm_transform is False"),
         (
             ScratchEncoderForSequenceClassification,
@@ -292,7 +297,7 @@ def test_bert_has_the_same_logits_after_import_and_export(name, tmp_path):
         ),
     ],
 )
-def test_export_of_what_bert_does_not_support_is_refused(head, preset, fields, reason):
+def test_export_of_what_no_class_supports_is_refused(head, preset, fields, reason):
     with pytest.raises(ScratchError, match=reason):
         export_native(tiny_encoder(head, preset, **fields))
 

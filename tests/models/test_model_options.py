@@ -77,11 +77,13 @@ def test_option_is_set_in_the_config(build, options, expected):
 PRESETS = [
     (gpt, ScratchGPTConfig, ("gpt2", "llama", "nanochat", "nanochat_ngram")),
     (seq2seq, ScratchSeq2SeqConfig, ("vaswani2017", "modern")),
-    (encoder, ScratchEncoderConfig, ("bert", "modern")),
+    (encoder, ScratchEncoderConfig, ("bert", "roberta", "distilbert", "modernbert", "modern")),
 ]
 
 
 @pytest.mark.parametrize(("build", "kind", "preset"), [(b, k, preset) for b, k, names in PRESETS for preset in names])
 def test_config_without_options_equals_the_preset(build, kind, preset):
-    config, chosen = build(preset=preset), kind.presets[preset]
+    config, chosen = build(preset=preset), dict(kind.presets[preset])
+    if "layer_types" in chosen:  # repeated for all layers
+        chosen["layer_types"] = (chosen["layer_types"] * config.num_hidden_layers)[: config.num_hidden_layers]
     assert {name: getattr(config, name) for name in chosen} == chosen

@@ -1,5 +1,5 @@
 """transformers' common model tests pass on our classes, except for those that its own Llama (for the encoder-decoder
-its Marian, for the encoder its BERT) skips or fails.
+its Marian, for the encoder its BERT or ModernBERT) skips or fails.
 
 The wheel does not contain the tests; they are taken from the source distribution of the installed version. Imports of
 modules that the distribution does not contain (generation and export tests) are replaced by empty classes.
@@ -20,10 +20,12 @@ CASES = Path(__file__).with_name("suite") / "cases.py"
 PEERS = {
     "LlamaTest": ("Gpt2StyleTest", "LlamaStyleTest", "NanochatStyleTest"),
     "MarianTest": ("Vaswani2017StyleTest", "ModernStyleTest"),
-    "BertTest": ("BertStyleTest", "ModernEncoderStyleTest"),
+    "BertTest": ("BertStyleTest", "RobertaStyleTest", "DistilbertStyleTest", "ModernEncoderStyleTest"),
+    "ModernBertTest": ("ModernbertStyleTest",),
 }
 # These tests need rotary positions; with a flat encoder-decoder config, the last one scales a copy of the config.
-EXCLUDED = {style: "rope_scaling" for style in ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest")}
+LEARNED = ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest", "RobertaStyleTest", "DistilbertStyleTest")
+EXCLUDED = dict.fromkeys(LEARNED, "rope_scaling")
 EXCLUDED["ModernStyleTest"] = "rope_scaling_from_config"
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
 

@@ -90,15 +90,15 @@ class ModernBertTwin(EncoderTwin):
         return super().fields_from_native(config) | {"norm_type": NORMS[config.norm_bias], "sliding_window": window}
 
     def fields_to_native(self, config: Any) -> dict[str, Any]:
-        """Fields of the config of transformers that are computed: norms, layer types and windows, positions, the dropout
-        of the classifier, and ids of tokens that have two names."""
+        """Fields of the config of transformers that are computed: norms, layer types, windows, positions, the
+        classifier's dropout, and ids of tokens that have two names."""
         settings, window = self.native_settings(config), config.sliding_window
         types = config.layer_types or ["full_attention"] * config.num_hidden_layers
         rope = config.rope_parameters
         computed = {
             "norm_bias": config.norm_type == "layer_norm",
             "layer_types": types,
-            "rope_parameters": rope if "rope_type" not in rope else dict.fromkeys(LAYER_TYPES, rope),
+            "rope_parameters": rope if "rope_type" not in rope else {name: dict(rope) for name in LAYER_TYPES},
         }
         if window is not None and settings.get("local_attention", 128) // 2 != window:
             computed["local_attention"] = 2 * window

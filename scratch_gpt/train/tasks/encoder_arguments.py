@@ -8,6 +8,12 @@ from typing import ClassVar
 from ..arguments.training import argument
 from .text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST
 
+ENCODER_PRESETS = (
+    "'modern': rotary positions, RMSNorm and SwiGLU. 'bert': learned positions and a norm after each sum. 'roberta': "
+    "'bert' with a larger epsilon in its norms. 'distilbert': 'bert' whose classifier has a ReLU pooler. 'modernbert': "
+    "rotary positions, GeGLU and, in two of three layers, attention to 64 tokens on each side."
+)
+
 
 @dataclass
 class EncoderModelArguments:
@@ -15,7 +21,7 @@ class EncoderModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("modern", "Architecture of an encoder: 'bert' or 'modern'.")
+    preset: str = argument("modern", f"Architecture of an encoder. {ENCODER_PRESETS}")
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int = argument(

@@ -1,5 +1,5 @@
-"""transformers' model tests, on our classes and on its Llama, Marian and BERT. Run by test_transformers_suite.py, which
-provides the `tests` package of transformers' source distribution.
+"""transformers' model tests, on our classes and on its Llama, Marian, BERT and ModernBERT. Run by
+test_transformers_suite.py, which provides the `tests` package of transformers' source distribution.
 """
 
 import unittest
@@ -19,6 +19,10 @@ from transformers import (
     MarianConfig,
     MarianModel,
     MarianMTModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForSequenceClassification,
+    ModernBertModel,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -244,6 +248,17 @@ class BertTest(EncoderMixin, unittest.TestCase):
         return BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **fields)
 
 
+class ModernBertTest(EncoderMixin, unittest.TestCase):
+    """The tests on transformers' ModernBERT."""
+
+    all_model_classes = (ModernBertModel, ModernBertForMaskedLM, ModernBertForSequenceClassification)
+
+    def make_config(self, **fields):
+        """The config of this model."""
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+        return ModernBertConfig(local_attention=4, **ids, **fields)
+
+
 class OurEncoderMixin(EncoderMixin):
     """The tests on our encoder classes."""
 
@@ -260,9 +275,39 @@ class OurEncoderMixin(EncoderMixin):
 
 
 class BertStyleTest(OurEncoderMixin, unittest.TestCase):
-    """The tests on our encoder with the preset `bert`."""
+    """The tests on our encoder with the preset `bert`, with token types."""
 
     preset = "bert"
+
+    def make_config(self, **fields):
+        """The config of this model."""
+        return super().make_config(type_vocab_size=2, **fields)
+
+
+class RobertaStyleTest(OurEncoderMixin, unittest.TestCase):
+    """The tests on our encoder with the preset `roberta`, with a token type."""
+
+    preset = "roberta"
+
+    def make_config(self, **fields):
+        """The config of this model."""
+        return super().make_config(type_vocab_size=1, **fields)
+
+
+class DistilbertStyleTest(OurEncoderMixin, unittest.TestCase):
+    """The tests on our encoder with the preset `distilbert`."""
+
+    preset = "distilbert"
+
+
+class ModernbertStyleTest(OurEncoderMixin, unittest.TestCase):
+    """The tests on our encoder with the preset `modernbert`, with a window that is shorter than the texts."""
+
+    preset = "modernbert"
+
+    def make_config(self, **fields):
+        """The config of this model."""
+        return super().make_config(sliding_window=2, **fields)
 
 
 class ModernEncoderStyleTest(OurEncoderMixin, unittest.TestCase):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
-from ..encoder_arguments import EncoderModelArguments
+from ..encoder_arguments import ENCODER_PRESETS, EncoderModelArguments
 from ..text_arguments import VOCAB_SIZE
 
 
@@ -51,8 +51,8 @@ class ClassifierModelArguments(EncoderModelArguments):
 
     preset: str = argument(
         "modern",
-        "Architecture: 'bert', 'modern' or 'fasttext' (a bag of tokens and n-grams, for a few thousand texts) of an "
-        "encoder; 'gpt2', 'llama', 'nanochat' or 'nanochat_ngram' of a GPT.",
+        f"Architecture of an encoder, or of a GPT: 'gpt2', 'llama', 'nanochat' or 'nanochat_ngram'. {ENCODER_PRESETS} "
+        "'fasttext': a bag of tokens and n-grams, for a few thousand texts.",
     )
     ngram_sizes: list[int] | None = argument(
         None,

@@ -37,9 +37,9 @@ def native_encoder(family: str, head: str, **fields):
     return random_weights(getattr(transformers, family + HEADS[head])(config_class(**{**shape, **fields})))
 
 
-def random_weights(model):
-    """Random weights, those of norms around 1 and of a size at which attention is neither uniform nor saturated."""
-    randomise(model, seed=3)
+def random_weights(model, std: float = 0.2):
+    """Draw random weights, those of norms around 1; return the model in evaluation mode."""
+    randomise(model, seed=3, std=std)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name.lower() and name.endswith("weight"):

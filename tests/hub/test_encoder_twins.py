@@ -62,6 +62,7 @@ SETTINGS = {
         ({"local_attention": 14, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}, ALL),
         ({"layer_types": ["full_attention"] * 3}, ALL),
         ({"hidden_activation": "silu", "classifier_activation": "silu"}, ALL),
+        ({"hidden_activation": "gelu_pytorch_tanh", "classifier_activation": "gelu_new"}, ALL),
         (rope(DEFAULT, YARN), ALL),
         (rope(YARN, {**DEFAULT, "rope_theta": 20.0}), ALL),
         ({"decoder_bias": False, "tie_word_embeddings": False}, ("masked_lm",)),

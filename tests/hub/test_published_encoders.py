@@ -1,15 +1,22 @@
-"""Published encoders: their settings are accepted, and a model of their shape computes the same here and there."""
+"""Published encoders (their `config.json`, in tests/helpers/published_configs): the settings are accepted, and a model
+of the same shape with fewer layers computes the same here and there."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from helpers import models
 from helpers.native_encoders import largest_difference, outputs_of, random_weights, rows_of
-from helpers.published_encoders import PUBLISHED
 from transformers import AutoConfig
 
 from scratch_gpt import export_native, import_native
 from scratch_gpt.hub.native.registry import TWINS
 
+PUBLISHED = json.loads(
+    (Path(models.__file__).parent / "published_configs" / "encoders.json").read_text(encoding="utf-8")
+)
 # One layer, and with windows two, so that there is one; small vocabularies, and the ids of special tokens in them.
 LAYERS = {"modernbert": {"num_hidden_layers": 2, "vocab_size": 300, "pad_token_id": 283}}
 LAYERS["modernbert"] |= {"bos_token_id": 281, "cls_token_id": 281, "eos_token_id": 282, "sep_token_id": 282}

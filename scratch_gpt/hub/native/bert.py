@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from .encoder import LABEL_FIELDS, EncoderTwin
-from .twin import Weights
+from .twin import ACTIVATION_NAMES, Weights
 
 
 class BertTwin(EncoderTwin):
@@ -42,7 +42,7 @@ class BertTwin(EncoderTwin):
         "residual_dropout": "hidden_dropout_prob",
         "attention_dropout": "attention_probs_dropout_prob",
     }
-    required = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+    required = {"is_decoder": (False,), "add_cross_attention": (False,), "position_embedding_type": ("absolute",)}
     prefix = "bert"
     trunk_names = {
         "embed_tokens": "embeddings.word_embeddings",
@@ -85,7 +85,7 @@ class BertTwin(EncoderTwin):
         single = dict(weights)
         if (bias := single.pop(self.head_bias_copy, None)) is not None:
             single.setdefault(self.head_bias, bias)
-        return self.rename(single, to_native=False)
+        return super().weights_from_native(single, config)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers, with token types."""
@@ -93,7 +93,7 @@ class BertTwin(EncoderTwin):
         if positions in weights and not config.type_vocab_size:
             types = weights[positions].new_zeros(self.default_types, config.hidden_size)
             complete[self.trunk_key("embed_token_types.weight")] = types
-        native = self.rename(complete, to_native=True)
+        native = super().weights_to_native(complete, config)
         if self.head_bias in native:
             native[self.head_bias_copy] = native[self.head_bias]
         return native
@@ -105,7 +105,7 @@ class RobertaTwin(BertTwin):
     in RoBERTa by their ids, here by the attention mask. Its classifier has a pooler of its own."""
 
     preset = "roberta"
-    config_class = RobertaConfig
+    config_class: type[PreTrainedConfig] = RobertaConfig
     prefix = "roberta"
     head_names = {
         "masked_lm": {
@@ -132,7 +132,7 @@ class RobertaTwin(BertTwin):
     def roberta_incompatibilities(self, config: Any, positions: int) -> list[str]:
         """List unsupported settings of either config; `positions` is the number of position embeddings in use."""
         reasons, name = [], self.model_class.__name__
-        if self.head == "masked_lm" and config.hidden_act != "gelu":
+        if self.head == "masked_lm" and ACTIVATION_NAMES.get(config.hidden_act) != "gelu":
             reasons.append(f"hidden_act is {config.hidden_act!r}, the head of {name} has 'gelu' and ours the same")
         if config.pad_token_id is None:
             reasons.append(f"pad_token_id is None, but positions of {name} count from it")

@@ -15,7 +15,7 @@ from transformers import (
 from ...models.compatibility import LAYER_TYPES
 from ...models.modeling_scratch_encoder import POOLER_ACTIVATIONS
 from .encoder import LABEL_FIELDS, EncoderTwin
-from .twin import Weights
+from .twin import ACTIVATION_NAMES, Weights
 
 NORMS = {True: "layer_norm", False: "layer_norm_without_bias"}  # by norm_bias
 # The parts of fused matrices: name in the names of weights, and the parts in order.
@@ -38,11 +38,10 @@ class ModernBertTwin(EncoderTwin):
         **{name: name for name in ("classifier_dropout", "classifier_pooling")},
         **LABEL_FIELDS,
         "hidden_act": "hidden_activation",
-        "pooler_activation": "classifier_activation",
         "head_bias": "classifier_bias",
         "lm_head_bias": "decoder_bias",
     }
-    adjustable_fields = frozenset({"norm_type", "sliding_window"})
+    adjustable_fields = frozenset({"norm_type", "sliding_window", "pooler_activation"})
     rotary_by_layer_type = True
     prefix = "model"
     trunk_names = {
@@ -68,9 +67,9 @@ class ModernBertTwin(EncoderTwin):
         """List the settings that our model does not support, including those of its heads."""
         reasons = super().import_incompatibilities(config)
         inner, outer = config.hidden_activation, config.classifier_activation
-        if self.head == "masked_lm" and inner != outer:
+        if self.head == "masked_lm" and self.activation(inner) != self.activation(outer):
             reasons.append(f"its classifier_activation is {outer!r}, ours is always hidden_activation, {inner!r}")
-        if self.head == "classifier" and outer not in POOLER_ACTIVATIONS:
+        if self.head == "classifier" and self.activation(outer) not in POOLER_ACTIVATIONS:
             known = ", ".join(POOLER_ACTIVATIONS)
             reasons.append(f"its classifier_activation is {outer!r}, ours are {known}")
         return reasons
@@ -84,10 +83,18 @@ class ModernBertTwin(EncoderTwin):
             reasons.append(f"classifier_pooling is {config.classifier_pooling!r}, {name} has 'cls' or 'mean'")
         return reasons
 
+    @staticmethod
+    def activation(name: str) -> str:
+        """Our name of an activation function."""
+        return ACTIVATION_NAMES.get(name, name)
+
     def fields_from_native(self, config: Any) -> dict[str, Any]:
-        """Fields of our config that are computed: norms and windows."""
+        """Fields of our config that are computed: norms, windows, and the activation function of a pooler."""
         window = config.local_attention // 2 if "sliding_attention" in config.layer_types else None
-        return super().fields_from_native(config) | {"norm_type": NORMS[config.norm_bias], "sliding_window": window}
+        computed = {"norm_type": NORMS[config.norm_bias], "sliding_window": window}
+        if not self.has_no_pooler:
+            computed["pooler_activation"] = self.activation(config.classifier_activation)
+        return super().fields_from_native(config) | computed
 
     def fields_to_native(self, config: Any) -> dict[str, Any]:
         """Fields of the config of transformers that are computed: norms, layer types, windows, positions, the
@@ -102,8 +109,9 @@ class ModernBertTwin(EncoderTwin):
         }
         if window is not None and settings.get("local_attention", 128) // 2 != window:
             computed["local_attention"] = 2 * window
-        if self.head == "masked_lm":
-            computed["classifier_activation"] = config.hidden_act
+        head_act = {"masked_lm": config.hidden_act, "classifier": config.pooler_activation}.get(self.head)
+        if head_act is not None and self.activation(settings.get("classifier_activation", "gelu")) != head_act:
+            computed["classifier_activation"] = head_act
         if config.classifier_dropout is None:
             computed["classifier_dropout"] = config.residual_dropout
         if not settings:
@@ -113,7 +121,7 @@ class ModernBertTwin(EncoderTwin):
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours: split the fused matrices."""
         ours: Weights = {}
-        for name, weight in self.rename(weights, to_native=False).items():
+        for name, weight in super().weights_from_native(weights, config).items():
             fused = next((fused for fused in FUSED if fused in name), None)
             if fused is None:
                 ours[name] = weight
@@ -129,7 +137,7 @@ class ModernBertTwin(EncoderTwin):
             for name in (name for name in weights if parts[0] in name):
                 rows = [weights[name.replace(parts[0], part)] for part in parts]
                 joined[name.replace(parts[0], fused)] = torch.cat(rows)
-        return self.rename(joined, to_native=True)
+        return super().weights_to_native(joined, config)
 
 
 TWINS = (

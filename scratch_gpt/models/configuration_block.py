@@ -151,9 +151,6 @@ class TransformerBlockConfig(BaseConfig):
         for pattern in set(LAYER_PATTERNS) & (set(cls.presets[name]) - set(overrides)):
             layers = fields.get("num_hidden_layers", getattr(cls, "num_hidden_layers", 0))
             fields[pattern] = [fields[pattern][i % len(fields[pattern])] for i in range(layers)]
-        windowed = "sliding_attention" in (fields.get("layer_types") or ["sliding_attention"])
-        if not windowed and "sliding_window" not in overrides:
-            fields["sliding_window"] = None  # so few layers of the preset have no sliding attention
         return cls(**fields)
 
     def __post_init__(self, **kwargs):
@@ -266,11 +263,6 @@ class TransformerBlockConfig(BaseConfig):
             violations.append(f"position_type is {self.position_type!r}, no_rope_layers requires 'rotary'")
         if self.windowed and (self.sliding_window or 0) < 1:
             violations.append(f"sliding_window is {self.sliding_window}, want at least 1 for sliding attention")
-        if self.sliding_window is not None and not self.windowed:
-            violations.append(
-                f"sliding_window is {self.sliding_window}, but no layer has sliding attention: set it to None, or name "
-                "the layers in layer_types"
-            )
         return violations
 
     def rotary_violations(self) -> list[str]:

@@ -88,11 +88,9 @@ def test_the_trunk_pools_if_it_is_not_that_of_a_masked_lm():
     assert without.pooler is None
 
 
-def test_a_short_model_of_a_preset_with_windows_has_none():
-    config = ScratchEncoderConfig.from_preset("modernbert", num_hidden_layers=1)
-    assert (config.layer_types, config.sliding_window) == (["full_attention"], None)
+def test_layer_types_of_a_preset_are_repeated():
+    assert ScratchEncoderConfig.from_preset("modernbert", num_hidden_layers=1).layer_types == ["full_attention"]
     config = ScratchEncoderConfig.from_preset("modernbert", num_hidden_layers=4)
     assert config.layer_types == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
-    assert config.sliding_window == 64
     config.rope_parameters["full_attention"]["rope_theta"] = 1.0  # a preset's values are copied
     assert ScratchEncoderConfig.from_preset("modernbert").rope_parameters["full_attention"]["rope_theta"] == 160000.0

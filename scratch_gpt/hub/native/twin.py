@@ -52,8 +52,8 @@ OTHER_FIELDS = frozenset(
         *("is_encoder_decoder", "boundary_token_id", "rope_parameters", "share_encoder_decoder_embeddings"),
     }
 )
-# Fields that matter only if another one is set.
-DEPENDENT_FIELDS = {"qk_norm_per_head": "qk_norm", "norm_topk_prob": "num_experts"}
+# Fields that matter only if another one, or a property, is set.
+DEPENDENT_FIELDS = {"qk_norm_per_head": "qk_norm", "norm_topk_prob": "num_experts", "sliding_window": "windowed"}
 # Names of activation functions of transformers, and ours for the same function.
 ACTIVATION_NAMES = {name: name for name in ACTIVATIONS} | {
     **{"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "gelu_python": "gelu"},

@@ -90,6 +90,12 @@ class RotaryEmbeddings(nn.ModuleDict):
             flat.rope_parameters = config.rope_parameters[layer_type]
             self[layer_type] = RotaryEmbedding(flat)
 
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Position ids (B, T) to the cosines and sines of a layer type, each (B, T, R/2) in the dtype of `x`."""
+        return self[layer_type](x, position_ids)
+
 
 def build_rotary(config) -> RotaryEmbedding | RotaryEmbeddings | None:
     """The rotary embedding of a model, or one for each layer type; None without rotary positions."""
@@ -112,7 +118,7 @@ def rotary_by_layer_type(
     if rotary_emb is None:
         return {}
     if isinstance(rotary_emb, RotaryEmbeddings):
-        return {layer_type: embedding(x, position_ids) for layer_type, embedding in rotary_emb.items()}
+        return {layer_type: rotary_emb(x, position_ids, layer_type) for layer_type in rotary_emb}
     return dict.fromkeys(LAYER_TYPES, rotary_emb(x, position_ids))
 
 

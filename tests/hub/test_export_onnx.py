@@ -64,6 +64,17 @@ MODELS = {
     "vaswani2017": ("seq2seq", lambda: tiny_translator("vaswani2017", **TWO_TOKENIZERS)),
     "modern": ("seq2seq", lambda: tiny_translator("modern")),
     "bert": ("masked", lambda: tiny_encoder(ScratchEncoderForMaskedLM, "bert", vocab_size=VOCAB)),
+    "bert_with_types": ("classifier", lambda: tiny_classifier("bert", type_vocab_size=2)),
+    "modernbert": (
+        "masked",
+        lambda: tiny_encoder(
+            ScratchEncoderForMaskedLM,
+            "modernbert",
+            vocab_size=VOCAB,
+            layer_types=["sliding_attention", "full_attention"],
+            sliding_window=3,
+        ),
+    ),
     "modern_classifier": ("classifier", lambda: tiny_classifier("modern")),
     "fasttext": ("classifier", lambda: tiny_classifier("fasttext", num_hidden_layers=0, ngram_buckets=64)),
     "gpt_classifier": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -54,9 +54,10 @@ def export_command(
     scratch-gpt export runs/translator runs/ct2 --format ctranslate2 --quantization int8
     ```
     """
-    from ..hub.engines.export import Source, check_empty, check_quantization, export_model
+    from ..hub.engines.export import Source, check_quantization, export_model
     from ..hub.engines.formats import FORMATS
     from ..hub.loading import open_tokenizers
+    from ..hub.new_folder import check_empty
     from ..terminal import SafeConsole
 
     chosen = FORMATS[format.value]
@@ -81,7 +82,10 @@ def export_command(
 def import_command(
     model: Model, output_dir: Annotated[Path, typer.Argument(help="Folder to write the converted model to.")]
 ) -> None:
-    """Convert a GPT-2, Llama, NanoChat, Marian or BERT checkpoint of transformers to this package's classes.
+    """Convert a checkpoint of transformers' own classes, such as Llama, GPT-2 or BERT, to this package's classes.
+
+    Weights keep their data type. A class or setting that is not supported is named before weights are read or
+    downloaded. The folder appears only when it is complete.
 
     Example:
 
@@ -89,13 +93,23 @@ def import_command(
     scratch-gpt import runs/native runs/imported
     ```
     """
-    from ..hub.engines.export import check_empty
-    from ..hub.model_directory import copy_tokenizers
-    from ..hub.native.convert import import_native
+    from ..auto import register
+    from ..hub.native.importing import import_to_folder, plan_import
+    from ..hub.new_folder import check_empty, complete_folder
+    from ..hub.tokenizer_files import copy_tokenizer_files
+    from ..terminal import SafeConsole
 
+    register()
     check_empty(output_dir)
-    opened, _ = open_model(model)
-    converted: Any = import_native(opened)
-    converted.save_pretrained(output_dir)
-    copy_tokenizers(model, opened.config, output_dir)
-    print(f"{type(converted).__name__} in {output_dir}")
+    plan = plan_import(model)
+    with complete_folder(output_dir) as staging_dir:
+        native = import_to_folder(plan, staging_dir)
+        notes = copy_tokenizer_files(model, plan.config, staging_dir)
+    console, warnings = SafeConsole(), SafeConsole(stderr=True)
+    dtype = str(native.dtype).removeprefix("torch.")
+    console.print(f"{plan.model_class.__name__} in {output_dir}, {dtype}, from {plan.class_name}")
+    if native.ignored:
+        shown = f"{', '.join(native.ignored[:3])}{', …' if len(native.ignored) > 3 else ''}"
+        notes.append(f"{len(native.ignored)} weights that {plan.class_name} does not have were ignored: {shown}")
+    for note in notes:
+        warnings.print(f"warning: {note}", style="bold yellow")

@@ -131,11 +131,7 @@ def load_model(
             output_loading_info=True,
             **settings,
         )
-        if report["mismatched_keys"]:
-            weight, stored, expected = sorted(report["mismatched_keys"])[0]
-            raise ValueError(f"{weight} has the shape {tuple(stored)}, its config asks for {tuple(expected)}")
-        if report["missing_keys"] and kind in (None, found):
-            raise ValueError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:4])}")
+        check_report(report, kind not in (None, found))
         for weight, values in model.named_parameters():
             if values.numel() and not torch.isfinite(torch.stack(torch.aminmax(values.detach()))).all():
                 raise ValueError(f"{weight} has numbers that are not finite")
@@ -143,6 +139,23 @@ def load_model(
         purpose = f"{NAMES[kind]} " if kind else ""
         raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {error}") from error
     return model.to(device)
+
+
+def check_report(report: dict[str, Any], new_head: bool) -> None:
+    """Check what `from_pretrained` reports of the weights that it loaded.
+
+    Args:
+        report: its loading info.
+        new_head: whether weights may be missing, since the model has another head than the stored one.
+
+    Raises:
+        ScratchError: a weight has another shape than the config asks for, or is missing.
+    """
+    if report["mismatched_keys"]:
+        weight, stored, expected = sorted(report["mismatched_keys"])[0]
+        raise ScratchError(f"{weight} has the shape {tuple(stored)}, its config asks for {tuple(expected)}")
+    if report["missing_keys"] and not new_head:
+        raise ScratchError(f"its weights lack {', '.join(sorted(report['missing_keys'])[:4])}")
 
 
 def open_config(name: str | Path, trust_remote_code: bool = False) -> Any:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from ...errors import ScratchError, needs_extra
 from ..loading import Tokenizers
+from ..new_folder import check_empty, complete_folder
 
 RECORD = "export.json"
 
@@ -99,31 +98,12 @@ def export_model(source: Source, output_dir: Path, format: ExportFormat, quantiz
         for package in format.packages:
             __import__(package)
     format.check(source)
-    output_dir = output_dir.resolve()
-    with _parents_of(output_dir), tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir.parent) as temporary:
-        staging_dir = Path(temporary) / "export"
-        staging_dir.mkdir()
+    with complete_folder(output_dir) as staging_dir:
         with torch.inference_mode():
             format.write(source, staging_dir, quantization)
             record = _record(source, staging_dir, format, quantization)
         (staging_dir / RECORD).write_text(f"{json.dumps(record, indent=2, allow_nan=False)}\n", encoding="utf-8")
-        if output_dir.exists():
-            output_dir.rmdir()
-        os.replace(staging_dir, output_dir)
     return record
-
-
-@contextmanager
-def _parents_of(folder: Path) -> Iterator[None]:
-    """Create the missing parents of a folder, and remove them if the block fails."""
-    missing = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for parent in missing:
-            parent.rmdir()
-        raise
 
 
 def sample_rows(tokenizer: PreTrainedTokenizerFast, positions: int) -> tuple[list[list[int]], int]:
@@ -158,18 +138,6 @@ def check_quantization(format: ExportFormat, quantization: str | None) -> str:
         known = ", ".join(format.quantizations)
         raise ScratchError(f"the format {format.name} has no quantization {quantization!r}: choose one of {known}")
     return quantization or format.quantizations[0]
-
-
-def check_empty(folder: Path) -> None:
-    """Check that a folder does not exist or is empty, and that it can be created.
-
-    Raises:
-        ScratchError: it exists and is not an empty folder, or a file is in the place of a parent.
-    """
-    if files := [parent for parent in folder.parents if parent.is_file()]:
-        raise ScratchError(f"{folder} can't be created, since {files[0]} is a file: choose another")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScratchError(f"{folder} already exists and is not an empty folder: choose another")
 
 
 def _record(source: Source, folder: Path, format: ExportFormat, quantization: str) -> dict[str, Any]:

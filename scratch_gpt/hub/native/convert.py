@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
@@ -26,8 +29,7 @@ class NoNativeClassError(ScratchError):
 
 
 def import_native(model: PreTrainedModel) -> PreTrainedModel:
-    """Convert a `GPT2LMHeadModel`, `LlamaForCausalLM`, `NanoChatForCausalLM`, `MarianMTModel`, `BertForMaskedLM` or
-    `BertForSequenceClassification` to our class.
+    """Convert a model of a class of transformers that has a twin, such as `LlamaForCausalLM`, to our class.
 
     Returns:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits are equal up to rounding.
@@ -37,13 +39,70 @@ def import_native(model: PreTrainedModel) -> PreTrainedModel:
     """
     twin = next((twin for twin in TWINS if isinstance(model, twin.model_class)), None)
     if twin is None:
-        known = ", ".join(twin.model_class.__name__ for twin in TWINS)
-        raise ScratchError(f"cannot import a {type(model).__name__}: supported are {known}")
+        raise ScratchError(f"cannot import a {type(model).__name__}: {supported_classes()}")
     if reasons := twin.import_incompatibilities(model.config):
         raise ScratchError(f"cannot import this {type(model).__name__}: {'; '.join(reasons)}")
     config = twin.config_from_native(model.config)
-    weights = twin.weights_from_native(dict(model.state_dict()), config)
+    weights: Weights = {}
+    for group in converted_groups(twin, dict(model.state_dict()), config, model.dtype):
+        weights |= {name: weight.to(model.dtype) for name, weight in group.items()}
     return _with_weights(twin.our_model_class(config), weights, model)
+
+
+def supported_classes() -> str:
+    """The classes of transformers that can be imported, in words."""
+    return f"supported are {', '.join(sorted({twin.model_class.__name__ for twin in TWINS}))}"
+
+
+LAYER = re.compile(r"(?:.*?\.)?\d+\.")
+
+
+def layers_of(weights: Weights) -> dict[str, list[str]]:
+    """The names of the weights of each layer, by their beginning, such as "model.layers.3."; "" for those outside of
+    the layers, which are the first."""
+    layers: dict[str, list[str]] = {"": []}
+    for name in weights:
+        found = LAYER.match(name)
+        layers.setdefault(found.group() if found else "", []).append(name)
+    return layers
+
+
+def converted_groups(twin: Twin, weights: Weights, config: Any, dtype: torch.dtype) -> Iterator[Weights]:
+    """Convert a state dict of transformers to ours, layer by layer; weights are removed from it as they are converted.
+
+    Folds are computed in float32 where the result is, and for vectors: a norm of which bfloat16 would change what was
+    folded into it stays in float32.
+
+    Args:
+        twin: the conversion.
+        weights: the state dict, which is emptied.
+        config: our config.
+        dtype: data type of the result.
+
+    Yields:
+        Copies of the weights of a layer.
+
+    Raises:
+        ScratchError: a weight is not finite.
+    """
+    for names in layers_of(weights).values():
+        group = {}
+        for name in names:
+            weight = weights.pop(name).detach().cpu()
+            group[name] = weight.float() if dtype == torch.float32 or weight.ndim < 2 else weight
+        group = twin.weights_from_native(group, config)
+        for name in list(group):
+            group[name] = _in_dtype(name, group[name], dtype)
+        yield group
+
+
+def _in_dtype(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy of a weight in a data type; a vector that it can't represent is in float32."""
+    if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
+        raise ScratchError(f"{name} has numbers that are not finite")
+    rounded = weight.to(dtype, copy=True).contiguous()
+    is_exact = weight.ndim != 1 or torch.equal(rounded.float(), weight.float())
+    return rounded if is_exact else weight.float()
 
 
 def export_native(model: PreTrainedModel) -> PreTrainedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -40,6 +41,13 @@ def kind_of_model(config: Any) -> Kind:
     if saved_from.endswith("ForMaskedLM"):
         return "masked"
     return "seq2seq" if config.is_encoder_decoder else "causal"
+
+
+def kind_of_class(model_class: type[PreTrainedModel]) -> Kind:
+    """Return the kind of models of one of our classes."""
+    name = model_class.__name__
+    seq2seq = name.endswith("ForConditionalGeneration")
+    return kind_of_model(SimpleNamespace(architectures=[name], is_encoder_decoder=seq2seq))
 
 
 ToPublished = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]

@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME
 
 from ...errors import ScratchError
 from ...untrusted import read_json
+from ..model_directory import Kind, kind_of_class
 from .registry import TWINS
 from .twin import Twin, Weights
 
@@ -49,9 +50,15 @@ def import_native(model: PreTrainedModel) -> PreTrainedModel:
     return _with_weights(twin.our_model_class(config), weights, model)
 
 
-def supported_classes() -> str:
-    """The classes of transformers that can be imported, in words."""
-    return f"supported are {', '.join(sorted({twin.model_class.__name__ for twin in TWINS}))}"
+def supported_classes(kind: Kind | None = None) -> str:
+    """The classes of transformers that can be imported, in words.
+
+    Args:
+        kind: kind of model to import them as; None for any. A classifier can be made of any but a translator.
+    """
+    own = {twin: kind_of_class(twin.our_model_class) for twin in TWINS}
+    fits = {twin: kind in (None, found) or (kind == "classifier" and found != "seq2seq") for twin, found in own.items()}
+    return f"supported are {', '.join(sorted({twin.model_class.__name__ for twin in TWINS if fits[twin]}))}"
 
 
 LAYER = re.compile(r"(?:.*?\.)?\d+\.")

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from ...models.modeling_scratch_gpt import ScratchGPTForSequenceClassification, 
 from ...models.modeling_scratch_seq2seq import ScratchSeq2SeqModel
 from ..directory_checks import check_size
 from ..loading import DTYPES, check_report, open_config
-from ..model_directory import AUTO_CLASSES, Kind, kind_of_model
+from ..model_directory import AUTO_CLASSES, Kind, kind_of_class, kind_of_model
 from .convert import converted_groups, layers_of, supported_classes
 from .registry import TWINS
 from .stored_weights import ShardWriter, stored_weights
@@ -48,7 +47,16 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cuto
 
 
 class NotImportableError(ScratchError):
-    """A model of transformers that has no equivalent of this package."""
+    """A model of transformers that has no equivalent of this package.
+
+    Args:
+        reason: the class or setting that is not supported.
+        supported: the classes that are, in words; "" if the class is not the reason.
+    """
+
+    def __init__(self, reason: str, supported: str = ""):
+        super().__init__(f"{reason}: {supported}" if supported else reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def _plan(name: str, native_config: Any, kind: Kind | None, settings: dict[str, 
             raise ScratchError(f"{name} becomes a {config.model_type} model, which has no setting {field}: remove it")
         setattr(config, field, value)
     config.validate_architecture()
-    own = _kind_of_class(twin.our_model_class, config)
+    own = kind_of_class(twin.our_model_class)
     found = kind_of_model(native_config)
     if kind == "classifier" and own != "classifier" and found != "seq2seq":
         return ImportPlan(name, class_name, twin, native_config, config, CLASSIFIERS[type(config)], found, True)
@@ -147,13 +155,8 @@ def _twin_of_config(config: Any, kind: Kind | None) -> tuple[Twin, str, bool]:
     if exact:
         return min(exact, key=lambda twin: len(twin.import_incompatibilities(config))), class_name, False
     if twins and class_name == f"{type(config).__name__.removesuffix('Config')}Model":
-        return min(twins, key=lambda twin: _kind_of_class(twin.our_model_class, config) != kind), class_name, True
-    raise NotImportableError(f"cannot import a {class_name}: {supported_classes()}")
-
-
-def _kind_of_class(model_class: Any, config: Any) -> Kind:
-    described = SimpleNamespace(architectures=[model_class.__name__], is_encoder_decoder=config.is_encoder_decoder)
-    return kind_of_model(described)
+        return min(twins, key=lambda twin: kind_of_class(twin.our_model_class) != kind), class_name, True
+    raise NotImportableError(f"cannot import a {class_name}", supported_classes(kind))
 
 
 def import_to_memory(plan: ImportPlan) -> PreTrainedModel:
@@ -264,10 +267,7 @@ def _open_native(plan: ImportPlan, dtype: torch.dtype | None) -> NativeWeights:
     if strange := types - set(DTYPES.values()):
         raise ScratchError(f"its weights are {sorted(map(str, strange))[0]}, want one of {', '.join(DTYPES)}")
     kept = config.dtype if isinstance(config.dtype, torch.dtype) else _widest(types)
-    if dtype is None:
-        opened = kept
-    else:  # as they are stored, so that nothing is rounded on the way
-        opened = types.pop() if len(types) == 1 else _widest(types)
+    opened = kept if dtype is None else _widest(types)  # as they are stored: nothing is rounded on the way
     with _quiet():
         model, report = native_class.from_pretrained(
             None,

@@ -7,10 +7,23 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
-from ...hub.loading import load_model, open_tokenizer
+from ...hub.loading import open_tokenizer
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from .common import dropout_fields
+from .initial_model import check_initial_model, load_initial_model
 from .policy_arguments import PolicyModelArguments
+
+
+def check_policy(args: PolicyModelArguments) -> None:
+    """Check the model to tune, before data is read.
+
+    Raises:
+        ScratchError: there is none, or it is not a GPT of this package and can't be imported as one.
+    """
+    if args.init_from is None:
+        raise ScratchError("there is no model to tune: give one with --init_from")
+    own = ScratchGPTConfig.model_type
+    check_initial_model(args.init_from, args.trust_remote_code, "causal", own, "this task tunes")
 
 
 def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -21,16 +34,13 @@ def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
         resume_from: checkpoint with the weights of the policy; by default those of `init_from`.
 
     Raises:
-        ScratchError: it is not a `ScratchGPTForCausalLM`.
+        ScratchError: the model can't be opened.
     """
     assert args.init_from is not None  # checked before data is read
-    reference = load_model(args.init_from, args.trust_remote_code, "causal")
-    if reference.config.model_type != ScratchGPTConfig.model_type:
-        raise ScratchError(
-            f"{args.init_from} is a {reference.config.model_type} model: convert it with 'scratch-gpt import' first"
-        )
-    policy = load_model(resume_from or args.init_from, args.trust_remote_code, "causal", **dropout_fields(args))
-    return policy, reference
+    trust, dropouts = args.trust_remote_code, dropout_fields(args)
+    reference = load_initial_model(args.init_from, trust, "causal")
+    origin, resumed = resume_from or args.init_from, resume_from is not None
+    return load_initial_model(origin, trust, "causal", resumed, announce=False, **dropouts), reference
 
 
 def load_tokenizer(args: PolicyModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:

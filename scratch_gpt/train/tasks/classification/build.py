@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from ....data.readers.labelled import Example, collect_labels, open_labelled
 from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
 from ....evaluation.classification import label_names_of
-from ....hub.loading import load_model, open_config
+from ....hub.loading import open_config
 from ....hub.model_directory import kind_of_model
 from ....models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ....models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
@@ -24,6 +25,7 @@ from ....terminal import SafeConsole
 from ....tokenization.training import Template, space_of_characters
 from ..common import ReadExamples, build_tokenizer, dropout_fields, open_parts, read_examples
 from ..encoder_model import build_config, ids_of
+from ..initial_model import load_initial_model
 from .arguments import ClassifierModelArguments, LabelledArguments
 
 
@@ -112,18 +114,19 @@ def known_labels(name: str, trust_remote_code: bool) -> list[str] | None:
     return label_names_of(config) if kind_of_model(config) == "classifier" else None
 
 
-def load_classifier(name: str, args: ClassifierModelArguments, names: list[str]) -> PreTrainedModel:
+def load_classifier(name: str | Path, args: ClassifierModelArguments, names: list[str]) -> PreTrainedModel:
     """Load a classifier from the checkpoint of a classifier, or of an encoder or GPT, which then gets a new head.
 
     Args:
         name: directory or Hub id.
-        args: model arguments: dropout and pooling.
+        args: model arguments: dropout and pooling, and `init_from`, unless `name` is the checkpoint of a resumed run.
         names: names of the labels, in order.
     """
+    resumed = name != args.init_from
     chosen = dropout_fields(args)
     chosen |= {n: getattr(args, n) for n in ("classifier_dropout", "classifier_pooling")}
     fields = {name: value for name, value in chosen.items() if value is not None}
-    return load_model(name, args.trust_remote_code, "classifier", **fields, **label_fields(names))
+    return load_initial_model(name, args.trust_remote_code, "classifier", resumed, **fields, **label_fields(names))
 
 
 def encode(

@@ -112,7 +112,7 @@ def _load_or_build_model(
 ) -> Any:
     """Return the model of the checkpoint, with a new head if it is not a classifier, or a new model."""
     if origin is not None:
-        model: Any = build.load_classifier(str(origin), model_args, names)
+        model: Any = build.load_classifier(origin, model_args, names)
     else:
         model = build.build_classifier(model_args, tokenizer, names)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)

@@ -30,7 +30,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
 from ..policy_arguments import PolicyModelArguments
-from ..policy_model import load_policy, load_tokenizer
+from ..policy_model import check_policy, load_policy, load_tokenizer
 from .arguments import ARGUMENTS, PreferenceArguments, PreferenceDataArguments
 from .card import CARD
 from .task import EncodedPairs, Preferences
@@ -61,8 +61,7 @@ def _read(
     data: PreferenceDataArguments, model_args: PolicyModelArguments, args: PreferenceArguments
 ) -> ReadExamples[Preference]:
     """Read the pairs of each split."""
-    if model_args.init_from is None:
-        raise ScratchError("there is no model to tune: give one with --init_from")
+    check_policy(model_args)
     found = read_preferences(data)
     common.check_same_data(found.summary.fingerprint, args)
     return found

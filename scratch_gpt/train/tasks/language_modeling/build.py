@@ -21,6 +21,7 @@ from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ....models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ...performance.attention_choice import choose_attention
 from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, run_facts
+from ..initial_model import load_initial_model
 from .arguments import ModelArguments
 
 
@@ -106,7 +107,8 @@ def load_or_build_model(
     context_length = default_context_length(model_args)
     if origin is not None:
         dropouts = dropout_fields(model_args)
-        model: Any = loading.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+        resumed = origin != model_args.init_from
+        model: Any = load_initial_model(origin, model_args.trust_remote_code, "causal", resumed, **dropouts)
         if model_args.context_length is None:
             context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
     else:

@@ -30,6 +30,7 @@ from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..encoder_arguments import EncoderModelArguments
+from ..initial_model import load_initial_model
 from ..text_arguments import DataArguments
 from .arguments import ARGUMENTS, MaskedTrainingArguments
 from .build import build_masked_model, check_model, rows_of_documents
@@ -98,7 +99,8 @@ def _load_or_build_model(
     """Return the model of the checkpoint, or a new one."""
     if origin is not None:
         dropouts = common.dropout_fields(model_args)
-        model: Any = loading.load_model(origin, model_args.trust_remote_code, "masked", **dropouts)
+        resumed = origin != model_args.init_from
+        model: Any = load_initial_model(origin, model_args.trust_remote_code, "masked", resumed, **dropouts)
     else:
         model = build_masked_model(model_args, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)

@@ -35,7 +35,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
 from ..policy_arguments import PolicyModelArguments
-from ..policy_model import load_policy, load_tokenizer
+from ..policy_model import check_policy, load_policy, load_tokenizer
 from .arguments import ARGUMENTS, PolicyArguments, PromptArguments
 from .card import CARD
 from .task import PolicyGradient
@@ -67,8 +67,7 @@ def prepare(
 
 def _read(data: PromptArguments, model_args: PolicyModelArguments, args: PolicyArguments) -> ReadExamples[Prompt]:
     """Read the prompts of each split."""
-    if model_args.init_from is None:
-        raise ScratchError("there is no model to tune: give one with --init_from")
+    check_policy(model_args)
     if data.reward is None:
         raise ScratchError("there is no reward: give one with --reward, such as 're:(glad|happy|proud)' (see --help)")
     found = read_prompts(data, args.seed)

@@ -32,6 +32,7 @@ from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
+from ..initial_model import load_initial_model
 from .arguments import ARGUMENTS, ConversationArguments, InstructionArguments, TunedModelArguments
 from .build import read_conversations
 from .card import CARD
@@ -114,7 +115,8 @@ def _load_model(
     origin = resume_from or model_args.init_from
     assert origin is not None
     dropouts = common.dropout_fields(model_args)
-    model: Any = loading.load_model(origin, model_args.trust_remote_code, "causal", **dropouts)
+    trust, resumed = model_args.trust_remote_code, resume_from is not None
+    model: Any = load_initial_model(origin, trust, "causal", resumed, **dropouts)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
     most = getattr(model.config, "max_position_embeddings", None) or common.DEFAULT_CONTEXT_LENGTH
     context_length = model_args.context_length or min(most, common.DEFAULT_CONTEXT_LENGTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,11 +16,12 @@ from ....data.readers.corpus import Corpus, fingerprint_of
 from ....data.readers.parallel import Pair, open_pairs
 from ....data.readers.tables import ReadOptions
 from ....errors import ScratchError
-from ....hub.loading import Tokenizers, load_model
+from ....hub.loading import Tokenizers, open_config
 from ....models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ....models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from ....terminal import SafeConsole
 from ..common import ReadExamples, build_tokenizer, open_parts, read_examples
+from ..initial_model import check_initial_model, load_initial_model
 from .arguments import PairArguments, Seq2SeqModelArguments
 
 
@@ -129,27 +131,27 @@ def build_model(args: Seq2SeqModelArguments, data: PairArguments, tokenizers: To
     return ScratchSeq2SeqForConditionalGeneration(build_config(args, data, sizes))
 
 
-def check_translator(name: str, config: Any) -> None:
-    """Check that a checkpoint is an encoder-decoder of this package.
+def check_translator(name: str | Path, trust_remote_code: bool) -> None:
+    """Check that a checkpoint is an encoder-decoder of this package, or can be imported as one.
 
     Raises:
         ScratchError: it is another kind of model.
     """
+    config = open_config(name, trust_remote_code)
     if not config.is_encoder_decoder:
         raise ScratchError(f"{name} is a {config.model_type} model, which does not translate")
-    if config.model_type != ScratchSeq2SeqConfig.model_type:
-        raise ScratchError(f"{name} is a {config.model_type} model: convert it with 'scratch-gpt import' first")
+    check_initial_model(name, trust_remote_code, "seq2seq", ScratchSeq2SeqConfig.model_type, "this task trains")
 
 
-def load_translator(name: str, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
+def load_translator(name: str | Path, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
     """Load an encoder-decoder of this package from a checkpoint, for the languages of `data`.
 
     Raises:
-        ScratchError: it is another kind of model, or trained for other languages.
+        ScratchError: it can't be opened, or was trained for other languages.
     """
-    model = load_model(name, args.trust_remote_code, "seq2seq", **regularization(args))
+    resumed = name != args.init_from
+    model = load_initial_model(name, args.trust_remote_code, "seq2seq", resumed, **regularization(args))
     config: Any = model.config
-    check_translator(name, config)
     languages = data.source_lang, data.target_lang
     if (known := directions_of(config)) and languages not in known:
         raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(languages)}")

@@ -63,6 +63,8 @@ def _read(
     """Check the settings of a new model, then read the pairs of each split."""
     if is_new:
         build.build_config(model_args, data, vocab_sizes=(8, 8))
+    elif model_args.init_from is not None:
+        build.check_translator(model_args.init_from, model_args.trust_remote_code)
     found = build.read_pairs(data, args.seed)
     common.check_same_data(found.summary.fingerprint, args)
     return found
@@ -74,7 +76,6 @@ def _load_or_train_tokenizers(
     """Return the tokenizers of the checkpoint, or new ones."""
     if origin is not None:
         config = loading.open_config(origin, model_args.trust_remote_code)
-        build.check_translator(str(origin), config)
         return loading.open_tokenizers(str(origin), config, model_args.trust_remote_code)
     return build.build_tokenizers(data, found.parts["train"])
 
@@ -88,7 +89,7 @@ def _load_or_build_model(
 ) -> Any:
     """Return the model of the checkpoint, or a new one."""
     if origin is not None:
-        model: Any = build.load_translator(str(origin), model_args, data)
+        model: Any = build.load_translator(origin, model_args, data)
     else:
         model = build.build_model(model_args, data, tokenizers)
         set_translation_defaults(model, tokenizers.target, model_args.num_beams)

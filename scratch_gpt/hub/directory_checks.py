@@ -53,7 +53,7 @@ COUNT_SUFFIXES = (
 MAX_COUNT, MAX_INTEGER = 100_000, 2**40
 BOOLEAN_FIELDS = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "is_encoder_decoder"}
 MAX_SEQUENCES = 1024  # of `generate`: beams, returned sequences, tokens of an n-gram
-# What a model may have in addition to its stored weights: tied weights, a new head, position tables.
+# What a model may have in addition to its stored weights and to copies of the largest: a new head, position tables.
 EXTRA_PARAMETERS, EXTRA_TENSORS = 1 << 24, 1000
 
 
@@ -196,17 +196,19 @@ class StoredSize(NamedTuple):
     Attributes:
         tensors: number of tensors.
         values: total number of their elements.
+        largest: number of elements of the largest one.
     """
 
     tensors: int
     values: int
+    largest: int = 0
 
 
 def stored_weights(folder: Path) -> StoredSize | None:
     """Return the size of the safetensors in a local folder, from their headers alone; None if there are none."""
     paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
-    shapes = [tensor.get_shape() for path in paths for tensor in _tensors_of(path)]
-    return StoredSize(len(shapes), sum(map(math.prod, shapes))) if paths else None
+    sizes = [math.prod(tensor.get_shape()) for path in paths for tensor in _tensors_of(path)]
+    return StoredSize(len(sizes), sum(sizes), max(sizes, default=0)) if paths else None
 
 
 def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
@@ -228,8 +230,9 @@ def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_re
     largest = StoredSize(MAX_COUNT, memory // 4)  # float32
     why = f"this machine has {memory / 2**30:,.0f} GiB of memory"
     stored = stored_weights(folder)
-    if stored is not None and stored.values + EXTRA_PARAMETERS < largest.values:
-        largest = StoredSize(2 * stored.tensors + EXTRA_TENSORS, stored.values + EXTRA_PARAMETERS)
+    # An embedding is stored once, and registered in up to four places: two vocabularies, what they share, and the head.
+    if stored is not None and (most := stored.values + 3 * stored.largest + EXTRA_PARAMETERS) < largest.values:
+        largest = StoredSize(2 * stored.tensors + EXTRA_TENSORS, most)
         why = f"its weights have {stored.values:,} in {stored.tensors:,} tensors"
     with torch.device("meta"), no_init_weights(), _at_most(largest, why):
         auto_class.from_config(config, trust_remote_code=trust_remote_code)

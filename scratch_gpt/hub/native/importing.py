@@ -200,6 +200,7 @@ def import_to_folder(plan: ImportPlan, folder: Path) -> NativeWeights:
         dtype = native.dtype
         with torch.device("meta"), no_init_weights():
             skeleton = plan.model_class(plan.config).to(dtype)
+        skeleton.tie_weights()
         if skeleton.can_generate():
             skeleton.generation_config = native.generation_config
         with _quiet():

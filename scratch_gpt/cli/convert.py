@@ -57,6 +57,7 @@ def export_command(
     from ..hub.engines.export import Source, check_quantization, export_model
     from ..hub.engines.formats import FORMATS
     from ..hub.loading import open_tokenizers
+    from ..hub.native.convert import other_class_than_origin
     from ..hub.new_folder import check_empty
     from ..terminal import SafeConsole
 
@@ -68,6 +69,8 @@ def export_command(
     console = SafeConsole()
     with console.status(f"exporting to {format.value} and comparing"):
         record = export_model(source, output_dir, chosen, quantization)
+    if format is Format.transformers and (reason := other_class_than_origin(opened)):
+        SafeConsole(stderr=True).print(f"warning: {reason}", style="bold yellow")
     written = (record["compared"] or {}).pop("class", f"{record['model_class']} as {format.value}")
     console.print(f"{written} in {output_dir}, {record['quantization']}")
     if record["compared"] is None:

@@ -233,6 +233,16 @@ class TransformerBlockConfig(BaseConfig):
                 f"relative_attention_num_buckets is {self.relative_attention_num_buckets}, want a multiple of 4, at "
                 f"most twice relative_attention_max_distance, which is {self.relative_attention_max_distance}"
             )
+        origin = self.imported_from
+        if origin is not None and not (
+            isinstance(origin.get("class"), str)
+            and isinstance(origin.get("name_or_path"), str | None)
+            and isinstance(origin.get("config"), dict)
+        ):
+            violations.append(
+                f"imported_from is {origin!s:.80}, want 'class' (a name), 'name_or_path' (a name or None) and 'config' "
+                "(an object)"
+            )
         buckets = getattr(self, "ngram_buckets", 0)
         if buckets < 0 or buckets & (buckets - 1):
             violations.append(f"ngram_buckets is {buckets}, want a power of two, or 0")

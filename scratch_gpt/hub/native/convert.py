@@ -124,8 +124,9 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
     """
     config: Any = model.config
     twin = native_twin(model)
+    native_config = twin.config_to_native(config)
     weights = twin.weights_to_native(dict(model.state_dict()), config)
-    return _with_weights(twin.model_class(twin.config_to_native(config)), weights, model)
+    return _with_weights(twin.model_class(native_config), weights, model)
 
 
 def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
@@ -149,6 +150,16 @@ def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
     return twin, reasons
 
 
+def other_class_than_origin(model: PreTrainedModel) -> str | None:
+    """Why a model that was imported is exported to another class than it came from, in words; None if it is not."""
+    name = (getattr(model.config, "imported_from", None) or {}).get("class")
+    origin = next((twin for twin in TWINS if twin.model_class.__name__ == name), None)
+    if origin is None or origin.our_model_class.__name__ != type(model).__name__:
+        return None
+    reasons = origin.export_incompatibilities(model.config)
+    return f"it was imported from {name}, which no longer fits: {'; '.join(reasons)}" if reasons else None
+
+
 def native_twin(model: PreTrainedModel) -> Twin:
     """The twin that supports one of our models.
 
@@ -157,7 +168,8 @@ def native_twin(model: PreTrainedModel) -> Twin:
     """
     twin, reasons = find_twin(model)
     if twin is None or reasons:
-        raise NoNativeClassError(f"no class of transformers can express this model: {'; '.join(reasons)}")
+        origin = other_class_than_origin(model)
+        raise NoNativeClassError(f"no class of transformers can express this model: {origin or '; '.join(reasons)}")
     return twin
 
 

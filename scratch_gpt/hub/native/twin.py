@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from abc import ABC
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ...errors import ScratchError
 from ...models.configuration_block import ROPE_TYPES, TransformerBlockConfig
 from ...models.feed_forward import ACTIVATIONS
 
@@ -133,9 +135,24 @@ class Twin(ABC):
 
     def native_settings(self, config: Any) -> dict[str, Any]:
         """The config of the model of this class of transformers that the weights were imported from; empty if they were
-        not."""
+        not. A checkpoint may be untrusted: only settings that the class has are used, and it checks their values.
+
+        Raises:
+            ScratchError: they are not a config of the class.
+        """
         origin = getattr(config, "imported_from", None) or {}
-        return dict(origin.get("config", {})) if origin.get("class") == self.model_class.__name__ else {}
+        if origin.get("class") != self.model_class.__name__:
+            return {}
+        known = set(inspect.signature(self.config_class.__init__).parameters) - set(NOT_OF_THE_MODEL)
+        settings = {name: value for name, value in origin["config"].items() if name in known}
+        try:
+            self.config_class(**settings)
+        except Exception as error:  # values that were tampered with can make any of them
+            reason = " ".join(str(error).split())
+            raise ScratchError(
+                f"imported_from is not a config of {self.config_class.__name__}, remove it from config.json: {reason}"
+            ) from error
+        return settings
 
     def import_incompatibilities(self, config: PreTrainedConfig) -> list[str]:
         """List the settings of a config of transformers that our model does not support, as messages."""

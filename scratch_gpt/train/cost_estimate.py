@@ -162,7 +162,7 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     optimizers = build_optimizers(model, args)
-    bf16 = should_use_bf16(args.precision)
+    bf16 = should_use_bf16(args.precision_used)
     saved = activation_bytes(model, args.batch_size, context_length, bf16)
     started = 0.0
     for step in range(steps + 1):

@@ -123,7 +123,7 @@ def _load_arguments(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]
         raise ScratchError(f"{folder / RECORD}: gradient_accumulation_steps is {accumulation!r}, want an integer")
     values = {"output_dir": str(folder), "resume": True, "trust_remote_code": trust}
     values["gradient_accumulation_steps"] = accumulation * record.processes
-    settings = arguments_from(recipe.arguments, values)
+    settings = arguments_from(recipe.arguments, values, launched=False)
     check_arguments(*settings)
     return recipe, settings
 

@@ -177,6 +177,7 @@ class TrainingArguments:
     """Training arguments shared by all families."""
 
     _argument_group_name: ClassVar[str] = "training"
+    auto_precision: ClassVar[Literal["auto", "fp32"]] = "auto"  # what `--precision auto` means for a family
 
     output_dir: str = argument(
         "runs/model", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
@@ -218,7 +219,9 @@ class TrainingArguments:
     )
     max_grad_norm: float = argument(1.0, "Clip the gradient norm to this value; 0 disables clipping.", at_least=0)
     precision: Literal["auto", "fp32", "bf16"] = argument(
-        "auto", "Mixed precision: 'fp32', 'bf16', or 'auto', bf16 where the hardware computes it faster."
+        "auto",
+        "Mixed precision: 'fp32', 'bf16', or 'auto': that of 'accelerate launch --mixed_precision', else bf16 where "
+        "the hardware computes it faster.",
     )
     compile: Literal["auto", "on", "off"] = argument(
         "auto", "Compile the blocks with torch.compile; 'auto': if the run is long enough and there is a C++ compiler."
@@ -267,3 +270,8 @@ class TrainingArguments:
         resumable=True,
         private=True,
     )
+
+    @property
+    def precision_used(self) -> Literal["auto", "fp32", "bf16"]:
+        """The precision of the run: 'fp32', 'bf16', or 'auto', which depends on the hardware."""
+        return self.auto_precision if self.precision == "auto" else self.precision

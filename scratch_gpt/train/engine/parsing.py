@@ -19,7 +19,8 @@ from ...errors import ScratchError
 from ...redaction import redact
 from ...rl.rewards import is_function
 from ...untrusted import read_yaml
-from ..arguments.training import names_with
+from ..arguments.training import TrainingArguments, names_with
+from .launcher_settings import with_launcher_settings
 from .run_directory import RECORD, check_run_directory, read_run
 
 # Arguments that a resumed run does not take from its record; trust comes only from the command line.
@@ -109,16 +110,18 @@ def parse_arguments(
     if unknown:
         hint = "; booleans are flags, --name or --no-name" if {"true", "false"} & {n.lower() for n in unknown} else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help{hint})")
+    parsed = _with_launcher_settings(parsed)
     _check_unchanged(record, processes_before, parsed, parser, processes)
     return tuple(parsed)
 
 
-def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, ...]:
+def arguments_from(types: Sequence[Any], values: dict[str, Any], launched: bool = True) -> tuple[Any, ...]:
     """Build arguments from Python values, with the same checks as for a YAML file.
 
     Args:
         types: dataclasses whose fields are the arguments.
         values: values by name; "config" and "resume" have the same meaning as on the command line.
+        launched: whether the settings of a launcher apply (see `with_launcher_settings`).
 
     Raises:
         ScratchError: an unknown name or a bad value.
@@ -134,9 +137,16 @@ def arguments_from(types: Sequence[Any], values: dict[str, Any]) -> tuple[Any, .
     first = parser.parse_args([])
     record, processes = _read_record(first, [f"--{name}" for name in values], types, parser)
     parser.set_defaults(**{name: value for name, value in record.items() if name not in values})
-    parsed = parser.parse_args_into_dataclasses([], look_for_args_file=False)
+    parsed = list(parser.parse_args_into_dataclasses([], look_for_args_file=False))
+    if launched:
+        parsed = _with_launcher_settings(parsed)
     _check_unchanged(record, processes, parsed, parser)
     return tuple(parsed)
+
+
+def _with_launcher_settings(parts: Sequence[Any]) -> list[Any]:
+    """The parsed arguments with the settings of the launcher, which concern the training arguments."""
+    return [with_launcher_settings(part) if isinstance(part, TrainingArguments) else part for part in parts]
 
 
 def find_config(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ...untrusted import read_yaml
 from ..arguments.training import check_arguments, check_init_from, names_with
 from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
+from .launcher_settings import describe_launcher_settings
 from .recipe import Job, Recipe
 from .run_directory import RECORD, read_metrics, write_run
 from .startup import check_output_dir, make_output_dir, start_processes
@@ -47,6 +49,9 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     resume_from = newest_checkpoint(Path(args.output_dir), start_processes()) if args.resume else None
+    if int(os.environ.get("RANK", 0)) == 0:
+        for line in describe_launcher_settings(args):
+            print(line)
     job = recipe.prepare(data, model_args, args, resume_from)
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, recipe, arguments, resume_from)
@@ -93,7 +98,7 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
     folder = Path(args.output_dir)
     facts = {"task": recipe.family, "parameters": model.num_parameters(), **native_facts(model), **job.facts}
     if accelerator.is_main_process:
-        write_run(make_output_dir(args), arguments, facts, accelerator.num_processes)
+        write_run(make_output_dir(args), arguments, facts, accelerator.num_processes, accelerator.device)
     accelerator.wait_for_everyone()
     if args.tracker:
         given = {name: value for name, value in arguments.items() if value is not None}

@@ -98,7 +98,9 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int) -> None:
+def write_run(
+    folder: Path, arguments: dict[str, Any], facts: dict[str, Any], processes: int, device: torch.device
+) -> None:
     """Write `run.yaml`: all arguments, versions, the machine, and facts about model and data; secrets are redacted.
 
     Args:
@@ -106,20 +108,21 @@ def write_run(folder: Path, arguments: dict[str, Any], facts: dict[str, Any], pr
         arguments: all arguments by name.
         facts: facts about model and data; "task" is the family of tasks.
         processes: number of processes.
+        device: device of the run.
     """
     packages = ("scratch_gpt", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors")
     content = {
         "arguments": arguments,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"threads": torch.get_num_threads(), "processes": processes, "device": _device()},
+        "machine": {"threads": torch.get_num_threads(), "processes": processes, "device": _device(device)},
         "facts": facts,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_text(folder / RECORD, yaml.dump(redact(content), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True))
 
 
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()} processor"
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()} processor"
 
 
 def _processor() -> str:

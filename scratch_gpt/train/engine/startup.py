@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import GradientAccumulationPlugin, set_seed
 from transformers.utils import logging
 
 from ...errors import ScratchError
 from ...hardware import retain_freed_memory, should_use_bf16, use_all_cores
 from ..arguments.training import TrainingArguments
+from .launcher_settings import FSDP, is_set, should_use_cpu
 from .run_directory import check_run_directory
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=6)  # other processes wait while the first one prepares the data
@@ -38,7 +38,7 @@ def check_output_dir(args: TrainingArguments) -> None:
 
 def start_processes() -> PartialState:
     """Join the process group of the run, which the `Accelerator` of `start` then uses."""
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=PROCESS_GROUP_TIMEOUT)
+    return PartialState(cpu=should_use_cpu(), timeout=PROCESS_GROUP_TIMEOUT)
 
 
 def start(args: TrainingArguments) -> Accelerator:
@@ -47,22 +47,27 @@ def start(args: TrainingArguments) -> Accelerator:
     These settings are process-wide: only a training run calls this.
 
     Raises:
-        ScratchError: the tracker is not installed, the precision is not supported here, or Muon is to train sharded
-            weights.
+        ScratchError: the tracker is not installed, the precision is not supported here, FSDP is asked for without an
+            accelerator, or Muon is to train sharded weights.
     """
     logging.disable_progress_bar()
     if args.tracker and args.tracker not in [tracker.value for tracker in get_available_trackers()]:
         raise ScratchError(f"{args.tracker} is not installed: pip install 'scratch_gpt[{args.tracker}]'")
     try:
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # by default, processes without an accelerator are not joined
-            mixed_precision="bf16" if should_use_bf16(args.precision) else "no",
+            cpu=should_use_cpu(),  # by default, processes without an accelerator are not joined
+            # Else accelerate reads these three from the environment, which `launcher_settings` has done.
+            mixed_precision="bf16" if should_use_bf16(args.precision_used) else "no",
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with=args.tracker,
             project_dir=args.output_dir if args.tracker else None,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
         )
     except (ValueError, RuntimeError) as error:
         raise ScratchError(f"precision {args.precision} is not supported here: {error}") from error
+    if is_set(FSDP) and accelerator.distributed_type != DistributedType.FSDP:
+        raise ScratchError("accelerate launch asks for FSDP, which needs accelerators: remove --use_fsdp")
     if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ScratchError("muon needs whole matrices, which FSDP shards: use --optimizer adamw, or data parallelism")
     use_all_cores(args.num_threads)

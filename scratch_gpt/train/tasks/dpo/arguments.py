@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..policy_arguments import PolicyModelArguments
@@ -30,6 +30,8 @@ class PreferenceDataArguments(DatasetArguments):
 class PreferenceArguments(TrainingArguments):
     """Training arguments of direct preference optimization."""
 
+    auto_precision: ClassVar[Literal["auto", "fp32"]] = "fp32"
+
     output_dir: str = argument(
         "runs/dpo", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
@@ -48,7 +50,9 @@ class PreferenceArguments(TrainingArguments):
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
     warmup_steps: int = argument(10, "Steps of linear warm-up of the learning rate.", at_least=0)
     precision: Literal["auto", "fp32", "bf16"] = argument(
-        "fp32", "Mixed precision; bf16 is faster, but policy and reference are then rounded differently."
+        "auto",
+        "Mixed precision: 'fp32', 'bf16', or 'auto': that of 'accelerate launch --mixed_precision', else fp32; bf16 is "
+        "faster, but policy and reference are then rounded differently.",
     )
     eval_every: int = argument(
         50, "Steps between evaluations on the held-out pairs; 0: only at start and end.", at_least=0, resumable=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ....errors import ScratchError
 from ...arguments.training import MAX_BATCH_SIZE, DatasetArguments, TrainingArguments, argument
@@ -41,6 +41,8 @@ class PromptArguments(DatasetArguments):
 @dataclass
 class PolicyArguments(TrainingArguments):
     """Training arguments of policy-gradient methods."""
+
+    auto_precision: ClassVar[Literal["auto", "fp32"]] = "fp32"
 
     output_dir: str = argument(
         "runs/ppo", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
@@ -97,7 +99,9 @@ class PolicyArguments(TrainingArguments):
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
     warmup_steps: int = argument(10, "Steps of linear warm-up of the learning rate.", at_least=0)
     precision: Literal["auto", "fp32", "bf16"] = argument(
-        "fp32", "Mixed precision; bf16 is faster, but sampling and scoring are then rounded differently."
+        "auto",
+        "Mixed precision: 'fp32', 'bf16', or 'auto': that of 'accelerate launch --mixed_precision', else fp32; bf16 is "
+        "faster, but sampling and scoring are then rounded differently.",
     )
     eval_every: int = argument(
         20, "Steps between evaluations on the held-out prompts; 0: only at start and end.", at_least=0, resumable=True

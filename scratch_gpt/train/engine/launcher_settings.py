@@ -1,0 +1,142 @@
+"""Settings that a launcher passes in environment variables: `accelerate launch --mixed_precision bf16`, and the like.
+
+Each is obeyed or refused, and none is ignored: it replaces an argument that has its default value, and is refused if it
+contradicts one that was given, or if this package has no such feature. The variables are those that accelerate's
+`utils/launch.py` sets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from ...errors import ScratchError
+from ...hardware import should_use_bf16
+from ..arguments.training import TrainingArguments
+
+A = TypeVar("A", bound=TrainingArguments)
+
+PRECISION, CPU = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"
+ACCUMULATION, FSDP = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_USE_FSDP"
+BACKEND = "ACCELERATE_DYNAMO_BACKEND"
+# What the blocks are compiled without; each with the value that asks for nothing.
+DYNAMO_OPTIONS = {
+    "ACCELERATE_DYNAMO_MODE": ("--dynamo_mode", "default"),
+    "ACCELERATE_DYNAMO_USE_FULLGRAPH": ("--dynamo_use_fullgraph", "false"),
+    "ACCELERATE_DYNAMO_USE_DYNAMIC": ("--dynamo_use_dynamic", "false"),
+}
+REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config (tensor or context parallelism)",
+}
+
+
+def is_set(name: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether an environment variable is a true boolean, as accelerate reads it."""
+    return environment.get(name, "").strip().lower() in ("1", "true", "yes", "y", "t", "on")
+
+
+def should_use_cpu() -> bool:
+    """Whether to train on the CPU: there is no accelerator, or `accelerate launch --cpu` asks for it."""
+    return not torch.accelerator.is_available() or is_set(CPU)
+
+
+def with_launcher_settings(args: A, environment: Mapping[str, str] = os.environ) -> A:
+    """Return training arguments with the settings of the launcher.
+
+    Args:
+        args: training arguments, as parsed.
+        environment: environment variables.
+
+    Raises:
+        ScratchError: a setting of the launcher contradicts an argument, or is not supported; all are reported together.
+    """
+    wrong = [
+        f"{name} is not supported: use data parallelism or FSDP"
+        for variable, name in REFUSED.items()
+        if is_set(variable, environment)
+    ]
+    changes: dict[str, Any] = {}
+    for name, value in (
+        ("precision", _precision(args, environment, wrong)),
+        ("compile", _compile(args, environment, wrong)),
+        ("gradient_accumulation_steps", _accumulation(args, environment, wrong)),
+    ):
+        if value is not None:
+            changes[name] = value
+    if wrong:
+        raise ScratchError(f"accelerate launch: {'; '.join(wrong)}")
+    return replace(args, **changes)
+
+
+def _precision(args: TrainingArguments, environment: Mapping[str, str], wrong: list[str]) -> str | None:
+    """The precision that the launcher sets, or None. 'no' is its default, so it can't be told from no setting."""
+    value = environment.get(PRECISION, "no").strip().lower() or "no"
+    if value == "no":
+        return None
+    if value != "bf16":
+        wrong.append(f"mixed precision {value} is not supported: use bf16, or no")
+        return None
+    if args.precision == "fp32":
+        wrong.append("mixed precision bf16 contradicts --precision fp32: remove one of them")
+    return "bf16"
+
+
+def _compile(args: TrainingArguments, environment: Mapping[str, str], wrong: list[str]) -> str | None:
+    """The value of --compile that the launcher's TorchDynamo backend asks for, or None."""
+    backend = environment.get(BACKEND, "no").strip().lower() or "no"
+    if backend == "no":
+        return None
+    if backend != "inductor":
+        wrong.append(f"the dynamo backend {backend} is not supported: use inductor, which compiles the blocks")
+        return None
+    for variable, (flag, default) in DYNAMO_OPTIONS.items():
+        value = environment.get(variable, default).strip().lower()
+        if value not in (default, ""):
+            wrong.append(f"{flag} {value} has no effect on the compiled blocks: remove it")
+    if args.compile == "off":
+        wrong.append("the dynamo backend inductor contradicts --compile off: remove one of them")
+    return "on"
+
+
+def _accumulation(args: TrainingArguments, environment: Mapping[str, str], wrong: list[str]) -> int | None:
+    """The number of accumulated batches that the launcher sets, or None."""
+    text = environment.get(ACCUMULATION, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        wrong.append(f"{ACCUMULATION} is {text!r}, want an integer of at least 1")
+        return None
+    given = args.gradient_accumulation_steps
+    if given not in (1, int(text)):
+        wrong.append(f"{text} gradient accumulation steps contradict --gradient_accumulation_steps {given}: remove one")
+    return int(text)
+
+
+def describe_launcher_settings(args: TrainingArguments, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Describe what the launcher has set, one setting per line.
+
+    Args:
+        args: training arguments, as `with_launcher_settings` returned them.
+        environment: environment variables.
+    """
+    lines = []
+    if _precision(args, environment, []) is not None:
+        lines.append("mixed precision bf16, as the launcher asks")
+    elif PRECISION in environment and args.precision == "auto" and should_use_bf16(args.precision_used):
+        lines.append(
+            "mixed precision bf16, by --precision auto: the launcher's 'no' is also its default; --precision fp32 "
+            "turns it off"
+        )
+    if _compile(args, environment, []) is not None:
+        lines.append("blocks are compiled, as the launcher's dynamo backend inductor asks")
+    if (steps := _accumulation(args, environment, [])) is not None:
+        lines.append(f"gradients of {steps} batches are accumulated, as the launcher asks")
+    if is_set(CPU, environment) and torch.accelerator.is_available():
+        lines.append("training on the CPU, as the launcher asks")
+    return lines

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..errors import TrainingError
 from ..tokenization.saving import save_tokenizer
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
@@ -64,6 +66,7 @@ class ModelDirectory:
         card: renders `README.md` from the state of the run.
         target_tokenizer: tokenizer of an encoder-decoder's target, if it has its own.
         published: returns the weights of the published model from the trained ones.
+        dtype: data type of the published weights. Checkpoints have the trained ones, which are float32.
     """
 
     def __init__(
@@ -74,19 +77,77 @@ class ModelDirectory:
         card: Callable[[], str],
         target_tokenizer: PreTrainedTokenizerBase | None = None,
         published: ToPublished = dict,
+        dtype: torch.dtype = torch.float32,
     ):
         # Copies, since a tokenizer can't be used while it is being saved.
         self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))
-        self.title, self.card, self.published = title, card, published
+        self.title, self.card, self.published, self.dtype = title, card, published, dtype
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
-        if model.can_generate():
-            self.skeleton.generation_config = model.generation_config
+            # `save_pretrained` writes the data type of the model into its config, so the config is a copy.
+            self.published_skeleton = type(model)(copy.deepcopy(model.config))
+        torch.nn.Module.to(self.published_skeleton, dtype)
+        for skeleton in (self.skeleton, self.published_skeleton):
+            if model.can_generate():
+                skeleton.generation_config = model.generation_config
 
     def write(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""
         self.skeleton.save_pretrained(folder, state_dict=weights)
         save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+
+    def write_published(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Write the same with the weights in the data type of the published model.
+
+        Raises:
+            TrainingError: a weight is too large for that type.
+        """
+        self.published_skeleton.save_pretrained(folder, state_dict=in_dtype(weights, self.dtype))
+        save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+
+    @contextmanager
+    def as_published(self, model: torch.nn.Module) -> Iterator[None]:
+        """Context in which the weights of the live model are rounded to the data type of the published ones, so that
+        an evaluation is of what is published. Afterwards they have their former values, bit by bit."""
+        if self.dtype == torch.float32:
+            yield
+            return
+        own = [tensor.detach() for tensor in _saved_tensors(model) if tensor.is_floating_point()]
+        kept = [tensor.clone() for tensor in own]
+        with torch.no_grad():
+            for tensor in own:
+                tensor.copy_(tensor.to(self.dtype))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, former in zip(own, kept, strict=True):
+                    tensor.copy_(former)
+
+
+def _saved_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters of a model, each once, and the buffers that are saved with it."""
+    yield from model.parameters()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield buffer
+
+
+def in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Convert floating-point weights to a data type; those that share memory, such as tied weights, share it still.
+
+    Raises:
+        TrainingError: a weight is too large for that type, such as 70,000 for float16.
+    """
+    converted: dict[int, torch.Tensor] = {}
+    for name, weight in weights.items():
+        if weight.is_floating_point() and id(weight) not in converted:
+            converted[id(weight)] = weight.to(dtype)
+            if weight.isfinite().all() and not converted[id(weight)].isfinite().all():
+                kind = str(dtype).removeprefix("torch.")
+                raise TrainingError(f"{name} is too large for {kind}: choose another --save_dtype")
+    return {name: converted.get(id(weight), weight) for name, weight in weights.items()}
 
 
 def save_tokenizers(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase | None, folder: Path) -> None:

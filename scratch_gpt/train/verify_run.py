@@ -21,7 +21,7 @@ from .checkpoints.checkpoint import TENSORS, checkpoint_folders
 from .checkpoints.manifest import find_corruption
 from .engine.parsing import arguments_from
 from .engine.recipe import Recipe
-from .engine.run import make_trainer
+from .engine.run import make_trainer, resolve_defaults
 from .engine.run_directory import RECORD, check_run_directory, read_metrics, read_run
 from .engine.trainer import Trainer
 from .tasks import recipe_of
@@ -67,8 +67,9 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
             valid.append(checkpoint)
     if not valid:
         return
-    model = load_model(folder, trust_remote_code)
-    yield Finding("the published model", f"loads, {model.num_parameters():,} parameters", True)
+    model = load_model(folder, trust_remote_code, dtype="auto")
+    dtype = str(model.dtype).removeprefix("torch.")
+    yield Finding("the published model", f"loads, {model.num_parameters():,} parameters in {dtype}", True)
     yield _check_loss(folder, valid[-1], trust_remote_code)
     yield _check_resume(folder, valid[0], trust_remote_code)
 
@@ -135,5 +136,6 @@ def _trainer(folder: Path, checkpoint: Path, trust: bool) -> Iterator[Trainer]:
     AcceleratorState._reset_state(True)  # several jobs run in this process
     GradientState._reset_state()
     job = recipe.prepare(data, model_args, replace(args, tracker=None, compile="off"), checkpoint)
+    job = resolve_defaults(job, model_args)
     with tempfile.TemporaryDirectory() as temporary:
         yield make_trainer(job, recipe, Path(temporary), checkpoint)

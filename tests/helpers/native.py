@@ -1,5 +1,8 @@
 """Small models of transformers' own classes."""
 
+from pathlib import Path
+
+import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -12,9 +15,13 @@ from transformers import (
     MarianMTModel,
     NanoChatConfig,
     NanoChatForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from helpers.models import lift_norms, randomise
+from scratch_gpt import train_tokenizer
+from scratch_gpt.tokenization.chat import add_chat_template
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DECODER = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **IDS}
@@ -31,6 +38,25 @@ FAMILIES = {
     "bert": (BertForMaskedLM, BertConfig, BERT),
     "classifier": (BertForSequenceClassification, BertConfig, BERT),
 }
+
+
+def save_chat_model(folder: Path, dtype: torch.dtype = torch.bfloat16, template: bool = True, **fields) -> Path:
+    """Save a tiny Qwen2 with random weights, and a character tokenizer, as pretrained chat models come.
+
+    Args:
+        folder: destination.
+        dtype: data type of the weights.
+        template: whether the tokenizer has a chat template, and the model embeddings for its tokens.
+        fields: fields of the config.
+    """
+    tokenizer = train_tokenizer(["".join(map(chr, range(32, 127)))], "char", model_max_length=64)
+    if template:
+        add_chat_template(tokenizer)
+    shape = {**DECODER, "vocab_size": len(tokenizer), "num_key_value_heads": 2, "tie_word_embeddings": True}
+    model = randomise(Qwen2ForCausalLM(Qwen2Config(**{**shape, **fields})), seed=3, std=0.1)
+    lift_norms(model).to(dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def native_with(family: str, **fields):

@@ -223,6 +223,12 @@ class TrainingArguments:
         "Mixed precision: 'fp32', 'bf16', or 'auto': that of 'accelerate launch --mixed_precision', else bf16 where "
         "the hardware computes it faster.",
     )
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
+        "auto",
+        "Data type of the published weights; training updates float32 weights, which its checkpoints hold. 'auto': "
+        "that of the --init_from model, or float32 for a new one.",
+        resumable=True,
+    )
     compile: Literal["auto", "on", "off"] = argument(
         "auto", "Compile the blocks with torch.compile; 'auto': if the run is long enough and there is a C++ compiler."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from ...errors import ScratchError, TrainingError
+from ...hub.base_model import stored_dtype
 from ...hub.card import render_card
+from ...hub.loading import DTYPES
 from ...hub.model_directory import ModelDirectory
 from ...hub.native.convert import native_facts
 from ...redaction import redact
@@ -52,7 +54,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     if int(os.environ.get("RANK", 0)) == 0:
         for line in describe_launcher_settings(args):
             print(line)
-    job = recipe.prepare(data, model_args, args, resume_from)
+    job = resolve_defaults(recipe.prepare(data, model_args, args, resume_from), model_args)
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, recipe, arguments, resume_from)
     if job.accelerator.is_main_process:
@@ -62,6 +64,26 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise TrainingError(f"{folder} is complete, but its model can't be demonstrated: {reason}") from error
     return folder
+
+
+def resolve_defaults(job: Job, model_args: Any) -> Job:
+    """Return a job with the defaults that depend on its model.
+
+    Args:
+        job: a prepared job.
+        model_args: model arguments of its family.
+    """
+    if job.args.save_dtype != "auto":
+        return job
+    stored, name = torch.float32, "float32"
+    if model_args.init_from is not None:
+        stored = stored_dtype(model_args.init_from, model_args.trust_remote_code)
+        name = str(stored).removeprefix("torch.")
+    if name not in DTYPES:
+        name = "float32"
+    if job.accelerator.is_main_process and stored != torch.float32:
+        print(f"trained with float32 weights, published in {name}: {model_args.init_from} is stored in {stored}")
+    return replace(job, args=replace(job.args, save_dtype=name))  # type: ignore[arg-type]
 
 
 def check_settings(data: Any, model_args: Any, args: Any) -> None:
@@ -132,6 +154,7 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
         lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private),
         job.target_tokenizer,
         job.published,
+        DTYPES.get(job.args.save_dtype, torch.float32),
     )
     optimizers = build_optimizers(job.model, job.args)
     return Trainer(job.accelerator, job.model, optimizers, job.task, job.args, directory, folder, resume_from)

@@ -192,12 +192,13 @@ class Trainer:
         return checkpoint_folders(self.folder)[-1]
 
     def evaluate(self) -> dict[str, Any]:
-        """Return the metrics on the validation split, and a sample."""
+        """Return the metrics on the validation split, and a sample, of the model as it would be published."""
         self.model.eval()
-        with self.averaged(), torch.compiler.set_stance("force_eager"):
+        own = unwrapped(self.accelerator, self.model)
+        with self.averaged(), self.directory.as_published(own), torch.compiler.set_stance("force_eager"):
             row: dict[str, Any] = self.task.evaluate(self.model)
             try:
-                sample = self.task.sample(unwrapped(self.accelerator, self.model))
+                sample = self.task.sample(own)
             except ScratchError as error:  # a sample is only printed: its failure must not end the run
                 sample = f"(no sample: {error})"
             if sample:
@@ -314,7 +315,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 card = self.directory.card()
                 published = in_memory(self.directory.published(weights))
-                self.writer.submit(write_best, self.folder, published, card, self.directory.write)
+                self.writer.submit(write_best, self.folder, published, card, self.directory.write_published)
 
     def _save(self) -> None:
         """Copy the state in memory; a background thread writes the checkpoint and the plot."""

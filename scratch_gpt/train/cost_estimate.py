@@ -20,6 +20,7 @@ from ..evaluation.language_modeling import sum_of_losses
 from ..hardware import should_use_bf16
 from ..models.linear_cross_entropy import POSITIONS_PER_CHUNK
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from .arguments.default_rates import with_default_rates
 from .optim.muon import orthogonalization_dtype
 from .optim.optimizers import build_optimizers, parameter_groups
 from .tasks.language_modeling.arguments import PretrainingArguments
@@ -158,6 +159,8 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
         tokens: number of tokens of the whole run.
         steps: number of timed steps, after one warm-up step.
     """
+    args, _ = with_default_rates(args)
+    assert args.optimizer is not None
     model = build_model(config).train()
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()

@@ -12,7 +12,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from ...errors import ScratchError
+from .default_rates import PRETRAINING, DefaultRates
 
+GENERAL_TEXT = (
+    "Text on which the loss is measured before and after tuning, to see what the model forgets: a text file, a table, "
+    "a folder or a Hub dataset, of which the first 16,384 tokens are used; 'none' to omit it. Default: a built-in "
+    "English sample."
+)
 MAX_BATCH_SIZE, MAX_TOKENS_PER_BATCH = 1 << 20, 1 << 26  # per process; more than fits on any machine
 
 
@@ -177,6 +183,7 @@ class TrainingArguments:
     """Training arguments shared by all families."""
 
     _argument_group_name: ClassVar[str] = "training"
+    default_rates: ClassVar[DefaultRates] = PRETRAINING
     auto_precision: ClassVar[Literal["auto", "fp32"]] = "auto"  # what `--precision auto` means for a family
 
     output_dir: str = argument(
@@ -193,14 +200,22 @@ class TrainingArguments:
     gradient_accumulation_steps: int = argument(
         1, "Batches whose gradients are accumulated for each optimizer step.", more_than=0, resumable=True
     )
-    optimizer: Literal["adamw", "muon"] = argument(
-        "muon", "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters."
+    optimizer: Literal["adamw", "muon"] | None = argument(
+        None,
+        "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters. Default: "
+        "muon; adamw to tune a model of over 10 million parameters.",
     )
     learning_rate: float | None = argument(
-        None, "Peak learning rate of AdamW. Default: 1e-2 with Muon, 2e-3 without.", more_than=0
+        None,
+        "Peak learning rate of AdamW. Default: 1e-2 with Muon, 2e-3 without; 5e-5 to tune a model of over 10 million "
+        "parameters.",
+        more_than=0,
     )
-    muon_learning_rate: float = argument(
-        2e-2, "Peak learning rate of Muon, scaled to match the RMS of AdamW's updates.", more_than=0
+    muon_learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of Muon, scaled to match the RMS of AdamW's updates. Default: 2e-2; that of AdamW to tune "
+        "a model of over 10 million parameters.",
+        more_than=0,
     )
     weight_decay: float = argument(0.1, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
     adam_beta1: float = argument(0.9, "AdamW beta1: decay rate of the first moment.", at_least=0, less_than=1)

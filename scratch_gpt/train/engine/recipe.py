@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.readers.summary import DataSummary
+from ...evaluation.general_text import GeneralText
 from ...hub.card import CardText
 from ...hub.model_directory import ToPublished
 from ..arguments.training import TrainingArguments
@@ -31,6 +32,7 @@ class Job:
         report: called with the directory of the finished run; demonstrates its model.
         target_tokenizer: tokenizer of the target language, if it is not `tokenizer`.
         published: returns the weights of the published model from the trained ones.
+        general_text: text on which the loss is measured before and after tuning, or None.
     """
 
     accelerator: Accelerator
@@ -42,6 +44,7 @@ class Job:
     report: Callable[[Path], None]
     target_tokenizer: PreTrainedTokenizerBase | None = None
     published: ToPublished = dict
+    general_text: GeneralText | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ...evaluation import general_text
 from ...terminal import SafeConsole
 from .run_directory import METRICS, truncate_metrics
 from .task import Task
@@ -27,7 +28,7 @@ class Reporter:
 
     def __init__(self, folder: Path, total_steps: int, step: int, enabled: bool, task: Task):
         self.folder, self.enabled, self.unit = folder, enabled, task.unit
-        self.shown = [metric for metric in (*task.metrics, *task.details) if metric.show]
+        self.shown = [metric for metric in (*task.metrics, *task.details, general_text.METRIC) if metric.show]
         self.console = SafeConsole(quiet=not enabled)
         self.progress = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),

@@ -12,20 +12,23 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from ...errors import ScratchError, TrainingError
+from ...evaluation.general_text import METRIC, GeneralText, describe_change
 from ...hub.base_model import stored_dtype
 from ...hub.card import render_card
 from ...hub.loading import DTYPES
 from ...hub.model_directory import ModelDirectory
 from ...hub.native.convert import native_facts
 from ...redaction import redact
+from ...terminal import SafeConsole
 from ...untrusted import read_yaml
+from ..arguments.default_rates import with_default_rates
 from ..arguments.training import check_arguments, check_init_from, names_with
 from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
 from .launcher_settings import describe_launcher_settings
 from .recipe import Job, Recipe
 from .run_directory import RECORD, read_metrics, write_run
-from .startup import check_output_dir, make_output_dir, start_processes
+from .startup import check_optimizer, check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
 # By default, wandb records the command line and the URL of the git remote, with any secrets in them.
@@ -67,14 +70,27 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
 
 
 def resolve_defaults(job: Job, model_args: Any) -> Job:
-    """Return a job with the defaults that depend on its model.
+    """Return a job with the defaults that depend on its model, and say what they are.
 
     Args:
         job: a prepared job.
         model_args: model arguments of its family.
+
+    Raises:
+        ScratchError: the optimizer can't train adapters, or sharded weights.
     """
-    if job.args.save_dtype != "auto":
-        return job
+    parameters = job.facts.get("parameters", job.model.num_parameters())
+    lora = getattr(model_args, "lora_rank", None) is not None
+    args, chosen = with_default_rates(job.args, parameters, model_args.init_from is not None, lora)
+    check_optimizer(args, job.accelerator)
+    if chosen is not None and job.accelerator.is_main_process:
+        print(chosen)
+    job = replace(job, args=args)
+    return job if args.save_dtype != "auto" else _with_save_dtype(job, model_args)
+
+
+def _with_save_dtype(job: Job, model_args: Any) -> Job:
+    """Resolve the data type of the published weights: that of the checkpoint that the run starts from."""
     stored, name = torch.float32, "float32"
     if model_args.init_from is not None:
         stored = stored_dtype(model_args.init_from, model_args.trust_remote_code)
@@ -130,11 +146,22 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
     try:
         trainer = make_trainer(job, recipe, folder, resume_from)
         gc.freeze()  # the garbage collections of plots and saves then skip what exists now
-        trainer.run()
+        best_step = trainer.run().best_step
     finally:
         gc.unfreeze()
         accelerator.end_training()
+    if accelerator.is_main_process and job.general_text is not None:
+        _report_general_text(folder, job.general_text, best_step)
     return folder
+
+
+def _report_general_text(folder: Path, text: GeneralText, best_step: int) -> None:
+    """Print the loss on general text before tuning and of the published model, and warn if it has risen much."""
+    rows = [row for row in read_metrics(folder) if row["step"] == best_step and METRIC.name in row]
+    if not rows or text.before is None:
+        return
+    line, warns = describe_change(text, text.before, rows[-1][METRIC.name])
+    SafeConsole(stderr=warns).print(f"warning: {line}" if warns else line, style="bold yellow" if warns else None)
 
 
 def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | None) -> Trainer:
@@ -157,4 +184,5 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
         DTYPES.get(job.args.save_dtype, torch.float32),
     )
     optimizers = build_optimizers(job.model, job.args)
-    return Trainer(job.accelerator, job.model, optimizers, job.task, job.args, directory, folder, resume_from)
+    common = job.accelerator, job.model, optimizers, job.task, job.args, directory, folder
+    return Trainer(*common, resume_from, job.general_text)

@@ -68,12 +68,21 @@ def start(args: TrainingArguments) -> Accelerator:
         raise ScratchError(f"precision {args.precision} is not supported here: {error}") from error
     if is_set(FSDP) and accelerator.distributed_type != DistributedType.FSDP:
         raise ScratchError("accelerate launch asks for FSDP, which needs accelerators: remove --use_fsdp")
-    if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
-        raise ScratchError("muon needs whole matrices, which FSDP shards: use --optimizer adamw, or data parallelism")
+    check_optimizer(args, accelerator)
     use_all_cores(args.num_threads)
     retain_freed_memory()
     set_seed(args.seed, device_specific=True)
     return accelerator
+
+
+def check_optimizer(args: TrainingArguments, accelerator: Accelerator) -> None:
+    """Check that the optimizer, if it is known yet, can train the weights of the processes.
+
+    Raises:
+        ScratchError: it is Muon, and FSDP shards the weights.
+    """
+    if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
+        raise ScratchError("muon needs whole matrices, which FSDP shards: use --optimizer adamw, or data parallelism")
 
 
 def make_output_dir(args: TrainingArguments) -> Path:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from ...atomic_files import replacing, write_text
 from ...errors import RunInterruptedError, ScratchError, TrainingError
+from ...evaluation.general_text import GeneralText
 from ...evaluation.processes import sum_over_processes
 from ...hub.model_directory import ModelDirectory
 from ...metrics import find_metric
@@ -76,6 +77,7 @@ class Trainer:
         directory: writes model directories.
         folder: directory of the run.
         resume_from: checkpoint whose weights `model` already has.
+        general_text: text on which the loss is measured too, also before the first step.
 
     Raises:
         ScratchError: the task can't train with sharded weights (FSDP), or the checkpoint can't be resumed.
@@ -91,10 +93,12 @@ class Trainer:
         directory: ModelDirectory,
         folder: Path,
         resume_from: Path | None = None,
+        general_text: GeneralText | None = None,
     ):
         check_sharding(task, accelerator)
         self.accelerator, self.task, self.args = accelerator, task, args
         self.directory, self.folder, self.writer = directory, folder, BackgroundWriter()
+        self.general_text = general_text
         if accelerator.is_main_process:
             remove_partial(self.folder)
         self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
@@ -121,6 +125,8 @@ class Trainer:
         try:
             numbers = load_training_state(checkpoint, self.accelerator, self.model, self.optimizers, self.average)
             self.task.load_state_dict(numbers.pop("task"))
+            if self.general_text is not None and (before := numbers.get("general_loss_before")) is not None:
+                self.general_text.before = float(before)
             loop = numbers.pop("loop")
             self.state = TrainingState(**{**loop, "data": DataState(**loop["data"])})
             check_state(self.state)
@@ -140,6 +146,8 @@ class Trainer:
         main = self.accelerator.is_main_process
         reporter = Reporter(self.folder, self.total_steps, self.state.step, main, self.task)
         with self.interruption, self.writer, reporter:
+            if self.general_text is not None and self.state.step == 0:
+                self.general_text.before = self.general_text.loss(self.accelerator, self.model.eval())
             if self.state.step == 0 and self.task.evaluates_first:
                 row = {**self._counters(), **self.evaluate()}
                 self._record(reporter, row)
@@ -197,6 +205,8 @@ class Trainer:
         own = unwrapped(self.accelerator, self.model)
         with self.averaged(), self.directory.as_published(own), torch.compiler.set_stance("force_eager"):
             row: dict[str, Any] = self.task.evaluate(self.model)
+            if self.general_text is not None:
+                row |= self.general_text.evaluate(self.accelerator, self.model)
             try:
                 sample = self.task.sample(own)
             except ScratchError as error:  # a sample is only printed: its failure must not end the run
@@ -320,7 +330,9 @@ class Trainer:
     def _save(self) -> None:
         """Copy the state in memory; a background thread writes the checkpoint and the plot."""
         self.writer.wait()
-        numbers = {"loop": asdict(self.state), "task": self.task.state_dict()}
+        numbers: dict[str, Any] = {"loop": asdict(self.state), "task": self.task.state_dict()}
+        if self.general_text is not None:
+            numbers["general_loss_before"] = self.general_text.before
         snapshot = take_snapshot(
             self.state.step,
             self.accelerator,

@@ -6,11 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..arguments.default_rates import with_default_rates
 from ..arguments.training import TrainingArguments
 from .muon import Muon
-
-# With Muon, AdamW trains only embeddings, head and norms, which tolerate larger steps than matrices do.
-DEFAULT_LEARNING_RATES = {"muon": 1e-2, "adamw": 2e-3}
 
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
@@ -34,8 +32,12 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
     """Build AdamW for all parameters, or Muon (Jordan 2024, kellerjordan.github.io/posts/muon) for the matrices of the
     blocks and AdamW for the rest.
 
-    Weight decay applies to the matrices of the blocks only.
+    Weight decay applies to the matrices of the blocks only. Rates that are not given are those of a new model (see
+    `with_default_rates`).
     """
+    args, _ = with_default_rates(args)
+    assert args.learning_rate is not None
+    assert args.muon_learning_rate is not None
     groups = parameter_groups(model)
     plain = groups["embeddings"] + groups["vectors"]
     decayed = {"params": groups["matrices"], "weight_decay": args.weight_decay}
@@ -45,9 +47,8 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
         optimizers.append(Muon([decayed], lr=args.muon_learning_rate))
     elif groups["matrices"]:
         adam_groups.append(decayed)
-    rate = DEFAULT_LEARNING_RATES[args.optimizer] if args.learning_rate is None else args.learning_rate
     betas = (args.adam_beta1, args.adam_beta2)
-    optimizers.append(torch.optim.AdamW(adam_groups, lr=rate, betas=betas, fused=True))
+    optimizers.append(torch.optim.AdamW(adam_groups, lr=args.learning_rate, betas=betas, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -24,6 +24,8 @@ from ...data.readers.sources import Source, open_source
 from ...data.readers.summary import SAMPLE_CHARACTERS, SAMPLES, DataSummary, read_parts, summarise, summarise_texts
 from ...data.readers.tables import ReadOptions
 from ...errors import ScratchError
+from ...evaluation import general_text
+from ...evaluation.general_text import GeneralText
 from ...hub.loading import open_tokenizer
 from ...terminal import SafeConsole
 from ...tokenization.training import BUILDERS, Template, train_tokenizer
@@ -267,6 +269,23 @@ def prepare_shards(
     summary.unknown_share = shards["train"].unknown / max(1, len(shards["train"].tokens))
     summary.samples = [reading.prompt]
     return shards, summary
+
+
+def open_general_text(
+    accelerator: Accelerator, name: str | None, tokenizer: PreTrainedTokenizerFast, row_length: int
+) -> GeneralText | None:
+    """Open the text on which the loss is measured before and after tuning, and say what it is.
+
+    Args:
+        accelerator: the processes; the main one reports.
+        name: value of `--general_text`.
+        tokenizer: of the model.
+        row_length: number of tokens of a row.
+    """
+    found, line = general_text.open_general_text(name, tokenizer, row_length)
+    if accelerator.is_main_process:
+        print(line)
+    return found
 
 
 def dropout_fields(args: Any) -> dict[str, Any]:

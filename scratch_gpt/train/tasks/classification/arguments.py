@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from ...arguments.default_rates import CLASSIFICATION, DefaultRates
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..encoder_arguments import ENCODER_PRESETS, EncoderModelArguments
 from ..text_arguments import VOCAB_SIZE
@@ -74,11 +75,19 @@ class ClassifierModelArguments(EncoderModelArguments):
 class ClassifierTrainingArguments(TrainingArguments):
     """Training arguments of classification."""
 
+    default_rates: ClassVar[DefaultRates] = CLASSIFICATION
+
     output_dir: str = argument(
         "runs/classifier", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
     tokens_per_batch: int = argument(
         1024, "Sequences times length per process.", more_than=0, at_most=MAX_TOKENS_PER_BATCH
+    )
+    learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of AdamW. Default: 1e-2 with Muon, 2e-3 without; 2e-5 to tune a model of over 10 million "
+        "parameters.",
+        more_than=0,
     )
     epochs: float = argument(5.0, "Passes over the training texts, if max_steps is not given.", more_than=0)
     eval_every: int = argument(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
+from ...arguments.default_rates import DPO, DefaultRates
+from ...arguments.training import GENERAL_TEXT, MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..policy_arguments import PolicyModelArguments
 
 
@@ -30,6 +31,7 @@ class PreferenceDataArguments(DatasetArguments):
 class PreferenceArguments(TrainingArguments):
     """Training arguments of direct preference optimization."""
 
+    default_rates: ClassVar[DefaultRates] = DPO
     auto_precision: ClassVar[Literal["auto", "fp32"]] = "fp32"
 
     output_dir: str = argument(
@@ -42,11 +44,16 @@ class PreferenceArguments(TrainingArguments):
         more_than=0,
         at_most=MAX_TOKENS_PER_BATCH,
     )
-    optimizer: Literal["adamw", "muon"] = argument(
-        "adamw", "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters."
+    optimizer: Literal["adamw", "muon"] | None = argument(
+        None,
+        "Optimizer: 'adamw' (default), or 'muon' for the matrices of the blocks with AdamW for all other parameters.",
     )
     epochs: float = argument(1.0, "Passes over the pairs, if max_steps is not given.", more_than=0)
-    learning_rate: float | None = argument(2e-4, "Peak learning rate of AdamW.", more_than=0)
+    learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of AdamW. Default: 2e-4; 1e-6 to tune a model of over 10 million parameters.",
+        more_than=0,
+    )
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
     warmup_steps: int = argument(10, "Steps of linear warm-up of the learning rate.", at_least=0)
     precision: Literal["auto", "fp32", "bf16"] = argument(
@@ -54,6 +61,7 @@ class PreferenceArguments(TrainingArguments):
         "Mixed precision: 'fp32', 'bf16', or 'auto': that of 'accelerate launch --mixed_precision', else fp32; bf16 is "
         "faster, but policy and reference are then rounded differently.",
     )
+    general_text: str | None = argument(None, GENERAL_TEXT, private=True)
     eval_every: int = argument(
         50, "Steps between evaluations on the held-out pairs; 0: only at start and end.", at_least=0, resumable=True
     )

@@ -144,6 +144,7 @@ def _make_job(
     task = Preferences(
         accelerator, encoded, reference, pad_token_id_of(tokenizer), args.tokens_per_batch, args.seed, args.beta
     )
+    general = common.open_general_text(accelerator, args.general_text, tokenizer, policy.config.max_position_embeddings)
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name}",
@@ -159,7 +160,7 @@ def _make_job(
     def report(folder: Path) -> None:
         report_completions(folder, [pair.prompt for pair in found.parts["validation"]], model_args.trust_remote_code)
 
-    return Job(accelerator, policy, tokenizer, task, args, facts, report)
+    return Job(accelerator, policy, tokenizer, task, args, facts, report, general_text=general)
 
 
 RECIPE = Recipe("dpo", ARGUMENTS, prepare, CARD, DataPreview(common.preview_of(read_preferences)))

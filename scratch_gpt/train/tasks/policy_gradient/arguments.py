@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ....errors import ScratchError
-from ...arguments.training import MAX_BATCH_SIZE, DatasetArguments, TrainingArguments, argument
+from ...arguments.default_rates import POLICY_GRADIENT, DefaultRates
+from ...arguments.training import GENERAL_TEXT, MAX_BATCH_SIZE, DatasetArguments, TrainingArguments, argument
 from ..policy_arguments import PolicyModelArguments
 
 
@@ -42,6 +43,7 @@ class PromptArguments(DatasetArguments):
 class PolicyArguments(TrainingArguments):
     """Training arguments of policy-gradient methods."""
 
+    default_rates: ClassVar[DefaultRates] = POLICY_GRADIENT
     auto_precision: ClassVar[Literal["auto", "fp32"]] = "fp32"
 
     output_dir: str = argument(
@@ -92,10 +94,15 @@ class PolicyArguments(TrainingArguments):
         more_than=0,
         finite=False,
     )
-    optimizer: Literal["adamw", "muon"] = argument(
-        "adamw", "Optimizer: 'adamw', or 'muon' for the matrices of the blocks with AdamW for all other parameters."
+    optimizer: Literal["adamw", "muon"] | None = argument(
+        None,
+        "Optimizer: 'adamw' (default), or 'muon' for the matrices of the blocks with AdamW for all other parameters.",
     )
-    learning_rate: float | None = argument(5e-4, "Peak learning rate of AdamW.", more_than=0)
+    learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of AdamW. Default: 5e-4; 1e-6 to tune a model of over 10 million parameters.",
+        more_than=0,
+    )
     weight_decay: float = argument(0.0, "Weight decay of matrices; embeddings, norms and biases have none.", at_least=0)
     warmup_steps: int = argument(10, "Steps of linear warm-up of the learning rate.", at_least=0)
     precision: Literal["auto", "fp32", "bf16"] = argument(
@@ -103,6 +110,7 @@ class PolicyArguments(TrainingArguments):
         "Mixed precision: 'fp32', 'bf16', or 'auto': that of 'accelerate launch --mixed_precision', else fp32; bf16 is "
         "faster, but sampling and scoring are then rounded differently.",
     )
+    general_text: str | None = argument(None, GENERAL_TEXT, private=True)
     eval_every: int = argument(
         20, "Steps between evaluations on the held-out prompts; 0: only at start and end.", at_least=0, resumable=True
     )

@@ -1,5 +1,6 @@
 """The card of a model that was tuned with a reward."""
 
+from ....evaluation import general_text
 from ....hub.card import CardText
 from ....hub.card_usage import GENERATION
 from .task import DETAILS, METRICS
@@ -13,7 +14,7 @@ CARD = CardText(
     ),
     held_out="One completion of each of {{ validation_prompts }} held-out prompts.",
     metrics=METRICS,
-    details=DETAILS,
+    details=(*DETAILS, general_text.METRIC),
     usage=GENERATION,
     limits="It was tuned to maximise the reward above; do not rely on anything that the reward does not measure.",
 )

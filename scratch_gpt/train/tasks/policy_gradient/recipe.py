@@ -175,6 +175,7 @@ def _make_job(
     task = PolicyGradient(accelerator, policy, reference, tokenizer, reward, prompts, args, of_stories)
     for model in (policy, reference):
         choose_attention(model, accelerator.device, policy.config.max_position_embeddings)
+    general = common.open_general_text(accelerator, args.general_text, tokenizer, policy.config.max_position_embeddings)
     style, first, rule = type(policy).__name__, prompts["validation"][0], data.reward or ""
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name} by {args.algorithm}",
@@ -192,7 +193,9 @@ def _make_job(
     def report(folder: Path) -> None:
         report_completions(folder, prompts["validation"], model_args.trust_remote_code)
 
-    return Job(accelerator, policy, tokenizer, task, args, facts, report, published=without_value_head)
+    return Job(
+        accelerator, policy, tokenizer, task, args, facts, report, published=without_value_head, general_text=general
+    )
 
 
 RECIPE = Recipe("policy_gradient", ARGUMENTS, prepare, CARD, DataPreview(common.preview_of(read_prompts)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...arguments.training import MAX_BATCH_SIZE, DatasetArguments, TrainingArguments, argument
+from ...arguments.default_rates import SFT, DefaultRates
+from ...arguments.training import GENERAL_TEXT, MAX_BATCH_SIZE, DatasetArguments, TrainingArguments, argument
 from ..text_arguments import DROPOUT, TRUST
 
 
@@ -82,6 +83,8 @@ class TunedModelArguments:
 class InstructionArguments(TrainingArguments):
     """Training arguments of supervised fine-tuning."""
 
+    default_rates: ClassVar[DefaultRates] = SFT
+
     output_dir: str = argument(
         "runs/sft", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
@@ -89,10 +92,19 @@ class InstructionArguments(TrainingArguments):
         8, "Sequences (of context_length tokens) per process.", more_than=0, at_most=MAX_BATCH_SIZE, resumable=True
     )
     epochs: float = argument(3.0, "Passes over the conversations, if max_steps is not given.", more_than=0)
-    learning_rate: float | None = argument(2.5e-3, "Peak learning rate of AdamW.", more_than=0)
-    muon_learning_rate: float = argument(
-        5e-3, "Peak learning rate of Muon, scaled to match the RMS of AdamW's updates.", more_than=0
+    learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of AdamW. Default: 2.5e-3; to tune a model of over 10 million parameters 2e-5, or 2e-4 "
+        "with LoRA.",
+        more_than=0,
     )
+    muon_learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of Muon, scaled to match the RMS of AdamW's updates. Default: 5e-3; that of AdamW to tune "
+        "a model of over 10 million parameters.",
+        more_than=0,
+    )
+    general_text: str | None = argument(None, GENERAL_TEXT, private=True)
     eval_every: int = argument(
         200,
         "Steps between evaluations on the held-out conversations; 0: only at the end.",

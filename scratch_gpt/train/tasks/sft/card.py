@@ -1,5 +1,6 @@
 """The card of a model that was fine-tuned on conversations."""
 
+from ....evaluation import general_text
 from ....hub.card import CardText
 from ....hub.card_usage import GENERATION
 from .task import METRICS
@@ -15,6 +16,7 @@ CARD = CardText(
     ),
     held_out="On {{ validation_conversations }} held-out conversations, every token of the answers scored once.",
     metrics=METRICS,
+    details=(general_text.METRIC,),
     usage=GENERATION,
     limits="It answers whatever it is asked, right or wrong, and was not fine-tuned to refuse anything.",
 )

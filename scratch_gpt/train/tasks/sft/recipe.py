@@ -12,7 +12,7 @@ template, model code, card and loss plot:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +173,12 @@ def _make_job(
 ) -> Job:
     """Build the job from the results of the previous steps."""
     model, held_out = tuned.model, found.parts["validation"]
-    if model_args.lora_rank is not None:
-        args = replace(args, optimizer="adamw")  # Muon updates whole matrices
     sizes = tuned.context_length, args.batch_size, args.seed
     task = Instructions(accelerator, tokens, held_out, tokenizer, *sizes, exact=found.summary.built_in)
     check_sharding(task, accelerator)
     if resume_from is None:
         task.evaluate_before(model.to(accelerator.device))
+    general = common.open_general_text(accelerator, args.general_text, tokenizer, tuned.context_length)
     style = type(model).__name__
     facts = common.run_facts(
         f"{style} fine-tuned on {found.summary.name}",
@@ -197,7 +196,9 @@ def _make_job(
         test, beginning = task.shards.get("test"), tokens["train"].start
         report_answers(folder, held_out, test, tuned.context_length, beginning, model_args.trust_remote_code)
 
-    return Job(accelerator, model, tokenizer, task, args, facts, report, published=tuned.published)
+    return Job(
+        accelerator, model, tokenizer, task, args, facts, report, published=tuned.published, general_text=general
+    )
 
 
 def _sizes(part: ChatTokens) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ...arguments.default_rates import TRANSLATION, DefaultRates
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..text_arguments import HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST
 
@@ -87,11 +88,19 @@ class Seq2SeqModelArguments:
 class Seq2SeqTrainingArguments(TrainingArguments):
     """Training arguments of translation."""
 
+    default_rates: ClassVar[DefaultRates] = TRANSLATION
+
     output_dir: str = argument(
         "runs/seq2seq", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
     tokens_per_batch: int = argument(
         2048, "Sequences times length, of one side, per process.", more_than=0, at_most=MAX_TOKENS_PER_BATCH
+    )
+    learning_rate: float | None = argument(
+        None,
+        "Peak learning rate of AdamW. Default: 1e-2 with Muon, 2e-3 without; 2e-5 to tune a model of over 10 million "
+        "parameters.",
+        more_than=0,
     )
     epochs: float = argument(10.0, "Passes over the training pairs, if max_steps is not given.", more_than=0)
     word_dropout: float = argument(

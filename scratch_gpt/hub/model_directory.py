@@ -23,6 +23,7 @@ from transformers import (
 
 from ..errors import TrainingError
 from ..tokenization.saving import save_tokenizer
+from .adapter import FOLDER, Adapter
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
 
@@ -67,6 +68,7 @@ class ModelDirectory:
         target_tokenizer: tokenizer of an encoder-decoder's target, if it has its own.
         published: returns the weights of the published model from the trained ones.
         dtype: data type of the published weights. Checkpoints have the trained ones, which are float32.
+        adapter: low-rank adapters that `published` merges, and that are also written as such, in a subfolder.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class ModelDirectory:
         target_tokenizer: PreTrainedTokenizerBase | None = None,
         published: ToPublished = dict,
         dtype: torch.dtype = torch.float32,
+        adapter: Adapter | None = None,
     ):
         # Copies, since a tokenizer can't be used while it is being saved.
         self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))
-        self.title, self.card, self.published, self.dtype = title, card, published, dtype
+        self.title, self.card, self.published, self.dtype, self.adapter = title, card, published, dtype, adapter
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
             # `save_pretrained` writes the data type of the model into its config, so the config is a copy.
@@ -91,19 +94,39 @@ class ModelDirectory:
             if model.can_generate():
                 skeleton.generation_config = model.generation_config
 
-    def write(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`."""
+    def write(
+        self, folder: Path, weights: dict[str, torch.Tensor], adapted: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`.
+
+        Args:
+            folder: destination.
+            weights: weights of the published model.
+            adapted: trained weights of the adapter, which is written too, if there is one.
+        """
         self.skeleton.save_pretrained(folder, state_dict=weights)
         save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+        self._write_adapter(folder / FOLDER, adapted)
 
-    def write_published(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """Write the same with the weights in the data type of the published model.
+    def write_published(
+        self, folder: Path, weights: dict[str, torch.Tensor], adapted: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        """Write the same with the weights in the data type of the published model, or the adapter only if requested;
+        arguments as of `write`.
 
         Raises:
             TrainingError: a weight is too large for that type.
         """
-        self.published_skeleton.save_pretrained(folder, state_dict=in_dtype(weights, self.dtype))
-        save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+        if self.adapter is None or not self.adapter.only:
+            self.published_skeleton.save_pretrained(folder, state_dict=in_dtype(weights, self.dtype))
+            save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+        self._write_adapter(folder / FOLDER, adapted)
+
+    def _write_adapter(self, folder: Path, adapted: dict[str, torch.Tensor] | None) -> None:
+        """Write the adapter, if there is one, with its tokenizer, which may have more tokens than that of its base."""
+        if self.adapter is not None and adapted is not None:
+            self.adapter.write(folder, adapted)
+            save_tokenizer(self.tokenizer, folder)
 
     @contextmanager
     def as_published(self, model: torch.nn.Module) -> Iterator[None]:
@@ -115,6 +138,8 @@ class ModelDirectory:
         own = [tensor.detach() for tensor in _saved_tensors(model) if tensor.is_floating_point()]
         kept = [tensor.clone() for tensor in own]
         with torch.no_grad():
+            if self.adapter is not None:
+                self.adapter.merge_in_place(model)
             for tensor in own:
                 tensor.copy_(tensor.to(self.dtype))
         try:

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
+from transformers.utils import CONFIG_NAME
 
 from ..errors import ScratchError
+from ..hub.adapted_model import load_adapted
+from ..hub.adapter import FOLDER, is_of_adapter
 from ..hub.loading import load_model
 from .arguments.training import check_arguments
 from .checkpoints.checkpoint import TENSORS, checkpoint_folders
@@ -67,11 +70,20 @@ def verify_run(folder: Path, trust_remote_code: bool = False) -> Iterator[Findin
             valid.append(checkpoint)
     if not valid:
         return
-    model = load_model(folder, trust_remote_code, dtype="auto")
-    dtype = str(model.dtype).removeprefix("torch.")
-    yield Finding("the published model", f"loads, {model.num_parameters():,} parameters in {dtype}", True)
+    yield _check_published(folder, trust_remote_code)
     yield _check_loss(folder, valid[-1], trust_remote_code)
     yield _check_resume(folder, valid[0], trust_remote_code)
+
+
+def _check_published(folder: Path, trust: bool) -> Finding:
+    """Check that the published model loads or, if only an adapter is published, that it loads on its base."""
+    if not (folder / CONFIG_NAME).exists() and (folder / FOLDER).is_dir():
+        adapted = load_adapted(folder / FOLDER, trust)
+        trained = sum(weight.numel() for name, weight in adapted.named_parameters() if is_of_adapter(name))
+        return Finding("the published adapter", f"loads on its base, {trained:,} parameters", True)
+    model = load_model(folder, trust, dtype="auto")
+    dtype = str(model.dtype).removeprefix("torch.")
+    return Finding("the published model", f"loads, {model.num_parameters():,} parameters in {dtype}", True)
 
 
 def _check_loss(folder: Path, checkpoint: Path, trust: bool) -> Finding:

@@ -46,6 +46,7 @@ from .random_state import get_random_state, set_random_state
 
 TENSORS, NUMBERS, PARTIAL = "training_state.safetensors", "training_state.json", ".partial"
 MAX_NUMBERS = 64 << 20  # bytes; the random state of a process takes 20 KB
+UNPUBLISHED = "unpublished."  # prefix of trained weights that are not in the model directory
 NAME = re.compile(r"step-\d{8,}")
 Optimizers = list[torch.optim.Optimizer]
 
@@ -65,6 +66,11 @@ class Snapshot:
     weights: dict[str, torch.Tensor]
     tensors: dict[str, torch.Tensor]
     numbers: dict[str, Any]
+
+    @property
+    def unpublished(self) -> dict[str, torch.Tensor]:
+        """The trained weights that are not in the model directory, by name."""
+        return {n.removeprefix(UNPUBLISHED): t for n, t in self.tensors.items() if n.startswith(UNPUBLISHED)}
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -148,7 +154,7 @@ def take_snapshot(
     """
     trained = accelerator.get_state_dict(model)
     weights = in_memory(published(trained))
-    unpublished = {f"unpublished.{name}": weight for name, weight in trained.items() if name not in weights}
+    unpublished = {f"{UNPUBLISHED}{name}": weight for name, weight in trained.items() if name not in weights}
     unpublished = _without_tied(in_memory(unpublished))
     averages: dict[str, torch.Tensor] = {}
     if average is not None:
@@ -285,8 +291,7 @@ def load_training_state(
             state["state"].setdefault(parameter, {})[key] = tensor
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(model, _unwrapped_optimizers(optimizers), state, options=options)
-    prefix = "unpublished."
-    unpublished = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    unpublished = {n.removeprefix(UNPUBLISHED): t for n, t in tensors.items() if n.startswith(UNPUBLISHED)}
     if unpublished:
         set_model_state_dict(model, unpublished, options=StateDictOptions(full_state_dict=True, strict=False))
     if average is not None:
@@ -331,8 +336,8 @@ def publish_into(staging_dir: Path, folder: Path) -> None:
 
 
 def _copy_file_mode(folder: Path) -> None:
-    """Give weights the mode of `config.json`: safetensors makes them readable by their owner only."""
-    mode = (folder / "config.json").stat().st_mode
+    """Give weights the mode of a config beside them: safetensors makes them readable by their owner only."""
+    mode = next(folder.rglob("*config.json")).stat().st_mode
     for path in folder.rglob("*.safetensors"):
         path.chmod(mode)
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.readers.summary import DataSummary
 from ...evaluation.general_text import GeneralText
+from ...hub.adapter import Adapter
 from ...hub.card import CardText
 from ...hub.model_directory import ToPublished
 from ..arguments.training import TrainingArguments
@@ -32,6 +33,7 @@ class Job:
         report: called with the directory of the finished run; demonstrates its model.
         target_tokenizer: tokenizer of the target language, if it is not `tokenizer`.
         published: returns the weights of the published model from the trained ones.
+        adapter: low-rank adapters of the model, which `published` merges into it, or None.
         general_text: text on which the loss is measured before and after tuning, or None.
     """
 
@@ -44,6 +46,7 @@ class Job:
     report: Callable[[Path], None]
     target_tokenizer: PreTrainedTokenizerBase | None = None
     published: ToPublished = dict
+    adapter: Adapter | None = None
     general_text: GeneralText | None = None
 
 

@@ -180,8 +180,9 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
         job.facts["title"],
         lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private),
         job.target_tokenizer,
-        job.published,
+        job.published if job.adapter is None else job.adapter.merged,
         DTYPES.get(job.args.save_dtype, torch.float32),
+        job.adapter,
     )
     optimizers = build_optimizers(job.model, job.args)
     common = job.accelerator, job.model, optimizers, job.task, job.args, directory, folder

@@ -10,9 +10,10 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +326,13 @@ class Trainer:
             if self.accelerator.is_main_process:
                 card = self.directory.card()
                 published = in_memory(self.directory.published(weights))
-                self.writer.submit(write_best, self.folder, published, card, self.directory.write_published)
+                write = self._with_adapter(self.directory.write_published, weights)
+                self.writer.submit(write_best, self.folder, published, card, write)
+
+    def _with_adapter(self, write: Callable[..., None], weights: dict[str, torch.Tensor]) -> Callable[..., None]:
+        """A function that writes a model directory, with the adapter among the trained weights if there is one."""
+        adapter = self.directory.adapter
+        return write if adapter is None else partial(write, adapted=in_memory(adapter.select(weights)))
 
     def _save(self) -> None:
         """Copy the state in memory; a background thread writes the checkpoint and the plot."""
@@ -346,7 +353,8 @@ class Trainer:
             self.writer.submit(self._write_checkpoint, snapshot)
 
     def _write_checkpoint(self, snapshot: Snapshot) -> None:
-        write_checkpoint(self.folder, snapshot, self.directory.write, self.args.keep_last)
+        write = self._with_adapter(self.directory.write, snapshot.unpublished)
+        write_checkpoint(self.folder, snapshot, write, self.args.keep_last)
         if rows := read_metrics(self.folder):
             with replacing(self.folder / "loss.png") as image:
                 plot_run(rows, image, self.directory.title, self.task)

@@ -309,7 +309,7 @@ def test_published_lora_weights_equal_the_adapted_model(preset, tokenizer):
 
     model = tiny_model(preset, vocab_size=len(tokenizer))
     plain = set(model.state_dict())
-    published = add_lora(model, tokenizer, 4, 6.0, ["all-linear"])
+    published = add_lora(model, tokenizer, 4, 6.0, ["all-linear"]).merged
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or "trainable_tokens" in name for name in trained)
     with torch.no_grad():

@@ -62,7 +62,7 @@ class TunedModelArguments:
     lora_rank: int | None = argument(
         None,
         "Train low-rank adapters of this rank (LoRA, with PEFT and AdamW) instead of all weights. The published model "
-        "has them merged into its weights.",
+        "has them merged into its weights, and the folder 'adapter' has them as PEFT reads them.",
         more_than=0,
         with_init_from=True,
     )
@@ -76,6 +76,9 @@ class TunedModelArguments:
         ["all-linear"],
         "Modules that get adapters, such as q_proj v_proj; 'all-linear': all linear layers of the blocks.",
         with_init_from=True,
+    )
+    adapter_only: bool = argument(
+        False, "Publish the adapter of LoRA only, without the merged model.", with_init_from=True
     )
 
 

@@ -3,28 +3,34 @@ of some of them is trained.
 
     W' = W + (alpha / rank) · B · A,    A: (rank, in),  B: (out, rank), initialised to 0
 
-The published model has the update merged into its weights.
+The update is published merged into the weights, and as an adapter that PEFT loads.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
 from ....errors import ScratchError
-from ....hub.model_directory import ToPublished
+from ....hub.adapter import NAME, Adapter
 from ....tokenization.chat import CHAT_TOKENS
 
-ADAPTER = "default"
-A, B, BASE = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight", ".base_layer.weight"
-ROWS, TABLE = f".token_adapter.trainable_tokens_delta.{ADAPTER}", ".token_adapter.base_layer.weight"
+LINEAR = (torch.nn.Linear, Conv1D)  # GPT-2 has Conv1D
 
 
 def add_lora(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rank: int, alpha: float, targets: list[str]
-) -> ToPublished:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    rank: int,
+    alpha: float,
+    targets: list[str],
+    base: str = "",
+    only: bool = False,
+) -> Adapter:
     """Freeze a model and add adapters to its linear layers. Of the embeddings, only the rows of the chat tokens are
     trained, since pre-training has not seen them.
 
@@ -34,9 +40,8 @@ def add_lora(
         rank: rank of the adapters.
         alpha: the adapters are scaled by alpha/rank.
         targets: last components of the names of the layers, such as "q_proj"; "all-linear" means all of the blocks.
-
-    Returns:
-        A function that returns the weights of the model with merged adapters from the trained weights.
+        base: folder or Hub id of the model, for whoever loads the adapter.
+        only: whether the adapter is published without the merged model.
 
     Raises:
         ScratchError: PEFT is not installed, or a layer does not exist.
@@ -47,40 +52,33 @@ def add_lora(
 
     known = tokenizer.get_vocab()
     tokens = sorted(known[token] for token in CHAT_TOKENS if token in known)
-    linear = {n.rpartition(".")[2] for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
-    chosen = sorted(linear) if targets == ["all-linear"] else targets
-    if unknown := sorted(set(chosen) - linear):
-        raise ScratchError(f"lora_targets names {', '.join(unknown)}, the model has {', '.join(sorted(linear))}")
-    tied = model.config.tie_word_embeddings
-    tables = {"embed_tokens": tokens} if tied else {"embed_tokens": tokens, "lm_head": tokens}
+    layers = {n.rpartition(".")[2]: m for n, m in model.base_model.named_modules() if isinstance(m, LINEAR)}
+    chosen = sorted(layers) if targets == ["all-linear"] else targets
+    if unknown := sorted(set(chosen) - layers.keys()):
+        raise ScratchError(f"lora_targets names {', '.join(unknown)}, the model has {', '.join(sorted(layers))}")
+    transposed = {isinstance(layers[name], Conv1D) for name in chosen}
+    if len(transposed) > 1:
+        raise ScratchError("lora_targets mixes Linear and Conv1D layers, which need adapters of their own: choose one")
+    embedding, head = _embedding_names(model)
+    is_tied = bool(model.config.tie_word_embeddings)
+    tables = [name.rpartition(".")[2] for name in ([embedding] if is_tied else [embedding, head])]
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
         target_modules=chosen,
-        trainable_token_indices=tables if tokens else None,
+        trainable_token_indices=dict.fromkeys(tables, tokens) if tokens else None,
+        fan_in_fan_out=transposed == {True},
+        task_type="CAUSAL_LM",
+        inference_mode=False,
     )
-    inject_adapter_in_model(config, model, ADAPTER)
-
-    def published(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = _merged(weights, alpha / rank, torch.tensor(tokens))
-        if tied:
-            found["lm_head.weight"] = found["model.embed_tokens.weight"]
-        return found
-
-    return published
+    inject_adapter_in_model(config, model, NAME)
+    # As saved: for inference, and with a base that is found from any working directory.
+    config.inference_mode = True
+    config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    return Adapter(config, tokens, (f"{head}.weight", f"{embedding}.weight") if is_tied else None, only)
 
 
-def _merged(weights: dict[str, torch.Tensor], scale: float, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Merge the adapters; the names are those of the model without adapters."""
-    found = {}
-    for name, weight in weights.items():
-        if name.endswith(TABLE):
-            rows = weights[name.removesuffix(TABLE) + ROWS]
-            weight = weight.clone()
-            weight[tokens.to(weight.device)] = rows.to(weight.dtype)
-        elif name.endswith(BASE):
-            stem = name.removesuffix(BASE)
-            weight = weight + scale * (weights[stem + B] @ weights[stem + A])
-        if not name.endswith((A, B, ROWS)):
-            found[name.replace(".token_adapter", "").replace(".base_layer", "")] = weight
-    return found
+def _embedding_names(model: PreTrainedModel) -> tuple[str, str]:
+    """The names of the modules of the token embedding and of the language-model head."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return names[id(model.get_input_embeddings())], names[id(model.get_output_embeddings())]

@@ -24,7 +24,8 @@ from ....data.readers.conversations import Conversation
 from ....errors import ScratchError
 from ....evaluation.chat import report_answers
 from ....hub import loading
-from ....hub.model_directory import ToPublished, set_chat_defaults
+from ....hub.adapter import FOLDER, Adapter
+from ....hub.model_directory import set_chat_defaults
 from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -69,13 +70,13 @@ class TunedModel:
         model: the model, with adapters if requested.
         context_length: length of a packed sequence in tokens.
         parameters: number of parameters without adapters.
-        published: returns the weights of the published model from the trained ones.
+        adapter: the adapters, if requested.
     """
 
     model: Any
     context_length: int
     parameters: int
-    published: ToPublished
+    adapter: Adapter | None
 
 
 def _check_model(model_args: TunedModelArguments) -> None:
@@ -89,6 +90,8 @@ def _check_model(model_args: TunedModelArguments) -> None:
     default = model_args.lora_alpha is None and model_args.lora_targets == ["all-linear"]
     if model_args.lora_rank is None and not default:
         raise ScratchError("--lora_alpha and --lora_targets have no effect without --lora_rank: give it too")
+    if model_args.lora_rank is None and model_args.adapter_only:
+        raise ScratchError("--adapter_only has no effect without --lora_rank: give it too")
 
 
 def _read(data: ConversationArguments, args: InstructionArguments) -> ReadExamples[Conversation]:
@@ -125,12 +128,13 @@ def _load_model(
     if add_chat_template(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     parameters = model.num_parameters()
-    published: ToPublished = dict
+    adapter = None
     if (rank := model_args.lora_rank) is not None:
         alpha = 2.0 * rank if model_args.lora_alpha is None else model_args.lora_alpha
-        published = add_lora(model, tokenizer, rank, alpha, model_args.lora_targets)
+        base, only = str(model_args.init_from), model_args.adapter_only
+        adapter = add_lora(model, tokenizer, rank, alpha, model_args.lora_targets, base, only)
     choose_attention(model, accelerator.device, context_length)
-    return TunedModel(model, context_length, parameters, published)
+    return TunedModel(model, context_length, parameters, adapter)
 
 
 def _encode(
@@ -193,12 +197,13 @@ def _make_job(
     )
 
     def report(folder: Path) -> None:
+        if model_args.adapter_only:
+            print(f"\nThe adapter of {model_args.init_from} is {folder / FOLDER}; the merged model was not published.")
+            return
         test, beginning = task.shards.get("test"), tokens["train"].start
         report_answers(folder, held_out, test, tuned.context_length, beginning, model_args.trust_remote_code)
 
-    return Job(
-        accelerator, model, tokenizer, task, args, facts, report, published=tuned.published, general_text=general
-    )
+    return Job(accelerator, model, tokenizer, task, args, facts, report, adapter=tuned.adapter, general_text=general)
 
 
 def _sizes(part: ChatTokens) -> dict[str, int]:

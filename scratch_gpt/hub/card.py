@@ -20,6 +20,7 @@ from ..data.readers.summary import UNKNOWN_SHARE
 from ..errors import ScratchError
 from ..metrics import Metric, find_metric
 from ..terminal import printable
+from .card_origin import KNOWLEDGE_OF_NEW, CardOrigin, introduction_of_new
 from .card_usage import CODE_REVISION, Usage
 
 # What the template shows of facts, machine and best evaluation, beside the text of the family.
@@ -103,10 +104,17 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
     def fill(template: str) -> str:
         return Environment().from_string(template).render(known)  # nosec: Markdown, whose values are escaped above
 
-    native = facts.get("native_class")
+    native, origin = facts.get("native_class"), CardOrigin.of(facts)
     blocks = card.usage.blocks(native=bool(native) or "own_class" in facts)
+    if origin is not None and origin.adapter:
+        blocks = {"adapter": card.usage.with_adapter(origin.ids[0] if origin.ids else "BASE_MODEL")}
     content: dict[str, Any] = {
-        "kind": card.kind,
+        "introduction": introduction_of_new(card.kind) if origin is None else origin.introduction(card.kind, code_span),
+        "knowledge": KNOWLEDGE_OF_NEW if origin is None else origin.knowledge(code_span),
+        "trained": "trained" if origin is None else "fine-tuned",
+        "origin_rows": [] if origin is None else origin.rows(code_span),
+        "adapter": origin is not None and origin.adapter,
+        "dtype": facts["dtype"] if facts.get("dtype") in ("float32", "bfloat16", "float16") else "",
         "data_rows": [(label, fill(cell)) for label, cell in card.data],
         "seen": card.seen,
         "held_out": fill(card.held_out),
@@ -121,7 +129,7 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
     }
     # Names from run.yaml and metrics.jsonl must not become parameters of `from_template`: only these are passed.
     named = {name: known.get(name, "") for name in TEMPLATE_NAMES}
-    metadata = _metadata(facts, best, card)
+    metadata = _metadata(facts, best, card, origin)
     rendered = ModelCard.from_template(metadata, template_path=str(template_path()), **{**named, **content})
     return str(rendered)
 
@@ -164,6 +172,7 @@ def _facts(facts: dict[str, Any]) -> dict[str, Any]:
         "unknown": f"{unknown:.1%}" if unknown > UNKNOWN_SHARE else "",
         "prompt": repr(str(facts["prompt"])),
         "chat": facts.get("chat", False),
+        "is_tuned": "base_model" in facts,
         "source_lang": escape_markdown(source),
         "target_lang": escape_markdown(target),
         "translation_task": repr(f"translation_{source}_to_{target}"),
@@ -210,8 +219,16 @@ def _longest_run(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
-def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText) -> ModelCardData:
-    """Metadata for the Hub: task, library, and the results as a model index."""
+def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText, origin: CardOrigin | None) -> ModelCardData:
+    """Metadata for the Hub: task, library, base model with its license, and the results as a model index.
+
+    Args:
+        facts: facts of the run.
+        best: numbers of the best evaluation.
+        card: texts of the family.
+        origin: origin of a tuned model, or None.
+    """
+    adapter = origin is not None and origin.adapter
     title, dataset = (printable(" ".join(str(facts[name]).split())) for name in ("title", "dataset"))
     results = [
         EvalResult(
@@ -227,12 +244,13 @@ def _metadata(facts: dict[str, Any], best: dict[str, Any], card: CardText) -> Mo
         if metric.index and metric.name in best  # omit what was not measured
     ]
     return ModelCardData(
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag=card.pipeline_tag,
-        tags=["scratch_gpt"],
+        tags=["scratch_gpt", "lora"] if adapter else ["scratch_gpt"],
         model_name=title,
         language=[str(facts[name]) for name in ("source_lang", "target_lang") if name in facts] or None,
         eval_results=results,
+        **({} if origin is None else origin.metadata()),
     )
 
 

@@ -51,6 +51,21 @@ class Usage:
             blocks["native"] = (pipeline if self.native_pipeline else auto_class).replace("OPTIONS", "")
         return blocks
 
+    def with_adapter(self, base: str) -> str:
+        """Return the code that loads an adapter on its base model and uses the result.
+
+        Args:
+            base: Hub id of the base model, or a placeholder.
+        """
+        return (
+            f"from peft import PeftModel\nfrom transformers import {self.auto_class}, AutoTokenizer\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID")\n'
+            f'base = {self.auto_class}.from_pretrained("{base}")\n'
+            "if len(tokenizer) > base.config.vocab_size:  # tokens of the chat template were added\n"
+            "    base.resize_token_embeddings(len(tokenizer))\n"
+            f'model = PeftModel.from_pretrained(base, "PATH_OR_ID")\n{self.call}'
+        )
+
 
 def _classifies(variable: str, task: str, auto_class: str) -> Usage:
     return Usage(

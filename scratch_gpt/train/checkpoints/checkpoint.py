@@ -36,6 +36,7 @@ from transformers import PreTrainedModel
 
 from ...atomic_files import umask
 from ...errors import ScratchError, TrainingError
+from ...hub.adapter import FOLDER
 from ...hub.model_directory import ToPublished
 from ...terminal import SafeConsole
 from ...untrusted import read_json
@@ -223,6 +224,9 @@ def write_best(
     with _staging_dir(output_dir, output_dir / "best", "the best model") as staging_dir:
         write_model(staging_dir, weights)
         (staging_dir / "README.md").write_text(card, encoding="utf-8")
+        if not (staging_dir / "config.json").exists():  # the adapter is what is published, without the plot
+            text = re.sub(r"!\[[^\]]*\]\(loss\.png\)\n+", "", card)
+            (staging_dir / FOLDER / "README.md").write_text(text, encoding="utf-8")
         publish_into(staging_dir, output_dir)
 
 

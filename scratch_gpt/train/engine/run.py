@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from ...errors import ScratchError, TrainingError
 from ...evaluation.general_text import METRIC, GeneralText, describe_change
-from ...hub.base_model import stored_dtype
+from ...hub.base_model import base_model_facts, stored_dtype
 from ...hub.card import render_card
 from ...hub.loading import DTYPES
 from ...hub.model_directory import ModelDirectory
@@ -27,7 +27,7 @@ from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
 from .launcher_settings import describe_launcher_settings
 from .recipe import Job, Recipe
-from .run_directory import RECORD, read_metrics, write_run
+from .run_directory import RECORD, read_metrics, read_run, write_run
 from .startup import check_optimizer, check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
@@ -134,8 +134,9 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         known = ", ".join(metric.name for metric in job.task.metrics)
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     folder = Path(args.output_dir)
-    facts = {"task": recipe.family, "parameters": model.num_parameters(), **native_facts(model), **job.facts}
     if accelerator.is_main_process:
+        facts = {"task": recipe.family, "parameters": model.num_parameters(), **native_facts(model), **job.facts}
+        facts |= {"dtype": args.save_dtype, **_base_model(folder, model.config, arguments)}
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes, accelerator.device)
     accelerator.wait_for_everyone()
     if args.tracker:
@@ -153,6 +154,18 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
     if accelerator.is_main_process and job.general_text is not None:
         _report_general_text(folder, job.general_text, best_step)
     return folder
+
+
+def _base_model(folder: Path, config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The fact "base_model" of a run that starts from a checkpoint: as it was recorded, if the run is resumed, since
+    the checkpoint may be gone."""
+    if arguments.get("init_from") is None:
+        return {}
+    if arguments["resume"] and (folder / RECORD).is_file():
+        recorded = read_run(folder).facts
+        return {"base_model": recorded["base_model"]} if "base_model" in recorded else {}
+    relation = "adapter" if arguments.get("adapter_only") else "finetune"
+    return {"base_model": base_model_facts(arguments["init_from"], config, relation)}
 
 
 def _report_general_text(folder: Path, text: GeneralText, best_step: int) -> None:

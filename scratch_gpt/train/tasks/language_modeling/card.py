@@ -18,5 +18,6 @@ CARD = CardText(
     metrics=METRICS,
     details=DETAILS,
     usage=GENERATION,
-    limits="It was not fine-tuned to follow instructions or to refuse any.",
+    limits="{% if is_tuned %}This training did not teach it to follow instructions or to refuse any."
+    "{% else %}It was not fine-tuned to follow instructions or to refuse any.{% endif %}",
 )

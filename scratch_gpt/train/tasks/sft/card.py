@@ -18,5 +18,5 @@ CARD = CardText(
     metrics=METRICS,
     details=(general_text.METRIC,),
     usage=GENERATION,
-    limits="It answers whatever it is asked, right or wrong, and was not fine-tuned to refuse anything.",
+    limits="It answers whatever it is asked, right or wrong, and this fine-tuning did not teach it to refuse anything.",
 )

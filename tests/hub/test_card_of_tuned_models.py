@@ -42,31 +42,45 @@ def tune(base, out, origin, *arguments: str):
     return ModelCard.load(out / "README.md")
 
 
-def test_a_model_of_the_hub_is_named_as_the_base_with_its_license(base, tmp_path):
-    """In the metadata, and in words that are true of a model in transformers' own class. A resume does not need the
-    Hub, and a model that is tuned from the result has the same base."""
+ORIGINS = {
+    "imported": (
+        (),
+        "A language model: the weights of ` tester/base `, which was trained as a ` Qwen2ForCausalLM ` of "
+        "transformers, in scratch_gpt's own implementation of that architecture, fine-tuned with it; the result is a "
+        "Hugging Face model.",
+    ),
+    "own class": (
+        ("--lora_rank", "2"),
+        "A language model: ` tester/base `, a ` Qwen2ForCausalLM ` of transformers, fine-tuned with scratch_gpt.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ORIGINS)
+def test_a_model_of_the_hub_is_named_as_the_base_with_its_license(case, base, tmp_path):
+    """In the metadata, and in words that are true of an imported model and of one in transformers' own class. A resume
+    does not need the Hub, and a model that is tuned from the result has the same base."""
+    arguments, introduction = ORIGINS[case]
     out = tmp_path / "run"
     with running_hub() as hub:
         files = {path.name: path.read_bytes() for path in (base / "model").iterdir()}
         hub.repositories["tester/base"] = Repository()
         hub.repositories["tester/base"].commit("main", files, "a model")
         options = ("--init_from", "tester/base", "--dataset", str(base / "chats.jsonl"), "--output_dir", str(out))
-        run_python(SFT, *options, *RUN, cwd=tmp_path, env=hub_environment(hub, tmp_path / "home"))
+        run_python(SFT, *options, *RUN, *arguments, cwd=tmp_path, env=hub_environment(hub, tmp_path / "home"))
     run_here(SFT, "--output_dir", str(out), "--resume", "--max_steps", "1")
-    cards = [ModelCard.load(out / "README.md"), tune(base, tmp_path / "again", out)]
+    cards = [ModelCard.load(out / "README.md"), tune(base, tmp_path / "again", out, *arguments)]
     for card in cards:
         metadata = card.data.to_dict()
         assert (metadata["base_model"], metadata["base_model_relation"]) == ("tester/base", "finetune")
         assert (metadata["license"], metadata["license_name"]) == ("other", "tiny-license")
         assert metadata["license_link"] == "https://huggingface.co/tester/base/blob/main/LICENSE"
         assert (metadata["library_name"], metadata["pipeline_tag"]) == ("transformers", "text-generation")
-        assert (
-            "A language model: ` tester/base `, a ` Qwen2ForCausalLM ` of transformers, fine-tuned with scratch_gpt."
-            in card.content
-        )
+        assert introduction in card.content
         assert "What the model knows comes from ` tester/base ` and from the data above" in card.content
-        for false in ("from scratch", "knows nothing beyond its training data", "code of scratch_gpt", "/tmp"):
+        for false in ("every part", "knows nothing beyond its training data", "/tmp"):
             assert false not in card.content
+        assert ("code of scratch_gpt" in card.content) == (case == "imported")
         assert "| base model | ` tester/base ` |" in card.content
         assert "| license of the base model | ` tiny-license ` |" in card.content
         assert "| data type of the weights | float32 |" in card.content
@@ -78,7 +92,7 @@ def test_a_local_checkpoint_is_not_named_but_its_license_is_kept(base, tmp_path)
     metadata = card.data.to_dict()
     assert not {"base_model", "base_model_relation", "license_link"} & metadata.keys()
     assert (metadata["license"], metadata["license_name"]) == ("other", "tiny-license")
-    assert "a pretrained checkpoint, a ` Qwen2ForCausalLM ` of transformers" in card.content
+    assert "the weights of a pretrained checkpoint, which was trained as a ` Qwen2ForCausalLM `" in card.content
     assert str(base) not in card.content
     assert "/tmp" not in (tmp_path / "run" / "README.md").read_text()
 

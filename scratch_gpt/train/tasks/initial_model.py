@@ -22,6 +22,7 @@ def load_initial_model(
     kind: Kind,
     resumed: bool = False,
     announce: bool = True,
+    keep_class: str | None = None,
     **settings: Any,
 ) -> PreTrainedModel:
     """Load the model that training starts from, in float32 on the CPU.
@@ -32,6 +33,7 @@ def load_initial_model(
         kind: kind of model that the task trains.
         resumed: whether it is a checkpoint of this run, whose class stays the same.
         announce: whether to print that it was imported, or why not.
+        keep_class: why a model in a class of transformers is not converted; None to convert it if it can be.
         settings: config fields to override, such as dropouts.
 
     Raises:
@@ -40,10 +42,12 @@ def load_initial_model(
     if resumed or not is_native_config(open_config(name, trust_remote_code)):
         return load_model(name, trust_remote_code, kind, **settings)
     try:
-        plan = plan_import(name, kind, **settings)
+        plan = None if keep_class else plan_import(name, kind, **settings)
     except NotImportableError as error:
+        plan, keep_class = None, error.reason
+    if plan is None:
         model = load_model(name, trust_remote_code, kind, **settings)
-        _report(announce, f"{name} is trained in its own class {type(model).__name__}: {error.reason}")
+        _report(announce, f"{name} is trained in its own class {type(model).__name__}: {keep_class}")
         return model
     model = import_to_memory(plan)
     _report(announce, f"imported {name} ({plan.class_name})")

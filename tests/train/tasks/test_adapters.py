@@ -83,6 +83,8 @@ def test_peft_loads_the_adapter_and_it_equals_the_merged_model(name, base, tuned
     """For natives with tied and untied embeddings, one whose tokenizer gets a chat template, one with Conv1D layers,
     and a model of ours. The adapter of the last checkpoint is the published one, since the last model is the best."""
     out, differences = tuned[0] / name, tuned[1]
+    classes = [json.loads((folder / "config.json").read_text())["architectures"] for folder in (out, base / name)]
+    assert classes[0] == classes[1]  # a native model is not imported, so that the adapter fits it
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base / name)
     assert (config["peft_type"], config["task_type"], config["inference_mode"]) == ("LORA", "CAUSAL_LM", True)

@@ -119,7 +119,8 @@ def _load_model(
     assert origin is not None
     dropouts = common.dropout_fields(model_args)
     trust, resumed = model_args.trust_remote_code, resume_from is not None
-    model: Any = load_initial_model(origin, trust, "causal", resumed, **dropouts)
+    kept = None if model_args.lora_rank is None else "adapters fit the layers of the class that they were trained in"
+    model: Any = load_initial_model(origin, trust, "causal", resumed, keep_class=kept, **dropouts)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
     most = getattr(model.config, "max_position_embeddings", None) or common.DEFAULT_CONTEXT_LENGTH
     context_length = model_args.context_length or min(most, common.DEFAULT_CONTEXT_LENGTH)

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from helpers.models import randomise
 from helpers.processes import PROJECT, TWO_PROCESSES, refusals, run_here, run_python
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig
 
-from scratch_gpt import ScratchGPTForCausalLM, export_native, train_tokenizer
+from scratch_gpt import ScratchGPTForCausalLM, train_tokenizer
 from scratch_gpt.data.readers.prompts import open_prompts
 from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.errors import ScratchError
@@ -39,8 +39,7 @@ def base(tmp_path_factory):
     (folder / "prompts.txt").write_text("\n".join(f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"))
     conversations = [{"messages": [{"role": "user", "content": text}]} for text in "ab"]
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, conversations)))
-    export_native(model).save_pretrained(folder / "native")
-    tokenizer.save_pretrained(folder / "native")
+    BloomConfig(architectures=["BloomForCausalLM"]).save_pretrained(folder / "bloom")
     (folder / "wrong.py").write_text("def nan(prompts, completions):\n    return [float('nan')] * len(completions)\n")
     (folder / "plain.jsonl").write_text('{"column": "a"}\n')
     return folder
@@ -249,7 +248,10 @@ BAD = {
         "the tokenizer has no chat template",
     ),
     "reward model without labels": ("--init_from model --reward model", "which has no labels"),
-    "a native model": ("--init_from native --reward re:a", "native is a llama model: convert it with"),
+    "a class without an equivalent": (
+        "--init_from bloom --reward re:a",
+        "bloom is a bloom model, and this task tunes scratch_gpt models only: cannot import a BloomForCausalLM",
+    ),
     "too many new tokens": (
         "--init_from model --reward re:a --max_new_tokens 99",
         "no prompt leaves 99 of the model's 32 positions",

@@ -113,6 +113,12 @@ def open_generator(name: str, trust_remote_code: bool, device: str, dtype: str) 
 
     model, tokenizer = open_model(name, trust_remote_code, device, dtype)
     if not model.can_generate() or model.config.is_encoder_decoder:
-        command = {"classifier": "classify", "masked": "fill", "seq2seq": "translate"}[kind_of_model(model.config)]
+        commands = {
+            "classifier": "classify",
+            "masked": "fill",
+            "seq2seq": "translate",
+            "encoder": "train classification",
+        }
+        command = commands[kind_of_model(model.config)]
         raise ScratchError(f"{name} does not continue a text: use 'scratch-gpt {command}'")
     return model, tokenizer

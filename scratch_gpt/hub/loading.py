@@ -30,6 +30,7 @@ NAMES = {
     "seq2seq": "sequence-to-sequence",
     "masked": "masked language",
     "classifier": "classification",
+    "encoder": "encoder",
 }
 
 

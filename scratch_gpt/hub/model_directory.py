@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+import transformers
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -27,22 +29,28 @@ from .adapter import FOLDER, Adapter
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
 
-Kind = Literal["causal", "seq2seq", "masked", "classifier"]
+Kind = Literal["causal", "seq2seq", "masked", "classifier", "encoder"]
 AUTO_CLASSES: dict[Kind, Any] = {
     "causal": AutoModelForCausalLM,
     "seq2seq": AutoModelForSeq2SeqLM,
     "masked": AutoModelForMaskedLM,
     "classifier": AutoModelForSequenceClassification,
+    "encoder": AutoModel,
 }
 
 
 def kind_of_model(config: Any) -> Kind:
-    """Return the kind of model that a checkpoint was saved from, by its architecture."""
+    """Return the kind of model that a checkpoint was saved from, by its architecture: that of its head or, if it has
+    none, "encoder" for the trunk of a masked language model, such as `BertModel`, and "causal" or "seq2seq" for
+    others."""
     saved_from = (config.architectures or [""])[0]
     if saved_from.endswith("ForSequenceClassification"):
         return "classifier"
     if saved_from.endswith("ForMaskedLM"):
         return "masked"
+    family = saved_from.removesuffix("Model")
+    if family != saved_from and (family == "ScratchEncoder" or hasattr(transformers, f"{family}ForMaskedLM")):
+        return "encoder"
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 

@@ -47,8 +47,8 @@ auto_class = getattr(transformers, sys.argv[3])
 model = auto_class.from_pretrained(folder, trust_remote_code=remote, use_safetensors=True)
 tokens = tokenizer("a", return_tensors="pt").input_ids
 more = {"decoder_input_ids": tokens} if config.is_encoder_decoder else {}
-if not torch.isfinite(model(tokens, **more).logits).all():
-    sys.exit("the logits are not finite")
+if not torch.isfinite(model(tokens, **more)[0]).all():
+    sys.exit("its outputs are not finite")
 if model.can_generate():
     model.generate(tokens, max_new_tokens=2)
 for task in getattr(config, "custom_pipelines", None) or ():

@@ -34,6 +34,8 @@ FAMILIES = {
 def native_encoder(family: str, head: str, **fields):
     """A tiny encoder of transformers in evaluation mode, with random weights, those of norms around 1."""
     config_class, shape = FAMILIES[family]
+    if "id2label" in fields:
+        shape = {name: value for name, value in shape.items() if name != "num_labels"}
     return random_weights(getattr(transformers, family + HEADS[head])(config_class(**{**shape, **fields})))
 
 

@@ -4,15 +4,22 @@ import pytest
 from helpers.models import tiny_encoder, tiny_model, tiny_seq2seq
 from helpers.native import FAMILIES, native_with
 
-from scratch_gpt import ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassification, import_native
+from scratch_gpt import (
+    ScratchEncoderForMaskedLM,
+    ScratchEncoderForSequenceClassification,
+    ScratchEncoderModel,
+    import_native,
+)
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.loading import load_model
+from scratch_gpt.hub.model_directory import kind_of_model
 
 MODELS = {
     "causal": lambda: tiny_model("llama"),
     "seq2seq": lambda: tiny_seq2seq("vaswani2017"),
     "masked": lambda: tiny_encoder(ScratchEncoderForMaskedLM, "bert"),
     "classifier": lambda: tiny_encoder(ScratchEncoderForSequenceClassification, "bert"),
+    "encoder": lambda: tiny_encoder(ScratchEncoderModel, "bert"),
 }
 
 
@@ -38,3 +45,21 @@ def test_import_does_not_modify_the_config_of_the_native_model(family):
     ours = import_native(native)
     ours.config.vocab_size += 1
     assert native.config.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("BertModel", "encoder"),
+        ("ModernBertModel", "encoder"),
+        ("ScratchEncoderModel", "encoder"),
+        ("GPT2Model", "causal"),
+        ("GPT2LMHeadModel", "causal"),
+        ("LlamaModel", "causal"),
+        (None, "causal"),
+    ],
+)
+def test_only_an_encoder_without_a_head_is_loaded_without_one(architecture, kind):
+    config = tiny_model("llama").config
+    config.architectures = architecture and [architecture]
+    assert kind_of_model(config) == kind

@@ -32,10 +32,10 @@ def write(source: Source, folder: Path, quantization: str) -> None:
 
 
 def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
-    """Compare the logits of the saved model with those of the source.
+    """Compare the logits of the saved model with those of the source; without a head, the hidden states.
 
     Raises:
-        ScratchError: a float32 export computes other logits.
+        ScratchError: a float32 export computes others.
     """
     auto_class = AUTO_CLASSES[kind_of_model(source.model.config)]
     native = auto_class.from_pretrained(folder, dtype=getattr(torch, quantization), trust_remote_code=False)
@@ -47,14 +47,15 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
 
 
 def logit_difference(model: Any, native: Any, rows: list[list[int]]) -> float:
-    """The largest difference of the logits of two models on rows of token ids; NaN if one of them gives NaN."""
+    """The largest difference of the logits of two models, or of their hidden states if they have no head, on rows of
+    token ids; NaN if one of them gives NaN."""
     differences = []
     for ids in rows:
         inputs = {"input_ids": torch.tensor([ids])}
         if model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]])
         with torch.inference_mode():
-            differences.append((native(**inputs).logits.float() - model(**inputs).logits.float()).abs().max())
+            differences.append((native(**inputs)[0].float() - model(**inputs)[0].float()).abs().max())
     return torch.stack(differences).max().item()
 
 

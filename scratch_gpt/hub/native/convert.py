@@ -195,7 +195,8 @@ def save_native(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder)
     path = folder / CONFIG_NAME
     config = read_json(path)
-    if rope := config.get("rope_parameters"):
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:  # not one for each layer type
         scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
         config["rope_theta"] = rope["rope_theta"]
         config["rope_scaling"] = None if scaling == {"rope_type": "default"} else scaling

@@ -141,12 +141,9 @@ def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
     twins = [twin for twin in TWINS if twin.our_model_class.__name__ == type(model).__name__]
     if not twins:
         return None, [f"there is none for a {type(model).__name__}"]
-    origin = (getattr(model.config, "imported_from", None) or {}).get("class")
     candidates = [(twin.export_incompatibilities(model.config), twin) for twin in twins]
     # The class that the weights came from, among those that support the model
-    reasons, twin = min(
-        candidates, key=lambda pair: (bool(pair[0]), pair[1].model_class.__name__ != origin, len(pair[0]))
-    )
+    reasons, twin = min(candidates, key=lambda pair: (bool(pair[0]), not pair[1].is_origin(model.config), len(pair[0])))
     return twin, reasons
 
 

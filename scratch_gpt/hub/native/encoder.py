@@ -66,6 +66,13 @@ class EncoderTwin(Twin):
         """Whether the class of transformers is a trunk without a pooler."""
         return self.head == "trunk" and not self.trunk_has_pooler
 
+    def is_origin(self, config: Any) -> bool:
+        """Whether the weights of a model with this config of ours were imported from this family of transformers, with
+        any head: training may have replaced it."""
+        origin = (getattr(config, "imported_from", None) or {}).get("class")
+        family = self.config_class.__name__.removesuffix("Config")
+        return origin in {f"{family}{head}" for head in ("Model", "ForMaskedLM", "ForSequenceClassification")}
+
     def fields_from_native(self, config: Any) -> dict[str, Any]:
         """Fields of our config that are computed from a config of transformers."""
         return {"pooler": False} if self.has_no_pooler else {}

@@ -133,6 +133,10 @@ class Twin(ABC):
         settings = {name: value for name, value in config.to_diff_dict().items() if name not in NOT_OF_THE_MODEL}
         return {"class": self.model_class.__name__, "name_or_path": None, "config": settings}
 
+    def is_origin(self, config: Any) -> bool:
+        """Whether the weights of a model with this config of ours were imported from this class of transformers."""
+        return (getattr(config, "imported_from", None) or {}).get("class") == self.model_class.__name__
+
     def native_settings(self, config: Any) -> dict[str, Any]:
         """The config of the model of this class of transformers that the weights were imported from; empty if they were
         not. A checkpoint may be untrusted: only settings that the class has are used, and it checks their values.
@@ -141,7 +145,7 @@ class Twin(ABC):
             ScratchError: they are not a config of the class.
         """
         origin = getattr(config, "imported_from", None) or {}
-        if origin.get("class") != self.model_class.__name__:
+        if not self.is_origin(config):
             return {}
         known = set(inspect.signature(self.config_class.__init__).parameters) - set(NOT_OF_THE_MODEL)
         settings = {name: value for name, value in origin["config"].items() if name in known}

@@ -77,6 +77,7 @@ class ModelDirectory:
         published: returns the weights of the published model from the trained ones.
         dtype: data type of the published weights. Checkpoints have the trained ones, which are float32.
         adapter: low-rank adapters that `published` merges, and that are also written as such, in a subfolder.
+        kept_in_float32: names of weights that are published in float32, whatever `dtype` is.
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class ModelDirectory:
         published: ToPublished = dict,
         dtype: torch.dtype = torch.float32,
         adapter: Adapter | None = None,
+        kept_in_float32: frozenset[str] = frozenset(),
     ):
         # Copies, since a tokenizer can't be used while it is being saved.
         self.tokenizer, self.target_tokenizer = copy.deepcopy((tokenizer, target_tokenizer))
         self.title, self.card, self.published, self.dtype, self.adapter = title, card, published, dtype, adapter
+        self.kept_in_float32 = kept_in_float32
         with torch.device("meta"):
             self.skeleton = type(model)(model.config)
             # `save_pretrained` writes the data type of the model into its config, so the config is a copy.
@@ -126,7 +129,7 @@ class ModelDirectory:
             TrainingError: a weight is too large for that type.
         """
         if self.adapter is None or not self.adapter.only:
-            self.published_skeleton.save_pretrained(folder, state_dict=in_dtype(weights, self.dtype))
+            self.published_skeleton.save_pretrained(folder, state_dict=self._in_dtype(weights))
             save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
         self._write_adapter(folder / FOLDER, adapted)
 
@@ -136,6 +139,11 @@ class ModelDirectory:
             self.adapter.write(folder, adapted)
             save_tokenizer(self.tokenizer, folder)
 
+    def _in_dtype(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The weights in the data type of the published model, in their order."""
+        rounded = {name: weight for name, weight in weights.items() if name not in self.kept_in_float32}
+        return weights | in_dtype(rounded, self.dtype)
+
     @contextmanager
     def as_published(self, model: torch.nn.Module) -> Iterator[None]:
         """Context in which the weights of the live model are rounded to the data type of the published ones, so that
@@ -143,7 +151,8 @@ class ModelDirectory:
         if self.dtype == torch.float32:
             yield
             return
-        own = [tensor.detach() for tensor in _saved_tensors(model) if tensor.is_floating_point()]
+        saved = {name: tensor for name, tensor in _saved_tensors(model) if name not in self.kept_in_float32}
+        own = [tensor.detach() for tensor in saved.values() if tensor.is_floating_point()]
         kept = [tensor.clone() for tensor in own]
         with torch.no_grad():
             if self.adapter is not None:
@@ -158,13 +167,13 @@ class ModelDirectory:
                     tensor.copy_(former)
 
 
-def _saved_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """The parameters of a model, each once, and the buffers that are saved with it."""
-    yield from model.parameters()
-    for module in model.modules():
+def _saved_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of a model, each once, and the buffers that are saved with it, with their names."""
+    yield from model.named_parameters()
+    for prefix, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
-                yield buffer
+                yield f"{prefix}.{name}", buffer
 
 
 def in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from ..models.compatibility import OLDEST
 from ..redaction import is_secret
 from ..tokenization.safety import check_growth
 from ..untrusted import read_json
+from .base_model import stored_dtype
 from .card_usage import CODE_REVISION
 from .directory_checks import check_size
 from .engines.native_class import check_difference, logit_difference
@@ -125,15 +125,15 @@ def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False)
         NoNativeClassError: no native class can express the model.
         ScratchError: the model or its tokenizers can't be loaded, or the twin computes other logits.
     """
-    model = load_model(folder, trust_remote_code, dtype="auto")
+    model = load_model(folder, trust_remote_code)
     found = native_twin(model)
-    native = export_native(model)
+    native: Any = export_native(model)
     config: Any = model.config
     shape = (4, min(16, config.max_position_embeddings))
     rows = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).tolist()
-    ours, theirs = (each if each.dtype == torch.float32 else deepcopy(each).float() for each in (model, native))
-    check_difference(logit_difference(ours, theirs, rows))
-    save_native(native, twin)
+    check_difference(logit_difference(model, native, rows))
+    # Rounded once, after the folds of the conversion
+    save_native(native.to(stored_dtype(folder, trust_remote_code)), twin)
     try:
         copy_tokenizers(str(folder), model.config, twin, trust_remote_code)
     except Exception as error:  # a malicious tokenizer can cause any exception

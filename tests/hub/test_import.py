@@ -32,6 +32,7 @@ from scratch_gpt import ScratchGPTConfig, export_native, train_tokenizer
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.loading import load_model
 from scratch_gpt.hub.native.importing import import_to_folder, import_to_memory, plan_import
+from scratch_gpt.hub.push import write_native_twin
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 ORIGIN = {"class": "LlamaForCausalLM", "name_or_path": None, "config": {}}
@@ -126,11 +127,18 @@ def test_norms_that_bfloat16_would_round_are_stored_in_float32(tmp_path):
         load_model(tmp_path / "ours").model.layers[0].input_layernorm.weight,
         native.model.layers[0].input_layernorm.weight.float() + 1,
     )
-    run_here("scratch-gpt", "import", str(tmp_path / "native"), str(tmp_path / "command"))
     back = export_native(load_model(tmp_path / "ours")).to(torch.bfloat16)
     for name, weight in native.state_dict().items():
         if "norm" in name:
             assert torch.equal(back.state_dict()[name], weight), name
+    # The same for what `push` uploads
+    save_native(native, tmp_path / "native")
+    run_here("scratch-gpt", "import", str(tmp_path / "native"), str(tmp_path / "command"))
+    (tmp_path / "pushed").mkdir()
+    write_native_twin(tmp_path / "command", tmp_path / "pushed")
+    pushed = load_file(tmp_path / "pushed" / "model.safetensors")
+    assert all(torch.equal(pushed[name], weight) for name, weight in native.state_dict().items() if "norm" in name)
+    assert {weight.dtype for weight in pushed.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,17 @@ def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
     return twin, reasons
 
 
+def folded_vectors(model: PreTrainedModel) -> frozenset[str]:
+    """The names of the vectors of an imported model that a setting of its class was folded into, such as norm weights
+    of Gemma, to which 1 was added. They are stored in float32: 16 bits lack the digits that the class stores without
+    the 1."""
+    name = (getattr(model.config, "imported_from", None) or {}).get("class")
+    twin = next((twin for twin in TWINS if twin.model_class.__name__ == name), None)
+    patterns = [] if twin is None else [fold.pattern for fold in twin.folds(model.config)]
+    vectors = [name for name, weight in model.named_parameters() if weight.ndim == 1]
+    return frozenset(name for name in vectors if any(re.search(pattern, name) for pattern in patterns))
+
+
 def other_class_than_origin(model: PreTrainedModel) -> str | None:
     """Why a model that was imported is exported to another class than it came from, in words; None if it is not."""
     name = (getattr(model.config, "imported_from", None) or {}).get("class")

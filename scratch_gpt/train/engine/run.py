@@ -17,7 +17,7 @@ from ...hub.base_model import base_model_facts, stored_dtype
 from ...hub.card import render_card
 from ...hub.loading import DTYPES
 from ...hub.model_directory import ModelDirectory
-from ...hub.native.convert import native_facts
+from ...hub.native.convert import folded_vectors, native_facts
 from ...redaction import redact
 from ...terminal import SafeConsole
 from ...untrusted import read_yaml
@@ -196,6 +196,7 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
         job.published if job.adapter is None else job.adapter.merged,
         DTYPES.get(job.args.save_dtype, torch.float32),
         job.adapter,
+        folded_vectors(job.model),
     )
     optimizers = build_optimizers(job.model, job.args)
     common = job.accelerator, job.model, optimizers, job.task, job.args, directory, folder

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.models import randomise
-from helpers.native import BERT, native_with
+from helpers.native import BERT, DECODER, native_with
 from helpers.processes import run_here
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -17,6 +18,8 @@ from transformers import (
     BlenderbotForConditionalGeneration,
     BloomConfig,
     BloomForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaForCausalLM,
 )
 
@@ -134,6 +137,26 @@ def test_a_classifier_starts_from_a_model_without_a_head(tmp_path):
     refused = run("masked_lm", tmp_path / "native", tmp_path / "other", *OPTIONS["masked_lm"], check=False)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_folded_norms_are_published_in_float32(tmp_path):
+    """Of a bfloat16 Gemma, whose norms are 1 + w: those that are not trained are the same after `export`."""
+    write_data(tmp_path)
+    fields = {**DECODER, "vocab_size": len(train_tokenizer([TEXT], "char")), "head_dim": 8}
+    native = randomise(GemmaForCausalLM(GemmaConfig(**fields, num_key_value_heads=2)), std=0.05).to(torch.bfloat16)
+    save_native(native, tmp_path / "native")
+    options = (*OPTIONS["sft"], "--lora_rank", "2", "--learning_rate", "0.05", "--max_steps", "3")
+    run("sft", tmp_path / "native", tmp_path / "run", *options)
+    stored = load_file(tmp_path / "run" / "model.safetensors")
+    assert {weight.dtype for name, weight in stored.items() if "norm" in name} == {torch.float32}
+    assert {weight.dtype for name, weight in stored.items() if "norm" not in name} == {torch.bfloat16}
+    out = (str(tmp_path / "run"), str(tmp_path / "exported"), "--quantization", "bfloat16")
+    run_here("scratch-gpt", "export", *out)
+    exported = load_file(tmp_path / "exported" / "model.safetensors")
+    for name, weight in native.state_dict().items():
+        if "norm" in name:
+            assert torch.equal(exported[name], weight), name
+    assert not torch.equal(exported["model.layers.0.mlp.up_proj.weight"], native.model.layers[0].mlp.up_proj.weight)
 
 
 def test_a_class_without_a_twin_is_trained_as_it_is_or_refused(tmp_path):

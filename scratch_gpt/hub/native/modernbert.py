@@ -10,6 +10,7 @@ from transformers import (
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
     ModernBertModel,
+    PreTrainedConfig,
 )
 
 from ...models.compatibility import LAYER_TYPES
@@ -29,7 +30,7 @@ class ModernBertTwin(EncoderTwin):
     """ModernBERT, which has one matrix for queries, keys and values, and one for gate and input of the feed-forward
     network. Its `local_attention` is twice our `sliding_window`."""
 
-    preset, since = "modernbert", "5.0"
+    preset, note = "modernbert", " (5.1 where the layers with full attention are not every n-th)"
     config_class = ModernBertConfig
     fields = {
         **{name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
@@ -96,16 +97,30 @@ class ModernBertTwin(EncoderTwin):
             computed["pooler_activation"] = self.activation(config.classifier_activation)
         return super().fields_from_native(config) | computed
 
+    def config_to_native(self, config: Any) -> PreTrainedConfig:
+        """Convert our config to that of transformers, with the fields that releases before 5.1 read instead of
+        `layer_types` and `rope_parameters`, if they can express them."""
+        native: Any = super().config_to_native(config)
+        types, layers = native.layer_types, range(config.num_hidden_layers)
+        for every in range(1, len(layers) + 1):
+            if types == ["sliding_attention" if i % every else "full_attention" for i in layers]:
+                native.global_attn_every_n_layers = every
+                break
+        native.global_rope_theta = native.rope_parameters["full_attention"]["rope_theta"]
+        native.local_rope_theta = native.rope_parameters["sliding_attention"]["rope_theta"]
+        return native
+
     def fields_to_native(self, config: Any) -> dict[str, Any]:
         """Fields of the config of transformers that are computed: norms, layer types, windows, positions, the
         classifier's dropout, and ids of tokens that have two names."""
         settings, window = self.native_settings(config), config.sliding_window
-        types = config.layer_types or ["full_attention"] * config.num_hidden_layers
         rope = config.rope_parameters
         computed = {
             "norm_bias": config.norm_type == "layer_norm",
-            "layer_types": types,
-            "rope_parameters": rope if "rope_type" not in rope else {name: dict(rope) for name in LAYER_TYPES},
+            "layer_types": config.layer_types or ["full_attention"] * config.num_hidden_layers,
+            "rope_parameters": {name: dict(rope.get(name) or {"rope_type": "default"}) for name in LAYER_TYPES}
+            if config.rotary_by_layer_type
+            else {name: dict(rope) for name in LAYER_TYPES},
         }
         if window is not None and settings.get("local_attention", 128) // 2 != window:
             computed["local_attention"] = 2 * window

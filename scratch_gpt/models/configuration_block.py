@@ -167,7 +167,9 @@ class TransformerBlockConfig(BaseConfig):
         if self.position_type == "rotary" and self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
         plan = type(self).base_model_tp_plan
-        if plan and not self.mlp_gated:
+        if self.position_type == "relative":  # the plan would split the heads, but not the bias of each head
+            self.base_model_tp_plan = None  # type: ignore[misc]
+        elif plan and not self.mlp_gated:
             self.base_model_tp_plan = {name: how for name, how in plan.items() if "gate_proj" not in name}  # type: ignore[misc]
         super().__post_init__(**kwargs)
 
@@ -226,12 +228,12 @@ class TransformerBlockConfig(BaseConfig):
         if not self.first_attention_norm and self.norm_position not in ("pre", "sandwich"):
             violations.append(f"norm_position is {self.norm_position!r}: it has no norm before attention to omit")
         if self.position_type == "relative" and not (
-            4 <= self.relative_attention_num_buckets <= 2 * self.relative_attention_max_distance
+            4 <= self.relative_attention_num_buckets < 2 * self.relative_attention_max_distance
             and self.relative_attention_num_buckets % 4 == 0
         ):
             violations.append(
-                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}, want a multiple of 4, at "
-                f"most twice relative_attention_max_distance, which is {self.relative_attention_max_distance}"
+                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}, want a multiple of 4, less "
+                f"than twice relative_attention_max_distance, which is {self.relative_attention_max_distance}"
             )
         origin = self.imported_from
         if origin is not None and not (

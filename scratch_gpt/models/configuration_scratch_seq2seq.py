@@ -40,7 +40,54 @@ PRESETS: dict[str, dict[str, Any]] = {
         "residual_dropout": 0.1,
         "label_smoothing": 0.1,
     },
+    "bart": {
+        "norm_type": "layer_norm",
+        "norm_position": "post",
+        "norm_eps": 1e-5,
+        "embedding_norm": True,
+        "position_type": "learned",
+        "hidden_act": "gelu",
+        "mlp_gated": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "scale_embedding": False,
+        "embedding_dropout": 0.1,
+        "residual_dropout": 0.1,
+        "label_smoothing": 0.1,
+    },
+    "pegasus": {
+        "norm_type": "layer_norm",
+        "norm_position": "pre",
+        "norm_eps": 1e-5,
+        "position_type": "sinusoidal",
+        "hidden_act": "relu",
+        "mlp_gated": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "scale_embedding": True,
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "residual_dropout": 0.1,
+        "label_smoothing": 0.1,
+    },
+    "t5": {
+        "norm_type": "rms_norm",
+        "norm_position": "pre",
+        "norm_eps": 1e-6,
+        "position_type": "relative",
+        "hidden_act": "gelu_new",
+        "mlp_gated": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "scale_embedding": False,
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "residual_dropout": 0.1,
+        "label_smoothing": 0.0,
+    },
 }
+PRESETS["mbart"] = {**PRESETS["bart"], "norm_position": "pre", "scale_embedding": True}
 
 # The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
@@ -90,7 +137,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     num_attention_heads: int = 8
     max_position_embeddings: int = 512
     norm_position: Literal["pre", "post"] = "post"
-    position_type: Literal["learned", "sinusoidal", "rotary"] = "sinusoidal"
+    position_type: Literal["learned", "sinusoidal", "rotary", "relative"] = "sinusoidal"
     hidden_act: Literal["relu", "relu2", "gelu", "gelu_new", "silu"] = "relu"
     share_encoder_decoder_embeddings: bool = True
     scale_embedding: bool = True

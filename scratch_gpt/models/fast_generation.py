@@ -175,7 +175,8 @@ def is_unmodified(model: Any) -> bool:
     """Whether a model consists of the modules that its class builds, with their own methods, without hooks, in
     evaluation mode and in one dtype."""
     trunk, cls = model.decoding_trunk, defining_class(model, "decoding_trunk")
-    if defining_class(model, "forward") is not cls or defining_class(trunk, "forward").__module__ != cls.__module__:
+    packages = {one.__module__.rpartition(".")[0] for one in (cls, defining_class(trunk, "forward"))}
+    if defining_class(model, "forward") is not cls or len(packages) > 1:
         return False
     if any(name in vars(model) or defining_class(model, name) is not GenerationMixin for name in PREPARATION_METHODS):
         return False

@@ -17,7 +17,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .block import TransformerBlock
-from .compatibility import create_bidirectional_masks, head_forward, trunk_forward
+from .compatibility import head_forward, trunk_forward
 from .configuration_scratch_encoder import ScratchEncoderConfig
 from .dropout import Dropout
 from .feed_forward import ACTIVATIONS
@@ -26,6 +26,7 @@ from .ngram_embedding import NgramEmbedding
 from .normalization import build_norm
 from .positions import build_positions, build_rotary, check_length, count_positions, rotary_by_layer_type
 from .pretrained_model import ScratchPreTrainedModel
+from .relative_positions import bidirectional_masks, build_relative_bias
 from .token_weights import TokenWeights
 
 if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
@@ -99,6 +100,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         self.norm = build_norm(config) if config.norm_position != "post" else nn.Identity()
         self.pooler = Pooler(config) if config.pooler and add_pooling_layer else None
         self.rotary_emb = build_rotary(config)
+        self.relative_bias = build_relative_bias(config, bidirectional=True)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -141,7 +143,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         elif self.embed_ngrams or self.token_weights is not None:
             raise ValueError("this model has n-gram embeddings or token weights and needs input_ids")
         check_length(self.config, inputs_embeds.shape[1])
-        masks = create_bidirectional_masks(self.config, inputs_embeds, attention_mask)
+        masks = bidirectional_masks(self.config, self.relative_bias, inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = count_positions(inputs_embeds, attention_mask)
 

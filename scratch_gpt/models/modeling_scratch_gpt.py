@@ -25,7 +25,6 @@ from .block import TransformerBlock
 from .compatibility import (
     cache_argument,
     cache_of,
-    create_causal_masks,
     head_forward,
     trunk_forward,
 )
@@ -38,6 +37,7 @@ from .ngram_embedding import NgramEmbedding, check_ngram_inputs
 from .normalization import build_norm
 from .positions import build_positions, build_rotary, check_length, count_positions, rotary_by_layer_type
 from .pretrained_model import ScratchPreTrainedModel
+from .relative_positions import build_relative_bias, causal_masks
 
 if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
     from .attention import ScratchAttention  # noqa: F401
@@ -68,6 +68,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         self.layers = nn.ModuleList([TransformerBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position != "post" else nn.Identity()
         self.rotary_emb = build_rotary(config)
+        self.relative_bias = build_relative_bias(config, bidirectional=False)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -110,13 +111,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
         check_length(self.config, inputs_embeds.shape[1], cache)
-        causal_masks = create_causal_masks(  # before a cache is created, with which packed documents are not detected
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            cache=cache,
-            position_ids=position_ids,
-        )
+        # Before a cache is created, with which packed documents are not detected
+        masks = causal_masks(self.config, self.relative_bias, inputs_embeds, attention_mask, cache, position_ids)
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
@@ -138,7 +134,7 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(  # (B, T, C)
                 hidden_states,
-                attention_mask=causal_masks[layer.attention_type],  # type: ignore[index]
+                attention_mask=masks[layer.attention_type],  # type: ignore[index]
                 position_embeddings=rotary.get(layer.rotary_type),  # type: ignore[call-overload]
                 position_ids=position_ids,
                 use_cache=use_cache,

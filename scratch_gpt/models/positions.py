@@ -123,7 +123,8 @@ def rotary_by_layer_type(
 
 
 def build_positions(config) -> nn.Module | None:
-    """The module of the position embeddings that are added to the token embeddings; None for rotary positions."""
+    """The module of the position embeddings that are added to the token embeddings; None for rotary and relative
+    positions."""
     if config.position_type == "learned":
         return nn.Embedding(config.max_position_embeddings, config.hidden_size)
     return SinusoidalPositions(config.hidden_size) if config.position_type == "sinusoidal" else None

@@ -14,6 +14,7 @@ from scratch_gpt import (
 )
 
 PRESETS = ("gpt2", "llama", "nanochat", "nanochat_ngram")
+SEQ2SEQ_PRESETS = ("vaswani2017", "modern", "bart", "mbart", "pegasus", "t5")
 
 
 def tiny_config(preset: str, **overrides) -> ScratchGPTConfig:
@@ -93,4 +94,5 @@ STYLES = [
     *[(preset, {}) for preset in PRESETS],
     ("llama", {"num_key_value_heads": 2, "head_dim": 12}),
     ("gpt2", {"norm_position": "post", "position_type": "sinusoidal", "hidden_act": "relu"}),
+    ("llama", {"position_type": "relative", "num_key_value_heads": 2}),
 ]

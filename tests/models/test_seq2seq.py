@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.models import SEQ2SEQ_PRESETS as PRESETS
 from helpers.models import randomise, tiny_seq2seq, tiny_seq2seq_config
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianMTModel
@@ -19,10 +20,10 @@ from scratch_gpt.models.linear_cross_entropy import (
     shift_right,
 )
 
-PRESETS = ("vaswani2017", "modern")
 STYLES = [(preset, {}) for preset in PRESETS] + [
     ("modern", {"cross_attention_rotary": False}),
     ("modern", {"position_type": "learned", "norm_position": "post"}),
+    ("modern", {"position_type": "relative", "num_key_value_heads": 2}),
 ]
 
 
@@ -318,7 +319,7 @@ def test_marian_is_imported():
 
 def test_export_of_what_marian_does_not_support_is_refused():
     with pytest.raises(ScratchError, match="norm_type is 'rms_norm', MarianMTModel has 'layer_norm'"):
-        export_native(tiny_seq2seq("modern"))
+        export_native(tiny_seq2seq("vaswani2017", norm_type="rms_norm"))
     with pytest.raises(ScratchError, match="num_key_value_heads is 2, MarianMTModel has as many as query heads, 4"):
         export_native(tiny_seq2seq("vaswani2017", num_key_value_heads=2))
     unequal = MarianConfig(

@@ -87,7 +87,7 @@ def config_fields(config_class, sizes: dict[str, list[int]]):
         "norm_type": ["layer_norm", "rms_norm", "rms_norm_without_weight", "batch_norm"],
         "norm_position": ["pre", "post", "sandwich"],
         "norm_eps": [1e-5, 1.0, 0.0],
-        "position_type": ["learned", "sinusoidal", "rotary", "alibi"],
+        "position_type": ["learned", "sinusoidal", "rotary", "relative", "alibi"],
         "rope_parameters": [
             None,
             {"rope_type": "default", "rope_theta": 100.0},

@@ -87,7 +87,7 @@ CONFIG = {
         {"rope_type": "dynamic", "factor": float("nan"), "rope_theta": 0},
     ),
     "text_config": _one_of({"model_type": "llama", "hidden_size": 10**9}),
-    "position_type": _one_of("learned", "alibi", "sinusoidal"),
+    "position_type": _one_of("learned", "alibi", "sinusoidal", "relative"),
     "ngram_sizes": _one_of([3, 3, 3], [10**9]),
     "hidden_act": _one_of("relu", "xielu"),
     "tokenizer_class": _one_of("GPT2Tokenizer", "BertJapaneseTokenizer", "os.system"),

@@ -63,6 +63,8 @@ MODELS = {
     "nanochat_ngram": ("causal", lambda: tiny_model("nanochat_ngram", vocab_size=VOCAB)),
     "vaswani2017": ("seq2seq", lambda: tiny_translator("vaswani2017", **TWO_TOKENIZERS)),
     "modern": ("seq2seq", lambda: tiny_translator("modern")),
+    "t5": ("seq2seq", lambda: tiny_translator("t5")),
+    "relative": ("causal", lambda: tiny_model("llama", vocab_size=VOCAB, position_type="relative")),
     "bert": ("masked", lambda: tiny_encoder(ScratchEncoderForMaskedLM, "bert", vocab_size=VOCAB)),
     "bert_with_types": ("classifier", lambda: tiny_classifier("bert", type_vocab_size=2)),
     "modernbert": (

@@ -186,7 +186,9 @@ def test_a_tied_head_that_differs_from_the_embedding_is_refused():
     model = native_with("t5")
     untie_head(model)
     model.lm_head.weight.data += 1
-    with pytest.raises(ScratchError, match=r"lm_head\.weight and shared\.weight differ: set tie_word_embeddings to False"):
+    with pytest.raises(
+        ScratchError, match=r"lm_head\.weight and shared\.weight differ: set tie_word_embeddings to False"
+    ):
         import_native(model)
 
 

@@ -1,6 +1,7 @@
 """Every option of a new model is set in its config; other fields have the values of the preset."""
 
 import pytest
+from helpers.models import SEQ2SEQ_PRESETS
 
 from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig, ScratchSeq2SeqConfig
 from scratch_gpt.train.tasks import encoder_model
@@ -48,6 +49,7 @@ CASES = [
     (seq2seq, SHAPE, SHAPE),
     (seq2seq, {"encoder_layers": 3, "decoder_layers": 5}, {"encoder_layers": 3, "decoder_layers": 5}),
     (seq2seq, {"intermediate_size": 50}, {"intermediate_size": 50}),
+    (seq2seq, {"preset": "t5", "tie_word_embeddings": True}, {"tie_word_embeddings": True, "mlp_gated": True}),
     (seq2seq, {"dropout": 0.3}, {"embedding_dropout": 0.3, "residual_dropout": 0.3}),
     (seq2seq, {"label_smoothing": 0.2}, {"label_smoothing": 0.2}),
     (seq2seq, {"data": {"separate_vocabularies": True}},
@@ -76,7 +78,7 @@ def test_option_is_set_in_the_config(build, options, expected):
 
 PRESETS = [
     (gpt, ScratchGPTConfig, ("gpt2", "llama", "nanochat", "nanochat_ngram")),
-    (seq2seq, ScratchSeq2SeqConfig, ("vaswani2017", "modern")),
+    (seq2seq, ScratchSeq2SeqConfig, SEQ2SEQ_PRESETS),
     (encoder, ScratchEncoderConfig, ("bert", "roberta", "distilbert", "modernbert", "modern")),
 ]
 

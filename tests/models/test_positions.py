@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.models import STYLES, randomise, tiny_config, tiny_model, tiny_seq2seq
+from helpers.models import SEQ2SEQ_PRESETS, STYLES, randomise, tiny_config, tiny_model, tiny_seq2seq
 from transformers import DynamicCache, EncoderDecoderCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -101,7 +101,7 @@ def test_positions_of_padded_rows_with_a_cache(preset, fields):
 
 @pytest.mark.parametrize("masked_target", [True, False])
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
+@pytest.mark.parametrize("preset", SEQ2SEQ_PRESETS)
 def test_padding_of_the_source_does_not_shift_target_positions(preset, side, masked_target):
     """An encoder-decoder with a cache, in pieces, with a mask of the source and optionally of the target: each row has
     the same logits as alone."""
@@ -131,7 +131,7 @@ def test_padding_of_the_source_does_not_shift_target_positions(preset, side, mas
         torch.testing.assert_close(logits[1], other, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["vaswani2017", "modern"])
+@pytest.mark.parametrize("preset", SEQ2SEQ_PRESETS)
 def test_padding_of_the_target_changes_no_earlier_logit(preset):
     """Padding on the right of a target, masked or not, changes no logit of its tokens."""
     model = tiny_seq2seq(preset)

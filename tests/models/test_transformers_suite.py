@@ -1,5 +1,5 @@
 """transformers' common model tests pass on our classes, except for those that its own Llama (for the encoder-decoder
-its Marian, for the encoder its BERT or ModernBERT) skips or fails.
+its Marian, BART, mBART, Pegasus and T5, for the encoder its BERT or ModernBERT) skips or fails.
 
 The wheel does not contain the tests; they are taken from the source distribution of the installed version. Imports of
 modules that the distribution does not contain (generation and export tests) are replaced by empty classes.
@@ -20,12 +20,14 @@ CASES = Path(__file__).with_name("suite") / "cases.py"
 PEERS = {
     "LlamaTest": ("Gpt2StyleTest", "LlamaStyleTest", "NanochatStyleTest"),
     "MarianTest": ("Vaswani2017StyleTest", "ModernStyleTest"),
+    **{f"{name}Test": (f"Our{name}StyleTest",) for name in ("Bart", "MBart", "Pegasus", "T5")},
     "BertTest": ("BertStyleTest", "RobertaStyleTest", "DistilbertStyleTest", "ModernEncoderStyleTest"),
     "ModernBertTest": ("ModernbertStyleTest",),
 }
 # These tests need rotary positions; with a flat encoder-decoder config, the last one scales a copy of the config.
-LEARNED = ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest", "RobertaStyleTest", "DistilbertStyleTest")
-EXCLUDED = dict.fromkeys(LEARNED, "rope_scaling")
+OTHER_POSITIONS = ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest", "RobertaStyleTest", "DistilbertStyleTest")
+OTHER_POSITIONS += ("OurBartStyleTest", "OurMBartStyleTest", "OurPegasusStyleTest", "OurT5StyleTest")
+EXCLUDED = dict.fromkeys(OTHER_POSITIONS, "rope_scaling")
 EXCLUDED["ModernStyleTest"] = "rope_scaling_from_config"
 # This test reads the frequencies of all layer types from one module; here, each layer type has a module of its own.
 EXCLUDED["ModernbertStyleTest"] = "rope_scaling_frequencies"

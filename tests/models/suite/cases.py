@@ -8,6 +8,9 @@ import torch
 from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartModel,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -23,6 +26,15 @@ from transformers import (
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
     ModernBertModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MBartModel,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
+    PegasusModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Model,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -174,10 +186,8 @@ class Seq2SeqMixin(ModelTesterMixin, GenerationTesterMixin):
         self.model_tester = Seq2SeqTester(self, self.make_config)
 
 
-class MarianTest(Seq2SeqMixin, unittest.TestCase):
-    """The tests on transformers' Marian."""
-
-    all_model_classes = (MarianModel, MarianMTModel)
+class BartStyleMixin(Seq2SeqMixin):
+    """The tests on a class of transformers that descends from its BART."""
 
     def make_config(self, **fields):
         """The config of this model."""
@@ -186,7 +196,42 @@ class MarianTest(Seq2SeqMixin, unittest.TestCase):
             for side in ("encoder", "decoder")
             for name, n in (("ffn_dim", 37), ("attention_heads", 4))
         }
-        return MarianConfig(d_model=32, **sides, **fields)
+        return self.config_class(d_model=32, **sides, **fields)
+
+
+class MarianTest(BartStyleMixin, unittest.TestCase):
+    """The tests on transformers' Marian."""
+
+    all_model_classes, config_class = (MarianModel, MarianMTModel), MarianConfig
+
+
+class BartTest(BartStyleMixin, unittest.TestCase):
+    """The tests on transformers' BART."""
+
+    all_model_classes, config_class = (BartModel, BartForConditionalGeneration), BartConfig
+
+
+class MBartTest(BartStyleMixin, unittest.TestCase):
+    """The tests on transformers' mBART."""
+
+    all_model_classes, config_class = (MBartModel, MBartForConditionalGeneration), MBartConfig
+
+
+class PegasusTest(BartStyleMixin, unittest.TestCase):
+    """The tests on transformers' Pegasus."""
+
+    all_model_classes, config_class = (PegasusModel, PegasusForConditionalGeneration), PegasusConfig
+
+
+class T5Test(Seq2SeqMixin, unittest.TestCase):
+    """The tests on transformers' T5."""
+
+    all_model_classes = (T5Model, T5ForConditionalGeneration)
+
+    def make_config(self, encoder_layers, decoder_layers, max_position_embeddings, **fields):
+        """The config of this model."""
+        layers = {"num_layers": encoder_layers, "num_decoder_layers": decoder_layers}
+        return T5Config(d_model=32, d_kv=8, d_ff=37, num_heads=4, feed_forward_proj="gated-gelu", **layers, **fields)
 
 
 class OurSeq2SeqMixin(Seq2SeqMixin):
@@ -196,7 +241,9 @@ class OurSeq2SeqMixin(Seq2SeqMixin):
 
     def make_config(self, **fields):
         """The config of this model."""
-        quiet: dict = dict.fromkeys(("embedding_dropout", "residual_dropout", "label_smoothing"), 0.0)
+        quiet: dict = dict.fromkeys(
+            ("embedding_dropout", "attention_dropout", "residual_dropout", "label_smoothing"), 0.0
+        )
         quiet["output_projection_init"] = "normal"  # as for nanochat
         sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4}
         return ScratchSeq2SeqConfig.from_preset(self.preset, **sizes, **quiet, **fields)
@@ -212,6 +259,30 @@ class ModernStyleTest(OurSeq2SeqMixin, unittest.TestCase):
     """The tests on our encoder-decoder with the preset `modern`."""
 
     preset = "modern"
+
+
+class OurBartStyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    """The tests on our encoder-decoder with the preset `bart`."""
+
+    preset = "bart"
+
+
+class OurMBartStyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    """The tests on our encoder-decoder with the preset `mbart`."""
+
+    preset = "mbart"
+
+
+class OurPegasusStyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    """The tests on our encoder-decoder with the preset `pegasus`."""
+
+    preset = "pegasus"
+
+
+class OurT5StyleTest(OurSeq2SeqMixin, unittest.TestCase):
+    """The tests on our encoder-decoder with the preset `t5`."""
+
+    preset = "t5"
 
 
 class EncoderTester(Tester):

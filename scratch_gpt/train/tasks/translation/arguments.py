@@ -59,7 +59,13 @@ class Seq2SeqModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("modern", "Architecture: 'vaswani2017' or 'modern'.")
+    preset: str = argument(
+        "modern",
+        "Architecture: 'vaswani2017' (the Transformer of 2017), 'modern' (Llama's blocks, rotary positions), "
+        "'bart' (as in 2017 with learned positions, a norm of the embeddings and GELU), 'mbart' (BART with norms before "
+        "each branch and scaled embeddings), 'pegasus' (as in 2017 with norms before each branch) or 't5' (v1.1: "
+        "relative positions, RMSNorm, a gated feed-forward network, no biases, and a head that is not tied).",
+    )
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     hidden_size: int = argument(128, HIDDEN_SIZE)
@@ -80,7 +86,9 @@ class Seq2SeqModelArguments:
     share_encoder_decoder_embeddings: bool | None = argument(
         None, "One embedding for source and target. Default: yes, unless they have separate vocabularies."
     )
-    tie_word_embeddings: bool = argument(True, "Share the weights of the target embedding and the language-model head.")
+    tie_word_embeddings: bool | None = argument(
+        None, "Share the weights of the target embedding and the language-model head. Default: the preset's."
+    )
     num_beams: int = argument(5, "Default number of beams of the trained model.", at_least=1)
 
 

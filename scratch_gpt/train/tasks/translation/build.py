@@ -91,7 +91,8 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
         ScratchError: an unknown preset, or invalid settings.
     """
     share = args.share_encoder_decoder_embeddings
-    width = {} if args.intermediate_size is None else {"intermediate_size": args.intermediate_size}
+    given = {"intermediate_size": args.intermediate_size, "tie_word_embeddings": args.tie_word_embeddings}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         return ScratchSeq2SeqConfig.from_preset(
             args.preset,
@@ -103,12 +104,11 @@ def build_config(args: Seq2SeqModelArguments, data: PairArguments, vocab_sizes: 
             decoder_layers=args.decoder_layers,
             num_attention_heads=args.num_attention_heads,
             share_encoder_decoder_embeddings=not data.separate_vocabularies if share is None else share,
-            tie_word_embeddings=args.tie_word_embeddings,
             source_lang=data.source_lang,
             target_lang=data.target_lang,
             both_directions=data.both_directions,
             target_tokenizer=data.separate_vocabularies,
-            **width,
+            **given,
             **regularization(args),
         )
     except (ValueError, StrictDataclassError) as error:

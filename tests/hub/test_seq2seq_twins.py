@@ -1,11 +1,17 @@
 """Encoder-decoders against transformers' own BART, mBART, Pegasus, T5 and mT5: equal logits and generated text with the
 same weights, in both directions, and after training."""
 
+import json
+from pathlib import Path
+
+import helpers
 import pytest
 import torch
-from helpers.models import randomise, tiny_seq2seq
+import transformers
+from helpers.models import lift_norms, randomise, tiny_seq2seq
 from helpers.native import SEQ2SEQ, native_with, untie_head
 from transformers import (
+    AutoConfig,
     AutoModelForSeq2SeqLM,
     T5Config,
     T5ForConditionalGeneration,
@@ -15,6 +21,7 @@ from transformers import (
 
 from scratch_gpt import export_native, import_native
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.native.registry import TWINS
 from scratch_gpt.models.compatibility import cache_of
 
 CASES = {
@@ -25,6 +32,7 @@ CASES = {
     "t5-gated-silu": ("t5", {"feed_forward_proj": "gated-silu"}),
     "t5-many-buckets": ("t5", {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}),
 }
+PUBLISHED = json.loads(Path(helpers.__file__).with_name("published_configs").joinpath("seq2seq.json").read_text())
 LENGTHS = (14, 9, 3)  # tokens in each row of a batch
 
 
@@ -247,3 +255,36 @@ def test_bias_of_t5_is_shared_by_the_layers_of_a_stack():
     native = randomise(deep, seed=1).eval()
     inputs = {"input_ids": source, "decoder_input_ids": source}
     torch.testing.assert_close(logits(import_native(native), **inputs), logits(native, **inputs), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_are_imported(name, tmp_path):
+    """The whole config is accepted, and a model of its width with one layer on each side has the native logits."""
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]))
+    config = AutoConfig.from_pretrained(tmp_path)
+    model_class = getattr(
+        transformers, PUBLISHED[name]["architectures"][0].replace("BartModel", "BartForConditionalGeneration")
+    )
+    twin = next(twin for twin in TWINS if twin.model_class is model_class)
+    assert twin.import_incompatibilities(config) == []
+    ours = twin.config_from_native(config)
+    assert ours.encoder_layers == config.num_hidden_layers
+    assert ours.position_type == {"bart": "learned", "mbart": "learned", "pegasus": "sinusoidal"}.get(
+        config.model_type, "relative"
+    )
+    assert ours.tie_word_embeddings == PUBLISHED[name].get("tie_word_embeddings", True)
+    assert twin.export_incompatibilities(ours) == []
+
+    one = {"num_layers": 1, "num_decoder_layers": 1} if "t5" in name else {"encoder_layers": 1, "decoder_layers": 1}
+    native = model_class(type(config)(**{**PUBLISHED[name], "vocab_size": 200, **one}))
+    if not ours.tie_word_embeddings:
+        untie_head(native)
+    fixed = {n: w.clone() for n, w in native.state_dict().items() if "pegasus" in name and "embed_positions" in n}
+    lift_norms(randomise(native, std=0.05))
+    native.load_state_dict(fixed, strict=False)
+    inputs = {n: torch.randint(3, 200, (2, 40)) for n in ("input_ids", "decoder_input_ids")}
+    expected = logits(native, **inputs)
+    assert expected.std() > 0.03
+    imported = import_native(native)
+    for model in (imported, export_native(imported)):
+        torch.testing.assert_close(logits(model, **inputs), expected, atol=1e-4, rtol=0)

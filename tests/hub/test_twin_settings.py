@@ -33,6 +33,12 @@ FORWARD = {
     "nanochat": [{"rms_norm_eps": 0.3}, {"hidden_act": "silu"}, {"final_logit_softcapping": 0.5}, *UNSCALED_ROPES],
     "gpt2": [{"layer_norm_epsilon": 0.3}, {"activation_function": "relu"}],
     "marian": [{"activation_function": "relu"}, {"activation_function": "silu"}, {"scale_embedding": True}],
+    "bart": [{"activation_function": "relu"}, {"activation_function": "silu"}, {"scale_embedding": True}],
+    "mbart": [{"activation_function": "relu"}, {"scale_embedding": True}],
+    "pegasus": [{"activation_function": "relu"}, {"scale_embedding": True}],
+    "t5": [{"layer_norm_epsilon": 0.3}, {"feed_forward_proj": "gelu"}, {"relative_attention_max_distance": 30}],
+    "t5_v1.1": [{"layer_norm_epsilon": 0.3}, {"feed_forward_proj": "gated-silu"}],
+    "mt5": [{"layer_norm_epsilon": 0.3}, {"feed_forward_proj": "gated-relu"}, {"relative_attention_max_distance": 30}],
     "bert": [{"layer_norm_eps": 0.3}, {"hidden_act": "relu"}],
     "classifier": [{"layer_norm_eps": 0.3}, {"hidden_act": "relu"}],
 }
@@ -80,6 +86,31 @@ OTHER = {
         {"dropout": 0.3, "attention_dropout": 0.2, "init_std": 0.5},
         {"pad_token_id": 5, "decoder_start_token_id": 5, "eos_token_id": 7},
     ],
+    **{
+        family: [
+            {"encoder_layers": 1, "decoder_layers": 3},
+            {"encoder_ffn_dim": 40, "decoder_ffn_dim": 40},
+            {"tie_word_embeddings": False},
+            {"max_position_embeddings": 40},
+            {"decoder_start_token_id": 4},
+            {"dropout": 0.3, "attention_dropout": 0.2, "init_std": 0.5, "activation_dropout": 0.1},
+            {"pad_token_id": 5, "decoder_start_token_id": 5, "eos_token_id": 7, "forced_eos_token_id": 7},
+        ]
+        for family in ("bart", "mbart", "pegasus")
+    },
+    **{
+        family: [
+            {"num_layers": 1, "num_decoder_layers": 3},
+            {"d_ff": 40},
+            {"d_kv": 8},
+            {"relative_attention_num_buckets": 16},
+            {"n_positions": 300},
+            {"decoder_start_token_id": 4},
+            {"dropout_rate": 0.3, "initializer_factor": 0.5, "classifier_dropout": 0.2},
+            {"pad_token_id": 5, "decoder_start_token_id": 5, "eos_token_id": 7},
+        ]
+        for family in ("t5", "t5_v1.1", "mt5")
+    },
     "bert": [
         {"tie_word_embeddings": False},
         {"max_position_embeddings": 40},
@@ -156,6 +187,19 @@ OURS = [
         "marian",
         {"dropout": 0.3, "attention_dropout": 0.2, "init_std": 0.5},
         {"embedding_dropout": 0.3, "residual_dropout": 0.3, "attention_dropout": 0.2, "initializer_range": 0.5},
+    ),
+    (
+        "pegasus",
+        {"dropout": 0.3, "attention_dropout": 0.2, "init_std": 0.5},
+        {"embedding_dropout": 0.3, "residual_dropout": 0.3, "attention_dropout": 0.2, "initializer_range": 0.5},
+    ),
+    (
+        "t5",
+        {"dropout_rate": 0.3, "n_positions": 300},
+        {
+            **dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), 0.3),
+            "max_position_embeddings": 300,
+        },
     ),
     (
         "classifier",

@@ -62,9 +62,9 @@ class Seq2SeqModelArguments:
     preset: str = argument(
         "modern",
         "Architecture: 'vaswani2017' (the Transformer of 2017), 'modern' (Llama's blocks, rotary positions), "
-        "'bart' (as in 2017 with learned positions, a norm of the embeddings and GELU), 'mbart' (BART with norms before "
-        "each branch and scaled embeddings), 'pegasus' (as in 2017 with norms before each branch) or 't5' (v1.1: "
-        "relative positions, RMSNorm, a gated feed-forward network, no biases, and a head that is not tied).",
+        "'bart' (as in 2017 with learned positions, a norm of the embeddings and GELU), 'mbart' (BART with norms "
+        "before each branch and scaled embeddings), 'pegasus' (as in 2017 with norms before each branch) or 't5' "
+        "(v1.1: relative positions, RMSNorm, a gated feed-forward network, no biases, and an untied head).",
     )
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)

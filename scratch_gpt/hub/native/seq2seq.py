@@ -94,8 +94,6 @@ class BartStyleTwin(Seq2SeqTwin):
     def fields_from_native(self, config: Any) -> dict[str, Any]:
         """Those of the base class, dropout, the head's bias, and which embeddings are shared."""
         fields = {**super().fields_from_native(config), "embedding_dropout": config.dropout, "lm_head_bias": True}
-        if config.activation_function == "swish":
-            fields["hidden_act"] = "silu"
         return {**fields, "share_encoder_decoder_embeddings": config.tie_word_embeddings}
 
     def fields_to_native(self, config: Any) -> dict[str, Any]:
@@ -105,7 +103,7 @@ class BartStyleTwin(Seq2SeqTwin):
 
     def import_incompatibilities(self, config: Any) -> list[str]:
         """List the settings that our model does not support, including different sizes of encoder and decoder."""
-        reasons = [] if config.activation_function == "swish" else super().import_incompatibilities(config)
+        reasons = super().import_incompatibilities(config)
         for field in ("ffn_dim", "attention_heads"):
             seen = [getattr(config, f"{side}_{field}") for side in ("encoder", "decoder")]
             if seen[0] != seen[1]:
@@ -133,11 +131,11 @@ class BartStyleTwin(Seq2SeqTwin):
         kept = dict(weights)
         if (bias := kept.pop("final_logits_bias", None)) is not None:
             kept["lm_head.bias"] = bias[0]
-        return self.spread_shared(self.rename(kept, to_native=False), config)
+        return self.spread_shared(super().weights_from_native(kept, config), config)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers; a head without bias adds zeros to the logits."""
-        native = self.rename(weights, to_native=True)
+        native = super().weights_to_native(weights, config)
         bias, head = native.pop("lm_head.bias", None), native.get("lm_head.weight")
         if head is not None:
             native["final_logits_bias"] = head.new_zeros(1, len(head)) if bias is None else bias[None]

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from .seq2seq import Seq2SeqTwin
-from .twin import Weights
+from .twin import Fold, Weights
 
 # Our names -> theirs in the encoder. In the decoder, cross-attention is layer 1 and the feed-forward network layer 2.
 ENCODER = {
@@ -43,7 +43,7 @@ CROSS_ATTENTION = {
 
 class T5Twin(Seq2SeqTwin):
     """T5, which does not divide the dot products of queries and keys by sqrt(D), and whose head, if it is tied, gets
-    hidden states divided by sqrt(C). Ours has the first factor in its query projections and the second one in the
+    hidden states divided by sqrt(C). We fold the first factor into the query projections and the second one into the
     decoder's last norm."""
 
     preset = "t5"
@@ -112,33 +112,27 @@ class T5Twin(Seq2SeqTwin):
             reasons.append(f"hidden_act is 'gelu', {name} has 'gelu_new' with mlp_gated")
         return reasons
 
+    def folds(self, config: Any) -> list[Fold]:
+        """The factors of queries and, if the head is tied, of its inputs."""
+        queries = Fold(r"\.q_proj\.weight$", factor=config.head_dim**0.5)
+        states = Fold(r"^model\.decoder\.norm\.weight$", factor=config.hidden_size**-0.5)
+        return [queries, states] if config.tie_word_embeddings else [queries]
+
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
-        """Convert a state dict of transformers to ours, with its two factors in the weights."""
-        renamed = self.rename_sides(weights, config, to_native=False)
-        return self.multiply(self.spread_shared(renamed, config), config, inverse=False)
+        """Convert a state dict of transformers to ours."""
+        return self.spread_shared(super().weights_from_native(weights, config), config)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
-        """Convert our state dict to that of transformers, without its two factors."""
-        native = self.rename_sides(self.multiply(weights, config, inverse=True), config, to_native=True)
+        """Convert our state dict to that of transformers."""
+        native = super().weights_to_native(weights, config)
         if (shared := native.get("encoder.embed_tokens.weight")) is not None:
             native[self.shared_table] = shared
         return native
 
-    def multiply(self, weights: Weights, config: Any, inverse: bool) -> Weights:
-        """Multiply query projections by sqrt(D), and the decoder's last norm by 1 / sqrt(C) if the head is tied; or
-        divide."""
-        query, norm = config.head_dim**0.5, config.hidden_size**-0.5 if config.tie_word_embeddings else 1.0
-        multiplied = dict(weights)
-        for name, weight in weights.items():
-            factor = query if ".q_proj." in name else norm if name == "model.decoder.norm.weight" else 1.0
-            if factor != 1.0:
-                multiplied[name] = weight / factor if inverse else weight * factor
-        return multiplied
-
-    @staticmethod
-    def rename_sides(weights: Weights, config: Any, to_native: bool) -> Weights:
-        """Rename the weights of a state dict, in either direction."""
-        encoder = {**ENCODER, **(GATED_MLP if config.mlp_gated else MLP)}
+    def rename(self, weights: Weights, to_native: bool) -> Weights:
+        """Rename the weights of a state dict, in either direction, with a table for each side."""
+        gated = any("gate_proj" in name or "wi_0" in name for name in weights)
+        encoder = {**ENCODER, **(GATED_MLP if gated else MLP)}
         decoder = {ours: re.sub(r"^layer\.1", "layer.2", theirs) for ours, theirs in encoder.items()}
         decoder = {**decoder, **CROSS_ATTENTION, "model.decoder": "decoder"}
         renamed = {}

@@ -67,18 +67,16 @@ def generate(source: Source, texts: list[str], num_beams: int) -> list[str]:
     return translations
 
 
-def random_source(kind="bpe", separate=False, **overrides) -> Source:
+def random_source(kind="bpe", separate=False, preset="vaswani2017", **overrides) -> Source:
     """A tiny translator with random weights."""
     size = None if kind == "char" else 300
     tokenizer = target = train_tokenizer(GERMAN + ENGLISH, kind, size, template="seq2seq")
-    fields = {"vocab_size": len(tokenizer), "lm_head_bias": True, **overrides}
+    fields = {"vocab_size": len(tokenizer), "lm_head_bias": preset != "t5", **overrides}
     if separate:
         target = train_tokenizer(ENGLISH, kind, None if kind == "char" else 280, template="seq2seq")
         fields |= {"decoder_vocab_size": len(target), "share_encoder_decoder_embeddings": False}
         fields |= {"target_tokenizer": True}
-    model = lift_norms(
-        randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config("vaswani2017", **fields)), seed=1)
-    )
+    model = lift_norms(randomise(ScratchSeq2SeqForConditionalGeneration(tiny_seq2seq_config(preset, **fields)), seed=1))
     if model.config.lm_head_bias:
         model.lm_head.bias.data[target.eos_token_id] += END_BIAS
     set_translation_defaults(model, target, num_beams=5)
@@ -97,7 +95,7 @@ def of_model(model) -> Source:
 
 
 REFUSED = {
-    "modern": (lambda: of_model(tiny_seq2seq("modern")), "norm_type is 'rms_norm', MarianMTModel has 'layer_norm'"),
+    "modern": (lambda: of_model(tiny_seq2seq("modern")), "position_type is 'rotary', .* has 'relative'"),
     "gpt": (lambda: of_model(tiny_model("gpt2")), "this is a ScratchGPTForCausalLM"),
     "native-gpt": (lambda: of_model(export_native(tiny_model("gpt2"))), "this is a GPT2LMHeadModel"),
     "encoder": (lambda: of_model(tiny_encoder(ScratchEncoderForMaskedLM, "bert")), "this is a ScratchEncoderForMasked"),
@@ -139,6 +137,10 @@ CASES = {
     "gelu-more-rows": {"hidden_act": "gelu", "vocab_size": 304},
     "gelu_new": {"hidden_act": "gelu_new"},
     "silu": {"hidden_act": "silu"},
+    **{preset: {"preset": preset} for preset in ("bart", "mbart", "pegasus", "t5")},
+    "bart-untied": {"preset": "bart", "tie_word_embeddings": False, "lm_head_bias": False, "scale_embedding": True},
+    "t5-tied": {"preset": "t5", "tie_word_embeddings": True, "mlp_gated": False, "hidden_act": "relu"},
+    "t5-silu": {"preset": "t5", "hidden_act": "silu", "head_dim": 12, "relative_attention_max_distance": 20},
 }
 
 
@@ -162,6 +164,26 @@ def test_record_states_the_comparison_and_the_model_is_unchanged(name, tmp_path)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.bin", "config.json", "tokenizer.json", "generation_config.json", "export.json"} <= names
     assert ("target_tokenizer" in names) == CASES[name].get("separate", False)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_native_t5_is_exported(tied, tmp_path):
+    """Its config says that the head is tied, also if it is not, and has neither a length nor a start token."""
+    # transformers' T5 with more decoder than encoder layers can't decode with a cache.
+    source = random_source(preset="t5", tie_word_embeddings=tied, encoder_layers=3)
+    native = export_native(source.model)
+    native.config.tie_word_embeddings = True
+    native.config.decoder_start_token_id = native.config.n_positions = None
+    record = export_model(Source("t5", native, source.tokenizers), tmp_path, CTRANSLATE2)
+    assert record["model_class"] == "T5ForConditionalGeneration"
+    assert record["compared"]["equal_greedy"] == record["compared"]["equal_beams"] == 8
+
+
+def test_the_first_token_of_mbart_is_refused_by_name(tmp_path):
+    source = random_source(preset="mbart")
+    source.model.generation_config.forced_bos_token_id = 17
+    with pytest.raises(ScratchError, match="sets forced_bos_token_id to 17, which the exported model can't record"):
+        export_model(source, tmp_path, CTRANSLATE2)
 
 
 def test_marian_model_is_exported_as_it_is(tmp_path):

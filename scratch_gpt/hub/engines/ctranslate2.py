@@ -1,4 +1,5 @@
-"""Export of translators to CTranslate2, by their native twin in transformers, Marian.
+"""Export of encoder-decoders to CTranslate2, by their native twin in transformers: Marian, BART, mBART, Pegasus, T5 or
+mT5.
 
 CTranslate2's own Marian converter expects `<pad>` as the last token and drops it, since Marian's decoder starts from a
 zero embedding. Our decoder starts from the embedding of `<pad>`, so that all tokens are kept, with their ids.
@@ -16,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, MarianMTModel, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    BartForConditionalGeneration,
+    GenerationConfig,
+    MarianMTModel,
+    MBartForConditionalGeneration,
+    MT5ForConditionalGeneration,
+    PegasusForConditionalGeneration,
+    PreTrainedModel,
+    T5ForConditionalGeneration,
+)
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from ...errors import ScratchError
@@ -24,10 +35,18 @@ from ...tokenization.saving import save_tokenizer
 from ...untrusted import read_json
 from ..model_directory import TARGET_TOKENIZER
 from ..native.convert import export_native, find_twin
-from ..native.marian import MarianTwin
 from .export import MAX_LENGTH, SAMPLE_TEXTS, ExportFormat, Source
 
-# Activations of Marian that the engine computes: GELU exactly or by tanh, SiLU (also called Swish), ReLU.
+# The engine's converter of each class of transformers, and the fields of BART that its class has as constants.
+CONVERTERS: dict[type[PreTrainedModel], tuple[str, dict[str, bool]]] = {
+    MarianMTModel: ("BartLoader", {"normalize_before": False, "normalize_embedding": False}),
+    BartForConditionalGeneration: ("BartLoader", {"normalize_before": False, "normalize_embedding": True}),
+    MBartForConditionalGeneration: ("BartLoader", {"normalize_before": True, "normalize_embedding": True}),
+    PegasusForConditionalGeneration: ("BartLoader", {"normalize_before": True, "normalize_embedding": False}),
+    T5ForConditionalGeneration: ("T5Loader", {}),
+    MT5ForConditionalGeneration: ("T5Loader", {}),
+}
+# Activations that the engine computes: GELU exactly or by tanh, SiLU (also called Swish), ReLU.
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu", "swish")
 # Settings of `generate` that change its translations and that a CTranslate2 model can't record, with the values that
 # change nothing; so do None, 0 and an empty list.
@@ -44,9 +63,9 @@ def check(source: Source) -> None:
     """Check that CTranslate2 can express a model.
 
     Raises:
-        ScratchError: the model has no Marian twin, or a setting that the engine does not support.
+        ScratchError: the model has no twin that the engine reads, or a setting that it does not support.
     """
-    reasons = _reasons_without_marian(source.model) or _unsupported_settings(source)
+    reasons = _reasons_without_converter(source.model) or _unsupported_settings(source)
     if reasons:
         raise ScratchError(f"cannot export {source.name} to CTranslate2: {'; '.join(reasons)}")
 
@@ -59,28 +78,29 @@ def write(source: Source, folder: Path, quantization: str) -> None:
         folder: an empty folder.
         quantization: "float32", "float16" or "int8".
     """
-    from ctranslate2.converters.transformers import BartLoader
+    from ctranslate2.converters import transformers as converters
 
     # A copy, since the engine quantises weights in place.
-    is_marian = isinstance(source.model, MarianMTModel)
-    marian: Any = copy.deepcopy(source.model) if is_marian else export_native(source.model)
-    config = marian.config
-    config.normalize_before = config.normalize_embedding = False  # fields of BART: Marian has post-norm only
-    spec = BartLoader().get_model_spec(marian)
+    native: Any = copy.deepcopy(source.model) if type(source.model) in CONVERTERS else export_native(source.model)
+    loader, constants = CONVERTERS[type(native)]
+    config = native.config
+    config.update(constants)
+    config.tie_word_embeddings = getattr(config, "scale_decoder_outputs", False)  # the converter's test for T5's factor
+    spec = getattr(converters, loader)().get_model_spec(native)
     tokenizer, target = source.tokenizers
     spec.register_source_vocabulary(_tokens(tokenizer, config.vocab_size))
-    spec.register_target_vocabulary(target_tokens := _tokens(target, config.decoder_vocab_size))
+    spec.register_target_vocabulary(target_tokens := _tokens(target, _target_size(config)))
     spec.config.eos_token = target.eos_token
-    spec.config.decoder_start_token = spec.config.bos_token = target_tokens[config.decoder_start_token_id]
+    spec.config.decoder_start_token = spec.config.bos_token = target_tokens[_start_token(source.model)]
     # The engine would add a token that is in no vocabulary, with an id without an embedding.
     spec.config.unk_token = tokenizer.unk_token or tokenizer.eos_token
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))
 
-    _save_tokenizer(tokenizer, folder, config)
+    _save_tokenizer(tokenizer, folder, source.model)
     if target is not tokenizer:
-        _save_tokenizer(target, folder / TARGET_TOKENIZER, config)
+        _save_tokenizer(target, folder / TARGET_TOKENIZER, source.model)
     _settings(source.model).save_pretrained(folder)
 
 
@@ -119,25 +139,52 @@ def compare(source: Source, folder: Path, quantization: str) -> dict[str, Any]:
     return found
 
 
-def _reasons_without_marian(model: PreTrainedModel) -> list[str]:
-    """Why a model can't be converted to Marian; none if it can, or is a Marian model."""
-    if isinstance(model, MarianMTModel):
+def _reasons_without_converter(model: PreTrainedModel) -> list[str]:
+    """Why a model can't be converted to a class that the engine has a converter for; none if it can, or is one."""
+    if type(model) in CONVERTERS:
         return []
     twin, reasons = find_twin(model)
-    if not isinstance(twin, MarianTwin):
-        return [f"it has Marian translation models, and this is a {type(model).__name__}"]
+    if twin is None or twin.model_class not in CONVERTERS:
+        known = ", ".join(model_class.__name__ for model_class in CONVERTERS)
+        return [f"it converts {known}, and this is a {type(model).__name__}"]
     return reasons
 
 
+def _target_size(config: Any) -> int:
+    """Vocabulary size of the target, which only some configs distinguish from that of the source."""
+    return getattr(config, "decoder_vocab_size", None) or config.vocab_size
+
+
+def _start_token(model: PreTrainedModel) -> int:
+    """Id of the decoder's first input token. A T5 from the Hub has it in its generation config."""
+    config, settings = model.config, model.generation_config
+    return next(
+        token
+        for token in (
+            getattr(config, "decoder_start_token_id", None),
+            settings.decoder_start_token_id,
+            config.pad_token_id,
+        )
+        if token is not None
+    )
+
+
+def _max_positions(model: PreTrainedModel) -> int:
+    """Maximum length in tokens. T5 has no limit; older configs have one for the tokenizer."""
+    config = model.config
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+
+
 def _unsupported_settings(source: Source) -> list[str]:
-    """Settings of a Marian model or of our twin of it that the engine does not support."""
+    """Settings of a model that the engine does not support."""
     config: Any = source.model.config
-    activation = getattr(config, "activation_function", None) or config.hidden_act
+    names = ("activation_function", "dense_act_fn", "hidden_act")
+    activation = next(getattr(config, name) for name in names if getattr(config, name, None) is not None)
     reasons = [] if activation in ACTIVATIONS else [f"its activation is {activation!r}, want one of {ACTIVATIONS}"]
     heads = [getattr(config, f"{side}_attention_heads", 0) for side in ("encoder", "decoder")]
     if heads[0] != heads[1]:
         reasons.append(f"its encoder has {heads[0]} attention heads and its decoder {heads[1]}, want them equal")
-    sizes = (config.vocab_size, getattr(config, "decoder_vocab_size", None) or config.vocab_size)
+    sizes = (config.vocab_size, _target_size(config))
     for side, tokenizer, size in zip(("source", "target"), source.tokenizers, sizes, strict=True):
         if (largest := max(tokenizer.get_vocab().values())) >= size:
             reasons.append(f"its {side} tokenizer has the token id {largest}, the model has {size} tokens")
@@ -159,7 +206,7 @@ def _tokens(tokenizer: Any, size: int) -> list[str]:
 def _settings(model: PreTrainedModel) -> GenerationConfig:
     """The generation config of a model, with a value for each setting that the engine needs."""
     settings: Any = copy.deepcopy(model.generation_config)
-    positions = model.config.max_position_embeddings
+    positions = _max_positions(model)
     length = settings.max_new_tokens + 1 if settings.max_new_tokens else settings.max_length or positions
     settings.max_length, settings.max_new_tokens = min(length, positions), None
     settings.num_beams = settings.num_beams or 1
@@ -169,10 +216,10 @@ def _settings(model: PreTrainedModel) -> GenerationConfig:
     return settings
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path, config: Any) -> None:
+def _save_tokenizer(tokenizer: Any, folder: Path, model: PreTrainedModel) -> None:
     """Save a tokenizer that truncates to the positions of the model."""
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = config.max_position_embeddings
+    tokenizer.model_max_length = _max_positions(model)
     tokenizer.backend_tokenizer.no_truncation()  # left by an earlier call, which would be saved
     tokenizer.backend_tokenizer.no_padding()
     save_tokenizer(tokenizer, folder)
@@ -228,7 +275,7 @@ def _generate(source: Source, texts: list[str], num_beams: int) -> list[str]:
 def _encode(source: Source, texts: list[str]) -> dict[str, torch.Tensor]:
     """Encode texts as `input_ids` and `attention_mask`, each (B, S), padded on the right."""
     config: Any = source.model.config
-    rows = source.tokenizers.source(texts, truncation=True, max_length=config.max_position_embeddings).input_ids
+    rows = source.tokenizers.source(texts, truncation=True, max_length=_max_positions(source.model)).input_ids
     longest = max(map(len, rows))
     ids = torch.tensor([row + [config.pad_token_id] * (longest - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
@@ -239,11 +286,11 @@ def _largest_difference(source: Source, engine: _Engine, texts: list[str]) -> fl
     """Largest difference of the log-probability of a token, where each text is its own translation."""
     model: Any = source.model
     target = source.tokenizers.target
-    longest = model.config.max_position_embeddings - 1
+    longest = _max_positions(model) - 1
     labels = [ids[:longest] for ids in target(texts, add_special_tokens=False).input_ids]
     differences = []
     for text, ids, found in zip(texts, labels, engine.log_probs(texts, labels), strict=True):
-        decoder_ids = torch.tensor([[model.config.decoder_start_token_id, *ids]])
+        decoder_ids = torch.tensor([[_start_token(model), *ids]])
         logits = model(**_encode(source, [text]), decoder_input_ids=decoder_ids).logits[0]  # (T + 1, V)
         expected = logits.log_softmax(-1).gather(1, torch.tensor([*ids, target.eos_token_id])[:, None])[:, 0]
         differences.append((found - expected).abs())

@@ -94,7 +94,9 @@ def native_with(family: str, **fields):
     if family in ("marian", "pegasus"):  # sinusoids
         model.load_state_dict({n: w for n, w in fixed.items() if "embed_positions" in n}, strict=False)
     if family in SEQ2SEQ and hasattr(model, "final_logits_bias"):
-        model.final_logits_bias.copy_(torch.randn(1, 99, generator=torch.Generator().manual_seed(4)))
+        model.final_logits_bias.copy_(
+            torch.randn(1, model.config.vocab_size, generator=torch.Generator().manual_seed(4))
+        )
     return lift_norms(model)
 
 

@@ -21,10 +21,10 @@ from transformers import (
     MT5ForConditionalGeneration,
     NanoChatConfig,
     NanoChatForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     PegasusConfig,
     PegasusForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )

@@ -33,7 +33,7 @@ def test_an_imported_model_is_trained_and_translates(family, tmp_path):
     run_here(TRAIN, "--init_from", "ours", "--output_dir", "tuned", *options, cwd=tmp_path)
     lines = map(json.loads, (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines())
     losses = [line["train_loss"] for line in lines if "train_loss" in line]
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 0.2
     tuned = load_model(str(tmp_path / "tuned"))
     assert tuned.generation_config.forced_bos_token_id == (17 if family == "mbart" else None)
     assert tuned.config.decoder_start_token_id == 0

@@ -127,11 +127,14 @@ class BartStyleTwin(Seq2SeqTwin):
         return reasons
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
-        """Convert a state dict of transformers to ours; the bias of the logits is that of the head."""
+        """Convert a state dict of transformers to ours; the bias of the logits, zero if a checkpoint has none, is that of
+        the head."""
         kept = dict(weights)
-        if (bias := kept.pop("final_logits_bias", None)) is not None:
-            kept["lm_head.bias"] = bias[0]
-        return self.spread_shared(super().weights_from_native(kept, config), config)
+        bias = kept.pop("final_logits_bias", None)
+        ours = self.spread_shared(super().weights_from_native(kept, config), config)
+        if (head := ours.get("lm_head.weight")) is not None:
+            ours["lm_head.bias"] = head.new_zeros(len(head)) if bias is None else bias[0]
+        return ours
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers; a head without bias adds zeros to the logits."""

@@ -34,7 +34,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from scratch_gpt.hardware import use_all_cores
-from scratch_gpt.models.fast_decoding import functional_linear, functional_matmul
+from scratch_gpt.models.functional_layers import functional_linear, functional_matmul
 
 SHAPES = ("4x128", "6x384", "12x768")
 NEW = 256  # tokens after a prompt of 16

@@ -24,23 +24,30 @@ from .compatibility import (
     create_masks_for_generate,
 )
 from .dropout import Dropout
+from .experts import Experts, MixtureOfExperts, Router
 from .fast_decoding import StepDecoder
 from .feed_forward import FeedForward, OutputProjection
 from .ngram_embedding import NgramEmbedding
 from .normalization import LayerNorm, RMSNorm
-from .positions import RotaryEmbedding, SinusoidalPositions
+from .positions import RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions
 
 # Modules that fast decoding supports; a model with any other module (LoRA, a quantized layer) is left to transformers.
 SUPPORTED_MODULES = (
     *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, LayerNorm, RMSNorm, Dropout),
-    *(TransformerBlock, ScratchAttention, FeedForward, RotaryEmbedding, SinusoidalPositions, NgramEmbedding),
+    *(TransformerBlock, ScratchAttention, FeedForward, MixtureOfExperts, Router, Experts),
+    *(RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions, NgramEmbedding),
 )
-BLOCK_MODULES = {"self_attn": ScratchAttention, "cross_attn": ScratchAttention, "mlp": FeedForward}
+BLOCK_MODULES: dict[str, tuple[type, ...]] = {
+    "self_attn": (ScratchAttention,),
+    "cross_attn": (ScratchAttention,),
+    "mlp": (FeedForward, MixtureOfExperts),
+}
 SUPPORTED_INPUTS = {
     *("attention_mask", "position_ids", CACHE, "use_cache", "logits_to_keep", "encoder_outputs"),
     *LOOP_INPUTS,
 }
 SUPPORTED_ATTENTION = ("eager", "sdpa", "blockwise")  # blockwise attention is for training, and is SDPA otherwise
+SUPPORTED_POSITIONS = ("learned", "sinusoidal", "rotary")
 SUPPORTED_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # whose frequencies do not depend on the length
 PREPARATION_METHODS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 
@@ -164,9 +171,10 @@ def supports_fast_path(model: Any, input_ids: torch.Tensor, generation_config: A
         return False
     if mask is not None and not bool(mask.any(dim=-1).all()):  # attention kernels differ for fully masked rows
         return False
-    if config._attn_implementation not in SUPPORTED_ATTENTION:
+    if config._attn_implementation not in SUPPORTED_ATTENTION or config.position_type not in SUPPORTED_POSITIONS:
         return False
-    if config.position_type == "rotary" and config.rope_parameters["rope_type"] not in SUPPORTED_ROPE_TYPES:
+    rotary = [module for module in model.decoding_trunk.modules() if type(module) is RotaryEmbedding]
+    if any(module.rope_type not in SUPPORTED_ROPE_TYPES for module in rotary):
         return False
     return is_unmodified(model)
 
@@ -198,8 +206,9 @@ def defining_class(model: Any, name: str) -> type:
 
 def has_original_modules(block: Any, index: int) -> bool:
     """Whether a block has the modules that its class builds, and is at its original index."""
-    modules = [(getattr(block, name), cls) for name, cls in BLOCK_MODULES.items()]
-    return block.self_attn.layer_idx == index and all(module is None or type(module) is cls for module, cls in modules)
+    modules = [(getattr(block, name), classes) for name, classes in BLOCK_MODULES.items()]
+    original = all(module is None or type(module) in classes for module, classes in modules)
+    return original and block.self_attn.layer_idx == index
 
 
 def has_no_hooks(module: nn.Module) -> bool:

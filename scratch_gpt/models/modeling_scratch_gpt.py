@@ -43,8 +43,11 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .attention import ScratchAttention  # noqa: F401
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .decoding_attention import StepSelfAttention  # noqa: F401
+    from .decoding_cache import KeyValueBuffer  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
+    from .functional_layers import functional_linear  # noqa: F401
 
 
 class ScratchGPTPreTrainedModel(ScratchPreTrainedModel):

@@ -28,9 +28,12 @@ if TYPE_CHECKING:  # not imported: a model directory has the files that this one
     from .autocast import computed_dtype  # noqa: F401
     from .block import TransformerBlock  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .decoding_attention import StepSelfAttention  # noqa: F401
+    from .decoding_cache import KeyValueBuffer  # noqa: F401
     from .dropout import Dropout  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
+    from .functional_layers import functional_linear  # noqa: F401
     from .ngram_embedding import NgramEmbedding  # noqa: F401
     from .normalization import build_norm  # noqa: F401
     from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401

@@ -1,0 +1,174 @@
+"""Attention of a decoding step: one token per row attends to the cached tokens, or to the source.
+
+The formulas are those of attention.py; which of them a model needs is decided when the objects are built.
+
+Dimension letters: B rows, H query heads, G key-value heads, D head size, R rotated features of a head, C hidden size,
+S attended tokens.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from .attention import ScratchAttention
+from .functional_layers import functional_linear, functional_norm, fused_linear
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
+
+class StepAttention:
+    """Attention of one token per row: what self-attention and cross-attention have in common."""
+
+    def __init__(self, attention: ScratchAttention):
+        self.head_dim, self.scaling = attention.head_dim, attention.scaling
+        self.kv_heads = attention.k_proj.out_features // self.head_dim
+        self.query_heads = self.kv_heads * attention.num_key_value_groups
+        self.width = self.query_heads * self.head_dim
+        norms, like = (attention.q_norm, attention.k_norm), attention.k_proj.weight
+        self.q_norm, self.k_norm = (None if norm is None else functional_norm(norm, like) for norm in norms)
+        self.norm_per_head = attention.norm_per_head
+        self.o_proj = functional_linear(attention.o_proj)
+
+
+class StepSelfAttention(StepAttention):
+    """Self-attention to the cached tokens.
+
+    SDPA is fastest for a single row; for several rows in float32 on a CPU, two matrix products and a softmax are. They
+    also compute soft-capped scores, which SDPA does not support.
+
+    Args:
+        attention: the module.
+        use_matmul: whether to use matrix products instead of SDPA.
+        rotated: number of rotated features of a head, R.
+    """
+
+    def __init__(self, attention: ScratchAttention, use_matmul: bool, rotated: int | None = None):
+        super().__init__(attention)
+        self.qkv_proj = fused_linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.zero = attention.k_proj.weight.new_zeros(1, 1, 1)
+        self.partial = rotated if rotated != self.head_dim else None
+        self.softcap = attention.config.attn_logit_softcapping
+        if self.softcap is not None:
+            self.attend = self.attend_softcapped
+        else:
+            self.attend = self.attend_by_matmul if use_matmul else self.attend_by_sdpa
+
+    def step(
+        self,
+        x: torch.Tensor,
+        new_kv: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        rotary: Rotary | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Attend from one token per row, (B, C) to (B, C).
+
+        Args:
+            x: hidden states of the tokens (B, C).
+            new_kv: output, the keys and values of the tokens (B, 2, G, 1, D): a view of the last position of `keys` and
+                `values`.
+            keys, values: those of the attended tokens, the last of which is this one (B, G, S, D).
+            rotary: cosines and sines of the position, or None; see `rotate_`.
+            mask: additive mask of the scores (B, 1, 1, S), or None.
+        """
+        heads = self.qkv_proj(x).view(-1, self.query_heads + 2 * self.kv_heads, 1, self.head_dim)  # (B, H + 2 G, 1, D)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = heads.narrow(1, 0, self.query_heads), heads.narrow(1, self.query_heads, self.kv_heads)
+            if not self.norm_per_head:
+                query, key = query.flatten(1), key.flatten(1)  # views (B, H * D) and (B, G * D)
+            query.copy_(self.q_norm(query))
+            key.copy_(self.k_norm(key))
+        if rotary is not None:
+            rotated = heads.narrow(1, 0, self.query_heads + self.kv_heads)
+            rotate_(rotated if self.partial is None else rotated.narrow(3, 0, self.partial), rotary)
+        query, key_and_value = heads.split_with_sizes((self.query_heads, 2 * self.kv_heads), 1)
+        new_kv.copy_(key_and_value.view(-1, 2, self.kv_heads, 1, self.head_dim))
+        if self.query_heads != self.kv_heads:  # the query heads of a group share keys: (B, G, H / G, D)
+            query = query.reshape(-1, self.kv_heads, self.query_heads // self.kv_heads, self.head_dim)
+        return self.o_proj(self.attend(query, keys, values, mask).reshape(-1, self.width))
+
+    def attend_by_sdpa(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The weighted averages of the values (B, G, H / G, D), by a fused kernel; see `step` for the arguments."""
+        return F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scaling)
+
+    def attend_by_matmul(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same (B * G, H / G, D) by two matrix products."""
+        scores = self.scores(query, keys, self.scaling)
+        if mask is not None:
+            scores.unflatten(0, (-1, self.kv_heads)).add_(mask)
+        return torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1))
+
+    def attend_softcapped(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same with scores c tanh(scores / c), and the softmax in float32, as in `eager_attention_forward`."""
+        scores = self.scores(query, keys, self.scaling / self.softcap).tanh_().mul_(self.softcap)
+        if mask is not None:
+            scores.unflatten(0, (-1, self.kv_heads)).add_(mask)
+        weights = scores.softmax(dim=-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(values.dtype)
+        return torch.bmm(weights, values.flatten(0, 1))
+
+    def scores(self, query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Scaled dot products of queries (B, G, H / G, D) and keys (B, G, S, D): (B * G, H / G, S)."""
+        keys = keys.flatten(0, 1).transpose(1, 2)
+        return torch.baddbmm(self.zero, query.flatten(0, 1), keys, beta=0, alpha=scaling)
+
+
+class StepCrossAttention(StepAttention):
+    """Cross-attention to the source, whose keys and values do not change. All beams of a source attend to the same keys
+    and values, so they are treated as additional queries.
+
+    Args:
+        attention: the module.
+        key, value: of the source, repeated for each beam (B, G, S, D).
+        mask: additive mask of the source (B / beams, 1, 1, S), or None.
+        beams: number of consecutive rows with the same source.
+        rotated: number of rotated features of a head, R; None if queries are not rotated.
+    """
+
+    def __init__(
+        self,
+        attention: ScratchAttention,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        beams: int,
+        rotated: int | None = None,
+    ):
+        super().__init__(attention)
+        self.beams, self.mask, self.rotated = beams, mask, rotated
+        self.key, self.value = key[::beams].contiguous(), value[::beams].contiguous()  # (B / beams, G, S, D)
+        self.q_proj = functional_linear(attention.q_proj)
+
+    def step(self, x: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
+        """Attend from one token per row, (B, C) to (B, C), rotated by the cosines and sines of its position, if any."""
+        query = self.q_proj(x)  # (B, H * D)
+        if self.q_norm is not None and not self.norm_per_head:
+            query = self.q_norm(query)
+        query = query.view(-1, self.query_heads, 1, self.head_dim)  # (B, H, 1, D)
+        if self.q_norm is not None and self.norm_per_head:
+            query = self.q_norm(query)
+        if rotary is not None and self.rotated is not None:
+            rotate_(query.narrow(3, 0, self.rotated), rotary)
+        query = query.view(-1, self.beams, self.kv_heads, self.query_heads // self.kv_heads, self.head_dim)
+        query = query.transpose(1, 2)  # (B / beams, G, beams, H / G, D)
+        attended = F.scaled_dot_product_attention(
+            query.flatten(2, 3), self.key, self.value, self.mask, scale=self.scaling
+        )  # (B / beams, G, beams * H / G, D)
+        attended = attended.unflatten(2, (self.beams, -1)).transpose(1, 2)
+        return self.o_proj(attended.reshape(-1, self.width))
+
+
+def rotate_(x: torch.Tensor, rotary: Rotary) -> None:
+    """`apply_rotary` in place, for one token per row.
+
+    Args:
+        x: the rotated features of queries or keys (B, heads, 1, R).
+        rotary: cosines, and sines that are negated in the first half of the features, each (1, 1, R) or (B, 1, 1, R).
+    """
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    x.mul_(rotary[0]).addcmul_(swapped, rotary[1])

@@ -16,6 +16,7 @@ them. docs/releases.md lists the releases that were tried.
 | 5.17 | `generate` marks caches that its caller passes | `BaseGenerationMixin` |
 | 5.18 | beam search takes the size of the vocabulary from the logits, not from the config | `BaseGenerationMixin` |
 | 5.20 | the model's generation config takes precedence over the pipeline's | `BaseGenerationMixin` |
+| 5.21 | flash attention that can't cap scores raises an error (and ignored the cap before) | `SOFTCAPPING_ATTENTION` |
 | 5.24 | the model updates a paged cache, not the attention function | `update_cache`, `create_causal_masks` |
 | 5.24 | `past_key_values` of models, outputs and masks is called `cache` | `CACHE` and what uses it |
 """
@@ -71,6 +72,9 @@ CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWith
 
 # Arguments of the model that the loops of `generate` add to those of the caller.
 LOOP_INPUTS: set[str] = {"cache_position"} if RELEASE < (5, 4) else set()
+
+# Attention functions besides eager attention, by the beginnings of their names, that cap scores or raise an error.
+SOFTCAPPING_ATTENTION = ("flex_attention", "flash_attention") if RELEASE >= (5, 21) else ("flex_attention",)
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
@@ -362,6 +366,7 @@ __all__ = [
     "CACHE",
     "LAYER_TYPES",
     "LOOP_INPUTS",
+    "SOFTCAPPING_ATTENTION",
     "BaseConfig",
     "BaseGenerationMixin",
     "BaseModel",

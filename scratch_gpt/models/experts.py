@@ -52,6 +52,8 @@ class Experts(nn.Module):
             weights: of each token's experts (N, K).
             chosen: indices of each token's experts (N, K).
         """
+        if torch.compiler.is_compiling():  # the loop below depends on data
+            return self.gathered(hidden_states, weights, chosen)
         output = torch.zeros_like(hidden_states)
         for index in chosen.unique().tolist():
             tokens, rank = torch.where(chosen == index)  # the tokens that chose this expert, and as which of K
@@ -59,6 +61,14 @@ class Experts(nn.Module):
             expert_output = F.linear(self.activation(gate) * up, self.down_proj[index])  # (tokens, C)
             output.index_add_(0, tokens, (expert_output * weights[tokens, rank, None]).to(output.dtype))
         return output
+
+    def gathered(self, hidden_states: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The same in operations that do not depend on the data, for compiled decoding of a few tokens: the weights of
+        each token's experts are copied, which takes N * K times the memory of an expert."""
+        gate_up = torch.einsum("nc,nkic->nki", hidden_states, self.gate_up_proj[chosen])  # (N, K, 2 I)
+        gate, up = gate_up.chunk(2, dim=-1)
+        outputs = torch.einsum("nki,nkci->nkc", self.activation(gate) * up, self.down_proj[chosen])  # (N, K, C)
+        return (outputs * weights[..., None]).sum(dim=1).to(hidden_states.dtype)
 
 
 class MixtureOfExperts(nn.Module):

@@ -26,6 +26,7 @@ from .compatibility import (
     cache_argument,
     cache_of,
     head_forward,
+    is_paged,
     trunk_forward,
 )
 from .configuration_scratch_gpt import ScratchGPTConfig
@@ -105,7 +106,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
         Raises:
             ValueError: if both or neither of `input_ids` and `inputs_embeds` are given, there are more tokens than
-                learned positions, or a model with n-gram embeddings gets `inputs_embeds` or a paged cache.
+                learned positions, a model with n-gram embeddings gets `inputs_embeds` or a paged cache, or one with
+                soft-capped scores a paged cache.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -114,6 +116,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
         check_length(self.config, inputs_embeds.shape[1], cache)
+        if self.config.attn_logit_softcapping is not None and is_paged(cache):
+            raise ValueError("this model caps attention scores, which continuous batching does not: use `generate`")
         # Before a cache is created, with which packed documents are not detected
         masks = causal_masks(self.config, self.relative_bias, inputs_embeds, attention_mask, cache, position_ids)
         if use_cache and cache is None:
@@ -123,7 +127,8 @@ class ScratchGPTModel(ScratchGPTPreTrainedModel):
 
         hidden_states = inputs_embeds
         if self.embed_ngrams is not None:
-            context = attention_mask, cache, len(self.layers)
+            mask = None if isinstance(attention_mask, dict) else attention_mask  # masks of `generate`, per layer type
+            context = mask, cache, len(self.layers)
             buckets = self.embed_ngrams.bucket_ids_in_context(input_ids, position_ids, *context)  # type: ignore[arg-type]
             hidden_states = hidden_states + self.embed_ngrams(buckets)
         if self.embed_positions is not None:

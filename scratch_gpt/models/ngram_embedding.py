@@ -127,15 +127,32 @@ def append_to_cache(cache: Cache, layer_idx: int, input_ids: torch.Tensor) -> to
     They are an additional layer after those of the blocks, so that cropping and reordering the cache includes them.
 
     Raises:
-        ValueError: during `torch.export`, which would lose the layer.
+        ValueError: during `torch.export`, which would lose the layer, and for a static cache without its full length.
     """
     if cache.layer_class_to_replicate is None and len(cache.layers) == layer_idx:
         if torch.compiler.is_exporting():
             raise ValueError("this model keeps tokens in its cache, which can't be exported: export it without a cache")
-        max_length = max_cache_length(cache.layers[0])
-        cache.layers.append(DynamicLayer() if max_length < 0 else StaticLayer(max_length))
+        cache.layers.append(token_layer(cache))
     ids = input_ids.long()[:, None, :, None]
     return update_cache(cache, ids, ids[..., :0], layer_idx, {})[0][:, 0, :, 0]
+
+
+def token_layer(cache: Cache) -> DynamicLayer | StaticLayer:
+    """A layer for all tokens of a cache, static if the cache is.
+
+    Raises:
+        ValueError: if the cache is static and all its layers are sliding windows, which do not know its full length.
+    """
+    static = [layer for layer in cache.layers if isinstance(layer, StaticLayer)]
+    if not static:
+        return DynamicLayer()
+    lengths = [max_cache_length(layer) for layer in static if not layer.is_sliding]
+    if not lengths:
+        raise ValueError(
+            "this model has n-gram embeddings, for which a static cache needs a layer with full attention, and all "
+            "layers have a sliding window: use the default cache"
+        )
+    return StaticLayer(max(lengths))
 
 
 def check_ngram_inputs(input_ids: torch.Tensor | None, cache: Any, kwargs: Mapping[str, Any]) -> None:

@@ -141,7 +141,7 @@ def count_positions(
         cache: keys and values of the tokens before these.
     """
     length = inputs_embeds.shape[1]
-    if attention_mask is not None and attention_mask.ndim == 2:
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
     cached = cache.get_seq_length() if cache is not None else 0
     return (torch.arange(length, device=inputs_embeds.device) + cached).unsqueeze(0)

@@ -1,12 +1,14 @@
 """The base class of all models of transformer blocks: weight initialization, and the features of transformers that they
 support."""
 
+from typing import Any
+
 from torch import nn
 from transformers import initialization as init
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
-from .compatibility import BaseModel
+from .compatibility import SOFTCAPPING_ATTENTION, BaseModel
 from .experts import Experts, Router
 from .feed_forward import OutputProjection
 
@@ -23,6 +25,23 @@ class ScratchPreTrainedModel(BaseModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, *args: Any, **kwargs: Any) -> str:
+        """The attention function to use: the requested one or, by default, SDPA, and eager attention if scores are
+        soft-capped.
+
+        Raises:
+            ValueError: if the requested one does not exist, or does not support the model.
+        """
+        if getattr(self.config, "attn_logit_softcapping", None) is not None:
+            name = requested_attention = requested_attention or "eager"
+            if name != "eager" and not name.startswith(SOFTCAPPING_ATTENTION):
+                raise ValueError(
+                    f"attn_logit_softcapping is {self.config.attn_logit_softcapping}, and attention {name!r} does not "
+                    f"cap scores: use 'eager' or {' or '.join(map(repr, SOFTCAPPING_ATTENTION))} (not for continuous "
+                    "batching)"
+                )
+        return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize the weights of a module:

@@ -16,6 +16,7 @@ def choose_attention(model: PreTrainedModel, device: torch.device, longest: int,
     at 64 tokens, and nine tenths at 256. Longer sequences keep the default of transformers, which does not store the
     attention weights for the backward pass. With sequences of the same length over `PLAIN_ROW` tokens, few graphs are
     compiled, and models of this package use `BLOCKWISE`, which chooses by precision and by whether it is compiled.
+    Models with soft-capped scores keep eager attention, which is their default.
 
     Args:
         model: model to train.
@@ -24,6 +25,8 @@ def choose_attention(model: PreTrainedModel, device: torch.device, longest: int,
         same_length: whether all sequences have this length.
     """
     if device.type != "cpu":
+        return
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
         return
     # Other models may need features that blockwise attention lacks.
     if longest > PLAIN_ROW and same_length and isinstance(model, ScratchPreTrainedModel):

@@ -48,14 +48,20 @@ def blockwise_attention_forward(
         module: the attention module.
         query: (B, H, T, D).
         key, value: (B, G, S, D).
-        attention_mask: added to the scores; with a mask, SDPA is used.
+        attention_mask: added to the scores, or true where a query may attend (a sliding window); with a mask, SDPA is
+            used.
         scaling: factor of the scores.
         dropout: dropout probability of the attention weights.
         kwargs: further arguments of SDPA, such as `is_causal`.
 
     Returns:
         The output (B, T, H, D), and the attention weights or None.
+
+    Raises:
+        ValueError: if the scores are to be soft-capped, which neither SDPA nor the blocks support.
     """
+    if kwargs.get("softcap") is not None:
+        raise ValueError("blockwise attention does not support soft-capped scores: use 'eager' or 'flex_attention'")
     dtype, length = computed_dtype(query), query.shape[2]
     causal = kwargs.get("is_causal", module.is_causal) and attention_mask is None and key.shape[2] == length > 1
     if not causal or query.device.type != "cpu":

@@ -48,9 +48,9 @@ class StepSelfAttention(StepAttention):
         self.partial = rotated if rotated != self.head_dim else None
         self.softcap = attention.config.attn_logit_softcapping
         if self.softcap is not None:
-            self.attend = self.attend_softcapped
+            self.attend = self._attend_softcapped
         else:
-            self.attend = self.attend_by_matmul if use_matmul else self.attend_by_sdpa
+            self.attend = self._attend_by_matmul if use_matmul else self._attend_by_sdpa
 
     def step(
         self,
@@ -87,32 +87,32 @@ class StepSelfAttention(StepAttention):
             query = query.reshape(-1, self.kv_heads, self.query_heads // self.kv_heads, self.head_dim)
         return self.o_proj(self.attend(query, keys, values, mask).reshape(-1, self.width))
 
-    def attend_by_sdpa(
+    def _attend_by_sdpa(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """The weighted averages of the values (B, G, H / G, D), by a fused kernel; see `step` for the arguments."""
         return F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scaling)
 
-    def attend_by_matmul(
+    def _attend_by_matmul(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """The same (B * G, H / G, D) by two matrix products."""
-        scores = self.scores(query, keys, self.scaling)
+        scores = self._scores(query, keys, self.scaling)
         if mask is not None:
             scores.unflatten(0, (-1, self.kv_heads)).add_(mask)
         return torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1))
 
-    def attend_softcapped(
+    def _attend_softcapped(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """The same with scores c tanh(scores / c), and the softmax in float32, as in `eager_attention_forward`."""
-        scores = self.scores(query, keys, self.scaling / self.softcap).tanh_().mul_(self.softcap)
+        scores = self._scores(query, keys, self.scaling / self.softcap).tanh_().mul_(self.softcap)
         if mask is not None:
             scores.unflatten(0, (-1, self.kv_heads)).add_(mask)
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(values.dtype)
         return torch.bmm(weights, values.flatten(0, 1))
 
-    def scores(self, query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+    def _scores(self, query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
         """Scaled dot products of queries (B, G, H / G, D) and keys (B, G, S, D): (B * G, H / G, S)."""
         keys = keys.flatten(0, 1).transpose(1, 2)
         return torch.baddbmm(self.zero, query.flatten(0, 1), keys, beta=0, alpha=scaling)

@@ -4,6 +4,8 @@ has many parameters and computes with few of them (Shazeer et al. 2017, arXiv:17
 Dimension letters: N tokens, E experts, K experts per token, C hidden size, I intermediate size.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -87,7 +89,7 @@ class MixtureOfExperts(nn.Module):
 
 
 def load_balancing_loss(
-    router_logits: tuple[torch.Tensor, ...], num_experts_per_tok: int, attention_mask: torch.Tensor | None = None
+    router_logits: tuple[torch.Tensor, ...], num_experts_per_tok: int, attention_mask: Any = None
 ) -> torch.Tensor:
     """E * sum over experts of f * P: f is the number of times that an expert was chosen per token, P its mean
     probability; smallest if all experts are chosen equally often (Fedus et al. 2021, arXiv:2101.03961, equations 4 to
@@ -96,15 +98,30 @@ def load_balancing_loss(
     Args:
         router_logits: of each layer (N, E).
         num_experts_per_tok: number of experts that process a token, K.
-        attention_mask: 1 for tokens and 0 for padding (B, T), with N = B * T; padding is not counted.
+        attention_mask: 1 for tokens and 0 for padding (B, cached tokens + T), with N = B * T; padding is not counted.
+            Masks of another form are ignored.
 
     Returns:
         The loss, a scalar.
     """
     logits = torch.cat([layer.float() for layer in router_logits])  # (layers * N, E)
-    if attention_mask is not None:
-        logits = logits[attention_mask.flatten().bool().repeat(len(router_logits))]
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        new = attention_mask[:, -(len(router_logits[0]) // len(attention_mask)) :]  # (B, T)
+        logits = logits[new.flatten().bool().repeat(len(router_logits))]
     probabilities = logits.softmax(dim=-1)
     chosen = F.one_hot(probabilities.topk(num_experts_per_tok, dim=-1).indices, logits.shape[-1])  # (layers * N, K, E)
     chosen_share = chosen.float().sum(dim=1).mean(dim=0)  # (E,)
     return logits.shape[-1] * (chosen_share * probabilities.mean(dim=0)).sum()
+
+
+def check_router_gradient(loss: torch.Tensor, router: nn.Module) -> None:
+    """Check that a load balancing loss has a gradient, if the router is trained.
+
+    Raises:
+        ValueError: if it has none, because the blocks were computed without a graph.
+    """
+    if not loss.requires_grad and any(parameter.requires_grad for parameter in router.parameters()):
+        raise ValueError(
+            "the load balancing loss has no gradient, since gradient checkpointing with use_reentrant=True computes "
+            "the blocks without a graph: use use_reentrant=False, or set output_router_logits=False to train without it"
+        )

@@ -26,9 +26,17 @@ from .decoding_cache import KeyValueBuffer, LayerViews, additive_mask
 from .functional_layers import Function, functional_feed_forward, functional_linear, functional_norm
 from .positions import RotaryEmbeddings, SinusoidalPositions, check_length
 
+Step = Callable[[torch.Tensor, LayerViews, Rotary | None, torch.Tensor | None], torch.Tensor]
 
-class StepBlock:
-    """A block, for one token per row.
+
+def block_step(
+    block: TransformerBlock,
+    attention: StepSelfAttention,
+    cross_attention: StepCrossAttention | None,
+    like: torch.Tensor,
+) -> Step:
+    """A block, for one token per row, as a function of the hidden states (B, C), and of the cached keys and values, the
+    rotary positions and the mask of `StepSelfAttention.step`; it returns hidden states (B, C).
 
     Args:
         block: the module.
@@ -37,40 +45,20 @@ class StepBlock:
         like: a tensor of the model's dtype, on its device.
     """
 
-    def __init__(
-        self,
-        block: TransformerBlock,
-        attention: StepSelfAttention,
-        cross_attention: StepCrossAttention | None,
-        like: torch.Tensor,
-    ):
-        def norm(name: str) -> Function | None:
-            module = getattr(block, name)
-            return None if module is None else functional_norm(module, like)
+    def norm(name: str) -> Function | None:
+        module = getattr(block, name)
+        return None if module is None else functional_norm(module, like)
 
-        feed_forward, post_norm = functional_feed_forward(block.mlp), block.post_norm
-        input_norm, mlp_norm = norm("input_layernorm"), norm("post_attention_layernorm")
-        if block.parallel_residual:
-            self.step = parallel_step(attention.step, feed_forward, input_norm, mlp_norm)
-            return
-        self.attend = residual_branch(attention.step, input_norm, norm("attn_output_layernorm"), post_norm)
-        self.feed_forward = residual_branch(feed_forward, mlp_norm, norm("mlp_output_layernorm"), post_norm)
-        self.step = self.attend_and_feed_forward
-        if cross_attention is not None:
-            self.cross_attend = residual_branch(cross_attention.step, norm("cross_attn_layernorm"), None, post_norm)
-            self.step = self.attend_twice_and_feed_forward
-
-    def attend_and_feed_forward(
-        self, x: torch.Tensor, cached: LayerViews, rotary: Rotary | None, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Hidden states (B, C) to (B, C); see `StepSelfAttention.step` for the other arguments."""
-        return self.feed_forward(self.attend(x, *cached, rotary, mask))
-
-    def attend_twice_and_feed_forward(
-        self, x: torch.Tensor, cached: LayerViews, rotary: Rotary | None, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The same with cross-attention."""
-        return self.feed_forward(self.cross_attend(self.attend(x, *cached, rotary, mask), rotary))
+    feed_forward, post_norm = functional_feed_forward(block.mlp), block.post_norm
+    input_norm, mlp_norm = norm("input_layernorm"), norm("post_attention_layernorm")
+    if block.parallel_residual:
+        return parallel_step(attention.step, feed_forward, input_norm, mlp_norm)
+    attend = residual_branch(attention.step, input_norm, norm("attn_output_layernorm"), post_norm)
+    feed_forward = residual_branch(feed_forward, mlp_norm, norm("mlp_output_layernorm"), post_norm)
+    if cross_attention is None:
+        return lambda x, cached, rotary, mask: feed_forward(attend(x, *cached, rotary, mask))
+    cross_attend = residual_branch(cross_attention.step, norm("cross_attn_layernorm"), None, post_norm)
+    return lambda x, cached, rotary, mask: feed_forward(cross_attend(attend(x, *cached, rotary, mask), rotary))
 
 
 def residual_branch(
@@ -97,8 +85,8 @@ def residual_branch(
 
 def parallel_step(
     attend: Callable[..., torch.Tensor], feed_forward: Function, norm: Function | None, mlp_norm: Function | None
-) -> Callable[..., torch.Tensor]:
-    """A parallel block as a function of hidden states (B, C) and the further arguments of `StepBlock.step`.
+) -> Step:
+    """A parallel block as the function that `block_step` returns.
 
     Args:
         attend, feed_forward: the two branches.
@@ -179,7 +167,7 @@ class StepDecoder:
         source_mask = None if source_mask is None else additive_mask(source_mask[::beams], like.dtype)
         use_matmul = like.device.type == "cpu" and like.dtype == torch.float32 and len(like) > 1
         # Of each block: its step, and the indices of its buffer and of its rotary positions.
-        self.blocks: list[tuple[Callable[..., torch.Tensor], int, int]] = []
+        self.blocks: list[tuple[Step, int, int]] = []
         for i, block in enumerate(trunk.layers):
             rotated = None if embeddings[i] is None else 2 * len(embeddings[i].inv_freq)
             cross_attention = None
@@ -189,7 +177,7 @@ class StepDecoder:
                     block.cross_attn, layer.keys, layer.values, source_mask, beams, source_rotated
                 )
             self_attention = StepSelfAttention(block.self_attn, use_matmul, rotated)
-            step = StepBlock(block, self_attention, cross_attention, like).step
+            step = block_step(block, self_attention, cross_attention, like)
             indices = distinct_windows.index(windows[i]), self.rotary_embeddings.index(embeddings[i])
             self.blocks.append((step, *indices))
 

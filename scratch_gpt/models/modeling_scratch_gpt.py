@@ -8,7 +8,7 @@ nanochat_ngram, which has no equivalent in transformers.
 Dimension letters: B batch, T tokens, S cached tokens, D head size, C hidden size, V vocabulary, K labels.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
+    MoeCausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
 from transformers.processing_utils import Unpack
@@ -31,6 +32,7 @@ from .compatibility import (
 )
 from .configuration_scratch_gpt import ScratchGPTConfig
 from .dropout import Dropout
+from .experts import check_router_gradient, load_balancing_loss
 from .fast_decoding import StepDecoder
 from .fast_generation import FastGenerationMixin
 from .linear_cross_entropy import next_token_labels, scored_items, token_loss
@@ -46,7 +48,6 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .configuration_block import TransformerBlockConfig  # noqa: F401
     from .decoding_attention import StepSelfAttention  # noqa: F401
     from .decoding_cache import KeyValueBuffer  # noqa: F401
-    from .experts import MixtureOfExperts  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
     from .functional_layers import functional_linear  # noqa: F401
 
@@ -180,7 +181,7 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """Predict the next token. The other arguments are those of `ScratchGPTModel`.
 
         Args:
@@ -191,12 +192,20 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
                 computes all.
             skip_logits: return the loss and no logits, which are then never all in memory at the same time.
             num_items_in_batch: divide the summed loss by this number instead of the number of scored tokens.
+            output_router_logits: of a model with experts: return the router's logits and their load balancing loss
+                (`aux_loss`), and add `config.router_aux_loss_coef` times that to the loss. By default in training mode
+                if labels are given.
 
         Returns:
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
+
+        Raises:
+            ValueError: see `ScratchGPTModel`; or if reentrant gradient checkpointing detaches the router.
         """
         if isinstance(cache, StepDecoder):
             return CausalLMOutputWithPast(logits=cache.step(input_ids[:, 0])[:, None], **cache_argument(cache))
+        if self.config.num_experts and kwargs.get("output_router_logits") is None:
+            kwargs["output_router_logits"] = self.training and labels is not None
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -215,23 +224,24 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
             logits = self.lm_head(hidden_states[:, kept])  # (B, T, V)
             if cap is not None:
                 logits = cap * torch.tanh(logits / cap)
+        aux_loss = None
+        if self.config.num_experts and kwargs["output_router_logits"]:
+            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+            if self.training and torch.is_grad_enabled():
+                check_router_gradient(aux_loss, self.model.layers[0].mlp.gate)
         if labels is not None:
-            shift_labels = kwargs.get("shift_labels")
-            loss = token_loss(
-                next_token_labels(labels) if shift_labels is None else shift_labels,
-                logits,
-                hidden_states,
-                self.lm_head,
-                num_items_in_batch=kwargs.get("num_items_in_batch"),
-                softcapping=cap,
-            )
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            **cache_argument(cache_of(outputs)),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+            shifted = kwargs.get("shift_labels")
+            targets: torch.Tensor = next_token_labels(labels) if shifted is None else shifted
+            items = kwargs.get("num_items_in_batch")
+            loss = token_loss(targets, logits, hidden_states, self.lm_head, items, softcapping=cap)
+            if aux_loss is not None:  # a mean: weighted by its share of the tokens, so that accumulated batches add up
+                share = (targets != -100).sum() / scored_items(targets, items)
+                loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device) * share.to(loss.device)
+        output: dict[str, Any] = {"loss": loss, "logits": logits, **cache_argument(cache_of(outputs))}
+        output |= {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
+        if aux_loss is None:
+            return CausalLMOutputWithPast(**output)
+        return MoeCausalLMOutputWithPast(**output, aux_loss=aux_loss, router_logits=outputs.router_logits)
 
 
 class ScratchGPTForSequenceClassification(ScratchGPTPreTrainedModel):

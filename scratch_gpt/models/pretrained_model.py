@@ -8,7 +8,7 @@ from transformers import initialization as init
 
 from .attention import ScratchAttention
 from .block import TransformerBlock
-from .compatibility import SOFTCAPPING_ATTENTION, BaseModel
+from .compatibility import SOFTCAPPING_ATTENTION, BaseModel, OutputRecorder
 from .experts import Experts, Router
 from .feed_forward import OutputProjection
 
@@ -24,7 +24,11 @@ class ScratchPreTrainedModel(BaseModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": TransformerBlock, "attentions": ScratchAttention}
+    _can_record_outputs = {
+        "hidden_states": TransformerBlock,
+        "attentions": ScratchAttention,
+        "router_logits": OutputRecorder(Router, index=0),
+    }
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args: Any, **kwargs: Any) -> str:
         """The attention function to use: the requested one or, by default, SDPA, and eager attention if scores are

@@ -52,6 +52,8 @@ def plan(
 
     table = Table(title=f"{model_args.preset}, batches of {args.batch_size} × {length} tokens", show_header=False)
     table.add_row("parameters", f"{planned.parameters:,}")
+    if planned.inactive_parameters:
+        table.add_row("active parameters per token", f"{planned.active_parameters:,}")
     table.add_row("FLOPs per token", f"{planned.flops_per_token:,.0f}")
     for part in ("weights", "gradients", "optimizer", "activations", "workspace", "total"):
         table.add_row(f"memory: {part}", f"{getattr(planned.memory, part) / 1e6:,.1f} MB")

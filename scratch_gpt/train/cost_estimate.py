@@ -82,6 +82,7 @@ class Plan:
         memory: peak memory of a training step.
         tokens_per_second: measured speed of training.
         tokens: number of tokens to train on.
+        inactive_parameters: number of parameters of the experts that do not process a token.
     """
 
     parameters: int
@@ -89,6 +90,12 @@ class Plan:
     memory: Memory
     tokens_per_second: float
     tokens: int
+    inactive_parameters: int = 0
+
+    @property
+    def active_parameters(self) -> int:
+        """Number of parameters with which a token is processed: all, except the experts that it does not choose."""
+        return self.parameters - self.inactive_parameters
 
     @property
     def seconds(self) -> float:
@@ -97,8 +104,8 @@ class Plan:
 
     @property
     def tokens_per_parameter(self) -> float:
-        """Training tokens divided by parameters."""
-        return self.tokens / self.parameters
+        """Training tokens divided by active parameters, with which a token is processed."""
+        return self.tokens / self.active_parameters
 
     def remark(self) -> str:
         """Compare the ratio of tokens to parameters with the compute-optimal ratio."""
@@ -115,7 +122,8 @@ def flops_per_token(config: Any, context_length: int) -> float:
 
     PyTorch's `FlopCounterMode` counts the matrix multiplications of a model on the meta device, which computes nothing.
     It counts attention without regard to the causal mask. Since a token attends to half of the context on average, it
-    counts a sequence of half the length: in full, that costs as much per token as causal attention over the whole.
+    counts a sequence of half the length: in full, that costs as much per token as causal attention over the whole. Of
+    experts, only those count that process a token; of layers with a sliding window, only the tokens within it.
 
     Args:
         config: config of the model.
@@ -123,13 +131,49 @@ def flops_per_token(config: Any, context_length: int) -> float:
     """
     length = max(1, context_length // 2)
     with torch.device("meta"):
-        model = build_model(copy.deepcopy(config)).train()
+        model = build_model(with_active_experts(config)).train()
         if isinstance(model, ScratchGPTForCausalLM):
             model.set_attn_implementation("eager")  # FlopCounterMode does not know SDPA's kernel for CPUs
         with FlopCounterMode(display=False) as counter:
             tokens = torch.zeros((1, length), dtype=torch.long)
             model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
-    return counter.get_total_flops() / length
+    return counter.get_total_flops() / length + router_flops(config) - flops_beyond_windows(config, context_length)
+
+
+def with_active_experts(config: Any) -> Any:
+    """A copy of a config, in which one network as wide as the experts of a token together takes their place. It has the
+    same matrix products per token; those of experts depend on the data, which the meta device does not have."""
+    config = copy.deepcopy(config)
+    if getattr(config, "num_experts", 0):
+        config.intermediate_size *= config.num_experts_per_tok
+        config.num_experts = 0
+    return config
+
+
+def router_flops(config: Any) -> int:
+    """FLOPs per token of the routers in a training step: 2 per weight forward, 4 backward."""
+    experts = getattr(config, "num_experts", 0)
+    return 6 * config.num_hidden_layers * experts * config.hidden_size if experts else 0
+
+
+def flops_beyond_windows(config: Any, context_length: int) -> float:
+    """FLOPs per token of a training step that full attention has more than the layers with a sliding window: 12 per
+    feature of a head and token beyond the window (the scores and the weighted sum of the values, forward and backward).
+    In a context of T tokens, a token attends to T / 2 others on average, and within a window of W to W - W² / 2 T."""
+    if not getattr(config, "windowed", False):
+        return 0.0
+    window, length = min(config.sliding_window, context_length), max(1, context_length // 2)
+    beyond = max(0.0, length - window * (1 - window / (2 * context_length)))
+    layers = config.layer_types.count("sliding_attention")
+    return 12 * layers * config.num_attention_heads * config.head_dim * beyond
+
+
+def inactive_parameters(config: Any) -> int:
+    """Number of parameters of the experts that do not process a token."""
+    if not getattr(config, "num_experts", 0):
+        return 0
+    unused = config.num_experts - config.num_experts_per_tok
+    return config.num_hidden_layers * unused * 3 * config.hidden_size * config.intermediate_size
 
 
 def optimizer_bytes(model: PreTrainedModel, optimizer: str) -> int:
@@ -182,7 +226,8 @@ def make_plan(config: Any, args: PretrainingArguments, context_length: int, toke
         optimizer_memory += orthogonalizing_bytes(model)
     memory = Memory(weights, weights, optimizer_memory, saved)
     speed = args.batch_size * context_length / seconds
-    return Plan(model.num_parameters(), flops_per_token(config, context_length), memory, speed, tokens)
+    flops, unused = flops_per_token(config, context_length), inactive_parameters(config)
+    return Plan(model.num_parameters(), flops, memory, speed, tokens, unused)
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> int:

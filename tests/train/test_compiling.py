@@ -110,6 +110,38 @@ def test_auto_compiles_long_runs_only(monkeypatch):
     assert not compile_blocks(checkpointing, "auto", long, True)
 
 
+def test_blocks_with_experts_are_not_compiled(monkeypatch):
+    model = tiny_model("llama", num_experts=4)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    assert not compile_blocks(model, "auto", 10**12, True)
+    with pytest.raises(ScratchError, match="blocks with experts can't be compiled"):
+        compile_blocks(model, "on", 1, True)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "norm_position": "sandwich"},
+        {"parallel_residual": True, "no_rope_layers": [1, 0], "qk_norm": True, "qk_norm_per_head": False},
+        {"attn_logit_softcapping": 2.0, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ],
+    ids=["windows", "parallel", "soft-cap"],
+)
+def test_compiled_blocks_have_the_same_gradients_with_every_field(fields):
+    torch.manual_seed(0)
+    tokens, gradients = torch.randint(3, 99, (2, 20)), []
+    for choice in ("off", "on"):
+        model = tiny_model("llama", **fields).train()
+        compile_blocks(model, choice, 1, True)
+        model(tokens, labels=tokens, use_cache=False).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("missing", ["compiler", "headers"])
 def test_without_a_compiler_auto_is_off_and_on_is_an_error(missing, monkeypatch, tmp_path):
     def refuse() -> str:

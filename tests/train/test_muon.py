@@ -25,6 +25,27 @@ def test_muon_equals_torch_muon(monkeypatch):
         torch.testing.assert_close(our_parameter, their_parameter, atol=1e-6, rtol=1e-5)
 
 
+def test_each_expert_is_orthogonalised_by_itself(monkeypatch):
+    """A stack of matrices is updated as torch.optim.Muon updates its matrices as parameters of their own."""
+    monkeypatch.setattr(muon, "orthogonalization_dtype", lambda device: torch.bfloat16)
+    torch.manual_seed(0)
+    stacks = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 16, 8), (4, 8, 12), (4, 16, 8))]
+    matrices = [torch.nn.Parameter(matrix.detach().clone()) for stack in stacks for matrix in stack]
+    optimizers = (
+        Muon(stacks, lr=0.02, weight_decay=0.1),
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(5):
+        for stack in stacks:
+            stack.grad = torch.randn_like(stack)
+        for matrix, gradient in zip(matrices, (g for stack in stacks for g in stack.grad), strict=True):
+            matrix.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for found, expected in zip((m for stack in stacks for m in stack), matrices, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_muon_has_the_defaults_of_torch_muon():
     """Except the learning rate, which is scaled to match AdamW's here."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))

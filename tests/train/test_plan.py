@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scratch_gpt import ScratchBigramConfig, ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.cli.plan import _duration
-from scratch_gpt.train.cost_estimate import Plan, flops_per_token, make_plan, optimizer_bytes
+from scratch_gpt.train.cost_estimate import Plan, flops_per_token, inactive_parameters, make_plan, optimizer_bytes
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
 
 SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 4, 16384, 2, 512)]
@@ -104,6 +104,35 @@ def test_flops_equal_those_of_full_attention_minus_the_causal_half():
     assert flops_per_token(config, 64) + causal_half == counter.get_total_flops() / x.numel()
 
 
+def test_flops_of_experts_are_those_of_the_active_ones():
+    """The count of a real training step, with experts: FlopCounterMode counts the matrix products of the chosen experts
+    only. The load balancing loss has none."""
+    config = tiny_config("llama", hidden_size=64, max_position_embeddings=64, num_experts=6, intermediate_size=32)
+    model = ScratchGPTForCausalLM(config).train()
+    model.set_attn_implementation("eager")
+    x = torch.randint(3, 99, (2, 64))
+    with FlopCounterMode(display=False) as counter:
+        model(x, labels=x, use_cache=False).loss.backward()
+    causal_half = 6 * config.num_hidden_layers * 64 * 64
+    assert flops_per_token(config, 64) + causal_half == counter.get_total_flops() / x.numel()
+    dense = ScratchGPTForCausalLM(tiny_config("llama", hidden_size=64, intermediate_size=2 * 32)).num_parameters()
+    routers = config.num_hidden_layers * 6 * 64
+    assert model.num_parameters() - inactive_parameters(config) == dense + routers
+
+
+@pytest.mark.parametrize("window", [2, 10, 63, 64, 500])
+def test_flops_of_windows_are_those_of_the_attended_pairs(window):
+    """Each attended pair of tokens costs 12 per feature of a head; a causal mask leaves half of T² pairs here."""
+    fields = {"hidden_size": 64, "max_position_embeddings": 64, "num_hidden_layers": 3}
+    full, context = flops_per_token(tiny_config("llama", **fields), 64), 64
+    layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+    found = flops_per_token(tiny_config("llama", **fields, sliding_window=window, layer_types=layer_types), context)
+    pairs = sum(min(position + 1, window) for position in range(context))
+    missing = (context * (context + 1) / 2 - pairs) / context
+    assert found == pytest.approx(full - 2 * 12 * 64 * missing, abs=2 * 12 * 64 * 0.5)
+    assert (found == full) == (window >= context)
+
+
 def test_bigram_model_has_no_flops():
     assert flops_per_token(ScratchBigramConfig(vocab_size=99), 64) == 0
 
@@ -128,6 +157,14 @@ def test_optimizer_memory_equals_the_size_of_the_optimizer_states():
         states = [t for o in optimizers for s in o.state.values() for t in s.values()]
         state_bytes = sum(t.numel() * 4 for t in states if isinstance(t, torch.Tensor) and t.numel() > 1)
         assert optimizer_bytes(model, optimizer) == state_bytes
+
+
+def test_plan_of_experts_counts_tokens_per_active_parameter():
+    config = tiny_config("llama", num_experts=4, intermediate_size=32)
+    plan = make_plan(config, PretrainingArguments(batch_size=2, precision="fp32", optimizer="muon"), 32, tokens=10_000)
+    assert plan.parameters - plan.active_parameters == 2 * 2 * 3 * 32 * 32
+    assert plan.tokens_per_parameter == pytest.approx(10_000 / plan.active_parameters)
+    assert plan.memory.weights == 4 * plan.parameters
 
 
 def test_plan_is_consistent():

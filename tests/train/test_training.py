@@ -227,6 +227,7 @@ def test_each_parameter_is_in_exactly_one_group():
     for model in (
         ScratchGPTForCausalLM(tiny_config("gpt2")),
         ScratchGPTForCausalLM(tiny_config("llama")),
+        ScratchGPTForCausalLM(tiny_config("llama", num_experts=4)),
         ScratchBigramForCausalLM(ScratchBigramConfig(vocab_size=9)),
         ScratchGPTForSequenceClassification(tiny_config("llama", num_labels=3)),
         tiny_encoder(ScratchEncoderForSequenceClassification, "bert"),
@@ -235,7 +236,7 @@ def test_each_parameter_is_in_exactly_one_group():
         names = {id(p): name for name, p in model.named_parameters()}
         kinds = {kind: sorted(names[id(p)] for p in parameters) for kind, parameters in groups.items()}
         assert sum(map(len, kinds.values())) == len(names)
-        assert all("layers" in name and name.endswith("weight") for name in kinds["matrices"])
+        assert all("layers" in name and (name.endswith("weight") or ".experts." in name) for name in kinds["matrices"])
         assert not [name for name in kinds["vectors"] if "proj.weight" in name or "embed_" in name]
         muon, *rest = build_optimizers(model, OurTrainingArguments())
         updated = [p for o in (muon, *rest) for g in o.param_groups for p in g["params"]]

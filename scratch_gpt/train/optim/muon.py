@@ -51,8 +51,11 @@ def orthogonalize(x: torch.Tensor, steps: int) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """The Muon optimizer, for the matrices of the blocks.
 
+    A parameter of more than two dimensions is a stack of matrices, such as the weights of all experts; each of them is
+    orthogonalised by itself.
+
     Args:
-        params: matrices, or parameter groups of matrices.
+        params: matrices or stacks of matrices, or parameter groups of them.
         lr: learning rate, scaled to match AdamW's: the root mean square of an update is 0.2 * lr (Liu et al. 2025,
             arXiv:2502.16982).
         weight_decay: decoupled weight decay, multiplied by `lr`.
@@ -93,9 +96,9 @@ class Muon(torch.optim.Optimizer):
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = orthogonalize(
-            torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])), group["ns_steps"]
-        )
-        step_size = group["lr"] * 0.2 * max(parameters[0].shape) ** 0.5
+        directions = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
+        matrices = directions.flatten(0, -3)  # (parameters * experts, rows, columns)
+        updates = orthogonalize(matrices, group["ns_steps"]).view(directions.shape)
+        step_size = group["lr"] * 0.2 * max(parameters[0].shape[-2:]) ** 0.5
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-step_size)

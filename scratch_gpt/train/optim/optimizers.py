@@ -12,8 +12,8 @@ from .muon import Muon
 
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
-    """Group the trainable parameters: "matrices" of the blocks, "embeddings" (and the head's matrices), and "vectors"
-    (norms and biases).
+    """Group the trainable parameters: "matrices" of the blocks (with those of routers, and the stacks of experts),
+    "embeddings" (and the head's matrices), and "vectors" (norms and biases).
 
     Every trainable parameter is in exactly one group.
     """

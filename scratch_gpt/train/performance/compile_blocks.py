@@ -17,13 +17,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ...data.batching.token_shards import make_cache
 from ...errors import ScratchError
+from ...models.experts import MixtureOfExperts
 
 # Number of parameters of the blocks times steps from which compilation saves more time than it takes.
 LONG_RUN = {"cpu": 4e9, "cuda": 4e11}
 
 
 def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool) -> bool:
-    """Compile the blocks of a model, if this is requested and possible.
+    """Compile the blocks of a model, if this is requested and possible. Blocks with experts are not compiled: how many
+    tokens an expert processes differs in every step, and so do the shapes.
 
     Args:
         model: model to train; its blocks are compiled in place, and its parameters keep their names.
@@ -35,12 +37,16 @@ def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool)
         Whether the blocks were compiled.
 
     Raises:
-        ScratchError: `choice` is "on", and there is no compiler.
+        ScratchError: `choice` is "on", and there is no compiler, or the blocks have experts.
     """
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if choice == "off" or not blocks:
         return False
     device = next(model.parameters()).device.type
+    if any(isinstance(module, MixtureOfExperts) for module in model.modules()):
+        if choice == "on":
+            raise ScratchError("compile is 'on', but blocks with experts can't be compiled: set it to 'auto' or 'off'")
+        return False
     if choice == "auto":
         checkpointing = any(block.gradient_checkpointing for block in blocks)
         work = steps * sum(parameter.numel() for block in blocks for parameter in block.parameters())

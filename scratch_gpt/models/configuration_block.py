@@ -52,7 +52,7 @@ class TransformerBlockConfig(BaseConfig):
         layer_types: "full_attention" or "sliding_attention" for each layer; by default all are sliding if there is a
             `sliding_window`, as in Mistral, and full otherwise.
         sliding_window: in layers with sliding attention, a token attends to itself and to the `sliding_window` - 1
-            tokens before it (Beltagy et al. 2020, arXiv:2004.05150; Mistral, arXiv:2310.06825); at least 2.
+            tokens before it (Beltagy et al. 2020, arXiv:2004.05150; Mistral, arXiv:2310.06825).
         attn_logit_softcapping: c in scores = c tanh(scores / c) of the attention scores before the softmax (Gemma 2,
             arXiv:2408.00118); None disables it.
         hidden_act: activation function: "relu", "relu2" (squared), "gelu", "gelu_new" (tanh approximation) or "silu".
@@ -273,8 +273,8 @@ class TransformerBlockConfig(BaseConfig):
                 violations.append(f"{name} has {', '.join(others)}, want {' or '.join(map(repr, allowed))}")
         if self.no_rope_layers is not None and self.position_type != "rotary":
             violations.append(f"position_type is {self.position_type!r}, no_rope_layers requires 'rotary'")
-        if self.windowed and (self.sliding_window or 0) < 2:  # transformers' cache keeps the window - 1 tokens, or all
-            violations.append(f"sliding_window is {self.sliding_window}, want at least 2 for sliding attention")
+        if self.windowed and (self.sliding_window or 0) < 1:
+            violations.append(f"sliding_window is {self.sliding_window}, want at least 1 for sliding attention")
         return violations
 
     def rotary_violations(self) -> list[str]:

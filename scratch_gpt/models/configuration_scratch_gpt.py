@@ -191,6 +191,8 @@ class ScratchGPTConfig(TransformerBlockConfig):
         violations = super().violations()
         if self.final_logit_softcapping is not None and not 0 < self.final_logit_softcapping < math.inf:
             violations.append(f"final_logit_softcapping is {self.final_logit_softcapping}, want more than 0, or None")
+        if self.windowed and self.sliding_window == 1:  # transformers' cache of a window of 1 keeps all tokens
+            violations.append("sliding_window is 1, want at least 2 for sliding attention to earlier tokens")
         if not 2 <= self.ngram_size <= 8:
             violations.append(f"ngram_size is {self.ngram_size}, want 2 to 8")
         return violations

@@ -4,6 +4,7 @@ does not support is refused."""
 import pytest
 import torch
 from helpers.models import lift_norms, tiny_model
+from huggingface_hub.errors import StrictDataclassError
 from test_decoding_fields import EXPERTS, MIXED, STYLES, WINDOW, build
 from torch import nn
 from transformers import GenerationConfig
@@ -123,6 +124,12 @@ def test_continuous_batching_generates_the_same_texts(style):
     for tokens, result in zip(inputs, results.values(), strict=True):
         expected = model.generate(torch.tensor([tokens]), generation_config=settings)[0, len(tokens) :]
         assert result.generated_tokens == expected.tolist()
+
+
+def test_a_window_of_one_token_is_refused():
+    """transformers' cache would keep all tokens, and its loop give other tokens than the full forward pass."""
+    with pytest.raises(StrictDataclassError, match="sliding_window is 1, want at least 2"):
+        tiny_model("llama", sliding_window=1)
 
 
 class Paged:

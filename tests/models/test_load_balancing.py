@@ -7,6 +7,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language_modeling import sum_of_losses
+from scratch_gpt.models.compatibility import RELEASE
 from scratch_gpt.models.experts import load_balancing_loss
 
 COEFFICIENT = 0.5  # large, so that the loss matters
@@ -48,6 +49,7 @@ def native_mixtral() -> tuple[MixtralForCausalLM, ScratchGPTForCausalLM]:
     return native, ours
 
 
+@pytest.mark.skipif(RELEASE < (5, 6), reason="Mixtral of transformers before 5.6 computes the softmax twice")
 @pytest.mark.parametrize("masked", [True, False])
 def test_loss_and_gradients_equal_those_of_mixtral(masked):
     native, ours = native_mixtral()

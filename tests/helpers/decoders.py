@@ -80,7 +80,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "strong caps": {
             "head_dim": 8,
             "attn_logit_softcapping": 0.7,
-            "final_logit_softcapping": 0.5,
+            "final_logit_softcapping": 3.0,
             "sliding_window": WINDOW,
         },
     },
@@ -139,8 +139,11 @@ def native_decoder(family: str, variant: str) -> Any:
     fields = {**SHAPE, **VARIANTS[family][variant]}
     for ours, theirs in getattr(config_class, "attribute_map", {}).items():  # which some releases do not apply here
         fields = {theirs if name == ours else name: value for name, value in fields.items()}
-    if "num_key_value_heads" in config_class().to_dict():
+    known = config_class().to_dict()
+    if "num_key_value_heads" in known:
         fields = {"num_key_value_heads": 4, **fields}
+    if "intermediate_size" not in known:
+        fields.pop("intermediate_size")
     model = randomise(getattr(transformers, f"{family}ForCausalLM")(config_class(**fields)), seed=3)
     for name, weight in model.named_parameters():
         if re.search(r"\bln_\w+\.weight$", name):

@@ -69,7 +69,7 @@ class StepSelfAttention(StepAttention):
                 `values`.
             keys, values: those of the attended tokens, the last of which is this one (B, G, S, D).
             rotary: cosines and sines of the position, or None; see `rotate_`.
-            mask: additive mask of the scores (B, 1, 1, S), or None.
+            mask: additive mask of the scores, broadcastable to (B, G, H / G, S), or None.
         """
         heads = self.qkv_proj(x).view(-1, self.query_heads + 2 * self.kv_heads, 1, self.head_dim)  # (B, H + 2 G, 1, D)
         if self.q_norm is not None and self.k_norm is not None:

@@ -3,7 +3,7 @@
 transformers' cache grows by copying everything for each token. Here a token is written to memory that was allocated
 before; full attention doubles the memory when it is full, and a sliding window moves its last tokens to the beginning.
 
-Dimension letters: B rows, G key-value heads, D head size, S attended tokens.
+Dimension letters: B rows, H query heads, G key-value heads, D head size, S attended tokens.
 """
 
 from collections.abc import Iterator
@@ -43,12 +43,16 @@ class KeyValueBuffer:
         """Number of tokens until `make_room` must be called."""
         return self.capacity - self.end
 
-    def append(self) -> tuple[Iterator[LayerViews], torch.Tensor | None]:
+    def append(self, bias: torch.Tensor | None = None) -> tuple[Iterator[LayerViews], torch.Tensor | None]:
         """Append a token, whose keys and values are then to be written.
+
+        Args:
+            bias: relative positions, the last of which is that of the token to itself (1, G, H / G, S or more).
 
         Returns:
             For each block: where to write the keys and values of the token (B, 2, G, 1, D), and the keys and the values
-            that it attends to, with its own, each (B, G, S, D); and the mask of the scores (B, 1, 1, S), or None.
+            that it attends to, with its own, each (B, G, S, D); and the mask of the scores, broadcastable to
+            (B, G, H / G, S), or None.
         """
         index = self.end
         first = 0 if self.window is None else max(0, index + 1 - self.window)
@@ -56,7 +60,11 @@ class KeyValueBuffer:
         new = self.buffer.narrow(4, index, 1).permute(1, 2, 0, 3, 4, 5).unbind()
         keys, values = self.keys.narrow(3, first, length).unbind(), self.values.narrow(3, first, length).unbind()
         self.end = index + 1
-        return zip(new, keys, values), None if self.mask is None else self.mask.narrow(3, first, length)  # noqa: B905
+        mask = None if self.mask is None else self.mask.narrow(3, first, length)
+        if bias is not None:
+            bias = bias[..., bias.shape[3] - length :]
+            mask = bias if mask is None else mask + bias
+        return zip(new, keys, values), mask  # noqa: B905
 
     def make_room(self) -> None:
         """Double the capacity. With a window, up to its limit; then discard the tokens that are out of reach."""

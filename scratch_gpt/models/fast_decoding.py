@@ -9,8 +9,8 @@ The formulas are those of block.py, for one token per row; tests compare the two
 decoder is built, so that a step contains nothing else. decoding_cache.py holds the cache, decoding_attention.py and
 functional_layers.py the parts of a block.
 
-Dimension letters: B rows, G key-value heads, D head size, R rotated features of a head, C hidden size, S cached tokens,
-V vocabulary.
+Dimension letters: B rows, H query heads, G key-value heads, D head size, R rotated features of a head, C hidden size,
+S cached tokens, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -182,8 +182,8 @@ class StepDecoder:
             self.blocks.append((step, *indices))
 
     def build_position_tables(self, like: torch.Tensor) -> None:
-        """Position embeddings and rotary cosines and sines of all positions within the capacity, in the dtype and on
-        the device of `like`."""
+        """Position embeddings, rotary cosines and sines, and relative positions of all positions within the capacity,
+        in the dtype and on the device of `like`, which is a tensor (..., G, tokens, D)."""
         positions = torch.arange(self.position_capacity + self.position_offset, device=like.device)
         embed_positions = self.trunk.embed_positions
         self.position_embeddings = embed_positions.weight if isinstance(embed_positions, nn.Embedding) else None
@@ -197,6 +197,10 @@ class StepDecoder:
             cos, sin = (x[:, None] for x in embedding(like, positions[:, None]))  # each (positions, 1, 1, R/2)
             # Each (positions, 1, 1, R)
             self.rotary.append((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+        self.relative_bias: torch.Tensor | None = None
+        if self.trunk.relative_bias is not None:
+            bias = self.trunk.relative_bias.bias(1, self.position_capacity, self.position_capacity - 1)[:, :, 0]
+            self.relative_bias = bias.unflatten(1, (like.shape[-3], -1)).to(like.dtype)  # (1, G, H / G, positions)
 
     def make_room(self) -> None:
         """Make room in the buffers and position tables that are full."""
@@ -230,7 +234,7 @@ class StepDecoder:
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         rotary = [None if table is None else (table[0][position], table[1][position]) for table in self.rotary]
-        caches = [buffer.append() for buffer in self.buffers]
+        caches = [buffer.append(self.relative_bias) for buffer in self.buffers]
         for step, buffer_idx, rotary_idx in self.blocks:
             layers, mask = caches[buffer_idx]
             x = step(x, next(layers), rotary[rotary_idx], mask)

@@ -30,12 +30,13 @@ from .feed_forward import FeedForward, OutputProjection
 from .ngram_embedding import NgramEmbedding
 from .normalization import LayerNorm, RMSNorm
 from .positions import RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions
+from .relative_positions import RelativePositionBias
 
 # Modules that fast decoding supports; a model with any other module (LoRA, a quantized layer) is left to transformers.
 SUPPORTED_MODULES = (
     *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, LayerNorm, RMSNorm, Dropout),
     *(TransformerBlock, ScratchAttention, FeedForward, MixtureOfExperts, Router, Experts),
-    *(RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions, NgramEmbedding),
+    *(RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions, RelativePositionBias, NgramEmbedding),
 )
 BLOCK_MODULES: dict[str, tuple[type, ...]] = {
     "self_attn": (ScratchAttention,),
@@ -47,7 +48,7 @@ SUPPORTED_INPUTS = {
     *LOOP_INPUTS,
 }
 SUPPORTED_ATTENTION = ("eager", "sdpa", "blockwise")  # blockwise attention is for training, and is SDPA otherwise
-SUPPORTED_POSITIONS = ("learned", "sinusoidal", "rotary")
+SUPPORTED_POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 SUPPORTED_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}  # whose frequencies do not depend on the length
 PREPARATION_METHODS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 

@@ -47,7 +47,7 @@ def test_float32_generates_the_same_tokens(options, steps, monkeypatch):
         assert torch.equal(fast, slow)
 
 
-@pytest.mark.parametrize("preset", [preset for preset in SEQ2SEQ_PRESETS if preset != "t5"])
+@pytest.mark.parametrize("preset", SEQ2SEQ_PRESETS)
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_encoder_decoder_generates_the_same_tokens(preset, side, options, steps, monkeypatch):

@@ -18,6 +18,7 @@ ROPES = {
     SLIDING: {"rope_type": "default", "rope_theta": 20.0},
 }
 PARTIAL = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+RELATIVE = {"position_type": "relative", "relative_attention_num_buckets": 8, "relative_attention_max_distance": 9}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 16}
 
 FIELDS = {
@@ -43,6 +44,9 @@ FIELDS = {
     "window, learned positions": ("gpt2", MIXED),
     "window, n-grams": ("nanochat_ngram", MIXED),
     "soft-cap": ("llama", {"attn_logit_softcapping": 0.7}),
+    "relative": ("gpt2", RELATIVE),
+    "relative, some windows": ("llama", {**RELATIVE, **MIXED}),
+    "relative, soft-cap": ("llama", {**RELATIVE, "attn_logit_softcapping": 0.7}),
     "experts": ("llama", EXPERTS),
     "unscaled experts": ("llama", {**EXPERTS, "norm_topk_prob": False, "num_experts_per_tok": 3}),
     "head bias": ("gpt2", {"lm_head_bias": True, "tie_word_embeddings": False}),

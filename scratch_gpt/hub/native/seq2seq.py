@@ -127,8 +127,8 @@ class BartStyleTwin(Seq2SeqTwin):
         return reasons
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
-        """Convert a state dict of transformers to ours; the bias of the logits, zero if a checkpoint has none, is that of
-        the head."""
+        """Convert a state dict of transformers to ours. The bias of the logits is that of the head; it is zero if a
+        checkpoint has none."""
         kept = dict(weights)
         bias = kept.pop("final_logits_bias", None)
         ours = self.spread_shared(super().weights_from_native(kept, config), config)

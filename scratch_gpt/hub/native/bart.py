@@ -21,11 +21,9 @@ from .twin import Weights
 UNUSED_POSITIONS = 2  # rows before the first position in the position embeddings of BART
 
 
-class BartTwin(BartStyleTwin):
-    """BART, whose position embeddings begin with two rows that are not used."""
+class LearnedPositionsTwin(BartStyleTwin):
+    """Base class of BART and mBART, whose position embeddings begin with two rows that are not used."""
 
-    preset = "bart"
-    config_class, model_class = BartConfig, BartForConditionalGeneration
     names = {**BartStyleTwin.names, "embedding_norm": "layernorm_embedding"}
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
@@ -40,13 +38,20 @@ class BartTwin(BartStyleTwin):
         return {n: F.pad(w, unused) if "embed_positions" in n else w for n, w in native.items()}
 
 
-class MBartTwin(BartTwin):
+class BartTwin(LearnedPositionsTwin):
+    """BART."""
+
+    preset = "bart"
+    config_class, model_class = BartConfig, BartForConditionalGeneration
+
+
+class MBartTwin(LearnedPositionsTwin):
     """mBART: BART with norms before each branch and after the last block. The token of the target language, which its
     translations begin with, is in its generation config (`forced_bos_token_id`)."""
 
     preset = "mbart"
     config_class, model_class = MBartConfig, MBartForConditionalGeneration
-    names = {**BartTwin.names, "norm": "layer_norm"}
+    names = {**LearnedPositionsTwin.names, "norm": "layer_norm"}
 
 
 class PegasusTwin(SinesFirstTwin):

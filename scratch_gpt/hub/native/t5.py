@@ -41,13 +41,12 @@ CROSS_ATTENTION = {
 }
 
 
-class T5Twin(Seq2SeqTwin):
-    """T5, which does not divide the dot products of queries and keys by sqrt(D), and whose head, if it is tied, gets
+class T5StyleTwin(Seq2SeqTwin):
+    """Base class of T5 and mT5. They do not divide the dot products of queries and keys by sqrt(D); and a tied head gets
     hidden states divided by sqrt(C). We fold the first factor into the query projections and the second one into the
     decoder's last norm."""
 
     preset = "t5"
-    config_class, model_class = T5Config, T5ForConditionalGeneration
     shared_table = "shared.weight"
     fields = {
         "hidden_size": "d_model",
@@ -145,7 +144,13 @@ class T5Twin(Seq2SeqTwin):
         return renamed
 
 
-class MT5Twin(T5Twin):
+class T5Twin(T5StyleTwin):
+    """T5, v1.1 and Flan."""
+
+    config_class, model_class = T5Config, T5ForConditionalGeneration
+
+
+class MT5Twin(T5StyleTwin):
     """mT5: T5 v1.1 with a larger vocabulary, whose head is never tied."""
 
     config_class, model_class = MT5Config, MT5ForConditionalGeneration

@@ -132,11 +132,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 CASES = [(family, variant) for family, variants in VARIANTS.items() for variant in variants]
 
 
-def native_decoder(family: str, variant: str) -> Any:
+def native_decoder(family: str, variant: str, **overrides: Any) -> Any:
     """A model of transformers with random weights, those of biases and norms included."""
     name = {"Gemma3": "Gemma3Text"}.get(family, family)
     config_class = getattr(transformers, f"{name}Config")
-    fields = {**SHAPE, **VARIANTS[family][variant]}
+    fields = {**SHAPE, **VARIANTS[family][variant], **overrides}
     for ours, theirs in getattr(config_class, "attribute_map", {}).items():  # which some releases do not apply here
         fields = {theirs if name == ours else name: value for name, value in fields.items()}
     known = config_class().to_dict()

@@ -1,8 +1,8 @@
 """GGUF, the file format of llama.cpp: one file with weights, tokenizer and chat template, and a `Modelfile` for Ollama.
 
-Written from the model in transformers' own class, under the names of GGUF: `gguf_architectures` has what differs between
-architectures. llama.cpp's converter recognises tokenizers by a hash of their output, and so none that was trained here;
-`gguf_tokenizer` describes them by their parts instead.
+Written from the model in transformers' own class, under the names of GGUF: `gguf_architectures` has what differs
+between architectures. llama.cpp's converter recognises tokenizers by a hash of their output, and so none that was
+trained here; `gguf_tokenizer` describes them by their parts instead.
 """
 
 from __future__ import annotations
@@ -10,23 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from ...errors import ScratchError
 from ...tokenization.chat import CHAT_TEMPLATE
 from ..native.convert import export_native, is_native
 from .export import ExportFormat, Source
-from .gguf_architectures import find_architecture, native_config
+from .gguf_architectures import find_architecture
 from .gguf_tokenizer import adds_bos, all_tokens, chat_template, read_vocabulary, token_types
 from .gguf_weights import quantize, tensors
 from .llama_cpp import compare
 
 QUANTIZATIONS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}  # to the names of GGUF
-
-
-def native_model(source: Source) -> PreTrainedModel:
-    """The model in transformers' own class."""
-    return source.model if is_native(source.model) else export_native(source.model)
 
 
 def check(source: Source) -> None:
@@ -35,7 +30,7 @@ def check(source: Source) -> None:
     Raises:
         ScratchError: it can't; the message has the reason.
     """
-    native_config(source)
+    find_architecture(source.model)
     tokenizer = source.tokenizers.source
     read_vocabulary(tokenizer)
     adds_bos(tokenizer)
@@ -48,21 +43,21 @@ def write(source: Source, folder: Path, quantization: str) -> None:
     """Write `model-<quantization>.gguf` and `Modelfile` into a folder."""
     from gguf import GGUFWriter, LlamaFileType
 
-    model: Any = native_model(source)
+    architecture, config = find_architecture(source.model)
+    model: Any = source.model if is_native(source.model) else export_native(source.model, architecture.twin)
     tokenizer = source.tokenizers.source
     path = folder / f"model-{quantization}.gguf"
     kind = QUANTIZATIONS[quantization]
     file_types = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
-    architecture = find_architecture(model)
     writer = GGUFWriter(path, architecture.name)
     writer.add_name(Path(source.name).name)
     writer.add_file_type(LlamaFileType[file_types[kind]])
     writer.add_quantization_version(2)
-    for name, value in architecture.hyperparameters(model.config):
+    for name, value in architecture.hyperparameters(config):
         getattr(writer, f"add_{name}")(value)
     _write_tokenizer(writer, tokenizer, model)
     for name, weight in tensors(model, architecture.name, architecture.changes, architecture.separate_head):
-        data, dtype = quantize(weight, kind)
+        data, dtype = quantize(name, weight, kind)
         writer.add_tensor(name, data, raw_dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

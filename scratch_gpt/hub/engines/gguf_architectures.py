@@ -16,7 +16,6 @@ from ..native import experts, gemma, gpt, gpt_like, llama
 from ..native.convert import NoNativeClassError, is_native, native_twin
 from ..native.gpt_like import rotated_features
 from ..native.twin import Twin, rotary_settings
-from .export import Source
 from .gguf_weights import (
     Change,
     add_one_to_norms,
@@ -83,6 +82,10 @@ class Architecture:
             elif others:
                 found.append(f"rope_parameters has {', '.join(others)}, which is not exported for {rope_type!r}")
         return found
+
+    def native_violations(self, native: Any) -> list[str]:
+        """What llama.cpp or our classes do not have of a config of the class of transformers, as messages."""
+        return self.twin.import_incompatibilities(native) or self.violations(self.twin.config_from_native(native))
 
     def hyperparameters(self, native: Any) -> Iterator[tuple[str, Any]]:
         """Names of methods of `GGUFWriter` without `add_`, and their arguments.
@@ -151,6 +154,11 @@ def periodic_windows(config: Any) -> str | None:
     return (
         f"layer_types is {config.layer_types}, llama.cpp has full attention in every n-th layer and windows in others"
     )
+
+
+def some_window(config: Any) -> str | None:
+    """A layer must have a window in llama.cpp, which otherwise ends with an error."""
+    return None if config.windowed else "layer_types has no sliding_attention, llama.cpp wants it in a layer"
 
 
 def unscaled_windows(config: Any) -> str | None:
@@ -279,7 +287,7 @@ ARCHITECTURES = (
         gemma.Gemma2Twin(),
         "gemma2",
         {**GELU, **WITHOUT_BIAS, **TIED},
-        limits=(periodic_windows, capped("attn_logit_softcapping"), capped("final_logit_softcapping")),
+        limits=(some_window, periodic_windows, capped("attn_logit_softcapping"), capped("final_logit_softcapping")),
         keys=window_keys,
         changes=(add_one_to_norms, scale_queries),
     ),
@@ -296,37 +304,49 @@ ARCHITECTURES = (
 SUPPORTED = ", ".join(dict.fromkeys(architecture.twin.model_class.__name__ for architecture in ARCHITECTURES))
 
 
-def find_architecture(model: PreTrainedModel) -> Architecture:
+def find_architecture(model: PreTrainedModel) -> tuple[Architecture, Any]:
     """The architecture of llama.cpp for a model of ours or of transformers.
 
+    Returns:
+        The architecture, and the model's config in its class of transformers.
+
     Raises:
-        ScratchError: there is none.
+        ScratchError: there is none, or it computes one of the model's settings in another way.
     """
+    candidates = [
+        (architecture, architecture.twin.config_to_native(model.config)) for architecture in _expressible(model)
+    ]
     if is_native(model):
-        twin_class, name = type(model), type(model).__name__
-    else:
-        try:
-            twin_class = native_twin(model).model_class
-        except NoNativeClassError as error:
-            raise ScratchError(f"llama.cpp has no architecture for this model: {error}") from error
-        name = twin_class.__name__
-    found = next((entry for entry in ARCHITECTURES if issubclass(twin_class, entry.twin.model_class)), None)
-    if found is None:
-        raise ScratchError(f"llama.cpp has no architecture for a {name}: supported are {SUPPORTED}")
-    return found
+        candidates = [(entry, model.config) for entry in ARCHITECTURES if isinstance(model, entry.twin.model_class)]
+    if not candidates:
+        raise ScratchError(f"llama.cpp has no architecture for {_class_name(model)}: supported are {SUPPORTED}")
+    reasons = [entry.native_violations(config) for entry, config in candidates]
+    fewest = min(range(len(candidates)), key=lambda i: len(reasons[i]))
+    if reasons[fewest]:
+        name = candidates[fewest][0].twin.model_class.__name__
+        raise ScratchError(f"llama.cpp can't run this {name}: {'; '.join(reasons[fewest])}")
+    return candidates[fewest]
 
 
-def native_config(source: Source) -> Any:
-    """The config of the model in transformers' own class.
+def _expressible(model: Any) -> list[Architecture]:
+    """The architectures whose class of transformers can express one of our models: first the one that it comes from."""
+    origin = (getattr(model.config, "imported_from", None) or {}).get("class")
+    found = [
+        entry
+        for entry in ARCHITECTURES
+        if entry.twin.our_model_class.__name__ == type(model).__name__
+        and not entry.twin.export_incompatibilities(model.config)
+    ]
+    return sorted(found, key=lambda entry: entry.twin.model_class.__name__ != origin)
+
+
+def _class_name(model: PreTrainedModel) -> str:
+    """The class of transformers of a model, for an error.
 
     Raises:
-        ScratchError: llama.cpp has no architecture for it, or computes one of its settings in another way.
+        ScratchError: one of our models has none.
     """
-    model: Any = source.model
-    architecture = find_architecture(model)
-    twin = architecture.twin
-    config = model.config if is_native(model) else twin.config_to_native(model.config)
-    reasons = twin.import_incompatibilities(config)
-    if reasons := reasons or architecture.violations(twin.config_from_native(config)):
-        raise ScratchError(f"llama.cpp can't run this {twin.model_class.__name__}: {'; '.join(reasons)}")
-    return config
+    try:
+        return f"a {(type(model) if is_native(model) else native_twin(model).model_class).__name__}"
+    except NoNativeClassError as error:
+        raise ScratchError(f"llama.cpp has no architecture for this model: {error}") from error

@@ -105,12 +105,12 @@ def llama3_factors(model: Any) -> torch.Tensor:
     return model.config.rope_parameters["rope_theta"] ** -exponents / frequencies
 
 
-def quantize(weight: torch.Tensor, kind: str) -> tuple[np.ndarray, Any]:
-    """A weight in a type of GGUF, and the type. Vectors stay in float32; matrices whose rows are not a multiple of 32
-    can't be q8_0 and are f16."""
+def quantize(name: str, weight: torch.Tensor, kind: str) -> tuple[np.ndarray, Any]:
+    """A weight in a type of GGUF, and the type. Vectors stay in float32, and so do the weights of routers, which choose
+    other experts when they are rounded; matrices whose rows are not a multiple of 32 can't be q8_0 and are f16."""
     from gguf import GGMLQuantizationType, quants
 
-    if weight.ndim == 1:
+    if weight.ndim == 1 or "ffn_gate_inp" in name:
         kind = "F32"
     elif kind == "Q8_0" and weight.shape[-1] % BLOCK_SIZE:
         kind = "F16"

@@ -112,9 +112,13 @@ def _in_dtype(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     return rounded if is_exact else weight.float()
 
 
-def export_native(model: PreTrainedModel) -> PreTrainedModel:
+def export_native(model: PreTrainedModel, twin: Twin | None = None) -> PreTrainedModel:
     """Convert one of our models to the class of transformers that supports its settings: a decoder to GPT-2, Llama or
     NanoChat, an encoder-decoder to Marian, an encoder to BERT.
+
+    Args:
+        model: the model.
+        twin: the conversion to a class that supports it; by default `native_twin` finds one.
 
     Returns:
         A new model on the CPU in the dtype of `model`, in evaluation mode; logits are equal up to rounding.
@@ -123,7 +127,7 @@ def export_native(model: PreTrainedModel) -> PreTrainedModel:
         NoNativeClassError: no class supports the model; the reasons are those of the twin with the fewest.
     """
     config: Any = model.config
-    twin = native_twin(model)
+    twin = twin or native_twin(model)
     native_config = twin.config_to_native(config)
     weights = twin.weights_to_native(dict(model.state_dict()), config)
     return _with_weights(twin.model_class(native_config), weights, model)

@@ -5,7 +5,7 @@ implements. Three kinds have:
 
 | tokenizer | in llama.cpp | differences |
 | --- | --- | --- |
-| byte-level BPE with GPT-2's pre-tokenizer | `gpt2`, pre-tokenizer `gpt-2` | none |
+| byte-level BPE with a pre-tokenizer of `PRE_TOKENIZERS` | `gpt2` | no normalization to NFC |
 | unigram with NFKC and word marks | `t5` | a text of spaces only has one mark less |
 | characters | `t5`, each character with the same score | adjacent unknown characters are one `<unk>` |
 """
@@ -26,9 +26,31 @@ SPACE_MARK = "▁"  # a space in the tokens of unigram tokenizers
 GENERATION_TAG = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")  # a tag of transformers, for the masks of training
 
 # The parts of our tokenizers, as tokenizers writes them.
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}  # GPT-2's regular expression, too
 UNIGRAM_NORMALIZER = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Prepend", "prepend": SPACE_MARK}]}
 CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+
+# The pre-tokenizers of byte-level BPE that llama.cpp has, with the parts that tokenizers has for the same splits. It
+# has several names for most; "llama-bpe" also takes whole words from the vocabulary before it merges.
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DIGITS = {"type": "Digits", "individual_digits": True}
+BYTES = {**BYTE_LEVEL, "use_regex": False}
+
+
+def split_by(pattern: str) -> list[dict[str, Any]]:
+    """The parts of a pre-tokenizer that splits by a regular expression."""
+    return [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}, BYTES]
+
+
+PRE_TOKENIZERS = {
+    "gpt-2": [BYTE_LEVEL],
+    "starcoder": [DIGITS, BYTE_LEVEL],  # SmolLM and Granite too
+    "qwen2": split_by(rf"{WORDS}|\p{{N}}|{REST}"),
+    "dbrx": split_by(rf"{WORDS}|\p{{N}}{{1,3}}|{REST}"),  # GPT-4's; OLMo 2 and Phi-4
+    "llama-bpe": split_by(rf"{WORDS}|\p{{N}}{{1,3}}|{REST}"),  # Llama 3's
+}
+TAKES_WHOLE_WORDS = ("llama-bpe",)
 
 
 @dataclass(frozen=True)
@@ -69,18 +91,29 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> GGUFVocabulary:
 
 def _byte_level(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabulary:
     parts = _parts(content["pre_tokenizer"])
-    found = {name: value for part in parts for name, value in part.items()}
-    if len(parts) != 1 or {**found, **BYTE_LEVEL} != found or content["normalizer"]:
+    whole_words = bool(model.get("ignore_merges"))
+    name = next(
+        (
+            name
+            for name, wanted in PRE_TOKENIZERS.items()
+            if len(parts) == len(wanted)
+            and all({**part, **want} == part for part, want in zip(parts, wanted, strict=True))
+            and whole_words == (name in TAKES_WHOLE_WORDS)
+        ),
+        None,
+    )
+    if name is None or content["normalizer"] not in (None, {"type": "NFC"}):
         raise ScratchError(
-            "llama.cpp has no pre-tokenizer like that of this BPE tokenizer: want ByteLevel with GPT-2's regular "
-            f"expression, without a prefix space or normalizer; found {_names(content)}"
+            "llama.cpp has no pre-tokenizer like that of this BPE tokenizer: want ByteLevel without a prefix space, with "
+            "the regular expression of GPT-2, StarCoder, Qwen2, GPT-4 or, with ignore_merges, Llama 3, and no normalizer "
+            f"but NFC; found {_names(content)}{', ignore_merges' if whole_words else ''}"
         )
-    for option in ("dropout", "unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix"):
+    for option in ("dropout", "unk_token", "byte_fallback", "continuing_subword_prefix"):
         if model.get(option):
             raise ScratchError(f"llama.cpp has no BPE with {option}, which is {model[option]!r} in this tokenizer")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     tokens = _by_id(model["vocab"])
-    return GGUFVocabulary("gpt2", tokens, merges=merges, options={"tokenizer.ggml.pre": "gpt-2"})
+    return GGUFVocabulary("gpt2", tokens, merges=merges, options={"tokenizer.ggml.pre": name})
 
 
 def _unigram(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabulary:

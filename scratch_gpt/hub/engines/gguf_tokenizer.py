@@ -1,11 +1,12 @@
 """A tokenizer as fields of a GGUF file, for llama.cpp.
 
 llama.cpp has its own implementations of tokenizers, so a tokenizer must have exactly the parts that one of them
-implements. Three kinds have:
+implements. Four kinds have:
 
 | tokenizer | in llama.cpp | differences |
 | --- | --- | --- |
 | byte-level BPE with a pre-tokenizer of `PRE_TOKENIZERS` | `gpt2` | no normalization to NFC |
+| BPE of characters with word marks and byte fallback, as SentencePiece trains it | `llama` | none |
 | unigram with NFKC and word marks | `t5` | a text of spaces only has one mark less |
 | characters | `t5`, each character with the same score | adjacent unknown characters are one `<unk>` |
 """
@@ -29,6 +30,15 @@ GENERATION_TAG = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")  # a tag of tra
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}  # GPT-2's regular expression, too
 UNIGRAM_NORMALIZER = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Prepend", "prepend": SPACE_MARK}]}
 CHARACTERS = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+
+# Parts of BPE with byte fallback that write a space as a mark: with a mark before the text (Llama 2), without (Gemma).
+MARK_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
+MARK_NORMALIZERS = {
+    True: {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE_MARK}, MARK_SPACES]},
+    False: MARK_SPACES,
+}
+SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 # The pre-tokenizers of byte-level BPE that llama.cpp has, with the parts that tokenizers has for the same splits. It
 # has several names for most; "llama-bpe" also takes whole words from the vocabulary before it merges.
@@ -81,12 +91,14 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> GGUFVocabulary:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model, kind = content["model"], content["model"]["type"]
     if kind == "BPE":
-        return _byte_level(content, model)
+        return _byte_fallback(content, model) if model.get("byte_fallback") else _byte_level(content, model)
     if kind == "Unigram":
         return _unigram(content, model)
     if kind == "WordLevel":
         return _characters(content, model)
-    raise ScratchError(f"llama.cpp has no tokenizer for a {kind} model: want byte-level BPE, unigram or characters")
+    raise ScratchError(
+        f"llama.cpp has no tokenizer for a {kind} model: want BPE of bytes or with byte fallback, unigram or characters"
+    )
 
 
 def _byte_level(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabulary:
@@ -104,16 +116,62 @@ def _byte_level(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabular
     )
     if name is None or content["normalizer"] not in (None, {"type": "NFC"}):
         raise ScratchError(
-            "llama.cpp has no pre-tokenizer like that of this BPE tokenizer: want ByteLevel without a prefix space, with "
-            "the regular expression of GPT-2, StarCoder, Qwen2, GPT-4 or, with ignore_merges, Llama 3, and no normalizer "
-            f"but NFC; found {_names(content)}{', ignore_merges' if whole_words else ''}"
+            "llama.cpp has no pre-tokenizer like that of this BPE tokenizer: want ByteLevel without a prefix space, the "
+            "regular expression of GPT-2, StarCoder, Qwen2, GPT-4 or, with ignore_merges, Llama 3, and no normalizer but "
+            f"NFC; found {_names(content)}{', ignore_merges' if whole_words else ''}"
         )
-    for option in ("dropout", "unk_token", "byte_fallback", "continuing_subword_prefix"):
+    for option in ("dropout", "unk_token", "continuing_subword_prefix"):
         if model.get(option):
             raise ScratchError(f"llama.cpp has no BPE with {option}, which is {model[option]!r} in this tokenizer")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     tokens = _by_id(model["vocab"])
     return GGUFVocabulary("gpt2", tokens, merges=merges, options={"tokenizer.ggml.pre": name})
+
+
+def _byte_fallback(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabulary:
+    vocab = model["vocab"]
+    prefix = next((prefix for prefix, part in MARK_NORMALIZERS.items() if content["normalizer"] == part), None)
+    # Gemma's pre-tokenizer splits at spaces, of which the normalizer has left none
+    if prefix is None or content["pre_tokenizer"] not in (None, SPLIT_AT_SPACES) or model.get("ignore_merges"):
+        raise ScratchError(
+            "llama.cpp has no BPE tokenizer with byte fallback like this one: want a normalizer that replaces spaces "
+            f"by {SPACE_MARK}, with or without one before the text, and no pre-tokenizer; found {_names(content)}"
+        )
+    if sum(BYTE_TOKEN.fullmatch(token) is not None for token in vocab) != 256:
+        raise ScratchError("the BPE tokenizer has byte fallback, but not all of the 256 byte tokens <0x00> to <0xFF>")
+    merges = [tuple(merge if isinstance(merge, list) else merge.split(" ")) for merge in model["merges"]]
+    ranks = _token_ranks(merges, vocab, {token["content"] for token in content["added_tokens"]})
+    tokens = _by_id(vocab)
+    scores = [-float(ranks.get(token, 0)) for token in tokens]
+    return GGUFVocabulary("llama", tokens, scores=scores, options={"tokenizer.ggml.add_space_prefix": prefix})
+
+
+def _token_ranks(merges: list[tuple[str, ...]], vocab: dict[str, int], added: set[str]) -> dict[str, int]:
+    """The order in which the tokens of a BPE are merged, from 1. SentencePiece, and llama.cpp, merge two parts wherever
+    they are a token together, the first token in this order first.
+
+    Raises:
+        ScratchError: the merges can't be described by an order of the tokens.
+    """
+    ranks: dict[str, int] = {}
+    previous = None
+    for left, right in merges:
+        token = left + right
+        if token != previous and token in ranks:
+            raise ScratchError(f"llama.cpp can't run this BPE tokenizer: merges of {token!r} do not stand together")
+        ranks.setdefault(token, len(ranks) + 1)
+        previous = token
+    known = set(merges)
+    for token in vocab:
+        if token in added or BYTE_TOKEN.fullmatch(token):
+            continue
+        for i in range(1, len(token)):
+            pair = (token[:i], token[i:])
+            if pair not in known and all(part in vocab and part not in added for part in pair):
+                raise ScratchError(
+                    f"llama.cpp can't run this BPE tokenizer: it merges {pair} to {token!r}, which is no merge"
+                )
+    return ranks
 
 
 def _unigram(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabulary:
@@ -175,15 +233,20 @@ def nfkc_charsmap() -> bytes:
 
 
 def token_types(tokenizer: PreTrainedTokenizerFast, vocabulary: GGUFVocabulary, vocab_size: int) -> list[int]:
-    """The type of each of the model's `vocab_size` tokens: normal, unknown, control (special) or unused."""
+    """The type of each of the model's `vocab_size` tokens: normal, unknown, control (special), byte or
+    unused."""
     from gguf import TokenType
 
     types = [TokenType.NORMAL] * len(vocabulary.tokens)
     types += [TokenType.UNUSED] * (vocab_size - len(vocabulary.tokens))
     for number, token in tokenizer.added_tokens_decoder.items():
         types[number] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-    if vocabulary.model == "t5" and tokenizer.unk_token_id is not None:
+    if vocabulary.model != "gpt2" and tokenizer.unk_token_id is not None:
         types[tokenizer.unk_token_id] = TokenType.UNKNOWN
+    if vocabulary.model == "llama":
+        for number, text in enumerate(vocabulary.tokens):
+            if BYTE_TOKEN.fullmatch(text):
+                types[number] = TokenType.BYTE
     return [int(kind) for kind in types]
 
 

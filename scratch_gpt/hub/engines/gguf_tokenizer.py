@@ -116,9 +116,9 @@ def _byte_level(content: dict[str, Any], model: dict[str, Any]) -> GGUFVocabular
     )
     if name is None or content["normalizer"] not in (None, {"type": "NFC"}):
         raise ScratchError(
-            "llama.cpp has no pre-tokenizer like that of this BPE tokenizer: want ByteLevel without a prefix space, the "
-            "regular expression of GPT-2, StarCoder, Qwen2, GPT-4 or, with ignore_merges, Llama 3, and no normalizer but "
-            f"NFC; found {_names(content)}{', ignore_merges' if whole_words else ''}"
+            "llama.cpp has no pre-tokenizer like that of this BPE tokenizer: want ByteLevel without a prefix space, "
+            "the regular expression of GPT-2, StarCoder, Qwen2, GPT-4 or, with ignore_merges, Llama 3, and no "
+            f"normalizer but NFC; found {_names(content)}{', ignore_merges' if whole_words else ''}"
         )
     for option in ("dropout", "unk_token", "continuing_subword_prefix"):
         if model.get(option):

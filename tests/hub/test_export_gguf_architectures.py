@@ -22,7 +22,12 @@ SIZES = {"max_position_embeddings": 256, "intermediate_size": 64}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3["original_max_position_embeddings"] = 32
-FAST = {"hidden_act": "gelu_fast"}
+# Values that differ from llama.cpp's defaults, so that each key is needed.
+HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}}
+FAST = {"hidden_act": "gelu_fast", **HALF}
+CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 7.0}
+BY_TYPE = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}
+BY_TYPE |= {"sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}
 NO_ROPE = {"no_rope_layer_interval": 4, "num_hidden_layers": 5}
 
 # Family, variant and further fields, of models that llama.cpp runs.
@@ -47,15 +52,15 @@ SUPPORTED = [
     ("Starcoder2", "plain", {"sliding_window": None, "tie_word_embeddings": False, "rope_parameters": YARN}),
     ("Gemma", "plain", {}),
     ("Gemma", "plain", {"rope_parameters": YARN}),
-    ("Gemma2", "plain", {}),
+    ("Gemma2", "plain", CAPS),
     ("Gemma2", "strong caps", {"layer_types": ["sliding_attention"] * 3}),
     ("Gemma2", "plain", {"num_hidden_layers": GEMMA_27B_LAYERS["gemma2"], "layer_types": None}),
-    ("Gemma3", "scaled", GROUPED),
+    ("Gemma3", "scaled", {**GROUPED, "rope_parameters": BY_TYPE}),
     ("Gemma3", "plain", {"tie_word_embeddings": False, "final_logit_softcapping": 0.7}),
     ("Gemma3", "plain", {"layer_types": ["full_attention"] * 3}),
     ("Gemma3", "plain", {"num_hidden_layers": GEMMA_27B_LAYERS["gemma3_text"], "layer_types": None}),
     ("GPTNeoX", "plain", FAST),
-    ("GPTNeoX", "sequential", FAST),
+    ("GPTNeoX", "sequential", {**FAST, "rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}),
     ("Phi", "plain", {}),
     ("Phi", "grouped", {"qk_layernorm": False}),
     ("Mixtral", "plain", {}),

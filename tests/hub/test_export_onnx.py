@@ -32,6 +32,7 @@ from scratch_gpt.hub.loading import Tokenizers
 VOCAB, TARGET_VOCAB = 300, 280
 DOCS = (PROJECT / "docs" / "engines_onnx.md").read_text(encoding="utf-8")
 TEXT = "One day, Anna saw a lamp."
+FULL_ATTENTION = {"vocab_size": VOCAB, "layer_types": ["full_attention"] * 2, "sliding_window": None}
 TWO_TOKENIZERS = {"decoder_vocab_size": TARGET_VOCAB, "share_encoder_decoder_embeddings": False}
 
 
@@ -61,6 +62,9 @@ MODELS = {
     "llama": ("causal", lambda: tiny_model("llama", vocab_size=VOCAB, num_key_value_heads=2, head_dim=12)),
     "nanochat": ("causal", lambda: tiny_model("nanochat", vocab_size=VOCAB)),
     "nanochat_ngram": ("causal", lambda: tiny_model("nanochat_ngram", vocab_size=VOCAB)),
+    "gpt_neox": ("causal", lambda: tiny_model("gpt_neox", vocab_size=VOCAB)),
+    "smollm3": ("causal", lambda: tiny_model("smollm3", vocab_size=VOCAB, no_rope_layers=[1, 0])),
+    "gemma3": ("causal", lambda: tiny_model("gemma3", **FULL_ATTENTION)),
     "vaswani2017": ("seq2seq", lambda: tiny_translator("vaswani2017", **TWO_TOKENIZERS)),
     "modern": ("seq2seq", lambda: tiny_translator("modern")),
     "t5": ("seq2seq", lambda: tiny_translator("t5")),
@@ -271,15 +275,23 @@ def sliding_window_model():
     return MistralForCausalLM(MistralConfig(vocab_size=VOCAB, num_hidden_layers=1, **sizes))
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 UNSUPPORTED = {
     "trunk": (lambda: ScratchGPTModel(tiny_config("llama", vocab_size=VOCAB)), "a ScratchGPTModel can't be exported"),
     "dynamic": (
-        lambda: tiny_model(
-            "llama", vocab_size=VOCAB, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-        ),
+        lambda: tiny_model("llama", vocab_size=VOCAB, rope_parameters=DYNAMIC),
         "rope_type 'dynamic'",
     ),
     "sliding": (sliding_window_model, "DynamicSlidingWindowLayer"),
+    "sliding in some layers": (
+        lambda: tiny_model("gemma3", vocab_size=VOCAB),
+        "want full attention in all layers .layer_types, sliding_window.",
+    ),
+    "dynamic in some layers": (
+        lambda: tiny_model("gemma3", rope_parameters={"full_attention": DYNAMIC}, **FULL_ATTENTION),
+        "rope_type 'dynamic'",
+    ),
+    "experts": (lambda: tiny_model("mixtral", vocab_size=VOCAB, num_experts=4), "num_experts is 4"),
 }
 
 

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ...errors import ScratchError
 from ..model_directory import Kind, save_tokenizers
+from ..native.twin import rotary_settings
 from .export import ExportFormat, Source
 from .onnx_comparison import compare
 from .onnx_graphs import Graph, build_graphs
@@ -61,19 +62,24 @@ def check(source: Source) -> None:
     model = source.model
     kind = kind_for_export(model)
     config: Any = model.config.get_text_config(decoder=True)
-    parameters = getattr(config, "rope_parameters", None) or {}
-    rope_type = parameters.get("rope_type", "default")
-    if getattr(config, "position_type", "rotary") == "rotary" and rope_type in LENGTH_DEPENDENT_ROPE:
+    ropes = rotary_settings(getattr(config, "rope_parameters", None))
+    for rope_type in {rope.get("rope_type", "default") for rope in ropes} & set(LENGTH_DEPENDENT_ROPE):
+        if getattr(config, "position_type", "rotary") == "rotary":
+            raise ScratchError(
+                f"a model with rope_type {rope_type!r} can't be exported to ONNX: its frequencies depend on the length "
+                "of the input"
+            )
+    if num_experts := getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0):
         raise ScratchError(
-            f"a model with rope_type {rope_type!r} can't be exported to ONNX: its frequencies depend on the length of "
-            "the input"
+            f"a model with experts can't be exported to ONNX, num_experts is {num_experts}: how many tokens an expert "
+            "has depends on the input"
         )
     if kind == "seq2seq" or (kind == "causal" and has_cache(model)):
         layers = {type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__}
         if layers:
             raise ScratchError(
                 f"a model whose cache has layers of {', '.join(sorted(layers))} can't be exported to ONNX: want full "
-                "attention"
+                "attention in all layers (layer_types, sliding_window)"
             )
 
 

@@ -15,7 +15,12 @@ Ideas that are not in an earlier lesson:
 - *RMSNorm*: x / √mean(x²) times a learned scale, without mean and bias;
 - *rotary positions*: pairs of features of query and key are rotated by t · θ_i, θ_i = 10000^(-2i/D), so that their
   product depends on the distance of the positions only;
-- *SwiGLU*: (silu(x W_g) · x W_u) W_d: one projection gates the other.
+- *SwiGLU*: (silu(x W_g) · x W_u) W_d: one projection gates the other;
+- *q/k norm*: queries and keys of each head are normalized before they are rotated (Qwen3, Gemma 3);
+- *sliding windows*: two of three blocks attend to the last 16 characters only (Mistral, Gemma);
+- *parallel residual*: attention and feed-forward network read the same input (GPT-J, GPT-NeoX);
+- *experts*: four feed-forward networks of half the size, of which a router chooses two for each character (Mixtral). A
+  character uses as many parameters as before, and the model has more.
 
 The models are in `ladder_models.py`. Dimension letters: B batch, T characters, V vocabulary.
 """
@@ -73,6 +78,10 @@ BLOCK = {"feed_forward": True, "residual": True, "norm": True}
 ROTARY: dict[str, Any] = {"norm_type": "rms_norm", "position_type": "rotary"}
 # An intermediate size with about as many weights as 4C without the gate.
 SWIGLU: dict[str, Any] = {"hidden_act": "silu", "mlp_gated": True, "intermediate_size": 344}
+SLIDING: dict[str, Any] = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+WINDOWED: dict[str, Any] = {**ROTARY, **SWIGLU, "qk_norm": True, **SLIDING, "sliding_window": 16}
+PARALLEL: dict[str, Any] = {**WINDOWED, "parallel_residual": True}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 172, "mlp_bias": False}
 RUNGS = (
     Rung("bigram", "a table of pairs", Bigram),
     Rung("window", f"{WINDOW} embeddings", Window),
@@ -87,6 +96,10 @@ RUNGS = (
     Rung("RMSNorm", "no mean, no bias", partial(GPT, norm_type="rms_norm")),
     Rung("rotary positions", "relative positions", partial(GPT, **ROTARY)),
     Rung("SwiGLU", "a gated feed-forward", partial(GPT, **ROTARY, **SWIGLU)),
+    Rung("q/k norm", "normalized queries", partial(GPT, **ROTARY, **SWIGLU, qk_norm=True)),
+    Rung("sliding windows", "local attention", partial(GPT, **WINDOWED)),
+    Rung("parallel residual", "branches side by side", partial(GPT, **PARALLEL)),
+    Rung("experts", "2 of 4, half the size", partial(GPT, **(PARALLEL | EXPERTS))),
 )
 
 
@@ -146,10 +159,11 @@ def split_text(text: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
 
 
 def build_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Build Muon for the matrices other than embeddings and head, and AdamW for all other parameters."""
+    """Build Muon for the matrices other than embeddings and head, those of experts included, and AdamW for all other
+    parameters."""
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     heads = {id(p) for n, m in model.named_modules() if n.endswith(("lm_head", "output")) for p in m.parameters()}
-    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings | heads]
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings | heads]
     matrix_ids = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in matrix_ids]
     adamw = torch.optim.AdamW(others, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)

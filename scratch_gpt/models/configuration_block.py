@@ -82,6 +82,7 @@ class TransformerBlockConfig(BaseConfig):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    preset_descriptions: ClassVar[dict[str, str]] = {}  # what a preset is, in words
     layer_fields: ClassVar[tuple[str, ...]] = ()  # fields of the model that must be at least 1
     base_model_tp_plan: ClassVar[dict[str, str] | None] = {
         "layers.*.self_attn.q_proj": "colwise",

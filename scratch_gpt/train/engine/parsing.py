@@ -28,7 +28,11 @@ NEVER_RECORDED = {"resume", "output_dir", "trust_remote_code"}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, keeps the line breaks of the description, and lists each flag once, without its dashed alias."""
+    """Shows defaults, keeps line breaks, and lists each flag once, without its dashed alias."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        split = super()._split_lines
+        return [line for paragraph in text.splitlines() for line in split(paragraph, width)]
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if isinstance(action, argparse.BooleanOptionalAction):

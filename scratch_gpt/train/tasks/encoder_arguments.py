@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...models.configuration_scratch_encoder import PRESET_DESCRIPTIONS
 from ..arguments.training import argument
+from .presets import preset_help
 from .text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST
-
-ENCODER_PRESETS = (
-    "'modern': rotary positions, RMSNorm and SwiGLU. 'bert': learned positions and a norm after each sum. 'roberta': "
-    "'bert' with a larger epsilon in its norms. 'distilbert': 'bert' whose classifier has a ReLU pooler. 'modernbert': "
-    "rotary positions, GeGLU and, in two of three layers, attention to 64 tokens on each side."
-)
 
 
 @dataclass
@@ -21,7 +17,7 @@ class EncoderModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("modern", f"Architecture of an encoder. {ENCODER_PRESETS}")
+    preset: str = argument("modern", preset_help("Architecture of an encoder:", PRESET_DESCRIPTIONS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int = argument(

@@ -12,6 +12,7 @@ from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfi
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from .common import dropout_fields
 from .encoder_arguments import EncoderModelArguments
+from .presets import block_fields
 
 
 def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, int | None], **more: Any) -> Any:
@@ -32,6 +33,8 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
     chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **dropout_fields(args)}
     if encoder:
         chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling", "ngram_sizes")}
+    if hasattr(args, "num_experts"):
+        chosen |= block_fields(args, ScratchGPTConfig.presets.get(args.preset, {}))
     try:
         if not encoder and getattr(args, "ngram_sizes", None):
             raise ValueError(f"ngram_sizes are given for {args.preset!r}: they belong to preset 'fasttext'")

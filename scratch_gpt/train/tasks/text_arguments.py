@@ -11,7 +11,10 @@ TRUST = "Run the code that the --init_from checkpoint contains. Read it first."
 VOCAB_SIZE = "Vocabulary size of a new tokenizer. Default: up to 4096 for bpe and unigram."
 HIDDEN_SIZE = "Hidden size (model width)."
 HEADS = "Number of attention heads; must divide the hidden size."
-INTERMEDIATE = "Intermediate size of the feed-forward network. Default: 4 times the hidden size, or 8/3 if gated."
+INTERMEDIATE = (
+    "Intermediate size of the feed-forward network, or of each expert. Default: 4 times the hidden size, or 8/3 if "
+    "gated."
+)
 DROPOUT = "Dropout of embeddings, attention weights and residual branches. Default: the {}'s."
 
 

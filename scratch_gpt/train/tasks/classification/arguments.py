@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...arguments.default_rates import CLASSIFICATION, DefaultRates
+from ....models.configuration_scratch_encoder import PRESET_DESCRIPTIONS as ENCODERS
+from ....models.configuration_scratch_gpt import PRESET_DESCRIPTIONS as GPTS
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
-from ..encoder_arguments import ENCODER_PRESETS, EncoderModelArguments
+from ..encoder_arguments import EncoderModelArguments
+from ..presets import NUM_EXPERTS, NUM_EXPERTS_PER_TOK, SLIDING_WINDOW, preset_help
 from ..text_arguments import VOCAB_SIZE
 
 
@@ -52,9 +55,11 @@ class ClassifierModelArguments(EncoderModelArguments):
 
     preset: str = argument(
         "modern",
-        f"Architecture of an encoder, or of a GPT: 'gpt2', 'llama', 'nanochat' or 'nanochat_ngram'. {ENCODER_PRESETS} "
-        "'fasttext': a bag of tokens and n-grams, for a few thousand texts.",
+        preset_help("Architecture of an encoder or, from gpt2 on, of a GPT:", ENCODERS | GPTS),
     )
+    sliding_window: int | None = argument(None, SLIDING_WINDOW, at_least=1)
+    num_experts: int | None = argument(None, NUM_EXPERTS, at_least=0)
+    num_experts_per_tok: int | None = argument(None, NUM_EXPERTS_PER_TOK, at_least=1)
     ngram_sizes: list[int] | None = argument(
         None,
         "For 'fasttext': the sizes of the n-grams with embeddings of their own, such as 2 3 4 5 6 with --tokenizer "

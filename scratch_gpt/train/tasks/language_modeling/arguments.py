@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ....models.configuration_scratch_gpt import PRESET_DESCRIPTIONS
 from ...arguments.training import MAX_BATCH_SIZE, TrainingArguments, argument
+from ..presets import NUM_EXPERTS, NUM_EXPERTS_PER_TOK, SLIDING_WINDOW, preset_help
 from ..text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST, DataArguments
+
+BIGRAM = {"bigram": "a table of the next token's logits for each token, without layers."}
 
 
 @dataclass
@@ -15,11 +19,7 @@ class ModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument(
-        "llama",
-        "Architecture: 'gpt2', 'llama', 'nanochat', or 'nanochat_ngram', which adds embeddings of 3-grams (best on "
-        "little text in little time; no equivalent in transformers); or 'bigram', a table without layers.",
-    )
+    preset: str = argument("llama", preset_help("Architecture:", BIGRAM | PRESET_DESCRIPTIONS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(
@@ -34,6 +34,9 @@ class ModelArguments:
         None, "Number of key-value heads (grouped-query attention). Default: num_attention_heads."
     )
     intermediate_size: int | None = argument(None, INTERMEDIATE)
+    sliding_window: int | None = argument(None, SLIDING_WINDOW, at_least=1)
+    num_experts: int | None = argument(None, NUM_EXPERTS, at_least=0)
+    num_experts_per_tok: int | None = argument(None, NUM_EXPERTS_PER_TOK, at_least=1)
     dropout: float | None = argument(None, DROPOUT.format("preset"), at_least=0, at_most=1, with_init_from=True)
     attention_dropout: float | None = argument(
         None,

@@ -22,6 +22,7 @@ from ....models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ...performance.attention_choice import choose_attention
 from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, run_facts
 from ..initial_model import load_initial_model
+from ..presets import block_fields
 from .arguments import ModelArguments
 
 
@@ -44,6 +45,7 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
         chosen = {
             **{name: getattr(args, name) for name in ("num_key_value_heads", "intermediate_size")},
             **dropout_fields(args),
+            **block_fields(args, ScratchGPTConfig.presets.get(args.preset, {})),
             "tie_word_embeddings": args.tie_word_embeddings,
         }
         return ScratchGPTConfig.from_preset(

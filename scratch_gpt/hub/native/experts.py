@@ -37,7 +37,7 @@ class OlmoeTwin(HeadTwin):
 
 
 class Qwen3MoeTwin(WindowTwin):
-    """The Qwen3 models with experts."""
+    """Qwen3-MoE (arXiv:2505.09388): Qwen3 with experts."""
 
     preset, since = "qwen3_moe", "5.0"
     config_class, model_class = Qwen3MoeConfig, Qwen3MoeForCausalLM

@@ -36,7 +36,7 @@ class GemmaFamilyTwin(DecoderTwin):
 
 
 class GemmaTwin(GemmaFamilyTwin):
-    """Gemma 1."""
+    """Gemma 1: Llama with GELU in the gate, and multiplied embeddings."""
 
     preset = "gemma"
     config_class, model_class = GemmaConfig, GemmaForCausalLM
@@ -75,14 +75,16 @@ class WindowedGemmaTwin(LayerTypesTwin, GemmaFamilyTwin):
 
 
 class Gemma2Twin(WindowedGemmaTwin):
-    """Gemma 2, with soft-capped scores and logits, and a window in every second layer."""
+    """Gemma 2: Gemma with norms before and after each branch, soft-capped scores and logits, and a window in every
+    second layer."""
 
     preset = "gemma2"
     config_class, model_class = Gemma2Config, Gemma2ForCausalLM
 
 
 class Gemma3Twin(WindowedGemmaTwin):
-    """Gemma 3 (its text models) normalizes queries and keys, and has rotary settings for each layer type."""
+    """Gemma 3 (its text models): Gemma 2 with normalized queries and keys in place of soft-capping, and rotary settings
+    for each layer type."""
 
     preset, rotary_by_layer_type = "gemma3", True
     config_class, model_class = Gemma3TextConfig, Gemma3ForCausalLM

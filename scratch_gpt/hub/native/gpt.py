@@ -43,7 +43,7 @@ class DecoderTwin(Twin):
 
 
 class LlamaTwin(DecoderTwin):
-    """Llama, which has the same modules with the same names."""
+    """Llama (arXiv:2302.13971, 2407.21783), which has the same modules with the same names."""
 
     preset = "llama"
     config_class, model_class = LlamaConfig, LlamaForCausalLM
@@ -61,8 +61,8 @@ class LlamaTwin(DecoderTwin):
 
 
 class NanoChatTwin(DecoderTwin):
-    """NanoChat, which rotates queries and keys in the opposite direction; swapping the halves of each head's rows is
-    equivalent."""
+    """NanoChat: Llama with squared ReLU, norms without weights and soft-capped logits. It rotates queries and keys in
+    the opposite direction; swapping the halves of each head's rows is equivalent."""
 
     preset, since = "nanochat", "5.0"
     config_class, model_class = NanoChatConfig, NanoChatForCausalLM
@@ -112,7 +112,8 @@ class NanoChatTwin(DecoderTwin):
 
 
 class GPT2Twin(DecoderTwin):
-    """GPT-2, which stores its matrices transposed (`Conv1D`), with query, key and value in one matrix."""
+    """GPT-2: layer norms, learned positions and biases. It stores its matrices transposed (`Conv1D`), with query, key
+    and value in one matrix."""
 
     preset = "gpt2"
     config_class, model_class = GPT2Config, GPT2LMHeadModel

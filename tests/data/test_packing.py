@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers.models import PRESETS, tiny_model
+from helpers.models import PRESET_STYLES, tiny_model
 from torch.nn import functional as F
 
 from scratch_gpt import train_tokenizer
@@ -96,12 +96,12 @@ def loss_alone(model, shard: Shard, documents: list[int]) -> float:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_packed_documents_do_not_attend_to_each_other(preset, order):
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_packed_documents_do_not_attend_to_each_other(preset, fields, order):
     """A batch of a row with three documents, a full row, and a row with padding, in any order: its loss is the sum of
     the losses of the documents alone."""
     lengths = [5, 4, 7, 16, 6]  # 5 + 4 + 7 fill a row, 16 another, 6 leaves padding
-    model, shard = tiny_model(preset), shard_of(lengths)
+    model, shard = tiny_model(preset, **fields), shard_of(lengths)
     task = LanguageModeling(
         Accelerator(cpu=True), {"train": shard, "validation": shard}, train_tokenizer(["a"], "char"), 16, 3, seed=0
     )

@@ -90,8 +90,17 @@ def randomise(model, seed: int = 0, std: float = 0.2):
     return model
 
 
+# A few presets that together have every field of a family of decoders, with layers of both kinds and few experts.
+FAMILY_STYLES: list[tuple[str, dict]] = [
+    ("gemma3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}),
+    ("gpt_neox", {}),
+    ("mixtral", {"num_experts": 4}),
+    ("olmo2", {}),
+    ("smollm3", {"no_rope_layers": [1, 0]}),
+]
+PRESET_STYLES = [*[(preset, {}) for preset in PRESETS], *FAMILY_STYLES]
 STYLES = [
-    *[(preset, {}) for preset in PRESETS],
+    *PRESET_STYLES,
     ("llama", {"num_key_value_heads": 2, "head_dim": 12}),
     ("gpt2", {"norm_position": "post", "position_type": "sinusoidal", "hidden_act": "relu"}),
     ("llama", {"position_type": "relative", "num_key_value_heads": 2}),

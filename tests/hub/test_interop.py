@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from helpers.models import PRESETS, tiny_model
+from helpers.models import PRESET_STYLES, tiny_model
 from helpers.processes import run_python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -106,12 +106,12 @@ def test_grpo_trainer_uses_our_rewards(folder, tmp_path):
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_lora_is_trained_saved_loaded_and_merged(preset, tmp_path):
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_lora_is_trained_saved_loaded_and_merged(preset, fields, tmp_path):
     """Only the adapter is trained; it loads as saved; merged, the model has our class and the same logits."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    model = tiny_model(preset)
+    model = tiny_model(preset, **fields)
     model.save_pretrained(tmp_path / "base")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     adapted = get_peft_model(model, LoraConfig(**LORA))

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.models import PRESETS, tiny_model
+from helpers.models import PRESET_STYLES, tiny_model
 from transformers import DynamicCache, GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
@@ -24,18 +24,18 @@ def greedy_loop(model, x: torch.Tensor, steps: int) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_greedy_equals_a_manual_loop(preset):
-    model, x = tiny_model(preset), prompt(2)
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_greedy_equals_a_manual_loop(preset, fields):
+    model, x = tiny_model(preset, **fields), prompt(2)
     assert torch.equal(model.generate(x, **GREEDY), greedy_loop(model, x, 12))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
 @pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}])
-def test_static_cache_and_prompt_lookup_generate_the_same_text(preset, options):
+def test_static_cache_and_prompt_lookup_generate_the_same_text(preset, fields, options):
     if "prompt_lookup_num_tokens" in options and RELEASE < (5, 13):
         pytest.skip("prompt lookup of transformers before 5.13 needs an end-of-sequence token")
-    model, x = tiny_model(preset), prompt()
+    model, x = tiny_model(preset, **fields), prompt()
     x = torch.cat([x, x], 1)  # something to look up
     assert torch.equal(model.generate(x, **GREEDY, **options), greedy_loop(model, x, 12))
 
@@ -72,9 +72,9 @@ def test_sampling_follows_the_models_distribution():
     )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_left_padded_rows_equal_rows_alone(preset):
-    model, short, long = tiny_model(preset), prompt(1, 4), prompt(1, 9)
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_left_padded_rows_equal_rows_alone(preset, fields):
+    model, short, long = tiny_model(preset, **fields), prompt(1, 4), prompt(1, 9)
     batch = torch.cat([torch.cat([torch.zeros(1, 5, dtype=torch.long), short], 1), long])
     mask = torch.ones_like(batch)
     mask[0, :5] = 0

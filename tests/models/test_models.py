@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.models import PRESETS, STYLES, randomise, tiny_config, tiny_model, tiny_seq2seq
+from helpers.models import PRESET_STYLES, PRESETS, STYLES, randomise, tiny_config, tiny_model, tiny_seq2seq
 from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, StaticCache
@@ -59,11 +59,13 @@ def test_rotary_products_depend_on_distance_only():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("implementation", "preset"), [*(("sdpa", preset) for preset in PRESETS), ("flex_attention", "llama")]
+    ("implementation", "preset", "fields"),
+    [*(("sdpa", *style) for style in PRESET_STYLES), ("flex_attention", "llama", {})],
 )
 @torch.no_grad()  # flex attention has no backward on a CPU
-def test_fast_attention_equals_eager(preset, implementation):
-    model = tiny_model(preset, num_key_value_heads=2 if preset != "gpt2" else 4, head_dim=16, hidden_size=64)
+def test_fast_attention_equals_eager(preset, fields, implementation):
+    heads = {"num_key_value_heads": 2 if preset != "gpt2" else 4, "head_dim": 16, "hidden_size": 64}
+    model = tiny_model(preset, **heads, **fields)
     x = ids(3, 16)
     mask = torch.ones_like(x)
     mask[0, :5] = 0
@@ -106,9 +108,9 @@ def test_past_key_values_is_accepted_as_the_cache():
     torch.testing.assert_close(later.last_hidden_state, whole.last_hidden_state[:, 4:], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_static_cache_equals_full_forward(preset):
-    model, x = tiny_model(preset), ids()
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_static_cache_equals_full_forward(preset, fields):
+    model, x = tiny_model(preset, **fields), ids()
     full = model(x).logits
     cache = StaticCache(config=model.config, max_cache_len=32)
     steps = [model(piece, cache=cache, use_cache=True).logits for piece in (x[:, :4], *x[:, 4:].split(1, 1))]
@@ -139,9 +141,9 @@ def test_packed_documents_do_not_attend_to_each_other(preset, fields):
     torch.testing.assert_close(packed[:, 5:], model(b).logits, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_later_token_changes_no_earlier_logit(preset):
-    model, x = tiny_model(preset), ids()
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_a_later_token_changes_no_earlier_logit(preset, fields):
+    model, x = tiny_model(preset, **fields), ids()
     changed = x.clone()
     changed[:, 8] = 5
     before, after = model(x).logits, model(changed).logits
@@ -149,11 +151,11 @@ def test_a_later_token_changes_no_earlier_logit(preset):
     assert not torch.equal(before[:, 8:], after[:, 8:])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_gradient_checkpointing_changes_no_gradient(preset):
-    gradients = []
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)
+def test_gradient_checkpointing_changes_no_gradient(preset, fields):
+    gradients, dropouts = [], dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
     for checkpointing in (False, True):
-        model = tiny_model(preset, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0).train()
+        model = tiny_model(preset, **dropouts, **fields).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         x = torch.arange(24).view(2, 12)
@@ -189,9 +191,9 @@ def test_loss_is_the_cross_entropy_of_the_next_token():
     assert ready.item() == pytest.approx(nats.mean().item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("preset", PRESETS)  # nanochat caps its logits
-def test_the_loss_without_logits_has_the_same_gradients(preset):
-    model, x = tiny_model(preset), ids()
+@pytest.mark.parametrize(("preset", "fields"), PRESET_STYLES)  # nanochat caps its logits
+def test_the_loss_without_logits_has_the_same_gradients(preset, fields):
+    model, x = tiny_model(preset, **fields), ids()
     labels = x.clone()
     labels[0, :5] = -100
     shifted = F.pad(labels[:, 1:], (0, 1), value=-100)

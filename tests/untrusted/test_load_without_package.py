@@ -43,7 +43,7 @@ print(json.dumps([type(config).__name__, type(model).__name__, text]))
 """
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, "bigram"])
+@pytest.mark.parametrize("preset", [*PRESETS, "gemma3", "mixtral", "bigram"])
 def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_path):
     run = tmp_path / "run"
     options = ("--output_dir", str(run), "--dataset", str(text_file), *TINY_RUN, "--preset", preset, "--max_steps", "5")

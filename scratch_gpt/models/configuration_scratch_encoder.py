@@ -93,8 +93,8 @@ PRESETS["distilbert"] = {**PRESETS["bert"], "pooler_activation": "relu", "classi
 # What each preset is, in words.
 PRESET_DESCRIPTIONS = {
     "bert": "learned positions, LayerNorm after each sum, GELU, biases and dropout.",
-    "modernbert": "rotary positions, LayerNorm without biases, GELU as the gate and, in two of three layers, attention to "
-    "64 tokens on each side.",
+    "modernbert": "rotary positions, LayerNorm without biases, GELU as the gate and, in two of three layers, attention "
+    "to 64 tokens on each side.",
     "modern": "rotary positions, RMSNorm and SwiGLU, without biases.",
     "fasttext": "a bag of tokens and n-grams without layers, for a few thousand texts.",
     "roberta": "bert with a larger epsilon in its norms.",

@@ -17,7 +17,7 @@ from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.engines.export import Source
 from scratch_gpt.hub.engines.formats import FORMATS
 from scratch_gpt.hub.loading import Tokenizers
-from scratch_gpt.hub.native.convert import native_twin
+from scratch_gpt.hub.native.convert import find_twin
 from scratch_gpt.hub.native.registry import TWINS
 from scratch_gpt.hub.native.twin import Twin
 
@@ -89,8 +89,8 @@ def family_row(twins: list[Twin]) -> tuple[str, ...]:
     twin = twins[0]
     classes = ", ".join(f"`{each.model_class.__name__}`" for each in twins)
     checkpoints = ", ".join(f"{name} ({size})" for each in twins for name, size in published(each))
-    new = [native_twin(tiny(each, origin=False)) for each in twins]
-    exported = ", ".join(dict.fromkeys(f"`{each.model_class.__name__}`" for each in new))
+    new = [find_twin(tiny(each, origin=False)) for each in twins]
+    exported = ", ".join(dict.fromkeys(f"`{each.model_class.__name__}`" for each, reasons in new if not reasons))
     found = dict.fromkeys(name for each in twins for name in engines(each))
     return first_sentence(twin), classes, checkpoints, f"`{twin.preset}`", exported, ", ".join(found)
 

@@ -1,11 +1,11 @@
-"""Every preset of the GPT is described, and trains from nothing at any size with a command."""
+"""Every preset is described, and those of the GPT train from nothing at any size with a command."""
 
 import pytest
 import torch
 from helpers.processes import PRETRAIN, TINY_LOOP, run_here
 from transformers import AutoModelForCausalLM
 
-from scratch_gpt import ScratchGPTConfig
+from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.models.configuration_scratch_gpt import PRESET_DESCRIPTIONS, PRESETS
 from scratch_gpt.train.tasks.classification.arguments import ClassifierModelArguments
@@ -22,9 +22,10 @@ def config_of(preset: str, **fields) -> ScratchGPTConfig:
     return build_config(ModelArguments(preset=preset, **TINY, **fields), 99, 64, {})
 
 
-def test_every_preset_has_one_sentence():
-    assert list(PRESET_DESCRIPTIONS) == list(PRESETS)
-    for description in PRESET_DESCRIPTIONS.values():
+@pytest.mark.parametrize("config_class", [ScratchGPTConfig, ScratchEncoderConfig])
+def test_every_preset_has_one_sentence(config_class):
+    assert list(config_class.preset_descriptions) == list(config_class.presets)
+    for description in config_class.preset_descriptions.values():
         assert description.endswith(".")
         assert ". " not in description
 

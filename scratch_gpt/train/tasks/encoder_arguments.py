@@ -10,6 +10,8 @@ from ..arguments.training import argument
 from .presets import preset_help
 from .text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST
 
+WITH_LAYERS = {name: description for name, description in PRESET_DESCRIPTIONS.items() if name != "fasttext"}
+
 
 @dataclass
 class EncoderModelArguments:
@@ -17,7 +19,7 @@ class EncoderModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("modern", preset_help("Architecture of an encoder:", PRESET_DESCRIPTIONS))
+    preset: str = argument("modern", preset_help("Architecture of an encoder:", WITH_LAYERS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int = argument(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...arguments.default_rates import CLASSIFICATION, DefaultRates
 from ....models.configuration_scratch_encoder import PRESET_DESCRIPTIONS as ENCODERS
 from ....models.configuration_scratch_gpt import PRESET_DESCRIPTIONS as GPTS
+from ...arguments.default_rates import CLASSIFICATION, DefaultRates
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..encoder_arguments import EncoderModelArguments
 from ..presets import NUM_EXPERTS, NUM_EXPERTS_PER_TOK, SLIDING_WINDOW, preset_help

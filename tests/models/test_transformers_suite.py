@@ -15,6 +15,8 @@ import pytest
 import transformers
 from helpers.processes import run_python
 
+from scratch_gpt.models.configuration_scratch_gpt import PRESETS
+
 CASES = Path(__file__).with_name("suite") / "cases.py"
 # A test class of transformers' model, and those of ours that must pass the same tests.
 PEERS = {
@@ -31,6 +33,8 @@ EXCLUDED = dict.fromkeys(OTHER_POSITIONS, "rope_scaling")
 EXCLUDED["ModernStyleTest"] = "rope_scaling_from_config"
 # This test reads the frequencies of all layer types from one module; here, each layer type has a module of its own.
 EXCLUDED["ModernbertStyleTest"] = "rope_scaling_frequencies"
+EXCLUDED_OF_PRESETS = {"gemma3": "rope_scaling_frequencies"}  # for the same reason
+PARTS = 4  # of the presets, whose tests run one part after the other, each in less than the time limit of a process
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
 
 
@@ -65,22 +69,45 @@ def suite(tmp_path_factory) -> Path:
     return folder / top
 
 
-@pytest.mark.slow
-def test_common_model_tests_pass(suite, tmp_path):
-    report = tmp_path / "report.xml"
+def run_suite(suite: Path, report: Path, *targets: str) -> dict[str, dict[str, str]]:
+    """Run classes of tests; return the outcome of each test, by class and name."""
     options = ("-q", "-p", "no:cacheprovider", "-n", "2", "-o", "addopts=", f"--junitxml={report}")
-    run_python("-m", "pytest", str(CASES), *options, cwd=suite, check=False, PYTHONPATH=str(suite))
+    run_python("-m", "pytest", *targets, *options, cwd=suite, check=False, PYTHONPATH=str(suite))
     outcomes: dict[str, dict[str, str]] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
         outcomes.setdefault(case.get("classname", "").split(".")[-1], {})[case.get("name", "")] = outcome
+    return outcomes
+
+
+def assert_no_worse(ours: dict[str, str], theirs: dict[str, str], style: str, excluded: str) -> None:
+    """Check that tests which pass on a class of transformers pass on ours, and that those it skips do not fail."""
+    assert sum(outcome == "passed" for outcome in theirs.values()) > 60
+    results = {n: o for n, o in ours.items() if excluded not in n}
+    worse = {n: o for n, o in results.items() if o != "passed" and theirs[n] == "passed"}
+    worse |= {n: o for n, o in results.items() if o in ("failure", "error") and theirs[n] == "skipped"}
+    assert not worse, f"{style} has worse results: {worse}"
+
+
+@pytest.mark.slow
+def test_common_model_tests_pass(suite, tmp_path):
+    outcomes = run_suite(suite, tmp_path / "report.xml", str(CASES))
     assert set(outcomes) == {name for peer, ours in PEERS.items() for name in (peer, *ours)}
     for peer, styles in PEERS.items():
-        theirs = outcomes[peer]
-        assert sum(outcome == "passed" for outcome in theirs.values()) > 60
         for style in styles:
-            excluded = EXCLUDED.get(style, "nothing")
-            results = {n: o for n, o in outcomes[style].items() if excluded not in n}
-            worse = {n: o for n, o in results.items() if o != "passed" and theirs[n] == "passed"}
-            worse |= {n: o for n, o in results.items() if o in ("failure", "error") and theirs[n] == "skipped"}
-            assert not worse, f"{style} has worse results than {peer}: {worse}"
+            assert_no_worse(outcomes[style], outcomes[peer], style, EXCLUDED.get(style, "nothing"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_common_model_tests_pass_on_presets_of_families(part, suite, tmp_path):
+    """As on Llama, whatever the preset."""
+    presets = [name for name in PRESETS if name not in ("gpt2", "llama", "nanochat", "nanochat_ngram")][part::PARTS]
+    targets = (f"{CASES}::LlamaTest", *(f"{CASES.with_name('decoders.py')}::{name}_style" for name in presets))
+    outcomes = run_suite(suite, tmp_path / "report.xml", *targets)
+    assert set(outcomes) == {"LlamaTest", *(f"{name}_style" for name in presets)}
+    for name in presets:
+        excluded = (
+            "rope_scaling" if PRESETS[name]["position_type"] == "learned" else EXCLUDED_OF_PRESETS.get(name, "nothing")
+        )
+        assert_no_worse(outcomes[f"{name}_style"], outcomes["LlamaTest"], name, excluded)

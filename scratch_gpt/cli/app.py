@@ -90,7 +90,7 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
 
     from ..auto import register
     from ..hardware import use_all_cores
-    from ..hub.loading import check_vocabulary, choose_device, choose_dtype, load_model, open_tokenizer
+    from ..hub.loading import check_vocabulary, choose_device, choose_dtype, load_model, match_padding, open_tokenizer
 
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
@@ -98,8 +98,9 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
     logging.disable_progress_bar()
     use_all_cores()
     model = load_model(name, trust_remote_code, device=chosen, dtype=kind).eval()
-    tokenizer = open_tokenizer(name, trust_remote_code=trust_remote_code)
+    tokenizer = open_tokenizer(name, trust_remote_code=trust_remote_code, needs_end=model.can_generate())
     check_vocabulary(tokenizer, model.config.vocab_size)
+    match_padding(model, tokenizer)
     return model, tokenizer
 
 

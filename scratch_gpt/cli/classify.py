@@ -36,11 +36,12 @@ def classify(
 
     from ..evaluation import classification
     from ..evaluation.masked_lm import probability_bars
+    from ..evaluation.positions import position_limit
     from ..terminal import SafeConsole
 
     texts = read_texts(text, file)
     opened, tokenizer = open_classifier(model, trust_remote_code, device, dtype)
-    report_texts(tokenizer, texts, getattr(opened.config, "max_position_embeddings", None))
+    report_texts(tokenizer, texts, position_limit(opened.config))
     names = classification.label_names_of(opened.config)
     with tqdm(total=len(texts), unit=" texts", leave=False, disable=None if file else True) as bar:
         probabilities = classification.classify(opened, tokenizer, texts, batch_size, bar.update)

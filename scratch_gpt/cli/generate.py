@@ -64,6 +64,7 @@ def generate(
     from ..errors import ScratchError
     from ..evaluation.positions import position_limit
     from ..tokenization.chat import encode_prompt
+    from ..tokenization.special_tokens import first_token_id
 
     if temperature == 0:
         refuse_unused(context, dict.fromkeys(("top_k", "top_p", "seed"), "with greedy decoding (--temperature 0)"))
@@ -85,7 +86,7 @@ def generate(
         if chats:
             ids = encode_prompt(tokenizer, [{"role": "user", "content": text}])
         else:
-            ids = tokenizer(text, verbose=False).input_ids or [tokenizer.eos_token_id]
+            ids = tokenizer(text, verbose=False).input_ids or [first_token_id(tokenizer)]
         reached_limit = False
         for sample in range(num_samples):
             if printed:

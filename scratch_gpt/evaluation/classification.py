@@ -19,6 +19,7 @@ from transformers import (
 
 from ..atomic_files import replacing
 from ..terminal import SafeConsole
+from .positions import position_limit
 
 BATCH_SIZE = 64
 SHOWN = 4
@@ -45,7 +46,7 @@ def classify(
         Probabilities (N, K) of K labels for N texts, in the order of the texts.
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = position_limit(model.config)
     probabilities = torch.zeros(len(texts), len(label_names_of(model.config)))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]

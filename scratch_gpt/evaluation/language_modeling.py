@@ -13,6 +13,7 @@ from ..data.batching.packing import PackedRows
 from ..data.batching.token_shards import Shard, prepare_texts
 from ..data.readers.sources import Source
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
+from .positions import position_limit
 from .processes import sum_over_processes
 
 DEFAULT_WINDOW = 256
@@ -94,7 +95,7 @@ def evaluate_text(
     """
     shards, reading = prepare_texts(source, tokenizer, held_out, splits=("validation",), seed=split_seed)
     shard = shards["validation"]
-    window = context_length or min(DEFAULT_WINDOW, getattr(model.config, "max_position_embeddings", DEFAULT_WINDOW))
+    window = context_length or min(DEFAULT_WINDOW, position_limit(model.config) or DEFAULT_WINDOW)
     rows = PackedRows.for_tokenizer(shard, window, tokenizer)
     accelerator = Accelerator(cpu=model.device.type == "cpu")
     metrics = language_metrics(accelerator, model, rows, shard, batch_size, model.device)

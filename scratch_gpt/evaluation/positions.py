@@ -10,15 +10,26 @@ from transformers import PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from ..models.configuration_scratch_bigram import ScratchBigramConfig
+from ..tokenization.special_tokens import end_token_id
 
+# Types of models whose learned positions are counted from the padding id plus 1, as RoBERTa's: 514 are for 512 tokens.
+OFFSET_POSITIONS = frozenset(
+    {
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "longformer"),
+        *("data2vec-text", "esm", "ibert", "mpnet"),
+    }
+)
 DEFAULT_NEW_TOKENS = 20  # of `generate`, without a setting in the call or the generation config
 
 
 def position_limit(config: Any) -> int | None:
-    """Number of positions of a model; None if it has no limit, such as a bigram table."""
+    """Number of tokens that a model has positions for; None if it has no limit, such as a bigram table."""
     if config.model_type == ScratchBigramConfig.model_type:
         return None
-    return getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in OFFSET_POSITIONS:
+        positions -= (config.pad_token_id or 0) + 1
+    return positions if positions is None or positions > 0 else None
 
 
 def default_new_tokens(model: Any, prompt_length: int) -> int:
@@ -61,7 +72,7 @@ def pad_rows(
     Returns:
         `input_ids` and `attention_mask`, each (B, T).
     """
-    pad: Any = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad: Any = end_token_id(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     ids = pad_sequence([torch.tensor(row) for row in rows], True, pad, side)
     mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True, 0, side)
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -10,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ..data.batching.token_shards import Shard
 from ..terminal import SafeConsole
+from ..tokenization.special_tokens import choose_padding, first_token_id
+from .positions import new_tokens_within
 from .story_report import score_stories
 
 STORIES = 40
@@ -28,17 +31,18 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
         trust_remote_code: whether to run code from the directory.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # required for batches
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    choose_padding(tokenizer)  # required for batches
     generator = pipeline(
         "text-generation", model=model, tokenizer=tokenizer, device="cpu", trust_remote_code=trust_remote_code
     )
-    start = tokenizer.bos_token or tokenizer.eos_token
+    start = tokenizer.convert_ids_to_tokens(first_token_id(tokenizer))
     count = STORIES if is_stories else TEXTS
     # The prompt is <bos> itself, so the tokenizer must not add it again.
+    options = {"max_new_tokens": max(1, new_tokens_within(model, 1)), "add_special_tokens": False}
     with torch.random.fork_rng():  # the random state of the caller is restored
         torch.manual_seed(0)
-        results = generator([start] * count, batch_size=count, add_special_tokens=False, return_full_text=False)
+        results = generator([start] * count, batch_size=count, return_full_text=False, **options)
     texts = [result[0]["generated_text"].strip() for result in results]
 
     console = SafeConsole()

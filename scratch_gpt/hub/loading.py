@@ -7,6 +7,7 @@ Only safetensors are loaded, since a pickle runs code when it is opened. Code fr
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from ..errors import ScratchError, tokenizer_errors
 from ..terminal import printable
 from ..tokenization.safety import check_growth, check_template
+from ..tokenization.special_tokens import choose_padding, end_token_id
 from ..tokenization.training import BUILDERS
 from ..untrusted import read_json
 from .directory_checks import check_files, check_size, check_values
@@ -187,15 +189,20 @@ def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
 
 
 def open_tokenizer(
-    name: str, subfolder: str = "", trust_remote_code: bool = False, needs_end: bool = True
+    name: str,
+    subfolder: str = "",
+    trust_remote_code: bool = False,
+    needs_end: bool = True,
+    report: Callable[[str], None] = lambda line: None,
 ) -> PreTrainedTokenizerFast:
-    """Load a tokenizer.
+    """Load a tokenizer; one without a padding token gets one (see `choose_padding`).
 
     Args:
         name: folder or Hub id of a tokenizer or model.
         subfolder: subfolder of the tokenizer.
         trust_remote_code: whether to run code from the checkpoint. There is no interactive prompt.
-        needs_end: whether an end-of-text token is required.
+        needs_end: whether a token that ends a text is required (`eos_token` or `sep_token`).
+        report: called with one line if a padding token was chosen.
 
     Raises:
         ScratchError: the tokenizer can't be opened or used, is not a fast one, or lacks the end-of-text token.
@@ -213,8 +220,12 @@ def open_tokenizer(
         raise ScratchError(
             f"tokenizer {name!r} is none of {kinds}, and no folder or Hub id that opens: {error}"
         ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or (needs_end and tokenizer.eos_token_id is None):
-        raise ScratchError(f"tokenizer {name!r} can't be used: want a fast one with an end-of-text token")
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ScratchError(f"tokenizer {name!r} can't be used: it is a {type(tokenizer).__name__}, want a fast one")
+    if needs_end and end_token_id(tokenizer) is None:
+        raise ScratchError(
+            f"tokenizer {name!r} can't be used: it has no token that ends a text, want an eos_token or a sep_token"
+        )
     longest = tokenizer.model_max_length
     if not isinstance(longest, int | float):
         raise ScratchError(f"tokenizer {name!r} can't be used: its model_max_length is {longest!r:.60}, want a number")
@@ -230,7 +241,24 @@ def open_tokenizer(
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.deprecation_warnings[LENGTH_WARNING] = True  # callers count long texts themselves
+    if (chosen := choose_padding(tokenizer)) is not None:
+        report(chosen)
     return tokenizer
+
+
+def match_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Set the padding token of a model that has none to that of its tokenizer: that of the generation config and, of a
+    classifier, that of the config, by which transformers' own decoders find the last token of a text.
+
+    The config of a language model is not changed: a Llama whose padding token is also its end of text would not train
+    the embedding of that token.
+    """
+    config: Any = model.config
+    if config.pad_token_id is None and type(model).__name__.endswith("ForSequenceClassification"):
+        config.pad_token_id = tokenizer.pad_token_id
+    settings: Any = model.generation_config if model.can_generate() else None
+    if settings is not None and settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
@@ -261,18 +289,21 @@ def _announce(name: str | Path, settings: dict[str, Any]) -> None:
         print(printable(message), file=sys.stderr)
 
 
-def open_tokenizers(name: str, config: Any, trust_remote_code: bool = False) -> Tokenizers:
+def open_tokenizers(
+    name: str, config: Any, trust_remote_code: bool = False, report: Callable[[str], None] = lambda line: None
+) -> Tokenizers:
     """Load the tokenizers of an encoder-decoder.
 
     Args:
         name: folder or Hub id.
         config: the model's config.
         trust_remote_code: whether to run code from the checkpoint.
+        report: called with one line for each tokenizer that has no padding token.
 
     Raises:
         ScratchError: one of the tokenizers can't be opened.
     """
-    source = open_tokenizer(name, trust_remote_code=trust_remote_code)
+    source = open_tokenizer(name, trust_remote_code=trust_remote_code, report=report)
     if not has_target_tokenizer(config):
         return Tokenizers(source, source)
-    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER, trust_remote_code))
+    return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER, trust_remote_code, report=report))

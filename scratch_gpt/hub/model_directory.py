@@ -25,6 +25,7 @@ from transformers import (
 
 from ..errors import TrainingError
 from ..tokenization.saving import save_tokenizer
+from ..tokenization.special_tokens import end_token_id, start_token_id
 from .adapter import FOLDER, Adapter
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
@@ -229,7 +230,7 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> None:
     """Set generation defaults for chat: greedy decoding, until the end of the turn or half of the positions."""
     config = _stop_and_pad(model, tokenizer)
-    config.eos_token_id = sorted({end_of_turn, tokenizer.eos_token_id})
+    config.eos_token_id = sorted({end_of_turn, end_token_id(tokenizer)} - {None})
     config.do_sample = False
     config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
 
@@ -245,7 +246,7 @@ def set_translation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 def _stop_and_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     config = model.generation_config
-    config.bos_token_id = tokenizer.bos_token_id
-    config.eos_token_id = tokenizer.eos_token_id
+    config.bos_token_id = start_token_id(tokenizer)
+    config.eos_token_id = end_token_id(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     return config

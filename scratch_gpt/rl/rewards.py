@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import ScratchError
-from ..hub.loading import load_model, open_tokenizer
+from ..hub.loading import load_model, match_padding, open_tokenizer
 from ..hub.model_directory import kind_of_model
 from ..untrusted import bounded
 
@@ -125,6 +125,7 @@ def classifier_reward(
     try:
         model: Any = load_model(folder, trust_remote_code, device=device, dtype=dtype)
         tokenizer = open_tokenizer(folder, trust_remote_code=trust_remote_code, needs_end=False)
+        match_padding(model, tokenizer)
         if kind_of_model(model.config) != "classifier":
             raise ValueError(f"{folder} is a {type(model).__name__}, which has no labels")
     except (OSError, ValueError) as error:

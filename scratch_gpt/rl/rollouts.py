@@ -17,6 +17,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
+from ..tokenization.special_tokens import end_token_id
 from .losses import token_log_probs
 
 IGNORED = -100
@@ -89,13 +90,13 @@ def generate(
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Ids of the tokens that end a text."""
     config: Any = model.generation_config
-    ends = tokenizer.eos_token_id if config.eos_token_id is None else config.eos_token_id
+    ends: Any = end_token_id(tokenizer) if config.eos_token_id is None else config.eos_token_id
     return list(ends) if isinstance(ends, list) else [ends]
 
 
 def pad_token_id_of(tokenizer: PreTrainedTokenizerFast) -> int:
     """Id of the padding token; the end-of-text token if the tokenizer has none."""
-    pad: Any = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad: Any = end_token_id(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return int(pad)
 
 

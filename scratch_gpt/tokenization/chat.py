@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
 from .safety import render_chat
+from .special_tokens import first_token_id
 
 END, TOOL_CALL = "<|end|>", "<|tool_call|>"
 ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
@@ -55,7 +56,8 @@ def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
         Whether the template was added; the model's embeddings must then be resized.
 
     Raises:
-        ScratchError: the tokenizer's own template does not mark the assistant's tokens, or it has no `<bos>`.
+        ScratchError: the tokenizer's own template does not mark the assistant's tokens, or it has no token that
+            starts or ends a text.
     """
     if tokenizer.chat_template is not None:
         if "generation" not in str(tokenizer.chat_template).replace("add_generation_prompt", ""):
@@ -64,11 +66,14 @@ def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
                 "tokens to train on are unknown: mark them, or remove the template"
             )
         return False
-    if tokenizer.bos_token is None:
-        raise ScratchError("the tokenizer has no <bos>, which conversations start with")
+    first = first_token_id(tokenizer)
     tokens = [AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS]
     tokenizer.add_special_tokens({"additional_special_tokens": tokens})
-    tokenizer.chat_template = CHAT_TEMPLATE
+    if tokenizer.bos_token_id == first:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    else:  # the template writes it as text
+        name = json.dumps(tokenizer.convert_ids_to_tokens(first), ensure_ascii=False)
+        tokenizer.chat_template = CHAT_TEMPLATE.replace("bos_token", name)
     return True
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from ...tokenization.special_tokens import end_token_id
 from ...tokenization.training import encode_batch
 from ..readers.labelled import Example
 from ..readers.parallel import Pair
@@ -44,7 +45,7 @@ def encode_pairs(
     skip_long: bool,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Pairs:
-    """Tokenise pairs and append `<eos>` to both sides.
+    """Tokenise pairs and append the token that ends a text (`<eos>`) to both sides.
 
     Args:
         pairs: source and target texts.
@@ -55,6 +56,7 @@ def encode_pairs(
     """
     sides: tuple[list, list] = ([], [])
     tokenizers, num_too_long = (source_tokenizer, target_tokenizer), 0
+    ends = [end_token_id(tokenizer) for tokenizer in tokenizers]
     while batch := list(islice(pairs, BATCH_PAIRS)):
         encoded = [encode_batch(t, list(texts)) for t, texts in zip(tokenizers, zip(*batch, strict=True), strict=True)]
         for pair in zip(*encoded, strict=True):
@@ -62,8 +64,8 @@ def encode_pairs(
             num_too_long += too_long
             if too_long and skip_long:
                 continue
-            for tokenizer, ids, side in zip(tokenizers, pair, sides, strict=True):
-                side.append([*ids[: max_length - 1], tokenizer.eos_token_id])
+            for end, ids, side in zip(ends, pair, sides, strict=True):
+                side.append([*ids[: max_length - 1], end])
         progress(len(batch))
     return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), num_too_long)
 

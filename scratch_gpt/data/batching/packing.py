@@ -16,11 +16,13 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ...tokenization.special_tokens import first_token_id
 from .token_shards import Shard
 
 OPEN_ROWS = 256  # partly filled rows to choose from; more would reduce the padding and the shuffling slightly
@@ -74,16 +76,16 @@ class PackedRows:
         seed: int | None = None,
         bos_token_id: int | None = None,
     ) -> PackedRows:
-        """Create rows with the `<bos>` and the padding token of a tokenizer; its `<eos>` replaces a missing one.
+        """Create rows with the tokens of a tokenizer that start a text and pad a row; the token that ends a text
+        replaces a missing one.
 
         Args:
             shard, row_length, seed: see the class.
             tokenizer: the tokenizer that the shard was encoded with.
-            bos_token_id: another first token than the tokenizer's `<bos>`.
+            bos_token_id: another first token than the tokenizer's.
         """
-        eos = tokenizer.eos_token_id
-        bos = next(token for token in (bos_token_id, tokenizer.bos_token_id, eos) if token is not None)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+        bos = first_token_id(tokenizer) if bos_token_id is None else bos_token_id
+        pad: Any = bos if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # masked
         return cls(shard, row_length, bos, pad, seed)
 
     def _plan(self, epoch: int) -> RowPlan:

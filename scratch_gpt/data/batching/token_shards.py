@@ -22,12 +22,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from ...errors import ScratchError
+from ...tokenization.special_tokens import end_token_id, unknown_token_id
 from ...tokenization.training import encode_batch
 from ...untrusted import check_regular, read_json
 from ..readers.sources import Piece, Source
 from ..readers.text import SPLITS, Record, Sizes, TextReading, parts_of
 
-FORMAT = 2
+FORMAT = 3
 DTYPES = ("<u2", "<u4")  # of token ids
 SIZES = ("characters", "utf8_bytes", "unknown")
 BATCH_PIECES = 2048
@@ -105,7 +106,7 @@ def prepare_texts(
 
     Args:
         source: the texts.
-        tokenizer: a fast tokenizer; its `<eos>` is appended to each document.
+        tokenizer: a fast tokenizer; its `end_token_id` is appended to each document.
         validation_fraction: fraction to hold out if `validation_source` is None; 1 holds out everything.
         validation_source: separate validation texts; all of `source` is then training data.
         progress: called with the number of characters tokenised since the last call.
@@ -125,7 +126,7 @@ def prepare_texts(
         "validation_fraction": 0.0 if validation_source else validation_fraction,
         "seed": seed,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        "eos_token_id": tokenizer.eos_token_id,
+        "end_token_id": end_token_id(tokenizer),
         "splits": splits,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
@@ -164,7 +165,7 @@ def _discard(entry: Path) -> None:
 
 
 class _Writer:
-    """Append documents to a file of token ids, each followed by `<eos>`."""
+    """Append documents to a file of token ids, each followed by the token that ends a text."""
 
     def __init__(self, path: Path, dtype: np.dtype):
         self.path, self.dtype = path, dtype
@@ -172,10 +173,10 @@ class _Writer:
         self.count = 0
         self.ends, self.unknown = array("q"), array("q", [0])
 
-    def add(self, ids: list[int], piece: Piece, eos: int, unk: int | None) -> None:
+    def add(self, ids: list[int], piece: Piece, end: int, unk: int | None) -> None:
         self.unknown[-1] += ids.count(unk) if unk is not None else 0
         if piece.ends_document:
-            ids = [*ids, eos]
+            ids = [*ids, end]
         self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())
         self.count += len(ids)
         if piece.ends_document:
@@ -213,12 +214,13 @@ class _Preparation:
     def _tokenise(self, texts: Iterator[tuple[str, Piece]]) -> dict[str, _Writer]:
         """Write the token ids of all texts, one file per part."""
         writers = {part: _Writer(self.folder / f"{part}.bin", self.dtype) for part in (*SPLITS, "all")}
-        eos, unk = self.tokenizer.eos_token_id, self.tokenizer.unk_token_id
+        end: Any = end_token_id(self.tokenizer)
+        unk = unknown_token_id(self.tokenizer)
         try:
             for batch in _batches(texts):
                 encoded = encode_batch(self.tokenizer, [piece.text for _, piece in batch])
                 for (part, piece), ids in zip(batch, encoded, strict=True):
-                    writers[part].add(ids, piece, eos, unk)
+                    writers[part].add(ids, piece, end, unk)
                     self.record.add(part, piece)
                 self.progress(sum(len(piece.text) for _, piece in batch))
         finally:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -28,6 +28,7 @@ from ...evaluation import general_text
 from ...evaluation.general_text import GeneralText
 from ...hub.loading import open_tokenizer
 from ...terminal import SafeConsole
+from ...tokenization.special_tokens import unknown_token_id
 from ...tokenization.training import BUILDERS, Template, train_tokenizer
 from ..arguments.training import DatasetArguments, TrainingArguments, check_arguments
 from ..engine.run_directory import RECORD, read_run
@@ -186,9 +187,15 @@ def report_data(summary: DataSummary, main: bool) -> None:
             SafeConsole(stderr=True).print(f"warning: {warning}", style="bold yellow")
 
 
+def note(line: str) -> None:
+    """Print a line about a choice that was made, on the main process only."""
+    if PartialState().is_main_process:
+        SafeConsole().print(line, highlight=False)
+
+
 def unknown_share(tokenizer: PreTrainedTokenizerBase, ids: Any) -> float:
     """Return the fraction of `<unk>` among token ids (an array of any shape)."""
-    unk: Any = tokenizer.unk_token_id
+    unk = unknown_token_id(tokenizer)
     return 0.0 if unk is None or not len(ids) else float((ids == unk).mean())
 
 
@@ -221,7 +228,7 @@ def build_tokenizer(
         template: special tokens around a text.
     """
     if name not in BUILDERS:
-        return open_tokenizer(name)
+        return open_tokenizer(name, report=note)
     settings = json.dumps([TOKENIZER_FORMAT, name, vocab_size, fingerprint, max_length, template])
     entry = cache_directory() / "tokenizers" / hashlib.sha256(settings.encode()).hexdigest()[:32]
     if not (entry / "tokenizer_config.json").exists():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedTokenizerFast
 
 from ...errors import ScratchError
 from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
@@ -54,8 +53,3 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
         )
     except (ValueError, StrictDataclassError) as error:
         raise ScratchError(str(error).split("ValueError: ")[-1]) from error
-
-
-def ids_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
-    """Ids of the special tokens, by config field."""
-    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

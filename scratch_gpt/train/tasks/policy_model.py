@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ...errors import ScratchError
 from ...hub.loading import open_tokenizer
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
-from .common import dropout_fields
+from .common import dropout_fields, note
 from .initial_model import check_initial_model, load_initial_model
 from .policy_arguments import PolicyModelArguments
 
@@ -45,4 +45,5 @@ def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
 
 def load_tokenizer(args: PolicyModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
     """Load the tokenizer of the model to tune; arguments as of `load_policy`."""
-    return open_tokenizer(str(resume_from or args.init_from), trust_remote_code=args.trust_remote_code)
+    name = str(resume_from or args.init_from)
+    return open_tokenizer(name, trust_remote_code=args.trust_remote_code, report=note)

@@ -22,9 +22,10 @@ from ....models.configuration_scratch_encoder import PRESETS, ScratchEncoderConf
 from ....models.modeling_scratch_encoder import ScratchEncoderForSequenceClassification
 from ....models.modeling_scratch_gpt import ScratchGPTForSequenceClassification
 from ....terminal import SafeConsole
+from ....tokenization.special_tokens import special_id_fields
 from ....tokenization.training import Template, space_of_characters
 from ..common import ReadExamples, build_tokenizer, dropout_fields, open_parts, read_examples
-from ..encoder_model import build_config, ids_of
+from ..encoder_model import build_config
 from ..initial_model import load_initial_model
 from .arguments import ClassifierModelArguments, LabelledArguments
 
@@ -103,7 +104,7 @@ def build_classifier(args: ClassifierModelArguments, tokenizer: PreTrainedTokeni
     more = label_fields(names)
     if args.preset in PRESETS:
         more["boundary_token_id"] = space_of_characters(tokenizer)
-    config = build_config(args, len(tokenizer), ids_of(tokenizer), **more)
+    config = build_config(args, len(tokenizer), special_id_fields(tokenizer), **more)
     encoder = config.model_type == ScratchEncoderConfig.model_type
     return (ScratchEncoderForSequenceClassification if encoder else ScratchGPTForSequenceClassification)(config)
 

@@ -23,6 +23,7 @@ from ....data.batching.encoding import LabelledTokens
 from ....data.readers.labelled import Example, check_labels
 from ....errors import ScratchError
 from ....evaluation.classification import report_classifier
+from ....evaluation.positions import position_limit
 from ....hub import loading
 from ....models.configuration_scratch_encoder import PRESETS
 from ...engine.recipe import DataPreview, Job, Recipe
@@ -95,7 +96,13 @@ def _load_or_train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Return the tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
     if origin is not None:
-        return loading.open_tokenizer(str(origin), trust_remote_code=model_args.trust_remote_code)
+        trust = model_args.trust_remote_code
+        opened = loading.open_tokenizer(str(origin), trust_remote_code=trust, needs_end=False, report=common.note)
+        if opened.pad_token_id is None:
+            raise ScratchError(
+                f"the tokenizer of {origin} has no padding token, and no token to pad with: set its pad_token"
+            )
+        return opened
     encoder = model_args.preset in PRESETS
     tokenizer: PreTrainedTokenizerFast = build.build_label_tokenizer(
         data, found.parts["train"], model_args.context_length, encoder
@@ -116,6 +123,7 @@ def _load_or_build_model(
     else:
         model = build.build_classifier(model_args, tokenizer, names)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
+    loading.match_padding(model, tokenizer)
     choose_attention(model, accelerator.device, _max_length(model, model_args))
     return model
 
@@ -182,7 +190,7 @@ def _make_job(
         found.summary,
         data.dataset_license,
         prompt=validation_examples[0][0],
-        context_length=model.config.max_position_embeddings,
+        context_length=position_limit(model.config) or _max_length(model, model_args),
         labels={name: counts[name] for name in names},
         **{
             split: {"texts": len(part), "tokens": len(part.tokens.ids), "long": part.num_too_long}
@@ -197,7 +205,7 @@ def _make_job(
 
 
 def _max_length(model: Any, model_args: ClassifierModelArguments) -> int:
-    return min(model_args.context_length, int(model.config.max_position_embeddings))
+    return min(model_args.context_length, position_limit(model.config) or model_args.context_length)
 
 
 def _read_preview(data: LabelledArguments, seed: int) -> ReadExamples[Example]:

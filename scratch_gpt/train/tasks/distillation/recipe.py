@@ -85,7 +85,7 @@ def _read(
 def _load_teacher(model_args: StudentArguments) -> tuple[PreTrainedTokenizerFast, Any]:
     """Return the tokenizer of both models, and the teacher."""
     name, trust = str(model_args.teacher), model_args.trust_remote_code
-    tokenizer = loading.open_tokenizer(name, trust_remote_code=trust)
+    tokenizer = loading.open_tokenizer(name, trust_remote_code=trust, report=common.note)
     teacher = loading.load_model(name, trust, "causal")
     loading.check_vocabulary(tokenizer, teacher.config.vocab_size)
     return tokenizer, teacher

@@ -102,6 +102,7 @@ def _load_models(
     """Load the policy, and the reference model, on the device and in evaluation mode."""
     policy, reference = load_policy(model_args, resume_from)
     loading.check_vocabulary(tokenizer, policy.config.vocab_size)
+    loading.match_padding(policy, tokenizer)
     for model in (policy, reference):
         choose_attention(model, accelerator.device, policy.config.max_position_embeddings)
     return policy, reference.to(accelerator.device).eval()

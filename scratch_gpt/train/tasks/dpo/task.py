@@ -19,6 +19,7 @@ from ....rl import losses, rollouts
 from ....rl.rollouts import Rollout
 from ....tokenization.chat import assistant_text, encode_prompt
 from ....tokenization.safety import render_chat
+from ....tokenization.special_tokens import end_token_id
 from ...checkpoints.checkpoint import unwrapped
 from ...engine.task import Batch, BucketTask
 
@@ -62,8 +63,7 @@ class EncodedPairs:
     def _encode(pair: Preference, side: Any, tokenizer: PreTrainedTokenizerFast) -> Rollout:
         prompt = encode_prompt(tokenizer, pair.prompt)
         if isinstance(side, str):
-            end: Any = tokenizer.eos_token_id
-            completion = [*tokenizer(side, add_special_tokens=False)["input_ids"], end]
+            completion = [*tokenizer(side, add_special_tokens=False)["input_ids"], end_token_id(tokenizer)]
             return Rollout(prompt, completion, side)
         whole = render_chat(tokenizer, [*pair.prompt, *side])
         if whole["input_ids"][: len(prompt)] != prompt:

@@ -19,6 +19,7 @@ from ....models.configuration_scratch_bigram import ScratchBigramConfig
 from ....models.configuration_scratch_gpt import ScratchGPTConfig
 from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ....models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ....tokenization.special_tokens import special_id_fields
 from ...performance.attention_choice import choose_attention
 from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, run_facts
 from ..initial_model import load_initial_model
@@ -114,10 +115,11 @@ def load_or_build_model(
         if model_args.context_length is None:
             context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
     else:
-        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        ids = special_id_fields(tokenizer)
         model = build_model(build_config(model_args, vocab_size or len(tokenizer), context_length, ids))
         set_generation_defaults(model, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
+    loading.match_padding(model, tokenizer)
     choose_attention(model, accelerator.device, context_length, same_length=True)
     return model, context_length
 

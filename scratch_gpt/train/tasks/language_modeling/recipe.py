@@ -80,7 +80,7 @@ def _load_or_train_tokenizer(
     """Return the tokenizer of the checkpoint, that of `--tokenizer`, or a new one."""
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
-        return loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
+        return loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code, report=common.note)
     length = default_context_length(model_args)
     return common.build_tokenizer(
         data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), length

@@ -23,6 +23,7 @@ from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
 from ....evaluation.masked_lm import report_predictions
+from ....evaluation.positions import position_limit
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -79,7 +80,7 @@ def _load_or_train_tokenizer(
     """Return the tokenizer of the checkpoint, that of `--tokenizer`, or a new one; it must have a mask token."""
     if origin := resume_from or model_args.init_from:
         name = str(origin if resume_from else data.tokenizer or origin)
-        tokenizer = loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code)
+        tokenizer = loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code, report=common.note)
     else:
         length = model_args.context_length
         tokenizer = common.build_tokenizer(
@@ -151,7 +152,7 @@ def _make_job(
         summary,
         data.dataset_license,
         prompt=task.example,
-        context_length=model.config.max_position_embeddings,
+        context_length=position_limit(model.config) or _row_length(model, model_args),
         **{split: {"texts": len(found), "tokens": len(found.ids)} for split, found in rows.items()},
     )
 
@@ -162,7 +163,7 @@ def _make_job(
 
 
 def _row_length(model: Any, model_args: EncoderModelArguments) -> int:
-    return min(model_args.context_length, int(model.config.max_position_embeddings))
+    return min(model_args.context_length, position_limit(model.config) or model_args.context_length)
 
 
 RECIPE = Recipe("masked_lm", ARGUMENTS, prepare, CARD, DataPreview(common.preview_texts, "encoder"))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from ....data.batching.bucketing import MaskedBatches
 from ....data.batching.token_lists import Tokens
 from ....evaluation.processes import sum_over_processes
 from ....metrics import Metric
+from ....models.configuration_scratch_encoder import ScratchEncoderConfig
+from ....tokenization.special_tokens import special_token_ids, surrounding_tokens
 from ...checkpoints.checkpoint import unwrapped
 from ...engine.task import Batch, BucketTask
 
 EXAMPLE_TOKENS = 24
-
+IGNORED = -100  # label of a token that is not masked
 
 METRICS = (
     Metric("val_loss", "loss", "nats per masked token"),
@@ -53,17 +58,20 @@ class MaskedLanguageModeling(BucketTask):
         seed: int,
     ):
         self.accelerator, self.tokenizer = accelerator, tokenizer
-        special = list(tokenizer.all_special_ids)
-        known = special, tokenizer.mask_token_id, tokenizer.pad_token_id, len(tokenizer)
+        special = special_token_ids(tokenizer)
+        vocab_size = max([*tokenizer.get_vocab().values(), *special]) + 1
+        known = special, tokenizer.mask_token_id, tokenizer.pad_token_id, vocab_size
         self.train: MaskedBatches = MaskedBatches(train, tokens_per_batch, *known, mask_probability, seed)
         self.validation = MaskedBatches(validation, tokens_per_batch, *known, mask_probability, seed, shuffle=False)
         ids = torch.from_numpy(validation[0][:EXAMPLE_TOKENS].astype("int64"))
         self.position = len(ids) // 2
         ids[self.position] = tokenizer.mask_token_id
         self.ids = ids[None]
-        text = str(tokenizer.decode(ids[1:])).replace(str(tokenizer.eos_token), "")
+        before, after = surrounding_tokens(tokenizer)
+        inner = [number for number in ids.tolist() if number not in (*before, *after)]
+        text = str(tokenizer.decode(inner))
         mask = str(tokenizer.mask_token)
-        self.example = text.replace(mask, f" {mask}").strip()
+        self.example = re.sub(rf"\s*{re.escape(mask)}", lambda found: f" {mask}", text).strip()
 
     def make_batch(self, epoch: int, number: int) -> Batch:
         """Build the batch with this number in the plan of an epoch."""
@@ -71,7 +79,7 @@ class MaskedLanguageModeling(BucketTask):
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Sum of the losses of the scored tokens."""
-        return model(**batch, num_items_in_batch=1, skip_logits=True).loss
+        return masked_losses(model, batch)
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss and accuracy on the masked tokens of the validation texts, which are the same in every evaluation; NaN
@@ -82,10 +90,11 @@ class MaskedLanguageModeling(BucketTask):
         with torch.no_grad():
             for number in range(process, len(self.validation.plan(0)), processes):
                 batch = {n: t.to(self.accelerator.device) for n, t in self.validation.batch(0, number).items()}
-                outputs = own(**batch, num_items_in_batch=1)
-                total += outputs.loss.item()
-                correct += int((outputs.logits.argmax(-1) == batch["labels"]).sum())
-                count += self.count(batch)
+                labels = batch.pop("labels")
+                logits = own(**batch).logits
+                total += sum_of_masked(logits, labels).item()
+                correct += int((logits.argmax(-1) == labels).sum())
+                count += int((labels != IGNORED).sum())
         losses, hits, scored = sum_over_processes(self.accelerator, total, correct, count)
         loss = losses / scored if scored else math.nan
         return {
@@ -99,3 +108,26 @@ class MaskedLanguageModeling(BucketTask):
         with torch.no_grad():
             prediction = model(input_ids=self.ids.to(self.accelerator.device)).logits[0, self.position].argmax()
         return f"{self.example} → {str(self.tokenizer.decode(prediction)).strip()}"
+
+
+def masked_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Sum of the cross-entropies of the masked tokens in nats.
+
+    transformers' own encoders return the mean over the masked tokens of a batch, which batches of different sizes can't
+    be averaged from; their loss is computed from the logits.
+
+    Args:
+        model: a masked language model; may be wrapped by accelerate.
+        batch: `input_ids`, `attention_mask` and `labels`, each (B, T).
+    """
+    plain: Any = getattr(model, "module", model)  # wrapped if there are several processes
+    if plain.config.model_type == ScratchEncoderConfig.model_type:
+        return model(**batch, num_items_in_batch=1, skip_logits=True).loss
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    return sum_of_masked(model(**inputs).logits, batch["labels"])
+
+
+def sum_of_masked(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropies of logits (B, T, V) at the labels (B, T) that are not -100."""
+    scored = labels != IGNORED
+    return F.cross_entropy(logits[scored].float(), labels[scored], reduction="sum")

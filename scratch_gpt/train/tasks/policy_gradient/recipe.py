@@ -113,6 +113,7 @@ def _load_models(
     """Load the policy and the reference model."""
     policy, reference = load_policy(model_args, resume_from)
     loading.check_vocabulary(tokenizer, policy.config.vocab_size)
+    loading.match_padding(policy, tokenizer)
     return policy, reference
 
 

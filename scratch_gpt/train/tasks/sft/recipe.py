@@ -104,7 +104,7 @@ def _read(data: ConversationArguments, args: InstructionArguments) -> ReadExampl
 def _load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
     """Load the tokenizer of the checkpoint."""
     origin = str(resume_from or model_args.init_from)
-    return loading.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code)
+    return loading.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code, report=common.note)
 
 
 def _load_model(

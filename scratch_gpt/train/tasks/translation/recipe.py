@@ -76,7 +76,7 @@ def _load_or_train_tokenizers(
     """Return the tokenizers of the checkpoint, or new ones."""
     if origin is not None:
         config = loading.open_config(origin, model_args.trust_remote_code)
-        return loading.open_tokenizers(str(origin), config, model_args.trust_remote_code)
+        return loading.open_tokenizers(str(origin), config, model_args.trust_remote_code, common.note)
     return build.build_tokenizers(data, found.parts["train"])
 
 

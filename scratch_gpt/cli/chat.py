@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from .app import Device, Dtype, Model, Trust, app
 from .sampling import (
@@ -36,6 +39,10 @@ def chat(
     top_k: TopK = 50,
     top_p: TopP = 1.0,
     seed: Seed = 0,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat_template", metavar="FILE", help="Jinja file with the chat template to use."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
@@ -56,12 +63,20 @@ def chat(
     import torch
 
     from ..errors import ScratchError
+    from ..hub.model_directory import add_end_of_turn
+    from ..terminal import printable
+    from ..tokenization.chat import read_chat_template
 
     opened, tokenizer = open_generator(model, trust_remote_code, device, dtype)
+    if chat_template is not None:
+        read_chat_template(tokenizer, chat_template)
     if tokenizer.chat_template is None:
         raise ScratchError(
-            f"{model} has no chat template: fine-tune it with 'scratch-gpt train sft', or use 'scratch-gpt generate'"
+            f"{model} has no chat template: give one with --chat_template FILE, fine-tune it with 'scratch-gpt train "
+            "sft', or use 'scratch-gpt generate'"
         )
+    if (line := add_end_of_turn(opened, tokenizer)) is not None:
+        print(printable(line), file=sys.stderr)
     interactive = sys.stdin.isatty()
     if interactive:
         print(f"Chat with {model}. /help lists the commands, Ctrl-D ends the chat.", file=sys.stderr)

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ..errors import TrainingError
+from ..tokenization.answers import end_of_turn_id
 from ..tokenization.saving import save_tokenizer
 from ..tokenization.special_tokens import end_token_id, start_token_id
 from .adapter import FOLDER, Adapter
@@ -227,12 +228,27 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
 
 
-def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: int) -> None:
+def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends_of_turn: list[int]) -> None:
     """Set generation defaults for chat: greedy decoding, until the end of the turn or half of the positions."""
     config = _stop_and_pad(model, tokenizer)
-    config.eos_token_id = sorted({end_of_turn, end_token_id(tokenizer)} - {None})
+    config.eos_token_id = sorted({*ends_of_turn, end_token_id(tokenizer)} - {None})
     config.do_sample = False
     config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
+
+
+def add_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Add the token that ends an answer in the tokenizer's chat template to those at which generation stops.
+
+    Returns:
+        One line that names it, or None if it is there already, or unknown.
+    """
+    end, config = end_of_turn_id(tokenizer), model.generation_config
+    stops: Any = end_token_id(tokenizer) if config.eos_token_id is None else config.eos_token_id
+    known = stops if isinstance(stops, list) else [stops]
+    if end is None or end in known:
+        return None
+    config.eos_token_id = sorted({*known, end} - {None})
+    return f"answers end with {tokenizer.convert_ids_to_tokens(end)}, as in the chat template"
 
 
 def set_translation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:

@@ -6,7 +6,7 @@ Each message is encoded as a role token, the text, and an end token:
     <|tool|>21 °C<|end|><|assistant|>It is 21 °C.<|end|>
 
 `{% generation %}` marks the text, the tool calls and the end token of the assistant, so that transformers and TRL score
-the same tokens.
+the same tokens. Another template that the tokenizer has is kept (see `answers`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,17 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
-from .safety import render_chat
-from .special_tokens import first_token_id
+from .answers import find_answers
+from .safety import check_template, render_chat
+from .special_tokens import first_token_id, special_token_ids
 
 END, TOOL_CALL = "<|end|>", "<|tool_call|>"
 ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
 CHAT_TOKENS = (*ROLE_TOKENS.values(), END, TOOL_CALL)
+NO_TEMPLATE = (
+    "the prompts are messages, and the tokenizer has no chat template: give one with --chat_template FILE, or tune the "
+    "model with 'scratch-gpt train sft', which adds one"
+)
 
 # A tool call is {"type": "function", "function": {"name": …, "arguments": …}} as in the OpenAI API, or only the inner
 # object; arguments given as a string are JSON already.
@@ -56,15 +62,9 @@ def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
         Whether the template was added; the model's embeddings must then be resized.
 
     Raises:
-        ScratchError: the tokenizer's own template does not mark the assistant's tokens, or it has no token that
-            starts or ends a text.
+        ScratchError: the tokenizer has no token that starts or ends a text.
     """
     if tokenizer.chat_template is not None:
-        if "generation" not in str(tokenizer.chat_template).replace("add_generation_prompt", ""):
-            raise ScratchError(
-                "the tokenizer's chat template does not mark the assistant's tokens with {% generation %}, so that the "
-                "tokens to train on are unknown: mark them, or remove the template"
-            )
         return False
     first = first_token_id(tokenizer)
     tokens = [AddedToken(token, special=True, normalized=False) for token in CHAT_TOKENS]
@@ -75,6 +75,24 @@ def add_chat_template(tokenizer: PreTrainedTokenizerFast) -> bool:
         name = json.dumps(tokenizer.convert_ids_to_tokens(first), ensure_ascii=False)
         tokenizer.chat_template = CHAT_TEMPLATE.replace("bos_token", name)
     return True
+
+
+def read_chat_template(tokenizer: PreTrainedTokenizerFast, path: str | Path) -> None:
+    """Set the chat template of a tokenizer to that of a Jinja file.
+
+    Raises:
+        ScratchError: the file can't be read, or its template is not valid or may take too much memory.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ScratchError(f"chat_template {path} can't be read: {reason}") from error
+    try:
+        check_template(text, strict=True)
+    except ScratchError as error:
+        raise ScratchError(f"chat_template {path} can't be used: {error}") from error
+    tokenizer.chat_template = text
 
 
 def assistant_text(message: dict[str, Any]) -> str:
@@ -99,9 +117,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict[st
     if isinstance(prompt, str):
         encoded = tokenizer(prompt)
     elif tokenizer.chat_template is None:
-        raise ScratchError(
-            "the prompts are messages, and the tokenizer has no chat template: 'scratch-gpt train sft' adds one"
-        )
+        raise ScratchError(NO_TEMPLATE)
     else:
         encoded = render_chat(tokenizer, prompt, add_generation_prompt=True)
     return list(encoded["input_ids"])
@@ -113,19 +129,21 @@ class ChatTokens:
 
     Attributes:
         start: id of the first token; -1 if there are no conversations.
-        end: id of the token that ends an assistant message; -1 if there is none.
-        ids: token ids of each conversation, int64, shape (T,).
-        scored: boolean mask (T,) of the assistant's tokens of each conversation.
-        num_too_long: number of conversations longer than the limit, which were truncated or skipped.
-        num_unanswered: number of conversations that were skipped because they have no assistant tokens within the
+        ends: ids of the tokens that end an assistant message, in order; several if they are all special tokens.
+        ids: token ids of each sequence, a conversation or a part of it, int64, shape (T,).
+        scored: boolean mask (T,) of the assistant's tokens of each sequence.
+        num_split: number of conversations whose answers are in several sequences, because the template rewrites them.
+        num_too_long: number of sequences longer than the limit, which were truncated or skipped.
+        num_unanswered: number of sequences that were skipped because they have no assistant tokens within the
             limit.
         characters, utf8_bytes: size of the assistant's text in the conversations that were not skipped.
     """
 
     start: int
-    end: int
+    ends: list[int]
     ids: list[np.ndarray]
     scored: list[np.ndarray]
+    num_split: int
     num_too_long: int
     num_unanswered: int
     characters: int
@@ -147,34 +165,41 @@ def encode_conversations(
             last one of the assistant messages is not the same for all.
     """
     writes_calls = "tool_calls" in str(tokenizer.chat_template)
-    ids, scored, answers = [], [], []
-    num_too_long, num_unanswered = 0, 0
+    ids: list[np.ndarray] = []
+    scored: list[np.ndarray] = []
+    answers: list[str] = []
+    num_too_long, num_unanswered, num_split = 0, 0, 0
     starts, ends = set(), set()
     for conversation in conversations:
         if not writes_calls and any(message.get("tool_calls") for message in conversation):
             raise ScratchError("a conversation has tool calls, which the tokenizer's chat template omits")
-        encoded = render_chat(tokenizer, conversation, return_assistant_tokens_mask=True)
-        starts.add(encoded["input_ids"][0])
-        tokens = np.asarray(encoded["input_ids"][1:], dtype=np.int64)
-        mask = np.asarray(encoded["assistant_masks"][1:], dtype=bool)
-        ends.update(tokens[mask][-1:].tolist())
-        num_too_long += len(tokens) > max_length
-        if not mask[:max_length].any():
-            num_unanswered += 1
-            continue
-        ids.append(tokens[:max_length])
-        scored.append(mask[:max_length])
-        answers += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
-    if len(starts) > 1 or len(ends) > 1:
+        sequences, kept = find_answers(tokenizer, conversation), len(ids)
+        num_split += len(sequences) > 1
+        for sequence in sequences:
+            starts.add(sequence.ids[0])
+            tokens = np.asarray(sequence.ids[1:], dtype=np.int64)
+            mask = np.asarray(sequence.scored[1:], dtype=bool)
+            last = np.diff(np.append(mask, False).astype(np.int8)) == -1  # of each answer
+            ends.update(tokens[last].tolist())
+            num_too_long += len(tokens) > max_length
+            if not mask[:max_length].any():
+                num_unanswered += 1
+                continue
+            ids.append(tokens[:max_length])
+            scored.append(mask[:max_length])
+        if len(ids) > kept:
+            answers += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
+    if len(starts) > 1 or (len(ends) > 1 and not ends <= set(special_token_ids(tokenizer))):
         raise ScratchError(
             "the tokenizer's chat template starts conversations, or ends assistant messages, with different tokens; "
             "want the same token for all"
         )
     return ChatTokens(
         start=max(starts, default=-1),
-        end=max(ends, default=-1),
+        ends=sorted(ends),
         ids=ids,
         scored=scored,
+        num_split=num_split,
         num_too_long=num_too_long,
         num_unanswered=num_unanswered,
         characters=sum(map(len, answers)),

@@ -47,8 +47,12 @@ def _growth(part: dict[str, Any]) -> float:
     return growth
 
 
-def check_template(template: Any) -> None:
-    """Check a chat template, or a dictionary of them, without rendering it. Invalid Jinja is not reported here.
+def check_template(template: Any, strict: bool = False) -> None:
+    """Check a chat template, or a dictionary of them, without rendering it.
+
+    Args:
+        template: the template, or templates by name.
+        strict: whether invalid Jinja is reported; otherwise rendering the template does so.
 
     Raises:
         ScratchError: it is not a string, is too long or too deeply nested, or may repeat a text more than
@@ -65,8 +69,10 @@ def check_template(template: Any) -> None:
             )
         except RecursionError as error:
             raise ScratchError("its chat template is nested too deeply") from error
-        except TemplateError:
-            continue  # rendering it will report the error
+        except TemplateError as error:
+            if strict:
+                raise ScratchError(f"it is not a valid Jinja template: {error}") from error
+            continue
         for operation in tree.find_all((nodes.Mul, nodes.Pow)):
             sides = [side.value for side in (operation.left, operation.right) if isinstance(side, nodes.Const)]
             bounded = any(isinstance(side, int | float) and abs(side) <= MAX_REPETITION for side in sides)

@@ -28,6 +28,7 @@ from ...evaluation import general_text
 from ...evaluation.general_text import GeneralText
 from ...hub.loading import open_tokenizer
 from ...terminal import SafeConsole
+from ...tokenization.answers import marked_text
 from ...tokenization.special_tokens import unknown_token_id
 from ...tokenization.training import BUILDERS, Template, train_tokenizer
 from ..arguments.training import DatasetArguments, TrainingArguments, check_arguments
@@ -191,6 +192,18 @@ def note(line: str) -> None:
     """Print a line about a choice that was made, on the main process only."""
     if PartialState().is_main_process:
         SafeConsole().print(line, highlight=False)
+
+
+def show_learned(tokenizer: PreTrainedTokenizerBase, ids: list[int], scored: list[bool]) -> None:
+    """Print one training sequence, with what is learned of it marked.
+
+    Args:
+        tokenizer: of the model.
+        ids: token ids (T).
+        scored: whether each token is learned (T).
+    """
+    text = marked_text(tokenizer, ids, scored)
+    note(f"The first training sequence; what stands between « and » is learned:\n\n{text}\n")
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, ids: Any) -> float:

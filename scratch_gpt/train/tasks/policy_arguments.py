@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..arguments.training import argument
+from .text_arguments import CHAT_TEMPLATE
 
 
 @dataclass
@@ -20,6 +21,7 @@ class PolicyModelArguments:
         private=True,
         with_init_from=True,
     )
+    chat_template: str | None = argument(None, CHAT_TEMPLATE, private=True, with_init_from=True)
     trust_remote_code: bool = argument(
         False,
         "Run the code that a checkpoint contains (--init_from, or a classifier that gives rewards). Read it first.",

@@ -8,7 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
 from ...hub.loading import open_tokenizer
+from ...hub.model_directory import add_end_of_turn
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
+from ...tokenization.chat import read_chat_template
 from .common import dropout_fields, note
 from .initial_model import check_initial_model, load_initial_model
 from .policy_arguments import PolicyModelArguments
@@ -44,6 +46,17 @@ def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
 
 
 def load_tokenizer(args: PolicyModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of the model to tune; arguments as of `load_policy`."""
+    """Load the tokenizer of the model to tune, with the chat template of `--chat_template`, if given; arguments as of
+    `load_policy`."""
     name = str(resume_from or args.init_from)
-    return open_tokenizer(name, trust_remote_code=args.trust_remote_code, report=note)
+    tokenizer = open_tokenizer(name, trust_remote_code=args.trust_remote_code, report=note)
+    if args.chat_template is not None and resume_from is None:  # a checkpoint has it
+        read_chat_template(tokenizer, args.chat_template)
+    return tokenizer
+
+
+def stop_at_end_of_turn(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a model that answers messages stop at the token that ends an answer in its chat template, and say so if its
+    generation config does not have it."""
+    if (line := add_end_of_turn(policy, tokenizer)) is not None:
+        note(line)

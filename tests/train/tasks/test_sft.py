@@ -46,7 +46,7 @@ def test_only_assistant_tokens_are_scored(tokenizer):
     whole = tokenizer.decode([tokens.start, *ids])
     assert whole == "<bos>" + "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in CONVERSATION)
     assert tokenizer.decode(ids[scored]) == "I am well.<|end|>Still well.<|end|>"
-    assert (tokens.start, tokens.end) == (tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("<|end|>"))
+    assert (tokens.start, tokens.ends) == (tokenizer.bos_token_id, [tokenizer.convert_tokens_to_ids("<|end|>")])
     assert (tokens.characters, tokens.num_too_long, tokens.num_unanswered) == (21, 0, 0)
 
 
@@ -274,7 +274,7 @@ BAD = {
         "--init_from model --dataset chats.jsonl --lora_rank 4 --lora_targets wqkv",
         "lora_targets names wqkv, the model has down_proj, gate_proj",
     ),
-    "template without roles": ("--init_from unmarked --dataset chats.jsonl", "does not mark the assistant's tokens"),
+    "template without roles": ("--init_from unmarked --dataset chats.jsonl", "ends an answer with no special token"),
 }
 
 

@@ -30,7 +30,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
 from ..policy_arguments import PolicyModelArguments
-from ..policy_model import check_policy, load_policy, load_tokenizer
+from ..policy_model import check_policy, load_policy, load_tokenizer, stop_at_end_of_turn
 from .arguments import ARGUMENTS, PreferenceArguments, PreferenceDataArguments
 from .card import CARD
 from .task import EncodedPairs, Preferences
@@ -127,6 +127,11 @@ def _encode(
     ids = [rollout.prompt + rollout.completion for rollout in encoded["train"].chosen + encoded["train"].rejected]
     found.summary.unknown_share = common.unknown_share(tokenizer, np.concatenate(ids))
     common.report_data(found.summary, accelerator.is_main_process)
+    first, is_chat = encoded["train"].chosen[0], not isinstance(found.parts["train"][0].prompt, str)
+    scored = [False] * len(first.prompt) + [True] * len(first.completion)
+    common.show_learned(tokenizer, first.prompt + first.completion, scored)
+    if is_chat:
+        stop_at_end_of_turn(policy, tokenizer)
     return encoded
 
 

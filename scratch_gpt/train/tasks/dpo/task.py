@@ -17,8 +17,8 @@ from ....errors import ScratchError
 from ....metrics import Metric
 from ....rl import losses, rollouts
 from ....rl.rollouts import Rollout
-from ....tokenization.chat import assistant_text, encode_prompt
-from ....tokenization.safety import render_chat
+from ....tokenization.answers import answer_length, split_answer
+from ....tokenization.chat import NO_TEMPLATE, assistant_text, encode_prompt
 from ....tokenization.special_tokens import end_token_id
 from ...checkpoints.checkpoint import unwrapped
 from ...engine.task import Batch, BucketTask
@@ -61,17 +61,15 @@ class EncodedPairs:
 
     @staticmethod
     def _encode(pair: Preference, side: Any, tokenizer: PreTrainedTokenizerFast) -> Rollout:
-        prompt = encode_prompt(tokenizer, pair.prompt)
         if isinstance(side, str):
+            prompt = encode_prompt(tokenizer, pair.prompt)
             completion = [*tokenizer(side, add_special_tokens=False)["input_ids"], end_token_id(tokenizer)]
             return Rollout(prompt, completion, side)
-        whole = render_chat(tokenizer, [*pair.prompt, *side])
-        if whole["input_ids"][: len(prompt)] != prompt:
-            raise ScratchError(
-                "the tokenizer's chat template renders a prompt differently with and without its answer, so that the "
-                "start of the answer is unknown: fix the template"
-            )
-        return Rollout(prompt, whole["input_ids"][len(prompt) :], assistant_text(side[-1]))
+        if tokenizer.chat_template is None:
+            raise ScratchError(NO_TEMPLATE)
+        messages: Any = pair.prompt
+        prompt, answer = split_answer(tokenizer, messages, side)
+        return Rollout(prompt, answer[: answer_length(tokenizer, answer)], assistant_text(side[-1]))
 
     def score(self, model: PreTrainedModel, pad_token_id: int, progress: bool) -> torch.Tensor:
         """Log-probabilities of all completions under a model (2, pairs), in nats: chosen and rejected."""

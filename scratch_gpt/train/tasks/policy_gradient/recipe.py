@@ -35,7 +35,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
 from ..policy_arguments import PolicyModelArguments
-from ..policy_model import check_policy, load_policy, load_tokenizer
+from ..policy_model import check_policy, load_policy, load_tokenizer, stop_at_end_of_turn
 from .arguments import ARGUMENTS, PolicyArguments, PromptArguments
 from .card import CARD
 from .task import PolicyGradient
@@ -127,6 +127,8 @@ def _encode(
     """Select the prompts of each split that fit into the model's positions."""
     prompts = fitting_prompts(found, tokenizer, policy.config.max_position_embeddings, args.max_new_tokens)
     common.report_data(found.summary, accelerator.is_main_process)
+    if not isinstance(prompts["train"][0], str):
+        stop_at_end_of_turn(policy, tokenizer)
     return prompts
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ...arguments.default_rates import SFT, DefaultRates
 from ...arguments.training import GENERAL_TEXT, MAX_BATCH_SIZE, DatasetArguments, TrainingArguments, argument
-from ..text_arguments import DROPOUT, TRUST
+from ..text_arguments import CHAT_TEMPLATE, DROPOUT, TRUST
 
 
 @dataclass
@@ -51,6 +51,7 @@ class TunedModelArguments:
         private=True,
         with_init_from=True,
     )
+    chat_template: str | None = argument(None, CHAT_TEMPLATE, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(
         None,

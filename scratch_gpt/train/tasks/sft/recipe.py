@@ -26,7 +26,7 @@ from ....evaluation.chat import report_answers
 from ....hub import loading
 from ....hub.adapter import FOLDER, Adapter
 from ....hub.model_directory import set_chat_defaults
-from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations
+from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations, read_chat_template
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
 from ...engine.task import check_sharding
@@ -102,9 +102,12 @@ def _read(data: ConversationArguments, args: InstructionArguments) -> ReadExampl
 
 
 def _load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of the checkpoint."""
-    origin = str(resume_from or model_args.init_from)
-    return loading.open_tokenizer(origin, trust_remote_code=model_args.trust_remote_code, report=common.note)
+    """Load the tokenizer of the checkpoint, with the chat template of `--chat_template`, if given."""
+    origin, trust = str(resume_from or model_args.init_from), model_args.trust_remote_code
+    tokenizer = loading.open_tokenizer(origin, trust_remote_code=trust, report=common.note)
+    if model_args.chat_template is not None and resume_from is None:  # a checkpoint has it
+        read_chat_template(tokenizer, model_args.chat_template)
+    return tokenizer
 
 
 def _load_model(
@@ -126,7 +129,7 @@ def _load_model(
     context_length = model_args.context_length or min(most, common.DEFAULT_CONTEXT_LENGTH)
     if not 1 <= context_length <= most:
         raise ScratchError(f"context_length is {context_length}, want at least 1 and at most the model's {most}")
-    if add_chat_template(tokenizer):
+    if add_chat_template(tokenizer) and len(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     parameters = model.num_parameters()
     adapter = None
@@ -161,7 +164,14 @@ def _encode(
         for split, part in tokens.items():
             if truncated := part.num_too_long - part.num_unanswered:
                 print(f"{truncated:,} {split} conversations of over {length} tokens were truncated")
-    set_chat_defaults(tuned.model, tokenizer, tokens["train"].end)
+            if part.num_split:
+                print(
+                    f"{part.num_split:,} {split} conversations have a sequence for each answer: the chat template "
+                    "writes earlier answers differently"
+                )
+    first = tokens["train"]
+    common.show_learned(tokenizer, [first.start, *first.ids[0].tolist()], [False, *first.scored[0].tolist()])
+    set_chat_defaults(tuned.model, tokenizer, tokens["train"].ends)
     return tokens
 
 

@@ -30,6 +30,7 @@ from ..tokenization.special_tokens import end_token_id, start_token_id
 from .adapter import FOLDER, Adapter
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
+MANY_POSITIONS = 1024  # enough for a prompt and the 256 tokens that pipelines of transformers generate by default
 
 Kind = Literal["causal", "seq2seq", "masked", "classifier", "encoder"]
 AUTO_CLASSES: dict[Kind, Any] = {
@@ -226,6 +227,14 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     config = _stop_and_pad(model, tokenizer)
     config.do_sample = True
     config.max_new_tokens = max(1, getattr(model.config, "max_position_embeddings", 256) // 2)
+
+
+def limit_new_tokens(model: PreTrainedModel) -> None:
+    """Limit the default length of a completion of a tuned model with few positions to half of them, if its generation
+    config does not set it: the pipeline of transformers would generate 256 tokens, past the last learned position."""
+    config, positions = model.generation_config, getattr(model.config, "max_position_embeddings", None)
+    if positions and positions < MANY_POSITIONS and config.max_new_tokens is None and config.max_length is None:
+        config.max_new_tokens = max(1, positions // 2)
 
 
 def set_chat_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends_of_turn: list[int]) -> None:

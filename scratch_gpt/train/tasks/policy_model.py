@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
 from ...hub.loading import open_tokenizer
-from ...hub.model_directory import add_end_of_turn
+from ...hub.model_directory import add_end_of_turn, limit_new_tokens
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from ...tokenization.chat import read_chat_template
 from .common import dropout_fields, note
@@ -42,7 +42,9 @@ def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
     trust, dropouts = args.trust_remote_code, dropout_fields(args)
     reference = load_initial_model(args.init_from, trust, "causal")
     origin, resumed = resume_from or args.init_from, resume_from is not None
-    return load_initial_model(origin, trust, "causal", resumed, announce=False, **dropouts), reference
+    policy = load_initial_model(origin, trust, "causal", resumed, announce=False, **dropouts)
+    limit_new_tokens(policy)
+    return policy, reference
 
 
 def load_tokenizer(args: PolicyModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:

@@ -14,7 +14,7 @@ from ....data.corpora import stories
 from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
 from ....hub import loading
-from ....hub.model_directory import set_generation_defaults
+from ....hub.model_directory import limit_new_tokens, set_generation_defaults
 from ....models.configuration_scratch_bigram import ScratchBigramConfig
 from ....models.configuration_scratch_gpt import ScratchGPTConfig
 from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
@@ -112,6 +112,7 @@ def load_or_build_model(
         dropouts = dropout_fields(model_args)
         resumed = origin != model_args.init_from
         model: Any = load_initial_model(origin, model_args.trust_remote_code, "causal", resumed, **dropouts)
+        limit_new_tokens(model)
         if model_args.context_length is None:
             context_length = min(context_length, getattr(model.config, "max_position_embeddings", context_length))
     else:

@@ -17,6 +17,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import ScratchError, tokenizer_errors
+from ..not_found import why_no_path, why_not_found
 from ..terminal import printable
 from ..tokenization.safety import check_growth, check_template
 from ..tokenization.special_tokens import choose_padding, end_token_id
@@ -140,7 +141,8 @@ def load_model(
                 raise ValueError(f"{weight} has numbers that are not finite")
     except Exception as error:  # a config that was tampered with can make any of them
         purpose = f"{NAMES[kind]} " if kind else ""
-        raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {error}") from error
+        reason = why_not_found(str(name), "model", error) or error
+        raise ScratchError(f"no {purpose}model can be opened from {str(name)!r}: {reason}") from error
     return model.to(device)
 
 
@@ -174,11 +176,16 @@ def open_config(name: str | Path, trust_remote_code: bool = False) -> Any:
     try:
         return _open_config(name, trust_remote_code)
     except Exception as error:  # a config that was tampered with can make any of them
-        raise ScratchError(f"no model can be opened from {str(name)!r}: {error}") from error
+        reason = why_not_found(str(name), "model", error) or error
+        raise ScratchError(f"no model can be opened from {str(name)!r}: {reason}") from error
 
 
 def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
+    if (reason := why_no_path(str(name))) is not None:
+        raise ValueError(reason)
     check_files(Path(name))
+    if Path(name).is_dir() and not Path(name, CONFIG_NAME).is_file():
+        raise ValueError(f"the folder has no {CONFIG_NAME}, so it is not a model's")
     raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
     check_values(raw, CONFIG_NAME)
     if "quantization_config" in raw:
@@ -210,6 +217,8 @@ def open_tokenizer(
     if name in BUILDERS:
         raise ScratchError(f"a {name} tokenizer does not match a trained model: omit --tokenizer with --init_from")
     try:
+        if (reason := why_no_path(name)) is not None:
+            raise ValueError(reason)
         check_files(Path(name))
         if trust_remote_code:
             _announce(name, get_tokenizer_config(name, subfolder=subfolder))
@@ -218,7 +227,8 @@ def open_tokenizer(
     except Exception as error:
         kinds = ", ".join(BUILDERS)
         raise ScratchError(
-            f"tokenizer {name!r} is none of {kinds}, and no folder or Hub id that opens: {error}"
+            f"tokenizer {name!r} is none of {kinds}, and no folder or Hub id that opens: "
+            f"{why_not_found(name, 'tokenizer', error) or error}"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ScratchError(f"tokenizer {name!r} can't be used: it is a {type(tokenizer).__name__}, want a fast one")

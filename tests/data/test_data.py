@@ -101,7 +101,10 @@ def test_invalid_sources_are_rejected_with_reason(tmp_path, name, content, messa
 
 
 def test_unknown_hub_dataset_is_rejected():
-    with pytest.raises(ScratchError, match="'nobody/nothing' is not a local file or folder"):
+    with pytest.raises(
+        ScratchError,
+        match="no dataset can be opened from 'nobody/nothing': there is no file or folder of that name here",
+    ):
         open_source("nobody/nothing")
 
 

@@ -35,7 +35,7 @@ BAD = {
         "learning_rate is -1.0, want more than 0; batch_size is 0, want more than 0",
     ),
     "wrong type": (["--max_steps", "many"], "invalid int value: 'many'"),
-    "unknown Hub dataset": (["--dataset", "nobody/nothing"], "is not a local file or folder"),
+    "unknown Hub dataset": (["--dataset", "nobody/nothing"], "there is no file or folder of that name here"),
 }
 
 

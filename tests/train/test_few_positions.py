@@ -60,9 +60,7 @@ def test_a_run_and_the_use_of_its_model_stay_within_the_positions(base, family):
     ],
 )
 def test_prompts_that_leave_no_room_are_refused_before_the_first_step(base, arguments, data, reason):
-    folder, result = tune(
-        base, "policy_gradient", *arguments, "--output_dir", str(base / "none"), data=data, check=False
-    )
+    result = tune(base, "policy_gradient", *arguments, "--output_dir", str(base / "none"), data=data, check=False)
     assert result.returncode == 2
     assert reason in result.stderr
     assert not (base / "none").exists()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import ScratchError
+from ...not_found import looks_like_path, suggestion
 from ...untrusted import check_regular
 from .compressed import SUFFIXES
 from .files import ARCHIVES, TABLE_SUFFIXES, kind_of, kind_of_named_file, why_unsupported
@@ -78,9 +79,9 @@ def find_files(
         return Files(path.name, kind_of_named_file(path, tables_only), [path])
     if glob.has_magic(dataset):
         return _of_pattern(dataset, tables_only)
-    local = path.is_absolute() or dataset.startswith(".") or dataset.count("/") > 1
-    if local or kind_of(path) is not None or path.suffix.lower() in (*SUFFIXES, *ARCHIVES):
-        raise ScratchError(f"no such file or folder: {dataset}")
+    is_file = kind_of(path) is not None or path.suffix.lower() in (*SUFFIXES, *ARCHIVES)
+    if is_file or looks_like_path(dataset):
+        raise ScratchError(f"no such file or folder: {dataset}{suggestion(dataset)}")
     return None
 
 

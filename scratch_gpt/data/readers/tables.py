@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ScratchError
+from ...not_found import why_not_found
 from .delimited import Dialect, Quoting, find_dialect, is_number
 from .finding import Files, find_files
 from .formats import BadRowError, arrow_rows, delimited_rows, fingerprint_of_files, json_rows, read_columns, schema_of
@@ -359,9 +360,8 @@ def open_hub(name: str, options: ReadOptions, known_names: Iterable[str] = ()) -
     except ScratchError:
         raise
     except Exception as error:
-        raise ScratchError(
-            f"{name!r} is not a local file or folder, and the Hub dataset can't be opened: {_first_line(error)}"
-        ) from error
+        reason = why_not_found(name, "dataset", error) or f"the Hub dataset can't be opened: {_first_line(error)}"
+        raise ScratchError(f"no dataset can be opened from {name!r}: {reason}") from error
     fingerprint = f"{name}-{options.config}-{options.split}-{revision}"
     return Table(
         name,

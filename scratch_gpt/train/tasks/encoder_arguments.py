@@ -22,8 +22,12 @@ class EncoderModelArguments:
     preset: str = argument("modern", preset_help("Architecture of an encoder:", WITH_LAYERS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
-    context_length: int = argument(
-        128, "Maximum length of a text in tokens, special tokens included.", with_init_from=True
+    context_length: int | None = argument(
+        None,
+        "Maximum length of a text in tokens, special tokens included. Default: 128 for a new model, else the positions "
+        "of the --init_from model, at most 2048 for classification and 512 for masked language modelling.",
+        at_least=1,
+        with_init_from=True,
     )
     hidden_size: int = argument(128, HIDDEN_SIZE)
     num_hidden_layers: int | None = argument(None, "Number of transformer blocks. Default: 2, or none for 'fasttext'.")

@@ -7,11 +7,25 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from ...errors import ScratchError
+from ...evaluation.positions import position_limit
 from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from .common import dropout_fields
+from .context import length_limit
 from .encoder_arguments import EncoderModelArguments
 from .presets import block_fields
+
+NEW_CONTEXT_LENGTH = 128  # positions of a new encoder
+
+
+def new_context_length(args: EncoderModelArguments) -> int:
+    """The context length of a new model: that of the arguments, or the default."""
+    return NEW_CONTEXT_LENGTH if args.context_length is None else args.context_length
+
+
+def max_length(args: EncoderModelArguments, model: Any, most: int) -> int:
+    """Maximum length of a text in tokens: that of the arguments, or `most`, within the model's positions."""
+    return length_limit(position_limit(model.config), most if args.context_length is None else args.context_length)
 
 
 def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, int | None], **more: Any) -> Any:
@@ -43,7 +57,7 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
         return (ScratchEncoderConfig if encoder else ScratchGPTConfig).from_preset(
             args.preset,
             vocab_size=vocab_size,
-            max_position_embeddings=args.context_length,
+            max_position_embeddings=new_context_length(args),
             hidden_size=args.hidden_size,
             num_hidden_layers=layers,
             num_attention_heads=args.num_attention_heads,

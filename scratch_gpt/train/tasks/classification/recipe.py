@@ -32,7 +32,8 @@ from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
-from ..encoder_model import build_config
+from ..context import MAX_TUNING_LENGTH, note_length
+from ..encoder_model import build_config, max_length, new_context_length
 from . import build
 from .arguments import ARGUMENTS, ClassifierModelArguments, ClassifierTrainingArguments, LabelledArguments
 from .card import CARD
@@ -61,7 +62,7 @@ def prepare(
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, found, origin)
         model = _load_or_build_model(model_args, tokenizer, names, origin, accelerator)
-    encoded = _encode(accelerator, found, names, model, tokenizer, model_args, is_new=origin is None)
+    encoded = _encode(accelerator, found, names, model, tokenizer, model_args, origin is None, args.tokens_per_batch)
     return _make_job(accelerator, model, tokenizer, encoded, found, names, data, model_args, args)
 
 
@@ -105,7 +106,7 @@ def _load_or_train_tokenizer(
         return opened
     encoder = model_args.preset in PRESETS
     tokenizer: PreTrainedTokenizerFast = build.build_label_tokenizer(
-        data, found.parts["train"], model_args.context_length, encoder
+        data, found.parts["train"], new_context_length(model_args), encoder
     )
     return tokenizer
 
@@ -124,7 +125,6 @@ def _load_or_build_model(
         model = build.build_classifier(model_args, tokenizer, names)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
     loading.match_padding(model, tokenizer)
-    choose_attention(model, accelerator.device, _max_length(model, model_args))
     return model
 
 
@@ -136,13 +136,14 @@ def _encode(
     tokenizer: PreTrainedTokenizerFast,
     model_args: ClassifierModelArguments,
     is_new: bool,
+    tokens_per_batch: int,
 ) -> dict[str, LabelledTokens]:
     """Tokenise the texts of each split; a new fastText model then gets its token weights."""
     to_tokens = partial(
         build.encode,
         names=names,
         tokenizer=tokenizer,
-        max_length=_max_length(model, model_args),
+        max_length=max_length(model_args, model, MAX_TUNING_LENGTH),
         accelerator=accelerator,
     )
     encoded = {
@@ -154,7 +155,20 @@ def _encode(
     if is_new and getattr(model.config, "token_weights", False):
         ignored = [token for token in (tokenizer.pad_token_id, tokenizer.mask_token_id) if token is not None]
         count_token_weights(model.model, encoded["train"], ignored)
+    choose_attention(model, accelerator.device, max(int(part.tokens.lengths.max()) for part in encoded.values()))
+    if model_args.init_from is not None and model_args.context_length is None:
+        _note_length(encoded, model, model_args, tokens_per_batch)
     return encoded
+
+
+def _note_length(
+    encoded: dict[str, LabelledTokens], model: Any, model_args: ClassifierModelArguments, tokens_per_batch: int
+) -> None:
+    """Print the default maximum length, and the memory that the longest batch takes."""
+    longest = max(int(part.tokens.lengths.max()) for part in encoded.values())
+    limit = max_length(model_args, model, MAX_TUNING_LENGTH)
+    chosen = f"texts of up to {limit:,} tokens are not truncated, and the longest has {longest:,}"
+    note_length(chosen, model.config, max(longest, tokens_per_batch))
 
 
 def _make_job(
@@ -190,7 +204,7 @@ def _make_job(
         found.summary,
         data.dataset_license,
         prompt=validation_examples[0][0],
-        context_length=position_limit(model.config) or _max_length(model, model_args),
+        context_length=position_limit(model.config) or max_length(model_args, model, MAX_TUNING_LENGTH),
         labels={name: counts[name] for name in names},
         **{
             split: {"texts": len(part), "tokens": len(part.tokens.ids), "long": part.num_too_long}
@@ -202,10 +216,6 @@ def _make_job(
         report_classifier(folder, validation_examples, model_args.trust_remote_code)
 
     return Job(accelerator, model, tokenizer, task, args, facts, report)
-
-
-def _max_length(model: Any, model_args: ClassifierModelArguments) -> int:
-    return min(model_args.context_length, position_limit(model.config) or model_args.context_length)
 
 
 def _read_preview(data: LabelledArguments, seed: int) -> ReadExamples[Example]:

@@ -103,7 +103,7 @@ def _load_or_build_student(
     positions = getattr(teacher.config, "max_position_embeddings", None) or default_context_length(model_args)
     if model_args.context_length is None and origin is None:
         model_args = replace(model_args, context_length=min(positions, default_context_length(model_args)))
-    student, context_length = load_or_build_model(model_args, tokenizer, origin, accelerator, vocab_size)
+    student, context_length = load_or_build_model(model_args, tokenizer, origin, vocab_size)
     if student.config.vocab_size != vocab_size:
         raise ScratchError(
             f"the student has a vocabulary of {student.config.vocab_size} tokens and the teacher of {vocab_size}: "
@@ -113,7 +113,8 @@ def _load_or_build_student(
         context_length = min(context_length, positions)
     elif context_length > positions:
         raise ScratchError(f"context_length is {context_length}, the teacher takes at most {positions} tokens")
-    choose_attention(teacher, accelerator.device, context_length, same_length=True)
+    for model in (teacher, student):
+        choose_attention(model, accelerator.device, context_length, same_length=True)
     return student, context_length
 
 

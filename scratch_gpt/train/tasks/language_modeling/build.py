@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -20,8 +20,8 @@ from ....models.configuration_scratch_gpt import ScratchGPTConfig
 from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ....models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ....tokenization.special_tokens import special_id_fields
-from ...performance.attention_choice import choose_attention
 from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, run_facts
+from ..context import MAX_TUNING_ROW, row_length
 from ..initial_model import load_initial_model
 from ..presets import block_fields
 from .arguments import ModelArguments
@@ -95,7 +95,6 @@ def load_or_build_model(
     model_args: ModelArguments,
     tokenizer: PreTrainedTokenizerFast,
     origin: str | Path | None,
-    accelerator: Accelerator,
     vocab_size: int | None = None,
 ) -> tuple[Any, int]:
     """Return the model of the checkpoint, or a new one, and the context length of training.
@@ -104,7 +103,6 @@ def load_or_build_model(
         model_args: model arguments.
         tokenizer: of the model.
         origin: checkpoint, or None for a new model.
-        accelerator: device of the run.
         vocab_size: of a new model. Default: that of the tokenizer.
     """
     context_length = default_context_length(model_args)
@@ -121,8 +119,16 @@ def load_or_build_model(
         set_generation_defaults(model, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
     loading.match_padding(model, tokenizer)
-    choose_attention(model, accelerator.device, context_length, same_length=True)
     return model, context_length
+
+
+def tuning_length(model: Any, shards: dict[str, Shard]) -> int:
+    """The default length of rows when a model is tuned: that of the longest document, from 256 to 1,024 tokens, within
+    the model's positions and the length of the text."""
+    ends = shards["train"].ends
+    longest = int(np.diff(ends, prepend=0).max())
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return min(row_length(longest, positions, MAX_TUNING_ROW), len(shards["train"].tokens))
 
 
 def entropy_floor(shards: dict[str, Shard], summary: DataSummary) -> float | None:

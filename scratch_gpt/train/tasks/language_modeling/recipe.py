@@ -25,7 +25,9 @@ from ....evaluation.reload import report_reloaded
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
+from ...performance.attention_choice import choose_attention
 from .. import common
+from ..context import note_length
 from ..text_arguments import DataArguments
 from .arguments import ARGUMENTS, ModelArguments, PretrainingArguments
 from .build import (
@@ -35,6 +37,7 @@ from .build import (
     entropy_floor,
     load_or_build_model,
     text_facts,
+    tuning_length,
 )
 from .card import CARD
 from .task import LanguageModeling
@@ -56,10 +59,15 @@ def prepare(
     accelerator = start(args)
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
-        model, context_length = load_or_build_model(model_args, tokenizer, origin, accelerator)
+        model, context_length = load_or_build_model(model_args, tokenizer, origin)
     shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
     common.report_data(summary, accelerator.is_main_process)
+    if origin is not None and model_args.context_length is None:
+        context_length = tuning_length(model, shards)
+        if model_args.init_from is not None:
+            note_length(f"rows of {context_length:,} tokens", model.config, args.batch_size * context_length)
     check_context(model.config, shards, context_length)
+    choose_attention(model, accelerator.device, context_length, same_length=True)
     return _make_job(accelerator, model, tokenizer, shards, summary, context_length, data, model_args, args)
 
 

@@ -30,13 +30,17 @@ from ...engine.startup import start
 from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
+from ..context import note_length
 from ..encoder_arguments import EncoderModelArguments
+from ..encoder_model import max_length, new_context_length
 from ..initial_model import load_initial_model
 from ..text_arguments import DataArguments
 from .arguments import ARGUMENTS, MaskedTrainingArguments
 from .build import build_masked_model, check_model, rows_of_documents
 from .card import CARD
 from .task import MaskedLanguageModeling
+
+MAX_TUNING_MASKED = 512  # tokens of a row by default, as BERT's and RoBERTa's
 
 
 def prepare(
@@ -57,7 +61,7 @@ def prepare(
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
         model = _load_or_build_model(model_args, tokenizer, origin, accelerator)
-    rows, summary = _encode(accelerator, source, validation, model, tokenizer, data, model_args)
+    rows, summary = _encode(accelerator, source, validation, model, tokenizer, data, model_args, args.tokens_per_batch)
     return _make_job(accelerator, model, tokenizer, rows, summary, data, model_args, args)
 
 
@@ -65,7 +69,7 @@ def _read(
     data: DataArguments, model_args: EncoderModelArguments, args: MaskedTrainingArguments, is_new: bool
 ) -> tuple[Source, Source | None]:
     """Check the settings of a new model, then open the texts."""
-    if model_args.context_length < 3:
+    if model_args.context_length is not None and model_args.context_length < 3:
         raise ScratchError(f"context_length is {model_args.context_length}, want at least 3: <bos>, a token, <eos>")
     if is_new:
         check_model(model_args)
@@ -82,7 +86,7 @@ def _load_or_train_tokenizer(
         name = str(origin if resume_from else data.tokenizer or origin)
         tokenizer = loading.open_tokenizer(name, trust_remote_code=model_args.trust_remote_code, report=common.note)
     else:
-        length = model_args.context_length
+        length = new_context_length(model_args)
         tokenizer = common.build_tokenizer(
             data.tokenizer or "bpe", data.vocab_size, source.documents, source.fingerprint(), length, "encoder"
         )
@@ -105,7 +109,7 @@ def _load_or_build_model(
     else:
         model = build_masked_model(model_args, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
-    choose_attention(model, accelerator.device, _row_length(model, model_args))
+    choose_attention(model, accelerator.device, max_length(model_args, model, MAX_TUNING_MASKED))
     return model
 
 
@@ -117,11 +121,14 @@ def _encode(
     tokenizer: PreTrainedTokenizerFast,
     data: DataArguments,
     model_args: EncoderModelArguments,
+    tokens_per_batch: int,
 ) -> tuple[dict[str, Tokens], DataSummary]:
     """Tokenise the text of each split, and split it into rows."""
     shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
     common.report_data(summary, accelerator.is_main_process)
-    length = _row_length(model, model_args)
+    length = max_length(model_args, model, MAX_TUNING_MASKED)
+    if model_args.init_from is not None and model_args.context_length is None:
+        note_length(f"rows of up to {length:,} tokens", model.config, max(length, tokens_per_batch))
     return {split: rows_of_documents(shard, tokenizer, length) for split, shard in shards.items()}, summary
 
 
@@ -152,7 +159,7 @@ def _make_job(
         summary,
         data.dataset_license,
         prompt=task.example,
-        context_length=position_limit(model.config) or _row_length(model, model_args),
+        context_length=position_limit(model.config) or max_length(model_args, model, MAX_TUNING_MASKED),
         **{split: {"texts": len(found), "tokens": len(found.ids)} for split, found in rows.items()},
     )
 
@@ -160,10 +167,6 @@ def _make_job(
         report_predictions(folder, task.example, model_args.trust_remote_code)
 
     return Job(accelerator, model, tokenizer, task, args, facts, report)
-
-
-def _row_length(model: Any, model_args: EncoderModelArguments) -> int:
-    return min(model_args.context_length, position_limit(model.config) or model_args.context_length)
 
 
 RECIPE = Recipe("masked_lm", ARGUMENTS, prepare, CARD, DataPreview(common.preview_texts, "encoder"))

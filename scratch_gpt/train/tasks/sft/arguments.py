@@ -55,8 +55,8 @@ class TunedModelArguments:
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(
         None,
-        "Length of a packed sequence in tokens; longer conversations are truncated and counted. Default: the model's "
-        "positions, up to 256.",
+        "Length of a packed sequence in tokens; longer conversations are truncated and counted. Default: that of the "
+        "longest conversation, from 256 to the model's positions, at most 2048.",
         with_init_from=True,
     )
     dropout: float | None = argument(None, DROPOUT.format("model"), at_least=0, at_most=1, with_init_from=True)

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from ....data.readers.conversations import Conversation
 from ....errors import ScratchError
 from ....evaluation.chat import report_answers
+from ....evaluation.positions import position_limit
 from ....hub import loading
 from ....hub.adapter import FOLDER, Adapter
 from ....hub.model_directory import set_chat_defaults
@@ -33,6 +34,7 @@ from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
+from ..context import length_limit, note_length, row_length
 from ..initial_model import load_initial_model
 from .arguments import ARGUMENTS, ConversationArguments, InstructionArguments, TunedModelArguments
 from .build import read_conversations
@@ -59,6 +61,7 @@ def prepare(
         tokenizer = _load_tokenizer(model_args, resume_from)
         tuned = _load_model(model_args, tokenizer, resume_from, accelerator)
     tokens = _encode(accelerator, found, tuned, tokenizer)
+    tuned = _choose_length(accelerator, tuned, tokens, model_args, args)
     return _make_job(accelerator, tuned, tokenizer, tokens, found, data, model_args, args, resume_from)
 
 
@@ -68,7 +71,7 @@ class TunedModel:
 
     Attributes:
         model: the model, with adapters if requested.
-        context_length: length of a packed sequence in tokens.
+        context_length: length of a packed sequence in tokens; before the conversations are encoded, its limit.
         parameters: number of parameters without adapters.
         adapter: the adapters, if requested.
     """
@@ -125,9 +128,9 @@ def _load_model(
     kept = None if model_args.lora_rank is None else "adapters fit the layers of the class that they were trained in"
     model: Any = load_initial_model(origin, trust, "causal", resumed, keep_class=kept, **dropouts)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
-    most = getattr(model.config, "max_position_embeddings", None) or common.DEFAULT_CONTEXT_LENGTH
-    context_length = model_args.context_length or min(most, common.DEFAULT_CONTEXT_LENGTH)
-    if not 1 <= context_length <= most:
+    most = position_limit(model.config)
+    context_length = length_limit(most) if model_args.context_length is None else model_args.context_length
+    if context_length < 1 or (most is not None and context_length > most):
         raise ScratchError(f"context_length is {context_length}, want at least 1 and at most the model's {most}")
     if add_chat_template(tokenizer) and len(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -137,7 +140,6 @@ def _load_model(
         alpha = 2.0 * rank if model_args.lora_alpha is None else model_args.lora_alpha
         base, only = str(model_args.init_from), model_args.adapter_only
         adapter = add_lora(model, tokenizer, rank, alpha, model_args.lora_targets, base, only)
-    choose_attention(model, accelerator.device, context_length)
     return TunedModel(model, context_length, parameters, adapter)
 
 
@@ -173,6 +175,26 @@ def _encode(
     common.show_learned(tokenizer, [first.start, *first.ids[0].tolist()], [False, *first.scored[0].tolist()])
     set_chat_defaults(tuned.model, tokenizer, tokens["train"].ends)
     return tokens
+
+
+def _choose_length(
+    accelerator: Accelerator,
+    tuned: TunedModel,
+    tokens: dict[str, ChatTokens],
+    model_args: TunedModelArguments,
+    args: InstructionArguments,
+) -> TunedModel:
+    """Set the length of the rows: `--context_length`, or that of the longest conversation, within the model's positions
+    and the default limit."""
+    length = tuned.context_length
+    if model_args.context_length is None:
+        longest = max(len(ids) for part in tokens.values() for ids in part.ids)
+        length = row_length(longest, position_limit(tuned.model.config))
+        cut = any(part.num_too_long for part in tokens.values())
+        reason = f"conversations were truncated to {longest:,}" if cut else f"the longest conversation has {longest:,}"
+        note_length(f"rows of {length:,} tokens: {reason}", tuned.model.config, args.batch_size * length)
+    choose_attention(tuned.model, accelerator.device, length)
+    return replace(tuned, context_length=length)
 
 
 def _make_job(

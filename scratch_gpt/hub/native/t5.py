@@ -42,9 +42,9 @@ CROSS_ATTENTION = {
 
 
 class T5StyleTwin(Seq2SeqTwin):
-    """Base class of T5 and mT5. They do not divide the dot products of queries and keys by sqrt(D); and a tied head gets
-    hidden states divided by sqrt(C). We fold the first factor into the query projections and the second one into the
-    decoder's last norm."""
+    """Base class of T5 and mT5. They do not divide the dot products of queries and keys by sqrt(D), and a tied head
+    gets hidden states divided by sqrt(C). The first factor is folded into the query projections, the second one into
+    the decoder's last norm."""
 
     preset = "t5"
     shared_table = "shared.weight"

@@ -32,10 +32,8 @@ def base(tmp_path_factory):
 def tune(base, family: str, *arguments: str, data: str | None = None, check: bool = True):
     options = ("--init_from", str(base / "gpt"), "--dataset", str(base / f"{data or family}.jsonl"), *QUICK)
     options += REWARD if family == "policy_gradient" else ()
-    folder = base / f"run-{family}"
-    return folder, run_here(
-        "scratch-gpt", "train", family, "--output_dir", str(folder), *options, *arguments, check=check
-    )
+    folder = ("--output_dir", str(base / f"run-{family}"))
+    return run_here("scratch-gpt", "train", family, *folder, *options, *arguments, check=check)
 
 
 @pytest.mark.parametrize("family", ROWS)

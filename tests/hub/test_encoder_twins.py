@@ -223,6 +223,14 @@ def test_export_rejects_unsupported_settings(model_class, preset, fields, reason
         export_native(tiny_encoder(model_class, preset, **fields))
 
 
+def test_flash_attention_gets_the_window_of_modernbert():
+    """Its bound on each side is one less than its argument."""
+    native = native_encoder("ModernBert", "trunk", local_attention=10)
+    windows = [layer.self_attn.sliding_window for layer in import_native(native).layers]
+    assert windows == [None, 6, 6]
+    assert RELEASE < (5, 1) or windows == [layer.attn.sliding_window for layer in native.layers]
+
+
 def test_releases_before_5_1_find_the_layers_of_modernbert():
     """They read other fields; the exports of all families were tried in 4.56 and 5.0."""
     native = native_encoder("ModernBert", "trunk", num_hidden_layers=5, global_attn_every_n_layers=2)

@@ -82,9 +82,7 @@ class BertTwin(EncoderTwin):
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours, in which the bias of the head has one name."""
-        single = dict(weights)
-        if (bias := single.pop(self.head_bias_copy, None)) is not None:
-            single.setdefault(self.head_bias, bias)
+        single = {name: weight for name, weight in weights.items() if name != self.head_bias_copy}
         return super().weights_from_native(single, config)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:

@@ -107,7 +107,7 @@ def test_a_trained_model_goes_back_to_its_class(task, family, auto_class, tmp_pa
     ("task", "family", "more", "expected"),
     [
         ("sft", "gpt2", (), "ScratchGPTForCausalLM"),
-        ("sft", "llama", ("--lora_rank", "2"), "ScratchGPTForCausalLM"),
+        ("sft", "llama", (), "ScratchGPTForCausalLM"),
         ("dpo", "llama", (), "ScratchGPTForCausalLM"),
         ("policy_gradient", "llama", ("--algorithm", "reinforce"), "ScratchGPTForCausalLM"),
         ("translation", "marian", (), "ScratchSeq2SeqForConditionalGeneration"),
@@ -116,7 +116,7 @@ def test_a_trained_model_goes_back_to_its_class(task, family, auto_class, tmp_pa
     ],
 )
 def test_every_task_imports(task, family, more, expected, tmp_path):
-    """The origin is in the config that is saved, also of a new head and of merged adapters."""
+    """The origin is in the config that is saved, also of a model with a new head."""
     write_data(tmp_path)
     native = native_with(family)
     template = {"bert": "encoder", "marian": "seq2seq"}.get(family, "causal")
@@ -140,13 +140,20 @@ def test_a_classifier_starts_from_a_model_without_a_head(tmp_path):
 
 
 def test_folded_norms_are_published_in_float32(tmp_path):
-    """Of a bfloat16 Gemma, whose norms are 1 + w: those that are not trained are the same after `export`."""
+    """Of a bfloat16 Gemma, whose norms are 1 + w: those that are not trained are the same after `export`. A model
+    with merged adapters keeps the origin."""
     write_data(tmp_path)
     fields = {**DECODER, "vocab_size": len(train_tokenizer([TEXT], "char")), "head_dim": 8}
     native = randomise(GemmaForCausalLM(GemmaConfig(**fields, num_key_value_heads=2)), std=0.05).to(torch.bfloat16)
     save_native(native, tmp_path / "native")
+    run_here("scratch-gpt", "import", str(tmp_path / "native"), str(tmp_path / "ours"))
     options = (*OPTIONS["sft"], "--lora_rank", "2", "--learning_rate", "0.05", "--max_steps", "3")
-    run("sft", tmp_path / "native", tmp_path / "run", *options)
+    run("sft", tmp_path / "ours", tmp_path / "run", *options)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["architectures"], config["imported_from"]["class"]) == (
+        ["ScratchGPTForCausalLM"],
+        "GemmaForCausalLM",
+    )
     stored = load_file(tmp_path / "run" / "model.safetensors")
     assert {weight.dtype for name, weight in stored.items() if "norm" in name} == {torch.float32}
     assert {weight.dtype for name, weight in stored.items() if "norm" not in name} == {torch.bfloat16}

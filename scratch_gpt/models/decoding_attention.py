@@ -97,7 +97,9 @@ class StepSelfAttention(StepAttention):
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """The same (B * G, H / G, D) by two matrix products."""
-        scores = self._scores(query, keys, self.scaling)
+        scores = torch.baddbmm(  # (B * G, H / G, S)
+            self.zero, query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=self.scaling
+        )
         if mask is not None:
             scores.unflatten(0, (-1, self.kv_heads)).add_(mask)
         return torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1))
@@ -106,16 +108,18 @@ class StepSelfAttention(StepAttention):
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """The same with scores c tanh(scores / c), and the softmax in float32, as in `eager_attention_forward`."""
-        scores = self._scores(query, keys, self.scaling / self.softcap).tanh_().mul_(self.softcap)
+        scores = torch.baddbmm(
+            self.zero,
+            query.flatten(0, 1),
+            keys.flatten(0, 1).transpose(1, 2),
+            beta=0,
+            alpha=self.scaling / self.softcap,
+        )
+        scores = scores.tanh_().mul_(self.softcap)
         if mask is not None:
             scores.unflatten(0, (-1, self.kv_heads)).add_(mask)
         weights = scores.softmax(dim=-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(values.dtype)
         return torch.bmm(weights, values.flatten(0, 1))
-
-    def _scores(self, query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Scaled dot products of queries (B, G, H / G, D) and keys (B, G, S, D): (B * G, H / G, S)."""
-        keys = keys.flatten(0, 1).transpose(1, 2)
-        return torch.baddbmm(self.zero, query.flatten(0, 1), keys, beta=0, alpha=scaling)
 
 
 class StepCrossAttention(StepAttention):

@@ -103,7 +103,8 @@ PIPELINE = {"impl": "pipeline_scratch_translation.ScratchTranslationPipeline", "
 @strict
 class ScratchSeq2SeqConfig(TransformerBlockConfig):
     """Config of `ScratchSeq2SeqModel` and its head: the fields of `TransformerBlockConfig` and these. The defaults are
-    the base model of Vaswani et al. 2017 (arXiv:1706.03762).
+    the base model of Vaswani et al. 2017 (arXiv:1706.03762). All layers have full attention:
+    `sliding_window` has no effect.
 
     Args:
         encoder_layers, decoder_layers: number of blocks of the encoder and of the decoder.
@@ -158,6 +159,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
     def __post_init__(self, **kwargs):
+        self.sliding_window = None  # no layer uses one, and a cache would obey it
         if self.decoder_vocab_size is None:
             self.decoder_vocab_size = self.vocab_size
         if self.decoder_start_token_id is None:

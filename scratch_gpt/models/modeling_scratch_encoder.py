@@ -162,7 +162,8 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(  # (B, T, C)
                 hidden_states,
-                attention_mask=masks[layer.attention_type],  # type: ignore[index]
+                None,
+                masks[layer.attention_type],  # type: ignore[index]
                 position_embeddings=rotary.get(layer.rotary_type),  # type: ignore[call-overload]
                 **kwargs,
             )

@@ -114,7 +114,7 @@ class ScratchSeq2SeqEncoder(ScratchSeq2SeqStack):
         hidden_states, rotary = self.add_positions(embeds, count_positions(embeds, attention_mask))
         for layer in self.layers:
             hidden_states = layer(  # (B, S, C)
-                hidden_states, attention_mask=masks["full_attention"], position_embeddings=rotary, **kwargs
+                hidden_states, None, masks["full_attention"], position_embeddings=rotary, **kwargs
             )
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
@@ -175,7 +175,7 @@ class ScratchSeq2SeqDecoder(ScratchSeq2SeqStack):
             hidden_states = layer(  # (B, T, C)
                 hidden_states,
                 encoder_hidden_states,
-                attention_mask=masks["full_attention"],
+                masks["full_attention"],
                 encoder_attention_mask=source_mask,
                 position_embeddings=rotary,
                 encoder_position_embeddings=source_rotary,

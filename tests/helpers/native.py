@@ -44,7 +44,11 @@ BART = {**MARIAN, "bos_token_id": 1}
 T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
 T5 |= {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
 T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
-GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+GATED = {
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "scale_decoder_outputs": False,
+}  # releases before 5.4 need the last
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig, DECODER),
     "nanochat": (NanoChatForCausalLM, NanoChatConfig, DECODER),

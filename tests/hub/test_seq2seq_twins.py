@@ -22,7 +22,7 @@ from transformers import (
 from scratch_gpt import export_native, import_native
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.native.registry import TWINS
-from scratch_gpt.models.compatibility import cache_of
+from scratch_gpt.models.compatibility import RELEASE, cache_of
 
 CASES = {
     **{family: (family, {}) for family in SEQ2SEQ},
@@ -260,6 +260,8 @@ def test_bias_of_t5_is_shared_by_the_layers_of_a_stack():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_are_imported(name, tmp_path):
     """The whole config is accepted, and a model of its width with one layer on each side has the native logits."""
+    if "flan" in name and RELEASE < (5, 4):
+        pytest.skip("these releases take the head of T5 v1.1 for a tied one, unless its config was saved by them")
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]))
     config = AutoConfig.from_pretrained(tmp_path)
     model_class = getattr(

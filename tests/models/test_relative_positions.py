@@ -89,6 +89,22 @@ def test_eager_attention_and_sdpa_have_the_same_logits_and_gradients(build):
     assert all(table.abs().sum() > 0 for table in tables)
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("build", [gpt, encoder, lambda: tiny_seq2seq("t5")])
+def test_gradient_checkpointing_gives_the_same_gradients(build, reentrant):
+    """Of the table too, which reaches each layer through the mask."""
+    model, x, gradients = build(), torch.randint(3, 99, (2, 9)), []
+    for module in model.modules():
+        module.p = module.attention_dropout = 0.0
+    model.train()
+    for _ in range(2):
+        model.zero_grad()
+        model(x, labels=x).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_packed_documents_have_the_logits_of_each_alone(attention):
     model = gpt(attn_implementation=attention)

@@ -65,8 +65,8 @@ class TransformerBlock(GradientCheckpointingLayer):
         cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Apply the block. Gradient checkpointing tracks positional arguments only: pass both states and, since relative
-        positions have a gradient, the mask by position.
+        """Apply the block. Gradient checkpointing tracks positional arguments only: pass by position both states and
+        the mask, which has a gradient with relative positions.
 
         Args:
             hidden_states: (B, T, C).

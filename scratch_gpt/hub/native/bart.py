@@ -39,7 +39,7 @@ class LearnedPositionsTwin(BartStyleTwin):
 
 
 class BartTwin(LearnedPositionsTwin):
-    """BART."""
+    """BART (arXiv:1910.13461): the Transformer of 2017 with learned positions, a norm of the embeddings and GELU."""
 
     preset = "bart"
     config_class, model_class = BartConfig, BartForConditionalGeneration

@@ -28,7 +28,7 @@ from transformers import (
     T5Config,
 )
 
-from scratch_gpt import ScratchGPTConfig, export_native, train_tokenizer
+from scratch_gpt import ScratchGPTConfig, export_native, import_native, train_tokenizer
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.loading import load_model
 from scratch_gpt.hub.native.importing import import_to_folder, import_to_memory, plan_import
@@ -276,6 +276,10 @@ def test_an_origin_is_used_only_for_settings_of_its_class():
         ScratchError, match=r"imported_from is not a config of LlamaConfig, remove it from config\.json"
     ):
         export_native(ours)
+    gemma = import_native(native_decoder("Gemma2", "plain"))
+    gemma.config.imported_from["config"]["query_pre_attn_scalar"] = 0
+    with pytest.raises(ScratchError, match=r"see imported_from in config\.json: ZeroDivisionError"):
+        export_native(gemma)
 
 
 def test_export_says_why_the_class_of_origin_no_longer_fits(tmp_path):

@@ -11,6 +11,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,23 @@ def export_native(model: PreTrainedModel, twin: Twin | None = None) -> PreTraine
     """
     config: Any = model.config
     twin = twin or native_twin(model)
-    native_config = twin.config_to_native(config)
-    weights = twin.weights_to_native(dict(model.state_dict()), config)
+    with _errors_of_origin():
+        native_config = twin.config_to_native(config)
+        weights = twin.weights_to_native(dict(model.state_dict()), config)
     return _with_weights(twin.model_class(native_config), weights, model)
+
+
+@contextmanager
+def _errors_of_origin() -> Iterator[None]:
+    """Context in which settings of `imported_from` that its class accepts, but that can't be computed with, give a
+    ScratchError."""
+    try:
+        yield
+    except ScratchError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ScratchError(f"the config can't be converted, see imported_from in config.json: {reason}") from error
 
 
 def find_twin(model: PreTrainedModel) -> tuple[Twin | None, list[str]]:
@@ -157,7 +172,8 @@ def folded_vectors(model: PreTrainedModel) -> frozenset[str]:
     the 1."""
     name = (getattr(model.config, "imported_from", None) or {}).get("class")
     twin = next((twin for twin in TWINS if twin.model_class.__name__ == name), None)
-    patterns = [] if twin is None else [fold.pattern for fold in twin.folds(model.config)]
+    with _errors_of_origin():
+        patterns = [] if twin is None else [fold.pattern for fold in twin.folds(model.config)]
     vectors = [name for name, weight in model.named_parameters() if weight.ndim == 1]
     return frozenset(name for name in vectors if any(re.search(pattern, name) for pattern in patterns))
 

@@ -18,7 +18,7 @@ from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.engines.export import Source, export_model
 from scratch_gpt.hub.engines.gguf import GGUF
 from scratch_gpt.hub.engines.gguf_weights import tensors
-from scratch_gpt.hub.engines.llama_cpp import gelu_of_llama_cpp, merge_unknown, running_llama_cpp
+from scratch_gpt.hub.engines.llama_cpp import gelu_of_llama_cpp, running_llama_cpp, same_split
 from scratch_gpt.hub.engines.native_class import NATIVE
 from scratch_gpt.hub.loading import Tokenizers
 from scratch_gpt.tokenization.chat import add_chat_template
@@ -61,9 +61,9 @@ def test_llama_cpp_has_the_same_token_ids(kind, tmp_path):
     export_model(build(tokenizer), tmp_path / "out", GGUF)
     with running_llama_cpp(tmp_path / "out" / "model-f32.gguf", 256) as server:
         different = [text for text in TEXTS if server.encode(text) != tokenizer(text)["input_ids"]]
-        assert all(server.encode(text) == merge_unknown(tokenizer(text)["input_ids"], tokenizer) for text in different)
+        assert all(same_split(server.encode(text), tokenizer(text)["input_ids"], tokenizer) for text in different)
         answer = server.post("/detokenize", tokens=tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"])
-    assert different == [] or kind == "char"
+    assert different == [] or kind != "bpe"
     assert len(different) < 25
     decoded = answer["content"].removeprefix(" " if kind == "unigram" else "")  # the space of the first mark
     assert decoded == tokenizer.decode(tokenizer(TEXTS[0])["input_ids"], skip_special_tokens=True)

@@ -16,7 +16,7 @@ from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.engines.export import Source
 from scratch_gpt.hub.engines.gguf import GGUF
 from scratch_gpt.hub.engines.gguf_tokenizer import BYTE_TOKEN, SPACE_MARK, read_vocabulary
-from scratch_gpt.hub.engines.llama_cpp import running_llama_cpp
+from scratch_gpt.hub.engines.llama_cpp import running_llama_cpp, same_split
 from scratch_gpt.hub.loading import Tokenizers
 
 TEXTS = various_texts(200, seed=1)
@@ -48,15 +48,17 @@ BYTE_LEVEL = {  # the name in llama.cpp, the pre-tokenizer, and whether whole wo
 
 
 def byte_level(name: str, unmerged: str = "Anna") -> PreTrainedTokenizerFast:
-    """A byte-level BPE with one of the pre-tokenizers, and a word in the vocabulary that no merges lead to."""
+    """A byte-level BPE with one of the pre-tokenizers, trained with GPT-2's, so that it has merges of digits that the
+    others split, and with a word in the vocabulary that no merges lead to."""
     pre_tokenizer, whole_words = BYTE_LEVEL[name]
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizer, decoders.ByteLevel()
+    backend.pre_tokenizer, backend.decoder = GPT2, decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=700, initial_alphabet=alphabet, special_tokens=list(SPECIAL.values()), show_progress=False
     )
     backend.train_from_iterator(TEXTS[:100], trainer)
+    backend.pre_tokenizer = pre_tokenizer
     content = json.loads(backend.to_str())
     model = content["model"]
     model["ignore_merges"] = whole_words
@@ -127,6 +129,19 @@ def test_texts_are_not_normalized(tmp_path):
     changed = [text for text, ids in zip(TEXTS, expected, strict=True) if tokenizer(text)["input_ids"] != ids]
     assert changed
     assert different_ids(tokenizer, tmp_path) == changed
+
+
+def test_the_order_of_the_same_unigram_tokens_is_a_tie():
+    """Training a tokenizer is not deterministic, and some have such words."""
+    vocab = [("<unk>", 0.0), ("n", -1.0), ("nn", -1.5), ("a", -1.0)]
+    backend = Tokenizer(models.Unigram(vocab, unk_id=0))
+    backend.decoder = decoders.Fuse()
+    unigram = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    assert same_split([1, 2], [2, 1], unigram)
+    assert not same_split([1, 3], [3, 1], unigram)  # another text
+    assert not same_split([1, 1, 1], [1, 2], unigram)
+    backend.model = models.BPE({"<unk>": 0, "n": 1, "nn": 2}, [("n", "n")])
+    assert not same_split([1, 2], [2, 1], PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
 
 
 def test_other_parts_are_refused_by_name():

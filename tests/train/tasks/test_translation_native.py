@@ -15,7 +15,7 @@ from scratch_gpt.data.readers.tables import ReadOptions
 from scratch_gpt.hub.loading import load_model
 
 
-@pytest.mark.parametrize("family", ["bart", "mbart", "t5_v1.1"])
+@pytest.mark.parametrize("family", ["bart", pytest.param("mbart", marks=pytest.mark.slow), "t5_v1.1"])
 def test_an_imported_model_is_trained_and_translates(family, tmp_path):
     pairs = open_pairs("grammar", "de", "en", ReadOptions(split="train"), num_pairs=400).read()
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, template="seq2seq")

@@ -143,15 +143,20 @@ def test_generation_with_and_without_a_cache(cache):
     assert torch.equal(model.generate(x, cache_implementation=cache, **how), expected)
 
 
-def test_half_precision_masks_are_finite():
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_half_precision_masks_are_finite(attention):
     """A row of a mask without any key, plus a negative bias, would be -inf, and the row NaN."""
     for dtype in (torch.bfloat16, torch.float16):
-        model = gpt().to(dtype)
+        model = gpt(attn_implementation=attention).to(dtype)
         model.model.relative_bias.weight.data -= 40
         mask = torch.tensor([[0, 0, 0, 1, 1, 1]])
         assert model(torch.randint(3, 99, (1, 6)), attention_mask=mask).logits.isfinite().all()
     with torch.autocast("cpu", torch.bfloat16):
-        assert gpt()(torch.randint(3, 99, (1, 6)), attention_mask=mask).logits.isfinite().all()
+        assert (
+            gpt(attn_implementation=attention)(torch.randint(3, 99, (1, 6)), attention_mask=mask)
+            .logits.isfinite()
+            .all()
+        )
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention", "paged|sdpa"])

@@ -170,8 +170,9 @@ class TransformerBlockConfig(BaseConfig):
         plan = type(self).base_model_tp_plan
         if self.position_type == "relative":  # the plan would split the heads, but not the bias of each head
             self.base_model_tp_plan = None  # type: ignore[misc]
-        elif plan and not self.mlp_gated:
-            self.base_model_tp_plan = {name: how for name, how in plan.items() if "gate_proj" not in name}  # type: ignore[misc]
+        elif plan and (self.num_experts or not self.mlp_gated):  # each process has all experts
+            absent = ".mlp." if self.num_experts else "gate_proj"
+            self.base_model_tp_plan = {name: how for name, how in plan.items() if absent not in name}  # type: ignore[misc]
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

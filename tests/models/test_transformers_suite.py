@@ -33,7 +33,9 @@ EXCLUDED = dict.fromkeys(OTHER_POSITIONS, "rope_scaling")
 EXCLUDED["ModernStyleTest"] = "rope_scaling_from_config"
 # This test reads the frequencies of all layer types from one module; here, each layer type has a module of its own.
 EXCLUDED["ModernbertStyleTest"] = "rope_scaling_frequencies"
-EXCLUDED_OF_PRESETS = {"gemma3": "rope_scaling_frequencies"}  # for the same reason
+EXCLUDED_OF_PRESETS = {"gemma3": ("rope_scaling_frequencies",)}  # for the same reason
+# SDPA does not cap scores: here it can't be chosen, and transformers' Gemma 2 with it fails in its forward pass.
+EXCLUDED_OF_PRESETS["gemma2"] = ("sdpa_can_dispatch", "set_attention_dynamically")
 PARTS = 4  # of the presets, whose tests run one part after the other, each in less than the time limit of a process
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
 
@@ -80,10 +82,10 @@ def run_suite(suite: Path, report: Path, *targets: str) -> dict[str, dict[str, s
     return outcomes
 
 
-def assert_no_worse(ours: dict[str, str], theirs: dict[str, str], style: str, excluded: str) -> None:
+def assert_no_worse(ours: dict[str, str], theirs: dict[str, str], style: str, *excluded: str) -> None:
     """Check that tests which pass on a class of transformers pass on ours, and that those it skips do not fail."""
     assert sum(outcome == "passed" for outcome in theirs.values()) > 60
-    results = {n: o for n, o in ours.items() if excluded not in n}
+    results = {n: o for n, o in ours.items() if not any(part in n for part in excluded)}
     worse = {n: o for n, o in results.items() if o != "passed" and theirs[n] == "passed"}
     worse |= {n: o for n, o in results.items() if o in ("failure", "error") and theirs[n] == "skipped"}
     assert not worse, f"{style} has worse results: {worse}"
@@ -95,7 +97,7 @@ def test_common_model_tests_pass(suite, tmp_path):
     assert set(outcomes) == {name for peer, ours in PEERS.items() for name in (peer, *ours)}
     for peer, styles in PEERS.items():
         for style in styles:
-            assert_no_worse(outcomes[style], outcomes[peer], style, EXCLUDED.get(style, "nothing"))
+            assert_no_worse(outcomes[style], outcomes[peer], style, *([EXCLUDED[style]] if style in EXCLUDED else []))
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ def test_class(name: str) -> type[unittest.TestCase]:
     small = {field: value for field, value in SMALL.items() if field in PRESETS[name]}
     if "layer_types" in PRESETS[name]:
         small["layer_types"] = LAYERS
+    if "partial_rotary_factor" in PRESETS[name].get("rope_parameters", {}):
+        small["head_dim"] = 16  # transformers scales no fewer than four rotated features
     small |= dict.fromkeys((field for field in PRESETS[name] if field.endswith("_dropout")), 0.0)
 
     def make_config(self, **fields):

@@ -5,7 +5,7 @@ import torch
 from helpers.processes import PRETRAIN, TINY_LOOP, run_here
 from transformers import AutoModelForCausalLM
 
-from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig
+from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig, ScratchSeq2SeqConfig
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.models.configuration_scratch_gpt import PRESET_DESCRIPTIONS, PRESETS
 from scratch_gpt.train.tasks.classification.arguments import ClassifierModelArguments
@@ -22,7 +22,7 @@ def config_of(preset: str, **fields) -> ScratchGPTConfig:
     return build_config(ModelArguments(preset=preset, **TINY, **fields), 99, 64, {})
 
 
-@pytest.mark.parametrize("config_class", [ScratchGPTConfig, ScratchEncoderConfig])
+@pytest.mark.parametrize("config_class", [ScratchGPTConfig, ScratchEncoderConfig, ScratchSeq2SeqConfig])
 def test_every_preset_has_one_sentence(config_class):
     assert list(config_class.preset_descriptions) == list(config_class.presets)
     for description in config_class.preset_descriptions.values():

@@ -19,7 +19,9 @@ class EncoderModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("modern", preset_help("Architecture of an encoder:", WITH_LAYERS))
+    preset: str = argument(
+        "modern", preset_help("Architecture of an encoder; patterns of layers are repeated:", WITH_LAYERS)
+    )
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(

@@ -19,15 +19,14 @@ NUM_EXPERTS_PER_TOK = (
 
 
 def preset_help(first: str, descriptions: Mapping[str, str]) -> str:
-    """The help text of `--preset`: a line for each preset, and how those with layers of several kinds grow.
+    """The help text of `--preset`: a line for each preset.
 
     Args:
         first: the first line.
         descriptions: of the presets, by name.
     """
     lines = [f"- {name}: {description}" for name, description in descriptions.items()]
-    last = "A preset's pattern of layers starts with the first layer and is repeated."
-    return "\n".join([first, *lines, last])
+    return "\n".join([first, *lines])
 
 
 def block_fields(args: Any, preset: Mapping[str, Any]) -> dict[str, Any]:

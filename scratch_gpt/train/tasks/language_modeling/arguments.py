@@ -19,7 +19,9 @@ class ModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("llama", preset_help("Architecture:", BIGRAM | PRESET_DESCRIPTIONS))
+    preset: str = argument(
+        "llama", preset_help("Architecture; patterns of layers are repeated:", BIGRAM | PRESET_DESCRIPTIONS)
+    )
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(

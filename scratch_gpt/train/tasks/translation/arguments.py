@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ....models.configuration_scratch_seq2seq import PRESET_DESCRIPTIONS
 from ...arguments.default_rates import TRANSLATION, DefaultRates
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
+from ..presets import preset_help
 from ..text_arguments import HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST
 
 
@@ -59,13 +61,7 @@ class Seq2SeqModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument(
-        "modern",
-        "Architecture: 'vaswani2017' (the Transformer of 2017), 'modern' (Llama's blocks, rotary positions), "
-        "'bart' (as in 2017 with learned positions, a norm of the embeddings and GELU), 'mbart' (BART with norms "
-        "before each branch and scaled embeddings), 'pegasus' (as in 2017 with norms before each branch) or 't5' "
-        "(v1.1: relative positions, RMSNorm, a gated feed-forward network, no biases, and an untied head).",
-    )
+    preset: str = argument("modern", preset_help("Architecture:", PRESET_DESCRIPTIONS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     hidden_size: int = argument(128, HIDDEN_SIZE)

@@ -145,7 +145,8 @@ class T5StyleTwin(Seq2SeqTwin):
 
 
 class T5Twin(T5StyleTwin):
-    """T5, v1.1 and Flan."""
+    """T5 (arXiv:1910.10683), v1.1 and Flan: relative positions, RMSNorm and no biases; since v1.1 gated and with an
+    untied head."""
 
     config_class, model_class = T5Config, T5ForConditionalGeneration
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from helpers.processes import SHARED
+from helpers.published import roberta_tokenizer
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.bucketing import PairBatches, bucket_length
@@ -208,3 +209,16 @@ def test_word_dropout_of_source_and_decoder_inputs():
     same, again, other = (dropping.make_batch(epoch, 0)["input_ids"] for epoch in (0, 0, 1))
     assert torch.equal(same, again)
     assert not torch.equal(same, other)
+
+
+def test_pairs_have_the_special_tokens_that_translate_adds():
+    """A tokenizer of RoBERTa or BART begins a text with `<s>`; a model trained without it would see it first when it
+    translates. A text that is truncated keeps the ends of its template."""
+    tokenizer = roberta_tokenizer()
+    expected = [tokenizer([pair[side] for pair in PAIRS]).input_ids for side in (0, 1)]
+    encoded = encode_pairs(iter(PAIRS), tokenizer, tokenizer, 64, skip_long=False)
+    for side, rows in zip((encoded.source, encoded.target), expected, strict=True):
+        assert [list(side[i]) for i in range(len(rows))] == rows
+        assert {(row[0], row[-1]) for row in rows} == {(tokenizer.bos_token_id, tokenizer.eos_token_id)}
+    short = encode_pairs(iter(PAIRS[:1]), tokenizer, tokenizer, 4, skip_long=False)
+    assert list(short.source[0]) == [*expected[0][0][:3], tokenizer.eos_token_id]

@@ -45,7 +45,8 @@ def encode_pairs(
     skip_long: bool,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Pairs:
-    """Tokenise pairs and append the token that ends a text (`<eos>`) to both sides.
+    """Tokenise pairs with the special tokens of each tokenizer's template, as `translate` does. Both sides end with the
+    token that ends a text (`<eos>`), also if the template does not have it.
 
     Args:
         pairs: source and target texts.
@@ -58,7 +59,10 @@ def encode_pairs(
     tokenizers, num_too_long = (source_tokenizer, target_tokenizer), 0
     ends = [end_token_id(tokenizer) for tokenizer in tokenizers]
     while batch := list(islice(pairs, BATCH_PAIRS)):
-        encoded = [encode_batch(t, list(texts)) for t, texts in zip(tokenizers, zip(*batch, strict=True), strict=True)]
+        encoded = [
+            [without_end(ids, end) for ids in encode_batch(tokenizer, list(texts), add_special_tokens=True)]
+            for tokenizer, end, texts in zip(tokenizers, ends, zip(*batch, strict=True), strict=True)
+        ]
         for pair in zip(*encoded, strict=True):
             too_long = any(len(ids) >= max_length for ids in pair)
             num_too_long += too_long
@@ -68,6 +72,11 @@ def encode_pairs(
                 side.append([*ids[: max_length - 1], end])
         progress(len(batch))
     return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), num_too_long)
+
+
+def without_end(ids: list[int], end: int) -> list[int]:
+    """Token ids without `end` as the last one."""
+    return ids[:-1] if ids and ids[-1] == end else ids
 
 
 @dataclass(frozen=True)

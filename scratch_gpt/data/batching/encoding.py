@@ -74,7 +74,7 @@ def encode_pairs(
     return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), num_too_long)
 
 
-def without_end(ids: list[int], end: int) -> list[int]:
+def without_end(ids: list[int], end: int | None) -> list[int]:
     """Token ids without `end` as the last one."""
     return ids[:-1] if ids and ids[-1] == end else ids
 

@@ -277,7 +277,7 @@ ARCHITECTURES = (
     Architecture(
         gpt_like.GPTNeoXTwin(),
         "gptneox",
-        {**GELU, "attention_bias": (True,)},
+        {"hidden_act": ("gelu_new", "gelu"), "attention_bias": (True,)},  # Pythia's exact GELU is approximated
         keys=residual_keys,
         changes=(separate_queries,),
         separate_head=True,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from tokenizers.models import Unigram
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
 
@@ -24,7 +25,7 @@ from ..native.twin import ACTIVATION_NAMES
 from .export import MAX_LENGTH, SAMPLE_TEXTS, Source, plain_greedy, sample_rows
 
 MAX_DIFFERENCE = 1e-3  # of the log-probabilities of a float32 export
-GELU_NAMES = {theirs for theirs, ours in ACTIVATION_NAMES.items() if ours == "gelu_new"}
+GELU_NAMES = {theirs for theirs, ours in ACTIVATION_NAMES.items() if ours in ("gelu", "gelu_new")}
 # A process of its own, since llama.cpp ends the process on an invalid file.
 SERVER = """
 import sys
@@ -164,9 +165,10 @@ def check_difference(
 ) -> None:
     """Check the log-probabilities that llama.cpp computes in float32.
 
-    It looks up GELU in a table of float16 numbers, and so a model with GELU is compared after its GELU is replaced by
-    this table. What remains is more than rounding in float32, since an input that is rounded to a neighbour in float16
-    has another output: the limit is half of what the table changes in the model.
+    It looks up GELU, also the exact one of Pythia, in a table of the tanh approximation in float16, and so a model with
+    GELU is compared after its GELU is replaced by this table. What remains is more than rounding in float32, since an
+    input that is rounded to a neighbour in float16 has another output: the limit is half of what the table changes in
+    the model.
 
     Args:
         model: the model.
@@ -201,13 +203,13 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 
 
 def uses_gelu(config: Any) -> bool:
-    """Whether the activation of a model of ours or of transformers is GELU, in its tanh approximation."""
+    """Whether the activation of a model of ours or of transformers is GELU."""
     names = (getattr(config, name, None) for name in ("hidden_activation", "activation_function", "hidden_act"))
     return next((name for name in names if name), None) in GELU_NAMES
 
 
 def gelu_by_table(x: torch.Tensor) -> torch.Tensor:
-    """GELU as llama.cpp computes it: between -10 and 10 by a table of float16 numbers."""
+    """GELU as llama.cpp computes it: the tanh approximation, between -10 and 10 by a table of float16 numbers."""
     rounded = gelu_new(x.half().float()).half().float()
     return torch.where(x >= 10, x, torch.where(x <= -10, 0.0, rounded))
 
@@ -216,7 +218,8 @@ def gelu_by_table(x: torch.Tensor) -> torch.Tensor:
 def gelu_of_llama_cpp(model: torch.nn.Module) -> Iterator[None]:
     """Inside the block, a model of ours or of transformers computes GELU as llama.cpp does."""
     native = tuple({type(ACT2FN[name]) for name in GELU_NAMES})
-    ours: list[Any] = [module for module in model.modules() if getattr(module, "activation", None) is gelu_new]
+    ours: list[Any] = [m for m in model.modules() if getattr(m, "activation", None) in (gelu_new, F.gelu)]
+    activations = [module.activation for module in ours]
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: gelu_by_table(inputs[0]))
         for module in model.modules()
@@ -227,8 +230,8 @@ def gelu_of_llama_cpp(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module in ours:
-            module.activation = gelu_new
+        for module, activation in zip(ours, activations, strict=True):
+            module.activation = activation
         for hook in hooks:
             hook.remove()
 

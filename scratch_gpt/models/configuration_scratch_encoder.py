@@ -181,6 +181,8 @@ class ScratchEncoderConfig(TransformerBlockConfig):
         violations = super().violations()
         if self.num_hidden_layers < 0:
             violations.append(f"num_hidden_layers is {self.num_hidden_layers}, want 0 or more")
+        if self.num_experts:  # the load balancing loss is part of the loss of `ScratchGPTForCausalLM` only
+            violations.append(f"num_experts is {self.num_experts}, only the decoder-only model has experts, want 0")
         if self.type_vocab_size < 0:
             violations.append(f"type_vocab_size is {self.type_vocab_size}, want 0 or more")
         if any(not 2 <= size <= 8 for size in self.ngram_sizes) or len(set(self.ngram_sizes)) < len(self.ngram_sizes):

@@ -204,6 +204,12 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
             for name in ("layer_types", "no_rope_layers", "attn_logit_softcapping")
             if getattr(self, name) is not None
         ]
+        if self.rotary_by_layer_type:
+            violations.append("rope_parameters has settings for each layer type, encoder-decoders have one for all")
+        if self.parallel_residual:  # a parallel block has no cross-attention
+            violations.append("parallel_residual is True, which encoder-decoders do not have, want False")
+        if self.num_experts:
+            violations.append(f"num_experts is {self.num_experts}, only the decoder-only model has experts, want 0")
         if self.pad_token_id is None:
             violations.append("pad_token_id is None, want the id of the padding token")
         return violations

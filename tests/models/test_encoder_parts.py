@@ -68,6 +68,8 @@ def test_token_types_are_added_to_the_embeddings():
         torch.testing.assert_close(model(inputs_embeds=embeds).last_hidden_state, expected)
     with pytest.raises(ValueError, match="token_type_ids has 2, want less than 2"):
         model(ids, token_type_ids=2 * types)
+    with pytest.raises(StrictDataclassError, match="num_experts is 2, only the decoder-only model has experts, want 0"):
+        tiny_encoder(ScratchEncoderModel, "modernbert", num_experts=2)
     with pytest.raises(StrictDataclassError, match="type_vocab_size is -1, want 0 or more"):
         tiny_encoder(ScratchEncoderModel, "bert", type_vocab_size=-1)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.models import SEQ2SEQ_PRESETS as PRESETS
 from helpers.models import randomise, tiny_seq2seq, tiny_seq2seq_config
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForSeq2SeqLM, MarianConfig, MarianMTModel
 
@@ -327,3 +328,23 @@ def test_export_of_what_marian_does_not_support_is_refused():
     )
     with pytest.raises(ScratchError, match="its encoder_ffn_dim is 4096 and its decoder_ffn_dim 48, ours are equal"):
         import_native(MarianMTModel(unequal))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"parallel_residual": True}, "parallel_residual is True, which encoder-decoders do not have, want False"),
+        ({"num_experts": 2}, "num_experts is 2, only the decoder-only model has experts, want 0"),
+        ({"norm_position": "branch"}, "norm_position"),
+        ({"norm_position": "sandwich"}, "norm_position"),
+        ({"no_rope_layers": [1, 0]}, "no_rope_layers is set, which encoder-decoders do not have, want None"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 500.0}}},
+            "rope_parameters has settings for each layer type, encoder-decoders have one for all",
+        ),
+    ],
+)
+def test_fields_that_an_encoder_decoder_would_ignore_are_refused(fields, reason):
+    """A parallel block has no cross-attention: the source had no effect on the target."""
+    with pytest.raises(StrictDataclassError, match=reason):
+        tiny_seq2seq_config("modern", **fields)

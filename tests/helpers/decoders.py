@@ -86,6 +86,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "Gemma3": {
         "plain": {"head_dim": 12, "sliding_window": WINDOW, "layer_types": LAYERS, **GROUPED},
+        "cap that it ignores": {"head_dim": 8, "attn_logit_softcapping": 0.7, "sliding_window": WINDOW},
         "scaled": {
             "head_dim": 8,
             "query_pre_attn_scalar": 20,

@@ -13,13 +13,22 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from .gpt import ROTARY_FIELDS
+from .gpt import ROTARY_FIELDS, DecoderTwin
 from .llama import FIELDS, HeadTwin, WindowTwin
 
 EXPERT_FIELDS = {name: name for name in ("num_experts_per_tok", "router_aux_loss_coef")}
 
 
-class MixtralTwin(WindowTwin):
+class ExpertsTwin(DecoderTwin):
+    """Base class of twins in whose class every layer has experts."""
+
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including no experts."""
+        reasons = super().export_incompatibilities(config)
+        return reasons if config.num_experts else [*reasons, f"num_experts is 0, {self.model_class.__name__} has some"]
+
+
+class MixtralTwin(ExpertsTwin, WindowTwin):
     """Mixtral (arXiv:2401.04088): Mistral with experts."""
 
     preset, since = "mixtral", "5.0"
@@ -27,7 +36,7 @@ class MixtralTwin(WindowTwin):
     fields = {**FIELDS, **EXPERT_FIELDS, "head_dim": "head_dim", "num_experts": "num_local_experts"}
 
 
-class OlmoeTwin(HeadTwin):
+class OlmoeTwin(ExpertsTwin, HeadTwin):
     """OLMoE (arXiv:2409.02060): experts, and norms over all queries and all keys."""
 
     preset, since = "olmoe", "5.0"
@@ -36,7 +45,7 @@ class OlmoeTwin(HeadTwin):
     required = {"clip_qkv": (None,)}
 
 
-class Qwen3MoeTwin(WindowTwin):
+class Qwen3MoeTwin(ExpertsTwin, WindowTwin):
     """Qwen3-MoE (arXiv:2505.09388): Qwen3 with experts."""
 
     preset, since = "qwen3_moe", "5.0"

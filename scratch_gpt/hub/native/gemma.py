@@ -13,6 +13,7 @@ from transformers import (
     GemmaForCausalLM,
 )
 
+from ...models.compatibility import LAYER_TYPES
 from .gpt import ROTARY_FIELDS, DecoderTwin
 from .llama import LayerTypesTwin
 from .twin import Fold
@@ -49,7 +50,6 @@ class WindowedGemmaTwin(LayerTypesTwin, GemmaFamilyTwin):
         **ROTARY_FIELDS,
         "hidden_act": "hidden_activation",
         "final_logit_softcapping": "final_logit_softcapping",
-        "attn_logit_softcapping": "attn_logit_softcapping",
     }
     names = {
         "attn_output_layernorm": "post_attention_layernorm",
@@ -80,15 +80,22 @@ class Gemma2Twin(WindowedGemmaTwin):
 
     preset = "gemma2"
     config_class, model_class = Gemma2Config, Gemma2ForCausalLM
+    fields = {**WindowedGemmaTwin.fields, "attn_logit_softcapping": "attn_logit_softcapping"}
 
 
 class Gemma3Twin(WindowedGemmaTwin):
-    """Gemma 3 (its text models): Gemma 2 with normalized queries and keys in place of soft-capping, and rotary settings
-    for each layer type."""
+    """Gemma 3 (its text models): Gemma 2 with normalized queries and keys in place of soft-capped scores, and rotary
+    settings for each layer type. Its config has `attn_logit_softcapping`, which its attention ignores."""
 
     preset, rotary_by_layer_type = "gemma3", True
     config_class, model_class = Gemma3TextConfig, Gemma3ForCausalLM
     attention_weights = r"\.q_norm\."
+
+    def fields_to_native(self, config: Any) -> dict[str, Any]:
+        """Those of Gemma 2, and the rotary settings of both layer types."""
+        rope = config.rope_parameters
+        settings = rope if config.rotary_by_layer_type else {name: dict(rope) for name in LAYER_TYPES}
+        return {**super().fields_to_native(config), "rope_parameters": settings}
 
 
 TWINS = (GemmaTwin(), Gemma2Twin(), Gemma3Twin())

@@ -178,6 +178,10 @@ class GPTNeoXTwin(FullHeadsTwin):
         """The dropout of the embeddings, which is that of the residual branches."""
         return {"embedding_dropout": config.hidden_dropout}
 
+    def fields_to_native(self, config: Any) -> dict[str, Any]:
+        """The rotary settings, with the fraction of a head that is rotated, which is a quarter by default."""
+        return {"rope_parameters": {"partial_rotary_factor": 1.0, **config.rope_parameters}}
+
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours: split query, key and value of each head."""
         ours: Weights = {}

@@ -127,6 +127,8 @@ class ModernBertTwin(EncoderTwin):
         head_act = {"masked_lm": config.hidden_act, "classifier": config.pooler_activation}.get(self.head)
         if head_act is not None and self.activation(settings.get("classifier_activation", "gelu")) != head_act:
             computed["classifier_activation"] = head_act
+        if self.head == "masked_lm" and config.classifier_pooling == "sum":  # it has no effect, and is refused
+            computed["classifier_pooling"] = "mean"
         if config.classifier_dropout is None:
             computed["classifier_dropout"] = config.residual_dropout
         if not settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import re
@@ -106,7 +107,8 @@ class Twin(ABC):
         if "hidden_act" in translated:
             translated["hidden_act"] = ACTIVATION_NAMES[translated["hidden_act"]]
         shared = {name: getattr(config, name) for name in SHARED_FIELDS if hasattr(config, name)}
-        fields = {**shared, **translated, **self.fields_from_native(config)}
+        # Copies: constructors of configs change nested settings in place
+        fields = copy.deepcopy({**shared, **translated, **self.fields_from_native(config)})
         return self.our_config_class.from_preset(self.preset, **fields, imported_from=self.origin(config))
 
     def fields_from_native(self, config: Any) -> dict[str, Any]:
@@ -122,7 +124,8 @@ class Twin(ABC):
         if ACTIVATION_NAMES.get(str(settings.get(act))) == config.hidden_act:
             translated[act] = settings[act]  # the name that the original has for it
         shared = {name: getattr(config, name) for name in SHARED_FIELDS}
-        return self.config_class(**{**settings, **shared, **translated, **self.fields_to_native(config)})
+        fields = {**settings, **shared, **translated, **self.fields_to_native(config)}
+        return self.config_class(**copy.deepcopy(fields))  # constructors of configs change nested settings in place
 
     def fields_to_native(self, config: Any) -> dict[str, Any]:
         """Fields of the config of transformers that are computed from ours."""

@@ -4,7 +4,8 @@ scaled dot products of its query with their keys.
 `eager_attention_forward` is the reference. SDPA, flash and flex attention come from transformers'
 `ALL_ATTENTION_FUNCTIONS`; a test checks SDPA and flex attention against the reference.
 
-Dimension letters: B batch, T query tokens, S key tokens, H query heads, G key-value heads, D head size, C hidden size.
+Dimension letters: B batch, T query tokens, S key tokens, H query heads, G key-value heads, D head size, R rotated
+features of a head, C hidden size.
 """
 
 from typing import Any
@@ -105,12 +106,12 @@ class ScratchAttention(nn.Module):
 
         Args:
             hidden_states: (B, T, C).
-            position_embeddings: cosines and sines, each (B, T, D/2), that rotate the queries and, in self-attention,
+            position_embeddings: cosines and sines, each (B, T, R/2), that rotate the queries and, in self-attention,
                 the keys.
             attention_mask: additive mask, broadcastable to (B, H, T, S), or what the attention function takes instead.
             cache: keys and values of earlier tokens (and of the source), which is updated in place.
             key_value_states: states to attend to in cross-attention (B, S, C).
-            key_position_embeddings: cosines and sines, each (B, S, D/2), that rotate the keys in cross-attention.
+            key_position_embeddings: cosines and sines, each (B, S, R/2), that rotate the keys in cross-attention.
 
         Returns:
             The output (B, T, C) and the attention weights (B, H, T, S); fused attention functions return None for them.

@@ -130,7 +130,6 @@ def test_half_precision_twins_are_equal_at_late_positions(preset):
         ("gpt2", {"position_type": "sinusoidal"}, "position_type is 'sinusoidal'"),
         ("llama", {"embedding_norm": True}, "embedding_norm is True"),
         ("llama", {"final_logit_softcapping": 5.0}, "final_logit_softcapping is 5.0"),
-        ("llama", {"hidden_size": 30, "head_dim": 8}, "num_attention_heads is 4"),
         ("nanochat", {"mlp_bias": True}, "mlp_bias is True"),
         ("nanochat_ngram", {}, "ngram_buckets is 1024, NanoChatForCausalLM has 0"),
     ],

@@ -58,6 +58,7 @@ SUPPORTED = [
     ("Gemma3", "scaled", {**GROUPED, "rope_parameters": BY_TYPE}),
     ("Gemma3", "plain", {"tie_word_embeddings": False, "final_logit_softcapping": 0.7}),
     ("Gemma3", "plain", {"layer_types": ["full_attention"] * 3}),
+    ("Gemma3", "plain", {"attn_logit_softcapping": 0.7}),  # which neither transformers nor llama.cpp computes
     ("Gemma3", "plain", {"num_hidden_layers": GEMMA_27B_LAYERS["gemma3_text"], "layer_types": None}),
     ("GPTNeoX", "plain", HALF),
     ("GPTNeoX", "sequential", {**FAST, "rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}),
@@ -182,7 +183,6 @@ REFUSED = [
         {"layer_types": ["full_attention"] * 3},
         "layer_types has no sliding_attention, llama.cpp wants",
     ),
-    ("Gemma3", "plain", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, the architecture gemma3 of"),
     (
         "GPTNeoX",
         "plain",

@@ -15,7 +15,7 @@ from ...errors import ScratchError
 from ..native import experts, gemma, gpt, gpt_like, llama
 from ..native.convert import NoNativeClassError, is_native, native_twin
 from ..native.gpt_like import rotated_features
-from ..native.twin import Twin, rotary_settings
+from ..native.twin import Twin, origin_class, rotary_settings
 from .gguf_weights import (
     Change,
     add_one_to_norms,
@@ -294,7 +294,7 @@ ARCHITECTURES = (
     Architecture(
         gemma.Gemma3Twin(),
         "gemma3",
-        {**GELU, **WITHOUT_BIAS, "attn_logit_softcapping": (None,)},
+        {**GELU, **WITHOUT_BIAS},
         ("default", "linear"),
         (periodic_windows, unscaled_windows),
         window_keys,
@@ -330,7 +330,7 @@ def find_architecture(model: PreTrainedModel) -> tuple[Architecture, Any]:
 
 def _expressible(model: Any) -> list[Architecture]:
     """The architectures whose class of transformers can express one of our models: first the one that it comes from."""
-    origin = (getattr(model.config, "imported_from", None) or {}).get("class")
+    origin = origin_class(model.config)
     found = [
         entry
         for entry in ARCHITECTURES

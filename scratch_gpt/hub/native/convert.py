@@ -23,7 +23,7 @@ from ...errors import ScratchError
 from ...untrusted import read_json
 from ..model_directory import Kind, kind_of_class
 from .registry import TWINS
-from .twin import Twin, Weights
+from .twin import Twin, Weights, origin_class
 
 
 class NoNativeClassError(ScratchError):
@@ -114,8 +114,7 @@ def _in_dtype(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tens
 
 
 def export_native(model: PreTrainedModel, twin: Twin | None = None) -> PreTrainedModel:
-    """Convert one of our models to the class of transformers that supports its settings: a decoder to GPT-2, Llama or
-    NanoChat, an encoder-decoder to Marian, an encoder to BERT.
+    """Convert one of our models to a class of transformers that supports its settings.
 
     Args:
         model: the model.
@@ -170,7 +169,7 @@ def folded_vectors(model: PreTrainedModel) -> frozenset[str]:
     """The names of the vectors of an imported model that a setting of its class was folded into, such as norm weights
     of Gemma, to which 1 was added. They are stored in float32: 16 bits lack the digits that the class stores without
     the 1."""
-    name = (getattr(model.config, "imported_from", None) or {}).get("class")
+    name = origin_class(model.config)
     twin = next((twin for twin in TWINS if twin.model_class.__name__ == name), None)
     with _errors_of_origin():
         patterns = [] if twin is None else [fold.pattern for fold in twin.folds(model.config)]
@@ -180,7 +179,7 @@ def folded_vectors(model: PreTrainedModel) -> frozenset[str]:
 
 def other_class_than_origin(model: PreTrainedModel) -> str | None:
     """Why a model that was imported is exported to another class than it came from, in words; None if it is not."""
-    name = (getattr(model.config, "imported_from", None) or {}).get("class")
+    name = origin_class(model.config)
     origin = next((twin for twin in TWINS if twin.model_class.__name__ == name), None)
     if origin is None or origin.our_model_class.__name__ != type(model).__name__:
         return None

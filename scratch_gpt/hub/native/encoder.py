@@ -12,7 +12,7 @@ from ...models.modeling_scratch_encoder import (
     ScratchEncoderForSequenceClassification,
     ScratchEncoderModel,
 )
-from .twin import Twin
+from .twin import Twin, origin_class
 
 Head = Literal["trunk", "masked_lm", "classifier"]
 
@@ -69,9 +69,10 @@ class EncoderTwin(Twin):
     def is_origin(self, config: Any) -> bool:
         """Whether the weights of a model with this config of ours were imported from this family of transformers, with
         any head: training may have replaced it."""
-        origin = (getattr(config, "imported_from", None) or {}).get("class")
         family = self.config_class.__name__.removesuffix("Config")
-        return origin in {f"{family}{head}" for head in ("Model", "ForMaskedLM", "ForSequenceClassification")}
+        return origin_class(config) in {
+            f"{family}{head}" for head in ("Model", "ForMaskedLM", "ForSequenceClassification")
+        }
 
     def fields_from_native(self, config: Any) -> dict[str, Any]:
         """Fields of our config that are computed from a config of transformers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -18,11 +17,12 @@ from transformers import (
 
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
 from ...models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from .twin import Twin, Weights
+from .twin import Twin, Weights, join_rows, split_rows
 
+QKV = ("q_proj", "k_proj", "v_proj")
 SIZES = {name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")}
 
-# Our names -> theirs, the same in Llama and NanoChat.
+# Our names to theirs, the same in Llama, NanoChat and most classes that descend from Llama.
 ROTARY_FIELDS = {
     **SIZES,
     "intermediate_size": "intermediate_size",
@@ -40,6 +40,28 @@ class DecoderTwin(Twin):
     """Base class of the twins of `ScratchGPTForCausalLM`."""
 
     our_config_class, our_model_class = ScratchGPTConfig, ScratchGPTForCausalLM
+
+
+class HeadTwin(DecoderTwin):
+    """Base class of twins whose config has no `head_dim`: a head has hidden_size / num_attention_heads features."""
+
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including the size of heads."""
+        reasons = super().export_incompatibilities(config)
+        if config.head_dim * config.num_attention_heads != config.hidden_size:
+            reasons.append(
+                f"head_dim is {config.head_dim}, {self.model_class.__name__} has hidden_size / num_attention_heads, "
+                f"which is {config.hidden_size / config.num_attention_heads:g}"
+            )
+        return reasons
+
+
+class FullHeadsTwin(DecoderTwin):
+    """Base class of twins in whose class there are no grouped key-value heads, and no `head_dim`."""
+
+    def export_incompatibilities(self, config: Any) -> list[str]:
+        """List the settings that the class of transformers does not support, including attention heads."""
+        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
 
 class LlamaTwin(DecoderTwin):
@@ -104,14 +126,14 @@ class NanoChatTwin(DecoderTwin):
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours, with the halves of each head swapped."""
-        return self.rename(self.swap_halves(weights, config), to_native=False)
+        return super().weights_from_native(self.swap_halves(weights, config), config)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers, with the halves of each head swapped."""
-        return self.rename(self.swap_halves(weights, config), to_native=True)
+        return super().weights_to_native(self.swap_halves(weights, config), config)
 
 
-class GPT2Twin(DecoderTwin):
+class GPT2Twin(FullHeadsTwin):
     """GPT-2: layer norms, learned positions and biases. It stores its matrices transposed (`Conv1D`), with query, key
     and value in one matrix."""
 
@@ -145,10 +167,6 @@ class GPT2Twin(DecoderTwin):
         "add_cross_attention": (False,),
     }
 
-    def export_incompatibilities(self, config: Any) -> list[str]:
-        """List the settings that the class of transformers does not support, including attention heads."""
-        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
-
     @staticmethod
     def transpose(weights: Weights) -> Weights:
         """Transpose the weight matrices of all linear layers in the blocks."""
@@ -157,25 +175,11 @@ class GPT2Twin(DecoderTwin):
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours: transpose the matrices, and split query, key and value."""
-        ours: Weights = {}
-        for name, weight in self.transpose(self.rename(weights, to_native=False)).items():
-            if "qkv_proj" in name:
-                for part, rows in zip(("q_proj", "k_proj", "v_proj"), weight.chunk(3), strict=True):
-                    ours[name.replace("qkv_proj", part)] = rows
-            else:
-                ours[name] = weight
-        return ours
+        return split_rows(self.transpose(super().weights_from_native(weights, config)), "qkv_proj", QKV)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers: join query, key and value, and transpose the matrices."""
-        joined: Weights = {}
-        for name, weight in weights.items():
-            if "q_proj" in name:
-                parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
-                joined[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
-            elif "k_proj" not in name and "v_proj" not in name:
-                joined[name] = weight
-        return self.rename(self.transpose(joined), to_native=True)
+        return super().weights_to_native(self.transpose(join_rows(weights, QKV, "qkv_proj")), config)
 
 
 TWINS = (GPT2Twin(), LlamaTwin(), NanoChatTwin())

@@ -18,20 +18,12 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from .gpt import SIZES, DecoderTwin
+from .gpt import QKV, SIZES, FullHeadsTwin, HeadTwin
 from .twin import Fold, Weights
 
 OFFSET = 2  # OPT's positions start with two rows that are not used
 POSITIONS = "model.embed_positions.weight"
 WINDOWED = {"global": "full_attention", "local": "sliding_attention"}
-
-
-class FullHeadsTwin(DecoderTwin):
-    """Base class of twins in whose class there are no grouped key-value heads, and no `head_dim`."""
-
-    def export_incompatibilities(self, config: Any) -> list[str]:
-        """List the settings that the class of transformers does not support, including attention heads."""
-        return super().export_incompatibilities(config) + self.head_incompatibilities(config)
 
 
 class OPTTwin(FullHeadsTwin):
@@ -188,7 +180,7 @@ class GPTNeoXTwin(FullHeadsTwin):
         for name, weight in super().weights_from_native(weights, config).items():
             if "qkv_proj" in name:
                 heads = weight.unflatten(0, (-1, 3, config.head_dim))  # (H, 3, D, …)
-                for index, part in enumerate(("q_proj", "k_proj", "v_proj")):
+                for index, part in enumerate(QKV):
                     ours[name.replace("qkv_proj", part)] = heads[:, index].flatten(0, 1)
             else:
                 ours[name] = weight
@@ -199,7 +191,7 @@ class GPTNeoXTwin(FullHeadsTwin):
         joined: Weights = {}
         for name, weight in weights.items():
             if "q_proj" in name:
-                parts = [weights[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+                parts = [weights[name.replace("q_proj", part)] for part in QKV]
                 heads = torch.stack([part.unflatten(0, (-1, config.head_dim)) for part in parts], 1)  # (H, 3, D, …)
                 joined[name.replace("q_proj", "qkv_proj")] = heads.flatten(0, 2)
             elif "k_proj" not in name and "v_proj" not in name:
@@ -264,7 +256,7 @@ class GPTJTwin(FullHeadsTwin):
         return super().weights_to_native(reorder_heads(weights, order, config.head_dim), config)
 
 
-class PhiTwin(DecoderTwin):
+class PhiTwin(HeadTwin):
     """Phi-1, Phi-1.5 and Phi-2 (arXiv:2309.05463): parallel branches with one norm, a part of each head is rotated."""
 
     preset, partial_rotary = "phi", True
@@ -293,13 +285,6 @@ class PhiTwin(DecoderTwin):
     def fields_to_native(self, config: Any) -> dict[str, Any]:
         """The rotary settings, with the fraction of a head that is rotated."""
         return {"rope_parameters": {"partial_rotary_factor": 1.0, **config.rope_parameters}}
-
-    def export_incompatibilities(self, config: Any) -> list[str]:
-        """List the settings that the class of transformers does not support, including the size of heads."""
-        reasons = super().export_incompatibilities(config)
-        if config.head_dim * config.num_attention_heads != config.hidden_size:
-            reasons.append(f"head_dim is {config.head_dim}, PhiForCausalLM has hidden_size / num_attention_heads")
-        return reasons
 
 
 def rotated_features(config: Any) -> int:

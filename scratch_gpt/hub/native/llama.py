@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import (
     ArceeConfig,
     ArceeForCausalLM,
@@ -26,24 +25,11 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-from .gpt import ROTARY_FIELDS, DecoderTwin
-from .twin import Fold, Weights
+from .gpt import QKV, ROTARY_FIELDS, DecoderTwin, HeadTwin
+from .twin import Fold, Weights, join_rows, split_rows
 
 FIELDS = {ours: theirs for ours, theirs in ROTARY_FIELDS.items() if ours not in ("attention_bias", "head_dim")}
-
-
-class HeadTwin(DecoderTwin):
-    """Base class of twins whose config has no `head_dim`: a head has hidden_size / num_attention_heads features."""
-
-    def export_incompatibilities(self, config: Any) -> list[str]:
-        """List the settings that the class of transformers does not support, including the size of heads."""
-        reasons = super().export_incompatibilities(config)
-        if config.head_dim * config.num_attention_heads != config.hidden_size:
-            reasons.append(
-                f"head_dim is {config.head_dim}, {self.model_class.__name__} has hidden_size / num_attention_heads, "
-                f"which is {config.hidden_size / config.num_attention_heads:g}"
-            )
-        return reasons
+GATE_AND_UP = ("gate_proj", "up_proj")
 
 
 class WindowTwin(DecoderTwin):
@@ -190,23 +176,14 @@ class Phi3Twin(HeadTwin, WindowTwin):
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours: split the joined matrices."""
-        ours: Weights = {}
         sizes = [heads * config.head_dim for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
-        for name, weight in weights.items():
-            if "qkv_proj" in name:
-                for part, rows in zip(("q_proj", "k_proj", "v_proj"), weight.split(sizes), strict=True):
-                    ours[name.replace("qkv_proj", part)] = rows
-            elif "gate_up_proj" in name:
-                for part, rows in zip(("gate_proj", "up_proj"), weight.chunk(2), strict=True):
-                    ours[name.replace("gate_up_proj", part)] = rows
-            else:
-                ours[name] = weight
-        return ours
+        ours = split_rows(super().weights_from_native(weights, config), "qkv_proj", QKV, sizes)
+        return split_rows(ours, "gate_up_proj", GATE_AND_UP)
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers: join matrices."""
-        joined = join_rows(weights, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
-        return join_rows(joined, ("gate_proj", "up_proj"), "gate_up_proj")
+        joined = join_rows(join_rows(weights, QKV, "qkv_proj"), GATE_AND_UP, "gate_up_proj")
+        return super().weights_to_native(joined, config)
 
 
 class Starcoder2Twin(HeadTwin, WindowTwin):
@@ -238,18 +215,6 @@ class Starcoder2Twin(HeadTwin, WindowTwin):
         if len({config.attention_bias, config.attention_output_bias, config.mlp_bias}) > 1:
             reasons.append("only some linear layers have biases, Starcoder2ForCausalLM has them in all or none")
         return reasons
-
-
-def join_rows(weights: Weights, parts: tuple[str, ...], joined: str) -> Weights:
-    """Join the rows of the weights whose names contain one of `parts` to one weight, whose name contains `joined`."""
-    result: Weights = {}
-    for name, weight in weights.items():
-        if parts[0] in name:
-            rows = [weights[name.replace(parts[0], part)] for part in parts]
-            result[name.replace(parts[0], joined)] = torch.cat(rows)
-        elif not any(part in name for part in parts):
-            result[name] = weight
-    return result
 
 
 TWINS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import (
     ModernBertConfig,
     ModernBertForMaskedLM,
@@ -16,7 +15,7 @@ from transformers import (
 from ...models.compatibility import LAYER_TYPES
 from ...models.modeling_scratch_encoder import POOLER_ACTIVATIONS
 from .encoder import LABEL_FIELDS, EncoderTwin
-from .twin import ACTIVATION_NAMES, Weights
+from .twin import ACTIVATION_NAMES, Weights, join_rows, split_rows
 
 NORMS = {True: "layer_norm", False: "layer_norm_without_bias"}  # by norm_bias
 # The parts of fused matrices: name in the names of weights, and the parts in order.
@@ -137,23 +136,16 @@ class ModernBertTwin(EncoderTwin):
 
     def weights_from_native(self, weights: Weights, config: Any) -> Weights:
         """Convert a state dict of transformers to ours: split the fused matrices."""
-        ours: Weights = {}
-        for name, weight in super().weights_from_native(weights, config).items():
-            fused = next((fused for fused in FUSED if fused in name), None)
-            if fused is None:
-                ours[name] = weight
-            else:
-                parts = weight.chunk(len(FUSED[fused]))
-                ours |= {name.replace(fused, part): rows for part, rows in zip(FUSED[fused], parts, strict=True)}
+        ours = super().weights_from_native(weights, config)
+        for fused, parts in FUSED.items():
+            ours = split_rows(ours, fused, parts)
         return ours
 
     def weights_to_native(self, weights: Weights, config: Any) -> Weights:
         """Convert our state dict to that of transformers: join the parts of the fused matrices."""
-        joined = {name: w for name, w in weights.items() if not any(p in name for ps in FUSED.values() for p in ps)}
+        joined = weights
         for fused, parts in FUSED.items():
-            for name in (name for name in weights if parts[0] in name):
-                rows = [weights[name.replace(parts[0], part)] for part in parts]
-                joined[name.replace(parts[0], fused)] = torch.cat(rows)
+            joined = join_rows(joined, parts, fused)
         return super().weights_to_native(joined, config)
 
 

@@ -138,7 +138,7 @@ class Twin(ABC):
 
     def is_origin(self, config: Any) -> bool:
         """Whether the weights of a model with this config of ours were imported from this class of transformers."""
-        return (getattr(config, "imported_from", None) or {}).get("class") == self.model_class.__name__
+        return origin_class(config) == self.model_class.__name__
 
     def native_settings(self, config: Any) -> dict[str, Any]:
         """The config of the model of this class of transformers that the weights were imported from; empty if they were
@@ -147,11 +147,10 @@ class Twin(ABC):
         Raises:
             ScratchError: they are not a config of the class.
         """
-        origin = getattr(config, "imported_from", None) or {}
         if not self.is_origin(config):
             return {}
         known = set(inspect.signature(self.config_class.__init__).parameters) - set(NOT_OF_THE_MODEL)
-        settings = {name: value for name, value in origin["config"].items() if name in known}
+        settings = {name: value for name, value in config.imported_from["config"].items() if name in known}
         try:
             self.config_class(**settings)
         except Exception as error:  # values that were tampered with can make any of them
@@ -256,6 +255,11 @@ class Twin(ABC):
         return {pattern.sub(lambda match: table[match.group()], name): weight for name, weight in weights.items()}
 
 
+def origin_class(config: Any) -> str | None:
+    """The class of transformers that the weights of a model with this config of ours were imported from, or None."""
+    return (getattr(config, "imported_from", None) or {}).get("class")
+
+
 def rotary_settings(parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The settings of rotary positions: one, or one for each layer type."""
     nested = [value for value in (parameters or {}).values() if isinstance(value, dict)]
@@ -271,3 +275,34 @@ def fold_dtype(weight: torch.Tensor, folded: torch.Tensor) -> torch.Tensor:
     """A folded weight in the dtype of the original. Vectors are in float32: in 16 bits, norm weights around 1 have far
     fewer digits than the deviations from 1 that some classes store."""
     return folded if weight.ndim == 1 else folded.to(weight.dtype)
+
+
+def join_rows(weights: Weights, parts: tuple[str, ...], joined: str) -> Weights:
+    """Join the rows of the weights whose names contain one of `parts` to one weight, whose name contains `joined`."""
+    result: Weights = {}
+    for name, weight in weights.items():
+        if parts[0] in name:
+            rows = [weights[name.replace(parts[0], part)] for part in parts]
+            result[name.replace(parts[0], joined)] = torch.cat(rows)
+        elif not any(part in name for part in parts):
+            result[name] = weight
+    return result
+
+
+def split_rows(weights: Weights, joined: str, parts: tuple[str, ...], sizes: list[int] | None = None) -> Weights:
+    """The inverse of `join_rows`.
+
+    Args:
+        weights: a state dict.
+        joined: part of the names of the weights to split.
+        parts: what replaces it in the names of the results.
+        sizes: number of rows of each result; None if they are equal.
+    """
+    result: Weights = {}
+    for name, weight in weights.items():
+        if joined in name:
+            rows = weight.chunk(len(parts)) if sizes is None else weight.split(sizes)
+            result |= {name.replace(joined, part): some for part, some in zip(parts, rows, strict=True)}
+        else:
+            result[name] = weight
+    return result

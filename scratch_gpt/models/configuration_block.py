@@ -168,7 +168,8 @@ class TransformerBlockConfig(BaseConfig):
         if self.position_type == "rotary" and self.rope_parameters is None:
             self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
         plan = type(self).base_model_tp_plan
-        if self.position_type == "relative":  # the plan would split the heads, but not the bias of each head
+        # The plan would split the heads, but neither the bias of each head nor a norm of all heads together
+        if self.position_type == "relative" or (self.qk_norm and not self.qk_norm_per_head):
             self.base_model_tp_plan = None  # type: ignore[misc]
         elif plan and (self.num_experts or not self.mlp_gated):  # each process has all experts
             absent = ".mlp." if self.num_experts else "gate_proj"
@@ -203,50 +204,14 @@ class TransformerBlockConfig(BaseConfig):
             violations.append(
                 f"num_key_value_heads is {groups}, want a divisor of num_attention_heads, which is {heads}"
             )
-        violations += self.layer_violations()
-        if self.position_type == "rotary":
-            violations += self.rotary_violations()
-        if self.position_type == "sinusoidal" and self.hidden_size % 2:
-            violations.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
+        violations += self.layer_violations() + self.position_violations()
         if not 0 < self.norm_eps < math.inf:
             violations.append(f"norm_eps is {self.norm_eps}, want more than 0")
         if not 0 <= self.initializer_range < math.inf:
             violations.append(f"initializer_range is {self.initializer_range}, want 0 or more")
         if self.attn_logit_softcapping is not None and not 0 < self.attn_logit_softcapping < math.inf:
             violations.append(f"attn_logit_softcapping is {self.attn_logit_softcapping}, want more than 0, or None")
-        if self.num_experts < 0 or (self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts):
-            violations.append(
-                f"num_experts is {self.num_experts} and num_experts_per_tok {self.num_experts_per_tok}, want 0 experts "
-                "or from 1 to all of them per token"
-            )
-        if self.num_experts and not self.mlp_gated:
-            violations.append(f"num_experts is {self.num_experts}: experts require mlp_gated")
-        if self.num_experts and self.mlp_bias:
-            violations.append(f"num_experts is {self.num_experts}: experts have no biases, set mlp_bias to False")
-        if self.parallel_residual and self.norm_position != "pre":
-            violations.append(f"norm_position is {self.norm_position!r}, parallel_residual requires 'pre'")
-        if self.parallel_shared_norm and not self.parallel_residual:
-            violations.append("parallel_shared_norm is True, which requires parallel_residual")
-        if not self.first_attention_norm and self.norm_position not in ("pre", "sandwich"):
-            violations.append(f"norm_position is {self.norm_position!r}: it has no norm before attention to omit")
-        if self.position_type == "relative" and not (
-            4 <= self.relative_attention_num_buckets < 2 * self.relative_attention_max_distance
-            and self.relative_attention_num_buckets % 4 == 0
-        ):
-            violations.append(
-                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}, want a multiple of 4, less "
-                f"than twice relative_attention_max_distance, which is {self.relative_attention_max_distance}"
-            )
-        origin = self.imported_from
-        if origin is not None and not (
-            isinstance(origin.get("class"), str)
-            and isinstance(origin.get("name_or_path"), str | None)
-            and isinstance(origin.get("config"), dict)
-        ):
-            violations.append(
-                f"imported_from is {origin!s:.80}, want 'class' (a name), 'name_or_path' (a name or None) and 'config' "
-                "(an object)"
-            )
+        violations += self.norm_violations() + self.expert_violations() + self.origin_violations()
         buckets = getattr(self, "ngram_buckets", 0)
         if buckets < 0 or buckets & (buckets - 1):
             violations.append(f"ngram_buckets is {buckets}, want a power of two, or 0")
@@ -278,6 +243,62 @@ class TransformerBlockConfig(BaseConfig):
         if self.windowed and (self.sliding_window or 0) < 1:
             violations.append(f"sliding_window is {self.sliding_window}, want at least 1 for sliding attention")
         return violations
+
+    def position_violations(self) -> list[str]:
+        """Violations of the fields of positions."""
+        violations = []
+        if self.position_type == "rotary":
+            violations += self.rotary_violations()
+        if self.position_type == "sinusoidal" and self.hidden_size % 2:
+            violations.append(f"hidden_size is {self.hidden_size}, want an even number for sinusoidal positions")
+        if self.position_type == "relative" and not (
+            4 <= self.relative_attention_num_buckets < 2 * self.relative_attention_max_distance
+            and self.relative_attention_num_buckets % 4 == 0
+        ):
+            violations.append(
+                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}, want a multiple of 4, less "
+                f"than twice relative_attention_max_distance, which is {self.relative_attention_max_distance}"
+            )
+        return violations
+
+    def norm_violations(self) -> list[str]:
+        """Violations of the fields of norms and residual branches that exclude each other."""
+        violations = []
+        if self.parallel_residual and self.norm_position != "pre":
+            violations.append(f"norm_position is {self.norm_position!r}, parallel_residual requires 'pre'")
+        if self.parallel_shared_norm and not self.parallel_residual:
+            violations.append("parallel_shared_norm is True, which requires parallel_residual")
+        if not self.first_attention_norm and self.norm_position not in ("pre", "sandwich"):
+            violations.append(f"norm_position is {self.norm_position!r}: it has no norm before attention to omit")
+        return violations
+
+    def expert_violations(self) -> list[str]:
+        """Violations of the fields of experts."""
+        violations = []
+        if self.num_experts < 0 or (self.num_experts and not 1 <= self.num_experts_per_tok <= self.num_experts):
+            violations.append(
+                f"num_experts is {self.num_experts} and num_experts_per_tok {self.num_experts_per_tok}, want 0 experts "
+                "or from 1 to all of them per token"
+            )
+        if self.num_experts and not self.mlp_gated:
+            violations.append(f"num_experts is {self.num_experts}: experts require mlp_gated")
+        if self.num_experts and self.mlp_bias:
+            violations.append(f"num_experts is {self.num_experts}: experts have no biases, set mlp_bias to False")
+        return violations
+
+    def origin_violations(self) -> list[str]:
+        """Violations of the form of `imported_from`."""
+        origin = self.imported_from
+        if origin is not None and not (
+            isinstance(origin.get("class"), str)
+            and isinstance(origin.get("name_or_path"), str | None)
+            and isinstance(origin.get("config"), dict)
+        ):
+            return [
+                f"imported_from is {origin!s:.80}, want 'class' (a name), 'name_or_path' (a name or None) and 'config' "
+                "(an object)"
+            ]
+        return []
 
     def rotary_violations(self) -> list[str]:
         """Violations of the settings of rotary positions."""

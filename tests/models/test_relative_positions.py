@@ -194,4 +194,5 @@ def test_a_model_without_relative_positions_has_no_table():
     names = [name for name, _ in ScratchGPTForCausalLM(tiny_config("llama")).named_parameters()]
     assert not [name for name in names if "relative" in name]
     assert tiny_config("llama", **RELATIVE).base_model_tp_plan is None
+    assert tiny_config("olmo2").base_model_tp_plan is None  # its norms are over all heads together
     assert tiny_config("llama").base_model_tp_plan is not None

@@ -204,7 +204,7 @@ class StoredSize(NamedTuple):
     largest: int = 0
 
 
-def stored_weights(folder: Path) -> StoredSize | None:
+def stored_size(folder: Path) -> StoredSize | None:
     """Return the size of the safetensors in a local folder, from their headers alone; None if there are none."""
     paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
     sizes = [math.prod(tensor.get_shape()) for path in paths for tensor in _tensors_of(path)]
@@ -229,7 +229,7 @@ def check_size(auto_class: Any, config: PreTrainedConfig, folder: Path, trust_re
     memory = psutil.virtual_memory().total
     largest = StoredSize(MAX_COUNT, memory // 4)  # float32
     why = f"this machine has {memory / 2**30:,.0f} GiB of memory"
-    stored = stored_weights(folder)
+    stored = stored_size(folder)
     # An embedding is stored once, and registered in up to four places: two vocabularies, what they share, and the head.
     if stored is not None and (most := stored.values + 3 * stored.largest + EXTRA_PARAMETERS) < largest.values:
         largest = StoredSize(2 * stored.tensors + EXTRA_TENSORS, most)

@@ -34,9 +34,9 @@ def push(
 ) -> None:
     """Check that a model loads without this package, list the files to upload, and publish them.
 
-    A model for which transformers has a class (GPT-2, Llama, NanoChat, Marian, BERT) is published in that class as the
-    main revision, which needs no remote code, and with this package's code as revision "scratch_gpt". Any other model
-    is published with its code as the main revision. Each revision is one commit.
+    A model for which transformers has a class, such as Llama or BERT, is published in that class as the main revision,
+    which needs no remote code, and with this package's code as revision "scratch_gpt". Any other model is published
+    with its code as the main revision. Each revision is one commit.
 
     Example:
 

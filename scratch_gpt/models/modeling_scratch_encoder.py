@@ -5,7 +5,7 @@ Unusual here: it is the GPT's stack without the causal mask. Independent fields 
 transformers' own classes. The preset "fasttext" has no blocks: it is a bag of tokens and n-grams, the baseline for
 attention.
 
-Dimension letters: B batch, T tokens, D head size, C hidden size, V vocabulary, K labels.
+Dimension letters: B batch, T tokens, R rotated features of a head, C hidden size, V vocabulary, K labels.
 """
 
 from typing import TYPE_CHECKING

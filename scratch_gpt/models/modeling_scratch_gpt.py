@@ -1,11 +1,12 @@
 """The GPT: a stack of causal transformer blocks that predicts the next token.
 
-Unusual here: one set of modules implements three architectures (GPT-2, Llama, nanochat), selected by independent fields
-of the config; tests compare each, with the same weights, with transformers' own class. Read in this order:
-normalization.py, positions.py, attention.py, feed_forward.py, block.py, this file. ngram_embedding.py is for the preset
-nanochat_ngram, which has no equivalent in transformers.
+Unusual here: one set of modules implements GPT-2, Llama, Gemma, Mixtral and many others, selected by independent fields
+of the config (the presets of configuration_scratch_gpt.py); tests compare each, with the same weights, with
+transformers' own class. Read in this order: normalization.py, positions.py, attention.py, feed_forward.py, experts.py,
+block.py, this file. ngram_embedding.py is for the preset nanochat_ngram, which has no equivalent in transformers.
 
-Dimension letters: B batch, T tokens, S cached tokens, D head size, C hidden size, V vocabulary, K labels.
+Dimension letters: B batch, T tokens, S cached tokens, R rotated features of a head, C hidden size, V vocabulary,
+K labels.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .block import TransformerBlock
-from .compatibility import (
-    cache_argument,
-    cache_of,
-    head_forward,
-    is_paged,
-    trunk_forward,
-)
+from .compatibility import cache_argument, cache_of, head_forward, is_paged, trunk_forward
 from .configuration_scratch_gpt import ScratchGPTConfig
 from .dropout import Dropout
 from .experts import check_router_gradient, load_balancing_loss

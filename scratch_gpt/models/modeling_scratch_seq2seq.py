@@ -1,10 +1,11 @@
 """The encoder-decoder Transformer: an encoder processes the source; a decoder with cross-attention to the source
 generates the target (Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
 
-Unusual here: encoder and decoder are stacks of the GPT's block, so that the architecture of 2017 and a modern one are
-two presets of the config. Weights of the former can be exported to transformers' `MarianMTModel`.
+Unusual here: encoder and decoder (seq2seq_stacks.py) are stacks of the GPT's block, so that the architecture of 2017,
+BART, Pegasus, T5 and a modern one are presets of the config. All but the last have a class of transformers with the
+same logits.
 
-Dimension letters: B batch, S source tokens, T target tokens, H heads, D head size, C hidden size, V target vocabulary.
+Dimension letters: B batch, S source tokens, T target tokens, H heads, C hidden size, V target vocabulary.
 """
 
 from typing import TYPE_CHECKING, Any

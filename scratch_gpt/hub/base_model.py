@@ -12,16 +12,15 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from ..errors import ScratchError
 from ..untrusted import parse_yaml, read_json, read_text
 from .directory_checks import INDEX
 from .loading import open_config
+from .native.stored_weights import DTYPES
 
 LICENSE_FIELDS = ("license", "license_name", "license_link")
-WEIGHTS = "model.safetensors"
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # of safetensors
 OPTIONAL = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
 
 
@@ -35,8 +34,8 @@ def stored_dtype(name: str | Path, trust_remote_code: bool = False) -> torch.dty
     Raises:
         ScratchError: the config can't be opened.
     """
-    files = [WEIGHTS]
-    if cached_file(name, WEIGHTS, **OPTIONAL) is None and (index := cached_file(name, INDEX, **OPTIONAL)):
+    files = [SAFE_WEIGHTS_NAME]
+    if cached_file(name, SAFE_WEIGHTS_NAME, **OPTIONAL) is None and (index := cached_file(name, INDEX, **OPTIONAL)):
         files = sorted(set(read_json(Path(index))["weight_map"].values()))
     sizes: Counter[str] = Counter()
     for path in filter(None, (cached_file(name, file, **OPTIONAL) for file in files)):
@@ -44,7 +43,8 @@ def stored_dtype(name: str | Path, trust_remote_code: bool = False) -> torch.dty
             for each in weights.keys():  # noqa: SIM118  (not a dict)
                 part = weights.get_slice(each)
                 sizes[part.get_dtype()] += math.prod(part.get_shape())
-    found = next((DTYPES[each] for each, _ in sizes.most_common() if each in DTYPES), None)
+    dtypes = (DTYPES[each] for each, _ in sizes.most_common() if each in DTYPES)
+    found = next((dtype for dtype in dtypes if dtype.is_floating_point), None)
     return found or open_config(name, trust_remote_code).dtype or torch.float32
 
 

@@ -40,7 +40,7 @@ class KeyValueBuffer:
 
     @property
     def free(self) -> int:
-        """Number of tokens until `make_room` must be called."""
+        """Number of tokens until `grow` must be called."""
         return self.capacity - self.end
 
     def append(self, bias: torch.Tensor | None = None) -> tuple[Iterator[LayerViews], torch.Tensor | None]:
@@ -66,7 +66,7 @@ class KeyValueBuffer:
             mask = bias if mask is None else mask + bias
         return zip(new, keys, values), mask  # noqa: B905
 
-    def make_room(self) -> None:
+    def grow(self) -> None:
         """Double the capacity. With a window, up to its limit; then discard the tokens that are out of reach."""
         if self.max_capacity is None or self.capacity < self.max_capacity:
             if self.mask is not None:

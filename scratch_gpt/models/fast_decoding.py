@@ -153,7 +153,9 @@ class StepDecoder:
         distinct_windows = list(dict.fromkeys(windows))
         prompt = [(layer.keys, layer.values) for layer in self_attention_cache.layers]
         self.buffers = [
-            KeyValueBuffer([kv for kv, its in zip(prompt, windows, strict=True) if its == window], mask, window)
+            KeyValueBuffer(
+                [kv for kv, its_window in zip(prompt, windows, strict=True) if its_window == window], mask, window
+            )
             for window in distinct_windows
         ]
         self.position_capacity = self.cached + self.buffers[0].free  # positions in the tables, without the offset
@@ -202,11 +204,11 @@ class StepDecoder:
             bias = self.trunk.relative_bias.bias(1, self.position_capacity, self.position_capacity - 1)[:, :, 0]
             self.relative_bias = bias.unflatten(1, (like.shape[-3], -1)).to(like.dtype)  # (1, G, H / G, positions)
 
-    def make_room(self) -> None:
-        """Make room in the buffers and position tables that are full."""
+    def grow_buffers(self) -> None:
+        """Grow the buffers and position tables that are full."""
         for buffer in self.buffers:
             if not buffer.free:
-                buffer.make_room()
+                buffer.grow()
         if self.cached == self.position_capacity:
             self.position_capacity *= 2
             self.build_position_tables(self.buffers[0].keys)
@@ -222,7 +224,7 @@ class StepDecoder:
         if index >= self.max_positions:
             check_length(self.config, index + 1)
         if index == self.next_growth:
-            self.make_room()
+            self.grow_buffers()
         x = F.embedding(token_ids, self.trunk.embed_tokens.weight)  # (B, C)
         if self.embed_ngrams is not None:
             x = x + self.embed_ngrams(self.embed_ngrams.bucket_ids(token_ids[:, None], self.previous_tokens))[:, 0]

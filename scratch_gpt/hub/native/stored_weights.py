@@ -22,6 +22,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from ...errors import ScratchError
 
+# By their names in safetensors
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32}
 DTYPES["I64"] = torch.int64

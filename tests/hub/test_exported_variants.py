@@ -21,6 +21,8 @@ CASES = [
     ("gemma3", {"rope_parameters": {"full_attention": ROPE}, "layer_types": None, "sliding_window": None},
      "Gemma3ForCausalLM"),
     ("qwen3", {"norm_position": "sandwich"}, "Gemma3ForCausalLM"),
+    # Mistral has a window in all layers if its config has one.
+    ("mistral", {"sliding_window": 4, "layer_types": ["full_attention"] * 2}, "MistralForCausalLM"),
     # Llama wants a number of heads that divides the hidden size, Mistral does not.
     ("llama", {"hidden_size": 30, "head_dim": 8}, "MistralForCausalLM"),
 ]  # fmt: skip

@@ -42,8 +42,8 @@ class WindowTwin(DecoderTwin):
         return {"sliding_window": config.sliding_window, "layer_types": None}
 
     def fields_to_native(self, config: Any) -> dict[str, Any]:
-        """The window of all layers."""
-        return {"sliding_window": config.sliding_window}
+        """The window of all layers, or none."""
+        return {"sliding_window": config.sliding_window if config.windowed else None}
 
     def export_incompatibilities(self, config: Any) -> list[str]:
         """List the settings that the class of transformers does not support, including layers of several types."""

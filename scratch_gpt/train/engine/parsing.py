@@ -54,13 +54,14 @@ class _Parser(HfArgumentParser):
 
     @staticmethod
     def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
+        help = field.metadata["help"].replace("%", "%%")  # argparse formats it, and `{% generation %}` is no format
         if field.type is bool or bool in get_args(field.type):
-            action, help = argparse.BooleanOptionalAction, field.metadata["help"]
+            action = argparse.BooleanOptionalAction
             names = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
             parser.add_argument(*names, action=action, default=field.default, help=help)
             return
         field = copy.copy(field)  # HfArgumentParser passes all metadata to `add_argument`
-        field.metadata = MappingProxyType({"help": field.metadata["help"]})
+        field.metadata = MappingProxyType({"help": help})
         HfArgumentParser._parse_dataclass_field(parser, field)
 
     def error(self, message: str) -> NoReturn:

@@ -62,10 +62,9 @@ def prepare(
         model, context_length = load_or_build_model(model_args, tokenizer, origin)
     shards, summary = common.prepare_shards(accelerator, source, validation, tokenizer, data)
     common.report_data(summary, accelerator.is_main_process)
-    if origin is not None and model_args.context_length is None:
+    if model_args.init_from is not None and model_args.context_length is None:
         context_length = tuning_length(model, shards)
-        if model_args.init_from is not None:
-            note_length(f"rows of {context_length:,} tokens", model.config, args.batch_size * context_length)
+        note_length(f"rows of {context_length:,} tokens", model.config, args.batch_size * context_length)
     check_context(model.config, shards, context_length)
     choose_attention(model, accelerator.device, context_length, same_length=True)
     return _make_job(accelerator, model, tokenizer, shards, summary, context_length, data, model_args, args)

@@ -20,6 +20,7 @@ from ..data.readers.sources import open_source
 from ..data.readers.text import documents_of
 from ..errors import ScratchError
 from ..metrics import Metric
+from ..tokenization.special_tokens import unknown_token_id
 from ..tokenization.training import encode_batch
 from .language_modeling import language_metrics
 
@@ -28,8 +29,8 @@ BEFORE = f"{METRIC.name}_before"
 NONE = "none"  # the value of `--general_text` that measures nothing
 MAX_TOKENS, MAX_UNKNOWN = 1 << 14, 0.05
 ROW_LENGTH, BATCH_SIZE = 256, 4
-# A rise of the loss by more nats per token is a warning, if the model knew the text: if its loss was below this
-# fraction of that of a uniform distribution over the vocabulary.
+# The run warns if the loss rises by more than FORGOTTEN nats per token and the model knew the text: if its loss was
+# below the fraction KNOWN of that of a uniform distribution over the vocabulary.
 FORGOTTEN, KNOWN = 0.5, 0.75
 
 
@@ -51,7 +52,8 @@ class GeneralText:
         if not ids:
             raise ScratchError(f"general_text: {name} has no text")
         tokens = np.concatenate(ids).astype(np.uint32)
-        unknown = 0 if tokenizer.unk_token_id is None else int((tokens == tokenizer.unk_token_id).sum())
+        unknown_id = unknown_token_id(tokenizer)
+        unknown = 0 if unknown_id is None else int((tokens == unknown_id).sum())
         ends = np.cumsum([len(part) for part in ids], dtype=np.int64)
         self.shard = Shard(tokens, ends, characters=len(tokens), utf8_bytes=len(tokens), unknown=unknown)
         self.rows = PackedRows.for_tokenizer(self.shard, min(row_length, ROW_LENGTH), tokenizer)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from ...atomic_files import replacing, write_text
 from ...errors import RunInterruptedError, ScratchError, TrainingError
-from ...evaluation.general_text import GeneralText
+from ...evaluation.general_text import BEFORE, GeneralText
 from ...evaluation.processes import sum_over_processes
 from ...hub.model_directory import ModelDirectory
 from ...metrics import find_metric
@@ -126,7 +126,7 @@ class Trainer:
         try:
             numbers = load_training_state(checkpoint, self.accelerator, self.model, self.optimizers, self.average)
             self.task.load_state_dict(numbers.pop("task"))
-            if self.general_text is not None and (before := numbers.get("general_loss_before")) is not None:
+            if self.general_text is not None and (before := numbers.get(BEFORE)) is not None:
                 self.general_text.before = float(before)
             loop = numbers.pop("loop")
             self.state = TrainingState(**{**loop, "data": DataState(**loop["data"])})
@@ -148,7 +148,8 @@ class Trainer:
         reporter = Reporter(self.folder, self.total_steps, self.state.step, main, self.task)
         with self.interruption, self.writer, reporter:
             if self.general_text is not None and self.state.step == 0:
-                self.general_text.before = self.general_text.loss(self.accelerator, self.model.eval())
+                with torch.compiler.set_stance("force_eager"):
+                    self.general_text.before = self.general_text.loss(self.accelerator, self.model.eval())
             if self.state.step == 0 and self.task.evaluates_first:
                 row = {**self._counters(), **self.evaluate()}
                 self._record(reporter, row)
@@ -339,7 +340,7 @@ class Trainer:
         self.writer.wait()
         numbers: dict[str, Any] = {"loop": asdict(self.state), "task": self.task.state_dict()}
         if self.general_text is not None:
-            numbers["general_loss_before"] = self.general_text.before
+            numbers[BEFORE] = self.general_text.before
         snapshot = take_snapshot(
             self.state.step,
             self.accelerator,

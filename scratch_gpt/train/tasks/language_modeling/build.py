@@ -126,7 +126,7 @@ def tuning_length(model: Any, shards: dict[str, Shard]) -> int:
     """The default length of rows when a model is tuned: that of the longest document, from 256 to 1,024 tokens, within
     the model's positions and the length of the text."""
     ends = shards["train"].ends
-    longest = int(np.diff(ends, prepend=0).max())
+    longest = int(np.diff(ends, prepend=0).max(initial=0))
     positions = getattr(model.config, "max_position_embeddings", None)
     return min(row_length(longest, positions, MAX_TUNING_ROW), len(shards["train"].tokens))
 

@@ -47,7 +47,7 @@ def prepare(
         resume_from: checkpoint to resume from, or None.
     """
     origin = resume_from or model_args.init_from
-    found = _read(data, model_args, args, is_new=origin is None)
+    found = _read(data, model_args, args, resume_from)
     accelerator = start(args)
     check_sharding(Translation, accelerator)
     with accelerator.main_process_first():
@@ -58,13 +58,17 @@ def prepare(
 
 
 def _read(
-    data: PairArguments, model_args: Seq2SeqModelArguments, args: Seq2SeqTrainingArguments, is_new: bool
+    data: PairArguments,
+    model_args: Seq2SeqModelArguments,
+    args: Seq2SeqTrainingArguments,
+    resume_from: Path | None,
 ) -> ReadExamples[Pair]:
-    """Check the settings of a new model, then read the pairs of each split."""
-    if is_new:
-        build.build_config(model_args, data, vocab_sizes=(8, 8))
-    elif model_args.init_from is not None:
-        build.check_translator(model_args.init_from, model_args.trust_remote_code)
+    """Check the settings of a new model, or the model to start from, then read the pairs of each split."""
+    if resume_from is None:  # the model that a resumed run started from may be gone
+        if model_args.init_from is None:
+            build.build_config(model_args, data, vocab_sizes=(8, 8))
+        else:
+            build.check_translator(model_args.init_from, model_args.trust_remote_code)
     found = build.read_pairs(data, args.seed)
     common.check_same_data(found.summary.fingerprint, args)
     return found

@@ -77,12 +77,19 @@ def test_number_of_experts():
         config_of("mixtral", num_experts=4, num_experts_per_tok=5)
     with pytest.raises(ScratchError, match="num_experts is 4: experts require mlp_gated"):
         config_of("gpt2", num_experts=4)
+    for ignored in ({"preset": "llama"}, {"preset": "mixtral", "num_experts": 0}):
+        with pytest.raises(ScratchError, match="num_experts_per_tok is given for a model without experts"):
+            config_of(**ignored, num_experts_per_tok=2)
+    with pytest.raises(ScratchError, match="num_experts, num_experts_per_tok given for 'bigram', which has no layers"):
+        config_of("bigram", num_experts=4)
     arguments = ClassifierModelArguments(preset="olmoe", num_experts=4, sliding_window=9)
     classifier = build_classifier_config(arguments, 99, {})
     assert (classifier.num_experts, classifier.num_experts_per_tok, classifier.sliding_window) == (4, 4, 9)
 
 
 def test_sliding_window():
+    with pytest.raises(ScratchError, match="sliding_window given for 'fasttext', which has no layers"):
+        build_classifier_config(ClassifierModelArguments(preset="fasttext", sliding_window=9), 99, {})
     sliding, full = "sliding_attention", "full_attention"
     every = config_of("llama", sliding_window=9)
     assert (every.sliding_window, every.layer_types) == (9, [sliding] * 2)

@@ -46,9 +46,12 @@ def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, in
     chosen: dict[str, Any] = {"intermediate_size": args.intermediate_size, **dropout_fields(args)}
     if encoder:
         chosen |= {n: getattr(args, n, None) for n in ("classifier_dropout", "classifier_pooling", "ngram_sizes")}
-    if hasattr(args, "num_experts"):
-        chosen |= block_fields(args, ScratchGPTConfig.presets.get(args.preset, {}))
     try:
+        if hasattr(args, "num_experts"):
+            block = block_fields(args, ScratchGPTConfig.presets.get(args.preset, {}))
+            if block and not layers:
+                raise ValueError(f"{', '.join(block)} given for {args.preset!r}, which has no layers")
+            chosen |= block
         if not encoder and getattr(args, "ngram_sizes", None):
             raise ValueError(f"ngram_sizes are given for {args.preset!r}: they belong to preset 'fasttext'")
         if not encoder and args.preset not in ScratchGPTConfig.presets:

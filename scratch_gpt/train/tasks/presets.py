@@ -14,7 +14,7 @@ NUM_EXPERTS = (
     "Default: the preset's."
 )
 NUM_EXPERTS_PER_TOK = (
-    "Number of experts that process a token. Default: the preset's, or num_experts if that is given and smaller."
+    "Number of experts that process a token. Default: the preset's, or 2 if it has none; at most num_experts."
 )
 
 
@@ -35,8 +35,14 @@ def block_fields(args: Any, preset: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         args: model arguments.
         preset: the values of the preset's fields.
+
+    Raises:
+        ValueError: experts per token are given for a model without experts.
     """
     fields = {name: getattr(args, name) for name in ("sliding_window", "num_experts", "num_experts_per_tok")}
+    experts = preset.get("num_experts", 0) if fields["num_experts"] is None else fields["num_experts"]
+    if fields["num_experts_per_tok"] is not None and not experts:
+        raise ValueError("num_experts_per_tok is given for a model without experts: give num_experts too")
     if fields["num_experts"] and fields["num_experts_per_tok"] is None:
-        fields["num_experts_per_tok"] = min(preset.get("num_experts_per_tok", 2), fields["num_experts"])
+        fields["num_experts_per_tok"] = min(preset.get("num_experts_per_tok", 2), experts)
     return {name: value for name, value in fields.items() if value is not None}

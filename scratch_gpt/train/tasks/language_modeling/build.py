@@ -42,6 +42,8 @@ def build_config(args: ModelArguments, vocab_size: int, context_length: int, ids
     shared: dict[str, Any] = {"vocab_size": vocab_size, "max_position_embeddings": context_length, **ids}
     try:
         if args.preset == "bigram":
+            if given := block_fields(args, {}):
+                raise ValueError(f"{', '.join(given)} given for 'bigram', which has no layers")
             return ScratchBigramConfig(**shared)
         chosen = {
             **{name: getattr(args, name) for name in ("num_key_value_heads", "intermediate_size")},

@@ -41,24 +41,25 @@ def why_not_found(name: str, kind: str, error: BaseException) -> str | None:
         return None
     here = f"there is no {'file or ' if kind == 'dataset' else ''}folder of that name here{suggestion(name)}"
     chain = list(_chain(error))
-    found, told = {type(each).__name__ for each in chain}, " ".join(map(str, chain))
-    if looks_like_path(name) or "HFValidationError" in found:
+    names, message = {type(each).__name__ for each in chain}, " ".join(map(str, chain))
+    if looks_like_path(name) or "HFValidationError" in names:
         return here
-    if "GatedRepoError" in found:
+    if "GatedRepoError" in names:
         return f"{here}, and the {kind} on the Hub is gated: accept its terms there, and log in with 'hf auth login'"
-    if any(each in found for each in ABSENT):
+    if any(each in names for each in ABSENT):
         return f"{here}, and no such {kind} on the Hub (a private one needs 'hf auth login')"
-    if any(each.endswith(UNREACHABLE) for each in found) or any(each in told for each in UNREACHABLE):
-        return f"{here}, {_hub_not_asked(kind)}"
+    if any(each.endswith(UNREACHABLE) for each in names) or any(each in message for each in UNREACHABLE):
+        return f"{here}, and {_why_unreachable(kind)}"
     return None
 
 
-def _hub_not_asked(kind: str) -> str:
+def _why_unreachable(kind: str) -> str:
+    """Why it is unknown whether the Hub has something of this kind."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return f"and the Hub is not asked, because HF_HUB_OFFLINE is set; its cache here has no such {kind}"
-    return f"and the Hub can't be reached, so it is unknown whether it has such a {kind}"
+        return f"the Hub is not asked, because HF_HUB_OFFLINE is set; its cache here has no such {kind}"
+    return f"the Hub can't be reached, so it is unknown whether it has such a {kind}"
 
 
 def suggestion(name: str) -> str:

@@ -13,12 +13,19 @@ from ..models.configuration_scratch_bigram import ScratchBigramConfig
 from ..tokenization.special_tokens import end_token_id
 
 # Types of models whose learned positions are counted from the padding id plus 1, as RoBERTa's: 514 are for 512 tokens.
-OFFSET_POSITIONS = frozenset(
-    {
-        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "longformer"),
-        *("data2vec-text", "esm", "ibert", "mpnet"),
-    }
-)
+OFFSET_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 DEFAULT_NEW_TOKENS = 20  # of `generate`, without a setting in the call or the generation config
 
 

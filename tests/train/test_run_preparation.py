@@ -45,7 +45,8 @@ def test_classifier_truncates_texts_at_the_shorter_length(context_length, tmp_pa
     (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
     options = f"--init_from {base} --dataset texts.csv --output_dir run --context_length {context_length}"
     options += " --max_steps 1 --tokens_per_batch 64 --num_threads 1 --validation_fraction 0.5 --precision fp32"
-    run_here(str(PROJECT / "training" / "classification.py"), *options.split(), cwd=tmp_path)
+    said = run_here(str(PROJECT / "training" / "classification.py"), *options.split(), cwd=tmp_path).stdout
+    assert ("context_length is 64, and the model has 16 positions: those are used" in said) == (context_length == 64)
     facts = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["facts"]
     length = min(context_length, 16)
     for split in ("train", "validation"):

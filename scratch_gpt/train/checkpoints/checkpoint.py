@@ -71,7 +71,12 @@ class Snapshot:
     @property
     def unpublished(self) -> dict[str, torch.Tensor]:
         """The trained weights that are not in the model directory, by name."""
-        return {n.removeprefix(UNPUBLISHED): t for n, t in self.tensors.items() if n.startswith(UNPUBLISHED)}
+        return _unpublished(self.tensors)
+
+
+def _unpublished(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of the tensors of a training state that are trained weights, by the names in the model."""
+    return {n.removeprefix(UNPUBLISHED): t for n, t in tensors.items() if n.startswith(UNPUBLISHED)}
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -295,8 +300,7 @@ def load_training_state(
             state["state"].setdefault(parameter, {})[key] = tensor
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(model, _unwrapped_optimizers(optimizers), state, options=options)
-    unpublished = {n.removeprefix(UNPUBLISHED): t for n, t in tensors.items() if n.startswith(UNPUBLISHED)}
-    if unpublished:
+    if unpublished := _unpublished(tensors):
         set_model_state_dict(model, unpublished, options=StateDictOptions(full_state_dict=True, strict=False))
     if average is not None:
         with average.swapped_in(model):

@@ -291,20 +291,16 @@ def prepare_shards(
     return shards, summary
 
 
-def open_general_text(
-    accelerator: Accelerator, name: str | None, tokenizer: PreTrainedTokenizerFast, row_length: int
-) -> GeneralText | None:
+def open_general_text(name: str | None, tokenizer: PreTrainedTokenizerFast, row_length: int) -> GeneralText | None:
     """Open the text on which the loss is measured before and after tuning, and say what it is.
 
     Args:
-        accelerator: the processes; the main one reports.
         name: value of `--general_text`.
         tokenizer: of the model.
         row_length: number of tokens of a row.
     """
     found, line = general_text.open_general_text(name, tokenizer, row_length)
-    if accelerator.is_main_process:
-        print(line)
+    note(line)
     return found
 
 

@@ -10,7 +10,7 @@ from ...errors import ScratchError
 from ...evaluation.positions import position_limit
 from ...models.configuration_scratch_encoder import PRESETS, ScratchEncoderConfig
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
-from .common import dropout_fields
+from .common import dropout_fields, note
 from .context import length_limit
 from .encoder_arguments import EncoderModelArguments
 from .presets import block_fields
@@ -26,6 +26,13 @@ def new_context_length(args: EncoderModelArguments) -> int:
 def max_length(args: EncoderModelArguments, model: Any, most: int) -> int:
     """Maximum length of a text in tokens: that of the arguments, or `most`, within the model's positions."""
     return length_limit(position_limit(model.config), most if args.context_length is None else args.context_length)
+
+
+def note_fewer_positions(args: EncoderModelArguments, model: Any) -> None:
+    """Print that `--context_length` has no effect beyond the model's positions, if it is more."""
+    limit = position_limit(model.config)
+    if args.context_length is not None and limit is not None and args.context_length > limit:
+        note(f"context_length is {args.context_length:,}, and the model has {limit:,} positions: those are used")
 
 
 def build_config(args: EncoderModelArguments, vocab_size: int, ids: dict[str, int | None], **more: Any) -> Any:

@@ -6,14 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
-from ...hub.loading import load_model, open_config
+from ...hub.loading import load_model, open_config, open_tokenizer
 from ...hub.model_directory import Kind
 from ...hub.native.importing import NotImportableError, import_to_memory, is_native_config, plan_import
-from ...terminal import SafeConsole
+from ...tokenization.chat import read_chat_template
+from .common import note
 
 
 def load_initial_model(
@@ -47,10 +47,12 @@ def load_initial_model(
         plan, keep_class = None, error.reason
     if plan is None:
         model = load_model(name, trust_remote_code, kind, **settings)
-        _report(announce, f"{name} is trained in its own class {type(model).__name__}: {keep_class}")
-        return model
-    model = import_to_memory(plan)
-    _report(announce, f"imported {name} ({plan.class_name})")
+        line = f"{name} is trained in its own class {type(model).__name__}: {keep_class}"
+    else:
+        model = import_to_memory(plan)
+        line = f"imported {name} ({plan.class_name})"
+    if announce:
+        note(line)
     return model
 
 
@@ -79,6 +81,15 @@ def check_initial_model(name: str | Path, trust_remote_code: bool, kind: Kind, m
         raise ScratchError(wanted)
 
 
-def _report(announce: bool, line: str) -> None:
-    if announce and PartialState().is_main_process:
-        SafeConsole().print(line)
+def load_chat_tokenizer(args: Any, resume_from: Path | None) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of the model that training starts from, with the chat template of `--chat_template`, if given.
+
+    Args:
+        args: model arguments with `init_from`, `trust_remote_code` and `chat_template`.
+        resume_from: checkpoint of the run that is resumed, whose tokenizer has the template already; or None.
+    """
+    name = str(resume_from or args.init_from)
+    tokenizer = open_tokenizer(name, trust_remote_code=args.trust_remote_code, report=note)
+    if args.chat_template is not None and resume_from is None:
+        read_chat_template(tokenizer, args.chat_template)
+    return tokenizer

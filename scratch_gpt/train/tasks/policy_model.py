@@ -7,10 +7,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ...errors import ScratchError
-from ...hub.loading import open_tokenizer
 from ...hub.model_directory import add_end_of_turn, limit_new_tokens
 from ...models.configuration_scratch_gpt import ScratchGPTConfig
-from ...tokenization.chat import read_chat_template
 from .common import dropout_fields, note
 from .initial_model import check_initial_model, load_initial_model
 from .policy_arguments import PolicyModelArguments
@@ -45,16 +43,6 @@ def load_policy(args: PolicyModelArguments, resume_from: Path | None) -> tuple[P
     policy = load_initial_model(origin, trust, "causal", resumed, announce=False, **dropouts)
     limit_new_tokens(policy)
     return policy, reference
-
-
-def load_tokenizer(args: PolicyModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of the model to tune, with the chat template of `--chat_template`, if given; arguments as of
-    `load_policy`."""
-    name = str(resume_from or args.init_from)
-    tokenizer = open_tokenizer(name, trust_remote_code=args.trust_remote_code, report=note)
-    if args.chat_template is not None and resume_from is None:  # a checkpoint has it
-        read_chat_template(tokenizer, args.chat_template)
-    return tokenizer
 
 
 def stop_at_end_of_turn(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -33,7 +33,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
 from ..context import MAX_TUNING_LENGTH, note_length
-from ..encoder_model import build_config, max_length, new_context_length
+from ..encoder_model import build_config, max_length, new_context_length, note_fewer_positions
 from . import build
 from .arguments import ARGUMENTS, ClassifierModelArguments, ClassifierTrainingArguments, LabelledArguments
 from .card import CARD
@@ -125,6 +125,7 @@ def _load_or_build_model(
         model = build.build_classifier(model_args, tokenizer, names)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
     loading.match_padding(model, tokenizer)
+    note_fewer_positions(model_args, model)
     return model
 
 

@@ -29,8 +29,9 @@ from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
+from ..initial_model import load_chat_tokenizer
 from ..policy_arguments import PolicyModelArguments
-from ..policy_model import check_policy, load_policy, load_tokenizer, stop_at_end_of_turn
+from ..policy_model import check_policy, load_policy, stop_at_end_of_turn
 from .arguments import ARGUMENTS, PreferenceArguments, PreferenceDataArguments
 from .card import CARD
 from .task import EncodedPairs, Preferences
@@ -51,7 +52,7 @@ def prepare(
     accelerator = start(args)
     check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
-        tokenizer = load_tokenizer(model_args, resume_from)
+        tokenizer = load_chat_tokenizer(model_args, resume_from)
         policy, reference = _load_models(model_args, tokenizer, resume_from, accelerator)
     encoded = _encode(accelerator, found, policy, tokenizer)
     return _make_job(accelerator, policy, reference, tokenizer, encoded, found, data, model_args, args)
@@ -150,7 +151,7 @@ def _make_job(
     task = Preferences(
         accelerator, encoded, reference, pad_token_id_of(tokenizer), args.tokens_per_batch, args.seed, args.beta
     )
-    general = common.open_general_text(accelerator, args.general_text, tokenizer, policy.config.max_position_embeddings)
+    general = common.open_general_text(args.general_text, tokenizer, policy.config.max_position_embeddings)
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name}",

@@ -32,7 +32,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..context import note_length
 from ..encoder_arguments import EncoderModelArguments
-from ..encoder_model import max_length, new_context_length
+from ..encoder_model import max_length, new_context_length, note_fewer_positions
 from ..initial_model import load_initial_model
 from ..text_arguments import DataArguments
 from .arguments import ARGUMENTS, MaskedTrainingArguments
@@ -109,6 +109,7 @@ def _load_or_build_model(
     else:
         model = build_masked_model(model_args, tokenizer)
     loading.check_vocabulary(tokenizer, model.config.vocab_size)
+    note_fewer_positions(model_args, model)
     choose_attention(model, accelerator.device, max_length(model_args, model, MAX_TUNING_MASKED))
     return model
 

@@ -34,8 +34,9 @@ from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
+from ..initial_model import load_chat_tokenizer
 from ..policy_arguments import PolicyModelArguments
-from ..policy_model import check_policy, load_policy, load_tokenizer, stop_at_end_of_turn
+from ..policy_model import check_policy, load_policy, stop_at_end_of_turn
 from .arguments import ARGUMENTS, PolicyArguments, PromptArguments
 from .card import CARD
 from .task import PolicyGradient
@@ -59,7 +60,7 @@ def prepare(
     assert data.reward is not None
     reward = open_reward(data.reward, model_args.trust_remote_code, accelerator.device)
     with accelerator.main_process_first():
-        tokenizer = load_tokenizer(model_args, resume_from)
+        tokenizer = load_chat_tokenizer(model_args, resume_from)
         policy, reference = _load_models(model_args, tokenizer, resume_from)
     prompts = _encode(accelerator, found, policy, tokenizer, args)
     return _make_job(accelerator, policy, reference, tokenizer, reward, prompts, found, data, model_args, args)
@@ -178,7 +179,7 @@ def _make_job(
     task = PolicyGradient(accelerator, policy, reference, tokenizer, reward, prompts, args, of_stories)
     for model in (policy, reference):
         choose_attention(model, accelerator.device, policy.config.max_position_embeddings)
-    general = common.open_general_text(accelerator, args.general_text, tokenizer, policy.config.max_position_embeddings)
+    general = common.open_general_text(args.general_text, tokenizer, policy.config.max_position_embeddings)
     style, first, rule = type(policy).__name__, prompts["validation"][0], data.reward or ""
     facts = common.run_facts(
         f"{style} tuned on {found.summary.name} by {args.algorithm}",

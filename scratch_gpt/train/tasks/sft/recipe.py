@@ -27,7 +27,7 @@ from ....evaluation.positions import position_limit
 from ....hub import loading
 from ....hub.adapter import FOLDER, Adapter
 from ....hub.model_directory import set_chat_defaults
-from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations, read_chat_template
+from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
 from ...engine.task import check_sharding
@@ -35,7 +35,7 @@ from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
 from ..context import length_limit, note_length, row_length
-from ..initial_model import load_initial_model
+from ..initial_model import load_chat_tokenizer, load_initial_model
 from .arguments import ARGUMENTS, ConversationArguments, InstructionArguments, TunedModelArguments
 from .build import read_conversations
 from .card import CARD
@@ -58,7 +58,7 @@ def prepare(
     found = _read(data, args)
     accelerator = start(args)
     with accelerator.main_process_first():
-        tokenizer = _load_tokenizer(model_args, resume_from)
+        tokenizer = load_chat_tokenizer(model_args, resume_from)
         tuned = _load_model(model_args, tokenizer, resume_from, accelerator)
     tokens = _encode(accelerator, found, tuned, tokenizer)
     tuned = _choose_length(accelerator, tuned, tokens, model_args, args)
@@ -102,15 +102,6 @@ def _read(data: ConversationArguments, args: InstructionArguments) -> ReadExampl
     found = read_conversations(data, args.seed)
     common.check_same_data(found.summary.fingerprint, args)
     return found
-
-
-def _load_tokenizer(model_args: TunedModelArguments, resume_from: Path | None) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of the checkpoint, with the chat template of `--chat_template`, if given."""
-    origin, trust = str(resume_from or model_args.init_from), model_args.trust_remote_code
-    tokenizer = loading.open_tokenizer(origin, trust_remote_code=trust, report=common.note)
-    if model_args.chat_template is not None and resume_from is None:  # a checkpoint has it
-        read_chat_template(tokenizer, model_args.chat_template)
-    return tokenizer
 
 
 def _load_model(
@@ -215,7 +206,7 @@ def _make_job(
     check_sharding(task, accelerator)
     if resume_from is None:
         task.evaluate_before(model.to(accelerator.device))
-    general = common.open_general_text(accelerator, args.general_text, tokenizer, tuned.context_length)
+    general = common.open_general_text(args.general_text, tokenizer, tuned.context_length)
     style = type(model).__name__
     facts = common.run_facts(
         f"{style} fine-tuned on {found.summary.name}",

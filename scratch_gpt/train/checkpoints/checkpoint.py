@@ -74,7 +74,7 @@ class Snapshot:
         return _unpublished(self.tensors)
 
 
-def _unpublished(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _unpublished(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Those of the tensors of a training state that are trained weights, by the names in the model."""
     return {n.removeprefix(UNPUBLISHED): t for n, t in tensors.items() if n.startswith(UNPUBLISHED)}
 

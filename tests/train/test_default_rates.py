@@ -49,6 +49,9 @@ def test_defaults_depend_on_the_size_of_a_tuned_model(family):
         f"optimizer: adamw, learning rate {tuned:g} (the default for tuning a model of 10,000,001 parameters, more "
         "than 10,000,000)"
     )
+    assert with_default_rates(kind(muon_learning_rate=0.1), SMALL_MODEL + 1, is_tuned=True)[1] == (
+        f"{line}; muon_learning_rate has no effect"
+    )
     by_muon, _ = with_default_rates(kind(optimizer="muon"), SMALL_MODEL + 1, is_tuned=True)
     assert (by_muon.learning_rate, by_muon.muon_learning_rate) == (tuned, tuned)
     given = kind(optimizer="adamw", learning_rate=0.5)

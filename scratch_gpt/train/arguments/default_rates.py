@@ -68,7 +68,8 @@ def with_default_rates(
         lora: whether low-rank adapters are trained.
 
     Returns:
-        Arguments without None for these, and a line that says what was chosen, or None if all were given.
+        Arguments without None for these, and a line that says what was chosen, and that a given rate of Muon has no
+        effect if AdamW was; None if all were given.
 
     Raises:
         ScratchError: Muon is to train adapters.
@@ -96,4 +97,5 @@ def with_default_rates(
     what = f"adapters of a model of {parameters:,} parameters" if lora else f"a model of {parameters:,} parameters"
     size = "more than" if large else "at most"
     why = f"the default for tuning {what}, {size} {SMALL_MODEL:,}" if is_tuned else "the default for a new model"
-    return found, f"optimizer: {used} ({why})"
+    unused = optimizer == "adamw" and args.muon_learning_rate is not None
+    return found, f"optimizer: {used} ({why})" + ("; muon_learning_rate has no effect" if unused else "")

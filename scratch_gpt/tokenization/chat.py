@@ -12,7 +12,8 @@ the same tokens. Another template that the tokenizer has is kept (see `answers`)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
-from .answers import find_answers
+from .answers import Answered, find_answers
 from .safety import check_template, render_chat
 from .special_tokens import first_token_id, special_token_ids
 
@@ -132,9 +133,11 @@ class ChatTokens:
         ends: ids of the tokens that end an assistant message, in order; several if they are all special tokens.
         ids: token ids of each sequence, a conversation or a part of it, int64, shape (T,).
         scored: boolean mask (T,) of the assistant's tokens of each sequence.
-        num_split: number of conversations whose answers are in several sequences, because the template rewrites them.
-        num_too_long: number of sequences longer than the limit, which were truncated or skipped.
-        num_unanswered: number of sequences that were skipped because they have no assistant tokens within the
+        num_conversations: number of conversations that were not skipped.
+        num_split: number of those whose answers are in several sequences, because the template rewrites them.
+        num_too_long: number of conversations longer than the limit, which were truncated or skipped.
+        num_truncated: number of those that were not skipped.
+        num_unanswered: number of conversations that were skipped because they have no assistant tokens within the
             limit.
         characters, utf8_bytes: size of the assistant's text in the conversations that were not skipped.
     """
@@ -143,8 +146,10 @@ class ChatTokens:
     ends: list[int]
     ids: list[np.ndarray]
     scored: list[np.ndarray]
+    num_conversations: int
     num_split: int
     num_too_long: int
+    num_truncated: int
     num_unanswered: int
     characters: int
     utf8_bytes: int
@@ -165,30 +170,25 @@ def encode_conversations(
             last one of the assistant messages is not the same for all.
     """
     writes_calls = "tool_calls" in str(tokenizer.chat_template)
-    ids: list[np.ndarray] = []
-    scored: list[np.ndarray] = []
+    kept: list[Answered] = []
     answers: list[str] = []
-    num_too_long, num_unanswered, num_split = 0, 0, 0
+    counts: Counter[str] = Counter()
     starts, ends = set(), set()
     for conversation in conversations:
         if not writes_calls and any(message.get("tool_calls") for message in conversation):
             raise ScratchError("a conversation has tool calls, which the tokenizer's chat template omits")
-        sequences, kept = find_answers(tokenizer, conversation), len(ids)
-        num_split += len(sequences) > 1
-        for sequence in sequences:
-            starts.add(sequence.ids[0])
-            tokens = np.asarray(sequence.ids[1:], dtype=np.int64)
-            mask = np.asarray(sequence.scored[1:], dtype=bool)
-            last = np.diff(np.append(mask, False).astype(np.int8)) == -1  # of each answer
-            ends.update(tokens[last].tolist())
-            num_too_long += len(tokens) > max_length
-            if not mask[:max_length].any():
-                num_unanswered += 1
-                continue
-            ids.append(tokens[:max_length])
-            scored.append(mask[:max_length])
-        if len(ids) > kept:
-            answers += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
+        sequences = find_answers(tokenizer, conversation)
+        starts |= {sequence.ids[0] for sequence in sequences}
+        ends |= {last for sequence in sequences for last in _last_tokens(sequence)}
+        answered = [sequence for sequence in sequences if any(sequence.scored[1 : max_length + 1])]
+        is_long = any(len(sequence.ids) > max_length + 1 for sequence in sequences)
+        counts["too long"] += is_long
+        if not answered:
+            counts["unanswered"] += 1
+            continue
+        counts.update(kept=1, truncated=is_long, split=len(sequences) > 1)
+        kept += answered
+        answers += [assistant_text(message) for message in conversation if message["role"] == "assistant"]
     if len(starts) > 1 or (len(ends) > 1 and not ends <= set(special_token_ids(tokenizer))):
         raise ScratchError(
             "the tokenizer's chat template starts conversations, or ends assistant messages, with different tokens; "
@@ -197,11 +197,20 @@ def encode_conversations(
     return ChatTokens(
         start=max(starts, default=-1),
         ends=sorted(ends),
-        ids=ids,
-        scored=scored,
-        num_split=num_split,
-        num_too_long=num_too_long,
-        num_unanswered=num_unanswered,
+        ids=[np.asarray(sequence.ids[1 : max_length + 1], dtype=np.int64) for sequence in kept],
+        scored=[np.asarray(sequence.scored[1 : max_length + 1], dtype=bool) for sequence in kept],
+        num_conversations=counts["kept"],
+        num_split=counts["split"],
+        num_too_long=counts["too long"],
+        num_truncated=counts["truncated"],
+        num_unanswered=counts["unanswered"],
         characters=sum(map(len, answers)),
         utf8_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in answers),
     )
+
+
+def _last_tokens(sequence: Answered) -> Iterator[int]:
+    """The last token of each answer."""
+    for token, is_scored, continues in zip(sequence.ids, sequence.scored, [*sequence.scored[1:], False], strict=True):
+        if is_scored and not continues:
+            yield token

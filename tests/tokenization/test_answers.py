@@ -1,6 +1,5 @@
 """Answers in conversations, with the chat templates of models on the Hub, which do not mark them."""
 
-import numpy as np
 import pytest
 from helpers.published import byte_level, llama_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -150,7 +149,11 @@ def test_reasoning_that_the_template_removes_later_is_learned_where_it_is_writte
         assert sequence.scored.index(True) == len(prompt)
     tokens = encode_conversations(tokenizer, [thoughts, CONVERSATION], 1000)
     assert (len(tokens.ids), tokens.num_split, tokens.num_too_long) == (3, 1, 0)
+    assert tokens.num_conversations == 2
     assert tokens.ends == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    cut = encode_conversations(tokenizer, [thoughts], len(first.ids) - 1)  # which the whole is longer than
+    assert (len(cut.ids), cut.num_conversations, cut.num_too_long, cut.num_truncated) == (1, 1, 1, 1)
+    assert cut.num_unanswered == 0
 
 
 def test_a_template_whose_prompt_is_no_beginning_of_the_conversation_is_refused(tokenizer):
@@ -209,4 +212,5 @@ def test_an_opening_answer_is_context(tokenizer):
     tokenizer.chat_template = CHATML
     (found,) = find_answers(tokenizer, [{"role": "assistant", "content": "Hello."}, *CONVERSATION])
     assert learned(tokenizer, found) == ["I am well.<|im_end|>", "Still well.<|im_end|>"]
-    assert np.asarray(encode_conversations(tokenizer, [[CONVERSATION[1]]], 99).num_unanswered) == 1
+    skipped = encode_conversations(tokenizer, [[CONVERSATION[1]]], 99)
+    assert (skipped.num_unanswered, skipped.num_too_long, skipped.num_truncated) == (1, 0, 0)

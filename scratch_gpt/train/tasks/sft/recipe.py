@@ -155,8 +155,8 @@ def _encode(
     common.report_data(found.summary, accelerator.is_main_process)
     if accelerator.is_main_process:
         for split, part in tokens.items():
-            if truncated := part.num_too_long - part.num_unanswered:
-                print(f"{truncated:,} {split} conversations of over {length} tokens were truncated")
+            if part.num_truncated:
+                print(f"{part.num_truncated:,} {split} conversations of over {length} tokens were truncated")
             if part.num_split:
                 print(
                     f"{part.num_split:,} {split} conversations have a sequence for each answer: the chat template "
@@ -232,7 +232,7 @@ def _make_job(
 
 def _sizes(part: ChatTokens) -> dict[str, int]:
     return {
-        "conversations": len(part.ids),
+        "conversations": part.num_conversations,
         "tokens": sum(map(len, part.ids)),
         "answer_tokens": int(sum(mask.sum() for mask in part.scored)),
         "long": part.num_too_long,

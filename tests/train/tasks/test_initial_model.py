@@ -1,6 +1,7 @@
 """`--init_from` with models in transformers' own classes: they are imported on the way, or trained as they are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,28 @@ def test_a_setting_without_an_equivalent_is_named(tmp_path, capsys):
     assert type(load_initial_model(tmp_path, False, "causal")) is LlamaForCausalLM
     said = " ".join(capsys.readouterr().out.split())
     assert "trained in its own class LlamaForCausalLM: cannot import this LlamaForCausalLM: its activation is" in said
+
+
+@pytest.mark.parametrize(
+    ("task", "family"),
+    [
+        ("language_modeling", "llama"),
+        ("masked_lm", "bert"),
+        ("sft", "llama"),
+        ("translation", "marian"),
+        ("classification", "bert"),
+    ],
+)
+def test_a_run_is_resumed_without_the_model_that_it_started_from(task, family, tmp_path):
+    write_data(tmp_path)
+    template = {"bert": "encoder", "marian": "seq2seq"}.get(family, "causal")
+    save_native(native_with(family), tmp_path / "native", template)
+    run(task, tmp_path / "native", tmp_path / "run", *OPTIONS[task], "--max_steps", "2", "--save_every", "1")
+    (tmp_path / "native").rename(tmp_path / "elsewhere")
+    last = tmp_path / "run" / "checkpoints" / "step-00000002"
+    shutil.rmtree(last)
+    run_here("scratch-gpt", "train", task, "--output_dir", str(tmp_path / "run"), "--resume", cwd=tmp_path)
+    assert last.is_dir()
 
 
 def test_a_resumed_run_keeps_its_class(tmp_path):

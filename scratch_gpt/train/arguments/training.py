@@ -240,7 +240,7 @@ class TrainingArguments:
     )
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "auto",
-        "Data type of the published weights; training updates float32 weights, which its checkpoints hold. 'auto': "
+        "Data type of the published weights; those that are trained, and saved in checkpoints, are float32. 'auto': "
         "that of the --init_from model, or float32 for a new one.",
         resumable=True,
     )

@@ -9,8 +9,8 @@ from ..arguments.training import DatasetArguments, argument
 INIT_FROM = "Checkpoint to start from (directory or Hub id), with its model and tokenizer."
 TRUST = "Run the code that the --init_from checkpoint contains. Read it first."
 CHAT_TEMPLATE = (
-    "Jinja file with the chat template to use instead of the tokenizer's, saved with it; {% generation %} may mark "
-    "answers."
+    "Jinja file with a chat template that replaces the tokenizer's and is saved with it. It may mark the assistant's "
+    "messages with {% generation %}; otherwise they are what follows the generation prompt."
 )
 VOCAB_SIZE = "Vocabulary size of a new tokenizer. Default: up to 4096 for bpe and unigram."
 HIDDEN_SIZE = "Hidden size (model width)."

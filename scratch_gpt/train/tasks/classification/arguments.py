@@ -55,9 +55,8 @@ class ClassifierModelArguments(EncoderModelArguments):
 
     preset: str = argument(
         "modern",
-        preset_help(
-            "Architecture of an encoder or, from gpt2 on, of a GPT; patterns of layers are repeated:", ENCODERS | GPTS
-        ),
+        preset_help("Architecture; patterns of layers are repeated. Encoders:", ENCODERS)
+        + preset_help("\nGPTs:", GPTS),
     )
     sliding_window: int | None = argument(None, SLIDING_WINDOW, at_least=1)
     num_experts: int | None = argument(None, NUM_EXPERTS, at_least=0)

@@ -26,8 +26,8 @@ class ModelArguments:
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(
         None,
-        "Context length in tokens. Default: 256; with --init_from that of the longest document, from 256 to 1024 "
-        "tokens, within the model's positions.",
+        "Context length in tokens. Default: 256; with --init_from, the length of the longest document, from 256 to "
+        "1024 tokens, within the model's positions.",
         with_init_from=True,
     )
     hidden_size: int = argument(128, HIDDEN_SIZE)

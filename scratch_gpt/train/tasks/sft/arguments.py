@@ -79,7 +79,9 @@ class TunedModelArguments:
         with_init_from=True,
     )
     adapter_only: bool = argument(
-        False, "Publish the adapter of LoRA only, without the merged model.", with_init_from=True
+        False,
+        "Publish only the LoRA adapter, in the folder 'adapter', and not the merged model. Requires lora_rank.",
+        with_init_from=True,
     )
 
 

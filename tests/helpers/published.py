@@ -39,6 +39,15 @@ TEXTS = [" ".join(WORDS[(i * step + start) % len(WORDS)] for i in range(9)) for 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 GPT2_SHAPE = {"n_embd": 32, "n_layer": 2, "n_head": 4}
 SPACE = "▁"
+# Chat templates that do not mark answers.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
+    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
+)
 
 
 def byte_level(specials: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -5,18 +5,10 @@ import json
 import pytest
 import torch
 from helpers.processes import run_here
-from helpers.published import MODELS, TEXTS, save_published
+from helpers.published import CHATML, MODELS, TEXTS, ZEPHYR, save_published
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 QUICK = ("--num_threads", "1", "--precision", "fp32", "--compile", "off", "--eval_every", "0")
-ZEPHYR = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
-    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
-)
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 REWARD = ("--reward", "re:a", "--validation_prompts", "2", "--prompts_per_rollout", "8", "--max_new_tokens", "8")
 
 

@@ -7,7 +7,9 @@ import accelerate
 import pytest
 import torch
 import yaml
-from helpers.processes import PRETRAIN, PROJECT, TINY_MODEL, run_here, run_python
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+from helpers.processes import PRETRAIN, TINY_MODEL, run_here
 from helpers.training import metrics, weights
 
 from scratch_gpt.train.engine import launcher_settings
@@ -44,16 +46,21 @@ def by_argument(tmp_path_factory):
 
 
 def test_accelerate_launch_with_mixed_precision_bf16_trains_in_bf16(by_argument, tmp_path):
-    """The losses are those of `--precision bf16`, not of float32, and the record says so."""
-    code = "from accelerate.commands.accelerate_cli import main; main()"
-    launch = ("-c", code, "launch", "--cpu", "--num_processes", "1", "--mixed_precision", "bf16", PRETRAIN)
+    """The losses are those of `--precision bf16`, not of float32, and the record says so. Environment and command are
+    those that accelerate prepares for the process that it would start."""
     options = ("--output_dir", str(tmp_path / "run"), "--dataset", str(by_argument / "text.txt"), *OPTIONS)
-    result = run_python(*launch, *options, cwd=PROJECT)
-    assert result.stdout.count("mixed precision bf16, as the launcher asks") == 1
+    launch = ("--cpu", "--num_processes", "1", "--mixed_precision", "bf16", PRETRAIN, *options)
+    args, *_ = _validate_launch_command(launch_command_parser().parse_args(launch))
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        result = run_here(*command[1:])
+    assert result.stdout.count("mixed precision bf16, as requested by the launcher") == 1
     assert losses(tmp_path / "run") == losses(by_argument / "bf16") != losses(by_argument / "fp32")
     assert arguments_of(tmp_path / "run")["precision"] == "bf16"
     resumed = run_here(PRETRAIN, "--output_dir", str(tmp_path / "run"), "--resume", "--max_steps", "4")
-    assert "as the launcher asks" not in resumed.stdout  # without the launcher, the record decides
+    assert "as requested by the launcher" not in resumed.stdout  # without the launcher, the record decides
 
 
 def test_no_mixed_precision_of_the_launcher_leaves_the_precision_to_the_arguments(by_argument, tmp_path, monkeypatch):
@@ -89,7 +96,7 @@ def test_accumulation_of_the_launcher_is_obeyed_once(by_argument, tmp_path, monk
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3")
     for name, more in (("asked", ()), ("both", ("--gradient_accumulation_steps", "3"))):
         result = train(tmp_path / name, by_argument / "text.txt", *options, *more)
-        assert "gradients of 3 batches are accumulated, as the launcher asks" in result.stdout
+        assert "gradients of 3 batches are accumulated, as requested by the launcher" in result.stdout
         found = [(row["train_loss"], row["grad_norm"]) for row in metrics(tmp_path / name)]
         assert found == [(row["train_loss"], row["grad_norm"]) for row in metrics(tmp_path / "given")]
         assert arguments_of(tmp_path / name)["gradient_accumulation_steps"] == 3
@@ -103,7 +110,7 @@ def test_dynamo_backend_of_the_launcher_compiles_the_blocks_and_not_the_model(by
     )
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     result = train(tmp_path / "run", by_argument / "text.txt")
-    assert "blocks are compiled, as the launcher's dynamo backend inductor asks" in result.stdout
+    assert "blocks are compiled, as requested by the launcher (dynamo backend inductor)" in result.stdout
     ((model, mode),) = calls
     assert mode == "on"
     assert not isinstance(model, torch._dynamo.OptimizedModule)
@@ -151,7 +158,7 @@ def test_cpu_of_the_launcher_is_obeyed(monkeypatch):
     assert launcher_settings.describe_launcher_settings(args) == []
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     assert launcher_settings.should_use_cpu()
-    assert launcher_settings.describe_launcher_settings(args) == ["training on the CPU, as the launcher asks"]
+    assert launcher_settings.describe_launcher_settings(args) == ["training on the CPU, as requested by the launcher"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

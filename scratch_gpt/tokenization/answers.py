@@ -32,8 +32,8 @@ EXAMPLE: Messages = [{"role": "user", "content": "a"}, {"role": "assistant", "co
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A tokenised conversation.
+class ScoredSequence:
+    """A tokenised conversation, or the part of it up to one of its answers.
 
     Attributes:
         ids: token ids.
@@ -49,7 +49,7 @@ def marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:
     return GENERATION.search(str(tokenizer.chat_template)) is not None
 
 
-def find_answers(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> list[Answered]:
+def find_answers(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> list[ScoredSequence]:
     """Tokenise a conversation and find the assistant's tokens, each answer with the special token that ends it.
 
     Args:
@@ -73,10 +73,10 @@ def find_answers(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> 
         if end is not None:  # what follows the end of an answer, such as a line feed, is never generated
             scored[at + end : at + length] = [False] * (length - end)
         at += length
-    return [Answered(ids, scored)]
+    return [ScoredSequence(ids, scored)]
 
 
-def _by_prefixes(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> list[Answered]:
+def _by_prefixes(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> list[ScoredSequence]:
     """Find each answer as what follows its prompt; see the module."""
     turns = [i for i, message in enumerate(conversation) if i and message["role"] == "assistant"]
     whole = render_chat(tokenizer, conversation)["input_ids"]
@@ -94,11 +94,11 @@ def _by_prefixes(tokenizer: PreTrainedTokenizerBase, conversation: Messages) -> 
         if whole[:until] == [*prompt, *answer[:length]]:
             scored[len(prompt) : until] = [True] * length
         else:
-            rewritten.append(Answered([*prompt, *answer[:length]], [False] * len(prompt) + [True] * length))
+            rewritten.append(ScoredSequence([*prompt, *answer[:length]], [False] * len(prompt) + [True] * length))
     if not any(scored):
-        return rewritten or [Answered(list(whole), scored)]
+        return rewritten or [ScoredSequence(list(whole), scored)]
     last = len(scored) - scored[::-1].index(True)
-    return [*rewritten, Answered(list(whole[:last]), scored[:last])]
+    return [*rewritten, ScoredSequence(list(whole[:last]), scored[:last])]
 
 
 def split_answer(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: Messages) -> tuple[list[int], list[int]]:

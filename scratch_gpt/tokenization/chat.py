@@ -23,7 +23,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import ScratchError
-from .answers import Answered, find_answers
+from .answers import ScoredSequence, find_answers
 from .safety import check_template, render_chat
 from .special_tokens import first_token_id, special_token_ids
 
@@ -170,7 +170,7 @@ def encode_conversations(
             last one of the assistant messages is not the same for all.
     """
     writes_calls = "tool_calls" in str(tokenizer.chat_template)
-    kept: list[Answered] = []
+    kept: list[ScoredSequence] = []
     answers: list[str] = []
     counts: Counter[str] = Counter()
     starts, ends = set(), set()
@@ -209,7 +209,7 @@ def encode_conversations(
     )
 
 
-def _last_tokens(sequence: Answered) -> Iterator[int]:
+def _last_tokens(sequence: ScoredSequence) -> Iterator[int]:
     """The last token of each answer."""
     for token, is_scored, continues in zip(sequence.ids, sequence.scored, [*sequence.scored[1:], False], strict=True):
         if is_scored and not continues:

@@ -1,9 +1,9 @@
 """Default optimizers and learning rates, by what is trained: a new or small model, a pretrained one, or adapters.
 
-The rates of new models were found on models of one million parameters, which they also tune well. A model of many more
-parameters that was pretrained for long forgets what it knows within a few steps at such rates: it is tuned with those
-of the literature, which are a hundred times smaller, and with AdamW. Fine-tuning by Muon is no better if the model was
-pretrained by AdamW, as nearly all are (Liu et al. 2025, arXiv:2502.16982, section 3.5).
+The rates of new models were found with models of one million parameters, and suit the tuning of such models too. At
+these rates, a much larger pretrained model forgets what it knows within a few steps: it is tuned with AdamW at the
+rates of the literature, which are a hundred times smaller. Fine-tuning with Muon is no better if the model was
+pretrained with AdamW, as nearly all are (Liu et al. 2025, arXiv:2502.16982, section 3.5).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DefaultRates:
     Attributes:
         optimizer: of new and small models.
         adamw: AdamW alone, for new and small models.
-        beside_muon: AdamW beside Muon, where it trains embeddings, head and norms, which tolerate larger steps.
+        adamw_with_muon: AdamW together with Muon, for embeddings, head and norms, which tolerate larger steps.
         muon: Muon, for new and small models.
         tuned: all weights of a larger pretrained model; for Muon too, whose updates match the RMS of AdamW's.
         lora: adapters of a larger pretrained model.
@@ -36,24 +36,24 @@ class DefaultRates:
 
     optimizer: Literal["adamw", "muon"]
     adamw: float
-    beside_muon: float
+    adamw_with_muon: float
     muon: float
     tuned: float
     lora: float = 2e-4  # Hu et al. 2021, arXiv:2106.09685, GPT-2; Dettmers et al. 2023, arXiv:2305.14314
 
 
 # Default of `run_clm.py` and `run_mlm.py` of transformers; one of BERT's (Devlin et al. 2019, arXiv:1810.04805, A.3).
-PRETRAINING = DefaultRates("muon", adamw=2e-3, beside_muon=1e-2, muon=2e-2, tuned=5e-5)
+PRETRAINING = DefaultRates("muon", adamw=2e-3, adamw_with_muon=1e-2, muon=2e-2, tuned=5e-5)
 # The smallest of BERT's rates for classifiers, which RoBERTa uses too (Liu et al. 2019, arXiv:1907.11692).
-CLASSIFICATION = DefaultRates("muon", adamw=2e-3, beside_muon=1e-2, muon=2e-2, tuned=2e-5)
+CLASSIFICATION = DefaultRates("muon", adamw=2e-3, adamw_with_muon=1e-2, muon=2e-2, tuned=2e-5)
 # The fine-tuning of Marian in the course of Hugging Face, chapter 7.4.
-TRANSLATION = DefaultRates("muon", adamw=2e-3, beside_muon=1e-2, muon=2e-2, tuned=2e-5)
+TRANSLATION = DefaultRates("muon", adamw=2e-3, adamw_with_muon=1e-2, muon=2e-2, tuned=2e-5)
 # Alpaca, and TRL's `SFTConfig`.
-SFT = DefaultRates("muon", adamw=2.5e-3, beside_muon=2.5e-3, muon=5e-3, tuned=2e-5)
+SFT = DefaultRates("muon", adamw=2.5e-3, adamw_with_muon=2.5e-3, muon=5e-3, tuned=2e-5)
 # TRL's `DPOConfig`; Rafailov et al. 2023, arXiv:2305.18290, appendix B.
-DPO = DefaultRates("adamw", adamw=2e-4, beside_muon=2e-4, muon=2e-2, tuned=1e-6)
+DPO = DefaultRates("adamw", adamw=2e-4, adamw_with_muon=2e-4, muon=2e-2, tuned=1e-6)
 # TRL's `GRPOConfig`; Shao et al. 2024, arXiv:2402.03300, section 4.2.
-POLICY_GRADIENT = DefaultRates("adamw", adamw=5e-4, beside_muon=5e-4, muon=2e-2, tuned=1e-6)
+POLICY_GRADIENT = DefaultRates("adamw", adamw=5e-4, adamw_with_muon=5e-4, muon=2e-2, tuned=1e-6)
 
 
 def with_default_rates(
@@ -81,7 +81,7 @@ def with_default_rates(
     if large:
         adamw = muon = rates.lora if lora else rates.tuned
     else:
-        adamw, muon = rates.beside_muon if optimizer == "muon" else rates.adamw, rates.muon
+        adamw, muon = rates.adamw_with_muon if optimizer == "muon" else rates.adamw, rates.muon
     found = replace(
         args,
         optimizer=optimizer,

@@ -1,8 +1,7 @@
-"""Settings that a launcher passes in environment variables: `accelerate launch --mixed_precision bf16`, and the like.
+"""Settings that a launcher passes in environment variables, such as `accelerate launch --mixed_precision bf16`.
 
-Each is obeyed or refused, and none is ignored: it replaces an argument that has its default value, and is refused if it
-contradicts one that was given, or if this package has no such feature. The variables are those that accelerate's
-`utils/launch.py` sets.
+None is ignored: a setting replaces an argument that has its default value, and is refused if it contradicts one that
+was given, or if this package has no such feature. The variables are those that accelerate's `utils/launch.py` sets.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def with_launcher_settings(args: A, environment: Mapping[str, str] = os.environ)
 
 
 def _precision(args: TrainingArguments, environment: Mapping[str, str], wrong: list[str]) -> str | None:
-    """The precision that the launcher sets, or None. 'no' is its default, so it can't be told from no setting."""
+    """The precision that the launcher sets, or None. 'no' is also its default, so nothing follows from it."""
     value = environment.get(PRECISION, "no").strip().lower() or "no"
     if value == "no":
         return None
@@ -127,16 +126,16 @@ def describe_launcher_settings(args: TrainingArguments, environment: Mapping[str
     """
     lines = []
     if _precision(args, environment, []) is not None:
-        lines.append("mixed precision bf16, as the launcher asks")
+        lines.append("mixed precision bf16, as requested by the launcher")
     elif PRECISION in environment and args.precision == "auto" and should_use_bf16(args.precision_used):
         lines.append(
             "mixed precision bf16, by --precision auto: the launcher's 'no' is also its default; --precision fp32 "
             "turns it off"
         )
     if _compile(args, environment, []) is not None:
-        lines.append("blocks are compiled, as the launcher's dynamo backend inductor asks")
+        lines.append("blocks are compiled, as requested by the launcher (dynamo backend inductor)")
     if (steps := _accumulation(args, environment, [])) is not None:
-        lines.append(f"gradients of {steps} batches are accumulated, as the launcher asks")
+        lines.append(f"gradients of {steps} batches are accumulated, as requested by the launcher")
     if is_set(CPU, environment) and torch.accelerator.is_available():
-        lines.append("training on the CPU, as the launcher asks")
+        lines.append("training on the CPU, as requested by the launcher")
     return lines

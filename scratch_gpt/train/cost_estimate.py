@@ -193,19 +193,22 @@ def orthogonalizing_bytes(model: PreTrainedModel) -> int:
     return max(numel_by_shape.values(), default=0) * max(2 * BYTES, 4 * orthogonalization_dtype(model.device).itemsize)
 
 
-def make_plan(config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3) -> Plan:
+def make_plan(
+    config: Any, args: PretrainingArguments, context_length: int, tokens: int, steps: int = 3, is_tuned: bool = False
+) -> Plan:
     """Build the model, run a few training steps on random tokens, and estimate the cost of the run.
 
     Args:
-        config: config of a new model.
+        config: config of the model.
         args: batch size, optimizer and precision of the run.
         context_length: length of a sequence in tokens.
         tokens: number of tokens of the whole run.
         steps: number of timed steps, after one warm-up step.
+        is_tuned: whether the model is pretrained, not new, on which the default optimizer depends.
     """
-    args, _ = with_default_rates(args)
-    assert args.optimizer is not None
     model = build_model(config).train()
+    args, _ = with_default_rates(args, model.num_parameters(), is_tuned)
+    assert args.optimizer is not None
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     optimizers = build_optimizers(model, args)

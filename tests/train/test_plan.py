@@ -1,12 +1,15 @@
 """Cost estimates compared with measurements: parameters, FLOPs, and the memory of a real training process."""
 
+import re
 from statistics import fmean
 
 import pytest
 import torch
 from helpers.models import tiny_config
 from helpers.processes import run_here, run_python
+from helpers.published import save_published
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from scratch_gpt import ScratchBigramConfig, ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.cli.plan import _duration
@@ -131,6 +134,23 @@ def test_flops_of_windows_are_those_of_the_attended_pairs(window):
     missing = (context * (context + 1) / 2 - pairs) / context
     assert found == pytest.approx(full - 2 * 12 * 64 * missing, abs=2 * 12 * 64 * 0.5)
     assert (found == full) == (window >= context)
+
+
+def test_a_model_to_tune_is_planned_as_it_is(tmp_path):
+    """The estimate is of the model of --init_from, imported or ours, and not of the default preset."""
+    save_published("mistral", tmp_path / "mistral")
+    run_here("scratch-gpt", "import", str(tmp_path / "mistral"), str(tmp_path / "ours"))
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path / "mistral").num_parameters()
+    options = ("--init_from", str(tmp_path / "mistral"), "--num_threads", "1", "--batch_size", "1")
+    for name in ("mistral", "ours"):
+        printed = run_here("scratch-gpt", "plan", *options[2:], "--init_from", str(tmp_path / name)).stdout
+        assert re.search(rf"parameters +│ {expected:,} ", printed)
+        assert "batches of 1 × 128 tokens" in printed  # its positions, fewer than by default
+        assert "compute-optimal" not in printed  # of new models only
+    refused = run_here("scratch-gpt", "plan", *options, "--vocab_size", "9", check=False)
+    assert (refused.returncode, "remove --vocab_size" in refused.stderr) == (2, True)
+    refused = run_here("scratch-gpt", "plan", *options, "--hidden_size", "64", check=False)
+    assert (refused.returncode, "remove --hidden_size" in refused.stderr) == (2, True)
 
 
 def test_bigram_model_has_no_flops():

@@ -15,6 +15,7 @@ from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
 from ....hub import loading
 from ....hub.model_directory import limit_new_tokens, set_generation_defaults
+from ....hub.native.importing import is_native_config, plan_import
 from ....models.configuration_scratch_bigram import ScratchBigramConfig
 from ....models.configuration_scratch_gpt import ScratchGPTConfig
 from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
@@ -91,6 +92,30 @@ def check_context(config: Any, shards: dict[str, Shard], context_length: int) ->
 def default_context_length(model_args: ModelArguments) -> int:
     """The context length that the arguments give, or the default."""
     return DEFAULT_CONTEXT_LENGTH if model_args.context_length is None else model_args.context_length
+
+
+def initial_config(model_args: ModelArguments) -> tuple[Any, int]:
+    """The config that the model of `--init_from` is trained with, and the context length of training.
+
+    Args:
+        model_args: model arguments.
+
+    Raises:
+        ScratchError: the config can't be opened, or is not of a language model that this package has or imports.
+    """
+    name, trust_remote_code = str(model_args.init_from), model_args.trust_remote_code
+    config = loading.open_config(name, trust_remote_code)
+    if is_native_config(config):
+        config = plan_import(name, "causal").config
+    if not isinstance(config, (ScratchGPTConfig, ScratchBigramConfig)):
+        raise ScratchError(f"{name} is a {config.model_type} model, want a language model such as a GPT")
+    length = default_context_length(model_args)
+    positions = getattr(config, "max_position_embeddings", length)
+    if model_args.context_length is None:
+        length = min(length, positions)
+    if length > positions:
+        raise ScratchError(f"context_length is {length}, the model takes at most {positions} tokens")
+    return config, length
 
 
 def load_or_build_model(

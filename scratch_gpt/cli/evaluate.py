@@ -93,7 +93,8 @@ def evaluate(
     kind = kind_of_model(opened.config)
     if kind not in USED_BY:
         raise ScratchError(
-            f"{model} is a {type(opened).__name__}: turn it into a classifier with 'scratch-gpt train classification'"
+            f"{model} is a {type(opened).__name__}, want a language model, a translator or a classifier, such as one "
+            "of 'scratch-gpt train classification' with this --init_from"
         )
     refuse_unused(context, unused_options(kind, opened.config.model_type, dataset))
     options = ReadOptions(split=split)

@@ -138,7 +138,8 @@ def report_translations(folder: Path, texts: tuple[list[str], list[str]], trust_
         table.add_row(*row)
     console.print(table)
     scores = translation_scores(translations, references)
-    table = Table("held-out sentences", f"{model.generation_config.num_beams} beams", title=None)
+    beams = model.generation_config.num_beams or 1  # an absent setting is 1, and 1 is not saved
+    table = Table("held-out sentences", f"{beams} beam{'s' if beams > 1 else ''}", title=None)
     table.add_row("BLEU", f"{scores['bleu']:.2f}")
     table.add_row("chrF", f"{scores['chrf']:.2f}")
     table.add_row("equal to the reference", f"{scores['exact']:.1%}")

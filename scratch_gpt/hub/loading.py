@@ -185,6 +185,10 @@ def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
         raise ValueError(reason)
     check_files(Path(name))
     if Path(name).is_dir() and not Path(name, CONFIG_NAME).is_file():
+        if Path(name, "adapter", "adapter_config.json").is_file():  # of a run with --adapter_only
+            raise ValueError(
+                "the folder has no model, only an adapter: merge it into its model (peft: merge_and_unload)"
+            )
         raise ValueError(f"the folder has no {CONFIG_NAME}, so it is not a model's")
     raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
     check_values(raw, CONFIG_NAME)

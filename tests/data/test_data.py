@@ -91,6 +91,11 @@ def test_clone_of_dataset_repository_has_splits(tmp_path):
         ("latin.txt", "d\u00e9j\u00e0".encode("latin-1"), "is not UTF-8 text"),
         ("broken.jsonl", b"{not json", "can't be read as jsonl"),
         ("two.csv", b"a,b\nx,y\n", "choose one with --text_column"),
+        (
+            "c.jsonl",
+            b'{"messages": [{"role": "user"}]}\n',
+            "'messages': none has text, a field inside one is named by --t",
+        ),
     ],
 )
 def test_invalid_sources_are_rejected_with_reason(tmp_path, name, content, message):

@@ -81,7 +81,7 @@ BAD = {
     "unknown column": (
         lambda folder: (folder / "flat.jsonl").write_text('{"de": "a", "fr": "b"}'),
         "flat.jsonl",
-        "no 'en': it has",
+        "no 'en': it has 'de', 'fr'; choose with --target_lang",
     ),
     "missing cell": (
         lambda folder: (folder / "flat.jsonl").write_text('{"de": "a", "en": null}'),

@@ -166,7 +166,9 @@ def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOpt
     for role, language in (("source", source_lang), ("target", target_lang)):
         found = next((name for name in (language, f"translation.{language}") if table.has(name)), None)
         if found is None:
-            raise ScratchError(f"{table.name} has no {language!r}: it has {_languages_of(table)}")
+            raise ScratchError(
+                f"{table.name} has no {language!r}: it has {_languages_of(table)}; choose with --{role}_lang"
+            )
         columns[role] = found
 
     def convert(row: dict[str, Any]) -> Pair:

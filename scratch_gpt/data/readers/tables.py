@@ -240,7 +240,8 @@ def find_text_column(table: Table, requested: str | None, label_column: str | No
     if texts and table.dialect is not None and not table.dialect.header:
         values = {name: [row.get(name) or "" for row in table.sample()] for name in texts}
         return max(texts, key=lambda name: (len(set(values[name])), sum(map(len, values[name]))))
-    raise ScratchError(f"{table.name} has the columns {table.described()}: choose one with --text_column")
+    advice = "choose one with" if texts else "none has text, a field inside one is named by"
+    raise ScratchError(f"{table.name} has the columns {table.described()}: {advice} --text_column")
 
 
 def check_unicode(text: str, name: str) -> None:

@@ -118,6 +118,8 @@ def test_only_the_adapter_is_published_on_request(base, tuned, tmp_path):
     verified = run_here("scratch-gpt", "verify", str(out)).stdout
     assert "✗" not in verified, verified
     assert "the published adapter" in verified
+    refused = run_here("scratch-gpt", "generate", str(out), "--prompt", "a", check=False)
+    assert "no model, only an adapter: merge it into its model" in refused.stderr
     run_here(SFT, "--output_dir", str(out), "--resume", "--max_steps", "8", "--allow_changed_settings")
     assert not (out / "model.safetensors").exists()
     (out / "adapter" / "adapter_model.safetensors").write_bytes(b"x")

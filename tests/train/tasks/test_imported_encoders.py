@@ -70,6 +70,8 @@ def test_masked_lm_continues_and_fills(family, table, tmp_path):
     filled = run_here("scratch-gpt", "fill", str(run), "the <mask> film", "--top_k", "3", cwd=tmp_path)
     assert len(re.findall(r"\d\.\d%", filled.stdout)) == 3
     assert exported_equals(run, tmp_path / "native", AutoModelForMaskedLM) == f"{family}ForMaskedLM"
+    refused = run_here("scratch-gpt", "evaluate", str(run), "--dataset", str(table), check=False)
+    assert "ForMaskedLM, want a language model, a translator or a classifier" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def test_an_imported_model_is_trained_and_translates(family, tmp_path):
     pairs = open_pairs("grammar", "de", "en", ReadOptions(split="train"), num_pairs=400).read()
     tokenizer = train_tokenizer([text for pair in pairs for text in pair], "bpe", 300, template="seq2seq")
     native = native_with(family, vocab_size=len(tokenizer), **({"num_layers": 3} if "t5" in family else {}))
-    native.generation_config.update(max_new_tokens=12, decoder_start_token_id=0, num_beams=2)
+    beams = 1 if family == "bart" else 2  # the default, which generation_config.json does not have
+    native.generation_config.update(max_new_tokens=12, decoder_start_token_id=0, num_beams=beams)
     if family == "mbart":
         native.generation_config.forced_bos_token_id = 17
     native.save_pretrained(tmp_path / "native")
@@ -30,7 +31,8 @@ def test_an_imported_model_is_trained_and_translates(family, tmp_path):
 
     options = ("--num_pairs", "40", "--max_steps", "12", "--learning_rate", "1e-2", "--log_every", "1")
     options += ("--tokens_per_batch", "256", "--precision", "fp32", "--num_threads", "1")
-    run_here(TRAIN, "--init_from", "ours", "--output_dir", "tuned", *options, cwd=tmp_path)
+    printed = run_here(TRAIN, "--init_from", "ours", "--output_dir", "tuned", *options, cwd=tmp_path).stdout
+    assert ("1 beam " if beams == 1 else "2 beams") in printed
     lines = map(json.loads, (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines())
     losses = [line["train_loss"] for line in lines if "train_loss" in line]
     assert losses[-1] < losses[0] - 0.2

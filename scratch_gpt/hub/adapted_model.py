@@ -37,7 +37,7 @@ def load_adapted(folder: Path, trust_remote_code: bool = False) -> Any:
     if not isinstance(base, str) or not (folder / WEIGHTS).is_file():
         raise ScratchError(f"{folder} is not an adapter: want the name of its base model in {CONFIG}, and {WEIGHTS}")
     model: Any = load_model(base, trust_remote_code)
-    count = len(AutoTokenizer.from_pretrained(folder))
+    count = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code))
     if count > model.get_input_embeddings().num_embeddings:  # the tokens of a chat template were added
         model.resize_token_embeddings(count, mean_resizing=False)
     try:

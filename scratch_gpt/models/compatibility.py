@@ -201,7 +201,11 @@ def create_causal_masks(
 
 def create_masks_for_generate(config: Any, **kwargs: Any) -> Any:
     """What `generate` calls before a compiled forward pass: the mask of a model, or one for each layer type in a dict.
-    transformers' function of this name does not expect a config whose `layer_types` is None."""
+    transformers' function of this name does not expect a config whose `layer_types` is None. Relative positions are
+    added to the masks, so that none may be omitted."""
+    if config.position_type == "relative":
+        config = copy.copy(config)
+        config._attn_implementation = "eager"  # whose masks are never omitted
     if config.layer_types is not None:
         return masking_utils.create_masks_for_generate(config=config, **kwargs)
     known = inspect.signature(masking_utils.create_causal_mask).parameters

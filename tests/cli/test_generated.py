@@ -83,7 +83,7 @@ def config_fields(config_class, sizes: dict[str, list[int]]):
         "num_key_value_heads": [1, 2, None],
         "head_dim": [2, 3, 8, None],
         "intermediate_size": [1, 24, None],
-        "hidden_size": [8, 12, 24],
+        "hidden_size": [16, 32, 48],
         "norm_type": ["layer_norm", "rms_norm", "rms_norm_without_weight", "batch_norm"],
         "norm_position": ["pre", "post", "sandwich"],
         "norm_eps": [1e-5, 1.0, 0.0],
@@ -111,7 +111,7 @@ def config_fields(config_class, sizes: dict[str, list[int]]):
 def build(config_class, style: str, fields: dict):
     """Build a config, or return None if it is rejected: the error must name a field that was set, or `rope_type`."""
     torch.manual_seed(0)
-    small = {"vocab_size": 11, "hidden_size": 24, "num_attention_heads": 2, "max_position_embeddings": 16}
+    small = {"vocab_size": 11, "hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 16}
     small |= dict.fromkeys(config_class.layer_fields, 1) | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     small.pop("decoder_vocab_size", None)
     try:

@@ -13,12 +13,14 @@ from .muon import Muon
 
 def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
     """Group the trainable parameters: "matrices" of the blocks (with those of routers, and the stacks of experts),
-    "embeddings" (and the head's matrices), and "vectors" (norms and biases).
+    "embeddings" (and the matrices of the head and of a pooler), and "vectors" (norms and biases).
 
     Every trainable parameter is in exactly one group.
     """
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    trunk = {id(p) for p in model.base_model.parameters()} - tables
+    pooler = getattr(model.base_model, "pooler", None)  # part of the head, although in the trunk
+    heads = set() if pooler is None else {id(p) for p in pooler.parameters()}
+    trunk = {id(p) for p in model.base_model.parameters()} - tables - heads
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "embeddings": [], "vectors": []}
     for parameter in model.parameters():
         if parameter.requires_grad:

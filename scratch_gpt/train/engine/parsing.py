@@ -6,7 +6,6 @@ import argparse
 import copy
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,11 +47,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
-
-    def _expand_help(self, action: argparse.Action) -> str:
-        text = self._get_help_string(action) or ""
-        escaped = re.sub(r"%(?!\(default\)s)", "%%", text)  # texts are plain, but for the default that argparse adds
-        return escaped % {"default": action.default}
 
 
 class _Parser(HfArgumentParser):

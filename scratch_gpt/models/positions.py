@@ -71,13 +71,12 @@ class RotaryEmbedding(nn.Module):
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate each pair (x_i, x_{i+R/2}) of the first R features of queries or keys (B, H, T, D) by an angle given by
     `cos` and `sin`, each (B, T, R/2) (Su et al. 2021, arXiv:2104.09864). The other features keep their values."""
-    rotated = 2 * cos.shape[-1]
-    first, second = x[..., :rotated].chunk(2, dim=-1)  # each (B, H, T, R/2)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # each (B, 1, T, R/2)
-    pieces = [first * cos - second * sin, second * cos + first * sin]
+    rotated = 2 * cos.shape[-1]  # R
     if rotated < x.shape[-1]:
-        pieces.append(x[..., rotated:])
-    return torch.cat(pieces, dim=-1)
+        return torch.cat((apply_rotary(x[..., :rotated], cos, sin), x[..., rotated:]), dim=-1)
+    first, second = x.chunk(2, dim=-1)  # each (B, H, T, R/2)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # each (B, 1, T, R/2)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class RotaryEmbeddings(nn.ModuleDict):

@@ -173,6 +173,7 @@ def import_to_memory(plan: ImportPlan) -> PreTrainedModel:
         with _quiet():
             model, report = plan.model_class.from_pretrained(
                 None,
+                trust_remote_code=False,
                 config=plan.config,
                 state_dict=weights,
                 dtype=torch.float32,
@@ -272,6 +273,7 @@ def _open_native(plan: ImportPlan, dtype: torch.dtype | None) -> NativeWeights:
     with _quiet():
         model, report = native_class.from_pretrained(
             None,
+            trust_remote_code=False,
             config=config,
             state_dict=stored,  # read as the slices of a safetensors file are
             dtype=opened,
@@ -334,7 +336,7 @@ def _generation_config(name: str) -> GenerationConfig | None:
     effect and which transformers does not save, are omitted."""
     if _optional_file(name, GENERATION_CONFIG_NAME) is None:
         return None
-    config = GenerationConfig.from_pretrained(name)
+    config = GenerationConfig.from_pretrained(name, trust_remote_code=False)
     if not config.do_sample:
         for field in SAMPLING:
             if hasattr(config, field):

@@ -38,7 +38,7 @@ text = write("One day", max_new_tokens=8, do_sample=False)[0]["generated_text"]
 model.save_pretrained(out + ".again")
 tokenizer.save_pretrained(out + ".again")
 again = AutoModelForCausalLM.from_pretrained(out + ".again", **remote)
-assert torch.equal(again(x).logits, model(x).logits)
+torch.testing.assert_close(again(x).logits, model(x).logits, rtol=0, atol=float(sys.argv[4]))
 print(json.dumps([type(config).__name__, type(model).__name__, text]))
 """
 
@@ -53,7 +53,11 @@ def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_pa
     found = elsewhere / "found.safetensors"
     trunk = "none" if preset == "bigram" else "trunk"
     cache = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    result = run_python("-I", "-c", LOAD_WITHOUT_PACKAGE, str(run), str(found), trunk, cwd=elsewhere, **cache)
+    # The product of a matrix and one vector, of an expert that one token chose, depends on the alignment of the matrix
+    # in memory; all other products are equal bit by bit.
+    tolerance = 1e-6 if preset == "mixtral" else 0.0
+    arguments = (str(run), str(found), trunk, str(tolerance))
+    result = run_python("-I", "-c", LOAD_WITHOUT_PACKAGE, *arguments, cwd=elsewhere, **cache)
     config_name, model_name, text = json.loads(result.stdout.strip().splitlines()[-1])
 
     ours = AutoModelForCausalLM.from_pretrained(run)
@@ -62,9 +66,9 @@ def test_a_trained_directory_opens_without_the_package(preset, text_file, tmp_pa
     assert text.startswith("One day")
     tensors = load_file(found)
     x = torch.arange(3, 43).view(2, 20) % ours.config.vocab_size
-    assert torch.equal(tensors["logits"], ours(x).logits)
+    torch.testing.assert_close(tensors["logits"], ours(x).logits, rtol=0, atol=tolerance)
     if trunk == "trunk":
-        assert torch.equal(tensors["hidden"], ours.model(x).last_hidden_state)
+        torch.testing.assert_close(tensors["hidden"], ours.model(x).last_hidden_state, rtol=0, atol=tolerance)
 
 
 def test_an_older_transformers_is_reported_without_the_package(text_file, tmp_path):

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from .compatibility import strict
 from .configuration_block import TransformerBlockConfig
+from .preset_descriptions import ENCODERS
 
 # A preset is a set of values of independent fields; the models do not know its name.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -90,17 +91,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRESETS["roberta"] = {**PRESETS["bert"], "norm_eps": 1e-5}
 PRESETS["distilbert"] = {**PRESETS["bert"], "pooler_activation": "relu", "classifier_dropout": 0.2}
 
-# What each preset is, in words.
-PRESET_DESCRIPTIONS = {
-    "bert": "learned positions, LayerNorm after each sum, GELU, biases and dropout.",
-    "modernbert": "rotary positions, LayerNorm without biases, GELU as the gate and, in two of three layers, attention "
-    "to 64 tokens on each side.",
-    "modern": "rotary positions, RMSNorm and SwiGLU, without biases.",
-    "fasttext": "a bag of tokens and n-grams without layers, for a few thousand texts.",
-    "roberta": "bert with a larger epsilon in its norms.",
-    "distilbert": "bert with ReLU in the pooler of its classifier, and more dropout there.",
-}
-
 # The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_encoder.ScratchEncoderConfig",
@@ -141,7 +131,7 @@ class ScratchEncoderConfig(TransformerBlockConfig):
     """
 
     model_type = "scratch_encoder"
-    presets, preset_descriptions = PRESETS, PRESET_DESCRIPTIONS
+    presets, preset_descriptions = PRESETS, ENCODERS
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -205,4 +195,4 @@ class ScratchEncoderConfig(TransformerBlockConfig):
         return violations
 
 
-__all__ = ["AUTO_MAP", "PRESETS", "PRESET_DESCRIPTIONS", "ScratchEncoderConfig"]
+__all__ = ["AUTO_MAP", "PRESETS", "ScratchEncoderConfig"]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .compatibility import strict
 from .configuration_block import TransformerBlockConfig
+from .preset_descriptions import DECODERS
 
 # A preset is a set of values of independent fields; the models do not know its name.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -126,37 +127,6 @@ PRESETS |= {
     },
 }
 
-# What each preset is, in words.
-PRESET_DESCRIPTIONS = {
-    "gpt2": "LayerNorm, learned positions, GELU, biases, dropout, and tied embeddings.",
-    "llama": "RMSNorm, rotary positions and SwiGLU, without biases.",
-    "nanochat": "llama with squared ReLU in place of SwiGLU, norms without weights, also of the embeddings, queries "
-    "and keys, soft-capped logits, and blocks that start as the identity.",
-    "nanochat_ngram": "nanochat with embeddings of 3-grams, best on little text in little time.",
-    "arcee": "llama with squared ReLU in place of SwiGLU.",
-    "gemma": "llama with GELU in place of SiLU as the gate, and tied embeddings.",
-    "gemma2": "gemma with norms before and after each branch, soft-capped attention scores and logits, and a sliding "
-    "window in every second layer.",
-    "gemma3": "gemma with norms before and after each branch, normalized queries and keys, and in five of six layers a "
-    "sliding window with rotary settings of its own.",
-    "gpt_neo": "gpt2 with a sliding window in every second layer, without biases of queries, keys and values, and "
-    "without dropout.",
-    "gpt_neox": "gpt2 with attention and feed-forward network in parallel, and rotary positions in a quarter of each "
-    "head, without tied embeddings and dropout.",
-    "gptj": "gpt_neox with one norm for both branches, a bias of the head, and none in attention.",
-    "mistral": "llama with a sliding window of 4,096 tokens.",
-    "mixtral": "llama with 8 experts, of which 2 process a token.",
-    "olmo2": "llama with norms after each branch in place of before, and over all queries and all keys.",
-    "olmoe": "llama with 64 experts, of which 8 process a token, and norms over all queries and all keys.",
-    "opt": "gpt2 with ReLU, and dropout of the residual branches only.",
-    "phi": "gptj with biases in attention, and rotary positions in half of each head.",
-    "qwen2": "llama with biases of queries, keys and values.",
-    "qwen3": "llama with normalized queries and keys.",
-    "qwen3_moe": "qwen3 with 128 experts, of which 8 process a token.",
-    "smollm3": "llama with tied embeddings, and without positions in every fourth layer.",
-    "starcoder2": "gpt2 with rotary positions and a sliding window of 4,096 tokens, without dropout.",
-}
-
 # The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_gpt.ScratchGPTConfig",
@@ -184,7 +154,7 @@ class ScratchGPTConfig(TransformerBlockConfig):
     """
 
     model_type = "scratch_gpt"
-    presets, preset_descriptions = PRESETS, PRESET_DESCRIPTIONS
+    presets, preset_descriptions = PRESETS, DECODERS
     layer_fields = ("num_hidden_layers",)
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -229,4 +199,4 @@ class ScratchGPTConfig(TransformerBlockConfig):
         return violations
 
 
-__all__ = ["AUTO_MAP", "PRESETS", "PRESET_DESCRIPTIONS", "ScratchGPTConfig"]
+__all__ = ["AUTO_MAP", "PRESETS", "ScratchGPTConfig"]

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from .compatibility import strict
 from .configuration_block import TransformerBlockConfig
+from .preset_descriptions import ENCODER_DECODERS
 
 # A preset is a set of values of independent fields; the models do not know its name.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -89,17 +90,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS["mbart"] = {**PRESETS["bart"], "norm_position": "pre", "scale_embedding": True}
 
-# What each preset is, in words.
-PRESET_DESCRIPTIONS = {
-    "vaswani2017": "sinusoidal positions, LayerNorm after each sum, ReLU and biases, as in 2017.",
-    "modern": "rotary positions, also in cross-attention, RMSNorm, SwiGLU, no biases, normalized queries and keys, and "
-    "blocks that start as the identity.",
-    "bart": "vaswani2017 with learned positions, a norm of the embeddings, which are not scaled, and GELU.",
-    "pegasus": "vaswani2017 with norms before each branch, and dropout of the attention weights.",
-    "t5": "relative positions, RMSNorm, GELU as the gate, no biases, and a head of its own, as in version 1.1.",
-    "mbart": "bart with norms before each branch, and scaled embeddings.",
-}
-
 # The class that each `AutoX.from_pretrained` loads from a checkpoint, in the model files that are saved with it.
 AUTO_MAP = {
     "AutoConfig": "configuration_scratch_seq2seq.ScratchSeq2SeqConfig",
@@ -137,7 +127,7 @@ class ScratchSeq2SeqConfig(TransformerBlockConfig):
 
     model_type = "scratch_seq2seq"
     attribute_map = {"num_hidden_layers": "encoder_layers"}
-    presets, preset_descriptions = PRESETS, PRESET_DESCRIPTIONS
+    presets, preset_descriptions = PRESETS, ENCODER_DECODERS
     layer_fields = ("encoder_layers", "decoder_layers", "decoder_vocab_size")
     base_model_tp_plan = None
 
@@ -223,4 +213,4 @@ def directions_of(config: Any) -> list[tuple[str, str]]:
     return [(source, target), (target, source)] if getattr(config, "both_directions", False) else [(source, target)]
 
 
-__all__ = ["AUTO_MAP", "PRESETS", "PRESET_DESCRIPTIONS", "ScratchSeq2SeqConfig"]
+__all__ = ["AUTO_MAP", "PRESETS", "ScratchSeq2SeqConfig"]

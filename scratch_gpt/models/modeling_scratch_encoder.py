@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
-
+    from .preset_descriptions import ENCODERS  # noqa: F401
 POOLER_ACTIVATIONS = {"tanh": torch.tanh, **ACTIVATIONS}
 
 

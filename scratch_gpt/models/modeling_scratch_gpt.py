@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .decoding_cache import KeyValueBuffer  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
     from .functional_layers import functional_linear  # noqa: F401
+    from .preset_descriptions import DECODERS  # noqa: F401
 
 
 class ScratchGPTPreTrainedModel(ScratchPreTrainedModel):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # not imported: a model directory has the files that this one
     from .normalization import build_norm  # noqa: F401
     from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401
     from .positions import build_positions  # noqa: F401
+    from .preset_descriptions import ENCODER_DECODERS  # noqa: F401
     from .pretrained_model import ScratchPreTrainedModel  # noqa: F401
     from .relative_positions import RelativePositionBias  # noqa: F401
 

@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM
 
 from scratch_gpt import ScratchEncoderConfig, ScratchGPTConfig, ScratchSeq2SeqConfig
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.models.configuration_scratch_gpt import PRESET_DESCRIPTIONS, PRESETS
+from scratch_gpt.models.configuration_scratch_gpt import PRESETS
+from scratch_gpt.models.preset_descriptions import DECODERS
 from scratch_gpt.train.tasks.classification.arguments import ClassifierModelArguments
 from scratch_gpt.train.tasks.encoder_model import build_config as build_classifier_config
 from scratch_gpt.train.tasks.language_modeling.arguments import ModelArguments
@@ -33,7 +34,7 @@ def test_every_preset_has_one_sentence(config_class):
 def test_help_and_errors_list_all_presets(tmp_path):
     for family in ("language_modeling", "distillation", "classification"):
         text = " ".join(run_here("scratch-gpt", "train", family, "--help").stdout.split())
-        assert all(f"- {name}: {description}" in text for name, description in PRESET_DESCRIPTIONS.items())
+        assert all(f"- {name}: {description}" in text for name, description in DECODERS.items())
     with pytest.raises(ScratchError, match="unknown preset 'lama': choose one of bigram, " + ", ".join(PRESETS)):
         config_of("lama")
     with pytest.raises(ScratchError, match="unknown preset 'lama': .*" + ", ".join(PRESETS)):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...models.configuration_scratch_encoder import PRESET_DESCRIPTIONS
+from ...models.preset_descriptions import ENCODERS
 from ..arguments.training import argument
 from .presets import preset_help
 from .text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST
 
-WITH_LAYERS = {name: description for name, description in PRESET_DESCRIPTIONS.items() if name != "fasttext"}
+WITH_LAYERS = {name: description for name, description in ENCODERS.items() if name != "fasttext"}
 
 
 @dataclass

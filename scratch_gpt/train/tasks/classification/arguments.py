@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ....models.configuration_scratch_encoder import PRESET_DESCRIPTIONS as ENCODERS
-from ....models.configuration_scratch_gpt import PRESET_DESCRIPTIONS as GPTS
+from ....models.preset_descriptions import DECODERS, ENCODERS
 from ...arguments.default_rates import CLASSIFICATION, DefaultRates
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..encoder_arguments import EncoderModelArguments
@@ -56,7 +55,7 @@ class ClassifierModelArguments(EncoderModelArguments):
     preset: str = argument(
         "modern",
         preset_help("Architecture; patterns of layers are repeated. Encoders:", ENCODERS)
-        + preset_help("\nGPTs:", GPTS),
+        + preset_help("\nGPTs:", DECODERS),
     )
     sliding_window: int | None = argument(None, SLIDING_WINDOW, at_least=1)
     num_experts: int | None = argument(None, NUM_EXPERTS, at_least=0)

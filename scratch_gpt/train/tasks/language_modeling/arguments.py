@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....models.configuration_scratch_gpt import PRESET_DESCRIPTIONS
+from ....models.preset_descriptions import DECODERS
 from ...arguments.training import MAX_BATCH_SIZE, TrainingArguments, argument
 from ..presets import NUM_EXPERTS, NUM_EXPERTS_PER_TOK, SLIDING_WINDOW, preset_help
 from ..text_arguments import DROPOUT, HEADS, HIDDEN_SIZE, INIT_FROM, INTERMEDIATE, TRUST, DataArguments
@@ -19,9 +19,7 @@ class ModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument(
-        "llama", preset_help("Architecture; patterns of layers are repeated:", BIGRAM | PRESET_DESCRIPTIONS)
-    )
+    preset: str = argument("llama", preset_help("Architecture; patterns of layers are repeated:", BIGRAM | DECODERS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     context_length: int | None = argument(

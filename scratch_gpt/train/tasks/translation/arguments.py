@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ....models.configuration_scratch_seq2seq import PRESET_DESCRIPTIONS
+from ....models.preset_descriptions import ENCODER_DECODERS
 from ...arguments.default_rates import TRANSLATION, DefaultRates
 from ...arguments.training import MAX_TOKENS_PER_BATCH, DatasetArguments, TrainingArguments, argument
 from ..presets import preset_help
@@ -61,7 +61,7 @@ class Seq2SeqModelArguments:
 
     _argument_group_name: ClassVar[str] = "model"
 
-    preset: str = argument("modern", preset_help("Architecture:", PRESET_DESCRIPTIONS))
+    preset: str = argument("modern", preset_help("Architecture:", ENCODER_DECODERS))
     init_from: str | None = argument(None, INIT_FROM, private=True, with_init_from=True)
     trust_remote_code: bool = argument(False, TRUST, resumable=True, with_init_from=True)
     hidden_size: int = argument(128, HIDDEN_SIZE)

@@ -9,7 +9,7 @@ from scratch_gpt.cli.app import main
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.foundations import ladder
 
-SCREEN = 24  # lines
+SCREEN = 30  # lines: one for each of 17 rungs, and the text
 
 
 @pytest.mark.slow

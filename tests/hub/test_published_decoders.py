@@ -27,7 +27,7 @@ def one_layer(name: str):
     changes = {"vocab_size": 500, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
     changes["num_layers" if "num_layers" in fields else "n_layer" if "n_layer" in fields else "num_hidden_layers"] = 1
     changes |= {key: fields[key][-1:] for key in ("layer_types", "no_rope_layers") if key in fields}
-    changes |= {key: 8 for key in ("num_experts", "num_local_experts") if key in fields}
+    changes |= {key: fields["num_experts_per_tok"] + 1 for key in ("num_experts", "num_local_experts") if key in fields}
     if "attention_types" in fields:
         changes |= {"attention_types": [[["local"], 1]], "attention_layers": ["local"]}
     return config_of(name, **changes)

@@ -29,15 +29,21 @@ PEERS = {
 # These tests need rotary positions; with a flat encoder-decoder config, the last one scales a copy of the config.
 OTHER_POSITIONS = ("Gpt2StyleTest", "Vaswani2017StyleTest", "BertStyleTest", "RobertaStyleTest", "DistilbertStyleTest")
 OTHER_POSITIONS += ("OurBartStyleTest", "OurMBartStyleTest", "OurPegasusStyleTest", "OurT5StyleTest")
-EXCLUDED = dict.fromkeys(OTHER_POSITIONS, "rope_scaling")
-EXCLUDED["ModernStyleTest"] = "rope_scaling_from_config"
+EXCLUDED = dict.fromkeys(OTHER_POSITIONS, ("rope_scaling",))
+EXCLUDED["ModernStyleTest"] = ("rope_scaling_from_config",)
+# T5 of transformers keeps a matrix in float32 when it is loaded in float16; ours does not.
+EXCLUDED["OurT5StyleTest"] += ("keep_in_fp32",)
 # This test reads the frequencies of all layer types from one module; here, each layer type has a module of its own.
-EXCLUDED["ModernbertStyleTest"] = "rope_scaling_frequencies"
+EXCLUDED["ModernbertStyleTest"] = ("rope_scaling_frequencies",)
 EXCLUDED_OF_PRESETS = {"gemma3": ("rope_scaling_frequencies",)}  # for the same reason
 # SDPA does not cap scores: here it can't be chosen, and transformers' Gemma 2 with it fails in its forward pass.
 EXCLUDED_OF_PRESETS["gemma2"] = ("sdpa_can_dispatch", "set_attention_dynamically")
 # Reentrant checkpointing detaches the load balancing loss, which is refused here; transformers adds it on request only.
 EXCLUDED_OF_PRESETS |= dict.fromkeys(("mixtral", "olmoe", "qwen3_moe"), ("use_reentrant_true",))
+# A norm over all heads can't be split between devices: these have no tensor-parallel plan.
+for _preset in ("olmo2", "olmoe"):
+    plan_tests = ("tied_weights_are_sharded_together", "tp_plan_matches_params")
+    EXCLUDED_OF_PRESETS[_preset] = EXCLUDED_OF_PRESETS.get(_preset, ()) + plan_tests
 PARTS = 4  # of the presets, whose tests run one part after the other, each in less than the time limit of a process
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
 
@@ -99,7 +105,7 @@ def test_common_model_tests_pass(suite, tmp_path):
     assert set(outcomes) == {name for peer, ours in PEERS.items() for name in (peer, *ours)}
     for peer, styles in PEERS.items():
         for style in styles:
-            assert_no_worse(outcomes[style], outcomes[peer], style, *([EXCLUDED[style]] if style in EXCLUDED else []))
+            assert_no_worse(outcomes[style], outcomes[peer], style, *EXCLUDED.get(style, ()))
 
 
 @pytest.mark.slow
@@ -111,7 +117,6 @@ def test_common_model_tests_pass_on_presets_of_families(part, suite, tmp_path):
     outcomes = run_suite(suite, tmp_path / "report.xml", *targets)
     assert set(outcomes) == {"LlamaTest", *(f"{name}_style" for name in presets)}
     for name in presets:
-        excluded = (
-            "rope_scaling" if PRESETS[name]["position_type"] == "learned" else EXCLUDED_OF_PRESETS.get(name, "nothing")
-        )
-        assert_no_worse(outcomes[f"{name}_style"], outcomes["LlamaTest"], name, excluded)
+        excluded = EXCLUDED_OF_PRESETS.get(name, ())
+        excluded += ("rope_scaling",) if PRESETS[name]["position_type"] == "learned" else ()
+        assert_no_worse(outcomes[f"{name}_style"], outcomes["LlamaTest"], name, *excluded)

@@ -64,7 +64,7 @@ class KeyValueBuffer:
         if bias is not None:
             bias = bias[..., bias.shape[3] - length :]
             mask = bias if mask is None else mask + bias
-        return zip(new, keys, values), mask  # noqa: B905
+        return zip(new, keys, values), mask  # noqa: B905  (of equal length; checking it would cost time in each step)
 
     def grow(self) -> None:
         """Double the capacity. With a window, up to its limit; then discard the tokens that are out of reach."""

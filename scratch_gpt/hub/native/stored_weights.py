@@ -100,7 +100,7 @@ def _weight_files(name: str | Path) -> list[Path]:
 
 
 class ShardWriter:
-    """Writes weights to a folder as they come, in files of limited size; `finish` gives them their final names.
+    """Writes weights to a folder in shards of limited size, each as soon as it is full; `finish` renames the shards.
 
     Args:
         folder: the folder.

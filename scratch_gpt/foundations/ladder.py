@@ -101,6 +101,8 @@ RUNGS = (
     Rung("parallel residual", "branches side by side", partial(GPT, **PARALLEL)),
     Rung("experts", "2 of 4, half the size", partial(GPT, **(PARALLEL | EXPERTS))),
 )
+GPT_RUNGS = 1 + [rung.name for rung in RUNGS].index("GPT")  # the rungs of the first table
+COLUMNS = ("rung", "new", "loss", "gain", "params", "s")
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,28 @@ def find_without_gain(results: dict[str, list[Result]]) -> list[str]:
     return descriptions
 
 
+def tabulate(results: dict[str, list[Result]], uniform_loss: float) -> list[tuple[str, ...]]:
+    """Return a row for each rung, with the cells of COLUMNS.
+
+    Args:
+        results: of each rung, by name.
+        uniform_loss: loss of a uniform prediction, to which the first rung is compared.
+    """
+    previous_loss = uniform_loss
+    rows: list[tuple[str, ...]] = []
+    for rung in RUNGS:
+        losses = [result.loss for result in results[rung.name]]
+        mean, half_range = statistics.mean(losses), (max(losses) - min(losses)) / 2
+        loss = f"{mean:.3f}" + (f" ±{half_range:.3f}" if len(losses) > 1 else "")
+        seconds = statistics.mean(result.seconds for result in results[rung.name])
+        parameters = f"{results[rung.name][0].parameters // 1000}k"
+        rows.append((rung.name, rung.idea, loss, f"{previous_loss - mean:+.2f}", parameters, f"{seconds:.0f}"))
+        previous_loss = mean
+    return rows
+
+
 def run(presenter: Presenter, text: str, seeds: int = 3, steps: int = 1200) -> dict[str, list[Result]]:
-    """Train all rungs, and present the results as a table and a plot.
+    """Train all rungs, and present the results as two tables and a plot.
 
     Args:
         presenter: where to present them.
@@ -271,24 +293,18 @@ def run(presenter: Presenter, text: str, seeds: int = 3, steps: int = 1200) -> d
     Raises:
         ScratchError: the text is too short, or has only one distinct character.
     """
-    uniform_loss = previous_loss = math.log(len(split_text(text)[2]))
+    uniform_loss = math.log(len(split_text(text)[2]))
     presenter.section(
-        "The ladder",
+        "The ladder, up to a GPT",
         f"""{steps:,} steps, batches of {BATCH_SIZE} × {CONTEXT} characters, {HIDDEN} features. Held-out loss in nats
         per character, {"one seed" if seeds == 1 else f"mean of {seeds} seeds ± half their range"}. A uniform prediction
         has {uniform_loss:.3f}.""",
     )
     results = train_all(text, seeds, steps)
-    rows = []
-    for rung in RUNGS:
-        losses = [result.loss for result in results[rung.name]]
-        mean = statistics.mean(losses)
-        spread = f"{mean:.3f}" + (f" ±{(max(losses) - min(losses)) / 2:.3f}" if seeds > 1 else "")
-        seconds = statistics.mean(result.seconds for result in results[rung.name])
-        parameters = f"{results[rung.name][0].parameters // 1000}k"
-        rows.append((rung.name, rung.idea, spread, f"{previous_loss - mean:+.2f}", parameters, f"{seconds:.0f}"))
-        previous_loss = mean
-    presenter.table(("rung", "new", "loss", "gain", "params", "s"), rows)
+    rows = tabulate(results, uniform_loss)
+    presenter.table(COLUMNS, rows[:GPT_RUNGS])
+    presenter.section("The ladder, from a GPT to current models", "Each changes one thing of the model above it.")
+    presenter.table(COLUMNS, rows[GPT_RUNGS:])
     if seeds > 1 and (without_gain := find_without_gain(results)):
         presenter.section("Without gain at this size", f"{'; '.join(without_gain)}.")
     presenter.plot("ladder", lambda figure: draw(results, figure), (11, 5.5))

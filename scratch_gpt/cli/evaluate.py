@@ -109,14 +109,14 @@ def evaluate(
     if kind == "seq2seq":
         from ..data.readers.parallel import open_pairs
         from ..hub.loading import open_tokenizers
-        from .translate import check_languages
+        from .translate import choose_languages
 
-        languages = check_languages(opened, source_lang, target_lang)
+        tokenizers = open_tokenizers(model, opened.config, trust_remote_code)
+        languages = choose_languages(opened, tokenizers, source_lang, target_lang)
         second = str(target_file) if target_file else None
         pairs = open_pairs(dataset, *languages, options, target_file=second, num_pairs=num_pairs, seed=seed)
         found = list(pairs.read())
         report_skipped(pairs.name, pairs.count)
-        tokenizers = open_tokenizers(model, opened.config, trust_remote_code)
         evaluate_translator(opened, tokenizers, found, languages[1], num_beams, batch_size, output)
         return
     source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)

@@ -69,7 +69,7 @@ def translate(
     if (num_beams or opened.generation_config.num_beams or 1) == 1:
         refuse_unused(context, {"length_penalty": "without beam search"})
     report_texts(tokenizers.source, texts, opened.config.max_position_embeddings)
-    check_languages(opened, source_lang, target_lang)
+    choose_languages(opened, tokenizers, source_lang, target_lang)
     given = {"num_beams": num_beams, "length_penalty": length_penalty, "no_repeat_ngram_size": no_repeat_ngram_size}
     options = {name: value for name, value in given.items() if value is not None}
     total = sum(bool(text.strip()) for text in texts)
@@ -89,6 +89,29 @@ def translate(
         words = word_attention(opened, tokenizers.source, tokenizers.target, texts[0], translations[0])
         plot_attention(*words, attention)
         print(f"attention in {attention}")
+
+
+def choose_languages(model: Any, tokenizers: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:
+    """Return source and target language of a translator. If its tokenizers have language codes and its config names no
+    languages, as after an import, translations are set to the requested ones.
+
+    Args:
+        model: an encoder-decoder.
+        tokenizers: its source and target tokenizers.
+        source_lang: requested source language; None: the model's.
+        target_lang: requested target language; None: the model's.
+
+    Raises:
+        ScratchError: see `check_languages`; or a tokenizer has no code for a language.
+    """
+    from ..models.configuration_scratch_seq2seq import directions_of
+    from ..tokenization.language_codes import has_language_codes, set_language_codes, start_with_language
+
+    languages = check_languages(model, source_lang, target_lang)
+    if has_language_codes(tokenizers.source) and not directions_of(model.config):
+        set_language_codes(tokenizers.source, *languages)
+        start_with_language(model, tokenizers.target)
+    return languages
 
 
 def check_languages(model: Any, source_lang: str | None, target_lang: str | None) -> tuple[str, str]:

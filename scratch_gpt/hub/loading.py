@@ -17,8 +17,10 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import CONFIG_NAME, cached_file
 
 from ..errors import ScratchError, tokenizer_errors
+from ..models.configuration_scratch_seq2seq import directions_of
 from ..not_found import why_no_path, why_not_found
 from ..terminal import printable
+from ..tokenization.language_codes import has_language_codes, set_language_codes
 from ..tokenization.safety import check_growth, check_template
 from ..tokenization.special_tokens import choose_padding, end_token_id
 from ..tokenization.training import BUILDERS
@@ -306,7 +308,8 @@ def _announce(name: str | Path, settings: dict[str, Any]) -> None:
 def open_tokenizers(
     name: str, config: Any, trust_remote_code: bool = False, report: Callable[[str], None] = lambda line: None
 ) -> Tokenizers:
-    """Load the tokenizers of an encoder-decoder.
+    """Load the tokenizers of an encoder-decoder. A tokenizer with language codes marks the languages that the config
+    names.
 
     Args:
         name: folder or Hub id.
@@ -315,9 +318,11 @@ def open_tokenizers(
         report: called with one line for each tokenizer that has no padding token.
 
     Raises:
-        ScratchError: one of the tokenizers can't be opened.
+        ScratchError: one of the tokenizers can't be opened, or has no code for a language.
     """
     source = open_tokenizer(name, trust_remote_code=trust_remote_code, report=report)
+    if has_language_codes(source) and (directions := directions_of(config)):
+        set_language_codes(source, *directions[0])
     if not has_target_tokenizer(config):
         return Tokenizers(source, source)
     return Tokenizers(source, open_tokenizer(name, TARGET_TOKENIZER, trust_remote_code, report=report))

@@ -1,6 +1,7 @@
 """Tiny models of transformers' own classes, saved with the tokenizers that such models have on the Hub."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,14 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
     moved = {name: number for number, name in enumerate([*specials, *vocabulary, "<mask>"])}
     return RobertaTokenizer(moved, merges, model_max_length=64)
+
+
+def mbart_tokenizer(tokenizer_class: type, words: list[str]) -> PreTrainedTokenizerFast:
+    """As of mBART or mBART-50: pieces and one token for each language."""
+    specials = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces = [(piece, -3.0) for piece in dict.fromkeys(SPACE + word for word in words)]
+    codes = [(code, 0.0) for code in sys.modules[tokenizer_class.__module__].FAIRSEQ_LANGUAGE_CODES]
+    return tokenizer_class(vocab=[*specials, *pieces, *codes, ("<mask>", 0.0)])
 
 
 def xlm_roberta_tokenizer() -> PreTrainedTokenizerFast:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from ...tokenization.special_tokens import end_token_id
+from ...tokenization.language_codes import target_mode
+from ...tokenization.special_tokens import end_token_id, surrounding_tokens
 from ...tokenization.training import encode_batch
 from ..readers.labelled import Example
 from ..readers.parallel import Pair
@@ -45,38 +46,41 @@ def encode_pairs(
     skip_long: bool,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Pairs:
-    """Tokenise pairs with the special tokens of each tokenizer's template, as `translate` does. Both sides end with the
+    """Tokenise pairs with the special tokens of each tokenizer's template, as `translate` does. Both sides have the
     token that ends a text (`<eos>`), also if the template does not have it.
 
     Args:
         pairs: source and target texts.
         source_tokenizer, target_tokenizer: the tokenizer of each side.
-        max_length: maximum length in tokens, including `<eos>`.
+        max_length: maximum length in tokens, including special tokens, which are kept when a text is truncated.
         skip_long: skip pairs with a longer side instead of truncating them.
         progress: called with the number of pairs tokenised since the last call.
     """
     sides: tuple[list, list] = ([], [])
     tokenizers, num_too_long = (source_tokenizer, target_tokenizer), 0
-    ends = [end_token_id(tokenizer) for tokenizer in tokenizers]
+    with target_mode(target_tokenizer):
+        target_tokens = _special_tokens(target_tokenizer)
+    around = _special_tokens(source_tokenizer), target_tokens
+    rooms = [max(0, max_length - len(before) - len(after)) for before, after in around]
     while batch := list(islice(pairs, BATCH_PAIRS)):
-        encoded = [
-            [without_end(ids, end) for ids in encode_batch(tokenizer, list(texts), add_special_tokens=True)]
-            for tokenizer, end, texts in zip(tokenizers, ends, zip(*batch, strict=True), strict=True)
-        ]
+        texts = zip(*batch, strict=True)
+        encoded = [encode_batch(tokenizer, list(side)) for tokenizer, side in zip(tokenizers, texts, strict=True)]
         for pair in zip(*encoded, strict=True):
-            too_long = any(len(ids) >= max_length for ids in pair)
+            too_long = any(len(ids) > room for ids, room in zip(pair, rooms, strict=True))
             num_too_long += too_long
             if too_long and skip_long:
                 continue
-            for end, ids, side in zip(ends, pair, sides, strict=True):
-                side.append([*ids[: max_length - 1], end])
+            for ids, room, (before, after), side in zip(pair, rooms, around, sides, strict=True):
+                side.append([*before, *ids[:room], *after])
         progress(len(batch))
     return Pairs(Tokens.of(sides[0]), Tokens.of(sides[1]), num_too_long)
 
 
-def without_end(ids: list[int], end: int | None) -> list[int]:
-    """Token ids without `end` as the last one."""
-    return ids[:-1] if ids and ids[-1] == end else ids
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text, of which those after it include the token that ends a text."""
+    before, after = surrounding_tokens(tokenizer)
+    end = end_token_id(tokenizer)
+    return before, after if end is None or end in after else [*after, end]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ....hub.loading import Tokenizers, open_config
 from ....models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig, directions_of
 from ....models.modeling_scratch_seq2seq import ScratchSeq2SeqForConditionalGeneration
 from ....terminal import SafeConsole
+from ....tokenization.language_codes import has_language_codes, set_language_codes, start_with_language
 from ..common import ReadExamples, build_tokenizer, open_parts, read_examples
 from ..initial_model import check_initial_model, load_initial_model
 from .arguments import PairArguments, Seq2SeqModelArguments
@@ -143,11 +144,20 @@ def check_translator(name: str | Path, trust_remote_code: bool) -> None:
     check_initial_model(name, trust_remote_code, "seq2seq", ScratchSeq2SeqConfig.model_type, "this task trains")
 
 
-def load_translator(name: str | Path, args: Seq2SeqModelArguments, data: PairArguments) -> PreTrainedModel:
+def load_translator(
+    name: str | Path, args: Seq2SeqModelArguments, data: PairArguments, tokenizers: Tokenizers
+) -> PreTrainedModel:
     """Load an encoder-decoder of this package from a checkpoint, for the languages of `data`.
 
+    Args:
+        name: folder or Hub id.
+        args: model arguments.
+        data: data arguments.
+        tokenizers: of the checkpoint; if they have language codes, they and the model are set to those of `data`.
+
     Raises:
-        ScratchError: it can't be opened, or was trained for other languages.
+        ScratchError: it can't be opened, was trained for other languages, or its tokenizer has no code for a language,
+            or one code for all texts with `--both_directions`.
     """
     resumed = name != args.init_from
     model = load_initial_model(name, args.trust_remote_code, "seq2seq", resumed, **regularization(args))
@@ -156,6 +166,13 @@ def load_translator(name: str | Path, args: Seq2SeqModelArguments, data: PairArg
     if (known := directions_of(config)) and languages not in known:
         raise ScratchError(f"{name} translates {' to '.join(known[0])}, not {' to '.join(languages)}")
     config.set_languages(*languages, data.both_directions)
+    if has_language_codes(tokenizers.source):
+        if data.both_directions:
+            raise ScratchError(
+                "both_directions: the tokenizer marks all sources with one language code: train a direction per run"
+            )
+        set_language_codes(tokenizers.source, *languages)
+        start_with_language(model, tokenizers.target)
     return model
 
 

@@ -93,7 +93,7 @@ def _load_or_build_model(
 ) -> Any:
     """Return the model of the checkpoint, or a new one."""
     if origin is not None:
-        model: Any = build.load_translator(origin, model_args, data)
+        model: Any = build.load_translator(origin, model_args, data, tokenizers)
     else:
         model = build.build_model(model_args, data, tokenizers)
         set_translation_defaults(model, tokenizers.target, model_args.num_beams)

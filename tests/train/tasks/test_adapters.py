@@ -1,6 +1,7 @@
 """Adapters (LoRA) as they are published: PEFT loads them, and they equal the merged model."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -161,3 +162,14 @@ def test_conv1d_layers_are_merged_as_peft_merges_them(base, tuned):
     merged = PeftModel.from_pretrained(model, str(out / "adapter")).merge_and_unload().state_dict()
     for name, weight in AutoModelForCausalLM.from_pretrained(out).state_dict().items():
         torch.testing.assert_close(weight, merged[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_with_a_bias_is_refused_where_peft_would_ignore_the_bias(base, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(base / "plain")
+    tokenizer.save_pretrained(tmp_path / "phi")
+    tiny_model("phi", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "phi")
+    shutil.copy(base / "chats.jsonl", tmp_path)
+    result = tune(tmp_path, "phi", tmp_path / "out", check=False)
+    assert result.returncode == 2
+    assert "PEFT can't train the rows of the chat tokens in this model" in result.stderr
+    assert not (tmp_path / "out").exists()

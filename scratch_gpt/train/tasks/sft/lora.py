@@ -44,7 +44,7 @@ def add_lora(
         only: whether the adapter is published without the merged model.
 
     Raises:
-        ScratchError: PEFT is not installed, or a layer does not exist.
+        ScratchError: PEFT is not installed, a layer does not exist, or PEFT can't train the rows of the chat tokens.
     """
     if find_spec("peft") is None:
         raise ScratchError("LoRA needs PEFT: pip install 'scratch_gpt[interop]'")
@@ -61,6 +61,11 @@ def add_lora(
         raise ScratchError("lora_targets mixes Linear and Conv1D layers, which need adapters of their own: choose one")
     embedding, head = _embedding_names(model)
     is_tied = bool(model.config.tie_word_embeddings)
+    if tokens and getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ScratchError(
+            f"PEFT can't train the rows of the chat tokens in this model: it would leave out the bias of the head, "
+            f"{head}. Tune all weights (without --lora_rank), or give a template without new tokens (--chat_template)"
+        )
     tables = [name.rpartition(".")[2] for name in ([embedding] if is_tied else [embedding, head])]
     config = LoraConfig(
         r=rank,

@@ -37,7 +37,7 @@ def export_command(
         typer.Option(
             "--quantization",
             help="Type of the weights. transformers: float32, bfloat16, float16. gguf: f32, f16, bf16, q8_0. "
-            "ctranslate2: float32, float16, int8. onnx: float32. Default: the first.",
+            "ctranslate2: float32, float16, int8. onnx: float32. Default: that of the checkpoint, else the first.",
         ),
     ] = None,
 ) -> None:
@@ -54,7 +54,8 @@ def export_command(
     scratch-gpt export runs/translator runs/ct2 --format ctranslate2 --quantization int8
     ```
     """
-    from ..hub.engines.export import Source, check_quantization, export_model
+    from ..hub.base_model import stored_dtype
+    from ..hub.engines.export import Source, check_quantization, default_quantization, export_model
     from ..hub.engines.formats import FORMATS
     from ..hub.loading import open_tokenizers
     from ..hub.native.convert import other_class_than_origin
@@ -65,6 +66,7 @@ def export_command(
     check_empty(output_dir)
     check_quantization(chosen, quantization)
     opened, _ = open_model(model)
+    quantization = quantization or default_quantization(chosen, stored_dtype(model))
     source = Source(model, opened, open_tokenizers(model, opened.config))
     console = SafeConsole()
     with console.status(f"exporting to {format.value} and comparing"):

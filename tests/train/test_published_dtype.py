@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.hub.base_model import stored_dtype
+from scratch_gpt.hub.engines.export import default_quantization
+from scratch_gpt.hub.engines.formats import FORMATS
+from scratch_gpt.hub.loading import DTYPES
 
 SFT = str(PROJECT / "training" / "sft.py")
 RUN = ("--num_threads", "1", "--context_length", "64", "--batch_size", "2", "--precision", "fp32", "--log_every", "1")
@@ -168,3 +171,26 @@ def test_the_stored_type_is_that_of_most_weights(tmp_path):
     model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
     assert stored_dtype(tmp_path / "shards") == torch.float16
+
+
+def test_an_export_keeps_the_data_type_of_the_checkpoint(base, tmp_path):
+    run_here("scratch-gpt", "import", str(base / "model"), "ours", cwd=tmp_path)
+    for folder, quantization, dtype in (("same", None, torch.bfloat16), ("asked", "float32", torch.float32)):
+        options = () if quantization is None else ("--quantization", quantization)
+        run_here("scratch-gpt", "export", "ours", folder, *options, cwd=tmp_path)
+        assert stored_dtype(tmp_path / folder) is dtype
+    expected, found = weights(base / "model"), weights(tmp_path / "same")
+    assert all(torch.equal(expected[name], found[name]) for name in found)
+
+
+def test_the_default_quantization_of_each_format():
+    chosen = {
+        name: [default_quantization(format, dtype) for dtype in DTYPES.values()] for name, format in FORMATS.items()
+    }
+    assert list(DTYPES) == ["float32", "bfloat16", "float16"]
+    assert chosen == {
+        "transformers": ["float32", "bfloat16", "float16"],
+        "gguf": ["f32", "bf16", "f16"],
+        "ctranslate2": ["float32", "float32", "float16"],
+        "onnx": ["float32", "float32", "float32"],
+    }

@@ -140,6 +140,12 @@ def check_quantization(format: ExportFormat, quantization: str | None) -> str:
     return quantization or format.quantizations[0]
 
 
+def default_quantization(format: ExportFormat, dtype: torch.dtype) -> str:
+    """The quantization that keeps weights in a data type, if the format has it, else the first."""
+    names = {torch.bfloat16: ("bfloat16", "bf16"), torch.float16: ("float16", "f16")}.get(dtype, ())
+    return next((name for name in format.quantizations if name in names), format.quantizations[0])
+
+
 def _record(source: Source, folder: Path, format: ExportFormat, quantization: str) -> dict[str, Any]:
     """What `export.json` states: model, format, versions, and the comparison with the engine."""
     record: dict[str, Any] = {

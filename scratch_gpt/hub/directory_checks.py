@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -34,6 +35,9 @@ CONFIGS = (
 )
 MAX_SIZES = dict.fromkeys(CONFIGS, MAX_BYTES) | {"*.jinja": 1 << 18, "*.py": 1 << 20}
 MAX_SIZES |= dict.fromkeys(("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "*.model"), 64 << 20)
+# Buffers that transformers stored with older models, as integers or booleans, and no longer reads: ids of positions and
+# token types, and causal masks of GPT-2, GPT-Neo, GPT-NeoX and GPT-J.
+BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|(attn|attention)\.(masked_)?bias)$")
 MAX_HEADER = 16 << 20  # bytes of the header of a safetensors file
 
 # Integers of a config. One that counts parts of a model creates that many objects before the first weight.
@@ -177,17 +181,17 @@ def _check_weights(path: Path) -> None:
     if header > MAX_HEADER and header < size:
         raise ScratchError(f"{path.name} has a header of {header:,} bytes, want at most {MAX_HEADER:,}")
     try:
-        types = {tensor.get_dtype() for tensor in _tensors_of(path)}
+        types = {tensor.get_dtype() for name, tensor in _tensors_of(path) if not BUFFERS.search(name)}
     except (SafetensorError, OSError) as error:
         raise ScratchError(f"{path.name} is corrupt or truncated: {error}") from error
     if strange := sorted(kind for kind in types if not kind.startswith(("F", "BF"))):
         raise ScratchError(f"{path.name} holds numbers of type {', '.join(strange)}, want floating point")
 
 
-def _tensors_of(path: Path) -> Iterator[Any]:
-    """Yield data type and shape of each tensor in a safetensors file, from its header alone."""
+def _tensors_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield name, and data type and shape, of each tensor in a safetensors file, from its header alone."""
     with safe_open(path, "pt") as weights:
-        yield from (weights.get_slice(name) for name in weights.keys())  # noqa: SIM118  (not a dict)
+        yield from ((name, weights.get_slice(name)) for name in weights.keys())  # noqa: SIM118  (not a dict)
 
 
 class StoredSize(NamedTuple):
@@ -207,7 +211,7 @@ class StoredSize(NamedTuple):
 def stored_size(folder: Path) -> StoredSize | None:
     """Return the size of the safetensors in a local folder, from their headers alone; None if there are none."""
     paths = sorted(folder.glob(WEIGHTS)) if folder.is_dir() else []
-    sizes = [math.prod(tensor.get_shape()) for path in paths for tensor in _tensors_of(path)]
+    sizes = [math.prod(tensor.get_shape()) for path in paths for _, tensor in _tensors_of(path)]
     return StoredSize(len(sizes), sum(sizes), max(sizes, default=0)) if paths else None
 
 

@@ -37,6 +37,7 @@ def run_python(
     cwd: Path | str,
     check: bool = True,
     fresh: bool = False,
+    timeout: float = TIMEOUT,
     env: dict[str, str] | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess:
@@ -49,6 +50,7 @@ def run_python(
         check: whether an exit code other than 0 raises AssertionError.
         fresh: start a new interpreter, for tests of imports or memory; otherwise it is forked from a process that has
             imported PyTorch and other libraries (see `forked_python`), which saves seconds.
+        timeout: seconds after which the process hangs.
         env: all environment variables. Default: those of this process.
         environment: further environment variables.
     """
@@ -58,7 +60,7 @@ def run_python(
         for path in printed:
             path.touch()
         process = start_python([str(each) for each in arguments], cwd, env, (os.devnull, *printed), fresh)
-        process.join(TIMEOUT)
+        process.join(timeout)
         hangs = process.exitcode is None
         if hangs:
             end_all(process.pid, signal.SIGABRT)
@@ -67,7 +69,7 @@ def run_python(
             process.join()
         out, errors = (path.read_text(encoding="utf-8") for path in printed)
     if hangs:
-        raise AssertionError(f"hung for {TIMEOUT} s\n{out[-4000:]}\n{errors[-20000:]}")
+        raise AssertionError(f"hung for {timeout} s\n{out[-4000:]}\n{errors[-20000:]}")
     if check and process.exitcode:
         raise AssertionError(f"exit code {process.exitcode}\n{out[-4000:]}\n{errors[-6000:]}")
     return subprocess.CompletedProcess([sys.executable, *arguments], process.exitcode, out, errors)

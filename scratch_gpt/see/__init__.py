@@ -1,0 +1,1 @@
+"""The page that shows a model thinking: one self-contained HTML file that runs a model in the browser."""

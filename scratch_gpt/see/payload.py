@@ -1,0 +1,244 @@
+"""The content of a page: a model directory as data for web/engine.
+
+`content` is JSON: config, generation settings, the names, shapes and places of the weights, and the tokenizers. The
+weights themselves are one string of bytes, in which each tensor begins at a multiple of 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from ..errors import ScratchError
+from ..evaluation.classification import label_names_of
+from ..hub.loading import Tokenizers, check_vocabulary, load_model, open_config, open_tokenizer, open_tokenizers
+from ..hub.native.importing import import_to_memory, is_native_config, plan_import
+from ..models.positions import RotaryEmbedding, RotaryEmbeddings
+from .support import check_generation, check_size, kind_of_page
+
+WeightType = Literal["float16", "float32"]
+# Fields of a config that are about training, loading or the Hub, not about what the model computes.
+OMITTED_FIELDS = frozenset(
+    {
+        *("auto_map", "custom_pipelines", "imported_from", "id2label", "label2id", "architectures", "dtype"),
+        *("transformers_version", "problem_type", "chunk_size_feed_forward", "output_attentions"),
+        *("output_hidden_states", "return_dict", "use_cache", "initializer_range", "output_projection_init"),
+    }
+)
+
+
+class ModelPayload(NamedTuple):
+    """A model as the data of a page.
+
+    Attributes:
+        content: what becomes JSON, an entry of `models` in the page's payload.
+        weights: the bytes of all tensors, little-endian.
+    """
+
+    content: dict[str, Any]
+    weights: bytes
+
+
+def model_payload(name: str | Path, dtype: WeightType = "float16", trust_remote_code: bool = False) -> ModelPayload:
+    """The data of a page for a model directory.
+
+    Args:
+        name: folder or Hub id of one of our models, or of a model of transformers that can be imported.
+        dtype: data type of the weights in the page.
+        trust_remote_code: whether to run code from the checkpoint.
+
+    Raises:
+        ScratchError: the model can't be opened, or the page can't show it.
+    """
+    config = open_config(name, trust_remote_code)
+    if is_native_config(config):
+        model = import_to_memory(plan_import(name))
+    else:
+        model = load_model(name, trust_remote_code)
+    if model.config.is_encoder_decoder:
+        tokenizers = open_tokenizers(str(name), model.config, trust_remote_code)
+    else:
+        tokenizer = open_tokenizer(str(name), trust_remote_code=trust_remote_code, needs_end=False)
+        tokenizers = Tokenizers(tokenizer, tokenizer)
+    return payload_of(model, tokenizers, str(name), dtype)
+
+
+def payload_of(
+    model: PreTrainedModel, tokenizers: Tokenizers | None, name: str, dtype: WeightType = "float16"
+) -> ModelPayload:
+    """The data of a page for a model in memory.
+
+    Args:
+        model: one of our models, on the CPU.
+        tokenizers: its tokenizers; None for a model that gets only ids.
+        name: its name in the page.
+        dtype: data type of the weights in the page.
+
+    Raises:
+        ScratchError: the page can't show the model, or float16 can't represent a weight.
+    """
+    kind, config = kind_of_page(model), model.config
+    check_size(sum(parameter.numel() for parameter in model.parameters()))
+    tensors, tied, weights = pack_tensors(model, dtype)
+    generation = generation_settings(model.generation_config, config) if model.can_generate() else None
+    content = {
+        "name": name,
+        "kind": kind,
+        "config": config_fields(config),
+        "labels": label_names_of(config) if kind == "classifier" else None,
+        "generation": generation,
+        "tensors": tensors,
+        "tied": tied,
+        "rotary": rotary_tables(model),
+        "max_positions": max_positions(model),
+        "tokenizers": tokenizers_of(tokenizers, config) if tokenizers else None,
+    }
+    return ModelPayload(content, weights)
+
+
+def tokenizers_of(tokenizers: Tokenizers, config: Any) -> dict[str, Any]:
+    """The tokenizers of source and target as data; the target is None without a tokenizer of its own.
+
+    Raises:
+        ScratchError: a tokenizer has more tokens than the model, or a part that the page does not have.
+    """
+    from .tokenizers import tokenizer_payload
+
+    source, target = tokenizers
+    check_vocabulary(source, config.vocab_size)
+    if target is source:
+        return {"source": tokenizer_payload(source), "target": None}
+    check_vocabulary(target, config.decoder_vocab_size)
+    return {"source": tokenizer_payload(source), "target": tokenizer_payload(target)}
+
+
+def config_fields(config: Any) -> dict[str, Any]:
+    """The fields of a config that say what the model computes."""
+    names = [field.name for field in fields(config) if field.name not in OMITTED_FIELDS]
+    return {"model_type": config.model_type, **{name: getattr(config, name) for name in names}}
+
+
+def generation_settings(generation: GenerationConfig, config: Any) -> dict[str, Any]:
+    """The settings of generation, each with its default where there is none.
+
+    Raises:
+        ScratchError: a setting would change the greedy text, and the page does not have it.
+    """
+    check_generation(generation)
+
+    def value(name: str, default: Any) -> Any:
+        found = getattr(generation, name, None)
+        return default if found is None else found
+
+    def id_list(name: str) -> list[int]:
+        found = value(name, [])
+        return list(found) if isinstance(found, list | tuple) else [found]
+
+    return {
+        "decoder_start_token_id": value("decoder_start_token_id", getattr(config, "decoder_start_token_id", None)),
+        "eos_token_ids": id_list("eos_token_id"),
+        "forced_bos_token_id": value("forced_bos_token_id", None),
+        "forced_eos_token_ids": id_list("forced_eos_token_id"),
+        "bad_words_ids": value("bad_words_ids", []),
+        "suppress_tokens": value("suppress_tokens", []),
+        "begin_suppress_tokens": value("begin_suppress_tokens", []),
+        "num_beams": value("num_beams", 1),
+        "length_penalty": value("length_penalty", 1.0),
+        "early_stopping": value("early_stopping", False),
+        "repetition_penalty": value("repetition_penalty", 1.0),
+        "no_repeat_ngram_size": value("no_repeat_ngram_size", 0),
+        "min_length": value("min_length", 0),
+        "min_new_tokens": value("min_new_tokens", 0),
+        "max_length": value("max_length", None),
+        "max_new_tokens": value("max_new_tokens", None),
+        "do_sample": value("do_sample", False),
+        "temperature": value("temperature", 1.0),
+        "top_k": value("top_k", 0),
+        "top_p": value("top_p", 1.0),
+    }
+
+
+def pack_tensors(model: PreTrainedModel, dtype: WeightType) -> tuple[dict[str, Any], dict[str, str], bytes]:
+    """The weights of a model as bytes.
+
+    Args:
+        model: the model.
+        dtype: data type of the bytes.
+
+    Returns:
+        Shape, data type and offset of each tensor by its name in the state dict; the names of tied weights with the
+        name of the weight that each is; and the bytes.
+
+    Raises:
+        ScratchError: float16 can't represent a weight.
+    """
+    tensors: dict[str, Any] = {}
+    tied: dict[str, str] = {}
+    names: dict[tuple[int, torch.Size], str] = {}
+    parts: list[bytes] = []
+    offset = 0
+    for name, weight in model.state_dict().items():
+        key = weight.data_ptr(), weight.shape
+        if key in names:
+            tied[name] = names[key]
+            continue
+        names[key] = name
+        data = array_of(name, weight, dtype).tobytes()
+        tensors[name] = {"shape": list(weight.shape), "dtype": dtype, "offset": offset}
+        parts += [data, b"\0" * (-len(data) % 4)]
+        offset += len(data) + -len(data) % 4
+    return tensors, tied, b"".join(parts)
+
+
+def array_of(name: str, weight: torch.Tensor, dtype: WeightType) -> np.ndarray:
+    """A weight as a little-endian array.
+
+    Raises:
+        ScratchError: float16 can't represent it.
+    """
+    values = weight.detach().float().cpu()
+    if dtype == "float32":
+        return values.numpy().astype("<f4")
+    rounded = values.half()
+    if values.isfinite().all() and not rounded.isfinite().all():
+        raise ScratchError(f"{name} has {values.abs().max().item():g}, which is too large for float16: use float32")
+    return rounded.numpy().astype("<f2")
+
+
+def rotary_tables(model: PreTrainedModel) -> dict[str, Any] | None:
+    """The frequencies of rotary positions and the factor of their cosines and sines, by layer type; None without rotary
+    positions. Frequencies that depend on the length are those of short texts, see `max_positions`."""
+    embedding = rotary_of(model)
+    if embedding is None:
+        return None
+    layer_types = sorted(set(getattr(model.config, "layer_types", None) or ["full_attention"]))
+    by_type: Any = embedding if isinstance(embedding, RotaryEmbeddings) else dict.fromkeys(layer_types, embedding)
+    return {
+        layer_type: {
+            "inv_freq": by_type[layer_type].original_inv_freq.float().tolist(),
+            "attention_scaling": by_type[layer_type].attention_scaling,
+        }
+        for layer_type in layer_types
+    }
+
+
+def rotary_of(model: PreTrainedModel) -> RotaryEmbedding | RotaryEmbeddings | None:
+    """The first module of rotary positions of a model, which those of other stacks are equal to, or None."""
+    found = (module for module in model.modules() if isinstance(module, RotaryEmbedding | RotaryEmbeddings))
+    return next(found, None)
+
+
+def max_positions(model: PreTrainedModel) -> int:
+    """The maximum length of a text on the page: that of the model, or the one from which on the frequencies of its
+    rotary positions would change with the length ("dynamic" and "longrope")."""
+    longest = model.config.max_position_embeddings
+    for module in model.modules():
+        if isinstance(module, RotaryEmbedding) and module.rope_type == "longrope":
+            original = module.config.rope_parameters.get("original_max_position_embeddings")
+            longest = min(longest, original or longest)
+    return longest

@@ -1,0 +1,260 @@
+/**
+ * Tensors: weights and activations as flat `Float32Array`s in row-major order, as torch stores them.
+ *
+ * A module is built from `Weights`, the tensors whose names begin with its own name in the state dict; so its fields
+ * have the names of the Python modules (`q_proj`, `input_layernorm`), and config fields those of the config.
+ *
+ * Dimension letters: T tokens, C inputs, N outputs.
+ */
+
+const HALVES = new Float32Array(1 << 16); // the value of each float16, filled by `decodeFloat16`
+
+/**
+ * Float16 numbers (IEEE 754-2008, binary16) as float32: sign, 5 bits of exponent, 10 bits of fraction.
+ *
+ * @param {Uint8Array} bytes two little-endian bytes per number
+ * @returns {Float32Array}
+ */
+export function decodeFloat16(bytes) {
+  if (HALVES[1] === 0) {
+    for (let bits = 0; bits < HALVES.length; bits++) {
+      const sign = bits & 0x8000 ? -1 : 1;
+      const exponent = (bits >> 10) & 31;
+      const fraction = bits & 1023;
+      if (exponent === 31) HALVES[bits] = fraction ? NaN : sign * Infinity;
+      else if (exponent === 0) HALVES[bits] = sign * fraction * 2 ** -24;
+      else HALVES[bits] = sign * (1024 + fraction) * 2 ** (exponent - 25);
+    }
+  }
+  const values = new Float32Array(bytes.length / 2);
+  for (let i = 0; i < values.length; i++) values[i] = HALVES[bytes[2 * i] | (bytes[2 * i + 1] << 8)];
+  return values;
+}
+
+/** The tensors whose names begin with a prefix. */
+export class Weights {
+  /**
+   * @param {Map<string, {data: Float32Array, shape: number[]}>} tensors by their names in the state dict
+   * @param {string} prefix name of the module, with a final dot, or ""
+   */
+  constructor(tensors, prefix = "") {
+    this.tensors = tensors;
+    this.prefix = prefix;
+  }
+
+  /**
+   * Read the tensors of a payload.
+   *
+   * @param {{tensors: Object<string, {shape: number[], dtype: string, offset: number}>, tied: Object<string, string>}}
+   *   payload `tied` has the names of weights that are another one
+   * @param {Uint8Array} bytes
+   * @returns {Weights}
+   */
+  static fromBytes({ tensors, tied }, bytes) {
+    const found = new Map();
+    for (const [name, { shape, dtype, offset }] of Object.entries(tensors)) {
+      const count = shape.reduce((product, size) => product * size, 1);
+      const part = bytes.subarray(offset, offset + count * (dtype === "float16" ? 2 : 4));
+      const data = dtype === "float16" ? decodeFloat16(part) : new Float32Array(part.slice().buffer);
+      found.set(name, { data, shape });
+    }
+    for (const [name, other] of Object.entries(tied ?? {})) found.set(name, found.get(other));
+    return new Weights(found);
+  }
+
+  /**
+   * The tensors of a module.
+   *
+   * @param {string} name
+   * @returns {Weights}
+   */
+  under(name) {
+    return new Weights(this.tensors, `${this.prefix}${name}.`);
+  }
+
+  /**
+   * @param {string} name
+   * @returns {boolean} whether there is such a tensor, or a tensor of such a module
+   */
+  has(name) {
+    const full = this.prefix + name;
+    return this.tensors.has(full) || this.tensors.has(`${full}.weight`);
+  }
+
+  /**
+   * @param {string} name
+   * @returns {{data: Float32Array, shape: number[]}}
+   */
+  tensor(name) {
+    const found = this.tensors.get(this.prefix + name);
+    if (found === undefined) throw new Error(`the page has no tensor ${this.prefix}${name}`);
+    return found;
+  }
+
+  /**
+   * A linear layer, with a bias if there is one.
+   *
+   * @param {string} name
+   * @returns {Linear}
+   */
+  linear(name) {
+    const bias = this.tensors.has(`${this.prefix}${name}.bias`) ? this.tensor(`${name}.bias`).data : null;
+    return new Linear(this.tensor(`${name}.weight`), bias);
+  }
+
+  /**
+   * @param {string} name
+   * @returns {Embedding}
+   */
+  embedding(name) {
+    return new Embedding(this.tensor(`${name}.weight`));
+  }
+}
+
+/** A linear layer: x W^T + b. */
+export class Linear {
+  /**
+   * @param {{data: Float32Array, shape: number[]}} weight (N, C)
+   * @param {Float32Array | null} bias (N,)
+   */
+  constructor({ data, shape }, bias = null) {
+    [this.outputs, this.inputs] = shape;
+    this.weight = data;
+    this.bias = bias;
+  }
+
+  /**
+   * @param {Float32Array} x (T, C)
+   * @returns {Float32Array} (T, N)
+   */
+  forward(x) {
+    return linear(x, this.weight, this.bias, this.inputs, this.outputs);
+  }
+}
+
+/** A table with a vector for each id. */
+export class Embedding {
+  /** @param {{data: Float32Array, shape: number[]}} weight (V, C) */
+  constructor({ data, shape }) {
+    [this.count, this.size] = shape;
+    this.weight = data;
+  }
+
+  /**
+   * @param {ArrayLike<number>} ids (T,)
+   * @returns {Float32Array} (T, C)
+   * @throws {RangeError} if an id has no vector
+   */
+  forward(ids) {
+    const { count, size, weight } = this;
+    const rows = new Float32Array(ids.length * size);
+    for (let t = 0; t < ids.length; t++) {
+      const id = ids[t];
+      if (!(Number.isInteger(id) && id >= 0 && id < count)) {
+        throw new RangeError(`there is no token ${id}: want an integer from 0 to ${count - 1}`);
+      }
+      rows.set(weight.subarray(id * size, (id + 1) * size), t * size);
+    }
+    return rows;
+  }
+}
+
+/**
+ * x W^T + b. Sums are in float64, so that they are more precise than torch's.
+ *
+ * @param {Float32Array} x (T, C)
+ * @param {Float32Array} weight (N, C)
+ * @param {Float32Array | null} bias (N,)
+ * @param {number} inputs C
+ * @param {number} outputs N
+ * @returns {Float32Array} (T, N)
+ */
+export function linear(x, weight, bias, inputs, outputs) {
+  const rows = x.length / inputs; // T
+  const y = new Float32Array(rows * outputs);
+  const wide = new Float64Array(x); // converted once, not for each output
+  let t = 0;
+  for (; t + 4 <= rows; t += 4) multiplyFourRows(wide, t, weight, bias, inputs, outputs, y);
+  for (; t < rows; t++) multiplyRow(wide, t, weight, bias, inputs, outputs, y);
+  return y;
+}
+
+/** One row of x times four rows of the weight at a time, which share the values of x that are loaded. */
+function multiplyRow(x, t, weight, bias, inputs, outputs, y) {
+  const start = t * inputs;
+  let n = 0;
+  for (; n + 4 <= outputs; n += 4) {
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0; // prettier-ignore
+    let w0 = n * inputs, w1 = w0 + inputs, w2 = w1 + inputs, w3 = w2 + inputs; // prettier-ignore
+    for (let i = start; i < start + inputs; i++) {
+      const value = x[i];
+      s0 += value * weight[w0++];
+      s1 += value * weight[w1++];
+      s2 += value * weight[w2++];
+      s3 += value * weight[w3++];
+    }
+    const to = t * outputs + n;
+    y[to] = s0 + (bias === null ? 0 : bias[n]);
+    y[to + 1] = s1 + (bias === null ? 0 : bias[n + 1]);
+    y[to + 2] = s2 + (bias === null ? 0 : bias[n + 2]);
+    y[to + 3] = s3 + (bias === null ? 0 : bias[n + 3]);
+  }
+  for (; n < outputs; n++) {
+    let sum = 0;
+    for (let i = 0; i < inputs; i++) sum += x[start + i] * weight[n * inputs + i];
+    y[t * outputs + n] = sum + (bias === null ? 0 : bias[n]);
+  }
+}
+
+/** Four rows of x times one row of the weight at a time, whose values are loaded once for the four. */
+function multiplyFourRows(x, t, weight, bias, inputs, outputs, y) {
+  for (let n = 0; n < outputs; n++) {
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0; // prettier-ignore
+    let x0 = t * inputs, x1 = x0 + inputs, x2 = x1 + inputs, x3 = x2 + inputs; // prettier-ignore
+    for (let i = n * inputs; i < (n + 1) * inputs; i++) {
+      const value = weight[i];
+      s0 += value * x[x0++];
+      s1 += value * x[x1++];
+      s2 += value * x[x2++];
+      s3 += value * x[x3++];
+    }
+    const added = bias === null ? 0 : bias[n];
+    y[t * outputs + n] = s0 + added;
+    y[(t + 1) * outputs + n] = s1 + added;
+    y[(t + 2) * outputs + n] = s2 + added;
+    y[(t + 3) * outputs + n] = s3 + added;
+  }
+}
+
+/**
+ * The sum of two tensors of the same shape.
+ *
+ * @param {Float32Array} a
+ * @param {Float32Array} b
+ * @returns {Float32Array}
+ */
+export function add(a, b) {
+  const sum = new Float32Array(a.length);
+  for (let i = 0; i < sum.length; i++) sum[i] = a[i] + b[i];
+  return sum;
+}
+
+/**
+ * Replace scores by their softmax, exp(x_i) / sum of exp(x_j); the largest one is subtracted first, so that nothing
+ * overflows. Scores of -Infinity get 0; if all are -Infinity, all weights are 0.
+ *
+ * @param {Float32Array | Float64Array} scores
+ * @param {number} start index of the first score
+ * @param {number} end index after the last one
+ */
+export function softmaxInPlace(scores, start = 0, end = scores.length) {
+  let largest = -Infinity;
+  for (let i = start; i < end; i++) if (scores[i] > largest) largest = scores[i];
+  if (largest === -Infinity) {
+    scores.fill(0, start, end);
+    return;
+  }
+  let total = 0;
+  for (let i = start; i < end; i++) total += scores[i] = Math.exp(scores[i] - largest);
+  for (let i = start; i < end; i++) scores[i] /= total;
+}

@@ -1,1 +1,4 @@
-"""The page that shows a model thinking: one self-contained HTML file that runs a model in the browser."""
+"""`scratch-gpt see`: one self-contained HTML page that runs a model in the browser and shows how it computes.
+
+`page.write_page` writes it. The page's own code is in `web/`, in JavaScript.
+"""

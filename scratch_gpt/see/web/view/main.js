@@ -1,0 +1,103 @@
+/** Starts the page: reads what it contains, loads the models, opens the views. */
+
+import { loadModel } from "#see/engine/model.js";
+import { compact } from "#see/view/charts.js";
+import { element, replaceChildren } from "#see/view/dom.js";
+import { listenToKeys } from "#see/view/keyboard.js";
+import { openViews } from "#see/view/navigation.js";
+import { createSession } from "#see/view/session.js";
+import { createStore, fromHash, initialState, toHash } from "#see/view/state.js";
+
+const KINDS = {
+  causal: "language model",
+  bigram: "bigram model",
+  seq2seq: "translator",
+  masked: "masked language model",
+  classifier: "classifier",
+  encoder: "encoder",
+};
+const WAIT_FOR_ADDRESS = 300; // milliseconds; browsers limit how often an address may change
+
+/** The model, for tests and for whoever opens the console: `model.encode(text)`, `decode`, `logits`, `generate`. */
+window.ready = start();
+window.ready.catch(showError);
+
+async function start() {
+  const payload = JSON.parse(document.getElementById("payload").textContent);
+  const models = payload.models.map((each, index) => loadModel(each, weights(index)));
+  window.model = models[0];
+  const store = createStore({ ...initialState(), text: payload.text ?? "", ...fromHash(location.hash) });
+  const session = createSession(store, models, payload);
+  describe(payload.models[0]);
+  connectText(store, session);
+  connectTheme();
+  connectAddress(store);
+  const navigation = openViews({ store, session, models, payload });
+  listenToKeys(store, navigation);
+  return window.model;
+}
+
+/** Bytes of the weights of a model. */
+function weights(index) {
+  const text = atob(document.getElementById(`weights-${index}`).textContent);
+  const bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at += 1) bytes[at] = text.charCodeAt(at);
+  return bytes;
+}
+
+function describe({ name, kind, config, tensors }) {
+  const count = Object.values(tensors).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  const layers = config.num_hidden_layers ?? config.encoder_layers;
+  const facts = [
+    KINDS[kind] ?? kind,
+    `${compact(count)} parameters`,
+    layers ? `${layers} layers` : null,
+    config.num_attention_heads ? `${config.num_attention_heads} heads` : null,
+    config.hidden_size ? `width ${config.hidden_size}` : null,
+  ];
+  document.getElementById("name").textContent = name;
+  document.getElementById("facts").textContent = facts.filter(Boolean).join(" · ");
+}
+
+function connectText(store, session) {
+  const area = document.getElementById("text");
+  const note = document.getElementById("text-note");
+  const update = (state) => {
+    if (area.value !== state.text) area.value = state.text;
+    const ignored = session.ignored();
+    const most = session.description().max_positions;
+    note.textContent = ignored > 0 ? `The model has ${most} positions: the last ${ignored} tokens are ignored.` : "";
+  };
+  area.addEventListener("input", () => store.set({ text: area.value, written: [], position: null }));
+  store.subscribe(update);
+  update(store.get());
+}
+
+function connectTheme() {
+  const button = document.getElementById("theme");
+  const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark" ||
+    (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  const update = () => replaceChildren(button, isDark() ? "Light" : "Dark");
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    update();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
+  update();
+}
+
+/** The address follows the state, and the state an address that is entered. */
+function connectAddress(store) {
+  let waiting = 0;
+  store.subscribe((state, changed) => {
+    if (!["text", "view", "written"].some((name) => changed.has(name))) return;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => history.replaceState(null, "", toHash(store.get())), WAIT_FOR_ADDRESS);
+  });
+  addEventListener("hashchange", () => store.set({ position: null, ...fromHash(location.hash) }));
+}
+
+function showError(error) {
+  const text = `This page can't run here: ${error.message}`;
+  document.getElementById("main").replaceChildren(element("p", { role: "alert", class: "error" }, text));
+}

@@ -1,0 +1,88 @@
+/** Tabs of the views, of which one is open. A view is built when it is first opened, and updated while it is open. */
+
+import { element } from "#see/view/dom.js";
+import { VIEWS } from "#see/view/views.js";
+
+/**
+ * @typedef {object} Navigation
+ * @property {import("#see/view/state.js").View[]} views - those of this kind of model, in the order of the tabs
+ * @property {(id: string) => void} open
+ */
+
+/**
+ * Create the tabs and open the view of the state.
+ *
+ * @param {import("#see/view/state.js").Context} context
+ * @returns {Navigation}
+ */
+export function openViews(context) {
+  const { store, models } = context;
+  const views = VIEWS.filter(({ kinds }) => !kinds || kinds.includes(models[0].kind));
+  const tabs = new Map(views.map((view) => [view.id, createTab(view, store)]));
+  const panels = new Map(views.map((view) => [view.id, createPanel(view)]));
+  const updates = new Map();
+  const list = document.getElementById("tabs");
+  list.append(...tabs.values());
+  document.getElementById("main").append(...panels.values());
+  list.addEventListener("keydown", (event) => moveFocus(event, [...tabs.values()]));
+
+  const shown = () => (tabs.has(store.get().view) ? store.get().view : defaultView(views));
+  let isScheduled = false;
+
+  function schedule() {
+    if (isScheduled) return;
+    isScheduled = true;
+    requestAnimationFrame(() => {
+      isScheduled = false;
+      update();
+    });
+  }
+
+  function update() {
+    const id = shown();
+    for (const [each, panel] of panels) panel.hidden = each !== id;
+    for (const [each, tab] of tabs) {
+      tab.setAttribute("aria-selected", String(each === id));
+      tab.tabIndex = each === id ? 0 : -1;
+    }
+    if (!updates.has(id)) {
+      const view = views.find((each) => each.id === id);
+      updates.set(id, view.build(panels.get(id).lastElementChild, context));
+    }
+    updates.get(id)(store.get());
+  }
+
+  store.subscribe(schedule);
+  update();
+  return { views, open: (id) => store.set({ view: id }) };
+}
+
+function defaultView(views) {
+  return (views.find(({ id }) => id === "next") ?? views[0]).id;
+}
+
+function createTab({ id, title }, store) {
+  const attributes = { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}` };
+  return element("button", { ...attributes, onclick: () => store.set({ view: id }) }, title);
+}
+
+function createPanel({ id, title, intro }) {
+  return element(
+    "section",
+    { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, class: "panel", hidden: true },
+    element("h2", {}, title),
+    element("p", { class: "intro" }, intro),
+    element("div", { class: "view" }),
+  );
+}
+
+/** Arrow keys, Home and End move between tabs and open them. */
+function moveFocus(event, tabs) {
+  const at = tabs.indexOf(document.activeElement);
+  const next = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: -1 }[event.key];
+  if (at < 0 || next === undefined) return;
+  event.preventDefault();
+  const tab = tabs.at(next % tabs.length);
+  tab.focus();
+  tab.click();
+}

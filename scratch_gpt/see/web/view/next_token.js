@@ -1,0 +1,165 @@
+/** Next token: the model's probabilities, how sampling changes them, and writing token by token. */
+
+import { randomGenerator, sample } from "#see/engine/sampling.js";
+import { bar, entropy, largest, percent } from "#see/view/charts.js";
+import { element, replaceChildren } from "#see/view/dom.js";
+import { samplingControls } from "#see/view/sampling_controls.js";
+import { tokenStrip } from "#see/view/token_strip.js";
+import { visibleToken } from "#see/view/token_text.js";
+
+const FIRST_ROWS = 12;
+const MORE_ROWS = 60;
+/** Sampling as the model itself has it: the probabilities that training fits. */
+const UNCHANGED = { temperature: 1, topK: 0, topP: 1 };
+
+export const view = {
+  id: "next",
+  title: "Next token",
+  intro: "After each token, the model gives a probability to every token of the vocabulary. Writing is choosing one, again and again.",
+  kinds: ["causal", "bigram", "seq2seq"],
+  build,
+};
+
+function build(root, context) {
+  const { store, session } = context;
+  const writer = createWriter(context);
+  const strip = tokenStrip("Text so far", () => session.tokenizer(), (position) => {
+    writer.stop();
+    store.set({ position: position !== null && position >= 1 ? position : null });
+  });
+  const heading = element("h3");
+  const note = element("p", { class: "summary", role: "status" });
+  const rows = element("ol", { class: "candidates" });
+  const more = element("button", { type: "button", onclick: () => showMore() });
+  let count = FIRST_ROWS;
+  root.append(
+    strip.node,
+    writer.node,
+    element("div", { class: "columns" }, element("div", {}, heading, note, rows, more), samplingControls(store)),
+  );
+  let last = store.get();
+  const showMore = () => {
+    count = count === FIRST_ROWS ? MORE_ROWS : FIRST_ROWS;
+    update(store.get());
+  };
+
+  function update(state) {
+    if (state.text !== last.text) writer.stop();
+    last = state;
+    const ids = session.ids();
+    const position = state.position !== null && state.position <= ids.length ? state.position : ids.length;
+    strip.update(written(session, ids), state.position);
+    writer.update();
+    heading.textContent = position < ids.length ? `Instead of token ${position}` : "The next token";
+    const reason = whyNone(session, position);
+    note.textContent = reason;
+    more.hidden = reason !== "";
+    if (reason) return replaceChildren(rows);
+    const logits = session.logits(position);
+    const own = session.probabilities(logits, UNCHANGED);
+    const changed = session.probabilities(logits, state);
+    note.textContent = `Entropy ${entropy(own).toFixed(2)} bits: as uncertain as a choice among ` +
+      `${(2 ** entropy(own)).toFixed(1)} equally likely tokens.`;
+    more.textContent = count === FIRST_ROWS ? "Show more" : "Show fewer";
+    const shown = largest(own, count);
+    replaceChildren(rows, ...shown.map((id) => candidate(context, writer, { id, position, ids, own, changed })));
+  }
+  return update;
+}
+
+/** A row of the list: a button that writes this token. */
+function candidate({ store, session }, writer, { id, position, ids, own, changed }) {
+  const text = visibleToken(session.tokenizer(), id);
+  const choose = () => {
+    writer.stop();
+    store.set({ written: [...ids.slice(session.start(), position), id], position: null });
+  };
+  const isExcluded = changed[id] === 0;
+  const label = `${text}, ${percent(changed[id])}${isExcluded ? ", excluded by the sampling" : ""}`;
+  const isCurrent = ids[position] === id;
+  const button = element(
+    "button",
+    { type: "button", class: "candidate", "aria-label": label, "aria-current": isCurrent, onclick: choose },
+    element("span", { class: "text" }, text),
+    bar(changed[id], own[id]),
+    element("span", { class: "value" }, percent(changed[id])),
+  );
+  button.disabled = position < session.start();
+  button.dataset.excluded = String(isExcluded);
+  return element("li", {}, button);
+}
+
+function written(session, ids) {
+  const tokenizer = session.tokenizer();
+  const start = session.start();
+  return ids.map((id, position) => {
+    const isSpecial = id >= tokenizer.size || tokenizer.isSpecial(id);
+    return { id, kind: isSpecial ? "special" : position >= start ? "written" : "" };
+  });
+}
+
+function whyNone(session, position) {
+  if (position < 1) return "The model needs at least one token to continue: type a text.";
+  if (position >= session.description().max_positions) {
+    return `The model has ${position} positions, and all of them are taken: step back, or shorten the text.`;
+  }
+  return "";
+}
+
+/** The buttons that write, and the loop that writes on until the text ends. */
+function createWriter({ store, session }) {
+  let running = false;
+  const one = element("button", { type: "button", class: "primary", onclick: () => (stop(), write()) }, "Write a token");
+  const on = element("button", { type: "button", "aria-pressed": "false", onclick: () => (running ? stop() : run()) });
+  const back = element("button", { type: "button", onclick: () => (stop(), stepBack()) }, "Step back");
+  const clear = element("button", { type: "button", onclick: () => (stop(), store.set({ written: [], position: null })) });
+  const node = element("div", { class: "actions", role: "group", "aria-label": "Writing" }, one, on, back, clear);
+  clear.textContent = "Remove what was written";
+
+  /** Sample a token after the ids, with a seed of its own: after a step back, the same token comes again. */
+  function write() {
+    const ids = session.ids();
+    if (whyNone(session, ids.length)) return stop();
+    const state = store.get();
+    const probabilities = session.probabilities(session.logits(ids.length), state);
+    const id = sample(probabilities, randomGenerator(state.seed * 1_000_003 + ids.length));
+    store.set({ written: [...ids.slice(session.start()), id], position: null });
+    if (ends(session).includes(id)) stop();
+  }
+
+  function run() {
+    running = true;
+    update();
+    const step = () => {
+      if (!running) return;
+      write();
+      requestAnimationFrame(step);
+    };
+    step();
+  }
+
+  function stop() {
+    running = false;
+    update();
+  }
+
+  function stepBack() {
+    store.set({ written: store.get().written.slice(0, -1), position: null });
+  }
+
+  function update() {
+    const isFull = whyNone(session, session.ids().length) !== "";
+    const isEmpty = store.get().written.length === 0;
+    one.disabled = on.disabled = isFull;
+    back.disabled = clear.disabled = isEmpty;
+    on.textContent = running ? "Pause" : "Write on";
+    on.setAttribute("aria-pressed", String(running));
+  }
+
+  return { node, stop, update };
+}
+
+/** Ids of the tokens that end a text. */
+function ends(session) {
+  return session.description().generation?.eos_token_ids ?? [];
+}

@@ -1,0 +1,145 @@
+/**
+ * The state of the page, in one store: views read it, and controls change it.
+ *
+ * How a view is added
+ * -------------------
+ * 1. A file `view/NAME.js` exports `view`, an object of the type `View` below.
+ * 2. `view/views.js` imports it and lists it in `VIEWS`, at the place of its tab. Nothing else is edited.
+ *
+ *     export const view = {
+ *       id: "norms",                                       // in the address: #view=norms
+ *       title: "Norms",                                    // of the tab
+ *       intro: "The size of the residual stream.",         // one sentence below the heading
+ *       kinds: ["causal"],                                 // kinds of models that it is about; omitted: all
+ *       build(root, context) {                             // called once, when the tab is first opened
+ *         const output = element("output");
+ *         root.append(output);
+ *         return (state) => {                              // called after each change while the tab is open
+ *           output.textContent = String(context.session.trace().length);
+ *         };
+ *       },
+ *     };
+ *
+ * `build` creates the elements; the function that it returns fills them. It runs at most once per frame, and only
+ * while its tab is open, so it may compute. `context.session` computes what several views need, once per change: the
+ * token ids, the recorded forward pass. A control calls `context.store.set({…})`; it never updates other elements.
+ *
+ * @typedef {object} State
+ * @property {string} text - the text that was typed; of an encoder-decoder the source
+ * @property {number[]} written - token ids that were written after it; of an encoder-decoder the target
+ * @property {string} view - id of the open view
+ * @property {number} model - index of the shown model
+ * @property {number} temperature - of the sampling; 0 is greedy
+ * @property {number} topK - 0 disables it
+ * @property {number} topP - 1 disables it
+ * @property {number} seed - of the sampling
+ * @property {Edits} edits - parts of the model that are switched off
+ * @property {number | null} position - selected token, an index of the ids
+ * @property {number} layer - selected layer
+ * @property {number} head - selected head
+ *
+ * @typedef {object} Edits - as the engine takes them
+ * @property {Set<string>} heads - "layer.head"
+ * @property {Set<number>} attentions - layers
+ * @property {Set<number>} mlps - layers
+ * @property {Set<number>} blocks - layers
+ * @property {Set<number>} hiddenTokens - positions
+ *
+ * @typedef {object} Context - what a view gets
+ * @property {Store} store
+ * @property {import("#see/view/session.js").Session} session - token ids, traces and probabilities of the state
+ * @property {object[]} models - the engine's models; `session.model()` is the shown one
+ * @property {object} payload - the content of the page without weights: models, excerpts, film
+ *
+ * @typedef {object} View
+ * @property {string} id
+ * @property {string} title
+ * @property {string} intro
+ * @property {string[]} [kinds]
+ * @property {(root: HTMLElement, context: Context) => (state: State) => void} build
+ *
+ * @typedef {object} Store
+ * @property {() => State} get
+ * @property {(change: Partial<State>) => void} set - replaces these fields and notifies the listeners
+ * @property {(listener: (state: State, changed: Set<string>) => void) => () => void} subscribe - returns a function
+ *   that ends the subscription
+ */
+
+/**
+ * Nothing is switched off.
+ * @returns {Edits}
+ */
+export function noEdits() {
+  return { heads: new Set(), attentions: new Set(), mlps: new Set(), blocks: new Set(), hiddenTokens: new Set() };
+}
+
+/**
+ * The state of a page that was just opened.
+ * @returns {State}
+ */
+export function initialState() {
+  return {
+    text: "",
+    written: [],
+    view: "",
+    model: 0,
+    temperature: 1,
+    topK: 0,
+    topP: 1,
+    seed: 0,
+    edits: noEdits(),
+    position: null,
+    layer: 0,
+    head: 0,
+  };
+}
+
+/**
+ * A store of a state. Values are replaced, never changed in place: a set of edits is a new set.
+ * @param {State} state
+ * @returns {Store}
+ */
+export function createStore(state) {
+  let current = { ...state };
+  const listeners = new Set();
+  return {
+    get: () => current,
+    set(change) {
+      const changed = new Set(Object.keys(change).filter((name) => change[name] !== current[name]));
+      if (changed.size === 0) return;
+      current = { ...current, ...change };
+      for (const listener of [...listeners]) listener(current, changed);
+    },
+    subscribe(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+}
+
+/**
+ * The part of the state that a link carries, as the address's hash: view, text and the tokens that were written.
+ * @param {State} state
+ * @returns {string}
+ */
+export function toHash(state) {
+  const fields = new URLSearchParams({ view: state.view, text: state.text });
+  if (state.written.length > 0) fields.set("written", state.written.join("."));
+  return `#${fields}`;
+}
+
+/**
+ * The part of the state that an address's hash carries; fields that it lacks are absent.
+ * @param {string} hash
+ * @returns {Partial<State>}
+ */
+export function fromHash(hash) {
+  const fields = new URLSearchParams(hash.replace(/^#/, ""));
+  const change = {};
+  if (fields.has("view")) change.view = fields.get("view");
+  if (fields.has("text")) {
+    change.text = fields.get("text");
+    change.written = (fields.get("written") ?? "").split(".").filter((id) => /^\d+$/.test(id)).map(Number);
+  }
+  return change;
+}

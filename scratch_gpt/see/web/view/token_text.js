@@ -1,0 +1,63 @@
+/** How tokens are written on the page: white space and incomplete characters become visible. */
+
+const VISIBLE = new Map([
+  [" ", "␣"],
+  ["\n", "⏎"],
+  ["\r", "␍"],
+  ["\t", "⇥"],
+]);
+const UNSEEN = /[\s\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Cn}]/gu;
+
+/**
+ * The text of a token, with signs for what can't be seen: `␣` for a space, `U+200B` for a zero-width space, and the
+ * bytes of an incomplete character in hexadecimal.
+ *
+ * @param {object} tokenizer - of the engine
+ * @param {number} id
+ * @returns {string}
+ */
+export function visibleToken(tokenizer, id) {
+  if (id < 0 || id >= tokenizer.size) return `unused ${id}`; // a row of the embedding beyond the tokenizer
+  const bytes = tokenizer.bytes(id);
+  if (bytes.length === 0) return "∅";
+  const text = decodeUtf8(bytes);
+  return text === null ? hexadecimal(bytes) : visible(text);
+}
+
+/**
+ * A text with signs for what can't be seen.
+ *
+ * @param {string} text
+ * @returns {string}
+ */
+export function visible(text) {
+  return text.replace(UNSEEN, (sign) => VISIBLE.get(sign) ?? `U+${codePoint(sign)}`);
+}
+
+/**
+ * Bytes in hexadecimal, such as `E2 82 AC`.
+ *
+ * @param {Uint8Array} bytes
+ * @returns {string}
+ */
+export function hexadecimal(bytes) {
+  return [...bytes].map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+}
+
+/**
+ * The text of UTF-8 bytes; null if they are not valid, as those of a part of a character.
+ *
+ * @param {Uint8Array} bytes
+ * @returns {string | null}
+ */
+export function decodeUtf8(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return null;
+  }
+}
+
+function codePoint(sign) {
+  return sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+}

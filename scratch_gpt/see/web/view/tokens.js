@@ -1,0 +1,73 @@
+/** Tokens: how the tokenizer cuts the text, with the id and the bytes of each piece. */
+
+import { element, replaceChildren } from "#see/view/dom.js";
+import { tokenStrip } from "#see/view/token_strip.js";
+import { hexadecimal, visible, visibleToken } from "#see/view/token_text.js";
+
+export const view = {
+  id: "tokens",
+  title: "Tokens",
+  intro: "A model reads no letters. A tokenizer cuts the text into pieces of its vocabulary, and the model gets their numbers.",
+  build,
+};
+
+function build(root, { store, session }) {
+  const select = (position) => store.set({ position });
+  const strip = tokenStrip("Tokens", () => session.tokenizer(), select);
+  const source = tokenStrip("Tokens of the source", () => session.model().tokenizer, () => {});
+  const sourceHeading = element("h3", {}, "Source");
+  const targetHeading = element("h3", {}, "Target");
+  const summary = element("p", { class: "summary" });
+  const details = element("dl", { class: "details" });
+  root.append(sourceHeading, source.node, targetHeading, summary, strip.node, details);
+
+  return (state) => {
+    const ids = session.ids();
+    const sourceIds = session.sourceIds();
+    for (const node of [sourceHeading, source.node, targetHeading]) node.hidden = sourceIds === null;
+    if (sourceIds) source.update(described(session.model().tokenizer, sourceIds, sourceIds.length), null);
+    strip.update(described(session.tokenizer(), ids, session.start()), state.position);
+    summary.textContent = summarise(session, state, sourceIds ?? ids.slice(0, session.start()));
+    showDetails(details, session.tokenizer(), ids, state.position);
+  };
+}
+
+function described(tokenizer, ids, start) {
+  return ids.map((id, position) => ({ id, kind: kindOf(tokenizer, id, position >= start), below: String(id) }));
+}
+
+function kindOf(tokenizer, id, isWritten) {
+  if (id >= tokenizer.size || tokenizer.isSpecial(id)) return "special";
+  return isWritten ? "written" : "";
+}
+
+function summarise(session, state, textIds) {
+  const tokenizer = session.model().tokenizer;
+  const bytes = new TextEncoder().encode(state.text).length;
+  const pieces = textIds.filter((id) => !tokenizer.isSpecial(id)).length;
+  const ratio = pieces > 0 && session.ignored() === 0 ? `, ${(bytes / pieces).toFixed(1)} bytes per token` : "";
+  const special = textIds.length - pieces;
+  const added = special > 0 ? ` and ${special} special ${special === 1 ? "one" : "ones"}` : "";
+  return `${plural(pieces, "token")}${added} for ${plural(bytes, "byte")} of text${ratio}. The vocabulary has ` +
+    `${tokenizer.size.toLocaleString("en")} tokens.`;
+}
+
+function showDetails(list, tokenizer, ids, position) {
+  const id = position === null ? undefined : ids[position];
+  list.hidden = id === undefined;
+  if (id === undefined) return;
+  const isToken = id < tokenizer.size;
+  const rows = [
+    ["Text", visibleToken(tokenizer, id)],
+    ["Id", String(id)],
+    ["Position", String(position)],
+    ["In the vocabulary", isToken ? visible(tokenizer.token(id)) : "not a token of the tokenizer"],
+    ["Bytes", isToken ? hexadecimal(tokenizer.bytes(id)) || "none" : "none"],
+    ["Kind", isToken && tokenizer.isSpecial(id) ? "special: it has a meaning of its own and stands for no text" : "text"],
+  ];
+  replaceChildren(list, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+function plural(count, noun) {
+  return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+}

@@ -18,6 +18,7 @@ from ..atomic_files import replacing
 from ..errors import ScratchError
 
 WEB = Path(__file__).parent / "web"
+STYLES = ("style.css", "views.css")
 ENTRY = 'import "#see/view/main.js";'
 # JSON is valid inside a script element without these: `<` could end it, and the others can't be or aren't text.
 _ESCAPED = re.compile("[<\u2028\u2029\ud800-\udfff]")
@@ -59,7 +60,7 @@ def page_html(
     }
     urls = {name: data_url("text/javascript", code) for name, code in (modules or web_modules()).items()}
     import_map = json.dumps({"imports": urls})
-    style = (WEB / "style.css").read_text(encoding="utf-8")
+    style = "".join((WEB / name).read_text(encoding="utf-8") for name in STYLES)
     parts = {
         "policy": content_security_policy([import_map, ENTRY], [style]),
         "title": html.escape(f"{models[0].content['name']} in the browser"),

@@ -6,8 +6,9 @@ const SVG = "http://www.w3.org/2000/svg";
  * Create an HTML element.
  *
  * @param {string} tag
- * @param {Record<string, unknown>} [attributes] - `style` is an object of CSS properties, `onclick` and the like are
- *   functions; `null`, `undefined` and `false` omit an attribute, `true` sets it without a value
+ * @param {Record<string, unknown>} [attributes] - `style` is an object of CSS properties with their names in CSS,
+ *   `onclick` and the like are functions; `null`, `undefined` and `false` omit an attribute, `true` sets it without a
+ *   value
  * @param {...(Node | string | number | null | undefined | false)} children - strings and numbers become text
  * @returns {HTMLElement}
  */
@@ -38,7 +39,8 @@ export function replaceChildren(node, ...children) {
 }
 
 /**
- * A link that opens in a new tab; only of the schemes https and http, since an address may come from a checkpoint.
+ * A link that opens in a new tab; only of the schemes https and http, since an address may come from a
+ * checkpoint.
  *
  * @param {string} address
  * @param {...(Node | string)} children

@@ -30,8 +30,8 @@ export function listenToKeys(store, { views, open }) {
       if (event.key === "Escape") document.activeElement.blur();
       return;
     }
-    const index = "123456789".indexOf(event.key);
-    const action = index >= 0 && event.key.length === 1 ? views[index] && (() => open(views[index].id)) : actions[event.key];
+    const view = /^[1-9]$/.test(event.key) ? views[Number(event.key) - 1] : undefined;
+    const action = view ? () => open(view.id) : actions[event.key];
     if (!action) return;
     event.preventDefault();
     action();
@@ -39,10 +39,11 @@ export function listenToKeys(store, { views, open }) {
 }
 
 function createDialog() {
-  const rows = KEYS.flatMap(([key, meaning]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, meaning)]);
+  const row = ([key, meaning]) => [element("dt", {}, element("kbd", {}, key)), element("dd", {}, meaning)];
   const close = element("button", { type: "button", class: "primary" }, "Close");
   const heading = element("h2", { id: "keys-heading" }, "Keys");
-  const dialog = element("dialog", { "aria-labelledby": "keys-heading" }, heading, element("dl", {}, ...rows), close);
+  const list = element("dl", {}, ...KEYS.flatMap(row));
+  const dialog = element("dialog", { "aria-labelledby": "keys-heading" }, heading, list, close);
   close.addEventListener("click", () => dialog.close());
   return dialog;
 }

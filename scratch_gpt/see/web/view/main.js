@@ -18,7 +18,7 @@ const KINDS = {
 };
 const WAIT_FOR_ADDRESS = 300; // milliseconds; browsers limit how often an address may change
 
-/** The model, for tests and for whoever opens the console: `model.encode(text)`, `decode`, `logits`, `generate`. */
+/** For tests and for whoever opens the console: `window.model` with `encode`, `decode`, `logits`, `generate`. */
 window.ready = start();
 window.ready.catch(showError);
 
@@ -66,7 +66,8 @@ function connectText(store, session) {
     if (area.value !== state.text) area.value = state.text;
     const ignored = session.ignored();
     const most = session.description().max_positions;
-    note.textContent = ignored > 0 ? `The model has ${most} positions: the last ${ignored} tokens are ignored.` : "";
+    const text = `The model has ${most} positions: the last ${ignored} tokens are ignored.`;
+    note.textContent = ignored > 0 ? text : "";
   };
   area.addEventListener("input", () => store.set({ text: area.value, written: [], position: null }));
   store.subscribe(update);

@@ -1,11 +1,11 @@
-/** Tabs of the views, of which one is open. A view is built when it is first opened, and updated while it is open. */
+/** Tabs of the views, of which one is open. A view is built when it is first opened, and updated while it is. */
 
 import { element } from "#see/view/dom.js";
 import { VIEWS } from "#see/view/views.js";
 
 /**
  * @typedef {object} Navigation
- * @property {import("#see/view/state.js").View[]} views - those of this kind of model, in the order of the tabs
+ * @property {import("#see/view/state.js").View[]} views - those of this kind of model, in the order of tabs
  * @property {(id: string) => void} open
  */
 
@@ -79,7 +79,7 @@ function createPanel({ id, title, intro }) {
 /** Arrow keys, Home and End move between tabs and open them. */
 function moveFocus(event, tabs) {
   const at = tabs.indexOf(document.activeElement);
-  const next = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: -1 }[event.key];
+  const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
   if (at < 0 || next === undefined) return;
   event.preventDefault();
   const tab = tabs.at(next % tabs.length);

@@ -15,7 +15,9 @@ const UNCHANGED = { temperature: 1, topK: 0, topP: 1 };
 export const view = {
   id: "next",
   title: "Next token",
-  intro: "After each token, the model gives a probability to every token of the vocabulary. Writing is choosing one, again and again.",
+  intro:
+    "After each token, the model gives a probability to every token of the vocabulary. Writing is choosing one, " +
+    "again and again.",
   kinds: ["causal", "bigram", "seq2seq"],
   build,
 };
@@ -31,11 +33,12 @@ function build(root, context) {
   const note = element("p", { class: "summary", role: "status" });
   const rows = element("ol", { class: "candidates" });
   const more = element("button", { type: "button", onclick: () => showMore() });
+  const candidates = element("div", {}, heading, note, rows, more);
   let count = FIRST_ROWS;
   root.append(
     strip.node,
     writer.node,
-    element("div", { class: "columns" }, element("div", {}, heading, note, rows, more), samplingControls(store)),
+    element("div", { class: "columns" }, candidates, samplingControls(store)),
   );
   let last = store.get();
   const showMore = () => {
@@ -62,7 +65,8 @@ function build(root, context) {
       `${(2 ** entropy(own)).toFixed(1)} equally likely tokens.`;
     more.textContent = count === FIRST_ROWS ? "Show more" : "Show fewer";
     const shown = largest(own, count);
-    replaceChildren(rows, ...shown.map((id) => candidate(context, writer, { id, position, ids, own, changed })));
+    const row = (id) => candidate(context, writer, { id, position, ids, own, changed });
+    replaceChildren(rows, ...shown.map(row));
   }
   return update;
 }
@@ -109,12 +113,15 @@ function whyNone(session, position) {
 /** The buttons that write, and the loop that writes on until the text ends. */
 function createWriter({ store, session }) {
   let running = false;
-  const one = element("button", { type: "button", class: "primary", onclick: () => (stop(), write()) }, "Write a token");
-  const on = element("button", { type: "button", "aria-pressed": "false", onclick: () => (running ? stop() : run()) });
-  const back = element("button", { type: "button", onclick: () => (stop(), stepBack()) }, "Step back");
-  const clear = element("button", { type: "button", onclick: () => (stop(), store.set({ written: [], position: null })) });
-  const node = element("div", { class: "actions", role: "group", "aria-label": "Writing" }, one, on, back, clear);
-  clear.textContent = "Remove what was written";
+  const after = (action) => () => {
+    stop();
+    action();
+  };
+  const one = element("button", { type: "button", class: "primary", onclick: after(write) }, "Write a token");
+  const on = element("button", { type: "button", onclick: () => (running ? stop() : run()) });
+  const back = element("button", { type: "button", onclick: after(stepBack) }, "Step back");
+  const clear = element("button", { type: "button", onclick: after(removeAll) }, "Remove what was written");
+  const node = element("div", { class: "row", role: "group", "aria-label": "Writing" }, one, on, back, clear);
 
   /** Sample a token after the ids, with a seed of its own: after a step back, the same token comes again. */
   function write() {
@@ -145,6 +152,10 @@ function createWriter({ store, session }) {
 
   function stepBack() {
     store.set({ written: store.get().written.slice(0, -1), position: null });
+  }
+
+  function removeAll() {
+    store.set({ written: [], position: null });
   }
 
   function update() {

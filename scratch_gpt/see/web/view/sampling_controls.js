@@ -2,6 +2,8 @@
 
 import { element } from "#see/view/dom.js";
 
+const LARGEST_SEED = 999_999;
+
 const SLIDERS = [
   {
     field: "temperature",
@@ -34,8 +36,8 @@ const SLIDERS = [
  */
 export function samplingControls(store) {
   const sliders = SLIDERS.map((slider) => createSlider(store, slider));
-  const seed = element("input", { type: "number", id: "seed", min: 0, max: 999999, step: 1 });
-  seed.addEventListener("change", () => store.set({ seed: Math.max(0, Math.min(999999, Math.trunc(Number(seed.value)) || 0)) }));
+  const seed = element("input", { type: "number", id: "seed", min: 0, max: LARGEST_SEED, step: 1 });
+  seed.addEventListener("change", () => store.set({ seed: wholeNumber(seed.value) }));
   const update = (state) => {
     for (const slider of sliders) slider.update(state);
     seed.value = String(state.seed);
@@ -48,12 +50,13 @@ export function samplingControls(store) {
     element("legend", {}, "Sampling"),
     ...sliders.map((slider) => slider.node),
     element("div", { class: "control" }, element("label", { for: "seed" }, "Seed"), seed),
-    element("p", { class: "legend" }, "The filled bar is the probability of being chosen, the outline the model's own."),
+    element("p", { class: "legend" }, "The filled bar is the probability of being chosen, the outline the model's."),
   );
 }
 
 function createSlider(store, { field, label, attributes, shown, help }) {
-  const input = element("input", { type: "range", id: field, "aria-describedby": `${field}-help`, ...attributes });
+  const described = { type: "range", id: field, "aria-describedby": `${field}-help` };
+  const input = element("input", { ...described, ...attributes });
   const output = element("output", { for: field });
   input.addEventListener("input", () => store.set({ [field]: Number(input.value) }));
   const update = (state) => {
@@ -70,4 +73,9 @@ function createSlider(store, { field, label, attributes, shown, help }) {
     element("p", { id: `${field}-help`, class: "help" }, help),
   );
   return { node, update };
+}
+
+/** A number that was typed, as a seed. */
+function wholeNumber(text) {
+  return Math.max(0, Math.min(LARGEST_SEED, Math.trunc(Number(text)) || 0));
 }

@@ -21,8 +21,9 @@
  *     };
  *
  * `build` creates the elements; the function that it returns fills them. It runs at most once per frame, and only
- * while its tab is open, so it may compute. `context.session` computes what several views need, once per change: the
- * token ids, the recorded forward pass. A control calls `context.store.set({…})`; it never updates other elements.
+ * while its tab is open, so it may compute. `context.session` computes what several views need, once per change:
+ * the token ids, the recorded forward pass. A control calls `context.store.set({…})`; it never updates other
+ * elements.
  *
  * @typedef {object} State
  * @property {string} text - the text that was typed; of an encoder-decoder the source
@@ -47,7 +48,7 @@
  *
  * @typedef {object} Context - what a view gets
  * @property {Store} store
- * @property {import("#see/view/session.js").Session} session - token ids, traces and probabilities of the state
+ * @property {import("#see/view/session.js").Session} session - ids, traces and probabilities of the state
  * @property {object[]} models - the engine's models; `session.model()` is the shown one
  * @property {object} payload - the content of the page without weights: models, excerpts, film
  *
@@ -61,8 +62,8 @@
  * @typedef {object} Store
  * @property {() => State} get
  * @property {(change: Partial<State>) => void} set - replaces these fields and notifies the listeners
- * @property {(listener: (state: State, changed: Set<string>) => void) => () => void} subscribe - returns a function
- *   that ends the subscription
+ * @property {(listener: (state: State, changed: Set<string>) => void) => () => void} subscribe - returns a
+ *   function that ends the subscription
  */
 
 /**
@@ -70,7 +71,8 @@
  * @returns {Edits}
  */
 export function noEdits() {
-  return { heads: new Set(), attentions: new Set(), mlps: new Set(), blocks: new Set(), hiddenTokens: new Set() };
+  const none = () => new Set();
+  return { heads: none(), attentions: none(), mlps: none(), blocks: none(), hiddenTokens: none() };
 }
 
 /**
@@ -118,7 +120,7 @@ export function createStore(state) {
 }
 
 /**
- * The part of the state that a link carries, as the address's hash: view, text and the tokens that were written.
+ * The part of the state that a link carries, as the address's hash: view, text and tokens that were written.
  * @param {State} state
  * @returns {string}
  */

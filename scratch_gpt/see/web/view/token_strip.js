@@ -19,8 +19,8 @@ import { visibleToken } from "#see/view/token_text.js";
 /**
  * @param {string} label - name of the strip for screen readers
  * @param {() => object} tokenizer - returns the tokenizer of the ids
- * @param {(position: number | null) => void} onselect - called with the position that was selected, or null if the
- *   selection was cleared
+ * @param {(position: number | null) => void} onselect - called with the position that was selected, or null if
+ *   the selection was cleared
  * @returns {Strip}
  */
 export function tokenStrip(label, tokenizer, onselect) {
@@ -56,7 +56,8 @@ export function tokenStrip(label, tokenizer, onselect) {
   function createButton(position) {
     const text = element("span", { class: "text" });
     const onclick = () => onselect(chosen === position ? null : position);
-    return element("button", { type: "button", class: "token", onclick }, text, element("span", { class: "below" }));
+    const below = element("span", { class: "below" });
+    return element("button", { type: "button", class: "token", onclick }, text, below);
   }
 
   function paint(button, token, position) {

@@ -7,7 +7,9 @@ import { hexadecimal, visible, visibleToken } from "#see/view/token_text.js";
 export const view = {
   id: "tokens",
   title: "Tokens",
-  intro: "A model reads no letters. A tokenizer cuts the text into pieces of its vocabulary, and the model gets their numbers.",
+  intro:
+    "A model reads no letters. A tokenizer cuts the text into pieces of its vocabulary, and the model gets their " +
+    "numbers.",
   build,
 };
 
@@ -33,7 +35,8 @@ function build(root, { store, session }) {
 }
 
 function described(tokenizer, ids, start) {
-  return ids.map((id, position) => ({ id, kind: kindOf(tokenizer, id, position >= start), below: String(id) }));
+  const kind = (id, position) => kindOf(tokenizer, id, position >= start);
+  return ids.map((id, position) => ({ id, kind: kind(id, position), below: String(id) }));
 }
 
 function kindOf(tokenizer, id, isWritten) {
@@ -45,11 +48,12 @@ function summarise(session, state, textIds) {
   const tokenizer = session.model().tokenizer;
   const bytes = new TextEncoder().encode(state.text).length;
   const pieces = textIds.filter((id) => !tokenizer.isSpecial(id)).length;
-  const ratio = pieces > 0 && session.ignored() === 0 ? `, ${(bytes / pieces).toFixed(1)} bytes per token` : "";
+  const isWhole = pieces > 0 && session.ignored() === 0;
+  const ratio = isWhole ? `, ${(bytes / pieces).toFixed(1)} bytes per token` : "";
   const special = textIds.length - pieces;
   const added = special > 0 ? ` and ${special} special ${special === 1 ? "one" : "ones"}` : "";
-  return `${plural(pieces, "token")}${added} for ${plural(bytes, "byte")} of text${ratio}. The vocabulary has ` +
-    `${tokenizer.size.toLocaleString("en")} tokens.`;
+  const counts = `${plural(pieces, "token")}${added} for ${plural(bytes, "byte")} of text${ratio}`;
+  return `${counts}. The vocabulary has ${plural(tokenizer.size, "token")}.`;
 }
 
 function showDetails(list, tokenizer, ids, position) {
@@ -57,15 +61,17 @@ function showDetails(list, tokenizer, ids, position) {
   list.hidden = id === undefined;
   if (id === undefined) return;
   const isToken = id < tokenizer.size;
+  const isSpecial = isToken && tokenizer.isSpecial(id);
   const rows = [
     ["Text", visibleToken(tokenizer, id)],
     ["Id", String(id)],
     ["Position", String(position)],
     ["In the vocabulary", isToken ? visible(tokenizer.token(id)) : "not a token of the tokenizer"],
     ["Bytes", isToken ? hexadecimal(tokenizer.bytes(id)) || "none" : "none"],
-    ["Kind", isToken && tokenizer.isSpecial(id) ? "special: it has a meaning of its own and stands for no text" : "text"],
+    ["Kind", isSpecial ? "special: it has a meaning of its own and stands for no text" : "text"],
   ];
-  replaceChildren(list, ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  const row = ([name, value]) => [element("dt", {}, name), element("dd", {}, value)];
+  replaceChildren(list, ...rows.flatMap(row));
 }
 
 function plural(count, noun) {

@@ -6,9 +6,9 @@ const SVG = "http://www.w3.org/2000/svg";
  * Create an HTML element.
  *
  * @param {string} tag
- * @param {Record<string, unknown>} [attributes] - `style` is an object of CSS properties with their names in CSS,
- *   `onclick` and the like are functions; `null`, `undefined` and `false` omit an attribute, `true` sets it without a
- *   value
+ * @param {Record<string, unknown>} [attributes] - `style` is an object of CSS properties with their names in
+ *   CSS, `onclick` and the like are functions; `null`, `undefined` and `false` omit an attribute, `true` sets
+ *   it without a value
  * @param {...(Node | string | number | null | undefined | false)} children - strings and numbers become text
  * @returns {HTMLElement}
  */

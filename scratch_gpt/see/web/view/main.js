@@ -18,7 +18,7 @@ const KINDS = {
 };
 const WAIT_FOR_ADDRESS = 300; // milliseconds; browsers limit how often an address may change
 
-/** For tests and for whoever opens the console: `window.model` with `encode`, `decode`, `logits`, `generate`. */
+/** For tests and for whoever opens the console: `window.model` (encode, decode, logits, generate). */
 window.ready = start();
 window.ready.catch(showError);
 

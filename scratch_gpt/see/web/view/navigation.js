@@ -1,4 +1,4 @@
-/** Tabs of the views, of which one is open. A view is built when it is first opened, and updated while it is. */
+/** Tabs of the views, of which one is open. A view is built when first opened; it is updated while open. */
 
 import { element } from "#see/view/dom.js";
 import { VIEWS } from "#see/view/views.js";

@@ -16,8 +16,8 @@ export const view = {
   id: "next",
   title: "Next token",
   intro:
-    "After each token, the model gives a probability to every token of the vocabulary. Writing is choosing one, " +
-    "again and again.",
+    "After each token, the model gives a probability to every token of the vocabulary. Writing is choosing " +
+    "one, again and again.",
   kinds: ["causal", "bigram", "seq2seq"],
   build,
 };

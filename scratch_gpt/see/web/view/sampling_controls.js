@@ -50,7 +50,7 @@ export function samplingControls(store) {
     element("legend", {}, "Sampling"),
     ...sliders.map((slider) => slider.node),
     element("div", { class: "control" }, element("label", { for: "seed" }, "Seed"), seed),
-    element("p", { class: "legend" }, "The filled bar is the probability of being chosen, the outline the model's."),
+    element("p", { class: "legend" }, "Filled: the probability of being chosen. Outlined: the model's own."),
   );
 }
 

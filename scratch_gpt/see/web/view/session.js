@@ -16,15 +16,17 @@ const KEPT_TRACES = 4;
  * @property {(index?: number) => object} description - its part of the payload
  * @property {() => object} tokenizer - tokenizer of the ids: that of the target for an encoder-decoder
  * @property {() => number[] | null} sourceIds - source of an encoder-decoder; null for other models
- * @property {() => number[]} ids - tokens of the text and those written after it; of an encoder-decoder the target
+ * @property {() => number[]} ids - tokens of the text and those written after it; of an encoder-decoder the
+ *   target
  * @property {() => number} start - how many of the ids were not written: the text, or the start of a target
  * @property {() => number} ignored - how many tokens of the text are beyond the model's positions
  * @property {() => boolean} isFull - whether the model has no position for another token
- * @property {(options?: {edits?: object, model?: number}) => object} trace - recorded pass over the ids (the engine's
- *   `Trace`)
- * @property {(position: number) => Float32Array} logits - of the token at this position, after those before it (V,)
- * @property {(logits: Float32Array, sampling: object) => Float32Array} probabilities - after `temperature`, `topK`
- *   and `topP` (V,)
+ * @property {(options?: {edits?: object, model?: number}) => object} trace - recorded pass over the ids (the
+ *   engine's `Trace`)
+ * @property {(position: number) => Float32Array} logits - of the token at this position, after those before
+ *   it (V,)
+ * @property {(logits: Float32Array, sampling: object) => Float32Array} probabilities - after `temperature`,
+ *   `topK` and `topP` (V,)
  */
 
 /**
@@ -84,8 +86,8 @@ export function createSession(store, models, payload) {
 }
 
 /**
- * A decoder that computes only tokens that it has not seen: it keeps the keys and values of the longest prefix that
- * the ids share with those of the last call.
+ * A decoder that computes only tokens that it has not seen: it keeps the keys and values of the longest
+ * prefix that the ids share with those of the last call.
  *
  * @param {object} model
  * @param {number[] | null} sourceIds
@@ -130,7 +132,7 @@ function memoised(compute) {
   };
 }
 
-/** A function that returns the former array if a new one has the same values: identity then means equality. */
+/** A function that returns the former array if a new one has equal values: identity then means equality. */
 function stableArray() {
   let last = [];
   return (values) => {

@@ -20,10 +20,10 @@
  *       },
  *     };
  *
- * `build` creates the elements; the function that it returns fills them. It runs at most once per frame, and only
- * while its tab is open, so it may compute. `context.session` computes what several views need, once per change:
- * the token ids, the recorded forward pass. A control calls `context.store.set({…})`; it never updates other
- * elements.
+ * `build` creates the elements; the function that it returns fills them. It runs at most once per frame, and
+ * only while its tab is open, so it may compute. `context.session` computes what several views need, once per
+ * change: the token ids, the recorded forward pass. A control calls `context.store.set({…})`; it never
+ * updates other elements.
  *
  * @typedef {object} State
  * @property {string} text - the text that was typed; of an encoder-decoder the source

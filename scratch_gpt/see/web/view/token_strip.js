@@ -19,8 +19,8 @@ import { visibleToken } from "#see/view/token_text.js";
 /**
  * @param {string} label - name of the strip for screen readers
  * @param {() => object} tokenizer - returns the tokenizer of the ids
- * @param {(position: number | null) => void} onselect - called with the position that was selected, or null if
- *   the selection was cleared
+ * @param {(position: number | null) => void} onselect - called with the position that was selected, or null
+ *   if the selection was cleared
  * @returns {Strip}
  */
 export function tokenStrip(label, tokenizer, onselect) {

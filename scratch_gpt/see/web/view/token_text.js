@@ -9,8 +9,8 @@ const VISIBLE = new Map([
 const UNSEEN = /[\s\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Cn}]/gu;
 
 /**
- * The text of a token, with signs for what can't be seen: `␣` for a space, `U+200B` for a zero-width space, and
- * the bytes of an incomplete character in hexadecimal.
+ * The text of a token, with signs for what can't be seen: `␣` for a space, `U+200B` for a zero-width space,
+ * and the bytes of an incomplete character in hexadecimal.
  *
  * @param {object} tokenizer - of the engine
  * @param {number} id

@@ -8,8 +8,8 @@ export const view = {
   id: "tokens",
   title: "Tokens",
   intro:
-    "A model reads no letters. A tokenizer cuts the text into pieces of its vocabulary, and the model gets their " +
-    "numbers.",
+    "A model reads no letters. A tokenizer cuts the text into pieces of its vocabulary, and the model gets " +
+    "their numbers.",
   build,
 };
 

@@ -26,6 +26,7 @@ COMMANDS = (
     "classify",
     "fill",
     "info",
+    "see",
     "data",
     "tokenizer",
     "plan",

@@ -1,7 +1,7 @@
 """Assemble the page: one HTML file with its code, style, weights, tokenizers and config, which loads nothing else.
 
-What comes from a checkpoint is data in the page: JSON without a `<`, and base64. Its script and style are allowed by
-their hashes in the Content-Security-Policy, so that nothing else can run.
+What comes from a checkpoint is data in the page: JSON without a `<`, and base64. The page's own scripts and style are
+allowed by their hashes in its Content-Security-Policy, so that no other can run.
 """
 
 from __future__ import annotations
@@ -11,24 +11,75 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..atomic_files import replacing
 from ..errors import ScratchError
+from .payload import ModelPayload, model_payload
+from .sources import excerpts
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("style.css", "views.css")
 ENTRY = 'import "#see/view/main.js";'
-# JSON is valid inside a script element without these: `<` could end it, and the others can't be or aren't text.
+# A JSON text is safe inside a script element without `<`, which could end it; lone surrogates can't be encoded.
 _ESCAPED = re.compile("[<\u2028\u2029\ud800-\udfff]")
+EXAMPLES = {
+    "causal": "One day, Anna",
+    "bigram": "One day, Anna",
+    "seq2seq": "Gestern hat der Mann die Tür aufgemacht.",
+    "masked": "One day, Anna {mask} an old lamp.",
+    "classifier": "A wonderful film, and not a minute too long.",
+    "encoder": "One day, Anna found an old lamp.",
+}
+MASKS = ("<mask>", "[MASK]")
 
 
-class ModelPayload(NamedTuple):
-    """A model of a page: its part of the payload, and the bytes of its weights."""
+def build_page(
+    names: Sequence[str], dtype: str = "float16", text: str | None = None, trust_remote_code: bool = False
+) -> str:
+    """Return the page of one model, or of two that are compared.
 
-    content: dict[str, Any]
-    weights: bytes
+    Args:
+        names: folders or Hub ids; the first is shown, and the second compared with it.
+        dtype: data type of the weights in the page, "float16" or "float32".
+        text: what the page starts with; None: an example.
+        trust_remote_code: whether to run code from the checkpoints.
+
+    Raises:
+        ScratchError: a model can't be opened or shown, or the two can't be compared.
+    """
+    models = [model_payload(name, dtype, trust_remote_code) for name in names]
+    for name, model in zip(names[1:], models[1:], strict=True):
+        check_comparable(names[0], models[0], name, model)
+    return page_html(models, example(models[0].content) if text is None else text)
+
+
+def check_comparable(name: str, model: ModelPayload, other_name: str, other: ModelPayload) -> None:
+    """Check that two models can be compared: they are of the same kind and have the same tokenizer.
+
+    Args:
+        name: of the first model.
+        model: its payload.
+        other_name: of the second model.
+        other: its payload.
+
+    Raises:
+        ScratchError: they can't.
+    """
+    kinds = model.content["kind"], other.content["kind"]
+    if kinds[0] != kinds[1]:
+        raise ScratchError(f"--against {other_name} is a {kinds[1]} model and {name} a {kinds[0]} model: want the same")
+    if model.content["tokenizers"] != other.content["tokenizers"]:
+        raise ScratchError(f"--against {other_name} has another tokenizer than {name}: want the same, token by token")
+
+
+def example(content: dict[str, Any]) -> str:
+    """A text that a page of this kind of model can start with."""
+    special = content["tokenizers"]["source"]["special"]
+    mask = next((mask for mask in MASKS if mask in special), MASKS[0])
+    return EXAMPLES[content["kind"]].replace("{mask}", mask)
 
 
 def web_modules(folder: Path = WEB) -> dict[str, str]:
@@ -37,16 +88,12 @@ def web_modules(folder: Path = WEB) -> dict[str, str]:
     return {f"#see/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8") for path in paths}
 
 
-def page_html(
-    models: list[ModelPayload], excerpts: dict[str, Any], text: str = "", modules: dict[str, str] | None = None
-) -> str:
+def page_html(models: Sequence[ModelPayload], text: str = "") -> str:
     """Return the page.
 
     Args:
         models: the models; the first is shown, others are compared with it.
-        excerpts: lines of this package's source by concept (see `sources.excerpts`).
         text: what the page starts with.
-        modules: its JavaScript; None: that of this package.
 
     Raises:
         ScratchError: a number of the payload is not finite.
@@ -54,16 +101,16 @@ def page_html(
     payload = {
         "format": 1,
         "models": [model.content for model in models],
-        "excerpts": excerpts,
+        "excerpts": excerpts(),
         "film": None,
         "text": text,
     }
-    urls = {name: data_url("text/javascript", code) for name, code in (modules or web_modules()).items()}
+    urls = {name: data_url("text/javascript", code) for name, code in web_modules().items()}
     import_map = json.dumps({"imports": urls})
     style = "".join((WEB / name).read_text(encoding="utf-8") for name in STYLES)
     parts = {
         "policy": content_security_policy([import_map, ENTRY], [style]),
-        "title": html.escape(f"{models[0].content['name']} in the browser"),
+        "title": html.escape(f"{without_surrogates(models[0].content['name'])} in the browser"),
         "style": style,
         "import_map": import_map,
         "payload": script_json(payload),
@@ -74,17 +121,33 @@ def page_html(
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)  # one pass: no value is searched again
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write a page; the file is replaced when it is complete.
+def check_output(path: Path) -> None:
+    """Check where a page is to be written, before anything is computed.
+
+    Raises:
+        ScratchError: the name has another ending than `.html`, its folder does not exist, or it is a folder.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ScratchError(f"--output {path} does not end in .html, by which browsers know a page: rename it")
+    if not path.parent.is_dir():
+        raise ScratchError(f"no such folder: {path.parent}")
+    if path.is_dir():
+        raise ScratchError(f"{path} is a folder, want a file")
+
+
+def write_page(path: Path, page: str) -> int:
+    """Write a page and return its size in bytes; the file is replaced when it is complete.
 
     Raises:
         ScratchError: the file can't be written.
     """
+    content = page.encode("utf-8")
     try:
         with replacing(path) as staged:
-            staged.write_bytes(page.encode("utf-8"))
+            staged.write_bytes(content)
     except OSError as error:
         raise ScratchError(f"{path} can't be written: {error.strerror or error}") from error
+    return len(content)
 
 
 def script_json(content: Any) -> str:
@@ -98,6 +161,11 @@ def script_json(content: Any) -> str:
     except ValueError as error:
         raise ScratchError("the model can't be shown: a number of its config or tokenizer is not finite") from error
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def without_surrogates(text: str) -> str:
+    """A text with `?` for what UTF-8 can't encode: lone surrogates, as in the name of a file that is not UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def weights_element(index: int, weights: bytes) -> str:

@@ -102,11 +102,9 @@ function incrementalDecoder(model, sourceIds, sourceKey) {
     logits(ids) {
       let shared = 0;
       while (shared < seen.length && shared < ids.length - 1 && seen[shared] === ids[shared]) shared += 1;
-      cache.truncate(shared);
-      const { logits, length } = model.forward(ids.slice(shared), { sourceIds, cache });
+      cache.truncate(shared); // to fewer tokens if layers with a window have dropped what they need
       seen = [...ids];
-      const width = logits.length / length;
-      return logits.slice((length - 1) * width); // (V,)
+      return model.forward(ids.slice(cache.length), { sourceIds, cache, lastLogits: true }).logits; // (V,)
     },
   };
 }

@@ -35,9 +35,8 @@ export class ScratchBigramForCausalLM {
     const logits = keptStates(this.table.forward(ids), this.table.size, lastLogits); // (T, V)
     if (cache !== null) cache.ids.push(...ids);
     const none = new Float32Array(0);
-    return {
-      start, length: ids.length, embeddings: none, layers: [], hidden: none, logits, pooled: null, encoder: null,
-    };
+    const trace = { start, length: ids.length, embeddings: none, layers: [], hidden: none, logits };
+    return { ...trace, scores: null, pooled: null, encoder: null };
   }
 
   /** A bigram model has no hidden states: there is nothing to look at before the logits. */

@@ -40,8 +40,9 @@ import { add } from "#see/engine/tensor.js";
  * @property {import("#see/engine/cache.js").Cache | null} cache
  * @property {import("#see/engine/edits.js").Edits} edits
  * @property {boolean} record
- * @property {{states: Float32Array, rotation: import("#see/engine/positions.js").Rotation | null, hidden: Set<number>}
- *   | null} source the encoder's states (S, C), the rotation of their keys, and hidden positions
+ * @property {{trace: import("#see/engine/gpt.js").Trace, states: Float32Array, rotation: Object | null,
+ *   hidden: Set<number>} | null} source trace of the encoder, its states (S, C), the rotation of their keys or null,
+ *   and hidden positions
  */
 
 /** Self-attention, optional cross-attention and feed-forward network, with residual connections and norms. */
@@ -128,10 +129,10 @@ export class TransformerBlock {
   /** What cross-attention adds to the residual stream (T, C). */
   crossAttention(crossInput, { rotations, cache, edits, record, source }, trace) {
     const { layerIdx, cross_attn } = this;
-    let keysAndValues = cache === null ? null : cache.source[layerIdx];
+    let keysAndValues = cache === null ? null : cache.sourceLayers[layerIdx];
     if (keysAndValues === null) {
       keysAndValues = cross_attn.sourceKeysAndValues(source.states, source.rotation);
-      if (cache !== null) cache.source[layerIdx] = keysAndValues;
+      if (cache !== null) cache.sourceLayers[layerIdx] = keysAndValues;
     }
     const { output, record: detail } = cross_attn.forwardCross(crossInput, keysAndValues, {
       rotation: source.rotation === null ? null : rotations.get(this.rotaryType),

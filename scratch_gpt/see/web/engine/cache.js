@@ -84,8 +84,8 @@ export class Cache {
   constructor(windows) {
     this.ids = [];
     this.layers = windows.map((window) => new LayerCache(window));
-    this.encoder = null; // trace of the source of an encoder-decoder
-    this.source = windows.map(() => null); // keys and values of cross-attention in each block
+    this.source = null; // what cross-attention reads, see `Pass` in block.js
+    this.sourceLayers = windows.map(() => null); // keys and values of cross-attention in each block
   }
 
   /** Number of tokens. */
@@ -114,8 +114,8 @@ export class Cache {
     const copy = new Cache([]);
     copy.ids = [...this.ids];
     copy.layers = this.layers.map((layer) => layer.copy());
-    copy.encoder = this.encoder;
     copy.source = this.source;
+    copy.sourceLayers = this.sourceLayers;
     return copy;
   }
 }

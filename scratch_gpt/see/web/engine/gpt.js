@@ -13,7 +13,7 @@ import { Cache } from "#see/engine/cache.js";
 import { completeEdits } from "#see/engine/edits.js";
 import { NgramEmbedding } from "#see/engine/ngram_embedding.js";
 import { buildNorm } from "#see/engine/normalization.js";
-import { buildPositions, buildRotary, countPositions } from "#see/engine/positions.js";
+import { buildPositions, buildRotary, countPositions, rotaryByLayerType } from "#see/engine/positions.js";
 import { buildRelativeBias } from "#see/engine/relative_positions.js";
 import { add } from "#see/engine/tensor.js";
 
@@ -24,7 +24,8 @@ import { add } from "#see/engine/tensor.js";
  * @property {Float32Array} embeddings the residual stream before the first block (T, C)
  * @property {import("#see/engine/block.js").LayerTrace[]} layers of each block; empty unless recorded
  * @property {Float32Array} hidden after the last norm (T, C)
- * @property {Float32Array | null} logits (T, V), of the last token alone (1, V), or of the labels (1, K)
+ * @property {Float32Array | null} logits (T, V), or of the last token alone (1, V)
+ * @property {Float32Array | null} scores of the labels of a classifier (K,)
  * @property {Float32Array | null} pooled the vector that a classifier reads (C,)
  * @property {Trace | null} encoder of an encoder-decoder
  */
@@ -108,13 +109,13 @@ export class ScratchGPTModel {
     if (this.embedding_norm !== null) hiddenStates = this.embedding_norm.forward(hiddenStates);
     const embeddings = hiddenStates;
 
-    const rotations = new Map();
-    for (const [layerType, rotary] of this.rotary_emb) rotations.set(layerType, rotary.forward(positionIds));
+    const rotations = rotaryByLayerType(this.rotary_emb, positionIds);
     const pass = { start, rotations, relativeBias: this.relative_bias, cache, edits: completeEdits(edits), record };
     const { hiddenStates: output, traces } = runLayers(this.layers, hiddenStates, { ...pass, source: null });
     if (cache !== null) cache.ids.push(...ids);
     const hidden = this.norm === null ? output : this.norm.forward(output);
-    return { start, length: ids.length, embeddings, layers: traces, hidden, logits: null, pooled: null, encoder: null };
+    const none = { logits: null, scores: null, pooled: null, encoder: null };
+    return { start, length: ids.length, embeddings, layers: traces, hidden, ...none };
   }
 }
 
@@ -200,12 +201,12 @@ export class ScratchGPTForSequenceClassification {
   /**
    * @param {ArrayLike<number>} ids (T,)
    * @param {Options} options
-   * @returns {Trace} whose logits are those of the labels (1, K)
+   * @returns {Trace} with `scores`
    */
   forward(ids, options = {}) {
     const trace = this.model.forward(ids, options);
     trace.pooled = this.pool(trace.hidden, ids);
-    trace.logits = this.head(trace.pooled);
+    trace.scores = this.head(trace.pooled); // (K,)
     return trace;
   }
 

@@ -4,13 +4,26 @@
 
 import { beamSearch } from "#see/engine/beam_search.js";
 import { ScratchBigramForCausalLM } from "#see/engine/bigram.js";
+import {
+  ScratchEncoderForMaskedLM,
+  ScratchEncoderForSequenceClassification,
+  ScratchEncoderModel,
+} from "#see/engine/encoder.js";
 import { ScratchGPTForCausalLM, ScratchGPTForSequenceClassification } from "#see/engine/gpt.js";
 import { generate } from "#see/engine/generation.js";
+import { ScratchSeq2SeqForConditionalGeneration } from "#see/engine/seq2seq.js";
 import { Weights } from "#see/engine/tensor.js";
+import { Tokenizer } from "#see/tokenization/tokenizer.js";
 
 /** The class of each kind of model, by its config's `model_type`. */
 const NETWORKS = {
   scratch_gpt: { causal: ScratchGPTForCausalLM, classifier: ScratchGPTForSequenceClassification },
+  scratch_encoder: {
+    encoder: ScratchEncoderModel,
+    masked: ScratchEncoderForMaskedLM,
+    classifier: ScratchEncoderForSequenceClassification,
+  },
+  scratch_seq2seq: { seq2seq: ScratchSeq2SeqForConditionalGeneration },
   scratch_bigram: { bigram: ScratchBigramForCausalLM },
 };
 
@@ -26,7 +39,9 @@ export function loadModel(payload, bytes) {
   const Network = NETWORKS[payload.config.model_type]?.[payload.kind];
   if (Network === undefined) throw new Error(`unknown model: ${payload.config.model_type}, ${payload.kind}`);
   const network = new Network(payload.config, Weights.fromBytes(payload, bytes), payload.rotary);
-  return new Model(payload, network, null, null);
+  const { source = null, target = null } = payload.tokenizers ?? {};
+  const tokenizer = source === null ? null : new Tokenizer(source);
+  return new Model(payload, network, tokenizer, target === null ? tokenizer : new Tokenizer(target));
 }
 
 /** A model with its tokenizers. */
@@ -67,6 +82,7 @@ export class Model {
 
   /** @returns {import("#see/engine/cache.js").Cache} an empty cache */
   newCache() {
+    if (this.network.newCache === undefined) throw new TypeError(`a ${this.kind} model has no cache`);
     return this.network.newCache();
   }
 
@@ -76,8 +92,13 @@ export class Model {
    * @param {ArrayLike<number>} ids (T,); of an encoder-decoder the decoder's input, which begins with its start token
    * @param {import("#see/engine/gpt.js").Options & {sourceIds?: ArrayLike<number>}} options
    * @returns {import("#see/engine/gpt.js").Trace}
+   * @throws {RangeError} if there are more tokens than positions, no token, or one that does not exist
    */
   forward(ids, options = {}) {
+    const count = Math.max((options.cache?.length ?? 0) + ids.length, options.sourceIds?.length ?? 0);
+    if (count > this.maxPositions) {
+      throw new RangeError(`there are ${count} tokens, and this model has ${this.maxPositions} positions`);
+    }
     return this.network.forward(ids, options);
   }
 
@@ -89,7 +110,8 @@ export class Model {
    */
   logits(...ids) {
     const [text, sourceIds] = this.kind === "seq2seq" ? [ids[1], ids[0]] : ids;
-    return this.forward(text, { sourceIds, lastLogits: true }).logits;
+    const { logits, scores } = this.forward(text, { sourceIds, lastLogits: true });
+    return scores ?? logits;
   }
 
   /**

@@ -115,6 +115,17 @@ export function buildRotary(tables) {
 }
 
 /**
+ * Cosines and sines of the positions for each layer type; empty without rotary positions.
+ *
+ * @param {Map<string, RotaryEmbedding>} rotaryEmb what `buildRotary` returned
+ * @param {ArrayLike<number>} positionIds (T,)
+ * @returns {Map<string, Rotation>}
+ */
+export function rotaryByLayerType(rotaryEmb, positionIds) {
+  return new Map([...rotaryEmb].map(([layerType, rotary]) => [layerType, rotary.forward(positionIds)]));
+}
+
+/**
  * @param {number} start
  * @param {number} count
  * @returns {number[]} start, start + 1, …

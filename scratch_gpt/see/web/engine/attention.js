@@ -1,8 +1,9 @@
 /**
- * Attention: each token's output is a weighted average of the values of all tokens; the weights are the softmax of the
- * scaled dot products of its query with their keys.
+ * Attention: each token's output is a weighted average of the values of all tokens; the weights are the
+ * softmax of the scaled dot products of its query with their keys.
  *
- * Dimension letters: T query tokens, S key tokens, H query heads, G key-value heads, D head size, C hidden size.
+ * Dimension letters: T query tokens, S key tokens, H query heads, G key-value heads, D head size, C hidden
+ * size.
  */
 
 import { buildNorm } from "#see/engine/normalization.js";
@@ -19,8 +20,8 @@ import { softmaxInPlace } from "#see/engine/tensor.js";
  * @property {number} firstKey position of the first of these keys: a sliding window drops earlier ones
  */
 
-/** Multi-head attention with grouped key-value heads, optional rotary positions, query-key norm, sliding window and
- * soft-capping of the scores. */
+/** Multi-head attention with grouped key-value heads, optional rotary positions, query-key norm, sliding
+ * window and soft-capping of the scores. */
 export class ScratchAttention {
   /**
    * @param {Object} config
@@ -35,12 +36,12 @@ export class ScratchAttention {
     this.isCausal = isCausal;
     this.softcap = config.attn_logit_softcapping;
     const isSliding = config.layer_types?.[layerIdx] === "sliding_attention";
-    this.window = isSliding ? config.sliding_window : null; // with the token itself if causal, else on each side
+    // With the token itself if causal, else on each side of it
+    this.window = isSliding ? config.sliding_window : null;
     for (const name of ["q_proj", "k_proj", "v_proj", "o_proj"]) this[name] = weights.linear(name);
-    this.normPerHead = config.qk_norm_per_head;
-    const [querySize, keySize] = [this.heads * this.headDim, this.groups * this.headDim];
-    this.q_norm = config.qk_norm ? buildNorm(config, weights, "q_norm", this.normPerHead ? this.headDim : querySize) : null;
-    this.k_norm = config.qk_norm ? buildNorm(config, weights, "k_norm", this.normPerHead ? this.headDim : keySize) : null;
+    const norm = (name, heads) => buildNorm(config, weights, name, (config.qk_norm_per_head ? 1 : heads) * this.headDim);
+    this.q_norm = config.qk_norm ? norm("q_norm", this.heads) : null;
+    this.k_norm = config.qk_norm ? norm("k_norm", this.groups) : null;
   }
 
   /**
@@ -61,7 +62,8 @@ export class ScratchAttention {
     const queries = this.queries(hiddenStates, rotation); // (T, H, D)
     const { keys, values } = this.keysAndValues(hiddenStates, rotation); // (T, G, D)
     const length = queries.length / (this.heads * this.headDim); // T
-    const source = cache === null ? { keys, values, first: start, count: length } : cache.append(keys, values, length);
+    const own = { keys, values, first: start, count: length };
+    const source = cache === null ? own : cache.append(keys, values, length);
     const last = source.first + source.count - 1;
     const { window } = this;
     const range = (position) => [
@@ -82,7 +84,8 @@ export class ScratchAttention {
   forwardCross(hiddenStates, source, { rotation, hidden, isOff, record }) {
     const queries = this.queries(hiddenStates, rotation);
     const range = () => [0, source.count - 1];
-    return this.attend(queries, source, { start: -Infinity, range, relativeBias: null, hidden, isOff, record });
+    const options = { start: -Infinity, range, relativeBias: null, hidden, isOff, record };
+    return this.attend(queries, source, options);
   }
 
   /**
@@ -113,8 +116,8 @@ export class ScratchAttention {
   }
 
   /**
-   * softmax(Q K^T / sqrt(D) + bias) V (Vaswani et al. 2017, arXiv:1706.03762, equation 1), and the output projection.
-   * Each key-value head serves H/G query heads (Ainslie et al. 2023, arXiv:2305.13245).
+   * softmax(Q K^T / sqrt(D) + bias) V (Vaswani et al. 2017, arXiv:1706.03762, equation 1), and the output
+   * projection. Each key-value head serves H/G query heads (Ainslie et al. 2023, arXiv:2305.13245).
    */
   attend(queries, source, { start, range, relativeBias, hidden, isOff, record }) {
     const { heads, groups, headDim } = this;
@@ -145,8 +148,8 @@ export class ScratchAttention {
     return { output: this.o_proj.forward(attended), record: kept };
   }
 
-  /** The scores q k / sqrt(D) of the keys from `from` to `last`, soft-capped if the config says so: c tanh(score / c)
-   * (Gemma 2, arXiv:2408.00118). */
+  /** The scores q k / sqrt(D) of the keys from `from` to `last`, soft-capped if the config says so: c
+   * tanh(score / c) (Gemma 2, arXiv:2408.00118). */
   score(queries, q, { keys, first }, kv, from, last, scores) {
     const { headDim, softcap } = this;
     const size = this.groups * headDim;
@@ -160,7 +163,8 @@ export class ScratchAttention {
     }
   }
 
-  /** The average of the values from `from` to `last`, each multiplied by its weight, added to a head's output. */
+  /** The average of the values from `from` to `last`, each multiplied by its weight, added to a head's
+   * output. */
   average(weights, { values, first }, kv, from, last, attended, q) {
     const { headDim } = this;
     const size = this.groups * headDim;

@@ -1,7 +1,8 @@
 /**
- * Beam search: the most probable texts are continued together, and the best finished one is returned (Graves 2012,
- * arXiv:1211.3711; with a length penalty as in Wu et al. 2016, arXiv:1609.08144). The rules of when a beam is finished
- * and when the search stops are those of `generate` of transformers, so that the texts are the same.
+ * Beam search: the most probable texts are continued together, and the best finished one is returned (Graves
+ * 2012, arXiv:1211.3711; with a length penalty as in Wu et al. 2016, arXiv:1609.08144). The rules of when a
+ * beam is finished and when the search stops are those of `generate` of transformers, so that the texts are
+ * the same.
  *
  * Dimension letters: V vocabulary.
  */
@@ -66,19 +67,21 @@ function candidatesOf(model, beams, count, context) {
 /** The beams of the next step: the best candidates that have not ended. Each gets a cache of its own. */
 function nextBeams(candidates, beams, numBeams) {
   const used = new Set();
-  return best(candidates, numBeams, ({ score, ended }) => score + (ended ? IMPOSSIBLE : 0)).map((candidate, index) => {
+  const scoreOf = ({ score, ended }) => score + (ended ? IMPOSSIBLE : 0);
+  return best(candidates, numBeams, scoreOf).map((candidate, index) => {
     candidate.beam = index;
     const { cache } = beams[candidate.parent];
     const own = used.has(cache) ? cache.copy() : cache;
     used.add(cache);
-    return { ids: candidate.ids, score: candidate.score + (candidate.ended ? IMPOSSIBLE : 0), cache: own };
+    return { ids: candidate.ids, score: scoreOf(candidate), cache: own };
   });
 }
 
 /**
  * Continue a text by beam search.
  *
- * @param {import("#see/engine/model.js").Model} model its generation config has `length_penalty` and `early_stopping`
+ * @param {import("#see/engine/model.js").Model} model its generation config has `length_penalty` and
+ *   `early_stopping`
  * @param {number[]} prompt ids of the text or, of an encoder-decoder, the decoder's start token
  * @param {number} maxLength maximum length of the text, with the prompt
  * @param {import("#see/engine/generation.js").GenerationOptions & {sourceIds?: number[]}} options
@@ -88,7 +91,8 @@ export function beamSearch(model, prompt, maxLength, options) {
   const { numBeams, stopAtEnd = true, edits = null, sourceIds } = options;
   const { length_penalty: penalty, early_stopping: early } = model.generation;
   const ends = stopAtEnd ? model.generation.eos_token_ids : [];
-  const context = { promptLength: prompt.length, maxLength, ends, pass: { edits, lastLogits: true, sourceIds } };
+  const pass = { edits, lastLogits: true, sourceIds };
+  const context = { promptLength: prompt.length, maxLength, ends, pass };
   const count = Math.max(2, 1 + ends.length) * numBeams;
   const steps = [];
   let beams = [{ ids: [...prompt], score: 0, cache: model.newCache() }];

@@ -1,12 +1,13 @@
 /**
- * The transformer block: attention mixes information between positions, then the feed-forward network transforms each
- * position.
+ * The transformer block: attention mixes information between positions, then the feed-forward network
+ * transforms each position.
  *
- * Each of them is a residual branch: its output is added to its input. A norm is applied to the input of each branch
- * (pre-norm, GPT-2 and later), to each sum (post-norm, Vaswani et al. 2017, GPT-1), to the output of each branch
- * (OLMo 2, arXiv:2501.00656) or to its input and its output (sandwich, Gemma 2, arXiv:2408.00118). The decoder of an
- * encoder-decoder has a third branch between the two: cross-attention to the source. In a parallel block, attention and
- * feed-forward network read the same hidden states (Chowdhery et al. 2022, arXiv:2204.02311, section 2).
+ * Each of them is a residual branch: its output is added to its input. A norm is applied to the input of each
+ * branch (pre-norm, GPT-2 and later), to each sum (post-norm, Vaswani et al. 2017, GPT-1), to the output of
+ * each branch (OLMo 2, arXiv:2501.00656) or to its input and its output (sandwich, Gemma 2,
+ * arXiv:2408.00118). The decoder of an encoder-decoder has a third branch between the two: cross-attention to
+ * the source. In a parallel block, attention and feed-forward network read the same hidden states (Chowdhery
+ * et al. 2022, arXiv:2204.02311, section 2).
  *
  * Dimension letters: T tokens, S source or key tokens, H heads, C hidden size.
  */
@@ -22,7 +23,8 @@ import { add } from "#see/engine/tensor.js";
  * @property {Float32Array} input the residual stream before the block (T, C)
  * @property {Float32Array} output the residual stream after it (T, C)
  * @property {Float32Array} attention weights (H, T, S), 0 where a query does not attend
- * @property {import("#see/engine/attention.js").AttentionRecord} attentionDetail scores, queries, keys and values
+ * @property {import("#see/engine/attention.js").AttentionRecord} attentionDetail scores, queries, keys and
+ *   values
  * @property {Float32Array} attentionOutput what attention adds to the residual stream (T, C)
  * @property {Float32Array | null} crossAttention weights of cross-attention (H, T, S)
  * @property {import("#see/engine/attention.js").AttentionRecord | null} crossAttentionDetail
@@ -41,8 +43,8 @@ import { add } from "#see/engine/tensor.js";
  * @property {import("#see/engine/edits.js").Edits} edits
  * @property {boolean} record
  * @property {{trace: import("#see/engine/gpt.js").Trace, states: Float32Array, rotation: Object | null,
- *   hidden: Set<number>} | null} source trace of the encoder, its states (S, C), the rotation of their keys or null,
- *   and hidden positions
+ *   hidden: Set<number>} | null} source trace of the encoder, its states (S, C), the rotation of their keys
+ *   or null, and hidden positions
  */
 
 /** Self-attention, optional cross-attention and feed-forward network, with residual connections and norms. */
@@ -51,8 +53,8 @@ export class TransformerBlock {
    * @param {Object} config
    * @param {import("#see/engine/tensor.js").Weights} weights
    * @param {number} layerIdx
-   * @param {{isCausal?: boolean, crossAttention?: boolean}} options whether self-attention is causal, and whether there
-   *   is cross-attention
+   * @param {{isCausal?: boolean, crossAttention?: boolean}} options whether self-attention is causal, and
+   *   whether there is cross-attention
    */
   constructor(config, weights, layerIdx, { isCausal = true, crossAttention = false } = {}) {
     this.layerIdx = layerIdx;
@@ -85,8 +87,8 @@ export class TransformerBlock {
    * @returns {{hiddenStates: Float32Array, trace: LayerTrace}} (T, C), and what was recorded
    */
   forward(hiddenStates, pass) {
-    const trace = { input: hiddenStates, norms: {}, experts: null, crossAttention: null, crossAttentionDetail: null };
-    trace.crossAttentionOutput = null;
+    const noCross = { crossAttention: null, crossAttentionDetail: null, crossAttentionOutput: null };
+    const trace = { input: hiddenStates, norms: {}, experts: null, ...noCross };
     const residual = hiddenStates; // (T, C)
     const attnInput = this.maybePreNorm("input_layernorm", hiddenStates, trace);
     const attnOutput = this.attention(attnInput, pass, trace);
@@ -102,7 +104,8 @@ export class TransformerBlock {
         hiddenStates = this.add(hiddenStates, crossOutput, "cross_attn_layernorm", trace);
       }
       const mlpInput = this.maybePreNorm("post_attention_layernorm", hiddenStates, trace);
-      hiddenStates = this.add(hiddenStates, this.feedForward(mlpInput, pass, trace), "post_attention_layernorm", trace);
+      const mlpOutput = this.feedForward(mlpInput, pass, trace);
+      hiddenStates = this.add(hiddenStates, mlpOutput, "post_attention_layernorm", trace);
     }
     if (pass.edits.blocks.has(this.layerIdx)) hiddenStates = residual;
     trace.output = hiddenStates;
@@ -123,7 +126,8 @@ export class TransformerBlock {
     });
     trace.attention = detail?.weights ?? null;
     trace.attentionDetail = detail;
-    return (trace.attentionOutput = this.branchOutput("attn_output_layernorm", output, edits.attentions, trace));
+    trace.attentionOutput = this.branchOutput("attn_output_layernorm", output, edits.attentions, trace);
+    return trace.attentionOutput;
   }
 
   /** What cross-attention adds to the residual stream (T, C). */
@@ -142,16 +146,19 @@ export class TransformerBlock {
     });
     trace.crossAttention = detail?.weights ?? null;
     trace.crossAttentionDetail = detail;
-    return (trace.crossAttentionOutput = this.branchOutput(null, output, edits.crossAttentions, trace));
+    trace.crossAttentionOutput = this.branchOutput(null, output, edits.crossAttentions, trace);
+    return trace.crossAttentionOutput;
   }
 
   /** What the feed-forward network adds to the residual stream (T, C). */
   feedForward(mlpInput, { edits, record }, trace) {
     const output = this.mlp.forward(mlpInput, record ? trace : null);
-    return (trace.mlpOutput = this.branchOutput("mlp_output_layernorm", output, edits.mlps, trace));
+    trace.mlpOutput = this.branchOutput("mlp_output_layernorm", output, edits.mlps, trace);
+    return trace.mlpOutput;
   }
 
-  /** The output of a branch (T, C): normalized if there is such a norm, and 0 if the branch of this layer is off. */
+  /** The output of a branch (T, C): normalized if there is such a norm, and 0 if the branch of this layer is
+   * off. */
   branchOutput(name, output, off, trace) {
     if (off.has(this.layerIdx)) return new Float32Array(output.length);
     return name === null || this[name] === null ? output : this.normalize(name, output, trace);

@@ -1,8 +1,8 @@
 /**
  * The cache: keys and values of earlier tokens, so that a new token computes only its own.
  *
- * Memory is allocated in advance and doubled when it is full. A layer with a sliding window moves the tokens that are
- * still in reach to the beginning instead.
+ * Memory is allocated in advance and doubled when it is full. A layer with a sliding window moves the tokens
+ * that are still in reach to the beginning instead.
  *
  * Dimension letters: S cached tokens, G key-value heads, D head size.
  */
@@ -10,8 +10,9 @@
 const INITIAL_CAPACITY = 256; // tokens
 
 /**
- * @typedef {{keys: Float32Array, values: Float32Array, first: number, count: number}} KeyValues keys and values, each
- *   (S, G, D) and possibly unused memory after them; the position of the first one, and their number S
+ * @typedef {{keys: Float32Array, values: Float32Array, first: number, count: number}} KeyValues keys and
+ *   values, each (S, G, D) and possibly unused memory after them; the position of the first one, and their
+ *   number S
  */
 
 /** Keys and values of the self-attention of a block. */
@@ -73,7 +74,10 @@ export class LayerCache {
   /** @returns {LayerCache} */
   copy() {
     const copy = new LayerCache(this.window);
-    Object.assign(copy, { keys: this.keys.slice(), values: this.values.slice(), first: this.first, count: this.count });
+    copy.keys = this.keys.slice();
+    copy.values = this.values.slice();
+    copy.first = this.first;
+    copy.count = this.count;
     return copy;
   }
 }
@@ -94,8 +98,8 @@ export class Cache {
   }
 
   /**
-   * Drop the tokens after the first `length`. If a sliding window has already dropped what the next token attends to,
-   * all are dropped: compute what is missing by `forward(ids.slice(cache.length), {cache})`.
+   * Drop the tokens after the first `length`. If a sliding window has already dropped what the next token
+   * attends to, all are dropped: compute what is missing by `forward(ids.slice(cache.length), {cache})`.
    *
    * @param {number} length
    */

@@ -1,10 +1,10 @@
 /**
- * The encoder: a stack of transformer blocks with bidirectional attention, for masked-LM and classification (BERT,
- * Devlin et al. 2018, arXiv:1810.04805; RoBERTa, DistilBERT, ModernBERT). Without blocks it is a bag of tokens and
- * n-grams (fastText, Joulin et al. 2016, arXiv:1607.01759).
+ * The encoder: a stack of transformer blocks with bidirectional attention, for masked-LM and classification
+ * (BERT, Devlin et al. 2018, arXiv:1810.04805; RoBERTa, DistilBERT, ModernBERT). Without blocks it is a bag
+ * of tokens and n-grams (fastText, Joulin et al. 2016, arXiv:1607.01759).
  *
- * Hidden tokens are what padding is in scratch_gpt/models: other tokens do not attend to them, and they are left out of
- * pooling, n-grams and token weights.
+ * Hidden tokens are what padding is in scratch_gpt/models: other tokens do not attend to them, and they are
+ * left out of pooling, n-grams and token weights.
  *
  * Dimension letters: T tokens, C hidden size, V vocabulary, K labels.
  */
@@ -12,7 +12,7 @@
 import { TransformerBlock } from "#see/engine/block.js";
 import { completeEdits } from "#see/engine/edits.js";
 import { activate } from "#see/engine/feed_forward.js";
-import { runLayers } from "#see/engine/gpt.js";
+import { keptStates, runLayers } from "#see/engine/gpt.js";
 import { NgramEmbedding } from "#see/engine/ngram_embedding.js";
 import { buildNorm } from "#see/engine/normalization.js";
 import { buildPositions, buildRotary, countPositions, rotaryByLayerType } from "#see/engine/positions.js";
@@ -20,8 +20,8 @@ import { buildRelativeBias } from "#see/engine/relative_positions.js";
 import { add } from "#see/engine/tensor.js";
 import { scaleRows, TokenWeights } from "#see/engine/token_weights.js";
 
-/** A dense layer, an activation and a norm: BERT's pooler of a text's vector, or its transform before the masked-LM
- * head. */
+/** A dense layer, an activation and a norm: BERT's pooler of a text's vector, or its transform before the
+ * masked-LM head. */
 class DenseLayer {
   /**
    * @param {Object} config
@@ -45,7 +45,8 @@ class DenseLayer {
   }
 }
 
-/** The trunk: embeddings, blocks, final norm and pooler; token ids to hidden states and a vector for the text. */
+/** The trunk: embeddings, blocks, final norm and pooler; token ids to hidden states and a vector for the
+ * text. */
 export class ScratchEncoderModel {
   /**
    * @param {Object} config
@@ -59,7 +60,8 @@ export class ScratchEncoderModel {
     this.embed_ngrams = config.ngram_sizes.map(
       (size, i) => new NgramEmbedding(size, config.pad_token_id ?? 0, weights.under(`embed_ngrams.${i}`)),
     );
-    this.token_weights = config.token_weights ? new TokenWeights(config, weights.under("token_weights")) : null;
+    const tokenWeights = weights.under("token_weights");
+    this.token_weights = config.token_weights ? new TokenWeights(config, tokenWeights) : null;
     this.embed_positions = buildPositions(config, weights);
     this.embedding_norm = config.embedding_norm ? buildNorm(config, weights, "embedding_norm") : null;
     this.layers = Array.from(
@@ -77,8 +79,8 @@ export class ScratchEncoderModel {
 
   /**
    * @param {ArrayLike<number>} ids (T,)
-   * @param {import("#see/engine/gpt.js").Options & {typeIds?: ArrayLike<number> | null}} options `typeIds` has the
-   *   token types (T,), by default 0
+   * @param {import("#see/engine/gpt.js").Options & {typeIds?: ArrayLike<number> | null}} options `typeIds`
+   *   has the token types (T,), by default 0
    * @returns {import("#see/engine/gpt.js").Trace} without logits
    */
   forward(ids, { edits = null, record = false, typeIds = null } = {}) {
@@ -90,7 +92,8 @@ export class ScratchEncoderModel {
     if (this.embed_token_types !== null) {
       hiddenStates = add(hiddenStates, this.embed_token_types.forward(typeIds ?? ids.map(() => 0)));
     }
-    if (this.embed_positions !== null) hiddenStates = add(hiddenStates, this.embed_positions.forward(positionIds));
+    const positions = this.embed_positions?.forward(positionIds) ?? null;
+    if (positions !== null) hiddenStates = add(hiddenStates, positions);
     if (this.embedding_norm !== null) hiddenStates = this.embedding_norm.forward(hiddenStates);
     const embeddings = hiddenStates;
     const rotations = rotaryByLayerType(this.rotary_emb, positionIds);
@@ -103,8 +106,8 @@ export class ScratchEncoderModel {
   }
 
   /**
-   * Token ids (T,) to embeddings (T, C): the sum of token and n-gram embeddings, each multiplied by its weight if the
-   * model has token weights. For n-grams and weights, hidden tokens are padding.
+   * Token ids (T,) to embeddings (T, C): the sum of token and n-gram embeddings, each multiplied by its
+   * weight if the model has token weights. For n-grams and weights, hidden tokens are padding.
    */
   embed(ids, hiddenTokens) {
     const { token_weights: weights } = this;
@@ -132,8 +135,8 @@ export class ScratchEncoderModel {
   }
 
   /**
-   * Pool hidden states (T, C) to the vector of the text (C,): the state of the first token, or a mean or sum over
-   * tokens, according to `config.classifier_pooling`. Hidden tokens are left out.
+   * Pool hidden states (T, C) to the vector of the text (C,): the state of the first token, or a mean or sum
+   * over tokens, according to `config.classifier_pooling`. Hidden tokens are left out.
    */
   pool(hidden, hiddenTokens) {
     const { hidden_size: size, classifier_pooling: how } = this.config;
@@ -159,8 +162,10 @@ export class ScratchEncoderForMaskedLM {
    */
   constructor(config, weights, rotary) {
     this.model = new ScratchEncoderModel(config, weights.under("model"), rotary);
-    const transform = weights.under("transform");
-    this.transform = config.masked_lm_transform ? new DenseLayer(config, transform, config.hidden_act, true) : null;
+    this.hiddenSize = config.hidden_size;
+    this.transform = config.masked_lm_transform
+      ? new DenseLayer(config, weights.under("transform"), config.hidden_act, true)
+      : null;
     this.lm_head = weights.linear("lm_head");
   }
 
@@ -171,8 +176,7 @@ export class ScratchEncoderForMaskedLM {
    */
   forward(ids, options = {}) {
     const trace = this.model.forward(ids, options);
-    const { hidden, length } = trace;
-    trace.logits = this.head(options.lastLogits ? hidden.subarray((hidden.length / length) * (length - 1)) : hidden);
+    trace.logits = this.head(keptStates(trace.hidden, this.hiddenSize, options.lastLogits));
     return trace;
   }
 

@@ -1,6 +1,6 @@
 /**
- * A mixture of experts: several feed-forward networks, of which a router chooses a few for each token, so that a model
- * has many parameters and computes with few of them (Shazeer et al. 2017, arXiv:1701.06538).
+ * A mixture of experts: several feed-forward networks, of which a router chooses a few for each token, so
+ * that a model has many parameters and computes with few of them (Shazeer et al. 2017, arXiv:1701.06538).
  *
  * Dimension letters: T tokens, E experts, K experts per token, C hidden size, I intermediate size.
  */
@@ -9,8 +9,9 @@ import { activate } from "#see/engine/feed_forward.js";
 import { linear, softmaxInPlace } from "#see/engine/tensor.js";
 
 /**
- * @typedef {{probabilities: Float32Array, weights: Float32Array, chosen: Int32Array}} Routing the probabilities of all
- *   experts (T, E), the weights of the chosen ones (T, K), and their indices (T, K), the most probable first
+ * @typedef {{probabilities: Float32Array, weights: Float32Array, chosen: Int32Array}} Routing the
+ *   probabilities of all experts (T, E), the weights of the chosen ones (T, K), and their indices (T, K), the
+ *   most probable first
  */
 
 /** Scores the experts for each token, and chooses the best (Fedus et al. 2021, arXiv:2101.03961). */
@@ -31,7 +32,8 @@ export class Router {
    */
   forward(hiddenStates) {
     const probabilities = this.projection.forward(hiddenStates); // (T, E)
-    const { count, projection: { outputs } } = this; // prettier-ignore
+    const { count } = this;
+    const { outputs } = this.projection; // E
     const length = probabilities.length / outputs;
     const weights = new Float32Array(length * count);
     const chosen = new Int32Array(length * count);
@@ -50,7 +52,8 @@ export class Router {
   }
 }
 
-/** A router and its experts, in place of a feed-forward network. The experts are gated: down(act(gate(x)) * up(x)). */
+/** A router and its experts, in place of a feed-forward network. The experts are gated: down(act(gate(x)) *
+ * up(x)). */
 export class MixtureOfExperts {
   /**
    * @param {Object} config
@@ -80,7 +83,8 @@ export class MixtureOfExperts {
       const x = hiddenStates.subarray(t * hiddenSize, (t + 1) * hiddenSize);
       for (let rank = t * count; rank < (t + 1) * count; rank++) {
         const expertOutput = this.expert(routing.chosen[rank], x); // (C,)
-        for (let i = 0; i < hiddenSize; i++) output[t * hiddenSize + i] += routing.weights[rank] * expertOutput[i];
+        const weight = routing.weights[rank];
+        for (let i = 0; i < hiddenSize; i++) output[t * hiddenSize + i] += weight * expertOutput[i];
       }
     }
     return output;
@@ -94,6 +98,7 @@ export class MixtureOfExperts {
     const both = linear(x, gateUp, null, hiddenSize, 2 * intermediateSize); // (2 I,)
     const gate = activate(this.activation, both.subarray(0, intermediateSize));
     for (let i = 0; i < intermediateSize; i++) gate[i] *= both[intermediateSize + i];
-    return linear(gate, this.down.subarray(index * size, (index + 1) * size), null, intermediateSize, hiddenSize);
+    const down = this.down.subarray(index * size, (index + 1) * size);
+    return linear(gate, down, null, intermediateSize, hiddenSize);
   }
 }

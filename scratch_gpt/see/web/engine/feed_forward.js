@@ -1,18 +1,23 @@
 /**
- * The feed-forward network (MLP) of a block: a projection to a wider space and back, for each position separately.
+ * The feed-forward network (MLP) of a block: a projection to a wider space and back, for each position
+ * separately.
  *
  * Dimension letters: T tokens, C hidden size, I intermediate size.
  */
 
-/** Numerators and denominators of erf for |x| <= 0.46875, and of erfc for 0.46875 < x <= 4: W. J. Cody 1969, "Rational
- * Chebyshev approximations for the error function", Mathematics of Computation 23, as in CALERF of netlib's SPECFUN. */
+/** Numerators and denominators of erf for |x| <= 0.46875, and of erfc for 0.46875 < x <= 4: W. J. Cody 1969,
+ * "Rational Chebyshev approximations for the error function", Mathematics of Computation 23, as in CALERF of
+ * netlib's SPECFUN. */
 const ERF_NUMERATOR = [
-  1.85777706184603153e-1, 3.1611237438705656, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3,
+  1.85777706184603153e-1, 3.1611237438705656, 1.13864154151050156e2, 3.77485237685302021e2,
+  3.20937758913846947e3,
 ];
-const ERF_DENOMINATOR = [1, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3];
+const ERF_DENOMINATOR = [
+  1, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3,
+];
 const ERFC_NUMERATOR = [
-  2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
-  8.8195222124176909e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
+  2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1,
+  2.98635138197400131e2, 8.8195222124176909e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
 ];
 const ERFC_DENOMINATOR = [
   1, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
@@ -27,7 +32,8 @@ function polynomial(coefficients, x) {
 }
 
 /**
- * The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, with an absolute error below 2e-8.
+ * The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, with an absolute error below
+ * 2e-8.
  *
  * @param {number} x
  * @returns {number}
@@ -36,8 +42,8 @@ export function erf(x) {
   const size = Math.abs(x);
   if (size > 4) return Math.sign(x);
   if (size <= 0.46875) return (x * polynomial(ERF_NUMERATOR, x * x)) / polynomial(ERF_DENOMINATOR, x * x);
-  const complement = (Math.exp(-x * x) * polynomial(ERFC_NUMERATOR, size)) / polynomial(ERFC_DENOMINATOR, size);
-  return Math.sign(x) * (1 - complement);
+  const fraction = polynomial(ERFC_NUMERATOR, size) / polynomial(ERFC_DENOMINATOR, size);
+  return Math.sign(x) * (1 - Math.exp(-x * x) * fraction);
 }
 
 /** The activation functions by their names in the config.

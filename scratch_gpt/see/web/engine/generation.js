@@ -40,7 +40,8 @@ export function generate(model, prompt, count, options = {}) {
     const pass = { cache, edits, lastLogits: true, sourceIds: options.sourceIds };
     const { logits } = model.forward(ids.slice(cache.length), pass);
     processLogits(logits, ids, prompt.length, maxLength, model.generation);
-    const next = temperature === 0 ? argmax(logits) : sample(distribution(logits, { temperature, topK, topP }), random);
+    const probabilities = temperature === 0 ? null : distribution(logits, { temperature, topK, topP });
+    const next = probabilities === null ? argmax(logits) : sample(probabilities, random);
     ids.push(next);
     if (ends.includes(next)) break;
   }

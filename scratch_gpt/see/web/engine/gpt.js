@@ -1,8 +1,8 @@
 /**
  * The GPT: a stack of causal transformer blocks that predicts the next token.
  *
- * One set of modules implements GPT-2, Llama, Gemma, Mixtral and many others, selected by independent fields of the
- * config, as in scratch_gpt/models. Read in this order: tensor.js, normalization.js, positions.js,
+ * One set of modules implements GPT-2, Llama, Gemma, Mixtral and many others, selected by independent fields
+ * of the config, as in scratch_gpt/models. Read in this order: tensor.js, normalization.js, positions.js,
  * relative_positions.js, attention.js, feed_forward.js, experts.js, block.js, this file.
  *
  * Dimension letters: T tokens, C hidden size, V vocabulary, K labels.
@@ -105,13 +105,15 @@ export class ScratchGPTModel {
     if (this.embed_ngrams !== null) {
       hiddenStates = add(hiddenStates, this.embed_ngrams.forward(this.embed_ngrams.bucketIds(all, start)));
     }
-    if (this.embed_positions !== null) hiddenStates = add(hiddenStates, this.embed_positions.forward(positionIds));
+    const positions = this.embed_positions?.forward(positionIds) ?? null;
+    if (positions !== null) hiddenStates = add(hiddenStates, positions);
     if (this.embedding_norm !== null) hiddenStates = this.embedding_norm.forward(hiddenStates);
     const embeddings = hiddenStates;
 
     const rotations = rotaryByLayerType(this.rotary_emb, positionIds);
-    const pass = { start, rotations, relativeBias: this.relative_bias, cache, edits: completeEdits(edits), record };
-    const { hiddenStates: output, traces } = runLayers(this.layers, hiddenStates, { ...pass, source: null });
+    const shared = { start, rotations, relativeBias: this.relative_bias, cache, source: null };
+    const pass = { ...shared, edits: completeEdits(edits), record };
+    const { hiddenStates: output, traces } = runLayers(this.layers, hiddenStates, pass);
     if (cache !== null) cache.ids.push(...ids);
     const hidden = this.norm === null ? output : this.norm.forward(output);
     const none = { logits: null, scores: null, pooled: null, encoder: null };
@@ -161,8 +163,8 @@ export class ScratchGPTForCausalLM {
   }
 
   /**
-   * The logits of hidden states after the last norm, soft-capped if the config says so: c tanh(logits / c) (Gemma 2,
-   * arXiv:2408.00118).
+   * The logits of hidden states after the last norm, soft-capped if the config says so: c tanh(logits / c)
+   * (Gemma 2, arXiv:2408.00118).
    *
    * @param {Float32Array} hidden (T, C)
    * @returns {Float32Array} (T, V)

@@ -26,8 +26,8 @@ export function lensLogits(model, hidden) {
  * @param {import("#see/engine/model.js").Model} model
  * @param {import("#see/engine/gpt.js").Trace} trace of a recorded pass
  * @param {{top?: number}} options number of predictions
- * @returns {{ids: number[], probabilities: number[], entropy: number}[][]} for the embeddings and after each block, at
- *   each position
+ * @returns {{ids: number[], probabilities: number[], entropy: number}[][]} for the embeddings and after each
+ *   block, at each position
  */
 export function logitLens(model, trace, { top = 5 } = {}) {
   return [trace.embeddings, ...trace.layers.map((layer) => layer.output)].map((hidden) => {

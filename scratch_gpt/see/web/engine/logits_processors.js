@@ -1,22 +1,24 @@
 /**
- * Logits processors: what the generation config of a model forbids, forces or penalises, in the order of transformers.
+ * Logits processors: what the generation config of a model forbids, forces or penalises, in the order of
+ * transformers.
  *
  * Dimension letters: V vocabulary.
  */
 
-/** Let only one token be possible. */
-function force(scores, id) {
+/** Let only these tokens be possible. */
+function force(scores, ids) {
   scores.fill(-Infinity);
-  scores[id] = 0;
+  for (const id of ids) scores[id] = 0;
 }
 
-/** Divide positive scores of tokens that occurred by a penalty, and multiply negative ones (Keskar et al. 2019, CTRL,
- * arXiv:1909.05858). */
+/** Divide positive scores of tokens that occurred by a penalty, and multiply negative ones (Keskar et al.
+ * 2019, CTRL, arXiv:1909.05858). */
 function penaliseRepetition(scores, ids, penalty) {
   for (const id of new Set(ids)) scores[id] = scores[id] < 0 ? scores[id] * penalty : scores[id] / penalty;
 }
 
-/** Forbid tokens that would complete an n-gram that occurred (Paulus et al. 2017, arXiv:1705.04304, section 2.5). */
+/** Forbid tokens that would complete an n-gram that occurred (Paulus et al. 2017, arXiv:1705.04304, section
+ * 2.5). */
 function forbidRepeatedNgrams(scores, ids, size) {
   const start = ids.length - size + 1; // of the n - 1 last tokens
   for (let i = 0; i + size <= ids.length; i++) {
@@ -37,8 +39,8 @@ function forbidSequences(scores, ids, sequences, ends) {
 }
 
 /**
- * Change the scores of the next token in place: logits in greedy decoding and sampling, log-probabilities in beam
- * search.
+ * Change the scores of the next token in place: logits in greedy decoding and sampling, log-probabilities in
+ * beam search.
  *
  * @param {Float32Array | Float64Array} scores (V,)
  * @param {number[]} ids of the text so far, with the prompt or the decoder's start token
@@ -47,7 +49,7 @@ function forbidSequences(scores, ids, sequences, ends) {
  * @param {Object} generation the generation config
  */
 export function processLogits(scores, ids, promptLength, maxLength, generation) {
-  const { eos_token_ids: ends } = generation;
+  const { eos_token_ids: ends, forced_bos_token_id: first } = generation;
   const newTokens = ids.length - promptLength;
   if (generation.repetition_penalty !== 1) penaliseRepetition(scores, ids, generation.repetition_penalty);
   if (generation.no_repeat_ngram_size > 0) forbidRepeatedNgrams(scores, ids, generation.no_repeat_ngram_size);
@@ -55,11 +57,9 @@ export function processLogits(scores, ids, promptLength, maxLength, generation) 
   if (ids.length < generation.min_length || newTokens < generation.min_new_tokens) {
     for (const id of ends) scores[id] = -Infinity;
   }
-  if (generation.forced_bos_token_id !== null && ids.length === 1) force(scores, generation.forced_bos_token_id);
-  if (generation.forced_eos_token_ids.length > 0 && ids.length === maxLength - 1) {
-    scores.fill(-Infinity);
-    for (const id of generation.forced_eos_token_ids) scores[id] = 0;
-  }
+  if (first !== null && ids.length === 1) force(scores, [first]);
+  const last = generation.forced_eos_token_ids;
+  if (last.length > 0 && ids.length === maxLength - 1) force(scores, last);
   for (const id of generation.suppress_tokens) scores[id] = -Infinity;
   if (newTokens === 0) for (const id of generation.begin_suppress_tokens) scores[id] = -Infinity;
 }

@@ -89,7 +89,8 @@ export class Model {
   /**
    * Run the model.
    *
-   * @param {ArrayLike<number>} ids (T,); of an encoder-decoder the decoder's input, which begins with its start token
+   * @param {ArrayLike<number>} ids (T,); of an encoder-decoder the decoder's input, which begins with its
+   *   start token
    * @param {import("#see/engine/gpt.js").Options & {sourceIds?: ArrayLike<number>}} options
    * @returns {import("#see/engine/gpt.js").Trace}
    * @throws {RangeError} if there are more tokens than positions, no token, or one that does not exist
@@ -105,11 +106,12 @@ export class Model {
   /**
    * The logits of the last position; of a classifier, the scores of the labels.
    *
-   * @param {...ArrayLike<number>} ids the ids of the text or, of an encoder-decoder, the source and the decoder's input
+   * @param {...ArrayLike<number>} ids the ids of the text or, of an encoder-decoder, the source and the
+   *   decoder's input
    * @returns {Float32Array} (V,) or (K,)
    */
   logits(...ids) {
-    const [text, sourceIds] = this.kind === "seq2seq" ? [ids[1], ids[0]] : ids;
+    const [text, sourceIds] = this.kind === "seq2seq" ? [ids[1], ids[0]] : [ids[0], []];
     const { logits, scores } = this.forward(text, { sourceIds, lastLogits: true });
     return scores ?? logits;
   }
@@ -138,12 +140,14 @@ export class Model {
   beamSearch(ids, count, options = {}) {
     const { prompt, sourceIds } = this.promptFor(ids);
     const numBeams = options.numBeams ?? this.generation.num_beams;
-    return beamSearch(this, prompt, Math.min(prompt.length + count, this.maxPositions), { ...options, numBeams, sourceIds });
+    const maxLength = Math.min(prompt.length + count, this.maxPositions);
+    return beamSearch(this, prompt, maxLength, { ...options, numBeams, sourceIds });
   }
 
   /** The tokens that generation begins with, and the source of an encoder-decoder. */
   promptFor(ids) {
-    if (this.kind === "seq2seq") return { prompt: [this.generation.decoder_start_token_id], sourceIds: Array.from(ids) };
-    return { prompt: Array.from(ids), sourceIds: undefined };
+    const given = Array.from(ids);
+    if (this.kind !== "seq2seq") return { prompt: given, sourceIds: [] };
+    return { prompt: [this.generation.decoder_start_token_id], sourceIds: given };
   }
 }

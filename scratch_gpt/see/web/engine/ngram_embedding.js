@@ -1,14 +1,14 @@
 /**
- * N-gram embeddings: hashed embeddings of n-grams. Attention has to learn which tokens belong together; with n-gram
- * embeddings, n-grams are features from the start.
+ * N-gram embeddings: hashed embeddings of n-grams. Attention has to learn which tokens belong together; with
+ * n-gram embeddings, n-grams are features from the start.
  *
  * Dimension letters: T tokens, C hidden size.
  */
 
 const MULTIPLIER = 16_777_619; // the 32-bit FNV prime, with which few n-grams of characters collide
 
-/** A vector for each n-gram. Every n-gram is hashed to one of a fixed number of buckets, where n-grams may collide
- * (Joulin et al. 2016, arXiv:1607.01759). */
+/** A vector for each n-gram. Every n-gram is hashed to one of a fixed number of buckets, where n-grams may
+ * collide (Joulin et al. 2016, arXiv:1607.01759). */
 export class NgramEmbedding {
   /**
    * @param {number} size n
@@ -22,8 +22,9 @@ export class NgramEmbedding {
   }
 
   /**
-   * The bucket of the n-gram that ends at each token: a polynomial hash of its ids, modulo the number of buckets. That
-   * is a power of two, so the remainder is the last bits, which `Math.imul` computes exactly, also of negative ids.
+   * The bucket of the n-gram that ends at each token: a polynomial hash of its ids, modulo the number of
+   * buckets. That is a power of two, so the remainder is the last bits, which `Math.imul` computes exactly,
+   * also of negative ids.
    *
    * @param {ArrayLike<number>} ids all tokens of the text so far (S,)
    * @param {number} start index of the first token whose bucket is wanted

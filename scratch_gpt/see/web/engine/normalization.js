@@ -1,5 +1,6 @@
 /**
- * Normalization: scale the features of each token to unit variance or unit root mean square, so that deep stacks train.
+ * Normalization: scale the features of each token to unit variance or unit root mean square, so that deep
+ * stacks train.
  *
  * Dimension letters: T tokens, C hidden size.
  */

@@ -1,9 +1,10 @@
 /**
  * Position encodings: attention is invariant to the order of tokens, so positions are encoded in its inputs.
  *
- * Learned positions (an `Embedding`) and sinusoidal ones are added to the token embeddings. Rotary position embeddings
- * rotate the queries and keys, so that their dot product depends only on the distance between two tokens. Angles are
- * rounded to float32, as in torch: far from the start, the rounding is visible in the cosines.
+ * Learned positions (an `Embedding`) and sinusoidal ones are added to the token embeddings. Rotary position
+ * embeddings rotate the queries and keys, so that their dot product depends only on the distance between two
+ * tokens. Angles are rounded to float32, as in torch: far from the start, the rounding is visible in the
+ * cosines.
  *
  * Dimension letters: T tokens, H heads, D head size, R rotated features of a head, C hidden size.
  */
@@ -36,16 +37,17 @@ export class SinusoidalPositions {
 }
 
 /**
- * @typedef {{cos: Float32Array, sin: Float32Array, half: number}} Rotation cosines and sines, each (T, R/2), and R/2
+ * @typedef {{cos: Float32Array, sin: Float32Array, half: number}} Rotation cosines and sines, each (T, R/2),
+ *   and R/2
  */
 
-/** Rotary position embedding (Su et al. 2021, arXiv:2104.09864): cosines and sines of position times frequency. The
- * frequencies of the scaled variants (linear, dynamic, llama3, yarn, longrope) are computed by transformers and stored
- * in the page. */
+/** Rotary position embedding (Su et al. 2021, arXiv:2104.09864): cosines and sines of position times
+ * frequency. The frequencies of the scaled variants (linear, dynamic, llama3, yarn, longrope) are computed by
+ * transformers and stored in the page. */
 export class RotaryEmbedding {
   /**
-   * @param {{inv_freq: number[], attention_scaling: number}} table frequencies (R/2,), and the factor of cosines and
-   *   sines
+   * @param {{inv_freq: number[], attention_scaling: number}} table frequencies (R/2,), and the factor of
+   *   cosines and sines
    */
   constructor({ inv_freq, attention_scaling }) {
     this.invFreq = inv_freq;
@@ -72,8 +74,8 @@ export class RotaryEmbedding {
 }
 
 /**
- * Rotate, in place, each pair (x_i, x_{i+R/2}) of the first R features of queries or keys by the angle of its position
- * (Su et al. 2021, arXiv:2104.09864). The other features keep their values.
+ * Rotate, in place, each pair (x_i, x_{i+R/2}) of the first R features of queries or keys by the angle of its
+ * position (Su et al. 2021, arXiv:2104.09864). The other features keep their values.
  *
  * @param {Float32Array} x (T, H, D)
  * @param {number} headDim D
@@ -93,7 +95,8 @@ export function applyRotary(x, headDim, { cos, sin, half }) {
 }
 
 /**
- * The module of the position embeddings that are added to the token embeddings; null for rotary and relative positions.
+ * The module of the position embeddings that are added to the token embeddings; null for rotary and relative
+ * positions.
  *
  * @param {Object} config
  * @param {import("#see/engine/tensor.js").Weights} weights of the stack
@@ -111,7 +114,8 @@ export function buildPositions(config, weights) {
  * @returns {Map<string, RotaryEmbedding>}
  */
 export function buildRotary(tables) {
-  return new Map(Object.entries(tables ?? {}).map(([layerType, table]) => [layerType, new RotaryEmbedding(table)]));
+  const build = ([layerType, table]) => [layerType, new RotaryEmbedding(table)];
+  return new Map(Object.entries(tables ?? {}).map(build));
 }
 
 /**

@@ -1,21 +1,22 @@
 /**
- * Relative positions: a learned bias of the attention scores that depends on the distance between query and key (T5,
- * Raffel et al. 2019, arXiv:1910.10683, section 2.1).
+ * Relative positions: a learned bias of the attention scores that depends on the distance between query and
+ * key (T5, Raffel et al. 2019, arXiv:1910.10683, section 2.1).
  *
- * Distances are grouped into buckets: one for each small distance, and logarithmically wider ones for larger distances.
- * All layers of a stack share one table, a row per bucket and a column per head.
+ * Distances are grouped into buckets: one for each small distance, and logarithmically wider ones for larger
+ * distances. All layers of a stack share one table, a row per bucket and a column per head.
  */
 
 /**
- * The bucket of a relative position, from 0 to `numBuckets` - 1. Half of the buckets of a direction are for the
- * distances 0, 1, 2, …; the others divide the larger ones up to `maxDistance` evenly by their logarithm, and the last
- * one also has all distances beyond (T5, arXiv:1910.10683). Each step is rounded to float32, as in torch, which decides
- * at the borders of the buckets.
+ * The bucket of a relative position, from 0 to `numBuckets` - 1. Half of the buckets of a direction are for
+ * the distances 0, 1, 2, …; the others divide the larger ones up to `maxDistance` evenly by their logarithm,
+ * and the last one also has all distances beyond (T5, arXiv:1910.10683). Each step is rounded to float32, as
+ * in torch, which decides at the borders of the buckets.
  *
  * @param {number} relativePosition index of the key minus index of the query
  * @param {number} numBuckets
  * @param {number} maxDistance
- * @param {boolean} bidirectional whether later keys have their own buckets; otherwise they share that of distance 0
+ * @param {boolean} bidirectional whether later keys have their own buckets; otherwise they share that of
+ *   distance 0
  * @returns {number}
  */
 export function relativePositionBucket(relativePosition, numBuckets, maxDistance, bidirectional) {
@@ -60,7 +61,8 @@ export class RelativePositionBias {
   bias(head, relativePosition) {
     let bucket = this.buckets.get(relativePosition);
     if (bucket === undefined) {
-      bucket = relativePositionBucket(relativePosition, this.numBuckets, this.maxDistance, this.bidirectional);
+      const { numBuckets, maxDistance, bidirectional } = this;
+      bucket = relativePositionBucket(relativePosition, numBuckets, maxDistance, bidirectional);
       this.buckets.set(relativePosition, bucket);
     }
     return this.weight[bucket * this.heads + head];
@@ -76,5 +78,6 @@ export class RelativePositionBias {
  * @returns {RelativePositionBias | null}
  */
 export function buildRelativeBias(config, weights, bidirectional) {
-  return config.position_type === "relative" ? new RelativePositionBias(config, weights, bidirectional) : null;
+  if (config.position_type !== "relative") return null;
+  return new RelativePositionBias(config, weights, bidirectional);
 }

@@ -42,9 +42,9 @@ export function topIndices(values, count) {
 }
 
 /**
- * The probabilities of the next token: the softmax of logits / temperature, of the `topK` most probable tokens (Fan et
- * al. 2018, arXiv:1805.04833), of which the most probable ones are kept that together have at least the probability
- * `topP` (nucleus sampling, Holtzman et al. 2019, arXiv:1904.09751).
+ * The probabilities of the next token: the softmax of logits / temperature, of the `topK` most probable
+ * tokens (Fan et al. 2018, arXiv:1805.04833), of which the most probable ones are kept that together have at
+ * least the probability `topP` (nucleus sampling, Holtzman et al. 2019, arXiv:1904.09751).
  *
  * @param {Float32Array} logits (V,)
  * @param {Object} options
@@ -70,7 +70,8 @@ export function distribution(logits, { temperature = 1, topK = 0, topP = 1 } = {
   return probabilities;
 }
 
-/** Keep the fewest most probable tokens that together have at least the probability `topP`; the others get 0. */
+/** Keep the fewest most probable tokens that together have at least the probability `topP`; the others get 0.
+ * */
 function keepNucleus(probabilities, topP) {
   const order = topIndices(probabilities, probabilities.length);
   let total = 0;
@@ -100,8 +101,8 @@ export function sample(probabilities, random) {
 }
 
 /**
- * A generator of random numbers with a seed: xoshiro128** (Blackman and Vigna 2018, arXiv:1805.01407), whose state is
- * filled by SplitMix32 from the seed.
+ * A generator of random numbers with a seed: xoshiro128** (Blackman and Vigna 2018, arXiv:1805.01407), whose
+ * state is filled by SplitMix32 from the seed.
  *
  * @param {number} seed an integer
  * @returns {function(): number} returns numbers in [0, 1)

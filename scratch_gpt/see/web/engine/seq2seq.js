@@ -1,7 +1,7 @@
 /**
- * The encoder-decoder Transformer: an encoder processes the source; a decoder with cross-attention to the source
- * generates the target (Vaswani et al. 2017, arXiv:1706.03762; BART, Pegasus, T5). Encoder and decoder are stacks of the
- * GPT's block.
+ * The encoder-decoder Transformer: an encoder processes the source; a decoder with cross-attention to the
+ * source generates the target (Vaswani et al. 2017, arXiv:1706.03762; BART, Pegasus, T5). Encoder and decoder
+ * are stacks of the GPT's block.
  *
  * Dimension letters: S source tokens, T target tokens, C hidden size, V target vocabulary.
  */
@@ -15,8 +15,8 @@ import { buildPositions, buildRotary, countPositions, rotaryByLayerType } from "
 import { buildRelativeBias } from "#see/engine/relative_positions.js";
 import { add } from "#see/engine/tensor.js";
 
-/** Encoder or decoder: embeddings, positions, blocks and the final norm. The blocks of a decoder are causal and have
- * cross-attention. */
+/** Encoder or decoder: embeddings, positions, blocks and the final norm. The blocks of a decoder are causal
+ * and have cross-attention. */
 class ScratchSeq2SeqStack {
   /**
    * @param {Object} config
@@ -44,8 +44,8 @@ class ScratchSeq2SeqStack {
    * Run the stack.
    *
    * @param {number[]} ids (T,)
-   * @param {{cache: Cache | null, edits: import("#see/engine/edits.js").Edits, record: boolean, source: Object | null}}
-   *   pass what the blocks share
+   * @param {{cache: Cache | null, edits: import("#see/engine/edits.js").Edits, record: boolean, source:
+   *   Object | null}} pass what the blocks share
    * @returns {import("#see/engine/gpt.js").Trace} without logits
    */
   forward(ids, pass) {
@@ -53,7 +53,8 @@ class ScratchSeq2SeqStack {
     const start = pass.cache === null ? 0 : pass.cache.length;
     const positionIds = countPositions(start, ids.length);
     let hiddenStates = this.embed_tokens.forward(ids).map((value) => value * this.embedScale); // (T, C)
-    if (this.embed_positions !== null) hiddenStates = add(hiddenStates, this.embed_positions.forward(positionIds));
+    const positions = this.embed_positions?.forward(positionIds) ?? null;
+    if (positions !== null) hiddenStates = add(hiddenStates, positions);
     if (this.embedding_norm !== null) hiddenStates = this.embedding_norm.forward(hiddenStates);
     const embeddings = hiddenStates;
     const rotations = rotaryByLayerType(this.rotary_emb, positionIds);
@@ -93,25 +94,27 @@ export class ScratchSeq2SeqForConditionalGeneration {
    * @returns {import("#see/engine/gpt.js").Trace} of the encoder
    */
   encode(sourceIds, { edits = null, record = false } = {}) {
-    return this.encoder.forward(Array.from(sourceIds), { cache: null, edits: completeEdits(edits), record, source: null });
+    const pass = { cache: null, edits: completeEdits(edits), record, source: null };
+    return this.encoder.forward(Array.from(sourceIds), pass);
   }
 
   /**
    * @param {ArrayLike<number>} ids input of the decoder (T,), which begins with its start token
-   * @param {import("#see/engine/gpt.js").Options & {sourceIds?: ArrayLike<number>,
-   *   encoder?: import("#see/engine/gpt.js").Trace}} options `sourceIds` (S,), or the trace of the encoder for them;
+   * @param {import("#see/engine/gpt.js").Options & {sourceIds?: ArrayLike<number>, encoder?:
+   *   import("#see/engine/gpt.js").Trace}} options `sourceIds` (S,), or the trace of the encoder for them;
    *   neither with a cache that has seen them
    * @returns {import("#see/engine/gpt.js").Trace}
    */
-  forward(ids, { sourceIds = null, encoder = null, cache = null, edits = null, record = false, lastLogits = false } = {}) {
-    const complete = completeEdits(edits);
+  forward(ids, options = {}) {
+    const { sourceIds = [], cache = null, record = false, lastLogits = false } = options;
+    const edits = completeEdits(options.edits);
     let source = cache?.source ?? null;
     if (source === null) {
-      encoder = encoder ?? this.encode(sourceIds ?? [], { edits: complete.encoder, record });
-      source = this.source(encoder, completeEdits(complete.encoder).hiddenTokens);
+      const encoder = options.encoder ?? this.encode(sourceIds, { edits: edits.encoder, record });
+      source = this.source(encoder, completeEdits(edits.encoder).hiddenTokens);
       if (cache !== null) cache.source = source;
     }
-    const trace = this.decoder.forward(Array.from(ids), { cache, edits: complete, record, source });
+    const trace = this.decoder.forward(Array.from(ids), { cache, edits, record, source });
     trace.encoder = source.trace;
     trace.logits = this.head(keptStates(trace.hidden, this.config.hidden_size, lastLogits));
     return trace;
@@ -119,8 +122,9 @@ export class ScratchSeq2SeqForConditionalGeneration {
 
   /** What the blocks of the decoder read of the source. */
   source(trace, hiddenTokens) {
-    const rotary = this.config.cross_attention_rotary ? this.decoder.rotary_emb.get("full_attention") : undefined;
-    const rotation = rotary?.forward(countPositions(0, trace.length)) ?? null;
+    const rotary = this.decoder.rotary_emb.get("full_attention");
+    const isRotated = this.config.cross_attention_rotary && rotary !== undefined;
+    const rotation = isRotated ? rotary.forward(countPositions(0, trace.length)) : null;
     return { trace, states: trace.hidden, rotation, hidden: hiddenTokens };
   }
 

@@ -1,8 +1,9 @@
 /**
  * Tensors: weights and activations as flat `Float32Array`s in row-major order, as torch stores them.
  *
- * A module is built from `Weights`, the tensors whose names begin with its own name in the state dict; so its fields
- * have the names of the Python modules (`q_proj`, `input_layernorm`), and config fields those of the config.
+ * A module is built from `Weights`, the tensors whose names begin with its own name in the state dict; so its
+ * fields have the names of the Python modules (`q_proj`, `input_layernorm`), and config fields those of the
+ * config.
  *
  * Dimension letters: T tokens, C inputs, N outputs.
  */
@@ -45,8 +46,8 @@ export class Weights {
   /**
    * Read the tensors of a payload.
    *
-   * @param {{tensors: Object<string, {shape: number[], dtype: string, offset: number}>, tied: Object<string, string>}}
-   *   payload `tied` has the names of weights that are another one
+   * @param {{tensors: Object<string, {shape: number[], dtype: string, offset: number}>, tied: Object<string,
+   *   string>}} payload `tied` has the names of weights that are another one
    * @param {Uint8Array} bytes
    * @returns {Weights}
    */
@@ -174,56 +175,75 @@ export function linear(x, weight, bias, inputs, outputs) {
   const y = new Float32Array(rows * outputs);
   const wide = new Float64Array(x); // converted once, not for each output
   let t = 0;
-  for (; t + 4 <= rows; t += 4) multiplyFourRows(wide, t, weight, bias, inputs, outputs, y);
-  for (; t < rows; t++) multiplyRow(wide, t, weight, bias, inputs, outputs, y);
+  for (; t + 2 <= rows; t += 2) multiplyTwoRows(wide, t, weight, inputs, outputs, y);
+  if (t < rows) multiplyRow(wide, t, weight, inputs, outputs, y);
+  if (bias !== null) for (let i = 0; i < y.length; i++) y[i] += bias[i % outputs];
   return y;
 }
 
-/** One row of x times four rows of the weight at a time, which share the values of x that are loaded. */
-function multiplyRow(x, t, weight, bias, inputs, outputs, y) {
+/** One row of x times four rows of the weight at a time, four numbers of each: values that are loaded once are
+ * used several times, and the processor adds to four sums at once. */
+function multiplyRow(x, t, weight, inputs, outputs, y) {
   const start = t * inputs;
+  const even = inputs - (inputs % 4);
   let n = 0;
   for (; n + 4 <= outputs; n += 4) {
-    let s0 = 0, s1 = 0, s2 = 0, s3 = 0; // prettier-ignore
-    let w0 = n * inputs, w1 = w0 + inputs, w2 = w1 + inputs, w3 = w2 + inputs; // prettier-ignore
-    for (let i = start; i < start + inputs; i++) {
-      const value = x[i];
-      s0 += value * weight[w0++];
-      s1 += value * weight[w1++];
-      s2 += value * weight[w2++];
-      s3 += value * weight[w3++];
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    let a = n * inputs;
+    let b = a + inputs;
+    let c = b + inputs;
+    let d = c + inputs;
+    for (let i = start; i < start + even; i += 4, a += 4, b += 4, c += 4, d += 4) {
+      const p = x[i], q = x[i + 1], r = x[i + 2], s = x[i + 3];
+      s0 += p * weight[a] + q * weight[a + 1] + r * weight[a + 2] + s * weight[a + 3];
+      s1 += p * weight[b] + q * weight[b + 1] + r * weight[b + 2] + s * weight[b + 3];
+      s2 += p * weight[c] + q * weight[c + 1] + r * weight[c + 2] + s * weight[c + 3];
+      s3 += p * weight[d] + q * weight[d + 1] + r * weight[d + 2] + s * weight[d + 3];
     }
-    const to = t * outputs + n;
-    y[to] = s0 + (bias === null ? 0 : bias[n]);
-    y[to + 1] = s1 + (bias === null ? 0 : bias[n + 1]);
-    y[to + 2] = s2 + (bias === null ? 0 : bias[n + 2]);
-    y[to + 3] = s3 + (bias === null ? 0 : bias[n + 3]);
+    const rest = inputs - even;
+    y[t * outputs + n] = s0 + dot(x, start + even, weight, a, rest);
+    y[t * outputs + n + 1] = s1 + dot(x, start + even, weight, b, rest);
+    y[t * outputs + n + 2] = s2 + dot(x, start + even, weight, c, rest);
+    y[t * outputs + n + 3] = s3 + dot(x, start + even, weight, d, rest);
+  }
+  for (; n < outputs; n++) y[t * outputs + n] = dot(x, start, weight, n * inputs, inputs);
+}
+
+/** Two rows of x times two rows of the weight at a time, two numbers of each. */
+function multiplyTwoRows(x, t, weight, inputs, outputs, y) {
+  const even = inputs - (inputs % 2);
+  let n = 0;
+  for (; n + 2 <= outputs; n += 2) {
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    let a = t * inputs;
+    let b = a + inputs;
+    let v = n * inputs;
+    let w = v + inputs;
+    for (const end = a + even; a < end; a += 2, b += 2, v += 2, w += 2) {
+      const a0 = x[a], a1 = x[a + 1], b0 = x[b], b1 = x[b + 1];
+      const v0 = weight[v], v1 = weight[v + 1], w0 = weight[w], w1 = weight[w + 1];
+      s0 += a0 * v0 + a1 * v1;
+      s1 += a0 * w0 + a1 * w1;
+      s2 += b0 * v0 + b1 * v1;
+      s3 += b0 * w0 + b1 * w1;
+    }
+    const rest = inputs - even;
+    y[t * outputs + n] = s0 + dot(x, a, weight, v, rest);
+    y[t * outputs + n + 1] = s1 + dot(x, a, weight, w, rest);
+    y[(t + 1) * outputs + n] = s2 + dot(x, b, weight, v, rest);
+    y[(t + 1) * outputs + n + 1] = s3 + dot(x, b, weight, w, rest);
   }
   for (; n < outputs; n++) {
-    let sum = 0;
-    for (let i = 0; i < inputs; i++) sum += x[start + i] * weight[n * inputs + i];
-    y[t * outputs + n] = sum + (bias === null ? 0 : bias[n]);
+    y[t * outputs + n] = dot(x, t * inputs, weight, n * inputs, inputs);
+    y[(t + 1) * outputs + n] = dot(x, (t + 1) * inputs, weight, n * inputs, inputs);
   }
 }
 
-/** Four rows of x times one row of the weight at a time, whose values are loaded once for the four. */
-function multiplyFourRows(x, t, weight, bias, inputs, outputs, y) {
-  for (let n = 0; n < outputs; n++) {
-    let s0 = 0, s1 = 0, s2 = 0, s3 = 0; // prettier-ignore
-    let x0 = t * inputs, x1 = x0 + inputs, x2 = x1 + inputs, x3 = x2 + inputs; // prettier-ignore
-    for (let i = n * inputs; i < (n + 1) * inputs; i++) {
-      const value = weight[i];
-      s0 += value * x[x0++];
-      s1 += value * x[x1++];
-      s2 += value * x[x2++];
-      s3 += value * x[x3++];
-    }
-    const added = bias === null ? 0 : bias[n];
-    y[t * outputs + n] = s0 + added;
-    y[(t + 1) * outputs + n] = s1 + added;
-    y[(t + 2) * outputs + n] = s2 + added;
-    y[(t + 3) * outputs + n] = s3 + added;
-  }
+/** The dot product of `length` numbers of x, from index i, and of y, from index j. */
+function dot(x, i, y, j, length) {
+  let sum = 0;
+  for (let k = 0; k < length; k++) sum += x[i + k] * y[j + k];
+  return sum;
 }
 
 /**
@@ -240,8 +260,8 @@ export function add(a, b) {
 }
 
 /**
- * Replace scores by their softmax, exp(x_i) / sum of exp(x_j); the largest one is subtracted first, so that nothing
- * overflows. Scores of -Infinity get 0; if all are -Infinity, all weights are 0.
+ * Replace scores by their softmax, exp(x_i) / sum of exp(x_j); the largest one is subtracted first, so that
+ * nothing overflows. Scores of -Infinity get 0; if all are -Infinity, all weights are 0.
  *
  * @param {Float32Array | Float64Array} scores
  * @param {number} start index of the first score

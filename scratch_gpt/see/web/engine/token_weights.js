@@ -1,7 +1,7 @@
 /**
- * Weights of tokens and n-grams for text classification, computed from the labels before training: how informative they
- * are about the labels, as the range over the labels of their log-probabilities in a naive Bayes model (Wang and Manning
- * 2012, aclanthology.org/P12-2018).
+ * Weights of tokens and n-grams for text classification, computed from the labels before training: how
+ * informative they are about the labels, as the range over the labels of their log-probabilities in a naive
+ * Bayes model (Wang and Manning 2012, aclanthology.org/P12-2018).
  *
  * Dimension letters: T tokens, V vocabulary.
  */
@@ -30,8 +30,8 @@ export class TokenWeights {
   }
 
   /**
-   * Weights of n-grams; 0 for all but the first occurrence of an n-gram in a text, and for n-grams with a token of
-   * weight 0, such as `<mask>` or padding.
+   * Weights of n-grams; 0 for all but the first occurrence of an n-gram in a text, and for n-grams with a
+   * token of weight 0, such as `<mask>` or padding.
    *
    * @param {number} sizeIdx index of n in `config.ngram_sizes`
    * @param {Int32Array} bucketIds bucket of the n-gram that ends at each token (T,)
@@ -45,8 +45,8 @@ export class TokenWeights {
       return true;
     };
     const valid = bucketIds.map((bucket, t) => (isValid(t) ? bucket : -1));
-    const weight = (first, t) => (valid[t] < 0 ? 0 : first * this.ngrams[sizeIdx * this.buckets + bucketIds[t]]);
-    return firstOccurrences(valid).map(weight);
+    const table = this.ngrams.subarray(sizeIdx * this.buckets, (sizeIdx + 1) * this.buckets);
+    return firstOccurrences(valid).map((first, t) => (valid[t] < 0 ? 0 : first * table[bucketIds[t]]));
   }
 }
 

@@ -105,8 +105,7 @@ def page_html(models: Sequence[ModelPayload], text: str = "") -> str:
         "film": None,
         "text": text,
     }
-    urls = {name: data_url("text/javascript", code) for name, code in web_modules().items()}
-    import_map = json.dumps({"imports": urls})
+    import_map = json.dumps({"imports": {name: module_url(name, code) for name, code in web_modules().items()}})
     style = "".join((WEB / name).read_text(encoding="utf-8") for name in STYLES)
     parts = {
         "policy": content_security_policy([import_map, ENTRY], [style]),
@@ -173,9 +172,10 @@ def weights_element(index: int, weights: bytes) -> str:
     return f'<script type="text/plain" id="weights-{index}">{base64.b64encode(weights).decode("ascii")}</script>'
 
 
-def data_url(kind: str, text: str) -> str:
-    """A `data:` URL of a text."""
-    return f"data:{kind};base64,{base64.b64encode(text.encode('utf-8')).decode('ascii')}"
+def module_url(name: str, code: str) -> str:
+    """A `data:` URL of a module, which errors and debuggers call by its name."""
+    named = f"{code}\n//# sourceURL={name.removeprefix('#')}\n"
+    return f"data:text/javascript;base64,{base64.b64encode(named.encode('utf-8')).decode('ascii')}"
 
 
 def content_security_policy(scripts: list[str], styles: list[str]) -> str:

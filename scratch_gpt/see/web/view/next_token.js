@@ -97,7 +97,7 @@ function written(session, ids) {
   const tokenizer = session.tokenizer();
   const start = session.start();
   return ids.map((id, position) => {
-    const isSpecial = id >= tokenizer.size || tokenizer.isSpecial(id);
+    const isSpecial = tokenizer.token(id) === undefined || tokenizer.isSpecial(id);
     return { id, kind: isSpecial ? "special" : position >= start ? "written" : "" };
   });
 }

@@ -17,8 +17,10 @@ const UNSEEN = /[\s\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Cn}]/gu;
  * @returns {string}
  */
 export function visibleToken(tokenizer, id) {
-  if (id < 0 || id >= tokenizer.size) return `unused ${id}`; // a row of the embedding beyond the tokenizer
+  const spelling = tokenizer.token(id);
+  if (spelling === undefined) return `unused ${id}`; // a row of the embedding that no token has
   const bytes = tokenizer.bytes(id);
+  if (bytes === null) return visible(spelling); // a special token
   if (bytes.length === 0) return "∅";
   const text = decodeUtf8(bytes);
   return text === null ? hexadecimal(bytes) : visible(text);
@@ -37,22 +39,22 @@ export function visible(text) {
 /**
  * Bytes in hexadecimal, such as `E2 82 AC`.
  *
- * @param {Uint8Array} bytes
+ * @param {ArrayLike<number>} bytes
  * @returns {string}
  */
 export function hexadecimal(bytes) {
-  return [...bytes].map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+  return Array.from(bytes).map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
 }
 
 /**
  * The text of UTF-8 bytes; null if they are not valid, as those of a part of a character.
  *
- * @param {Uint8Array} bytes
+ * @param {ArrayLike<number>} bytes
  * @returns {string | null}
  */
 export function decodeUtf8(bytes) {
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(bytes));
   } catch {
     return null;
   }

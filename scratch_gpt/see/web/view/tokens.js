@@ -40,8 +40,13 @@ function described(tokenizer, ids, start) {
 }
 
 function kindOf(tokenizer, id, isWritten) {
-  if (id >= tokenizer.size || tokenizer.isSpecial(id)) return "special";
+  if (isNoText(tokenizer, id)) return "special";
   return isWritten ? "written" : "";
+}
+
+/** Whether an id stands for no text: it is that of a special token, or of none. */
+function isNoText(tokenizer, id) {
+  return tokenizer.token(id) === undefined || tokenizer.isSpecial(id);
 }
 
 function summarise(session, state, textIds) {
@@ -60,14 +65,15 @@ function showDetails(list, tokenizer, ids, position) {
   const id = position === null ? undefined : ids[position];
   list.hidden = id === undefined;
   if (id === undefined) return;
-  const isToken = id < tokenizer.size;
-  const isSpecial = isToken && tokenizer.isSpecial(id);
+  const spelling = tokenizer.token(id);
+  const bytes = (spelling !== undefined && tokenizer.bytes(id)) || [];
+  const isSpecial = spelling !== undefined && tokenizer.isSpecial(id);
   const rows = [
     ["Text", visibleToken(tokenizer, id)],
     ["Id", String(id)],
     ["Position", String(position)],
-    ["In the vocabulary", isToken ? visible(tokenizer.token(id)) : "not a token of the tokenizer"],
-    ["Bytes", isToken ? hexadecimal(tokenizer.bytes(id)) || "none" : "none"],
+    ["In the vocabulary", spelling === undefined ? "no token has this id" : visible(spelling)],
+    ["Bytes", hexadecimal(bytes) || "none"],
     ["Kind", isSpecial ? "special: it has a meaning of its own and stands for no text" : "text"],
   ];
   const row = ([name, value]) => [element("dt", {}, name), element("dd", {}, value)];

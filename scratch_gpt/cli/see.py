@@ -55,10 +55,15 @@ def see(
     scratch-gpt see runs/sft --against runs/gpt
     ```
     """
+    from transformers.utils import logging
+
+    from ..auto import register
     from ..see.page import build_page, check_output, write_page
     from ..terminal import SafeConsole
 
     check_output(output)
+    register()
+    logging.disable_progress_bar()
     names = [model] if against is None else [model, against]
     console = SafeConsole()
     with console.status("reading the weights"):

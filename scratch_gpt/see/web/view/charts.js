@@ -27,19 +27,19 @@ export function compact(value) {
 }
 
 /**
- * A horizontal bar: the filled part is one share, the outlined part another one of the same quantity.
+ * A horizontal bar of a share, with a mark at another one.
  *
  * @param {number} filled - between 0 and 1
- * @param {number} [outlined] - between 0 and 1
+ * @param {number | null} [marked] - between 0 and 1; null: no mark
  * @returns {HTMLElement}
  */
-export function bar(filled, outlined = 0) {
+export function bar(filled, marked = null) {
   const width = (share) => ({ width: `${(100 * Math.min(1, Math.max(0, share))).toFixed(2)}%` });
   return element(
     "span",
     { class: "bar", "aria-hidden": "true" },
-    element("span", { class: "outlined", style: width(outlined) }),
     element("span", { class: "filled", style: width(filled) }),
+    marked === null ? null : element("span", { class: "marked", style: width(marked) }),
   );
 }
 

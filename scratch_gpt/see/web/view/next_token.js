@@ -120,7 +120,7 @@ function createWriter({ store, session }) {
   const one = element("button", { type: "button", class: "primary", onclick: after(write) }, "Write a token");
   const on = element("button", { type: "button", onclick: () => (running ? stop() : run()) });
   const back = element("button", { type: "button", onclick: after(stepBack) }, "Step back");
-  const clear = element("button", { type: "button", onclick: after(removeAll) }, "Remove what was written");
+  const clear = element("button", { type: "button", onclick: after(removeAll) }, "Clear");
   const node = element("div", { class: "row", role: "group", "aria-label": "Writing" }, one, on, back, clear);
 
   /** Sample a token after the ids, with a seed of its own: after a step back, the same token comes again. */

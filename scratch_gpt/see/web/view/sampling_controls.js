@@ -50,7 +50,7 @@ export function samplingControls(store) {
     element("legend", {}, "Sampling"),
     ...sliders.map((slider) => slider.node),
     element("div", { class: "control" }, element("label", { for: "seed" }, "Seed"), seed),
-    element("p", { class: "legend" }, "Filled: the probability of being chosen. Outlined: the model's own."),
+    element("p", { class: "legend" }, "Bar: the probability of being chosen. Mark: the model's own."),
   );
 }
 

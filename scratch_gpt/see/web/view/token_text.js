@@ -10,7 +10,7 @@ const UNSEEN = /[\s\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}\p{Cn}]/gu;
 
 /**
  * The text of a token, with signs for what can't be seen: `␣` for a space, `U+200B` for a zero-width space,
- * and the bytes of an incomplete character in hexadecimal.
+ * and `\xE2` for a byte of an incomplete character.
  *
  * @param {object} tokenizer - of the engine
  * @param {number} id
@@ -23,7 +23,7 @@ export function visibleToken(tokenizer, id) {
   if (bytes === null) return visible(spelling); // a special token
   if (bytes.length === 0) return "∅";
   const text = decodeUtf8(bytes);
-  return text === null ? hexadecimal(bytes) : visible(text);
+  return text === null ? Array.from(bytes, (byte) => `\\x${hexadecimal([byte])}`).join("") : visible(text);
 }
 
 /**

@@ -51,12 +51,13 @@ class RecordedPage:
 
     Attributes:
         page: Playwright's page.
-        requests: addresses that it asked for, without those of `data:`.
+        address: of its file.
+        requests: addresses that it asked for, besides its file and those of `data:`.
         problems: console messages of errors and warnings, exceptions, dialogs and new windows.
     """
 
-    def __init__(self, page: Any):
-        self.page = page
+    def __init__(self, page: Any, address: str):
+        self.page, self.address = page, address
         self.requests: list[str] = []
         self.problems: list[str] = []
         page.set_default_timeout(TIMEOUT)
@@ -67,7 +68,7 @@ class RecordedPage:
         page.on("popup", lambda popup: self.problems.append(f"window: {popup.url}"))
 
     def _record_request(self, request: Any) -> None:
-        if not request.url.startswith("data:"):
+        if not request.url.startswith("data:") and request.url != self.address:
             self.requests.append(request.url)
 
     def _record_message(self, message: Any) -> None:
@@ -96,8 +97,8 @@ def opened(browser: Any, path: Path, hash: str = "", **options: Any) -> Iterator
     """
     context = browser.new_context(**options)
     try:
-        recorded = RecordedPage(context.new_page())
-        recorded.page.goto(path.resolve().as_uri() + hash)
+        recorded = RecordedPage(context.new_page(), path.resolve().as_uri())
+        recorded.page.goto(recorded.address + hash)
         yield recorded
     finally:
         context.close()

@@ -1,7 +1,6 @@
 """Tiny models of each kind with their tokenizers, as a page shows them."""
 
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,12 +35,6 @@ def tokenizer_of(kind: str, template: str, size: int | None = None) -> PreTraine
     return train_tokenizer(stories(seed=0, count=300), kind, size, template, model_max_length=128)  # type: ignore[arg-type]
 
 
-def _with(build: Callable[..., PreTrainedModel], *tokenizers: PreTrainedTokenizerFast, **fields: Any) -> Shown:
-    source, target = tokenizers[0], tokenizers[-1]
-    model = build(vocab_size=len(source), max_position_embeddings=128, **fields)
-    return Shown(model.eval(), Tokenizers(source, target))
-
-
 def _bigram(vocab_size: int, **fields: Any) -> ScratchBigramForCausalLM:
     config = ScratchBigramConfig(vocab_size=vocab_size, **fields, **IDS)
     return randomise(ScratchBigramForCausalLM(config), std=2.0)
@@ -53,36 +46,42 @@ def _gpt_classifier(**fields: Any) -> ScratchGPTForSequenceClassification:
     return lift_norms(randomise(ScratchGPTForSequenceClassification(config)))
 
 
-def shown(kind: str) -> Shown:
-    """A tiny model of a kind of `KINDS`, with random weights."""
-    causal = tokenizer_of("bpe", "causal", 500)
-    source = tokenizer_of("unigram", "seq2seq", 300)
+def shown(kind: str, spare: int = 0) -> Shown:
+    """A tiny model of a kind, with random weights.
+
+    Args:
+        kind: one of `KINDS`.
+        spare: how many more tokens the model has than its tokenizer.
+    """
+    build, *tokenizers = _parts(kind)
+    source, target = tokenizers[0], tokenizers[-1]
+    fields: dict[str, Any] = {"vocab_size": len(source) + spare, "max_position_embeddings": 128}
+    if source is not target:
+        fields |= {"decoder_vocab_size": len(target) + spare, "share_encoder_decoder_embeddings": False}
+    model = build(**fields).eval()
+    if source is not target:
+        model.config.target_tokenizer = True
+    return Shown(model, Tokenizers(source, target))
+
+
+def _parts(kind: str) -> tuple[Any, ...]:
+    """What builds a model of a kind, and its tokenizers."""
     encoder = tokenizer_of("word", "encoder", 300)
-    if kind == "causal":
-        return _with(lambda **fields: tiny_model("llama", **fields), causal)
-    if kind == "ngram":
-        return _with(lambda **fields: tiny_model("nanochat_ngram", **fields), tokenizer_of("char", "causal"))
-    if kind == "bigram":
-        return _with(_bigram, tokenizer_of("char", "causal"))
-    if kind == "gpt_classifier":
-        return _with(_gpt_classifier, causal)
-    if kind == "seq2seq":
-        return _with(lambda **fields: tiny_seq2seq("modern", **fields), source)
-    if kind == "two_vocabularies":
-        target = tokenizer_of("bpe", "seq2seq", 400)
-        sizes = {"decoder_vocab_size": len(target), "share_encoder_decoder_embeddings": False}
-        found = _with(lambda **fields: tiny_seq2seq("vaswani2017", **fields), source, target, **sizes)
-        found.model.config.target_tokenizer = True
-        return found
-    heads = {
-        "masked": (ScratchEncoderForMaskedLM, "bert"),
-        "classifier": (ScratchEncoderForSequenceClassification, "modern"),
-        "fasttext": (ScratchEncoderForSequenceClassification, "fasttext"),
-        "encoder": (ScratchEncoderModel, "bert"),
+    source = tokenizer_of("unigram", "seq2seq", 300)
+    fasttext = partial(tiny_encoder, ScratchEncoderForSequenceClassification, "fasttext", num_hidden_layers=0)
+    parts: dict[str, tuple[Any, ...]] = {
+        "causal": (partial(tiny_model, "llama"), tokenizer_of("bpe", "causal", 500)),
+        "ngram": (partial(tiny_model, "nanochat_ngram"), tokenizer_of("char", "causal")),
+        "bigram": (_bigram, tokenizer_of("char", "causal")),
+        "gpt_classifier": (_gpt_classifier, tokenizer_of("bpe", "causal", 500)),
+        "seq2seq": (partial(tiny_seq2seq, "modern"), source),
+        "two_vocabularies": (partial(tiny_seq2seq, "vaswani2017"), source, tokenizer_of("bpe", "seq2seq", 400)),
+        "masked": (partial(tiny_encoder, ScratchEncoderForMaskedLM, "bert"), encoder),
+        "classifier": (partial(tiny_encoder, ScratchEncoderForSequenceClassification, "modern"), encoder),
+        "fasttext": (fasttext, encoder),
+        "encoder": (partial(tiny_encoder, ScratchEncoderModel, "bert"), encoder),
     }
-    head, preset = heads[kind]
-    sizes = {"num_hidden_layers": 0} if preset == "fasttext" else {}
-    return _with(lambda **fields: tiny_encoder(head, preset, **fields), encoder, **sizes)
+    return parts[kind]
 
 
 KINDS = ("causal", "ngram", "bigram", "gpt_classifier", "seq2seq", "two_vocabularies", "masked", "classifier")

@@ -26,12 +26,12 @@ async function start() {
   const payload = JSON.parse(document.getElementById("payload").textContent);
   const models = payload.models.map((each, index) => loadModel(each, weights(index)));
   window.model = models[0];
-  const store = createStore({ ...initialState(), text: payload.text ?? "", ...fromHash(location.hash) });
+  const store = createStore({ ...initialState(), text: payload.text, ...fromAddress(payload.models[0]) });
   const session = createSession(store, models, payload);
   describe(payload.models[0]);
   connectText(store, session);
   connectTheme();
-  connectAddress(store);
+  connectAddress(store, payload.models[0]);
   const navigation = openViews({ store, session, models, payload });
   listenToKeys(store, navigation);
   return window.model;
@@ -88,14 +88,21 @@ function connectTheme() {
 }
 
 /** The address follows the state, and the state an address that is entered. */
-function connectAddress(store) {
+function connectAddress(store, description) {
   let waiting = 0;
   store.subscribe((state, changed) => {
     if (!["text", "view", "written"].some((name) => changed.has(name))) return;
     clearTimeout(waiting);
     waiting = setTimeout(() => history.replaceState(null, "", toHash(store.get())), WAIT_FOR_ADDRESS);
   });
-  addEventListener("hashchange", () => store.set({ position: null, ...fromHash(location.hash) }));
+  addEventListener("hashchange", () => store.set({ position: null, ...fromAddress(description) }));
+}
+
+/** What the address says of the state; ids that the model does not have are left out. */
+function fromAddress({ config }) {
+  const change = fromHash(location.hash);
+  const size = config.decoder_vocab_size ?? config.vocab_size;
+  return change.written ? { ...change, written: change.written.filter((id) => id < size) } : change;
 }
 
 function showError(error) {

@@ -3,10 +3,12 @@
 import { loadModel } from "#see/engine/model.js";
 import { compact } from "#see/view/charts.js";
 import { element, replaceChildren } from "#see/view/dom.js";
+import { explainPanel } from "#see/view/explain.js";
 import { listenToKeys } from "#see/view/keyboard.js";
 import { openViews } from "#see/view/navigation.js";
 import { createSession } from "#see/view/session.js";
 import { createStore, fromHash, initialState, toHash } from "#see/view/state.js";
+import { tourButton, tourPanel } from "#see/view/tour.js";
 
 const KINDS = {
   causal: "language model",
@@ -32,9 +34,20 @@ async function start() {
   connectText(store, session);
   connectTheme();
   connectAddress(store, payload.models[0]);
-  const navigation = openViews({ store, session, models, payload });
+  const context = { store, session, models, payload };
+  const navigation = openViews(context);
   listenToKeys(store, navigation);
+  addPanels(context);
   return window.model;
+}
+
+/** The explanation of a number, and the guided tour. */
+function addPanels(context) {
+  const [explanation, tour] = [explainPanel(context), tourPanel(context)];
+  document.getElementById("main").before(tour.node);
+  document.body.append(explanation.node);
+  document.querySelector(".tools").prepend(tourButton(context));
+  context.store.subscribe((state) => requestAnimationFrame(() => [explanation, tour].forEach((panel) => panel.update(state))));
 }
 
 /** Bytes of the weights of a model. */
@@ -69,7 +82,10 @@ function connectText(store, session) {
     const text = `The model has ${most} positions: the last ${ignored} tokens are ignored.`;
     note.textContent = ignored > 0 ? text : "";
   };
-  area.addEventListener("input", () => store.set({ text: area.value, written: [], position: null }));
+  area.addEventListener("input", () => {
+    const edits = { ...store.get().edits, hiddenTokens: new Set(), hiddenSource: new Set() }; // positions move
+    store.set({ text: area.value, written: [], position: null, key: null, edits });
+  });
   store.subscribe(update);
   update(store.get());
 }

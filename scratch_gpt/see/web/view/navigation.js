@@ -17,7 +17,7 @@ import { VIEWS } from "#see/view/views.js";
  */
 export function openViews(context) {
   const { store, models } = context;
-  const views = VIEWS.filter(({ kinds }) => !kinds || kinds.includes(models[0].kind));
+  const views = VIEWS.filter(({ kinds, isShown }) => (kinds?.includes(models[0].kind) ?? true) && (isShown?.(context) ?? true));
   const tabs = new Map(views.map((view) => [view.id, createTab(view, store)]));
   const panels = new Map(views.map((view) => [view.id, createPanel(view)]));
   const updates = new Map();
@@ -57,8 +57,10 @@ export function openViews(context) {
   return { views, open: (id) => store.set({ view: id }) };
 }
 
+/** The answer of this kind of model, if a view shows it. */
 function defaultView(views) {
-  return (views.find(({ id }) => id === "next") ?? views[0]).id;
+  const answers = ["compare", "translate", "next", "masked", "classify", "flow"];
+  return views.find(({ id }) => id === answers.find((answer) => views.some((view) => view.id === answer))).id;
 }
 
 function createTab({ id, title }, store) {

@@ -5,7 +5,7 @@
  */
 
 import { distribution } from "#see/engine/sampling.js";
-import { noEdits } from "#see/view/state.js";
+import { engineEdits, noEdits } from "#see/view/state.js";
 
 /** Recorded passes that are kept: the current one, one with edits, and those of a second model. */
 const KEPT_TRACES = 4;
@@ -54,7 +54,7 @@ export function createSession(store, models, payload) {
     let found = traces.find((each) => each.key === key);
     if (!found) {
       const sourceIds = models[index].kind === "seq2seq" ? kept() : null;
-      found = { key, value: models[index].forward(ids(), { sourceIds, record: true, edits }) };
+      found = { key, value: models[index].forward(ids(), { sourceIds, record: true, edits: engineEdits(edits) }) };
       traces.unshift(found);
       traces.length = Math.min(traces.length, KEPT_TRACES);
     }

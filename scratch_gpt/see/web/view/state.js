@@ -38,13 +38,23 @@
  * @property {number | null} position - selected token, an index of the ids
  * @property {number} layer - selected layer
  * @property {number} head - selected head
+ * @property {string | null} attention - kind of attention: "self", "cross" or "encoder"; null: the first
+ * @property {number | null} key - selected token that is attended to; null: that of the largest weight
+ * @property {number | null} lensRow - selected row of the logit lens; null: the last
+ * @property {number | null} label - class whose decision is shown; null: the most probable
+ * @property {number | null} beams - of the beam search; null: those of the model
+ * @property {object | null} explain - what is explained (see explain.js)
+ * @property {number | null} tour - step of the tour
  *
- * @typedef {object} Edits - as the engine takes them
+ * @typedef {object} Edits - of the model or, of an encoder-decoder, of its decoder
  * @property {Set<string>} heads - "layer.head"
+ * @property {Set<string>} crossHeads - those of cross-attention
  * @property {Set<number>} attentions - layers
  * @property {Set<number>} mlps - layers
  * @property {Set<number>} blocks - layers
+ * @property {Set<number>} crossAttentions - layers
  * @property {Set<number>} hiddenTokens - positions
+ * @property {Set<number>} hiddenSource - positions of the source
  *
  * @typedef {object} Context - what a view gets
  * @property {Store} store
@@ -57,6 +67,7 @@
  * @property {string} title
  * @property {string} intro
  * @property {string[]} [kinds]
+ * @property {(context: Context) => boolean} [isShown] - whether a page has this view
  * @property {(root: HTMLElement, context: Context) => (state: State) => void} build
  *
  * @typedef {object} Store
@@ -71,8 +82,18 @@
  * @returns {Edits}
  */
 export function noEdits() {
-  const none = () => new Set();
-  return { heads: none(), attentions: none(), mlps: none(), blocks: none(), hiddenTokens: none() };
+  const fields = ["heads", "crossHeads", "attentions", "crossAttentions", "mlps", "blocks", "hiddenTokens", "hiddenSource"];
+  return Object.fromEntries(fields.map((field) => [field, new Set()]));
+}
+
+/**
+ * Edits in the form that the engine takes: tokens of the source are hidden in the encoder.
+ *
+ * @param {Edits} edits
+ * @returns {import("#see/engine/edits.js").Edits}
+ */
+export function engineEdits({ hiddenSource, ...decoder }) {
+  return { ...decoder, encoder: hiddenSource.size > 0 ? { hiddenTokens: hiddenSource } : null };
 }
 
 /**
@@ -93,6 +114,13 @@ export function initialState() {
     position: null,
     layer: 0,
     head: 0,
+    attention: null,
+    key: null,
+    lensRow: null,
+    label: null,
+    beams: null,
+    explain: null,
+    tour: null,
   };
 }
 

@@ -1,0 +1,130 @@
+/** A classifier's decision: the probability of each class, and the share of each token in it. */
+
+import { bar, largest } from "#see/view/charts.js";
+import { percent } from "#see/view/charts.js";
+import { element, replaceChildren } from "#see/view/dom.js";
+import { points } from "#see/view/numbers.js";
+import { labelProbabilities } from "#see/view/outcomes.js";
+import { explainButton, hasTokens } from "#see/view/rerender.js";
+import { engineEdits, noEdits } from "#see/view/state.js";
+import { tokenStrip } from "#see/view/token_strip.js";
+
+const CHUNK = 40; // milliseconds of work between two updates of the page
+const shares = new WeakMap(); // of traces
+
+export const view = {
+  id: "classify",
+  title: "Decision",
+  intro:
+    "The classifier gives each class a probability. To see what a token contributes, it is hidden: how far the probability " +
+    "falls without it is its share in the decision.",
+  kinds: ["classifier"],
+  build(root, context) {
+    const { session, store } = context;
+    const strip = tokenStrip("Tokens with their shares", session.tokenizer, (position) => store.set({ position }));
+    const [classes, heading, note] = [element("div"), element("h3"), element("p", { class: "note", role: "status" })];
+    root.append(classes, heading, element("div", { class: "loss-strip" }, strip.node), note);
+    function update(state) {
+      if (!hasTokens(session)) {
+        replaceChildren(classes, element("p", { class: "note" }, "Write a text first."));
+        strip.update([], null);
+        return;
+      }
+      const trace = session.trace();
+      const probabilities = labelProbabilities(trace.logits, session.model().config);
+      const label = state.label ?? largest(probabilities, 1)[0];
+      replaceChildren(classes, renderClasses(context, probabilities, label));
+      heading.textContent = `Share of each token in “${labelName(session, label)}”, in percentage points`;
+      const found = measureShares(context, trace, () => store.get().view === "classify" && update(store.get()));
+      strip.update(stripTokens(session.ids(), found, probabilities[label], label), state.position);
+      note.textContent = found.done ? shareNote() : "Hiding one token after the other …";
+    }
+    return update;
+  },
+};
+
+function shareNote() {
+  return (
+    "“+20” means: with this token hidden, the probability is 20 points lower, so the token speaks for the class. “−” " +
+    "means that it speaks against it. The shares need not add up, since tokens act together."
+  );
+}
+
+function labelName(session, label) {
+  return session.description().labels?.[label] ?? `label ${label}`;
+}
+
+function renderClasses(context, probabilities, chosen) {
+  const { session, store } = context;
+  const rows = Array.from(probabilities, (probability, label) => {
+    const name = labelName(session, label);
+    const select = element(
+      "button",
+      {
+        type: "button",
+        id: `label-${label}`,
+        "aria-pressed": String(label === chosen),
+        onclick: () => store.set({ label }),
+      },
+      name,
+    );
+    const request = { kind: "class", label };
+    const number = explainButton(context, `class-${label}`, percent(probability), request, `${name}: ${percent(probability)}`);
+    return element(
+      "tr",
+      { class: label === chosen ? "marked" : null },
+      element("th", { scope: "row" }, select),
+      element("td", {}, bar(probability)),
+      element("td", { class: "right" }, number),
+    );
+  });
+  return element(
+    "table",
+    { class: "weights classes" },
+    element("caption", { class: "visually-hidden" }, "Probability of each class"),
+    element("tbody", {}, ...rows),
+  );
+}
+
+/**
+ * The probabilities with each token hidden, computed once per text, a little at a time.
+ *
+ * @param {object} context
+ * @param {object} trace - of the whole text
+ * @param {() => void} onprogress
+ * @returns {{values: Float32Array[], done: boolean}} probabilities of the labels without the token, by position
+ */
+function measureShares({ session }, trace, onprogress) {
+  if (shares.has(trace)) return shares.get(trace);
+  const found = { values: [], done: false };
+  shares.set(trace, found);
+  const [model, ids] = [session.model(), session.ids()];
+  function work() {
+    const end = performance.now() + CHUNK;
+    while (found.values.length < ids.length && performance.now() < end) {
+      const edits = { ...noEdits(), hiddenTokens: new Set([found.values.length]) };
+      found.values.push(labelProbabilities(model.forward(ids, { edits: engineEdits(edits) }).logits, model.config));
+    }
+    found.done = found.values.length === ids.length;
+    onprogress();
+    if (!found.done && session.trace() === trace) setTimeout(work);
+  }
+  setTimeout(work);
+  return found;
+}
+
+function stripTokens(ids, { values }, whole, label) {
+  return ids.map((id, position) => {
+    const without = values[position]?.[label];
+    if (without === undefined) return { id, below: "…" };
+    const share = whole - without;
+    const colour = share < 0 ? "--warm" : "--accent";
+    const strength = Math.round(60 * Math.min(1, Math.abs(share) * 2));
+    return {
+      id,
+      below: points(share),
+      colour: `color-mix(in srgb, var(${colour}) ${strength}%, transparent)`,
+      title: `${percent(without)} without this token`,
+    };
+  });
+}

@@ -1,0 +1,121 @@
+/**
+ * How numbers are written on the page, and the few sums that several views need.
+ *
+ * Dimension letters: T tokens, V vocabulary size.
+ */
+
+/**
+ * A number with a typographic minus and a number of digits that fits its size: 0.021, 1.52, 24.8, 1520.
+ *
+ * @param {number} value
+ * @returns {string}
+ */
+export function decimal(value) {
+  if (!Number.isFinite(value)) return value === -Infinity ? "−∞" : value === Infinity ? "∞" : "–";
+  const size = Math.abs(value);
+  if (size !== 0 && size < 0.0005) {
+    const [digits, exponent] = value.toExponential(1).split("e");
+    return `${digits.replace("-", "−")} · 10^${exponent.replace("-", "−")}`;
+  }
+  const digits = size >= 999.5 ? 0 : size >= 9.995 ? 1 : size >= 0.9995 || size === 0 ? 2 : 3;
+  return value.toFixed(digits).replace("-", "−");
+}
+
+/**
+ * A difference with its sign: "+0.21", "−1.30", "0".
+ *
+ * @param {number} value
+ * @param {(size: number) => string} [write] - how its size is written
+ * @returns {string}
+ */
+export function signed(value, write = decimal) {
+  if (value === 0) return "0";
+  return `${value > 0 ? "+" : "−"}${write(Math.abs(value))}`;
+}
+
+/**
+ * The difference of two probabilities in percentage points: "+1.2", "−30", "0".
+ *
+ * @param {number} difference
+ * @returns {string}
+ */
+export function points(difference) {
+  const size = Math.abs(100 * difference);
+  if (size < 0.05) return "0";
+  return `${difference > 0 ? "+" : "−"}${size.toFixed(size < 9.95 ? 1 : 0)}`;
+}
+
+/**
+ * Logarithm of the sum of the exponentials: log softmax of a logit is the logit minus this.
+ *
+ * @param {Float32Array} logits - (V,)
+ * @returns {number}
+ */
+export function logSumExp(logits) {
+  let maximum = -Infinity;
+  for (const logit of logits) if (logit > maximum) maximum = logit;
+  let sum = 0;
+  for (const logit of logits) sum += Math.exp(logit - maximum);
+  return maximum + Math.log(sum);
+}
+
+/**
+ * softmax(logits), (V,) to (V,).
+ *
+ * @param {Float32Array} logits
+ * @returns {Float32Array}
+ */
+export function softmax(logits) {
+  const total = logSumExp(logits);
+  return Float32Array.from(logits, (logit) => Math.exp(logit - total));
+}
+
+/**
+ * Row `index` of a matrix that is stored row by row.
+ *
+ * @param {Float32Array} matrix - (T, width)
+ * @param {number} index
+ * @param {number} width
+ * @returns {Float32Array} (width,), a view of the same memory
+ */
+export function row(matrix, index, width) {
+  return matrix.subarray(index * width, (index + 1) * width);
+}
+
+/**
+ * The Euclidean length of a vector.
+ *
+ * @param {Float32Array} vector
+ * @returns {number}
+ */
+export function norm(vector) {
+  let sum = 0;
+  for (const value of vector) sum += value * value;
+  return Math.sqrt(sum);
+}
+
+/**
+ * An index into `count` elements; the last one in place of null and of an index that a shorter text made too large.
+ *
+ * @param {number | null | undefined} index
+ * @param {number} count
+ * @returns {number}
+ */
+export function clampIndex(index, count) {
+  return index === null || index === undefined || index >= count || index < 0 ? count - 1 : index;
+}
+
+/**
+ * Kullback-Leibler divergence of the distribution `q` from `p` in nats: 0 if they are equal.
+ *
+ * @param {Float32Array} p - probabilities (V,)
+ * @param {Float32Array} q - probabilities (V,)
+ * @returns {number}
+ */
+export function divergence(p, q) {
+  let sum = 0;
+  for (let index = 0; index < p.length; index += 1) {
+    if (p[index] > 0) sum += p[index] * Math.log(p[index] / Math.max(q[index], 1e-30));
+  }
+  return Math.max(0, sum);
+}

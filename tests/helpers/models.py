@@ -1,6 +1,7 @@
 """Tiny configs and models with random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -105,3 +106,11 @@ STYLES = [
     ("gpt2", {"norm_position": "post", "position_type": "sinusoidal", "hidden_act": "relu"}),
     ("llama", {"position_type": "relative", "num_key_value_heads": 2}),
 ]
+
+
+def small_paged_cache() -> dict[str, Any]:
+    """Arguments of `generate_batch`, since transformers 5.9, for a cache of a few blocks: by default it takes most of the
+    memory, and half a minute."""
+    from transformers import ContinuousBatchingConfig
+
+    return {"continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64)}

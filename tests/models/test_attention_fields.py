@@ -3,7 +3,7 @@ does not support is refused."""
 
 import pytest
 import torch
-from helpers.models import lift_norms, tiny_model
+from helpers.models import lift_norms, small_paged_cache, tiny_model
 from huggingface_hub.errors import StrictDataclassError
 from test_decoding_fields import EXPERTS, MIXED, STYLES, WINDOW, build
 from torch import nn
@@ -118,7 +118,7 @@ def test_continuous_batching_generates_the_same_texts(style):
     model = build(style)
     inputs = [torch.randint(3, 99, (n,)).tolist() for n in (3, 8, 25)]
     settings = GenerationConfig(max_new_tokens=12, do_sample=False, eos_token_id=98, pad_token_id=0)
-    results = model.generate_batch(inputs=inputs, generation_config=settings, progress_bar=False)
+    results = model.generate_batch(inputs=inputs, generation_config=settings, **small_paged_cache())
     for tokens, result in zip(inputs, results.values(), strict=True):
         expected = model.generate(torch.tensor([tokens]), generation_config=settings)[0, len(tokens) :]
         assert result.generated_tokens == expected.tolist()

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers.models import PRESET_STYLES, tiny_model
+from helpers.models import PRESET_STYLES, small_paged_cache, tiny_model
 from transformers import DynamicCache, GenerationConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
@@ -115,7 +115,7 @@ def test_continuous_batching_generates_the_same_texts(preset):
     model = tiny_model(preset)
     inputs = [prompt(1, n)[0].tolist() for n in (3, 8, 5)]
     settings = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=98, pad_token_id=0)
-    results = model.generate_batch(inputs=inputs, generation_config=settings, progress_bar=False)
+    results = model.generate_batch(inputs=inputs, generation_config=settings, **small_paged_cache())
     for tokens, result in zip(inputs, results.values(), strict=True):
         expected = model.generate(torch.tensor([tokens]), generation_config=settings)[0, len(tokens) :]
         assert result.generated_tokens == expected.tolist()

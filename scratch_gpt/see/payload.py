@@ -56,10 +56,8 @@ def model_payload(name: str | Path, dtype: WeightType = "float16", trust_remote_
         ScratchError: the model can't be opened, or the page can't show it.
     """
     config = open_config(name, trust_remote_code)
-    if is_native_config(config):
-        model = import_to_memory(plan_import(name))
-    else:
-        model = load_model(name, trust_remote_code)
+    is_native = is_native_config(config)
+    model = import_to_memory(plan_import(name)) if is_native else load_model(name, trust_remote_code)
     if model.config.is_encoder_decoder:
         tokenizers = open_tokenizers(str(name), model.config, trust_remote_code)
     else:

@@ -1,4 +1,4 @@
-"""The engine of a page, run by Node: one process for each model and list of calls."""
+"""The engine of a page, run by Node: one process for a list of jobs."""
 
 import base64
 import json
@@ -11,41 +11,55 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.processes import PROJECT
 
+from helpers.processes import PROJECT
 from scratch_gpt.see.payload import WeightType, payload_of
 
 RUNNER = PROJECT / "tests" / "see" / "run_engine.mjs"
 ENGINE = PROJECT / "scratch_gpt" / "see" / "web" / "engine"
 NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="the engine of a page is tested by Node, which is not installed")
+needs_node = pytest.mark.skipif(NODE is None, reason="the engine of a page runs in Node here, which is not installed")
+
+Call = dict[str, Any]  # "method" of run_engine.mjs, and its arguments
 
 
 class EngineError(Exception):
     """What the engine threw."""
 
 
-def run_engine(model: Any, calls: list[dict[str, Any]], dtype: WeightType = "float32") -> list[Any]:
-    """The results of calls of the engine for a model, each a dict with "method" and arguments (see run_engine.mjs);
-    arrays of float32 are tensors, flat.
+def run_engine(model: Any, calls: list[Call], dtype: WeightType = "float32") -> list[Any]:
+    """The results of calls of the engine for one model, or for none; arguments as of `run_jobs`."""
+    return run_jobs([(model, dtype, calls)])[0]
+
+
+def run_jobs(jobs: list[tuple[Any, WeightType, list[Call]]]) -> list[list[Any]]:
+    """The results of the calls of each job; arrays of float32 are flat tensors.
+
+    Args:
+        jobs: each a model or None, the data type of its weights in the page, and calls.
 
     Raises:
-        EngineError: one of them failed.
+        EngineError: a call failed.
     """
-    content, weights = payload_of(model, None, "model", dtype)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "weights")
-        path.write_bytes(weights)
-        request = {"engine": str(ENGINE), "content": content, "weights": str(path), "calls": calls}
-        command = [str(NODE), str(RUNNER)]
-        done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=120)
+        requests = []
+        for number, (model, dtype, calls) in enumerate(jobs):
+            content, weights = payload_of(model, None, "model", dtype) if model is not None else (None, b"")
+            path = Path(folder, str(number))
+            path.write_bytes(weights)
+            requests.append({"content": content, "weights": str(path), "calls": calls})
+        request = json.dumps({"engine": str(ENGINE), "jobs": requests})
+        done = subprocess.run([str(NODE), str(RUNNER)], input=request, capture_output=True, text=True, timeout=120)
     if done.returncode:
         raise EngineError(done.stderr)
-    results = json.loads(done.stdout, object_hook=_tensor)
-    for result in results:
-        if "error" in result:
-            raise EngineError(result["error"])
-    return [result["result"] for result in results]
+    results = iter(json.loads(done.stdout, object_hook=_tensor))
+    return [[_result(next(results)) for _ in calls] for _, _, calls in jobs]
+
+
+def _result(outcome: dict[str, Any]) -> Any:
+    if "error" in outcome:
+        raise EngineError(outcome["error"])
+    return outcome.get("result")
 
 
 def _tensor(value: dict[str, Any]) -> Any:
@@ -57,7 +71,14 @@ def _tensor(value: dict[str, Any]) -> Any:
 def in_float16(model: Any) -> Any:
     """Round the weights of a model to float16, in place; it still computes in float32."""
     with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
-            if tensor.is_floating_point():
-                tensor.copy_(tensor.half().float())
+        for tensor in model.state_dict().values():
+            tensor.copy_(tensor.half().float())
     return model
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    """Assert that a flat tensor of the engine is equal to one of torch up to an absolute difference, and that there is
+    something to compare."""
+    assert expected.numel() > 1
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(actual.view(expected.shape), expected, atol=tolerance, rtol=0)

@@ -1,46 +1,89 @@
-/** Runs calls of web/engine: JSON on standard input, JSON on standard output. Arrays of numbers are base64 of float32. */
+/**
+ * Runs calls of web/engine: JSON on standard input, JSON on standard output. Arrays of float32 are base64.
+ *
+ * The input has the folder of the engine, and jobs: each a model (its content and the file of its weights, or null) and
+ * calls, which are a method below and its arguments.
+ */
 
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
-const { engine, content, weights, calls } = JSON.parse(readFileSync(0, "utf8"));
+const { engine, jobs } = JSON.parse(readFileSync(0, "utf8"));
 const load = (file) => import(pathToFileURL(`${engine}/${file}`));
 const { loadModel } = await load("model.js");
-const { lensLogits } = await load("lens.js");
-const model = loadModel(content, new Uint8Array(readFileSync(weights)));
+const { lensLogits, logitLens } = await load("lens.js");
+const { distribution, randomGenerator, sample } = await load("sampling.js");
 
-/** A trace of tokens that were computed in pieces with a cache: the logits of all. */
-function forwardInPieces({ ids, pieces, options }) {
+/** Tokens computed in pieces with a cache, which may be truncated to a length before a piece: the logits of each piece,
+ * and the number of tokens that each layer keeps in the end. */
+function inPieces(model, { ids, pieces, options = {} }) {
   const cache = model.newCache();
-  const rows = [];
-  for (const size of pieces) {
-    const trace = model.forward(ids.slice(cache.length, cache.length + size), { ...options, cache });
-    rows.push(...trace.logits);
+  const logits = [];
+  for (const [truncated, end] of pieces) {
+    cache.truncate(truncated);
+    const trace = model.forward(ids.slice(cache.length, end), { ...options, cache });
+    logits.push(trace.logits);
   }
-  const cached = cache.layers.map((layer) => layer.count);
-  return { logits: Float32Array.from(rows), cached };
+  return { logits, counts: cache.layers.map((layer) => layer.count) };
+}
+
+/** The logit lens of the embeddings and of each block, whole and as the page shows it. */
+function lens(model, { ids, options }) {
+  const trace = model.forward(ids, { ...options, record: true });
+  const states = [trace.embeddings, ...trace.layers.map((layer) => layer.output)];
+  return { logits: states.map((hidden) => lensLogits(model, hidden)), shown: logitLens(model, trace, { top: 3 }) };
+}
+
+/** Milliseconds per token of greedy decoding, the best of several runs. */
+function speed(model, { ids, count, runs }) {
+  let best = Infinity;
+  for (let i = 0; i < runs; i++) {
+    const start = performance.now();
+    model.generate(ids, count, { stopAtEnd: false });
+    best = Math.min(best, (performance.now() - start) / count);
+  }
+  return best;
+}
+
+/** Tokens drawn one after the other. */
+function draw(model, { logits, options, seed, count }) {
+  const random = randomGenerator(seed);
+  const probabilities = distribution(Float32Array.from(logits), options);
+  return Array.from({ length: count }, () => sample(probabilities, random));
 }
 
 const METHODS = {
-  forward: ({ ids, options }) => model.forward(ids, options),
-  forwardInPieces,
-  lens: ({ hidden }) => lensLogits(model, Float32Array.from(hidden)),
-  generate: ({ ids, count, options }) => model.generate(ids, count, options),
-  beamSearch: ({ ids, count, options }) => model.beamSearch(ids, count, options),
-  logits: ({ ids }) => model.logits(...ids),
+  forward: (model, { ids, options }) => model.forward(ids, options),
+  logits: (model, { ids }) => model.logits(...ids),
+  generate: (model, { ids, count, options }) => model.generate(ids, count, options),
+  beamSearch: (model, { ids, count, options }) => model.beamSearch(ids, count, options),
+  distribution: (model, { logits, options }) => distribution(Float32Array.from(logits), options),
+  /** An exported function of a file of the engine, for each list of arguments. */
+  map: async (model, { file, name, lists }) => {
+    const found = (await load(file))[name];
+    return lists.map((list) => found(...list));
+  },
+  draw,
+  inPieces,
+  lens,
+  speed,
 };
 
 const toBase64 = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
 const encode = (key, value) => {
   if (value instanceof Float32Array) return { float32: toBase64(value) };
-  if (value instanceof Int32Array) return [...value];
-  return value;
+  if (ArrayBuffer.isView(value)) return [...value];
+  return value instanceof Set ? [...value] : value;
 };
-const results = calls.map(({ method, ...call }) => {
-  try {
-    return { result: METHODS[method](call) };
-  } catch (error) {
-    return { error: String(error) };
+const results = [];
+for (const { content, weights, calls } of jobs) {
+  const model = content === null ? null : loadModel(content, new Uint8Array(readFileSync(weights)));
+  for (const { method, ...call } of calls) {
+    try {
+      results.push({ result: await METHODS[method](model, call) });
+    } catch (error) {
+      results.push({ error: String(error) });
+    }
   }
-});
+}
 process.stdout.write(JSON.stringify(results, encode));

@@ -146,6 +146,7 @@ export class Model {
 
   /** The tokens that generation begins with, and the source of an encoder-decoder. */
   promptFor(ids) {
+    if (this.generation === null) throw new TypeError(`a ${this.kind} model does not generate`);
     const given = Array.from(ids);
     if (this.kind !== "seq2seq") return { prompt: given, sourceIds: [] };
     return { prompt: [this.generation.decoder_start_token_id], sourceIds: given };

@@ -1,0 +1,99 @@
+"""Parts of a page's engine: special functions, buckets, hashes, the cache and float16."""
+
+import math
+
+import pytest
+import torch
+from helpers.models import tiny_model
+from helpers.page_engine import close, needs_node, run_engine
+
+from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM
+from scratch_gpt.models.relative_positions import relative_position_buckets
+
+pytestmark = needs_node
+IDS = torch.randint(6, 99, (1, 700), generator=torch.Generator().manual_seed(0))
+
+
+def test_error_function():
+    xs = [i / 1000 for i in range(-6000, 6001)]
+    (found,) = run_engine(
+        None, [{"method": "map", "file": "feed_forward.js", "name": "erf", "lists": [[x] for x in xs]}]
+    )
+    assert max(abs(value - math.erf(x)) for value, x in zip(found, xs, strict=True)) < 2e-8
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(
+    ("num_buckets", "max_distance"), [(32, 128), (8, 12), (4, 3), (64, 128), (32, 20), (16, 1000), (128, 256), (20, 77)]
+)
+def test_buckets_of_relative_positions(num_buckets, max_distance, bidirectional):
+    distances = torch.arange(-3000, 3001)
+    lists = [[distance, num_buckets, max_distance, bidirectional] for distance in distances.tolist()]
+    call = {"method": "map", "file": "relative_positions.js", "name": "relativePositionBucket", "lists": lists}
+    (found,) = run_engine(None, [call])
+    assert found == relative_position_buckets(distances, num_buckets, max_distance, bidirectional).tolist()
+
+
+@pytest.mark.parametrize(("buckets", "size"), [(2**14, 3), (2**20, 8), (2, 2), (2**18, 5)])
+def test_hashes_of_ngrams(buckets, size):
+    """The buckets, of large ids too, and of the first tokens, before which the id is -1: a table of numbers of buckets
+    in place of the vectors."""
+    fields = {"ngram_buckets": buckets, "ngram_size": size, "hidden_size": 8, "num_attention_heads": 2}
+    model = tiny_model("llama", vocab_size=70_000, num_hidden_layers=1, embedding_norm=False, **fields)
+    ids = torch.cat((torch.tensor([69_999, 69_998, 0, 69_999, 1]), torch.randint(0, 70_000, (50,))))
+    embedding = model.model.embed_ngrams.embedding
+    with torch.no_grad():
+        model.model.embed_tokens.weight.zero_()
+        embedding.weight[:, 0], embedding.weight[:, 1:] = torch.arange(buckets), 0
+    (trace,) = run_engine(model, [{"method": "forward", "ids": ids.tolist()}])
+    found = trace["embeddings"].view(-1, 8)[:, 0].long()
+    assert torch.equal(found, model.model.embed_ngrams.bucket_ids(ids[None])[0])
+
+
+WINDOWED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+
+
+@torch.no_grad()
+def test_windowed_layers_keep_little_more_than_their_window():
+    """A long text in pieces has the logits of the whole text, after the memory was moved several times."""
+    model = tiny_model("gemma3", max_position_embeddings=1024, **WINDOWED)
+    length = IDS.shape[1]
+    pieces = [[0, 300], [300, 303], *([n, n + 1] for n in range(303, 690)), [690, length]]
+    full, cached = run_engine(
+        model,
+        [
+            {"method": "forward", "ids": IDS[0].tolist()},
+            {"method": "inPieces", "ids": IDS[0].tolist(), "pieces": pieces},
+        ],
+    )
+    close(full["logits"], model(IDS).logits[0])
+    torch.testing.assert_close(torch.cat(cached["logits"]), full["logits"], atol=1e-6, rtol=0)
+    windowed, whole = cached["counts"]
+    assert whole == length
+    assert windowed < 300
+
+
+@pytest.mark.parametrize(("preset", "fields"), [("gpt2", {}), ("gemma3", WINDOWED), ("nanochat_ngram", {})])
+@torch.no_grad()
+def test_a_truncated_cache_goes_on_from_there(preset, fields):
+    """Stepping back and choosing another token: the tokens after a length are forgotten, also where a windowed layer
+    has to compute all again."""
+    model = tiny_model(preset, max_position_embeddings=1024, **fields)
+    ids = IDS[0, :500].tolist()
+    pieces = [[0, 400], [400, 401], [399, 402], [100, 130], [130, 131], [3, 500], [500, 500]][:-1]
+    (cached,) = run_engine(model, [{"method": "inPieces", "ids": ids, "pieces": pieces}])
+    full = model(IDS[:, :500]).logits[0]
+    for (_, end), logits in zip(pieces, cached["logits"], strict=True):
+        rows = len(logits) // 99
+        close(logits, full[end - rows : end])
+
+
+def test_float16_numbers():
+    """All float16 numbers that are finite, also subnormal and the largest ones, as the table of a bigram model."""
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16).float().view(256, 256)
+    numbers = torch.where(numbers.isfinite(), numbers, 0.0)
+    model = ScratchBigramForCausalLM(ScratchBigramConfig(vocab_size=256))
+    with torch.no_grad():
+        model.table.weight.copy_(numbers)
+    (trace,) = run_engine(model, [{"method": "forward", "ids": list(range(256))}], "float16")
+    assert torch.equal(trace["logits"].view(256, 256), numbers)

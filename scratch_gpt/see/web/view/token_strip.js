@@ -69,6 +69,7 @@ export function tokenStrip(label, tokenizer, onselect) {
     button.dataset.kind = token.kind ?? "";
     button.title = token.title ?? "";
     button.style.backgroundColor = token.colour ?? "";
+    button.dataset.coloured = String(Boolean(token.colour));
     button.setAttribute("aria-pressed", String(position === chosen));
   }
 

@@ -16,10 +16,10 @@ import {
 } from "#see/view/attention_layout.js";
 import { bar, largest, percent } from "#see/view/charts.js";
 import { element, svg } from "#see/view/dom.js";
-import { clampIndex, decimal } from "#see/view/numbers.js";
+import { clampIndex } from "#see/view/numbers.js";
 import { choice, drawnAnew, explainButton, inputTokens, scrollRegion } from "#see/view/rerender.js";
 
-const ARCS_HEIGHT = 130;
+const [MIN_HEIGHT, MAX_HEIGHT] = [44, 150]; // of the arcs, in pixels
 const LABELLED_TOKENS = 48; // a matrix of more tokens has no labels
 
 export const view = {
@@ -29,7 +29,7 @@ export const view = {
     "Each head computes, for every token, how much it takes from each token that it can see. Select a head, and a " +
     "token whose weights you want to see.",
   kinds: ["causal", "seq2seq", "masked", "classifier", "encoder"],
-  build: drawnAnew(renderAttention),
+  build: drawnAnew(renderAttention, ["attention-arcs"]),
 };
 
 /**
@@ -59,10 +59,12 @@ function renderAttention(context, state) {
       element("h3", {}, `Layer ${layer + 1}, head ${head + 1}`),
       element("p", { class: "note" }, headSentence(selection)),
       element("h4", {}, "Over the text"),
+      map.id === "cross" ? element("p", { class: "note" }, "From a target token, the model predicts the one after it.") : null,
       map.id === "cross" ? renderLinks(selection, set) : renderArcs(selection, set),
+      element("p", { class: "note" }, `Thicker is more. Weights below ${percent(MIN_WEIGHT)} are not drawn.`),
       element(
         "div",
-        { class: "columns" },
+        { class: "halves" },
         element("div", {}, element("h4", {}, `Weights of “${map.queries[query]}”`), renderWeights(context, selection)),
         element("div", {}, element("h4", {}, "All tokens"), renderMatrix(selection, set)),
       ),
@@ -99,7 +101,7 @@ export function selectedHead(context, state) {
 function headSentence({ map, weights }) {
   const [queries, keys, same] = [map.queries.length, map.keys.length, map.id !== "cross"];
   const { previous, first, self, entropy } = describeHead(weights, queries, keys, same);
-  const spread = `The weights are spread like an even choice among ${decimal(Math.exp(entropy))} tokens.`;
+  const spread = `The weights are spread like an even choice among ${Math.exp(entropy).toFixed(1)} tokens.`;
   if (!same) return `On average ${percent(first)} of the weight goes to the first source token. ${spread}`;
   return (
     `On average ${percent(previous)} of the weight goes to the token before, ${percent(first)} to the first token and ` +
@@ -111,27 +113,28 @@ function headSentence({ map, weights }) {
 function renderArcs(selection, set) {
   const { map, weights, query, key } = selection;
   const { places, width } = tokenLayout(map.queries);
-  const path = (from, to) => arcPath(places[from].middle, places[to].middle, ARCS_HEIGHT);
+  const height = Math.min(MAX_HEIGHT, Math.max(MIN_HEIGHT, width * 0.4));
+  const path = (from, to) => arcPath(places[from].middle, places[to].middle, height);
   const lines = drawLines(weights, map.queries.length, map.keys.length, query, path);
   const drawing = svg(
     "svg",
-    { width, height: ARCS_HEIGHT, role: "img", "aria-label": lineLabel(selection), class: "arcs" },
+    { width, height, role: "img", "aria-label": lineLabel(selection), class: "arcs" },
     ...lines,
   );
   const onselect = (position) => set({ position, key: null });
   const row = tokenRow("attention-query", "Token whose weights are shown", map.queries, places, query, key, onselect);
-  return scrollRegion("attention-arcs", "Arcs of attention over the text", element("div", {}, drawing, row), legend());
+  return scrollRegion("attention-arcs", "Arcs of attention over the text", element("div", {}, drawing, row));
 }
 
 /** Lines from the tokens of the target, below, to those of the source, above. */
 function renderLinks(selection, set) {
   const { map, weights, query, key } = selection;
   const [source, target] = [tokenLayout(map.keys), tokenLayout(map.queries)];
-  const path = (from, to) => linkPath(target.places[from].middle, source.places[to].middle, ARCS_HEIGHT);
+  const path = (from, to) => linkPath(target.places[from].middle, source.places[to].middle, MAX_HEIGHT);
   const lines = drawLines(weights, map.queries.length, map.keys.length, query, path);
   const width = Math.max(source.width, target.width);
   const label = lineLabel(selection);
-  const drawing = svg("svg", { width, height: ARCS_HEIGHT, role: "img", "aria-label": label, class: "arcs" }, ...lines);
+  const drawing = svg("svg", { width, height: MAX_HEIGHT, role: "img", "aria-label": label, class: "arcs" }, ...lines);
   const onkey = (value) => set({ key: value });
   const onquery = (position) => set({ position, key: null });
   return scrollRegion(
@@ -140,12 +143,7 @@ function renderLinks(selection, set) {
     tokenRow("attention-key", "Source token", map.keys, source.places, key, null, onkey),
     drawing,
     tokenRow("attention-query", "Target token whose weights are shown", map.queries, target.places, query, null, onquery),
-    legend(),
   );
-}
-
-function legend() {
-  return element("p", { class: "note" }, `Thicker is more. Weights below ${percent(MIN_WEIGHT)} are not drawn.`);
 }
 
 function lineLabel({ map, query, weights }) {
@@ -216,7 +214,7 @@ function renderWeights(context, selection) {
       element("td", { class: "right" }, explainButton(context, `weight-${key}`, percent(values[key]), request, label)),
     );
   });
-  const caption = `Weights that “${map.queries[query]}” (token ${query + 1}) gives; select one to see its formula`;
+  const caption = `Token ${query + 1}; select a weight to see its formula`;
   return element(
     "table",
     { class: "weights" },

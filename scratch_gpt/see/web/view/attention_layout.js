@@ -69,7 +69,7 @@ export function tokenLayout(tokens, advance = 8.5) {
  * @returns {string} data of an SVG path
  */
 export function arcPath(from, to, base) {
-  if (from === to) return `M${from - 4} ${base}C${from - 13} ${base - 26} ${from + 13} ${base - 26} ${from + 4} ${base}`;
+  if (from === to) return `M${from - 5} ${base}C${from - 18} ${base - 34} ${from + 18} ${base - 34} ${from + 5} ${base}`;
   const height = Math.min(base * 1.3, 18 + Math.abs(from - to) * 0.6); // a cubic rises to 3/4 of its control points
   return `M${from} ${base}C${from} ${base - height} ${to} ${base - height} ${to} ${base}`;
 }

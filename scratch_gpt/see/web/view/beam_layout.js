@@ -23,7 +23,8 @@ export function beamTree(steps, bestIds, numBeams) {
   const nodes = [];
   let beams = [];
   steps.forEach((candidates, x) => {
-    const kept = candidates.filter(({ beam, ended }, rank) => beam >= 0 && (!ended || rank < numBeams));
+    const isLast = x === steps.length - 1 && candidates.some(({ ended }) => ended); // other beams are not continued
+    const kept = candidates.filter(({ beam, ended }, rank) => beam >= 0 && (ended ? rank < numBeams : !isLast));
     const ended = candidates.slice(0, numBeams).filter((candidate) => candidate.ended && !kept.includes(candidate));
     const next = [];
     [...kept, ...ended]

@@ -19,9 +19,9 @@ const SHOWN = 6; // choices of each answer
 export function changeTable(context, id, first, second, names) {
   const best = [first, second].map(({ values }) => largest(values, SHOWN));
   const choices = unionOfBest(first.values, second.values, ...best).slice(0, SHOWN + 2);
-  const column = (text, span, right) =>
-    element("th", { scope: "col", colspan: span, class: right ? "right" : null }, text);
-  const header = [column(first.title, 1), column(names[0], 2), column(names[1], 2, true), column("Points", 1, true)];
+  const column = (text) => element("th", { scope: "col", class: text === first.title ? null : "right" }, text);
+  const bars = () => element("td", { class: "drawn" });
+  const header = [column(first.title), column(names[0]), bars(), bars(), column(names[1]), column("Points")];
   const rows = choices.map((choice) => changeRow(context, id, first, second, choice));
   const table = element(
     "table",
@@ -45,8 +45,8 @@ function changeRow(context, id, first, second, choice) {
       { class: "right" },
       explainButton(context, `${id}-${choice}`, percent(before), first.request(choice)),
     ),
-    element("td", {}, bar(before)),
-    element("td", {}, bar(after)),
+    element("td", { class: "drawn" }, bar(before)),
+    element("td", { class: "drawn" }, bar(after)),
     element("td", { class: "right" }, percent(after)),
     element("td", { class: `right ${kind}` }, difference),
   );

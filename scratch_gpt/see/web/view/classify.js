@@ -1,7 +1,6 @@
 /** A classifier's decision: the probability of each class, and the share of each token in it. */
 
-import { bar, largest } from "#see/view/charts.js";
-import { percent } from "#see/view/charts.js";
+import { bar, largest, percent } from "#see/view/charts.js";
 import { element, replaceChildren } from "#see/view/dom.js";
 import { points } from "#see/view/numbers.js";
 import { labelProbabilities } from "#see/view/outcomes.js";
@@ -31,7 +30,7 @@ export const view = {
         return;
       }
       const trace = session.trace();
-      const probabilities = labelProbabilities(trace.logits, session.model().config);
+      const probabilities = labelProbabilities(trace.scores, session.model().config);
       const label = state.label ?? largest(probabilities, 1)[0];
       replaceChildren(classes, renderClasses(context, probabilities, label));
       heading.textContent = `Share of each token in “${labelName(session, label)}”, in percentage points`;
@@ -103,7 +102,7 @@ function measureShares({ session }, trace, onprogress) {
     const end = performance.now() + CHUNK;
     while (found.values.length < ids.length && performance.now() < end) {
       const edits = { ...noEdits(), hiddenTokens: new Set([found.values.length]) };
-      found.values.push(labelProbabilities(model.forward(ids, { edits: engineEdits(edits) }).logits, model.config));
+      found.values.push(labelProbabilities(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config));
     }
     found.done = found.values.length === ids.length;
     onprogress();
@@ -119,7 +118,7 @@ function stripTokens(ids, { values }, whole, label) {
     if (without === undefined) return { id, below: "…" };
     const share = whole - without;
     const colour = share < 0 ? "--warm" : "--accent";
-    const strength = Math.round(60 * Math.min(1, Math.abs(share) * 2));
+    const strength = Math.round(45 * Math.min(1, Math.abs(share) * 2));
     return {
       id,
       below: points(share),

@@ -41,11 +41,10 @@ function renderComparison(context, state, writing, redraw) {
   return [
     element(
       "dl",
-      { class: "translations" },
-      element("dt", {}, "First model"),
-      element("dd", {}, names[0]),
-      element("dt", {}, "Second model"),
-      element("dd", {}, names[1]),
+      { class: "halves translations" },
+      ...["First model", "Second model"].map((label, index) =>
+        element("div", {}, element("dt", {}, label), element("dd", {}, names[index])),
+      ),
     ),
     element(
       "section",
@@ -70,7 +69,7 @@ function renderLosses({ session }, traces, outcomes) {
   const [first, second] = traces.map(({ logits }) => tokenLosses(logits, ids));
   const boxes = first.map(({ position, loss }, index) => {
     const difference = second[index].loss - loss;
-    const strength = Math.round(60 * Math.min(1, Math.abs(difference) / 4));
+    const strength = Math.round(45 * Math.min(1, Math.abs(difference) / 4));
     const colour = difference > 0 ? "--warm" : "--accent";
     return element(
       "li",

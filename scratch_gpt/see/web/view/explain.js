@@ -144,9 +144,9 @@ function probabilityRequest(context, { position, id }) {
 
 function classRequest(context, { label }) {
   const { session } = context;
-  const { logits } = session.trace();
+  const { scores } = session.trace();
   const name = session.description().labels?.[label] ?? `label ${label}`;
-  const explanation = explainProbability(logits, label, name, "The classifier reads one vector for the whole text.");
+  const explanation = explainProbability(scores, label, name, "The classifier reads one vector for the whole text.");
   return { ...explanation, concept: "pooling" };
 }
 
@@ -198,6 +198,6 @@ function expertsRequest(context, request) {
 
 function partRequest(context, { concept, title, lines }) {
   const { meaning, formula } = PART_MEANINGS[concept] ?? { meaning: "", formula: [] };
-  const values = lines.map((line) => ["in this model", line]);
+  const values = lines.length > 0 ? [["in this model", lines.join(", ")]] : [];
   return { title: title.replace(/^\+ /, ""), meaning, formula, values, concept };
 }

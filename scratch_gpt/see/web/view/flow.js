@@ -3,12 +3,23 @@
  * residual stream shows the size of its vectors.
  */
 
+import { bar } from "#see/view/charts.js";
 import { element, svg } from "#see/view/dom.js";
 import { layoutStack, STREAM } from "#see/view/flow_layout.js";
 import { describeModel } from "#see/view/flow_model.js";
 import { clampIndex, decimal, norm, row } from "#see/view/numbers.js";
-import { drawnAnew, hasTokens, inputTokens, pressable, scrollRegion } from "#see/view/rerender.js";
+import { drawnAnew, hasTokens, inputTokens, pressable } from "#see/view/rerender.js";
 
+/** Kinds of parameters, by the names of their tensors; the first that fits. */
+const GROUPS = [
+  ["Norms", /norm/],
+  ["Cross-attention", /cross_attn/],
+  ["Attention", /self_attn|relative_bias/],
+  ["Experts", /experts|mlp\.gate\.weight/],
+  ["Feed-forward", /\.mlp\./],
+  ["Embeddings", /embed|token_weights/],
+  ["Head", /./],
+];
 const [NARROW, WIDE] = [3, 26]; // pixels of the stream
 
 export const view = {
@@ -33,8 +44,48 @@ function renderFlow(context, state) {
   const drawings = stacks.map((stack) => renderStack(context, state, stack, trace, inputs));
   return [
     element("p", { class: "note" }, "Select a box to see its numbers, its formula and its source."),
-    scrollRegion("flow-drawing", "Drawing of the architecture", element("div", { class: "flow" }, ...drawings)),
+    element("div", { class: "flow" }, ...drawings, renderParameters(session.description())),
   ];
+}
+
+/**
+ * How many parameters each kind of part has. Tied weights are counted once, with the embedding.
+ *
+ * @param {Record<string, {shape: number[]}>} tensors - of the payload
+ * @returns {{name: string, count: number}[]} largest first
+ */
+export function parameterGroups(tensors) {
+  const counts = new Map();
+  for (const [tensor, { shape }] of Object.entries(tensors)) {
+    const [name] = GROUPS.find(([, pattern]) => pattern.test(tensor));
+    counts.set(name, (counts.get(name) ?? 0) + shape.reduce((product, size) => product * size, 1));
+  }
+  return [...counts].map(([name, count]) => ({ name, count })).sort((a, b) => b.count - a.count);
+}
+
+function renderParameters({ tensors }) {
+  const groups = parameterGroups(tensors);
+  const total = groups.reduce((sum, { count }) => sum + count, 0);
+  const rows = groups.map(({ name, count }) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      element("td", {}, bar(count / total)),
+      element("td", { class: "right" }, count.toLocaleString("en")),
+    ),
+  );
+  return element(
+    "section",
+    { class: "flow-parameters" },
+    element("h3", {}, "Where the parameters are"),
+    element(
+      "table",
+      { class: "weights counts" },
+      element("caption", {}, `${total.toLocaleString("en")} numbers that training has found`),
+      element("tbody", {}, ...rows),
+    ),
+  );
 }
 
 /**

@@ -17,7 +17,7 @@ export const view = {
     "The final norm and the head turn the last layer's output into a prediction. The logit lens applies them to the " +
     "output of every layer: so you see at which layer the prediction appears.",
   kinds: ["causal", "seq2seq", "masked"],
-  build: drawnAnew(renderLens),
+  build: drawnAnew(renderLens, ["lens-grid"]),
 };
 
 /**
@@ -135,13 +135,13 @@ function renderDistribution(context, { model, trace, table, tokens, rowIndex, po
     ),
     element(
       "div",
-      { class: "columns" },
-      element("div", {}, element("h4", {}, "Its best guesses"), element("table", { class: "weights" }, ...guesses)),
+      { class: "halves" },
+      element("div", {}, element("h4", {}, "Its best guesses"), element("table", { class: "weights" }, element("tbody", {}, ...guesses))),
       element(
         "div",
         {},
         element("h4", {}, `Probability of “${visibleToken(tokenizer, final)}”, layer by layer`),
-        element("table", { class: "weights" }, ...path),
+        element("table", { class: "weights" }, element("tbody", {}, ...path)),
       ),
     ),
   );

@@ -43,7 +43,7 @@ export const view = {
  * @returns {string} a CSS colour
  */
 export function lossColour(loss) {
-  const share = Math.round(60 * Math.min(1, loss / MAX_LOSS));
+  const share = Math.round(45 * Math.min(1, loss / MAX_LOSS));
   return `color-mix(in srgb, var(--accent) ${share}%, transparent)`;
 }
 
@@ -51,7 +51,7 @@ function stripTokens(ids, losses) {
   return ids.map((id, position) => {
     if (position === 0) return { id, below: "–", title: "The first token is not predicted" };
     const { loss, probability, rank } = losses[position - 1];
-    return { id, below: decimal(loss), colour: lossColour(loss), title: `${percent(probability)}, rank ${rank}` };
+    return { id, below: loss.toFixed(2), colour: lossColour(loss), title: `${percent(probability)}, rank ${rank}` };
   });
 }
 

@@ -5,7 +5,7 @@
  */
 
 /**
- * A number with a typographic minus and a number of digits that fits its size: 0.021, 1.52, 24.8, 1520.
+ * A number with a typographic minus and three digits: 0.0213, 0.213, 2.13, 21.3, 2130.
  *
  * @param {number} value
  * @returns {string}
@@ -17,7 +17,8 @@ export function decimal(value) {
     const [digits, exponent] = value.toExponential(1).split("e");
     return `${digits.replace("-", "−")} · 10^${exponent.replace("-", "−")}`;
   }
-  const digits = size >= 999.5 ? 0 : size >= 9.995 ? 1 : size >= 0.9995 || size === 0 ? 2 : 3;
+  if (size === 0) return "0";
+  const digits = Math.max(0, 2 - Math.floor(Math.log10(size) + 1e-9));
   return value.toFixed(digits).replace("-", "−");
 }
 

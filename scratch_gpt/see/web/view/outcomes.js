@@ -92,7 +92,7 @@ export function outcome(session, trace, index) {
   if (model.kind === "classifier") {
     return {
       title: "Class",
-      values: labelProbabilities(trace.logits, model.config),
+      values: labelProbabilities(trace.scores, model.config),
       name: (label) => description.labels?.[label] ?? `label ${label}`,
       request: (label) => ({ kind: "class", label }),
       loss: null,

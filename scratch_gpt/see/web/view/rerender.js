@@ -7,15 +7,29 @@ import { visibleToken } from "#see/view/token_text.js";
  * The `build` function of a view (see state.js) that draws its whole content after each change.
  *
  * @param {(context: object, state: object) => (Node | null)[]} render
+ * @param {string[]} [regions] - ids of scroll regions in which what is selected stays visible
  * @returns {(root: HTMLElement, context: object) => (state: object) => void}
  */
-export function drawnAnew(render) {
+export function drawnAnew(render, regions = []) {
   return (root, context) => {
     const body = element("div", { class: "view-body" });
     root.append(body);
     const empty = () => [element("p", { class: "note" }, "Write a text first.")];
-    return (state) => replaceKeepingFocus(body, hasTokens(context.session) ? render(context, state) : empty());
+    return (state) => {
+      replaceKeepingFocus(body, hasTokens(context.session) ? render(context, state) : empty());
+      for (const id of regions) showSelected(document.getElementById(id));
+    };
   };
+}
+
+/** Scroll a region sideways until what is selected in it is visible. */
+function showSelected(region) {
+  const selected = region?.querySelector("[aria-pressed=true]");
+  if (!selected) return;
+  const [outer, inner] = [region.getBoundingClientRect(), selected.getBoundingClientRect()];
+  const margin = 8;
+  if (inner.right > outer.right) region.scrollLeft += inner.right - outer.right + margin;
+  else if (inner.left < outer.left) region.scrollLeft -= outer.left - inner.left + margin;
 }
 
 /**

@@ -8,7 +8,7 @@ import { decimal } from "#see/view/numbers.js";
 import { choice, drawnAnew, inputTokens, scrollRegion } from "#see/view/rerender.js";
 import { visibleToken } from "#see/view/token_text.js";
 
-const [COLUMN, ROW] = [104, 34]; // pixels of the tree
+const [COLUMN, ROW] = [108, 40]; // pixels of the tree
 const MAX_TOKENS = 64;
 const searches = new Map(); // the last beam search, by its key
 
@@ -58,20 +58,25 @@ function renderTranslation(context, state) {
   const use = element(
     "button",
     { type: "button", id: "translate-use", onclick: () => store.set({ written: search.ids }) },
-    "Show this one in the other views",
+    "Show the result of beam search in all views",
   );
   return [
     element(
       "dl",
       { class: "translations" },
-      element("dt", {}, "Target that the views show"),
+      element("dt", {}, "Translation that all views show"),
       element("dd", { id: "translation", lang: targetLanguage(session) }, greedy),
       element("dt", {}, `Beam search with ${beams} beams, score ${decimal(search.score)}`),
       element("dd", { id: "beam-translation", lang: targetLanguage(session) }, found),
     ),
-    element("p", { class: "row" }, use),
+    found === greedy ? null : element("p", { class: "row" }, use),
     element("h3", {}, "Which source tokens it looked at"),
-    renderAlignment(context, state),
+    element(
+      "p",
+      { class: "note" },
+      "One row per written token: the mean over the heads of the last layer when it was chosen. Select one to see all heads.",
+    ),
+    renderAlignment(context),
     element("h3", {}, "Tree of the beam search"),
     choice("beams", "Beams", options, beams, (value) => store.set({ beams: value })),
     renderTree(session, search, beams),
@@ -93,13 +98,16 @@ function beamSearch(session, numBeams) {
   return searches.get(key);
 }
 
-/** Cross-attention, as the mean over the heads of the last layer: a table of target by source tokens. */
-function renderAlignment(context, state) {
+/**
+ * Cross-attention, as the mean over the heads of the last layer: a table of target by source tokens. A token is chosen at
+ * the position before it, so its row is the query there.
+ */
+function renderAlignment(context) {
   const { session, store } = context;
   const { tokens, sourceTokens } = inputTokens(session);
   const weights = meanOverHeads(session.trace().layers.at(-1).crossAttention, tokens.length, sourceTokens.length);
   const head = sourceTokens.map((token) => element("th", { scope: "col" }, element("span", { class: "token-name" }, token)));
-  const rows = tokens.map((token, query) => {
+  const rows = tokens.slice(1).map((token, query) => {
     const values = weights.subarray(query * sourceTokens.length, (query + 1) * sourceTokens.length);
     const [best] = largest(values, 1);
     const cells = Array.from(values, (value, key) =>
@@ -116,7 +124,7 @@ function renderAlignment(context, state) {
   const table = element(
     "table",
     { class: "alignment" },
-    element("caption", {}, "Mean over the heads of the last layer. Select a token of the target to see its heads."),
+    element("caption", { class: "visually-hidden" }, "Weights of cross-attention, target by source tokens"),
     element("thead", {}, element("tr", {}, element("td", {}), ...head)),
     element("tbody", {}, ...rows),
   );
@@ -177,8 +185,8 @@ function renderNode({ score, ended, isBest }, { left, middle }, token) {
   return svg(
     "g",
     { class: classes },
-    svg("rect", { x: left, y: middle - 14, width: COLUMN - 26, height: 28, rx: 5 }),
+    svg("rect", { x: left, y: middle - 17, width: COLUMN - 26, height: 34, rx: 5 }),
     svg("text", { x: left + 6, y: middle - 1 }, short),
-    svg("text", { x: left + 6, y: middle + 10, class: "beam-score" }, decimal(score)),
+    svg("text", { x: left + 6, y: middle + 12, class: "beam-score" }, decimal(score)),
   );
 }

@@ -80,7 +80,7 @@ def suite(tmp_path_factory) -> Path:
 
 def run_suite(suite: Path, report: Path) -> dict[str, dict[str, str]]:
     """Run all classes of tests; return the outcome of each test, by class and name."""
-    options = ("-q", "-p", "no:cacheprovider", "-n", "2", "-o", "addopts=", f"--junitxml={report}")
+    options = ("-q", "--tb=no", "-p", "no:cacheprovider", "-n", "2", "-o", "addopts=", f"--junitxml={report}")
     targets = (str(CASES), str(CASES.with_name("decoders.py")))
     run_python("-m", "pytest", *targets, *options, cwd=suite, check=False, timeout=1100, PYTHONPATH=str(suite))
     outcomes: dict[str, dict[str, str]] = {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import models
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
 
 from scratch_gpt import export_native, import_native
 from scratch_gpt.hub.native.registry import TWINS
@@ -68,14 +69,26 @@ def sizes():
         yield pytest.param(name, marks=[pytest.mark.slow] if count > LARGE else [])
 
 
+def fill(model):
+    """Fill the parameters with random numbers: norms around 1, and the others, which may have a billion values, with
+    repetitions of the same ones, of a length that fits no dimension."""
+    numbers = torch.randn((1 << 20) + 7) * 0.02
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            weight.data.copy_(torch.randn(weight.shape) * 0.2 + (1.0 if name.endswith("weight") else 0.0))
+            continue
+        numbers = numbers.roll(1009)  # so that no two parameters are equal
+        for part in weight.data.view(-1).split(len(numbers)):
+            part.copy_(numbers[: len(part)])
+
+
 @pytest.mark.parametrize("name", sizes())
 def test_a_layer_of_a_published_shape_has_the_logits_of_transformers(name):
     torch.manual_seed(0)
-    native = AutoModelForCausalLM.from_config(one_layer(name), attn_implementation="eager", dtype=torch.float32)
+    with no_init_weights():
+        native = AutoModelForCausalLM.from_config(one_layer(name), attn_implementation="eager", dtype=torch.float32)
     native.eval()
-    for weight in native.parameters():
-        if weight.ndim == 1:
-            weight.data.add_(torch.randn(weight.shape) * 0.2)
+    fill(native)
     ids = torch.randint(3, 500, (1, 12))
     with torch.no_grad():
         expected = native(ids).logits

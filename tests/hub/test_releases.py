@@ -1,5 +1,6 @@
-"""Model directories in other releases of transformers: the oldest and the newest for this package's code, and those of
-transformers 4 that open a model in transformers' own class. docs/releases.md has all releases."""
+"""Model directories in other releases of transformers: the oldest one for this package's code, and those of
+transformers 4 that open a model in transformers' own class. The other tests run in the newest one, and docs/releases.md
+has all releases."""
 
 import json
 import subprocess
@@ -15,9 +16,9 @@ OLDEST = ".".join(map(str, compatibility.OLDEST))
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_model_directories_open_in_the_oldest_and_the_newest_release(tmp_path):
+def test_model_directories_open_in_the_oldest_releases(tmp_path):
     table = tmp_path / "table.json"
-    arguments = ("--releases", "4.56", "4.57", OLDEST, "newest", "--json", str(table))
+    arguments = ("--releases", "4.56", "4.57", OLDEST, "--json", str(table))
     command = [sys.executable, str(PROJECT / "benchmarks" / "releases.py"), *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     assert table.exists(), result.stderr
@@ -30,8 +31,7 @@ def test_model_directories_open_in_the_oldest_and_the_newest_release(tmp_path):
     assert failed == {}
     assert result.returncode == 0, result.stderr
     minors = [".".join(release.split(".")[:2]) for release in json.loads(table.read_text())]
-    assert minors[:3] == ["4.56", "4.57", OLDEST]
-    assert len(minors) == 4
+    assert minors == ["4.56", "4.57", OLDEST]
     native = ("gpt2, native", "llama, native", "translator vaswani2017, native", "encoder bert, native")
     for release, row in json.loads(table.read_text()).items():
         assert set(native) <= set(row), release

@@ -19,7 +19,7 @@ from ..evaluation.classification import label_names_of
 from ..hub.loading import Tokenizers, check_vocabulary, load_model, open_config, open_tokenizer, open_tokenizers
 from ..hub.native.importing import import_to_memory, is_native_config, plan_import
 from ..models.positions import RotaryEmbedding, RotaryEmbeddings
-from .support import check_generation, check_size, kind_of_page
+from .support import check_generation, check_size, check_size_before_loading, kind_of_page
 
 WeightType = Literal["float16", "float32"]
 # Fields of a config that are about training, loading or the Hub, not about what the model computes.
@@ -55,15 +55,28 @@ def model_payload(name: str | Path, dtype: WeightType = "float16", trust_remote_
     Raises:
         ScratchError: the model can't be opened, or the page can't show it.
     """
-    config = open_config(name, trust_remote_code)
-    is_native = is_native_config(config)
-    model = import_to_memory(plan_import(name)) if is_native else load_model(name, trust_remote_code)
+    model = open_model(name, trust_remote_code)
     if model.config.is_encoder_decoder:
         tokenizers = open_tokenizers(str(name), model.config, trust_remote_code)
     else:
         tokenizer = open_tokenizer(str(name), trust_remote_code=trust_remote_code, needs_end=False)
         tokenizers = Tokenizers(tokenizer, tokenizer)
     return payload_of(model, tokenizers, str(name), dtype)
+
+
+def open_model(name: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load one of our models, or import one of transformers. Its size is checked before its weights are read.
+
+    Args:
+        name: folder or Hub id.
+        trust_remote_code: whether to run code from the checkpoint.
+
+    Raises:
+        ScratchError: it can't be opened or imported, or is too large for a page.
+    """
+    config = open_config(name, trust_remote_code)
+    check_size_before_loading(name, config, trust_remote_code)
+    return import_to_memory(plan_import(name)) if is_native_config(config) else load_model(name, trust_remote_code)
 
 
 def payload_of(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from ..errors import ScratchError
+from ..hub.directory_checks import check_size as check_stored_size
+from ..hub.model_directory import AUTO_CLASSES, kind_of_model
 from ..models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ..models.modeling_scratch_encoder import (
     ScratchEncoderForMaskedLM,
@@ -66,6 +71,27 @@ def check_size(num_parameters: int) -> None:
             f"the model has {num_parameters:,} parameters, and a page has at most {MAX_PARAMETERS:,}: serve it with "
             "--serve"
         )
+
+
+def check_size_before_loading(name: str | Path, config: Any, trust_remote_code: bool = False) -> None:
+    """The same for a checkpoint, from its config. One that can't be opened passes: loading it says why.
+
+    Args:
+        name: folder or Hub id.
+        config: its config.
+        trust_remote_code: whether to run code from the checkpoint.
+
+    Raises:
+        ScratchError: the model has more than `MAX_PARAMETERS` parameters.
+    """
+    model_class = AUTO_CLASSES[kind_of_model(config)]
+    try:
+        check_stored_size(model_class, config, Path(name), trust_remote_code)
+        with torch.device("meta"), no_init_weights():
+            model = model_class.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # a config that was tampered with can make any of them
+        return
+    check_size(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def check_generation(config: GenerationConfig) -> None:

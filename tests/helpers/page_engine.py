@@ -1,7 +1,10 @@
-"""The engine of a page, run by Node: one process for a list of jobs."""
+"""The engine of a page, run by Node: one process for all tests, which loads a model for each job."""
 
+import atexit
 import base64
+import functools
 import json
+import select
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +20,7 @@ from scratch_gpt.see.payload import WeightType, payload_of
 
 RUNNER = PROJECT / "tests" / "see" / "run_engine.mjs"
 ENGINE = PROJECT / "scratch_gpt" / "see" / "web" / "engine"
+TIMEOUT = 120  # seconds
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="the engine of a page runs in Node here, which is not installed")
 
@@ -25,6 +29,38 @@ Call = dict[str, Any]  # "method" of run_engine.mjs, and its arguments
 
 class EngineError(Exception):
     """What the engine threw."""
+
+
+@functools.cache
+def _process() -> subprocess.Popen:
+    """The Node process, which ends with the tests."""
+    command = [str(NODE), str(RUNNER), str(ENGINE)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    atexit.register(process.kill)
+    return process
+
+
+def _ask(request: str) -> str:
+    """The line that Node answers a line with.
+
+    Raises:
+        EngineError: Node ended, or did not answer in time.
+    """
+    process = _process()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(request + "\n")
+    process.stdin.flush()
+    answered, _, _ = select.select([process.stdout], [], [], TIMEOUT)
+    answer = process.stdout.readline() if answered else ""
+    if not answer:
+        _process.cache_clear()
+        process.kill()
+        raise EngineError(process.stderr.read() or f"no answer in {TIMEOUT} seconds")
+    return answer
 
 
 def run_engine(model: Any, calls: list[Call], dtype: WeightType = "float32") -> list[Any]:
@@ -48,12 +84,8 @@ def run_jobs(jobs: list[tuple[Any, WeightType, list[Call]]]) -> list[list[Any]]:
             path = Path(folder, str(number))
             path.write_bytes(weights)
             requests.append({"content": content, "weights": str(path), "calls": calls})
-        request = json.dumps({"engine": str(ENGINE), "jobs": requests})
-        done = subprocess.run([str(NODE), str(RUNNER)], input=request, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        raise EngineError(done.stderr)
-    results = iter(json.loads(done.stdout, object_hook=_tensor))
-    return [[_result(next(results)) for _ in calls] for _, _, calls in jobs]
+        answer = _ask(json.dumps(requests))
+    return [[_result(outcome) for outcome in job] for job in json.loads(answer, object_hook=_tensor)]
 
 
 def _result(outcome: dict[str, Any]) -> Any:

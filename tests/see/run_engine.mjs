@@ -1,15 +1,16 @@
 /**
- * Runs calls of web/engine: JSON on standard input, JSON on standard output. Arrays of float32 are base64.
+ * Runs calls of web/engine, whose folder is the argument: a line of JSON on standard output for each line on standard
+ * input. Arrays of float32 are base64.
  *
- * The input has the folder of the engine, and jobs: each a model (its content and the file of its weights, or null) and
- * calls, which are a method below and its arguments.
+ * A line has jobs: each a model (its content and the file of its weights, or null) and calls, which are a method below
+ * and its arguments.
  */
 
 import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-const { engine, jobs } = JSON.parse(readFileSync(0, "utf8"));
-const load = (file) => import(pathToFileURL(`${engine}/${file}`));
+const load = (file) => import(pathToFileURL(`${process.argv[2]}/${file}`));
 const { loadModel } = await load("model.js");
 const { lensLogits, logitLens } = await load("lens.js");
 const { distribution, randomGenerator, sample } = await load("sampling.js");
@@ -75,9 +76,11 @@ const encode = (key, value) => {
   if (ArrayBuffer.isView(value)) return [...value];
   return value instanceof Set ? [...value] : value;
 };
-const results = [];
-for (const { content, weights, calls } of jobs) {
+
+/** The results of the calls of each job: `result` or `error`. */
+async function run({ content, weights, calls }) {
   const model = content === null ? null : loadModel(content, new Uint8Array(readFileSync(weights)));
+  const results = [];
   for (const { method, ...call } of calls) {
     try {
       results.push({ result: await METHODS[method](model, call) });
@@ -85,5 +88,11 @@ for (const { content, weights, calls } of jobs) {
       results.push({ error: String(error) });
     }
   }
+  return results;
 }
-process.stdout.write(JSON.stringify(results, encode));
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const results = [];
+  for (const job of JSON.parse(line)) results.push(await run(job));
+  process.stdout.write(`${JSON.stringify(results, encode)}\n`);
+}

@@ -77,6 +77,7 @@ def test_decoder_families(family, variant):
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
             | {"original_max_position_embeddings": 24}},
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}},
+        {"norm_eps": 0.3},
         {"ngram_buckets": 64, "ngram_size": 5, "hidden_size": 30, "num_attention_heads": 3, "num_key_value_heads": 1},
     ],
 )  # fmt: skip

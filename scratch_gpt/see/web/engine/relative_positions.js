@@ -9,8 +9,11 @@
 /**
  * The bucket of a relative position, from 0 to `numBuckets` - 1. Half of the buckets of a direction are for
  * the distances 0, 1, 2, …; the others divide the larger ones up to `maxDistance` evenly by their logarithm,
- * and the last one also has all distances beyond (T5, arXiv:1910.10683). Each step is rounded to float32, as
- * in torch, which decides at the borders of the buckets.
+ * and the last one also has all distances beyond (T5, arXiv:1910.10683).
+ *
+ * Each step is rounded to float32, as in torch, which decides where a distance is exactly on the border of
+ * two buckets. torch's logarithm of some numbers is off by one unit in the last place; of 96 buckets up to
+ * 81, distance 36 is therefore in another bucket there. With powers of two, as in T5, all are the same.
  *
  * @param {number} relativePosition index of the key minus index of the query
  * @param {number} numBuckets

@@ -51,7 +51,7 @@ def see(
 
     ```
     scratch-gpt see runs/gpt
-    scratch-gpt see runs/translator --text "Der Hund schläft." --output translator.html
+    scratch-gpt see runs/translator --output translator.html
     scratch-gpt see runs/sft --against runs/gpt
     ```
     """

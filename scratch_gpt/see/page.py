@@ -25,6 +25,7 @@ STYLES = ("style.css", "views.css")
 ENTRY = 'import "#see/view/main.js";'
 # A JSON text is safe inside a script element without `<`, which could end it; lone surrogates can't be encoded.
 _ESCAPED = re.compile("[<\u2028\u2029\ud800-\udfff]")
+_ESCAPED_IN_URL = re.compile('[%#"<\\\\\t\r\n]')
 EXAMPLES = {
     "causal": "One day, Anna",
     "bigram": "One day, Anna",
@@ -105,7 +106,8 @@ def page_html(models: Sequence[ModelPayload], text: str = "") -> str:
         "film": None,
         "text": text,
     }
-    import_map = json.dumps({"imports": {name: module_url(name, code) for name, code in web_modules().items()}})
+    imports = {name: module_url(name, code) for name, code in web_modules().items()}
+    import_map = json.dumps({"imports": imports}, ensure_ascii=False)
     style = "".join((WEB / name).read_text(encoding="utf-8") for name in STYLES)
     parts = {
         "policy": content_security_policy([import_map, ENTRY], [style]),
@@ -173,9 +175,10 @@ def weights_element(index: int, weights: bytes) -> str:
 
 
 def module_url(name: str, code: str) -> str:
-    """A `data:` URL of a module, which errors and debuggers call by its name."""
+    """A `data:` URL of a module, which errors and debuggers call by its name. Only what can't stand in such a URL or in
+    a script element is escaped: base64 would take a third more."""
     named = f"{code}\n//# sourceURL={name.removeprefix('#')}\n"
-    return f"data:text/javascript;base64,{base64.b64encode(named.encode('utf-8')).decode('ascii')}"
+    return "data:text/javascript," + _ESCAPED_IN_URL.sub(lambda match: f"%{ord(match[0]):02X}", named)
 
 
 def content_security_policy(scripts: list[str], styles: list[str]) -> str:

@@ -44,7 +44,7 @@ def world(tmp_path_factory, story_tokenizer):
 
 
 HELP = ["", "tokenizer", "tokenizer train", "tokenizer encode", "tokenizer decode", "tokenizer compare"]
-HELP += ["generate", "evaluate", "translate", "classify", "fill", "judge", "pairs", "info", "import", "export"]
+HELP += ["generate", "evaluate", "translate", "classify", "fill", "judge", "pairs", "info", "see", "import", "export"]
 HELP += ["learn", "plan", "push", "verify"]
 
 WORKS = {
@@ -60,6 +60,7 @@ WORKS = {
     ),
     "pairs": ("run --reward re:e --dataset prompts.txt --samples 8 --output pairs.jsonl", "pairs in pairs.jsonl"),
     "info": ("run", "model.layers.1.mlp.down_proj.weight"),
+    "see": ("run", "see.html, "),
     "export": ("run exported", "LlamaForCausalLM in exported"),
     "import": ("native imported", "ScratchGPTForCausalLM in imported"),
     "learn": ("attention --save plots", "attention.py"),
@@ -141,6 +142,11 @@ FAILS = {
         ("none", "no model can be opened from 'none'"),
         ("tokenizer", "no model can be opened from 'tokenizer'"),
         ("run extra", "unexpected extra argument"),
+    ],
+    "see": [
+        ("none", "no model can be opened from 'none'"),
+        ("run --output see.txt", "--output see.txt does not end in .html"),
+        ("run --against native", "--against native has another tokenizer than run"),
     ],
     "export": [
         ("run native", "native already exists and is not an empty folder"),

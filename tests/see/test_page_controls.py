@@ -219,8 +219,10 @@ def test_narrow_screens_do_not_scroll_sideways(browser, write):
             assert page.call("document.documentElement.scrollWidth <= innerWidth"), tab.inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["causal", "seq2seq", "classifier", "masked"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["causal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("seq2seq", "classifier", "masked"))]
+)
 def test_axe_finds_nothing_serious(kind, scheme, browser, write):
     """axe-core, the checker of accessibility, in each view."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

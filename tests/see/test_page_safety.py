@@ -14,6 +14,7 @@ from scratch_gpt.see.page import script_json
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
+    "</title></style><img/src=x/onerror=alert(2)>",
     "<!--<script>",
     "--><svg onload=alert(1)>",
     "${alert(1)}`'\"",

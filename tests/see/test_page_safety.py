@@ -105,6 +105,10 @@ def test_the_policy_of_the_page_stops_what_a_mistake_would_let_through(browser, 
         assert len(page.problems) >= 4
 
 
+# Links to papers open a new window, which is not the page's own doing.
+STAY = """document.addEventListener("click", (event) => {
+    if (event.target.closest("a[target]")?.href.startsWith("https://arxiv.org/abs/")) event.preventDefault();
+}, true)"""
 # Scrolls to a random control, except links to other pages, and returns a random point of it.
 CHOOSE = """(() => {
     const selector = "button, input, select, textarea, a[href^='#'], [tabindex]";
@@ -118,9 +122,11 @@ CHOOSE = """(() => {
 
 @pytest.mark.parametrize("kind", ["causal", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "causal")])
 def test_200_random_clicks_and_keys_do_no_harm(kind, browser, write):
-    chance = random.Random(0)
+    chance, views = random.Random(0), set()
     with opened(browser, write(shown(kind)), viewport={"width": 900, "height": 700}) as page:
+        page.call(STAY)
         for _ in range(200):
+            views.add(page.call("document.querySelector('[role=tabpanel]:not([hidden])').id"))
             if chance.random() < 0.5:
                 page.page.keyboard.press(chance.choice(KEYS))
                 continue
@@ -128,6 +134,7 @@ def test_200_random_clicks_and_keys_do_no_harm(kind, browser, write):
         page.page.wait_for_timeout(100)
         assert page.problems == []
         assert page.requests == []
+        assert len(views) >= page.page.get_by_role("tab").count() / 2
         assert page.call("model.encode(argument)", "One day") == shown(kind).tokenizers.source("One day")["input_ids"]
         assert page.call("document.querySelector('[role=tabpanel]:not([hidden])').textContent.length > 50")
 

@@ -1,5 +1,6 @@
 /**
- * Attention of every head: all heads in small, one as arcs over the text and as a matrix, and its weights as a table.
+ * Attention of every head: all heads in small, one as arcs over the text and as a matrix, and its weights
+ * as a table.
  *
  * Dimension letters: H heads, T queries, S keys.
  */
@@ -26,8 +27,8 @@ export const view = {
   id: "attention",
   title: "Attention",
   intro:
-    "Each head computes, for every token, how much it takes from each token that it can see. Select a head, and a " +
-    "token whose weights you want to see.",
+    "Each head computes, for every token, how much it takes from each token that it can see. " +
+    "Select a head, and a token whose weights you want to see.",
   kinds: ["causal", "seq2seq", "masked", "classifier", "encoder"],
   build: drawnAnew(renderAttention, ["attention-arcs"]),
 };
@@ -43,10 +44,15 @@ function renderAttention(context, state) {
   const { maps, map, layer, head, query } = selection;
   const set = (change) => context.store.set(change);
   const kinds = maps.map(({ id, title }) => ({ value: id, text: title }));
-  const heads = Array.from({ length: selection.heads }, (_, index) => ({ value: index, text: String(index + 1) }));
+  const heads = Array.from({ length: selection.heads }, (_, index) => ({
+    value: index,
+    text: String(index + 1),
+  }));
   const layers = map.layers.map((_, index) => ({ value: index, text: String(index + 1) }));
   return [
-    maps.length > 1 ? choice("attention-kind", "Which", kinds, map.id, (attention) => set({ attention })) : null,
+    maps.length > 1
+      ? choice("attention-kind", "Which", kinds, map.id, (attention) => set({ attention }))
+      : null,
     element(
       "div",
       { class: "row" },
@@ -59,13 +65,20 @@ function renderAttention(context, state) {
       element("h3", {}, `Layer ${layer + 1}, head ${head + 1}`),
       element("p", { class: "note" }, headSentence(selection)),
       element("h4", {}, "Over the text"),
-      map.id === "cross" ? element("p", { class: "note" }, "From a target token, the model predicts the one after it.") : null,
+      map.id === "cross"
+        ? element("p", { class: "note" }, "From a target token, the model predicts the one after it.")
+        : null,
       map.id === "cross" ? renderLinks(selection, set) : renderArcs(selection, set),
       element("p", { class: "note" }, `Thicker is more. Weights below ${percent(MIN_WEIGHT)} are not drawn.`),
       element(
         "div",
         { class: "halves" },
-        element("div", {}, element("h4", {}, `Weights of “${map.queries[query]}”`), renderWeights(context, selection)),
+        element(
+          "div",
+          {},
+          element("h4", {}, `Weights of “${map.queries[query]}”`),
+          renderWeights(context, selection),
+        ),
         element("div", {}, element("h4", {}, "All tokens"), renderMatrix(selection, set)),
       ),
     ),
@@ -75,7 +88,8 @@ function renderAttention(context, state) {
 }
 
 /**
- * The head and the tokens that the state selects; indices that the model or the text does not have become the last one.
+ * The head and the tokens that the state selects; indices that the model or the text does not have become
+ * the last one.
  *
  * @param {object} context
  * @param {object} state
@@ -104,8 +118,8 @@ function headSentence({ map, weights }) {
   const spread = `The weights are spread like an even choice among ${Math.exp(entropy).toFixed(1)} tokens.`;
   if (!same) return `On average ${percent(first)} of the weight goes to the first source token. ${spread}`;
   return (
-    `On average ${percent(previous)} of the weight goes to the token before, ${percent(first)} to the first token and ` +
-    `${percent(self)} to the token itself. ${spread}`
+    `On average ${percent(previous)} of the weight goes to the token before, ${percent(first)} to ` +
+    `the first token and ${percent(self)} to the token itself. ${spread}`
   );
 }
 
@@ -122,7 +136,15 @@ function renderArcs(selection, set) {
     ...lines,
   );
   const onselect = (position) => set({ position, key: null });
-  const row = tokenRow("attention-query", "Token whose weights are shown", map.queries, places, query, key, onselect);
+  const row = tokenRow(
+    "attention-query",
+    "Token whose weights are shown",
+    map.queries,
+    places,
+    query,
+    key,
+    onselect,
+  );
   return scrollRegion("attention-arcs", "Arcs of attention over the text", element("div", {}, drawing, row));
 }
 
@@ -134,7 +156,11 @@ function renderLinks(selection, set) {
   const lines = drawLines(weights, map.queries.length, map.keys.length, query, path);
   const width = Math.max(source.width, target.width);
   const label = lineLabel(selection);
-  const drawing = svg("svg", { width, height: MAX_HEIGHT, role: "img", "aria-label": label, class: "arcs" }, ...lines);
+  const drawing = svg(
+    "svg",
+    { width, height: MAX_HEIGHT, role: "img", "aria-label": label, class: "arcs" },
+    ...lines,
+  );
   const onkey = (value) => set({ key: value });
   const onquery = (position) => set({ position, key: null });
   return scrollRegion(
@@ -142,7 +168,15 @@ function renderLinks(selection, set) {
     "Lines of attention from the target to the source",
     tokenRow("attention-key", "Source token", map.keys, source.places, key, null, onkey),
     drawing,
-    tokenRow("attention-query", "Target token whose weights are shown", map.queries, target.places, query, null, onquery),
+    tokenRow(
+      "attention-query",
+      "Target token whose weights are shown",
+      map.queries,
+      target.places,
+      query,
+      null,
+      onquery,
+    ),
   );
 }
 
@@ -158,7 +192,11 @@ function drawLines(weights, queries, keys, selected, path) {
     for (let key = 0; key < keys; key++) {
       const weight = weights[query * keys + key];
       if (!(weight >= MIN_WEIGHT)) continue;
-      const line = { d: path(query, key), "stroke-width": (0.5 + 7 * weight).toFixed(1), style: { "--weight": weight } };
+      const line = {
+        d: path(query, key),
+        "stroke-width": (0.5 + 7 * weight).toFixed(1),
+        style: { "--weight": weight },
+      };
       if (query === selected) strong.push(svg("path", { ...line, class: "selected" }));
       else if (weight >= 0.1) faint.push(svg("path", { ...line, class: "other" }));
     }
@@ -211,7 +249,11 @@ function renderWeights(context, selection) {
       { class: key === selectedKey ? "marked" : null },
       element("th", { scope: "row" }, map.keys[key], element("small", {}, ` ${key + 1}`)),
       element("td", {}, bar(values[key])),
-      element("td", { class: "right" }, explainButton(context, `weight-${key}`, percent(values[key]), request, label)),
+      element(
+        "td",
+        { class: "right" },
+        explainButton(context, `weight-${key}`, percent(values[key]), request, label),
+      ),
     );
   });
   const caption = `Token ${query + 1}; select a weight to see its formula`;
@@ -247,7 +289,8 @@ function renderMatrix(selection, set) {
     if (column >= 0 && line >= 0 && column < keys && line < queries)
       set({ position: Math.floor(line), key: Math.floor(column) });
   };
-  const label = `Attention weights of layer ${layer + 1}, head ${head + 1}: ${queries} queries by ${keys} keys`;
+  const size = `${queries} queries by ${keys} keys`;
+  const label = `Attention weights of layer ${layer + 1}, head ${head + 1}: ${size}`;
   const drawing = svg(
     "svg",
     { class: "matrix", width, height, role: "img", "aria-label": label, onclick },
@@ -258,7 +301,11 @@ function renderMatrix(selection, set) {
     "div",
     {},
     scrollRegion("attention-matrix", "Matrix of attention weights", drawing),
-    element("p", { class: "note" }, "Rows: tokens that look. Columns: tokens that are looked at. Darker is more."),
+    element(
+      "p",
+      { class: "note" },
+      "Rows: tokens that look. Columns: tokens that are looked at. Darker is more.",
+    ),
   );
 }
 
@@ -266,7 +313,11 @@ function matrixLabels({ queries, keys }, cell, left, top) {
   const size = Math.min(12, cell);
   const short = (token) => ([...token].length > 10 ? `${[...token].slice(0, 9).join("")}…` : token);
   const rows = queries.map((token, index) =>
-    svg("text", { x: left - 5, y: top + (index + 0.5) * cell, class: "row-label", "font-size": size }, short(token)),
+    svg(
+      "text",
+      { x: left - 5, y: top + (index + 0.5) * cell, class: "row-label", "font-size": size },
+      short(token),
+    ),
   );
   const columns = keys.map((token, index) => {
     const turn = `translate(${left + (index + 0.5) * cell} ${top - 5}) rotate(-90)`;
@@ -284,7 +335,9 @@ function renderThumbnails({ map, layer, head, heads }, set) {
       const drawing = svg(
         "svg",
         { viewBox: `0 0 ${keys} ${queries}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-        ...paths.map(({ shade, path }) => svg("path", { d: path, class: "cell", style: { "--weight": shade } })),
+        ...paths.map(({ shade, path }) =>
+          svg("path", { d: path, class: "cell", style: { "--weight": shade } }),
+        ),
       );
       return element(
         "button",

@@ -69,8 +69,10 @@ export function tokenLayout(tokens, advance = 8.5) {
  * @returns {string} data of an SVG path
  */
 export function arcPath(from, to, base) {
-  if (from === to) return `M${from - 5} ${base}C${from - 18} ${base - 34} ${from + 18} ${base - 34} ${from + 5} ${base}`;
-  const height = Math.min(base * 1.3, 18 + Math.abs(from - to) * 0.6); // a cubic rises to 3/4 of its control points
+  if (from === to)
+    return `M${from - 5} ${base}C${from - 18} ${base - 34} ${from + 18} ${base - 34} ${from + 5} ${base}`;
+  // A cubic rises to 3/4 of the height of its control points
+  const height = Math.min(base * 1.3, 18 + Math.abs(from - to) * 0.6);
   return `M${from} ${base}C${from} ${base - height} ${to} ${base - height} ${to} ${base}`;
 }
 
@@ -87,8 +89,9 @@ export function linkPath(from, to, height) {
 }
 
 /**
- * What a head does with this text: the mean share of its weight that goes to the previous token, to the first token and
- * to the token itself, and the mean entropy. The first two queries say little and are left out if there are more.
+ * What a head does with this text: the mean share of its weight that goes to the previous token, to the
+ * first token and to the token itself, and the mean entropy. The first two queries say little and are left
+ * out if there are more.
  *
  * @param {Float32Array} weights - (T, S)
  * @param {number} queries - T
@@ -118,8 +121,8 @@ export function describeHead(weights, queries, keys, sameText = true) {
  * @param {string} kind - of the model
  * @param {object} trace
  * @param {{tokens: string[], sourceTokens: string[] | null}} inputs
- * @returns {{id: string, title: string, layers: Float32Array[], records: object[], queries: string[], keys: string[]}[]}
- *   `layers` are (H, T, S); `records` hold queries, keys and scores
+ * @returns {{id: string, title: string, layers: Float32Array[], records: object[], queries: string[], keys:
+ *   string[]}[]} `layers` are (H, T, S); `records` hold queries, keys and scores
  */
 export function attentionMaps(kind, trace, inputs) {
   const self = {

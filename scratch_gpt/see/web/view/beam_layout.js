@@ -23,17 +23,32 @@ export function beamTree(steps, bestIds, numBeams) {
   const nodes = [];
   let beams = [];
   steps.forEach((candidates, x) => {
-    const isLast = x === steps.length - 1 && candidates.some(({ ended }) => ended); // other beams are not continued
-    const kept = candidates.filter(({ beam, ended }, rank) => beam >= 0 && (ended ? rank < numBeams : !isLast));
-    const ended = candidates.slice(0, numBeams).filter((candidate) => candidate.ended && !kept.includes(candidate));
+    // Beams that have not ended at the last step are not continued
+    const isLast = x === steps.length - 1 && candidates.some(({ ended }) => ended);
+    const kept = candidates.filter(
+      ({ beam, ended }, rank) => beam >= 0 && (ended ? rank < numBeams : !isLast),
+    );
+    const ended = candidates
+      .slice(0, numBeams)
+      .filter((candidate) => candidate.ended && !kept.includes(candidate));
     const next = [];
     [...kept, ...ended]
       .sort((a, b) => b.score - a.score)
       .forEach((candidate, y) => {
         const ids = candidate.ids.slice(-(x + 1));
-        const isBest = ids.every((id, index) => id === bestIds[index]) && (!candidate.ended || ids.length === bestIds.length);
+        const isBest =
+          ids.every((id, index) => id === bestIds[index]) &&
+          (!candidate.ended || ids.length === bestIds.length);
         const parent = beams[candidate.parent] ?? null;
-        const node = { x, y, id: candidate.id, score: candidate.score, ended: candidate.ended, isBest, parent };
+        const node = {
+          x,
+          y,
+          id: candidate.id,
+          score: candidate.score,
+          ended: candidate.ended,
+          isBest,
+          parent,
+        };
         nodes.push(node);
         if (candidate.beam >= 0) next[candidate.beam] = node;
       });

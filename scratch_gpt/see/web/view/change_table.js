@@ -19,7 +19,8 @@ const SHOWN = 6; // choices of each answer
 export function changeTable(context, id, first, second, names) {
   const best = [first, second].map(({ values }) => largest(values, SHOWN));
   const choices = unionOfBest(first.values, second.values, ...best).slice(0, SHOWN + 2);
-  const column = (text) => element("th", { scope: "col", class: text === first.title ? null : "right" }, text);
+  const column = (text) =>
+    element("th", { scope: "col", class: text === first.title ? null : "right" }, text);
   const bars = () => element("td", { class: "drawn" });
   const header = [column(first.title), column(names[0]), bars(), bars(), column(names[1]), column("Points")];
   const rows = choices.map((choice) => changeRow(context, id, first, second, choice));

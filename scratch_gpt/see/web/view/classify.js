@@ -15,13 +15,19 @@ export const view = {
   id: "classify",
   title: "Decision",
   intro:
-    "The classifier gives each class a probability. To see what a token contributes, it is hidden: how far the probability " +
-    "falls without it is its share in the decision.",
+    "The classifier gives each class a probability. To see what a token contributes, it is hidden: " +
+    "how far the probability falls without it is its share in the decision.",
   kinds: ["classifier"],
   build(root, context) {
     const { session, store } = context;
-    const strip = tokenStrip("Tokens with their shares", session.tokenizer, (position) => store.set({ position }));
-    const [classes, heading, note] = [element("div"), element("h3"), element("p", { class: "note", role: "status" })];
+    const strip = tokenStrip("Tokens with their shares", session.tokenizer, (position) =>
+      store.set({ position }),
+    );
+    const [classes, heading, note] = [
+      element("div"),
+      element("h3"),
+      element("p", { class: "note", role: "status" }),
+    ];
     root.append(classes, heading, element("div", { class: "loss-strip" }, strip.node), note);
     function update(state) {
       if (!hasTokens(session)) {
@@ -34,7 +40,11 @@ export const view = {
       const label = state.label ?? largest(probabilities, 1)[0];
       replaceChildren(classes, renderClasses(context, probabilities, label));
       heading.textContent = `Share of each token in “${labelName(session, label)}”, in percentage points`;
-      const found = measureShares(context, trace, () => store.get().view === "classify" && update(store.get()));
+      const found = measureShares(
+        context,
+        trace,
+        () => store.get().view === "classify" && update(store.get()),
+      );
       strip.update(stripTokens(session.ids(), found, probabilities[label], label), state.position);
       note.textContent = found.done ? shareNote() : "Hiding one token after the other …";
     }
@@ -44,8 +54,9 @@ export const view = {
 
 function shareNote() {
   return (
-    "“+20” means: with this token hidden, the probability is 20 points lower, so the token speaks for the class. “−” " +
-    "means that it speaks against it. The shares need not add up, since tokens act together."
+    "“+20” means: with this token hidden, the probability is 20 points lower, so the token speaks " +
+    "for the class. “−” means that it speaks against it. The shares need not add up, since tokens " +
+    "act together."
   );
 }
 
@@ -68,7 +79,13 @@ function renderClasses(context, probabilities, chosen) {
       name,
     );
     const request = { kind: "class", label };
-    const number = explainButton(context, `class-${label}`, percent(probability), request, `${name}: ${percent(probability)}`);
+    const number = explainButton(
+      context,
+      `class-${label}`,
+      percent(probability),
+      request,
+      `${name}: ${percent(probability)}`,
+    );
     return element(
       "tr",
       { class: label === chosen ? "marked" : null },
@@ -91,7 +108,8 @@ function renderClasses(context, probabilities, chosen) {
  * @param {object} context
  * @param {object} trace - of the whole text
  * @param {() => void} onprogress
- * @returns {{values: Float32Array[], done: boolean}} probabilities of the labels without the token, by position
+ * @returns {{values: Float32Array[], done: boolean}} probabilities of the labels without the token, by
+ *   position
  */
 function measureShares({ session }, trace, onprogress) {
   if (shares.has(trace)) return shares.get(trace);
@@ -102,7 +120,9 @@ function measureShares({ session }, trace, onprogress) {
     const end = performance.now() + CHUNK;
     while (found.values.length < ids.length && performance.now() < end) {
       const edits = { ...noEdits(), hiddenTokens: new Set([found.values.length]) };
-      found.values.push(labelProbabilities(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config));
+      found.values.push(
+        labelProbabilities(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config),
+      );
     }
     found.done = found.values.length === ids.length;
     onprogress();

@@ -51,7 +51,11 @@ function renderComparison(context, state, writing, redraw) {
       { class: "card" },
       element("h3", {}, "Answers"),
       changeTable(context, "compare-change", ...outcomes, ["First", "Second"]),
-      element("p", { class: "note" }, `Kullback-Leibler divergence of the second from the first: ${decimal(distance)} nats.`),
+      element(
+        "p",
+        { class: "note" },
+        `Kullback-Leibler divergence of the second from the first: ${decimal(distance)} nats.`,
+      ),
     ),
     outcomes[0].loss === null ? null : renderLosses(context, traces, outcomes),
     isWriter(session) ? renderWriting(context, writing, redraw, names) : null,
@@ -73,9 +77,16 @@ function renderLosses({ session }, traces, outcomes) {
     const colour = difference > 0 ? "--warm" : "--accent";
     return element(
       "li",
-      { class: "token", style: { "background-color": `color-mix(in srgb, var(${colour}) ${strength}%, transparent)` } },
+      {
+        class: "token",
+        style: { "background-color": `color-mix(in srgb, var(${colour}) ${strength}%, transparent)` },
+      },
       element("span", { class: "text" }, tokens[position]),
-      element("span", { class: "below" }, Math.abs(difference) < 0.005 ? "0" : signed(difference, (size) => size.toFixed(2))),
+      element(
+        "span",
+        { class: "below" },
+        Math.abs(difference) < 0.005 ? "0" : signed(difference, (size) => size.toFixed(2)),
+      ),
     );
   });
   const means = outcomes.map(({ loss }) => decimal(loss));
@@ -87,8 +98,8 @@ function renderLosses({ session }, traces, outcomes) {
     element(
       "p",
       { class: "note" },
-      `Mean loss ${means[0]} in the first and ${means[1]} in the second model, in nats per token. “−” means that the second ` +
-        "is less surprised.",
+      `Mean loss ${means[0]} in the first and ${means[1]} in the second model, in nats per token. ` +
+        "“−” means that the second is less surprised.",
     ),
   );
 }
@@ -101,7 +112,11 @@ function renderWriting({ session, models }, writing, redraw, names) {
     Object.assign(writing, { key, texts });
     redraw();
   };
-  const button = element("button", { type: "button", id: "compare-write", onclick }, `Write ${WRITTEN} tokens with both`);
+  const button = element(
+    "button",
+    { type: "button", id: "compare-write", onclick },
+    `Write ${WRITTEN} tokens with both`,
+  );
   const texts = writing.key === key ? writing.texts : null;
   return element(
     "section",

@@ -1,8 +1,9 @@
 /**
- * Any number, explained: its formula with the numbers in it, the paper that the formula is from, and the lines of our
- * source that compute it.
+ * Any number, explained: its formula with the numbers in it, the paper that the formula is from, and the
+ * lines of our source that compute it.
  *
- * A view asks for an explanation by `store.set({ explain: request })`; the `kind` of the request says of what.
+ * A view asks for an explanation by `store.set({ explain: request })`; the `kind` of the request says of
+ * what.
  */
 
 import { largest } from "#see/view/charts.js";
@@ -17,13 +18,17 @@ import {
   explainProbability,
 } from "#see/view/formulas.js";
 import { selectedHead } from "#see/view/attention.js";
+import { placeName } from "#see/view/flow.js";
 import { lensDistribution } from "#see/view/lens_table.js";
 import { row } from "#see/view/numbers.js";
 import { inputTokens } from "#see/view/rerender.js";
 import { visibleToken } from "#see/view/token_text.js";
 import { PART_MEANINGS } from "#see/view/meanings.js";
 
-/** What is explained, by the kind of the request: functions of context and request to an explanation or null. */
+/**
+ * What is explained, by the kind of the request: functions of context and request to an explanation or
+ * null.
+ */
 const EXPLAINERS = {
   attention: attentionRequest,
   probability: probabilityRequest,
@@ -48,7 +53,12 @@ export function explainPanel(context) {
   const body = element("div", { class: "explain-body" });
   const button = element("button", { type: "button", id: "explain-close", onclick: close }, "Close");
   const head = element("div", { class: "explain-head" }, heading, button);
-  const node = element("aside", { class: "explain", "aria-labelledby": "explain-title", hidden: true }, head, body);
+  const node = element(
+    "aside",
+    { class: "explain", "aria-labelledby": "explain-title", hidden: true },
+    head,
+    body,
+  );
   node.addEventListener("keydown", (event) => event.key === "Escape" && close());
   let shown = null;
   let opener = "";
@@ -62,7 +72,8 @@ export function explainPanel(context) {
       shown = null;
       return;
     }
-    if (request !== shown) opener = node.contains(document.activeElement) ? opener : (document.activeElement?.id ?? "");
+    if (request !== shown)
+      opener = node.contains(document.activeElement) ? opener : (document.activeElement?.id ?? "");
     heading.textContent = explanation.title;
     replaceChildren(body, ...renderExplanation(context, explanation));
     if (request !== shown) heading.focus({ preventScroll: true });
@@ -86,7 +97,9 @@ function renderExplanation({ payload }, { meaning, formula, values, concept }) {
   const pairs = values.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
   return [
     element("p", {}, meaning),
-    formula.length > 0 ? element("pre", { class: "formula", tabindex: "0", "aria-label": "Formula" }, formula.join("\n")) : null,
+    formula.length > 0
+      ? element("pre", { class: "formula", tabindex: "0", "aria-label": "Formula" }, formula.join("\n"))
+      : null,
     pairs.length > 0 ? element("dl", { class: "details" }, ...pairs) : null,
     excerpt?.paper ? element("p", {}, "Paper: ", externalLink(excerpt.paper.url, excerpt.paper.title)) : null,
     ...(excerpt ? renderExcerpt(excerpt) : []),
@@ -98,7 +111,12 @@ function renderExcerpt({ file, first_line: first, code }) {
   const last = first + lines.length - 1;
   const width = String(last).length;
   const numbered = lines.map((line, index) =>
-    element("span", { class: "code-line" }, element("span", { class: "line-number" }, String(first + index).padStart(width)), `  ${line}\n`),
+    element(
+      "span",
+      { class: "code-line" },
+      element("span", { class: "line-number" }, String(first + index).padStart(width)),
+      `  ${line}\n`,
+    ),
   );
   return [
     element("h3", {}, "Our source"),
@@ -146,7 +164,12 @@ function classRequest(context, { label }) {
   const { session } = context;
   const { scores } = session.trace();
   const name = session.description().labels?.[label] ?? `label ${label}`;
-  const explanation = explainProbability(scores, label, name, "The classifier reads one vector for the whole text.");
+  const explanation = explainProbability(
+    scores,
+    label,
+    name,
+    "The classifier reads one vector for the whole text.",
+  );
   return { ...explanation, concept: "pooling" };
 }
 
@@ -181,8 +204,10 @@ function normRequest(context, request) {
 function lengthRequest(context, request) {
   const trace = stackTrace(context, request);
   const states = request.state === 0 ? trace.embeddings : trace.layers[request.state - 1].output;
-  const where = request.state === 0 ? "before layer 1" : `after layer ${request.state}`;
-  return explainLength(row(states, request.position, trace.embeddings.length / trace.length), where);
+  return explainLength(
+    row(states, request.position, trace.embeddings.length / trace.length),
+    placeName(request.state),
+  );
 }
 
 function expertsRequest(context, request) {

@@ -1,6 +1,6 @@
 /**
- * The architecture of this model as one drawing: from the tokens through the blocks to the answer. The width of the
- * residual stream shows the size of its vectors.
+ * The architecture of this model as one drawing: from the tokens through the blocks to the answer. The
+ * width of the residual stream shows the size of its vectors.
  */
 
 import { bar } from "#see/view/charts.js";
@@ -26,8 +26,9 @@ export const view = {
   id: "flow",
   title: "Architecture",
   intro:
-    "This is how the model is built. The thick line is the residual stream: a list of numbers for each token, which " +
-    "every part reads and adds to. Its width and the numbers on its left are the length of that list, as a vector.",
+    "This is how the model is built. The thick line is the residual stream: a list of numbers for " +
+    "each token, which every part reads and adds to. Its width and the numbers on its left are the " +
+    "length of that list, as a vector.",
   build: drawnAnew(renderFlow),
 };
 
@@ -117,7 +118,9 @@ function renderStack(context, state, stack, trace, inputs) {
       "figcaption",
       {},
       stack.title ? element("strong", {}, stack.title) : null,
-      shown ? element("span", { class: "note" }, ` Lengths for token ${position + 1}, “${tokens[position]}”`) : null,
+      shown
+        ? element("span", { class: "note" }, ` Lengths for token ${position + 1}, “${tokens[position]}”`)
+        : null,
     ),
     svg(
       "svg",
@@ -125,7 +128,9 @@ function renderStack(context, state, stack, trace, inputs) {
       svg("defs", {}, arrowHead(stack.id)),
       ...layout.frames.map((frame) => renderFrame(scene, frame)),
       ...layout.stream.map((piece) => renderStream(scene, piece)),
-      ...layout.arrows.map((path) => svg("path", { d: path, class: "flow-arrow", "marker-end": `url(#arrow-${stack.id})` })),
+      ...layout.arrows.map((path) =>
+        svg("path", { d: path, class: "flow-arrow", "marker-end": `url(#arrow-${stack.id})` }),
+      ),
       ...layout.sums.map(({ y }) => renderSum(y)),
       ...layout.boxes.map((placed, index) => renderBox(scene, placed, index)),
       ...renderNumbers(scene),
@@ -134,7 +139,15 @@ function renderStack(context, state, stack, trace, inputs) {
 }
 
 function arrowHead(id) {
-  const options = { id: `arrow-${id}`, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" };
+  const options = {
+    id: `arrow-${id}`,
+    viewBox: "0 0 8 8",
+    refX: 7,
+    refY: 4,
+    markerWidth: 7,
+    markerHeight: 7,
+    orient: "auto",
+  };
   return svg("marker", options, svg("path", { d: "M0 0.5L7.5 4L0 7.5z", class: "flow-head" }));
 }
 
@@ -146,10 +159,21 @@ function renderFrame({ context, layout, stack }, { layer, y, height, isOpen }) {
   const open = pressable(() => context.store.set({ layer }));
   return svg(
     "g",
-    { role: "button", tabindex: 0, id: `flow-${stack.id}-layer-${layer}`, "aria-label": `Open ${text}`, class: "flow-button", ...open },
+    {
+      role: "button",
+      tabindex: 0,
+      id: `flow-${stack.id}-layer-${layer}`,
+      "aria-label": `Open ${text}`,
+      class: "flow-button",
+      ...open,
+    },
     frame,
     title,
-    svg("text", { x: 124, y: y + 22, class: "flow-detail" }, "attention, feed-forward …"),
+    svg(
+      "text",
+      { x: (STREAM + layout.width) / 2, y: y + 22, class: "flow-detail" },
+      "attention, feed-forward",
+    ),
   );
 }
 
@@ -175,7 +199,11 @@ function renderSum(y) {
 function renderBox(scene, { box, x, y, width, height, layer }, index) {
   const { context, stack } = scene;
   const middle = x + width / 2;
-  const label = [box.title, ...box.lines, layer === null || layer >= stack.blocks.length ? "" : `layer ${layer + 1}`];
+  const label = [
+    box.title,
+    ...box.lines,
+    layer === null || layer >= stack.blocks.length ? "" : `layer ${layer + 1}`,
+  ];
   return svg(
     "g",
     {
@@ -188,7 +216,9 @@ function renderBox(scene, { box, x, y, width, height, layer }, index) {
     },
     svg("rect", { x, y, width, height, rx: 6 }),
     svg("text", { x: middle, y: y + 18, class: "flow-title" }, box.title),
-    ...box.lines.map((line, number) => svg("text", { x: middle, y: y + 34 + 15 * number, class: "flow-detail" }, line)),
+    ...box.lines.map((line, number) =>
+      svg("text", { x: middle, y: y + 34 + 15 * number, class: "flow-detail" }, line),
+    ),
   );
 }
 
@@ -200,10 +230,25 @@ function openBox({ context, stack, trace, position }, box, layer) {
     store.set({ view: box.view, ...(layer === null || !box.map ? {} : { layer, attention }) });
     return;
   }
-  const request = { concept: box.concept, title: box.title, lines: box.lines, stack: stack.id, layer, position };
+  const request = {
+    concept: box.concept,
+    title: box.title,
+    lines: box.lines,
+    stack: stack.id,
+    layer,
+    position,
+  };
   const hasNumbers = trace && box.module && box.module !== "embedding_norm";
   const kind = hasNumbers ? "norm" : box.kind === "experts" && trace ? "experts" : "part";
   store.set({ explain: { ...request, kind, module: box.module } });
+}
+
+/**
+ * @param {number} state - 0 is the embedding, n the output of block n
+ * @returns {string}
+ */
+export function placeName(state) {
+  return state === 0 ? "before layer 1" : `after layer ${state}`;
 }
 
 /** The length of the stream beside it, and of what each branch adds. */
@@ -221,7 +266,7 @@ function renderNumbers({ context, stack, layout, norms, trace, position }) {
         tabindex: 0,
         id: `flow-${stack.id}-length-${state}`,
         class: "flow-button flow-number",
-        "aria-label": `Length of the residual stream ${state === 0 ? "before layer 1" : `after layer ${state}`}: ${decimal(norms[state])}`,
+        "aria-label": `Length of the residual stream ${placeName(state)}: ${decimal(norms[state])}`,
         ...pressable(() => context.store.set({ explain: request })),
       },
       svg("rect", { x: 8, y: y - 14, width: 40, height: 20, rx: 4 }),

@@ -1,11 +1,13 @@
 /**
- * The architecture that a config describes, as a list of boxes from the tokens to the answer: what flow.js draws.
+ * The architecture that a config describes, as a list of boxes from the tokens to the answer: what flow.js
+ * draws.
  *
- * It follows models/block.py and the modeling files: the same fields decide the same things. Nothing here knows the name
- * of a preset.
+ * It follows models/block.py and the modeling files: the same fields decide the same things. Nothing here
+ * knows the name of a preset.
  *
  * @typedef {object} Box
- * @property {string} kind - "norm", "attention", "feed_forward", "experts", "embedding", "positions", "head" or "data"
+ * @property {string} kind - "norm", "attention", "feed_forward", "experts", "embedding", "positions",
+ *   "head" or "data"
  * @property {string} title
  * @property {string[]} lines - details, each a few words
  * @property {string | null} concept - whose explanation it opens
@@ -25,7 +27,14 @@
  * @property {Box[]} after - from the last block to the answer
  */
 
-const ACTIVATIONS = { relu: "ReLU", relu2: "squared ReLU", gelu: "GELU", gelu_new: "GELU", silu: "SiLU", tanh: "tanh" };
+const ACTIVATIONS = {
+  relu: "ReLU",
+  relu2: "squared ReLU",
+  gelu: "GELU",
+  gelu_new: "GELU",
+  silu: "SiLU",
+  tanh: "tanh",
+};
 const GATED = { silu: "SwiGLU", gelu: "GEGLU", gelu_new: "GEGLU", relu: "ReGLU" };
 const NORMS = {
   layer_norm: ["LayerNorm", ""],
@@ -56,7 +65,13 @@ export function describeModel({ kind, config, labels }) {
   if (kind !== "seq2seq") {
     const isDecoder = config.model_type === "scratch_gpt";
     const layers = config.num_hidden_layers;
-    const stack = describeStack(config, { id: "main", title: "", layers, vocabulary: config.vocab_size, isDecoder });
+    const stack = describeStack(config, {
+      id: "main",
+      title: "",
+      layers,
+      vocabulary: config.vocab_size,
+      isDecoder,
+    });
     stack.after.push(...describeHead(kind, config, labels));
     return [stack];
   }
@@ -67,7 +82,9 @@ export function describeModel({ kind, config, labels }) {
     vocabulary: config.vocab_size,
     isDecoder: false,
   });
-  encoder.after.push(box("data", "Source states", ["read by cross-attention"], { concept: "cross_attention" }));
+  encoder.after.push(
+    box("data", "Source states", ["read by cross-attention"], { concept: "cross_attention" }),
+  );
   const decoder = describeStack(config, {
     id: "decoder",
     title: "Decoder",
@@ -81,9 +98,14 @@ export function describeModel({ kind, config, labels }) {
 }
 
 function describeBigram(config) {
-  const table = box("head", "Bigram table", [`${config.vocab_size} × ${config.vocab_size}`, "a row of logits per token"], {
-    concept: "bigram",
-  });
+  const table = box(
+    "head",
+    "Bigram table",
+    [`${config.vocab_size} × ${config.vocab_size}`, "a row of logits per token"],
+    {
+      concept: "bigram",
+    },
+  );
   const tokens = box("data", "Last token", [], { view: "tokens" });
   return { id: "main", title: "", before: [tokens], blocks: [], after: [table, softmaxBox()] };
 }
@@ -101,16 +123,22 @@ function describeEmbeddings(config, vocabulary) {
   const boxes = [box("data", "Tokens", [], { view: "tokens" })];
   const scale = config.scale_embedding && `times √${size}`;
   boxes.push(
-    box("embedding", "Token embedding", [`${vocabulary} × ${size}`, scale, config.token_weights && "weighted"], {
-      concept: config.token_weights ? "token_weights" : "embedding",
-    }),
+    box(
+      "embedding",
+      "Token embedding",
+      [`${vocabulary} × ${size}`, scale, config.token_weights && "weighted"],
+      {
+        concept: config.token_weights ? "token_weights" : "embedding",
+      },
+    ),
   );
   const ngrams = config.ngram_sizes ?? (config.ngram_buckets ? [config.ngram_size] : []);
   for (const n of ngrams) {
     const lines = [`${config.ngram_buckets} × ${size}`];
     boxes.push(box("embedding", `+ ${n}-gram embedding`, lines, { concept: "ngram_embedding" }));
   }
-  if (config.type_vocab_size) boxes.push(box("embedding", "+ token types", [`${config.type_vocab_size} × ${size}`]));
+  if (config.type_vocab_size)
+    boxes.push(box("embedding", "+ token types", [`${config.type_vocab_size} × ${size}`]));
   if (config.position_type === "learned") {
     const lines = [`${config.max_position_embeddings} × ${size}, learned`];
     boxes.push(box("positions", "+ positions", lines, { concept: "learned_positions" }));
@@ -139,7 +167,11 @@ function describeBlock(config, layer, isDecoder, cross) {
     return [{ columns: [[input, attention].filter(Boolean), [second, mlp]], shared: null, normAfter: null }];
   }
   const branch = (before, middle, after, skips = false) => ({
-    columns: [[isPre && !skips ? norm(before) : null, middle, hasOutputNorm && after ? norm(after) : null].filter(Boolean)],
+    columns: [
+      [isPre && !skips ? norm(before) : null, middle, hasOutputNorm && after ? norm(after) : null].filter(
+        Boolean,
+      ),
+    ],
     shared: null,
     normAfter: isPost && !skips ? norm(before) : null,
   });
@@ -181,7 +213,12 @@ function crossAttentionBox(config) {
   return box(
     "attention",
     "Cross-attention",
-    [headsLine(config), "keys and values: the source", rotated && "rotary positions", config.qk_norm && "norm of queries and keys"],
+    [
+      headsLine(config),
+      "keys and values: the source",
+      rotated && "rotary positions",
+      config.qk_norm && "norm of queries and keys",
+    ],
     { concept: "cross_attention", view: "attention", map: "cross" },
   );
 }
@@ -208,7 +245,11 @@ function feedForwardBox(config) {
 }
 
 function expertsBox(config) {
-  const lines = [`${config.num_experts} experts`, `${config.num_experts_per_tok} per token`, activationName(config)];
+  const lines = [
+    `${config.num_experts} experts`,
+    `${config.num_experts_per_tok} per token`,
+    activationName(config),
+  ];
   return box("experts", "Experts", lines, { concept: "experts" });
 }
 
@@ -240,11 +281,19 @@ function describeHead(kind, config, labels) {
 function describeClassifier(config, labels) {
   const size = config.hidden_size;
   const isDecoder = config.model_type === "scratch_gpt";
-  const poolings = { cls: "state of the first token", mean: "mean over the tokens", sum: "sum over the tokens" };
+  const poolings = {
+    cls: "state of the first token",
+    mean: "mean over the tokens",
+    sum: "sum over the tokens",
+  };
   const line = isDecoder ? "state of the last token" : poolings[config.classifier_pooling];
   const boxes = [box("head", "Pooling", [line], { concept: "pooling" })];
   if (!isDecoder && config.pooler) {
-    const lines = [`${size} → ${size}`, ACTIVATIONS[config.pooler_activation], config.pooler_norm && NORMS[config.norm_type][0]];
+    const lines = [
+      `${size} → ${size}`,
+      ACTIVATIONS[config.pooler_activation],
+      config.pooler_norm && NORMS[config.norm_type][0],
+    ];
     boxes.push(box("head", "Pooler", lines, { concept: "pooling" }));
   }
   const count = labels?.length ?? "labels";

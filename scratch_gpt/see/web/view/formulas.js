@@ -1,6 +1,6 @@
 /**
- * Formulas with their numbers filled in, as lines of text: what the page shows when a number is selected. Nothing here
- * needs a document.
+ * Formulas with their numbers filled in, as lines of text: what the page shows when a number is selected.
+ * Nothing here needs a document.
  *
  * Dimension letters: D head size, S keys, V vocabulary size, C hidden size.
  *
@@ -45,8 +45,8 @@ export function explainAttention({ query, keyVector, scores, key, softcap, hasBi
     title: `Attention from “${queryToken}” to “${keyToken}”`,
     meaning: isMasked
       ? "This token can't be seen from there: the mask sets its score to −∞."
-      : `${percent(weight)} of what this head takes for “${queryToken}” comes from “${keyToken}”. The weights of the ` +
-        `${seen} tokens that can be seen add up to 100%.`,
+      : `${percent(weight)} of what this head takes for “${queryToken}” comes from “${keyToken}”. ` +
+        `The weights of the ${seen} tokens that can be seen add up to 100%.`,
     formula,
     values: [
       ["length of the query", decimal(norm(query))],
@@ -70,7 +70,10 @@ function scoreLines(query, key, score, softcap, hasBias) {
     last = softcap * Math.tanh(scaled / softcap);
     lines.push(`capped: ${softcap} tanh(${decimal(scaled)} / ${softcap}) = ${decimal(last)}`);
   }
-  if (hasBias) lines.push(`with the bias of this distance: ${decimal(last)} + ${decimal(score - last)} = ${decimal(score)}`);
+  if (hasBias)
+    lines.push(
+      `with the bias of this distance: ${decimal(last)} + ${decimal(score - last)} = ${decimal(score)}`,
+    );
   return lines;
 }
 
@@ -91,11 +94,12 @@ export function explainProbability(logits, id, token, after) {
   return {
     title: `Probability of “${token}”`,
     meaning:
-      `The head gives each of the ${logits.length} choices a number, its logit. Softmax turns them into probabilities ` +
-      `that add up to 100%. ${after}`,
+      `The head gives each of the ${logits.length} choices a number, its logit. Softmax turns them ` +
+      `into probabilities that add up to 100%. ${after}`,
     formula: [
       "probability = exp(logit) / Σ exp(logits)",
-      `            = exp(${decimal(logits[id])}) / ${decimal(Math.exp(total))} = ${decimal(probability)} = ${percent(probability)}`,
+      `            = exp(${decimal(logits[id])}) / ${decimal(Math.exp(total))} = ` +
+        `${decimal(probability)} = ${percent(probability)}`,
     ],
     values: [
       ["logit", decimal(logits[id])],
@@ -120,8 +124,8 @@ export function explainLoss(logits, id, token) {
   return {
     title: `Loss of “${token}”`,
     meaning:
-      "The loss is small if the model gave the token a high probability before it saw it. Training changes the weights " +
-      "so that the mean loss becomes smaller.",
+      "The loss is small if the model gave the token a high probability before it saw it. Training " +
+      "changes the weights so that the mean loss becomes smaller.",
     formula: [
       "loss = −ln probability = ln Σ exp(logits) − logit",
       `     = ${decimal(total)} − ${decimal(logits[id])} = ${decimal(loss)} nats`,
@@ -149,9 +153,13 @@ export function explainEntropy(probabilities, best) {
   return {
     title: "Entropy",
     meaning:
-      "Entropy measures how uncertain the model is: 0 bits if it is certain, and one bit more whenever there are twice as " +
-      "many equally probable choices.",
-    formula: ["entropy = −Σ p log₂ p", `        = −(${terms.join(" + ")} + …)`, `        = ${decimal(bits)} bits`],
+      "Entropy measures how uncertain the model is: 0 bits if it is certain, and one bit more " +
+      "whenever there are twice as many equally probable choices.",
+    formula: [
+      "entropy = −Σ p log₂ p",
+      `        = −(${terms.join(" + ")} + …)`,
+      `        = ${decimal(bits)} bits`,
+    ],
     values: [
       ["as an even choice among", `${decimal(2 ** bits)} tokens`],
       ["most possible", `${decimal(Math.log2(probabilities.length))} bits`],
@@ -177,19 +185,30 @@ export function explainNorm(input, output, config, feature) {
   const [x, y] = [decimal(input[feature]), decimal(output[feature])];
   const hasWeight = config.norm_type !== "rms_norm_without_weight";
   const formula = isLayerNorm
-    ? ["y = (x − mean) / √(variance + ε) · weight + bias", `(${x} − ${decimal(mean)}) / √(${decimal(variance)} + ${config.norm_eps}) = ${decimal(normalized)}`]
-    : ["y = x / √(mean of x² + ε) · weight", `${x} / √(${decimal(variance)} + ${config.norm_eps}) = ${decimal(normalized)}`];
+    ? [
+        "y = (x − mean) / √(variance + ε) · weight + bias",
+        `(${x} − ${decimal(mean)}) / √(${decimal(variance)} + ${config.norm_eps}) = ${decimal(normalized)}`,
+      ]
+    : [
+        "y = x / √(mean of x² + ε) · weight",
+        `${x} / √(${decimal(variance)} + ${config.norm_eps}) = ${decimal(normalized)}`,
+      ];
   if (config.norm_type === "layer_norm_without_bias") formula[0] = formula[0].replace(" + bias", "");
   if (!hasWeight) formula[0] = formula[0].replace(" · weight", "");
   else formula.push(`with the weight${config.norm_type === "layer_norm" ? " and the bias" : ""}: y = ${y}`);
   return {
     title: isLayerNorm ? "Layer normalization" : "Root-mean-square normalization",
     meaning:
-      `A norm scales the ${input.length} numbers of a token to a common size, so that the next part works with numbers ` +
-      `of a known size. Shown is number ${feature + 1}.`,
+      `A norm scales the ${input.length} numbers of a token to a common size, so that the next ` +
+      `part works with numbers of a known size. Shown is number ${feature + 1}.`,
     formula,
     values: [
-      ...(isLayerNorm ? [["mean", decimal(mean)], ["variance", decimal(variance)]] : [["mean of the squares", decimal(variance)]]),
+      ...(isLayerNorm
+        ? [
+            ["mean", decimal(mean)],
+            ["variance", decimal(variance)],
+          ]
+        : [["mean of the squares", decimal(variance)]]),
       ["length before", decimal(norm(input))],
       ["length after", decimal(norm(output))],
     ],
@@ -209,9 +228,12 @@ export function explainLength(vector, where) {
   return {
     title: `Length of the residual stream ${where}`,
     meaning:
-      `The residual stream of a token is a list of ${vector.length} numbers. Its length as a vector grows as the parts of ` +
-      "the model add to it.",
-    formula: ["length = √(x₁² + x₂² + x₃² + …)", `       = √(${squares.join(" + ")} + …) = ${decimal(norm(vector))}`],
+      `The residual stream of a token is a list of ${vector.length} numbers. Its length as a vector ` +
+      "changes as the parts of the model add to it.",
+    formula: [
+      "length = √(x₁² + x₂² + x₃² + …)",
+      `       = √(${squares.join(" + ")} + …) = ${decimal(norm(vector))}`,
+    ],
     values: [["numbers", String(vector.length)]],
     concept: "block",
   };
@@ -230,13 +252,15 @@ export function explainExperts(probabilities, chosen, weights) {
   const isNormalized = Math.abs(Array.from(weights).reduce((total, weight) => total + weight, 0) - 1) < 1e-3;
   const lines = Array.from(chosen, (expert, rank) => {
     const p = decimal(probabilities[expert]);
-    return `expert ${expert + 1}: ${isNormalized ? `${p} / ${decimal(sum)} = ` : ""}${decimal(weights[rank])}`;
+    const division = isNormalized ? `${p} / ${decimal(sum)} = ` : "";
+    return `expert ${expert + 1}: ${division}${decimal(weights[rank])}`;
   });
   return {
     title: "Experts of this token",
     meaning:
-      `A router gives each of the ${probabilities.length} feed-forward networks a probability. Only the ${chosen.length} ` +
-      "most probable ones process the token; their outputs are added with these weights.",
+      `A router gives each of the ${probabilities.length} feed-forward networks a probability. Only ` +
+      `the ${chosen.length} most probable ones process the token; their outputs are added with these ` +
+      "weights.",
     formula: [isNormalized ? "weight = p / Σ p of the chosen" : "weight = p", ...lines],
     values: [],
     concept: "router",

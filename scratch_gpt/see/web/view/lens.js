@@ -14,8 +14,8 @@ export const view = {
   id: "lens",
   title: "Logit lens",
   intro:
-    "The final norm and the head turn the last layer's output into a prediction. The logit lens applies them to the " +
-    "output of every layer: so you see at which layer the prediction appears.",
+    "The final norm and the head turn the last layer's output into a prediction. The logit lens " +
+    "applies them to the output of every layer: so you see at which layer the prediction appears.",
   kinds: ["causal", "seq2seq", "masked"],
   build: drawnAnew(renderLens, ["lens-grid"]),
 };
@@ -42,8 +42,8 @@ function renderLens(context, state) {
     element(
       "p",
       { class: "note" },
-      "Darker is more probable. A frame marks where the token is already that of the last layer. Select a cell to see " +
-        "all of its guesses.",
+      "Darker is more probable. A frame marks where the token is already that of the last layer. " +
+        "Select a cell to see all of its guesses.",
     ),
     renderDistribution(context, { model, trace, table, tokens, rowIndex, position }),
   ];
@@ -87,7 +87,11 @@ function renderGrid(context, table, tokens, rowIndex, position) {
   const grid = element(
     "table",
     { class: "lens", onkeydown: moveInGrid },
-    element("caption", { class: "visually-hidden" }, "Most probable next token after each layer, and its probability"),
+    element(
+      "caption",
+      { class: "visually-hidden" },
+      "Most probable next token after each layer, and its probability",
+    ),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "After the token"), ...heads)),
     element("tbody", {}, ...rows),
   );
@@ -106,7 +110,10 @@ function moveInGrid(event) {
   next.click();
 }
 
-/** The best guesses at the selected cell, and how the probability of its best guess changes from layer to layer. */
+/**
+ * The best guesses at the selected cell, and how the probability of its best guess changes from layer to
+ * layer.
+ */
 function renderDistribution(context, { model, trace, table, tokens, rowIndex, position }) {
   const tokenizer = context.session.tokenizer();
   const distribution = lensDistribution(model, trace, rowIndex, position);
@@ -136,7 +143,12 @@ function renderDistribution(context, { model, trace, table, tokens, rowIndex, po
     element(
       "div",
       { class: "halves" },
-      element("div", {}, element("h4", {}, "Its best guesses"), element("table", { class: "weights" }, element("tbody", {}, ...guesses))),
+      element(
+        "div",
+        {},
+        element("h4", {}, "Its best guesses"),
+        element("table", { class: "weights" }, element("tbody", {}, ...guesses)),
+      ),
       element(
         "div",
         {},

@@ -36,12 +36,13 @@ export function lensWidth(tokens, rows, hiddenSize, vocabulary) {
 }
 
 /**
- * The table: for each row and each of the last positions, the most probable token, its probability, and the entropy.
+ * The table: for each row and each of the last positions, the most probable token, its probability, and the
+ * entropy.
  *
  * @param {object} model - of the engine
  * @param {object} trace - recorded
- * @returns {{first: number, rows: {name: string, cells: {id: number, probability: number, entropy: number}[]}[]}}
- *   `first` is the position of the first column; entropies in bits
+ * @returns {{first: number, rows: {name: string, cells: {id: number, probability: number, entropy:
+ *   number}[]}[]}} `first` is the position of the first column; entropies in bits
  */
 export function lensTable(model, trace) {
   const sources = lensRows(trace);

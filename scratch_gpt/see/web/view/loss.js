@@ -15,14 +15,21 @@ export const view = {
   id: "loss",
   title: "Loss",
   intro:
-    "The loss of a token is −ln of the probability that the model gave it before it saw it. It is 0 for a token that was " +
-    "certain and large for a surprise. Training makes the mean of these numbers small.",
+    "The loss of a token is −ln of the probability that the model gave it before it saw it. It is " +
+    "0 for a token that was certain and large for a surprise. Training makes the mean of these " +
+    "numbers small.",
   kinds: ["causal", "seq2seq", "bigram"],
   build(root, context) {
     const { session, store } = context;
-    const strip = tokenStrip("Tokens with their losses", session.tokenizer, (position) => store.set({ position }));
+    const strip = tokenStrip("Tokens with their losses", session.tokenizer, (position) =>
+      store.set({ position }),
+    );
     const [summary, detail] = [element("div", {}), element("section", { class: "card" })];
-    const legend = element("p", { class: "note" }, "Darker is more surprising. The number below a token is its loss in nats.");
+    const legend = element(
+      "p",
+      { class: "note" },
+      "Darker is more surprising. The number below a token is its loss in nats.",
+    );
     root.append(summary, element("div", { class: "loss-strip" }, strip.node), legend, detail);
     return (state) => {
       const ids = session.ids();
@@ -51,7 +58,12 @@ function stripTokens(ids, losses) {
   return ids.map((id, position) => {
     if (position === 0) return { id, below: "–", title: "The first token is not predicted" };
     const { loss, probability, rank } = losses[position - 1];
-    return { id, below: loss.toFixed(2), colour: lossColour(loss), title: `${percent(probability)}, rank ${rank}` };
+    return {
+      id,
+      below: loss.toFixed(2),
+      colour: lossColour(loss),
+      title: `${percent(probability)}, rank ${rank}`,
+    };
   });
 }
 
@@ -65,7 +77,12 @@ function renderSummary({ session }, losses) {
       "div",
       { class: "metric" },
       element("dt", {}, name),
-      element("dd", { id: `metric-${name.replaceAll(" ", "-").toLowerCase()}` }, value, element("small", {}, ` ${unit}`)),
+      element(
+        "dd",
+        { id: `metric-${name.replaceAll(" ", "-").toLowerCase()}` },
+        value,
+        element("small", {}, ` ${unit}`),
+      ),
       element("dd", { class: "note" }, note),
     );
   return element(
@@ -91,9 +108,18 @@ function renderToken(context, { position, id, loss, probability, rank }) {
     return element(
       "tr",
       { class: each === id ? "marked" : null },
-      element("th", { scope: "row" }, visibleToken(tokenizer, each), each === id ? element("small", {}, " in the text") : null),
+      element(
+        "th",
+        { scope: "row" },
+        visibleToken(tokenizer, each),
+        each === id ? element("small", {}, " in the text") : null,
+      ),
       element("td", {}, bar(values[each])),
-      element("td", { class: "right" }, explainButton(context, `loss-${each}`, percent(values[each]), request)),
+      element(
+        "td",
+        { class: "right" },
+        explainButton(context, `loss-${each}`, percent(values[each]), request),
+      ),
     );
   });
   const request = { kind: "loss", position };
@@ -106,6 +132,11 @@ function renderToken(context, { position, id, loss, probability, rank }) {
       explainButton(context, "loss-value", `${decimal(loss)} nats`, request),
       `: the model gave it ${percent(probability)}, rank ${rank} of ${vocabulary}.`,
     ),
-    element("table", { class: "weights" }, element("caption", {}, "What it expected here"), element("tbody", {}, ...rows)),
+    element(
+      "table",
+      { class: "weights" },
+      element("caption", {}, "What it expected here"),
+      element("tbody", {}, ...rows),
+    ),
   ];
 }

@@ -13,8 +13,8 @@ export const view = {
   id: "masked",
   title: "Guesses",
   intro:
-    "The model reads the whole text, before and after each mask, and gives every token of the vocabulary a probability of " +
-    "being the one that is masked.",
+    "The model reads the whole text, before and after each mask, and gives every token of the " +
+    "vocabulary a probability of being the one that is masked.",
   kinds: ["masked"],
   build: drawnAnew(renderMasked),
 };
@@ -30,11 +30,18 @@ function renderMasked(context, state) {
   const mask = maskId(tokenizer);
   if (mask < 0) return [element("p", { class: "note" }, "This tokenizer has no mask token.")];
   const positions = maskPositions(session);
-  const fill = (number, id) => store.set({ text: filled(state.text, tokenizer.token(mask), number, tokenText(tokenizer, id)) });
+  const fill = (number, id) =>
+    store.set({ text: filled(state.text, tokenizer.token(mask), number, tokenText(tokenizer, id)) });
   return [
     renderTokenButtons(context, mask),
-    positions.length === 0 ? element("p", { class: "note" }, "There is no mask yet: select a token to mask it.") : null,
-    element("div", { class: "cards" }, ...positions.map((position, number) => renderMask(context, position, number, fill))),
+    positions.length === 0
+      ? element("p", { class: "note" }, "There is no mask yet: select a token to mask it.")
+      : null,
+    element(
+      "div",
+      { class: "cards" },
+      ...positions.map((position, number) => renderMask(context, position, number, fill)),
+    ),
   ];
 }
 
@@ -67,8 +74,15 @@ export function masked(model, ids, position, mask) {
   const { tokenizer } = model;
   const target = ids.map((id, index) => (index === position ? mask : id));
   const sign = tokenizer.token(mask);
-  const [before, after] = [ids.slice(0, position), ids.slice(position + 1)].map((part) => tokenizer.decode(part));
-  for (const [left, right] of [["", ""], [" ", ""], ["", " "], [" ", " "]]) {
+  const [before, after] = [ids.slice(0, position), ids.slice(position + 1)].map((part) =>
+    tokenizer.decode(part),
+  );
+  for (const [left, right] of [
+    ["", ""],
+    [" ", ""],
+    ["", " "],
+    [" ", " "],
+  ]) {
     const text = before + left + sign + right + after;
     const found = tokenizer.encode(text);
     if (found.length === target.length && found.every((id, index) => id === target[index])) return text;
@@ -113,7 +127,13 @@ function renderMask(context, position, number, fill) {
     const onclick = () => fill(number, id);
     const button = element(
       "button",
-      { type: "button", id: `fill-${number}-${id}`, class: "guess", "aria-label": `Fill in ${text}`, onclick },
+      {
+        type: "button",
+        id: `fill-${number}-${id}`,
+        class: "guess",
+        "aria-label": `Fill in ${text}`,
+        onclick,
+      },
       text,
     );
     const request = { kind: "probability", position, id };
@@ -122,13 +142,22 @@ function renderMask(context, position, number, fill) {
       {},
       element("th", { scope: "row" }, button),
       element("td", {}, bar(values[id])),
-      element("td", { class: "right" }, explainButton(context, `guess-${number}-${id}`, percent(values[id]), request)),
+      element(
+        "td",
+        { class: "right" },
+        explainButton(context, `guess-${number}-${id}`, percent(values[id]), request),
+      ),
     );
   });
   return element(
     "section",
     { class: "card" },
     element("h3", {}, `Mask ${number + 1}, token ${position + 1}`),
-    element("table", { class: "weights" }, element("caption", {}, "Select a guess to fill it in"), element("tbody", {}, ...rows)),
+    element(
+      "table",
+      { class: "weights" },
+      element("caption", {}, "Select a guess to fill it in"),
+      element("tbody", {}, ...rows),
+    ),
   );
 }

@@ -96,7 +96,8 @@ export function norm(vector) {
 }
 
 /**
- * An index into `count` elements; the last one in place of null and of an index that a shorter text made too large.
+ * An index into `count` elements; the last one in place of null and of an index that a shorter text made
+ * too large.
  *
  * @param {number | null | undefined} index
  * @param {number} count

@@ -1,6 +1,6 @@
 /**
- * What a model answers to the current text, for each kind of model, and how wrong it was about the text: what the views
- * that compare two answers show.
+ * What a model answers to the current text, for each kind of model, and how wrong it was about the text:
+ * what the views that compare two answers show.
  *
  * Dimension letters: T tokens, V vocabulary size, K labels.
  */
@@ -13,8 +13,8 @@ import { visibleToken } from "#see/view/token_text.js";
  *
  * @param {Float32Array} logits - (T, V)
  * @param {number[]} ids - (T,)
- * @returns {{position: number, id: number, loss: number, probability: number, rank: number}[]} losses in nats; the
- *   rank of the most probable token is 1
+ * @returns {{position: number, id: number, loss: number, probability: number, rank: number}[]} losses in
+ *   nats; the rank of the most probable token is 1
  */
 export function tokenLosses(logits, ids) {
   const vocabulary = logits.length / ids.length;
@@ -32,7 +32,8 @@ export function tokenLosses(logits, ids) {
  *
  * @param {{id: number, loss: number}[]} losses - from `tokenLosses`
  * @param {(id: number) => number} byteCount - number of UTF-8 bytes of a token; 0 for special tokens
- * @returns {{mean: number, perplexity: number, bytes: number, bitsPerByte: number}} the mean in nats per token
+ * @returns {{mean: number, perplexity: number, bytes: number, bitsPerByte: number}} the mean in nats per
+ *   token
  */
 export function lossSummary(losses, byteCount) {
   const total = losses.reduce((sum, { loss }) => sum + loss, 0);
@@ -66,8 +67,8 @@ export function maskId(tokenizer) {
 }
 
 /**
- * Probabilities of the labels of a classifier: of a single one by softmax, of several ones at a time by the sigmoid of
- * each.
+ * Probabilities of the labels of a classifier: of a single one by softmax, of several ones at a time by the
+ * sigmoid of each.
  *
  * @param {Float32Array} scores - (K,)
  * @param {object} config
@@ -84,8 +85,9 @@ export function labelProbabilities(scores, config) {
  * @param {object} session
  * @param {object} trace - recorded, of the session's ids
  * @param {number} [index] - of the model
- * @returns {{title: string, values: Float32Array, name: (choice: number) => string, request: (choice: number) =>
- *   object, loss: number | null} | null} `request` is what explain.js explains; null if there is nothing to answer
+ * @returns {{title: string, values: Float32Array, name: (choice: number) => string, request: (choice:
+ *   number) => object, loss: number | null} | null} `request` is what explain.js explains; null if there is
+ *   nothing to answer
  */
 export function outcome(session, trace, index) {
   const [model, description] = [session.model(index), session.description(index)];
@@ -114,7 +116,8 @@ export function outcome(session, trace, index) {
 }
 
 /**
- * The choices that are worth showing of two answers: the most probable ones of each, by their larger probability.
+ * The choices that are worth showing of two answers: the most probable ones of each, by their larger
+ * probability.
  *
  * @param {Float32Array} before
  * @param {Float32Array} after

@@ -43,17 +43,22 @@ export function hasTokens(session) {
 }
 
 /**
- * Replace the children of a node. The focused element is focused again, and scrolled elements are scrolled again, if
- * they have an id.
+ * Replace the children of a node. The focused element is focused again, and scrolled elements are scrolled
+ * again, if they have an id.
  *
  * @param {HTMLElement} node
  * @param {(Node | null)[]} children
  */
 export function replaceKeepingFocus(node, children) {
   const focused = node.contains(document.activeElement) ? document.activeElement.id : "";
-  const scrolled = [...node.querySelectorAll(".scroll[id]")].map((each) => [each.id, each.scrollLeft, each.scrollTop]);
+  const scrolled = [...node.querySelectorAll(".scroll[id]")].map((each) => [
+    each.id,
+    each.scrollLeft,
+    each.scrollTop,
+  ]);
   node.replaceChildren(...children.filter(Boolean));
-  for (const [id, left, top] of scrolled) document.getElementById(id)?.scrollTo({ left, top, behavior: "instant" });
+  for (const [id, left, top] of scrolled)
+    document.getElementById(id)?.scrollTo({ left, top, behavior: "instant" });
   if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
 }
 
@@ -99,7 +104,12 @@ export function choice(id, label, options, chosen, onchoose) {
     ),
   );
   const caption = element("span", { class: "choice-label", id: `${id}-label` }, label);
-  return element("div", { class: "choice", role: "group", "aria-labelledby": `${id}-label` }, caption, ...buttons);
+  return element(
+    "div",
+    { class: "choice", role: "group", "aria-labelledby": `${id}-label` },
+    caption,
+    ...buttons,
+  );
 }
 
 /**
@@ -111,7 +121,11 @@ export function choice(id, label, options, chosen, onchoose) {
  * @returns {HTMLElement}
  */
 export function scrollRegion(id, label, ...children) {
-  return element("div", { class: "scroll", id, role: "region", "aria-label": label, tabindex: "0" }, ...children);
+  return element(
+    "div",
+    { class: "scroll", id, role: "region", "aria-label": label, tabindex: "0" },
+    ...children,
+  );
 }
 
 /**

@@ -1,4 +1,7 @@
-/** A translation: the text, which source tokens each of its tokens looked at, and the tree of the beam search. */
+/**
+ * A translation: the text, which source tokens each of its tokens looked at, and the tree of the beam
+ * search.
+ */
 
 import { headWeights } from "#see/view/attention_layout.js";
 import { beamTree } from "#see/view/beam_layout.js";
@@ -16,8 +19,9 @@ export const view = {
   id: "translate",
   title: "Translation",
   intro:
-    "The encoder reads the whole source. The decoder then writes the translation token by token; cross-attention shows " +
-    "which source tokens it looked at. Beam search follows several translations at a time.",
+    "The encoder reads the whole source. The decoder then writes the translation token by token; " +
+    "cross-attention shows which source tokens it looked at. Beam search follows several " +
+    "translations at a time.",
   kinds: ["seq2seq"],
   build(root, context) {
     const update = drawnAnew(renderTranslation)(root, context);
@@ -74,7 +78,8 @@ function renderTranslation(context, state) {
     element(
       "p",
       { class: "note" },
-      "One row per written token: the mean over the heads of the last layer when it was chosen. Select one to see all heads.",
+      "One row per written token: the mean over the heads of the last layer when it was chosen. " +
+        "Select one to see all heads.",
     ),
     renderAlignment(context),
     element("h3", {}, "Tree of the beam search"),
@@ -99,14 +104,20 @@ function beamSearch(session, numBeams) {
 }
 
 /**
- * Cross-attention, as the mean over the heads of the last layer: a table of target by source tokens. A token is chosen at
- * the position before it, so its row is the query there.
+ * Cross-attention, as the mean over the heads of the last layer: a table of target by source tokens. A
+ * token is chosen at the position before it, so its row is the query there.
  */
 function renderAlignment(context) {
   const { session, store } = context;
   const { tokens, sourceTokens } = inputTokens(session);
-  const weights = meanOverHeads(session.trace().layers.at(-1).crossAttention, tokens.length, sourceTokens.length);
-  const head = sourceTokens.map((token) => element("th", { scope: "col" }, element("span", { class: "token-name" }, token)));
+  const weights = meanOverHeads(
+    session.trace().layers.at(-1).crossAttention,
+    tokens.length,
+    sourceTokens.length,
+  );
+  const head = sourceTokens.map((token) =>
+    element("th", { scope: "col" }, element("span", { class: "token-name" }, token)),
+  );
   const rows = tokens.slice(1).map((token, query) => {
     const values = weights.subarray(query * sourceTokens.length, (query + 1) * sourceTokens.length);
     const [best] = largest(values, 1);
@@ -117,7 +128,11 @@ function renderAlignment(context) {
         value >= 0.05 ? percent(value).replace(/\.\d+/, "") : "",
       ),
     );
-    const name = element("button", { type: "button", id: `align-${query}`, class: "guess", onclick: () => open(query) }, token);
+    const name = element(
+      "button",
+      { type: "button", id: `align-${query}`, class: "guess", onclick: () => open(query) },
+      token,
+    );
     return element("tr", {}, element("th", { scope: "row" }, name), ...cells);
   });
   const open = (query) => store.set({ view: "attention", attention: "cross", position: query, key: null });
@@ -151,17 +166,26 @@ export function meanOverHeads(weights, queries, keys) {
 function renderTree(session, search, numBeams) {
   const tokenizer = session.tokenizer();
   const nodes = beamTree(search.steps, search.ids, numBeams);
-  const [columns, rows] = [1 + Math.max(...nodes.map(({ x }) => x)), 1 + Math.max(...nodes.map(({ y }) => y))];
+  const [columns, rows] = [
+    1 + Math.max(...nodes.map(({ x }) => x)),
+    1 + Math.max(...nodes.map(({ y }) => y)),
+  ];
   const place = ({ x, y }) => ({ left: 6 + x * COLUMN, middle: 20 + y * ROW });
-  const edges = nodes.filter(({ parent }) => parent).map((node) => {
-    const [from, to] = [place(node.parent), place(node)];
-    const start = from.left + COLUMN - 26;
-    const path = `M${start} ${from.middle}C${start + 12} ${from.middle} ${to.left - 12} ${to.middle} ${to.left} ${to.middle}`;
-    return svg("path", { d: path, class: node.isBest ? "beam-edge best" : "beam-edge" });
-  });
+  const edges = nodes
+    .filter(({ parent }) => parent)
+    .map((node) => {
+      const [from, to] = [place(node.parent), place(node)];
+      const start = from.left + COLUMN - 26;
+      const path =
+        `M${start} ${from.middle}C${start + 12} ${from.middle} ${to.left - 12} ${to.middle} ` +
+        `${to.left} ${to.middle}`;
+      return svg("path", { d: path, class: node.isBest ? "beam-edge best" : "beam-edge" });
+    });
   const boxes = nodes.map((node) => renderNode(node, place(node), visibleToken(tokenizer, node.id)));
   const [width, height] = [columns * COLUMN + 12, rows * ROW + 12];
-  const label = `Tree of a beam search with ${numBeams} beams and ${columns} steps; the chosen text is: ${session.model().decode(search.ids)}`;
+  const label =
+    `Tree of a beam search with ${numBeams} beams and ${columns} steps; the chosen text is: ` +
+    `${session.model().decode(search.ids)}`;
   return element(
     "div",
     {},
@@ -173,8 +197,9 @@ function renderTree(session, search, numBeams) {
     element(
       "p",
       { class: "note" },
-      "Each box is a token, with the sum of the log-probabilities up to it. Bold is the text that was chosen; a dashed " +
-        "box ends a text. Scores are divided by the length before they are compared.",
+      "Each box is a token, with the sum of the log-probabilities up to it. Bold is the text that " +
+        "was chosen; a dashed box ends a text. Scores are divided by the length before they are " +
+        "compared.",
     ),
   );
 }

@@ -1,4 +1,7 @@
-/** What if a part of the model were switched off, or a token hidden: the answer before beside the answer after. */
+/**
+ * What if a part of the model were switched off, or a token hidden: the answer before beside the answer
+ * after.
+ */
 
 import { changeTable } from "#see/view/change_table.js";
 import { element } from "#see/view/dom.js";
@@ -11,15 +14,18 @@ export const view = {
   id: "what-if",
   title: "What if",
   intro:
-    "Switch off a head, a feed-forward network, a whole layer, or hide a token. What changes in the answer shows what " +
-    "the part did for it.",
+    "Switch off a head, a feed-forward network, a whole layer, or hide a token. What changes in " +
+    "the answer shows what the part did for it.",
   kinds: ["causal", "seq2seq", "masked", "classifier"],
   build(root, context) {
     const body = element("div", { class: "view-body" });
     const measured = { trace: null, effects: new Map(), running: false };
     root.append(body);
     function update(state) {
-      replaceKeepingFocus(body, renderWhatIf(context, state, measured, () => measure(context, measured, redraw)));
+      replaceKeepingFocus(
+        body,
+        renderWhatIf(context, state, measured, () => measure(context, measured, redraw)),
+      );
     }
     const redraw = () => update(context.store.get());
     return update;
@@ -93,7 +99,12 @@ function renderWhatIf(context, state, measured, onmeasure) {
   if (measured.trace !== trace) Object.assign(measured, { trace, effects: new Map() });
   const reset = element(
     "button",
-    { type: "button", id: "what-if-reset", disabled: count === 0, onclick: () => store.set({ edits: noEdits() }) },
+    {
+      type: "button",
+      id: "what-if-reset",
+      disabled: count === 0,
+      onclick: () => store.set({ edits: noEdits() }),
+    },
     "Switch all on",
   );
   const status = count === 0 ? "Everything is on." : `${count} ${count === 1 ? "part is" : "parts are"} off.`;
@@ -111,7 +122,8 @@ function hint(session) {
 
 function renderParts(context, state, trace, measured, toggle, onmeasure) {
   const layers = trace.layers.length;
-  if (layers === 0) return element("p", { class: "note" }, "This model has no layers; its tokens can be hidden.");
+  if (layers === 0)
+    return element("p", { class: "note" }, "This model has no layers; its tokens can be hidden.");
   const heads = trace.layers[0].attention.length / trace.length ** 2;
   const rows = partsOf(layers, heads, trace.layers[0].crossAttention !== null).map((parts, layer) =>
     element(
@@ -129,13 +141,17 @@ function renderParts(context, state, trace, measured, toggle, onmeasure) {
     "section",
     {},
     element("h3", {}, "Parts of the model"),
-    scrollRegion("what-if-parts", "Parts that can be switched off", element("div", { class: "parts" }, ...rows)),
+    scrollRegion(
+      "what-if-parts",
+      "Parts that can be switched off",
+      element("div", { class: "parts" }, ...rows),
+    ),
     element(
       "p",
       { class: "row note" },
       measureButton,
-      "switches off one part after the other and writes how far the answer moves: the Kullback-Leibler divergence, in " +
-        "nats.",
+      "switches off one part after the other and writes how far the answer moves: the " +
+        "Kullback-Leibler divergence, in nats.",
     ),
   );
 }
@@ -205,7 +221,8 @@ function renderLossChange(before, after) {
   return element(
     "p",
     { id: "what-if-loss" },
-    `Mean loss of the text: ${decimal(before)} before, ${decimal(after)} after (${signed(after - before)} nats per token).`,
+    `Mean loss of the text: ${decimal(before)} before, ${decimal(after)} after ` +
+      `(${signed(after - before)} nats per token).`,
   );
 }
 

@@ -83,7 +83,7 @@ function renderParameters({ tensors }) {
     element(
       "table",
       { class: "weights counts" },
-      element("caption", {}, `${total.toLocaleString("en")} numbers that training has found`),
+      element("caption", {}, `${total.toLocaleString("en")} numbers that the model has learned`),
       element("tbody", {}, ...rows),
     ),
   );

@@ -40,7 +40,8 @@ def _part(rng: random.Random, names: tuple[str, ...], letters: str) -> str:
         return "".join(chr(rng.randrange(0x20, 0x250)) for _ in range(rng.randint(1, 6)))
     if choice == 3 and names:
         name = rng.choice(names)
-        return rng.choice([name, name, name, name[:-1], name.upper(), f" {name} ", name * 2])
+        pair = f"{name}{rng.choice(['', ' ', '  '])}{rng.choice(names)}"
+        return rng.choice([name, name, pair, pair, name[:-1], name.upper(), f" {name} "])
     if choice in (4, 5) and letters:
         return "".join(rng.choice(letters) for _ in range(rng.randint(1, 12)))
     return rng.choice(rng.choice([CONTROLS, MARKS, WORDS, WORDS, PARTS, PARTS, PARTS]))

@@ -64,7 +64,8 @@ def byte_level_with(*steps: Any, normalizer: Any = None, **options: Any) -> PreT
     if options.get("ignore_merges"):
         parts = json.loads(backend.to_str())
         parts["model"]["ignore_merges"] = True
-        parts["model"]["vocab"] |= {"ĠWORLD": 500, "birds": 501, "ĠÃ¤": 502}
+        unmerged = ("'LL", "IT", "ĠIT", "'S", "not", "Ġnot")
+        parts["model"]["vocab"] |= {word: 500 + i for i, word in enumerate(unmerged)}
         return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
     return tokenizer
 
@@ -169,22 +170,26 @@ def byte_unigram() -> PreTrainedTokenizerFast:
     steps = [normalizers.Nmt(), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Strip()]
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Lowercase()])
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
+    steps = [decoders.Strip("e", 0, 1), decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")]
+    backend.decoder = decoders.Sequence(steps)
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
 
 
-def cased_bert() -> PreTrainedTokenizerFast:
-    """As of cased BERT, with words of at most 12 characters, and `clean_up_tokenization_spaces`."""
+def cased_bert(cleanup: bool = False) -> PreTrainedTokenizerFast:
+    """As of cased BERT, with words of at most 12 characters; spaces are cleaned up by `tokenizers` or transformers."""
     vocabulary = published.bert_tokenizer().get_vocab()
     vocabulary = {**vocabulary, "É": len(vocabulary), "##é": len(vocabulary) + 1, "n": 5, "'": len(vocabulary) + 2}
     vocabulary |= {mark: len(vocabulary) + i for i, mark in enumerate(".,!?s")}
+    vocabulary |= {"we do not": 0, "n't": 0, "'s": 0, " ' ": 0}
     vocabulary = {token: number for number, token in enumerate(vocabulary)}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=12))
     backend.normalizer = normalizers.BertNormalizer(lowercase=False, handle_chinese_chars=True, clean_text=True)
     steps = [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    backend.decoder = decoders.WordPiece(cleanup=False)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", clean_up_tokenization_spaces=True)
+    backend.decoder = decoders.WordPiece(cleanup=cleanup)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", clean_up_tokenization_spaces=not cleanup
+    )
 
 
 def added_tokens() -> PreTrainedTokenizerFast:
@@ -192,6 +197,7 @@ def added_tokens() -> PreTrainedTokenizerFast:
     tokenizer = byte_level_with(normalizer=normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]))
     options = {"<L>": {"lstrip": True}, "<R>": {"rstrip": True}, "<LR>": {"lstrip": True, "rstrip": True}}
     options |= {"cat": {"single_word": True}, "Anna": {"normalized": True}, "<Lo": {}, "<LO>": {"normalized": True}}
+    options |= {"<L><": {}, "<Loo": {"special": True}, "Ann": {"normalized": True}}
     options |= {"é": {"normalized": True}, " two": {"single_word": True, "normalized": True}}
     for special in (False, True):
         some = {name: fields for i, (name, fields) in enumerate(options.items()) if i % 2 == special}
@@ -245,6 +251,7 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "sentencepiece-first": lambda: sentencepiece_model("first"),
     "bert": published.bert_tokenizer,
     "bert-cased": cased_bert,
+    "bert-cleaned": lambda: cased_bert(cleanup=True),
     "roberta": published.roberta_tokenizer,
     "xlm-roberta": published.xlm_roberta_tokenizer,
     "mbart": lambda: published.mbart_tokenizer(MBartTokenizer, published.WORDS),

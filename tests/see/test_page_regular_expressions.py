@@ -59,10 +59,11 @@ console.log(JSON.stringify(configs.map((config) => texts.map((text) => pieces(te
 def test_translated_expressions_find_what_oniguruma_finds() -> None:
     texts = hostile_texts(200, seed=11, letters="abctheks ĳ\t\n.-]09Fé")
     steps = [
-        pre_tokenizers.Split(Regex(pattern), behavior)
+        pre_tokenizers.Split(Regex(pattern), behavior, invert)
         for pattern, rejected in TRANSLATED.items()
         if rejected is None
-        for behavior in ("isolated", "removed")
+        for behavior in ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
+        for invert in (False, True)
     ]
     configs = [check_step(json.loads(step.__getstate__()), "pre_tokenizer") for step in steps]
     found = run_node(SCRIPT, {"configs": configs, "texts": texts})

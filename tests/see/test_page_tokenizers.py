@@ -1,35 +1,43 @@
 """The page's tokenizers give the ids and texts of the Python tokenizers."""
 
+import functools
 import random
 from typing import Any
 
 import pytest
 from helpers import published
+from helpers.browser import opened
 from helpers.hostile_texts import hostile_texts
 from helpers.page_tokenizers import CORPUS, TOKENIZERS, byte_level_with, clip, llama2, run_node, split_by
+from helpers.pages import shown
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from scratch_gpt.errors import ScratchError
+from scratch_gpt.see.page import page_html, write_page
+from scratch_gpt.see.payload import payload_of
 from scratch_gpt.see.tokenizers import tokenizer_payload
 from scratch_gpt.tokenization.training import train_tokenizer
 
 NUM_TEXTS = 500
-READ = """
-import { readFileSync } from "node:fs";
+# Kinds that fast tests run in a browser, too; slow tests run all.
+IN_BROWSER = {"char-causal", "word-causal", "bpe-causal", "unigram-encoder", "llama2", "bert", "sentencepiece-first"}
+LOAD = """
 const { loadTokenizer } = await import("#see/tokenization/tokenizer.js");
-const input = JSON.parse(readFileSync(0, "utf-8"));
 const tokenizer = loadTokenizer(input.payload);
 """
-COMPARE = """
-const decodeAll = (skipSpecialTokens) => input.sequences.map((ids) => tokenizer.decode(ids, { skipSpecialTokens }));
-console.log(JSON.stringify({
+READ = f"""
+import {{ readFileSync }} from "node:fs";
+const input = JSON.parse(readFileSync(0, "utf-8"));
+{LOAD}
+"""
+RESULTS = """{
   ids: input.texts.map((text) => tokenizer.encode(text)),
   bare: input.texts.map((text) => tokenizer.encode(text, { addSpecialTokens: false })),
-  skipped: decodeAll(true),
-  whole: decodeAll(false),
-}));
-"""
+  skipped: input.sequences.map((ids) => tokenizer.decode(ids)),
+  whole: input.sequences.map((ids) => tokenizer.decode(ids, { skipSpecialTokens: false })),
+}"""
+COMPARE = f"console.log(JSON.stringify({RESULTS}));"
 SHOW = """
 const shown = input.tokens.map((token) => input.payload.model.vocab.indexOf(token));
 console.log(JSON.stringify({
@@ -56,8 +64,9 @@ def random_sequences(tokenizer: PreTrainedTokenizerFast, seed: int) -> list[list
     return [[rng.randrange(len(tokenizer) + 2) for _ in range(rng.randint(1, 12))] for _ in range(NUM_TEXTS)]
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_ids_and_texts_are_those_of_python(kind: str) -> None:
+@functools.cache
+def case_of(kind: str) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """A tokenizer with texts and token ids, and what Python makes of them."""
     tokenizer = TOKENIZERS[kind]()
     names = tuple(token.content for token in tokenizer.added_tokens_decoder.values())
     texts = hostile_texts(NUM_TEXTS, seed=7, names=names[:40], letters="abdeghilmnorstuwy ")
@@ -66,12 +75,37 @@ def test_ids_and_texts_are_those_of_python(kind: str) -> None:
     sequences = [*expected["ids"], *random_sequences(tokenizer, seed=8)]
     expected["skipped"] = [tokenizer.decode(ids, skip_special_tokens=True) for ids in sequences]
     expected["whole"] = [tokenizer.decode(ids, skip_special_tokens=False) for ids in sequences]
-    data = {"payload": tokenizer_payload(tokenizer), "texts": texts, "sequences": sequences}
-    found = run_node(READ + COMPARE, data)
+    return {"payload": tokenizer_payload(tokenizer), "texts": texts, "sequences": sequences}, expected
+
+
+def check(kind: str, found: dict[str, list[Any]]) -> None:
+    """Compare what JavaScript has found with Python."""
+    data, expected = case_of(kind)
     for name, values in expected.items():
-        inputs = texts if name in ("ids", "bare") else sequences
+        inputs = data["texts"] if name in ("ids", "bare") else data["sequences"]
         wrong = [case for case in zip(inputs, found[name], values, strict=True) if case[1] != case[2]]
         assert not wrong, f"{name}: {len(wrong)} differ, first {wrong[0]}"
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_ids_and_texts_are_those_of_python(kind: str) -> None:
+    check(kind, run_node(READ + COMPARE, case_of(kind)[0]))
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
+    """A page of any model, open in a browser: its code is what is tested."""
+    path = tmp_path_factory.mktemp("page") / "see.html"
+    write_page(path, page_html([payload_of(*shown("bigram"), "tiny", "float16")], "a"))
+    with opened(browser, path) as opened_page:
+        yield opened_page.page
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in IN_BROWSER else pytest.param(kind, marks=pytest.mark.slow) for kind in TOKENIZERS]
+)
+def test_ids_and_texts_in_a_browser_are_those_of_python(kind: str, page: Any) -> None:
+    check(kind, page.evaluate(f"async (input) => {{ {LOAD} return {RESULTS}; }}", case_of(kind)[0]))
 
 
 def test_an_unpaired_surrogate_is_the_replacement_character() -> None:
@@ -83,7 +117,7 @@ def test_an_unpaired_surrogate_is_the_replacement_character() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "shown"),
+    ("tokenizer", "texts"),
     [
         (
             published.gpt2_tokenizer(),
@@ -96,11 +130,11 @@ def test_an_unpaired_surrogate_is_the_replacement_character() -> None:
     ids=["bytes", "marks", "wordpiece", "characters"],
 )
 def test_tokens_are_shown_as_the_text_that_they_stand_for(
-    tokenizer: PreTrainedTokenizerFast, shown: dict[str, str]
+    tokenizer: PreTrainedTokenizerFast, texts: dict[str, str]
 ) -> None:
-    found = run_node(READ + SHOW, {"payload": tokenizer_payload(tokenizer), "tokens": list(shown)})
-    assert found["texts"] == list(shown.values())
-    for token, text, data, special in zip(shown, found["texts"], found["bytes"], found["special"], strict=True):
+    found = run_node(READ + SHOW, {"payload": tokenizer_payload(tokenizer), "tokens": list(texts)})
+    assert found["texts"] == list(texts.values())
+    for token, text, data, special in zip(texts, found["texts"], found["bytes"], found["special"], strict=True):
         assert special == (token in tokenizer.all_special_tokens)
         assert data == (None if special else [0xC3] if "C3" in text else list(text.removeprefix("##").encode()))
     assert found["size"] == len(tokenizer)

@@ -32,6 +32,7 @@ STEPS = {
 }
 # What encodes and decodes in Python.
 METHODS = ("__call__", "_encode_plus", "encode", "decode", "_decode", "convert_ids_to_tokens")
+BPE_CLEAN_UP = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 MAX_TOKENS = 1_000_000  # a page shows models of up to about 30 million parameters
 # Those that keep the first character of a text or write something for it.
 KEEP_START = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "ByteLevel", "Precompiled"}
@@ -51,15 +52,17 @@ def tokenizer_payload(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """
     parts = _read(tokenizer)
     model = _model(parts["model"])
+    unknown = parts["model"].get("unk_token")
+    if model["unk_id"] is None and (model["type"] != "BPE" or (unknown and not _is_byte_level(parts))):
+        raise _unsupported(f"its vocabulary lacks the token of unknown text {unknown!r}")
     steps = {step: check_step(parts[step], step) for step in STEPS}
     _check_start(steps["normalizer"], steps["pre_tokenizer"])
     before, after = surrounding_tokens(tokenizer)
     special = special_token_ids(tokenizer)
     # Decoding sees another text of a token where the normalizer changes it.
     decoded = tokenizer.backend_tokenizer.id_to_token
-    clean_up = bool(tokenizer.clean_up_tokenization_spaces) and (
-        model["type"] != "BPE" or tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
-    )
+    # Releases of transformers without the setting BPE_CLEAN_UP clean up texts of BPE, too.
+    cleaned = model["type"] != "BPE" or getattr(tokenizer, BPE_CLEAN_UP, True)
     return {
         "model": model,
         **steps,
@@ -67,7 +70,7 @@ def tokenizer_payload(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         "special": {str(tokenizer.convert_ids_to_tokens(number)): number for number in special},
         "added": [{**token, "decoded": decoded(token["id"])} for token in parts["added_tokens"]],
         "split_special_tokens": bool(tokenizer.split_special_tokens),
-        "clean_up": clean_up,
+        "clean_up": bool(tokenizer.clean_up_tokenization_spaces and cleaned),
     }
 
 
@@ -107,11 +110,8 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
     if kind not in ("BPE", "WordLevel", "WordPiece"):
         raise _unsupported(f"it has a model of the type {kind}, want BPE, Unigram, WordLevel or WordPiece")
     tokens = model["vocab"]
-    unknown = model.get("unk_token")
-    fields = {"type": kind, "vocab": _by_id(tokens), "unk_id": tokens.get(unknown)}
+    fields = {"type": kind, "vocab": _by_id(tokens), "unk_id": tokens.get(model.get("unk_token"))}
     if kind == "WordPiece":
-        if fields["unk_id"] is None:
-            raise _unsupported(f"its vocabulary lacks its unknown token {unknown!r}")
         return {**fields, "prefix": model["continuing_subword_prefix"], "max_chars": model["max_input_chars_per_word"]}
     if kind == "WordLevel":
         return fields
@@ -168,6 +168,13 @@ def _flatten(config: dict[str, Any] | None, step: str) -> list[dict[str, Any]]:
         return []
     parts = config.get(STEPS[step][0]) if config["type"] == "Sequence" else None
     return [config] if parts is None else [single for part in parts for single in _flatten(part, step)]
+
+
+def _is_byte_level(parts: dict[str, Any]) -> bool:
+    """Whether texts are bytes before they are split into tokens, so that no character is unknown."""
+    return any(
+        part["type"] == "ByteLevel" for step in ("normalizer", "pre_tokenizer") for part in _flatten(parts[step], step)
+    )
 
 
 def _check_start(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any] | None) -> None:

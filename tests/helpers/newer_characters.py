@@ -21,9 +21,9 @@ console.log(JSON.stringify(codePoints.filter((codePoint) => matches(String.fromC
 """
 HEADER = """\
 /**
- * Characters that the Unicode Standard has added or changed since the versions that the library `tokenizers` knows (8
- * to 16, by the part of it), as hexadecimal numbers. Browsers know them; for the same tokens, they are treated as
- * `tokenizers` does. Written by `PYTHONPATH=tests python -m helpers.newer_characters`.
+ * Characters that the Unicode Standard has added or changed since the versions that the library `tokenizers`
+ * knows (8 to 16, by the part of it), as hexadecimal numbers. Browsers know them; for the same tokens, they
+ * are treated as `tokenizers` does. Written by `PYTHONPATH=tests python -m helpers.newer_characters`.
  */
 
 /** The inside of a set of a regular expression: "61d 1b4e-1b4f" becomes "\\u{61d}\\u{1b4e}-\\u{1b4f}". */
@@ -95,7 +95,7 @@ def main() -> None:
         of_node = set(run_node(OF_NODE, {"expression": expression, "codePoints": CODE_POINTS}))
         for label, code_points in (("NEWER", of_node - of_python), ("FORMER", of_python - of_node)):
             if code_points:
-                lines = textwrap.fill(ranges(list(code_points)), 106, initial_indent="  ", subsequent_indent="  ")
+                lines = textwrap.fill(ranges(list(code_points)), 110, initial_indent="  ", subsequent_indent="  ")
                 note = meaning if label == "NEWER" else f"not {name.lower().replace('_', ' ')} any more"
                 text += f"\n/** {note[0].upper()}{note[1:]}. */\nexport const {label}_{name} = set(`\n{lines}\n`);\n"
     FILE.write_text(text, encoding="utf-8")

@@ -81,9 +81,11 @@ def deepseek() -> PreTrainedTokenizerFast:
 
 
 def falcon() -> PreTrainedTokenizerFast:
-    """As of Falcon."""
+    """As of Falcon; with the setting `clean_up_tokenization_spaces`, which transformers ignores for BPE."""
     digits = [pre_tokenizers.Digits(False), split_by("[0-9][0-9][0-9]")]
-    return byte_level_with(pre_tokenizers.Punctuation("contiguous"), *digits)
+    tokenizer = byte_level_with(pre_tokenizers.Punctuation("contiguous"), *digits)
+    tokenizer.clean_up_tokenization_spaces = True
+    return tokenizer
 
 
 def gemma() -> PreTrainedTokenizerFast:

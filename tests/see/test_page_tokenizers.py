@@ -175,7 +175,10 @@ REJECTED = {
     ),
     "CLIPTokenizer has a method decode": clip,
     "id 1000000": lambda: _with(model=models.WordLevel({"<unk>": 0, "a": 1_000_000}, unk_token="<unk>")),
-    "lacks its unknown token 'x'": lambda: _with(model=models.WordPiece({"<unk>": 0, "a": 1}, unk_token="x")),
+    "unknown text 'x'": lambda: _with(model=models.WordPiece({"<unk>": 0, "a": 1}, unk_token="x")),
+    "unknown text 'y'": lambda: _with(model=models.WordLevel({"<unk>": 0, "a": 1}, unk_token="y")),
+    "unknown text 'z'": lambda: _with(model=models.BPE({"<unk>": 0, "a": 1}, [], unk_token="z")),
+    "unknown text None": lambda: _with(model=models.Unigram([("<unk>", 0.0), ("a", -1.0)])),
 }
 
 

@@ -1,6 +1,6 @@
 /**
- * Added tokens are found in the text itself, before it is split: special tokens such as "<bos>" or "[MASK]", and others
- * that were added to a trained vocabulary. Of several that start at a place, the longest is taken.
+ * Added tokens are found in the text itself, before it is split: special tokens such as "<bos>" or "[MASK]",
+ * and others that were added to a trained vocabulary. Of several that start at a place, the longest is taken.
  *
  * @typedef {object} AddedToken
  * @property {number} id
@@ -34,7 +34,8 @@ export class AddedTokenFinder {
   /**
    * Split a text at the tokens in it.
    * @param {string} text
-   * @returns {{text: string, start: number, id: number | null}[]} the tokens with their ids, and what is between them.
+   * @returns {{text: string, start: number, id: number | null}[]} the tokens with their ids, and what is
+   *   between them.
    */
   split(text) {
     if (this.expression === null) return [{ text, start: 0, id: null }];

@@ -1,11 +1,12 @@
 /**
- * Byte-level tokens: any text is a sequence of bytes (its UTF-8 encoding), so that a vocabulary that starts from the
- * 256 bytes has no unknown characters. GPT-2 introduced them (Radford et al. 2019, "Language Models are Unsupervised
- * Multitask Learners", section 2.2).
+ * Byte-level tokens: any text is a sequence of bytes (its UTF-8 encoding), so that a vocabulary that starts
+ * from the 256 bytes has no unknown characters. GPT-2 introduced them (Radford et al. 2019, "Language Models
+ * are Unsupervised Multitask Learners", section 2.2).
  *
- * Vocabularies are files of text, in which a byte such as 0x20 (space) or 0x0A (new line) would be hard to read. So
- * GPT-2 writes each byte as one printable character: those that are printable in Latin-1 as themselves, the other 68 as
- * the characters from U+0100 on. A space is written Ġ, a new line Ċ, and "é", which is the bytes C3 A9, is written Ã©.
+ * Vocabularies are files of text, in which a byte such as 0x20 (space) or 0x0A (new line) would be hard to
+ * read. So GPT-2 writes each byte as one printable character: those that are printable in Latin-1 as
+ * themselves, the other 68 as the characters from U+0100 on. A space is written Ġ, a new line Ċ, and "é",
+ * which is the bytes C3 A9, is written Ã©.
  */
 
 const utf8 = new TextEncoder();
@@ -23,6 +24,15 @@ for (let byte = 0; byte < 256; byte++) {
   const character = String.fromCodePoint(isPrintable(byte) ? byte : replacement++);
   CHARACTER_OF_BYTE.push(character);
   BYTE_OF_CHARACTER.set(character, byte);
+}
+
+/**
+ * A byte in hexadecimal: "0A".
+ * @param {number} byte
+ * @returns {string}
+ */
+export function hexadecimal(byte) {
+  return byte.toString(16).toUpperCase().padStart(2, "0");
 }
 
 /**
@@ -62,7 +72,7 @@ export function bytesOf(text) {
 
 /**
  * The text that bytes encode in UTF-8, with U+FFFD where they are not valid.
- * @param {number[]} bytes
+ * @param {number[] | Uint8Array} bytes
  * @returns {string}
  */
 export function textOf(bytes) {

@@ -1,23 +1,23 @@
 /**
- * Byte-pair encoding (BPE): Sennrich, Haddow, Birch 2016, "Neural Machine Translation of Rare Words with Subword
- * Units", arXiv:1508.07909.
+ * Byte-pair encoding (BPE): Sennrich, Haddow, Birch 2016, "Neural Machine Translation of Rare Words with
+ * Subword Units", arXiv:1508.07909.
  *
- * Training starts from single characters, and again and again joins the pair of neighbours that is most frequent in the
- * texts into a new token. The list of these merges is the tokenizer; the number of a merge in it is its rank.
- * Encoding a word repeats them: of all neighbours, those whose merge has the lowest rank are joined, until no
- * neighbours have a merge.
+ * Training starts from single characters, and again and again joins the pair of neighbours that is most
+ * frequent in the texts into a new token. The list of these merges is the tokenizer; the number of a merge in
+ * it is its rank. Encoding a word repeats them: of all neighbours, those whose merge has the lowest rank are
+ * joined, until no neighbours have a merge.
  *
  *     l o w e r      merges: l+o (rank 0), lo+w (rank 1), e+r (rank 2)
  *     lo w e r
  *     low e r
  *     low er
  *
- * Looking at all pairs again after each merge takes time that grows with the square of a word's length. Here, a heap
- * holds the merges that are possible, lowest rank first, and a list links each token to its neighbours, so that a word
- * of n characters takes n log n steps.
+ * Looking at all pairs again after each merge takes time that grows with the square of a word's length. Here,
+ * a heap holds the merges that are possible, lowest rank first, and a list links each token to its
+ * neighbours, so that a word of n characters takes n log n steps.
  */
 
-import { bytesOf } from "#see/tokenization/byte_level.js";
+import { bytesOf, hexadecimal } from "#see/tokenization/byte_level.js";
 import { MinHeap } from "#see/tokenization/heap.js";
 
 const CACHED_WORDS = 20000;
@@ -28,9 +28,11 @@ export class BytePairEncoding {
    * @param {object} model
    * @param {(string | null)[]} model.vocab - tokens by id (V).
    * @param {[number, number][]} model.merges - ids of the two tokens that each merge joins, by rank.
-   * @param {number | null} model.unk_id - token of a character that is not in the vocabulary; null to leave it out.
+   * @param {number | null} model.unk_id - token of a character that is not in the vocabulary; null to leave
+   *   it out.
    * @param {boolean} model.fuse_unk - whether unknown characters side by side are one token.
-   * @param {boolean} model.byte_fallback - whether unknown characters are the tokens of their bytes, such as "<0xC3>".
+   * @param {boolean} model.byte_fallback - whether unknown characters are the tokens of their bytes, such as
+   *   "<0xC3>".
    * @param {boolean} model.ignore_merges - whether a word that is a token is never split (Llama 3).
    * @param {string} model.prefix - what the tokens inside a word start with; "" in most tokenizers.
    * @param {string} model.suffix - what the last token of a word ends with; "" in most tokenizers.
@@ -148,6 +150,6 @@ export class BytePairEncoding {
  * @returns {number[] | null} null if a byte has no token.
  */
 export function idsOfBytes(text, ids) {
-  const byteIds = bytesOf(text).map((byte) => ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`));
+  const byteIds = bytesOf(text).map((byte) => ids.get(`<0x${hexadecimal(byte)}>`));
   return byteIds.includes(undefined) ? null : byteIds;
 }

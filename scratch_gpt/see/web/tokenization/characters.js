@@ -1,6 +1,6 @@
 /**
- * Kinds of characters, by the properties of the Unicode Standard; without those that are newer than the version that
- * the library `tokenizers` knows.
+ * Kinds of characters, by the properties of the Unicode Standard; without those that are newer than the
+ * version that the library `tokenizers` knows.
  */
 
 import {
@@ -14,21 +14,26 @@ import {
 } from "#see/tokenization/newer_characters.js";
 
 /** Characters of a set, without newer ones and with former ones. */
-const asOf = (characters, newer, former) => new RegExp(`${characters.source}(?<![${newer}])|[${former}]`, "gu");
+function asOf(characters, newer, former) {
+  return new RegExp(`${characters.source}(?<![${newer}])|[${former}]`, "gu");
+}
 
 /** Control, format and private-use characters, except those that BERT takes for white space. */
 export const IS_CONTROL = asOf(/(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}]/u, NEWER_FORMATS, "\ufffd");
 /** Marks, such as accents, that combine with the character before them. */
 export const IS_MARK = asOf(/\p{M}/u, NEWER_MARKS, FORMER_MARKS);
 export const IS_NONSPACING_MARK = asOf(/\p{Mn}/u, NEWER_NONSPACING_MARKS, FORMER_NONSPACING_MARKS);
-/** Punctuation, and all characters of ASCII that are neither letters, digits, white space nor control characters. */
+/** Punctuation, and the visible characters of ASCII that are neither letters nor digits. */
 export const IS_PUNCTUATION = asOf(/[!-/:-@[-`{-~\p{P}]/u, NEWER_PUNCTUATION, FORMER_PUNCTUATION);
-/** Blocks of Chinese characters; those of Japanese syllables and Korean, whose words have spaces, are none of them. */
-export const IS_CHINESE =
-  /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
+/** Blocks of Chinese characters, without those of Japanese syllables and Korean. */
+export const IS_CHINESE = new RegExp(
+  String.raw`[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}` +
+    String.raw`\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]`,
+  "gu",
+);
 
 const WORD_PROPERTIES = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}`;
-/** A character of words in regular expressions: a letter, mark, digit, or the underscore and its relatives. */
+/** A character of words in regular expressions: a letter, mark, digit, or a connector such as "_". */
 export const WORD_CHARACTER = `[${WORD_PROPERTIES}]`;
 /** A word, or other characters up to white space. */
 export const WORD_OR_SYMBOLS = new RegExp(`${WORD_CHARACTER}+|[^${WORD_PROPERTIES}\\p{White_Space}]+`, "gu");

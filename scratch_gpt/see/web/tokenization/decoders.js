@@ -1,8 +1,8 @@
 /**
- * Decoders turn tokens back into text: they undo the spellings of a vocabulary, such as "Ġ" or "▁" for a space.
+ * Decoders turn tokens back into text: they undo spellings of a vocabulary, such as "Ġ" or "▁" for " ".
  *
- * A decoder is described by JSON of the library `tokenizers`, for instance {"type": "ByteLevel"}. Each maps a list of
- * strings to a list of strings; the text is what the last one returns, joined.
+ * A decoder is described by JSON of the library `tokenizers`, for instance {"type": "ByteLevel"}. Each maps a
+ * list of strings to a list of strings; the text is what the last one returns, joined.
  */
 
 import { bytesOf, fromByteCharacters, textOf, validTextOf } from "#see/tokenization/byte_level.js";
@@ -36,7 +36,8 @@ export function decodeTokens(tokens, config) {
 }
 
 function apply(tokens, config) {
-  return config.type === "Sequence" ? config.decoders.reduce(apply, tokens) : DECODERS[config.type](tokens, config);
+  if (config.type === "Sequence") return config.decoders.reduce(apply, tokens);
+  return DECODERS[config.type](tokens, config);
 }
 
 /** "<0xC3>" "<0xA9>" become "é"; bytes that are no valid UTF-8 become one U+FFFD each. */
@@ -101,8 +102,8 @@ function cleanUpWordPiece(text) {
 }
 
 /**
- * Remove spaces before punctuation and English contractions, as transformers does for tokenizers with the setting
- * `clean_up_tokenization_spaces`.
+ * Remove spaces before punctuation and English contractions, as transformers does for tokenizers with the
+ * setting `clean_up_tokenization_spaces`.
  * @param {string} text
  * @returns {string}
  */

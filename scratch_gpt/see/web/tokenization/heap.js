@@ -1,7 +1,7 @@
 /**
- * A binary heap (Williams 1964, "Algorithm 232: Heapsort", Communications of the ACM 7(6)): a list of numbers in which
- * the children of entry i, 2i + 1 and 2i + 2, are not smaller than it. So the first entry is the smallest, and adding
- * or removing a number moves at most log2(n) others.
+ * A binary heap (Williams 1964, "Algorithm 232: Heapsort", Communications of the ACM 7(6)): a list of numbers
+ * in which the children of entry i, 2i + 1 and 2i + 2, are not smaller than it. So the first entry is the
+ * smallest, and adding or removing a number moves at most log2(n) others.
  */
 export class MinHeap {
   constructor() {

@@ -1,9 +1,10 @@
 /**
- * Normalizers change a text before it is split: they bring characters that can be written in several ways to one form,
- * such as "é", which is one character or "e" and a combining accent (Unicode Standard Annex #15), or remove differences
- * that a model should not see, such as upper case.
+ * Normalizers change a text before it is split: they bring characters that can be written in several ways to
+ * one form, such as "é", which is one character or "e" and a combining accent (Unicode Standard Annex #15),
+ * or remove differences that a model should not see, such as upper case.
  *
- * A normalizer is described by JSON of the library `tokenizers`, for instance {"type": "NFC"}; `Sequence` holds several.
+ * A normalizer is described by JSON of the library `tokenizers`, for instance {"type": "NFC"}; `Sequence`
+ * holds several.
  */
 
 import { toByteCharacters } from "#see/tokenization/byte_level.js";
@@ -85,7 +86,9 @@ export function replaceAll(text, pattern, content) {
     .join("");
 }
 
-/** BERT's: removes control characters, sets spaces around Chinese characters, removes accents and upper case. */
+/**
+ * BERT's: removes control characters, sets spaces around Chinese characters, removes accents and upper case.
+ */
 function bertNormalize(text, config) {
   if (config.clean_text) text = text.replace(IS_CONTROL, "").replace(WHITE_SPACE, " ");
   if (config.handle_chinese_chars) text = text.replace(IS_CHINESE, " $& ");

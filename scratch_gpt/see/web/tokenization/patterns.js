@@ -7,7 +7,7 @@
 /** @type {Map<string, RegExp>} */
 const compiled = new Map();
 
-/** The regular expression of a pattern: {"String": …} or {"Regex": of Oniguruma, "JavaScript": its translation}. */
+/** The regular expression of a pattern: {"String": …} or {"Regex": …, "JavaScript": its translation}. */
 function regularExpression(pattern) {
   const source = pattern.JavaScript ?? pattern.String.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
   if (!compiled.has(source)) compiled.set(source, new RegExp(source, "gv"));
@@ -27,7 +27,7 @@ export function matchesOf(text, pattern) {
   const expression = pattern instanceof RegExp ? pattern : regularExpression(pattern);
   for (const match of text.matchAll(expression)) {
     const end = match.index + match[0].length;
-    if (match[0] === "" && hasMatch && end === covered) continue; // an empty match right after a match is none
+    if (match[0] === "" && hasMatch && end === covered) continue; // empty, and right after a match
     if (match.index > covered) parts.push({ start: covered, end: match.index, isMatch: false });
     parts.push({ start: match.index, end, isMatch: true });
     covered = end;

@@ -1,11 +1,11 @@
 /**
- * Pre-tokenizers split a text into pieces, mostly words; no token extends over two of them. Without them, a frequent
- * word and the full stop after it would become a token of their own.
+ * Pre-tokenizers split a text into pieces, mostly words; no token extends over two of them. Without them, a
+ * frequent word and the full stop after it would become a token of their own.
  *
  * A pre-tokenizer is described by JSON of the library `tokenizers`, for instance {"type": "Whitespace"}.
  *
- * @typedef {{text: string, id: number | null, isFirst: boolean}} Piece a piece of the text: `id` is that of an added
- *   token, which is not split; `isFirst` says whether the piece starts where the text starts.
+ * @typedef {{text: string, id: number | null, isFirst: boolean}} Piece a piece of the text: `id` is that of
+ *   an added token, which is not split; `isFirst` says whether the piece starts where the text starts.
  */
 
 import { toByteCharacters } from "#see/tokenization/byte_level.js";
@@ -13,9 +13,9 @@ import { IS_PUNCTUATION, WORD_OR_SYMBOLS } from "#see/tokenization/characters.js
 import { split } from "#see/tokenization/patterns.js";
 
 /**
- * GPT-2's words: an English contraction, letters, digits or other characters with the space before them, white space.
- * Of several spaces before a word, the last is the word's: `\s+(?!\S)` takes all but one. (JavaScript's own `\s` lacks
- * the character U+0085 and has U+FEFF.)
+ * GPT-2's words: an English contraction, letters, digits or other characters with the space before them,
+ * white space. Of several spaces before a word, the last is the word's: `\s+(?!\S)` takes all but one.
+ * (JavaScript's own `\s` lacks the character U+0085 and has U+FEFF.)
  */
 export const GPT2_WORDS = new RegExp(
   "'s|'t|'re|'ve|'m|'ll|'d" +
@@ -33,10 +33,7 @@ const SPLITTERS = {
   Split: (piece, config) => split(piece.text, config.pattern, config.behavior, config.invert),
   Whitespace: (piece) => split(piece.text, WORD_OR_SYMBOLS, "Removed", true),
   WhitespaceSplit: (piece) => split(piece.text, WHITE_SPACE, "Removed"),
-  BertPreTokenizer: (piece) =>
-    split(piece.text, WHITE_SPACE, "Removed").flatMap((word) =>
-      split(word.text, IS_PUNCTUATION, "Isolated").map((part) => ({ ...part, start: word.start + part.start })),
-    ),
+  BertPreTokenizer: bert,
   Digits: (piece, config) => split(piece.text, NUMERIC, config.individual_digits ? "Isolated" : "Contiguous"),
   Punctuation: (piece, config) => split(piece.text, IS_PUNCTUATION, config.behavior),
   CharDelimiterSplit: (piece, config) => split(piece.text, { String: config.delimiter }, "Removed"),
@@ -73,9 +70,17 @@ function byteLevel(piece, config) {
 function metaspace(piece, config) {
   const mark = config.replacement;
   let text = piece.text.replaceAll(" ", mark);
-  const isPrepended = config.prepend_scheme === "always" || (config.prepend_scheme === "first" && piece.isFirst);
+  const scheme = config.prepend_scheme;
+  const isPrepended = scheme === "always" || (scheme === "first" && piece.isFirst);
   if (isPrepended && !text.startsWith(mark)) text = mark + text;
   return config.split ? split(text, { String: mark }, "MergedWithNext") : [{ text, start: 0 }];
+}
+
+/** BERT's words: white space separates them, and each punctuation mark is one. */
+function bert(piece) {
+  return split(piece.text, WHITE_SPACE, "Removed").flatMap(({ text, start }) =>
+    split(text, IS_PUNCTUATION, "Isolated").map((part) => ({ text: part.text, start: start + part.start })),
+  );
 }
 
 /** Pieces of a number of characters. */

@@ -1,14 +1,15 @@
 /**
- * The normalizer of SentencePiece models such as T5, mBART and XLM-R (Kudo and Richardson 2018, arXiv:1808.06226): a
- * table that says for thousands of short texts what to write instead, mostly those of the normal form NFKC.
+ * The normalizer of SentencePiece models such as T5, mBART and XLM-R (Kudo and Richardson 2018,
+ * arXiv:1808.06226): a table that says for thousands of short texts what to write instead, mostly those of
+ * the normal form NFKC.
  *
- * The table is compiled to a double-array trie (Aoe 1989, "An Efficient Digital Search Algorithm by Using a Double-Array
- * Structure", IEEE Transactions on Software Engineering 15(9)), the format of the library Darts-clone. A node is one
- * 32-bit number: the byte that leads to it, whether a text ends at it, and where its children are. The child by byte
- * `b` is at `offset XOR b`, if the byte stored there is `b`.
+ * The table is compiled to a double-array trie (Aoe 1989, "An Efficient Digital Search Algorithm by Using a
+ * Double-Array Structure", IEEE Transactions on Software Engineering 15(9)), the format of the library
+ * Darts-clone. A node is one 32-bit number: the byte that leads to it, whether a text ends at it, and where
+ * its children are. The child by byte `b` is at `offset XOR b`, if the byte stored there is `b`.
  */
 
-import { bytesOf } from "#see/tokenization/byte_level.js";
+import { bytesOf, textOf } from "#see/tokenization/byte_level.js";
 
 // A cluster of characters that is shown as one is looked up as a whole if it has fewer bytes than this.
 const LONGEST_CLUSTER = 6;
@@ -20,14 +21,15 @@ const valueOf = (node) => node & 0x7fffffff;
 
 export class Precompiled {
   /**
-   * @param {string} charsmap - base64 of the size of the trie in bytes, its nodes, and the texts to write, each with a
-   *   final zero.
+   * @param {string} charsmap - base64 of the size of the trie in bytes, its nodes, and the texts to write,
+   *   each with a final zero.
    */
   constructor(charsmap) {
     const bytes = Uint8Array.from(atob(charsmap), (character) => character.charCodeAt(0));
     const view = new DataView(bytes.buffer);
     const trieSize = view.getUint32(0, true);
-    this.nodes = Uint32Array.from({ length: trieSize / 4 }, (_, index) => view.getUint32(4 + 4 * index, true));
+    const nodeAt = (_, index) => view.getUint32(4 + 4 * index, true);
+    this.nodes = Uint32Array.from({ length: trieSize / 4 }, nodeAt);
     this.texts = bytes.subarray(4 + trieSize);
     this.segmenter = new Intl.Segmenter("en", { granularity: "grapheme" });
     this.cache = new Map();
@@ -70,6 +72,6 @@ export class Precompiled {
 
   textAt(start) {
     const end = this.texts.indexOf(0, start);
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(this.texts.subarray(start, end < 0 ? undefined : end));
+    return textOf(this.texts.subarray(start, end < 0 ? undefined : end));
   }
 }

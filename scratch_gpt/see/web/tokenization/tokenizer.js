@@ -1,19 +1,20 @@
 /**
- * A tokenizer turns text into the numbers that a model computes with, and numbers back into text. Encoding has five
- * steps, each in a file of this folder:
+ * A tokenizer turns text into the numbers that a model computes with, and numbers back into text. Encoding
+ * has five steps, each in a file of this folder:
  *
  *     "Hi <mask> there."
  *     added tokens    "Hi", <mask>, "there."          added_tokens.js: special tokens that stand in the text
- *     normalizer      "hi", <mask>, "there."          normalizers.js: one form for what can be written in several
- *     pre-tokenizer   "hi", <mask>, "there", "."      pre_tokenizers.js: words; no token extends over two of them
+ *     normalizer      "hi", <mask>, "there."          normalizers.js: one form of what has several
+ *     pre-tokenizer   "hi", <mask>, "there", "."      pre_tokenizers.js: no token extends over two words
  *     model           [23], [4], [87, 12], [9]        byte_pair_encoding.js, unigram.js, words.js
  *     special tokens  [1, 23, 4, 87, 12, 9, 2]        those before and after a text, such as <bos>
  *
- * The ids are those of the library `tokenizers`, whose description of a tokenizer (tokenizer.json) this reads.
+ * The ids are those of the library `tokenizers`, whose description of a tokenizer (tokenizer.json) this
+ * reads.
  */
 
 import { AddedTokenFinder } from "#see/tokenization/added_tokens.js";
-import { bytesOf, fromByteCharacters, validTextOf } from "#see/tokenization/byte_level.js";
+import { bytesOf, fromByteCharacters, hexadecimal, validTextOf } from "#see/tokenization/byte_level.js";
 import { BytePairEncoding } from "#see/tokenization/byte_pair_encoding.js";
 import { byteOfToken, cleanUp, decodeTokens } from "#see/tokenization/decoders.js";
 import { buildNormalizer } from "#see/tokenization/normalizers.js";
@@ -25,7 +26,8 @@ const MODELS = { BPE: BytePairEncoding, Unigram, WordLevel, WordPiece };
 
 export class Tokenizer {
   /**
-   * @param {object} payload - tokenizer.json as `tokenizer_payload` of `scratch_gpt/see/tokenizers.py` prepares it.
+   * @param {object} payload - tokenizer.json as `tokenizer_payload` of `scratch_gpt/see/tokenizers.py`
+   *   prepares it.
    */
   constructor(payload) {
     this.payload = payload;
@@ -49,7 +51,8 @@ export class Tokenizer {
    * Token ids of a text. (A surrogate without its partner, which is no character, is U+FFFD.)
    * @param {string} text
    * @param {object} [options]
-   * @param {boolean} [options.addSpecialTokens] - whether to add the tokens before and after a text, such as `<bos>`.
+   * @param {boolean} [options.addSpecialTokens] - whether to add the tokens before and after a text, such as
+   *   `<bos>`.
    * @returns {number[]}
    */
   encode(text, { addSpecialTokens = true } = {}) {
@@ -109,7 +112,8 @@ export class Tokenizer {
   }
 
   /**
-   * A token to show to a reader: the text that it stands for, with "\xE2" for a byte that is only a part of a character.
+   * A token to show to a reader: the text that it stands for, with "\xE2" for a byte that is only a part of a
+   * character.
    * @param {number} id
    * @returns {string}
    */
@@ -118,7 +122,7 @@ export class Tokenizer {
     if (token === undefined) return "";
     const bytes = this.bytes(id);
     if (bytes === null || this.payload.model.prefix || this.payload.model.suffix) return token;
-    return validTextOf(bytes) ?? bytes.map((byte) => `\\x${byte.toString(16).toUpperCase().padStart(2, "0")}`).join("");
+    return validTextOf(bytes) ?? bytes.map((byte) => `\\x${hexadecimal(byte)}`).join("");
   }
 
   /**

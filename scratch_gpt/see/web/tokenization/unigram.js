@@ -1,11 +1,12 @@
 /**
- * Unigram language model: Kudo 2018, "Subword Regularization: Improving Neural Network Translation Models with Multiple
- * Subword Candidates", arXiv:1804.10959.
+ * Unigram language model: Kudo 2018, "Subword Regularization: Improving Neural Network Translation Models
+ * with Multiple Subword Candidates", arXiv:1804.10959.
  *
  * Each token has a score, the logarithm of its probability. A text can be split into tokens in many ways; the
- * probability of one of them is the product of the probabilities of its tokens, so that its score is their sum.
- * Encoding finds the split with the highest score by the Viterbi algorithm: from left to right, it computes for each
- * position the best split of the text up to there, which extends the best split up to the start of its last token.
+ * probability of one of them is the product of the probabilities of its tokens, so that its score is their
+ * sum. Encoding finds the split with the highest score by the Viterbi algorithm: from left to right, it
+ * computes for each position the best split of the text up to there, which extends the best split up to the
+ * start of its last token.
  *
  *     l o w e r      scores: low -4, er -3, lower -9, l, o, w, e, r -6 each
  *     best score at the end: low er = -7, lower = -9, low e r = -16, ...
@@ -29,8 +30,9 @@ export class Unigram {
    * @param {object} model
    * @param {string[]} model.vocab - tokens by id (V).
    * @param {number[]} model.scores - score of each token (V).
-   * @param {number | null} model.unk_id - token of unknown characters; null if texts have none.
-   * @param {boolean} model.byte_fallback - whether unknown characters are the tokens of their bytes, such as "<0xC3>".
+   * @param {number} model.unk_id - token of unknown characters.
+   * @param {boolean} model.byte_fallback - whether unknown characters are the tokens of their bytes, such as
+   *   "<0xC3>".
    */
   constructor(model) {
     this.model = model;
@@ -40,7 +42,8 @@ export class Unigram {
       this.ids.set(token, id);
       this.insert(token, id);
     });
-    this.unknownScore = model.scores.reduce((lowest, score) => Math.min(lowest, score), Infinity) - UNKNOWN_PENALTY;
+    const lowest = model.scores.reduce((least, score) => Math.min(least, score), Infinity);
+    this.unknownScore = lowest - UNKNOWN_PENALTY;
   }
 
   /** Add a token to the trie, in which all tokens that start at a position are found in one walk. */
@@ -68,12 +71,7 @@ export class Unigram {
     const id = this.ids.get(token);
     if (id !== undefined) return [id];
     const byteIds = this.model.byte_fallback ? idsOfBytes(token, this.ids) : null;
-    return byteIds ?? [this.unknownId()];
-  }
-
-  unknownId() {
-    if (this.model.unk_id === null) throw new Error("the text has characters that are not in the vocabulary");
-    return this.model.unk_id;
+    return byteIds ?? [this.model.unk_id];
   }
 
   /**
@@ -101,7 +99,7 @@ export class Unigram {
         offer(start, end, node.id, this.model.scores[node.id] + scores[start]);
         characterIsToken ||= end === characterEnd;
       }
-      if (!characterIsToken) offer(start, characterEnd, this.unknownId(), this.unknownScore + scores[start]);
+      if (!characterIsToken) offer(start, characterEnd, this.model.unk_id, this.unknownScore + scores[start]);
       start = characterEnd;
     }
     return this.readBack(text, starts, lastIds);

@@ -1,9 +1,11 @@
 /**
- * Tokenizers whose pre-tokenizer has done the work, or most of it: one token for each word or character, and WordPiece.
+ * Tokenizers whose pre-tokenizer has done the work, or most of it: one token for each word or character, and
+ * WordPiece.
  *
- * WordPiece is BERT's (Schuster and Nakajima 2012, "Japanese and Korean Voice Search", ICASSP; Devlin et al. 2019,
- * arXiv:1810.04805). It splits a word into the longest token that it starts with, then the longest that the rest starts
- * with, and so on; tokens inside a word start with "##". If a rest starts with no token, the whole word is unknown.
+ * WordPiece is BERT's (Schuster and Nakajima 2012, "Japanese and Korean Voice Search", ICASSP; Devlin et al.
+ * 2019, arXiv:1810.04805). It splits a word into the longest token that it starts with, then the longest that
+ * the rest starts with, and so on; tokens inside a word start with "##". If a rest starts with no token, the
+ * whole word is unknown.
  *
  *     lower      tokens: low, lo, ##er, ##e, ##r
  *     low ##er
@@ -14,7 +16,7 @@ export class WordLevel {
   /**
    * @param {object} model
    * @param {(string | null)[]} model.vocab - tokens by id (V).
-   * @param {number | null} model.unk_id - token of a word that is not in the vocabulary.
+   * @param {number} model.unk_id - token of a word that is not in the vocabulary.
    */
   constructor(model) {
     this.unknownId = model.unk_id;
@@ -27,9 +29,7 @@ export class WordLevel {
    * @returns {number[]} one token id.
    */
   encode(word) {
-    const id = this.ids.get(word) ?? this.unknownId;
-    if (id === null) throw new Error(`the vocabulary has neither ${JSON.stringify(word)} nor a token for unknown words`);
-    return [id];
+    return [this.ids.get(word) ?? this.unknownId];
   }
 }
 

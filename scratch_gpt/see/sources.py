@@ -70,9 +70,7 @@ PLACES = {
     "ngram_embedding": Place("ngram_embedding.py", "NgramEmbedding.bucket_ids", FASTTEXT),
     "token_weights": Place("token_weights.py", "TokenWeights.for_tokens"),
     "block": Place("block.py", "TransformerBlock.forward", TRANSFORMER),
-    "attention": Place(
-        "attention.py", "eager_attention_forward", TRANSFORMER, "scores = query @", "return (weights"
-    ),
+    "attention": Place("attention.py", "eager_attention_forward", TRANSFORMER, "scores = query @", "return (weights"),
     "grouped_heads": Place("attention.py", "eager_attention_forward", GROUPED, "groups =", "if groups > 1"),
     "softcapping": Place("attention.py", "eager_attention_forward", GEMMA_2, "if softcap is not None"),
     "cross_attention": Place("block.py", "TransformerBlock.forward", TRANSFORMER, "if self.cross_attn is not None"),

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from helpers.processes import PROJECT
-from scratch_gpt.see.payload import WeightType, payload_of
+from scratch_gpt.see.payload import ModelPayload, payload_of
 
 RUNNER = PROJECT / "tests" / "see" / "run_engine.mjs"
 ENGINE = PROJECT / "scratch_gpt" / "see" / "web" / "engine"
@@ -63,16 +63,16 @@ def _ask(request: str) -> str:
     return answer
 
 
-def run_engine(model: Any, calls: list[Call], dtype: WeightType = "float32") -> list[Any]:
+def run_engine(model: Any, calls: list[Call], dtype: str = "float32") -> list[Any]:
     """The results of calls of the engine for one model, or for none; arguments as of `run_jobs`."""
     return run_jobs([(model, dtype, calls)])[0]
 
 
-def run_jobs(jobs: list[tuple[Any, WeightType, list[Call]]]) -> list[list[Any]]:
+def run_jobs(jobs: list[tuple[Any, str, list[Call]]]) -> list[list[Any]]:
     """The results of the calls of each job; arrays of float32 are flat tensors.
 
     Args:
-        jobs: each a model or None, the data type of its weights in the page, and calls.
+        jobs: each a model, a payload or None, the data type of its weights in the page, and calls.
 
     Raises:
         EngineError: a call failed.
@@ -80,12 +80,18 @@ def run_jobs(jobs: list[tuple[Any, WeightType, list[Call]]]) -> list[list[Any]]:
     with tempfile.TemporaryDirectory() as folder:
         requests = []
         for number, (model, dtype, calls) in enumerate(jobs):
-            content, weights = payload_of(model, None, "model", dtype) if model is not None else (None, b"")
+            content, weights = _payload(model, dtype)
             path = Path(folder, str(number))
             path.write_bytes(weights)
             requests.append({"content": content, "weights": str(path), "calls": calls})
         answer = _ask(json.dumps(requests))
     return [[_result(outcome) for outcome in job] for job in json.loads(answer, object_hook=_tensor)]
+
+
+def _payload(model: Any, dtype: str) -> tuple[Any, bytes]:
+    if model is None:
+        return None, b""
+    return model if isinstance(model, ModelPayload) else payload_of(model, None, "model", dtype)
 
 
 def _result(outcome: dict[str, Any]) -> Any:

@@ -55,6 +55,8 @@ function draw(model, { logits, options, seed, count }) {
 
 const METHODS = {
   forward: (model, { ids, options }) => model.forward(ids, options),
+  encode: (model, { text }) => model.encode(text),
+  decode: (model, { ids }) => model.decode(ids),
   logits: (model, { ids }) => model.logits(...ids),
   generate: (model, { ids, count, options }) => model.generate(ids, count, options),
   beamSearch: (model, { ids, count, options }) => model.beamSearch(ids, count, options),

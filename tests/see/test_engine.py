@@ -115,15 +115,16 @@ def test_classifier_of_a_decoder_reads_the_last_token_before_padding():
 
 
 def check_encoder(model: Any) -> None:
-    """Check the logits, scores or hidden states of a text with both token types."""
-    types = types_of([IDS[0]], model.config)[0] if model.config.type_vocab_size else None
+    """Check the logits, scores or hidden states of a text between `<bos>` and `<eos>`, with both token types."""
+    ids = torch.cat((torch.tensor([[1]]), IDS, torch.tensor([[2]])), 1)
+    types = types_of([ids[0]], model.config)[0] if model.config.type_vocab_size else None
     options = {"typeIds": None if types is None else types.tolist()}
-    call = {"method": "forward", "ids": IDS[0].tolist(), "options": options}
+    call = {"method": "forward", "ids": ids[0].tolist(), "options": options}
     (exact,), (rounded,) = run_jobs([(model, "float32", [call]), (model, "float16", [call])])
     name = next(name for name in ("scores", "logits", "hidden") if exact[name] is not None)
     for result, tolerance in ((exact, 1e-4), (rounded, 1e-3)):
         with torch.no_grad():
-            output = model(IDS, token_type_ids=None if types is None else types[None])
+            output = model(ids, token_type_ids=None if types is None else types[None])
         close(result[name], (output.last_hidden_state if name == "hidden" else output.logits)[0], tolerance)
         in_float16(model)
 

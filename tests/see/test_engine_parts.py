@@ -83,10 +83,11 @@ def test_a_truncated_cache_goes_on_from_there(preset, fields):
     """Stepping back and choosing another token: the tokens after a length are forgotten, also where a windowed layer
     has to compute all again."""
     model = tiny_model(preset, max_position_embeddings=1024, **fields)
-    ids = IDS[0, :500].tolist()
-    pieces = [[0, 400], [400, 401], [399, 402], [100, 130], [130, 131], [3, 500], [500, 500]][:-1]
+    ids = IDS[0, :600].tolist()
+    # The windowed layer drops the tokens before 296 when it gets those after 300
+    pieces = [[0, 300], [300, 570], [569, 572], [301, 303], [299, 310], [310, 311], [3, 590]]
     (cached,) = run_engine(model, [{"method": "inPieces", "ids": ids, "pieces": pieces}])
-    full = model(IDS[:, :500]).logits[0]
+    full = model(IDS[:, :600]).logits[0]
     for (_, end), logits in zip(pieces, cached["logits"], strict=True):
         rows = len(logits) // 99
         close(logits, full[end - rows : end])

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ TIMEOUT = 30_000  # milliseconds
 
 def missing() -> str | None:
     """Why no browser can be driven here; None if one can."""
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        return "playwright is not installed: pip install -e '.[dev]'"
+    for package in ("playwright", "axe_playwright_python"):
+        if find_spec(package) is None:
+            return f"{package} is not installed: pip install -e '.[dev]'"
     if not any(map(shutil.which, NAMES)):
         return f"there is no browser, none of {', '.join(NAMES)}: apt-get install chromium"
     return None

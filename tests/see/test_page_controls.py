@@ -5,6 +5,7 @@ import torch
 from helpers.browser import opened
 from helpers.pages import shown
 
+pytestmark = pytest.mark.slow
 TOKENS = "[...document.querySelectorAll('#panel-next .token')].map((node) => node.querySelector('.text').textContent)"
 ROWS = (
     "[...document.querySelectorAll('.candidate')].map((row) => [row.querySelector('.text').textContent,"
@@ -219,13 +220,15 @@ def test_narrow_screens_do_not_scroll_sideways(browser, write):
             assert page.call("document.documentElement.scrollWidth <= innerWidth"), tab.inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "kind", ["causal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("seq2seq", "classifier", "masked"))]
+    ("kind", "scheme"),
+    [("causal", "light"), ("causal", "dark"), ("seq2seq", "light"), ("classifier", "light"), ("masked", "dark")],
 )
 def test_axe_finds_nothing_serious(kind, scheme, browser, write):
     """axe-core, the checker of accessibility, in each view."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    from axe_playwright_python.sync_playwright import Axe
+
+    axe = Axe()
     with opened(browser, write(shown(kind)), color_scheme=scheme, reduced_motion="reduce") as page:
         for tab in page.page.get_by_role("tab").all():
             tab.click()

@@ -15,7 +15,7 @@ from helpers.processes import PROJECT, refusals, run_here, run_python
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, export_native
 from scratch_gpt.hub.loading import Tokenizers
 from scratch_gpt.hub.model_directory import save_tokenizers
-from scratch_gpt.see.page import page_html, web_modules
+from scratch_gpt.see.page import page_html, script_json, web_modules
 from scratch_gpt.see.payload import payload_of
 from scratch_gpt.see.support import MAX_PARAMETERS
 
@@ -120,6 +120,7 @@ def test_a_page_that_fails_leaves_the_old_one(world):
     assert payload_in(world / "kept.html")["models"][0]["kind"] == "causal"
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_large(tmp_path):
     script = (
         "import sys; sys.argv = ['scratch-gpt', 'see', '--help']\n"
@@ -174,3 +175,10 @@ def test_modules_are_short_and_documented():
         assert len(lines) <= 400, name
         assert code.startswith("/**"), f"{name} has no comment that says what it is"
         assert "innerHTML" not in code, name
+
+
+def test_json_of_a_script_has_nothing_that_ends_it():
+    text = "</script><!--\u2028\u2029\u0000\ud800"
+    written = script_json({text: [text, 1.5, None]})
+    assert not set("<\u2028\u2029\u0000\ud800") & set(written)
+    assert json.loads(written) == {text: [text, 1.5, None]}

@@ -27,6 +27,7 @@ window.ready.catch(showError);
 async function start() {
   const payload = JSON.parse(document.getElementById("payload").textContent);
   const models = payload.models.map((each, index) => loadModel(each, weights(index)));
+  window.models = models;
   window.model = models[0];
   const store = createStore({ ...initialState(), text: payload.text, ...fromAddress(payload.models[0]) });
   const session = createSession(store, models, payload);

@@ -1,23 +1,26 @@
 /**
- * Calls pure functions of web/view: JSON on standard input, JSON on standard output. `{"float32": [...]}` becomes a
- * Float32Array, in which null is -Infinity, and `{"float32": [...]}` is what becomes of one.
+ * Calls pure functions of web/view: a line of JSON on standard input for each list of calls, a line on standard output.
+ * `{"float32": [...]}` becomes a Float32Array, in which null is -Infinity, and the reverse.
  */
 
-import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 const revive = (key, value) =>
   Array.isArray(value?.float32) ? Float32Array.from(value.float32, (each) => each ?? -Infinity) : value;
-const encode = (key, value) => {
-  if (value instanceof Float32Array) return { float32: [...value] };
-  if (value instanceof Set) return [...value];
-  return value;
-};
-const { folder, calls } = JSON.parse(readFileSync(0, "utf8"), revive);
-const results = [];
-for (const { module, name, arguments: given } of calls) {
-  const found = await import(pathToFileURL(`${folder}/${module}.js`));
-  const value = found[name];
-  results.push((typeof value === "function" ? value(...given) : value) ?? null);
+const encode = (key, value) => (value instanceof Float32Array ? { float32: [...value] } : value);
+
+async function call({ module, name, arguments: given }) {
+  const value = (await import(pathToFileURL(module)))[name];
+  return (typeof value === "function" ? value(...given) : value) ?? null;
 }
-process.stdout.write(JSON.stringify(results, encode));
+
+for await (const line of createInterface({ input: process.stdin })) {
+  let answer;
+  try {
+    answer = { results: await Promise.all(JSON.parse(line, revive).map(call)) };
+  } catch (error) {
+    answer = { error: error.stack };
+  }
+  console.log(JSON.stringify(answer, encode));
+}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.models import tiny_encoder, tiny_model, tiny_seq2seq
 from helpers.page_engine import needs_node
-from helpers.page_views import call_views
+from helpers.page_views import view_caller
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,6 +24,12 @@ from scratch_gpt.see.sources import excerpts
 
 pytestmark = needs_node
 KINDS = ("causal", "bigram", "seq2seq", "masked", "classifier", "encoder")
+
+
+@pytest.fixture(scope="module")
+def call_views():
+    with view_caller() as call:
+        yield call
 
 
 def numbers_in(text: str) -> list[float]:
@@ -49,17 +55,17 @@ def scene(seed: int = 0, **shapes: tuple[int, ...]) -> list[torch.Tensor]:
         (0.00000123, "1.2 · 10^−6"),
     ],
 )
-def test_numbers_have_three_digits(value, text):
+def test_numbers_have_three_digits(value, text, call_views):
     assert call_views(("numbers", "decimal", value)) == [text]
 
 
-def test_differences_have_a_sign():
+def test_differences_have_a_sign(call_views):
     calls = [("numbers", "signed", 1.5), ("numbers", "signed", -1.5), ("numbers", "signed", 0)]
     calls += [("numbers", "points", 0.2), ("numbers", "points", -0.012), ("numbers", "points", 0.0001)]
     assert call_views(*calls) == ["+1.50", "−1.50", "0", "+20", "−1.2", "0"]
 
 
-def test_distributions_are_those_of_torch():
+def test_distributions_are_those_of_torch(call_views):
     p, q = scene(p=(50,), q=(50,))
     calls = [("numbers", "softmax", p), ("numbers", "logSumExp", p), ("numbers", "norm", p)]
     softmax, total, norm, divergence = call_views(*calls, ("numbers", "divergence", p.softmax(0), q.softmax(0)))
@@ -69,7 +75,7 @@ def test_distributions_are_those_of_torch():
     assert divergence == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_losses_are_those_of_torch():
+def test_losses_are_those_of_torch(call_views):
     (logits,) = scene(logits=(6, 30))
     ids = [3, 7, 7, 0, 29, 12]
     losses = call_views(("outcomes", "tokenLosses", logits, ids))[0]
@@ -80,7 +86,7 @@ def test_losses_are_those_of_torch():
     assert [each["position"] for each in losses] == [1, 2, 3, 4, 5]
 
 
-def test_the_parts_of_a_head_are_found():
+def test_the_parts_of_a_head_are_found(call_views):
     weights = torch.stack([torch.eye(4), torch.eye(4).roll(-1, 1).tril() + F.pad(torch.ones(1, 1), (0, 3, 0, 3))])
     _, previous = call_views(
         ("attention_layout", "describeHead", weights[0], 4, 4), ("attention_layout", "describeHead", weights[1], 4, 4)
@@ -91,7 +97,7 @@ def test_the_parts_of_a_head_are_found():
     assert uniform["first"] == 0.25
 
 
-def test_a_matrix_draws_each_weight_once():
+def test_a_matrix_draws_each_weight_once(call_views):
     (scores,) = scene(scores=(2, 9, 7))
     weights = scores.mul(3).softmax(-1)
     (head,) = call_views(("attention_layout", "headWeights", weights, 1, 9, 7))
@@ -107,7 +113,7 @@ def test_a_matrix_draws_each_weight_once():
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
-def test_an_attention_weight_is_explained_by_its_numbers(softcap):
+def test_an_attention_weight_is_explained_by_its_numbers(softcap, call_views):
     query, keys = scene(query=(8,), keys=(6, 8))
     scores = keys @ query / 8**0.5
     if softcap:
@@ -127,7 +133,7 @@ def test_an_attention_weight_is_explained_by_its_numbers(softcap):
     assert "the weight is 0" in masked["formula"][1]
 
 
-def test_a_probability_a_loss_and_an_entropy_are_explained_by_their_numbers():
+def test_a_probability_a_loss_and_an_entropy_are_explained_by_their_numbers(call_views):
     (logits,) = scene(logits=(40,))
     p = logits.softmax(0)
     best = p.topk(2).indices.tolist()
@@ -145,7 +151,7 @@ def test_a_probability_a_loss_and_an_entropy_are_explained_by_their_numbers():
 
 
 @pytest.mark.parametrize("norm_type", ["layer_norm", "layer_norm_without_bias", "rms_norm", "rms_norm_without_weight"])
-def test_a_norm_is_explained_by_its_numbers(norm_type):
+def test_a_norm_is_explained_by_its_numbers(norm_type, call_views):
     x, weight, bias = scene(x=(16,), weight=(16,), bias=(16,))
     if norm_type.startswith("layer_norm"):
         module: nn.Module = LayerNorm(16, 1e-5, bias=norm_type == "layer_norm")
@@ -167,7 +173,7 @@ def test_a_norm_is_explained_by_its_numbers(norm_type):
     )
 
 
-def test_chosen_experts_are_explained_by_their_numbers():
+def test_chosen_experts_are_explained_by_their_numbers(call_views):
     (logits,) = scene(logits=(8,))
     probabilities = logits.softmax(0)
     weights, chosen = probabilities.topk(2)
@@ -211,7 +217,7 @@ DRAWN = ("gpt2", "gemma2", "gptj", "gpt_neox", "mixtral")
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def drawn(call_views):
     """The model, the stacks that are drawn, and the groups of parameters of each preset, by one process of Node."""
     models = {name: model_of(*name) for name in MODELS}
     descriptions = [described(model) for model in models.values()]
@@ -243,7 +249,7 @@ def test_the_drawing_has_the_modules_of_the_model(family, preset, drawn):
 
 
 @pytest.fixture(scope="module")
-def layouts(drawn):
+def layouts(drawn, call_views):
     """Layouts of some presets with 2 and with 8 layers."""
     stacks = {(preset, 2): drawn["gpt", preset][1][0] for preset in DRAWN}
     stacks |= {(preset, 8): {**stack, "blocks": 4 * stack["blocks"]} for (preset, _), stack in stacks.items()}
@@ -274,7 +280,7 @@ def test_boxes_stand_beside_each_other(preset, layers, layouts):
     assert sum(frame["isOpen"] for frame in layout["frames"]) == (layers if layers <= 4 else 1)
 
 
-def test_every_box_has_something_to_show(drawn):
+def test_every_box_has_something_to_show(drawn, call_views):
     """A view, the numbers of a norm or of experts, or the source of a concept."""
     known = set(excerpts())
     classifier = tiny_encoder(ScratchEncoderForSequenceClassification, "bert")
@@ -292,7 +298,7 @@ def test_every_box_has_something_to_show(drawn):
                 assert box["view"] in ids, box
 
 
-def test_the_tree_of_a_beam_search_leads_to_the_chosen_text():
+def test_the_tree_of_a_beam_search_leads_to_the_chosen_text(call_views):
     def candidate(parent, id, score, ids, beam, ended=False):
         return {"parent": parent, "id": id, "score": score, "ids": [0, *ids], "beam": beam, "ended": ended}
 
@@ -313,7 +319,7 @@ def test_the_tree_of_a_beam_search_leads_to_the_chosen_text():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_tour_opens_views_of_this_kind_of_model(kind):
+def test_the_tour_opens_views_of_this_kind_of_model(kind, call_views):
     layers = {} if kind == "bigram" else {"num_hidden_layers": 2}
     (steps, views) = call_views(("tour_steps", "tourSteps", {"kind": kind, "config": layers}), ("views", "VIEWS"))
     shown = {view["id"] for view in views if kind in view.get("kinds", KINDS)}
@@ -323,27 +329,27 @@ def test_the_tour_opens_views_of_this_kind_of_model(kind):
         assert len(steps) == 8
 
 
-def test_masks_are_filled_one_at_a_time():
+def test_masks_are_filled_one_at_a_time(call_views):
     calls = [("masked", "filled", "a <mask> b <mask>.", "<mask>", number, " old") for number in (0, 1)]
     assert call_views(*calls) == ["a old b <mask>.", "a <mask> b old."]
     assert call_views(("masked", "filled", "<mask> b", "<mask>", 0, "A")) == ["A b"]
 
 
-def test_parts_are_switched_off_and_on():
+def test_parts_are_switched_off_and_on(call_views):
     (parts, cross) = call_views(("what_if", "partsOf", 2, 3), ("what_if", "partsOf", 1, 3, True))
     assert [len(layer) for layer in parts] == [6, 6]
     assert [part["field"] for part in cross[0]][-4:] == ["crossAttentions", "crossHeads", "crossHeads", "crossHeads"]
     assert parts[1][-1] == {"field": "heads", "part": "1.2", "name": "Head 3", "title": "Head 3 of layer 2"}
 
 
-def test_the_mean_over_heads_is_that_of_torch():
+def test_the_mean_over_heads_is_that_of_torch(call_views):
     (scores,) = scene(scores=(3, 4, 5))
     weights = scores.softmax(-1)
     (mean,) = call_views(("translate", "meanOverHeads", weights, 4, 5))
     torch.testing.assert_close(torch.tensor(mean).view(4, 5), weights.mean(0))
 
 
-def test_long_lines_are_wrapped_and_lenses_are_affordable():
+def test_long_lines_are_wrapped_and_lenses_are_affordable(call_views):
     assert call_views(("flow_layout", "wrapped", "rotary, 25% of each head")) == [["rotary, 25% of", "each head"]]
     widths = call_views(*[("lens_table", "lensWidth", 100, rows, 512, 10_000) for rows in (2, 7, 1000)])
     assert widths == [100, 41, 4]

@@ -11,6 +11,7 @@ from helpers.pages import shown
 from scratch_gpt.see.page import page_html, write_page
 from scratch_gpt.see.payload import payload_of
 
+pytestmark = pytest.mark.slow
 TEXT = "One day, Anna found an old lamp."
 
 

@@ -304,7 +304,7 @@ function renderMatrix(selection, set) {
     element(
       "p",
       { class: "note" },
-      "Rows: tokens that look. Columns: tokens that are looked at. Darker is more.",
+      "Rows: tokens that look. Columns: tokens that are looked at. A stronger colour is more.",
     ),
   );
 }

@@ -34,7 +34,9 @@ function renderComparison(context, state, writing, redraw) {
   const { session } = context;
   if (!hasTokens(session)) return [element("p", { class: "note" }, "Write a text first.")];
   const traces = [0, 1].map((model) => session.trace({ model }));
-  const outcomes = traces.map((trace, index) => outcome(session, trace, index));
+  const outcomes = traces.map((trace, index) =>
+    outcome(session, trace, { model: index, position: state.position }),
+  );
   if (!outcomes[0]) return [element("p", { class: "note" }, "Write a text with a mask first.")];
   const names = [0, 1].map((index) => session.description(index).name);
   const distance = divergence(outcomes[0].values, outcomes[1].values);

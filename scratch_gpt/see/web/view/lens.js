@@ -42,8 +42,8 @@ function renderLens(context, state) {
     element(
       "p",
       { class: "note" },
-      "Darker is more probable. A frame marks where the token is already that of the last layer. " +
-        "Select a cell to see all of its guesses.",
+      "A stronger colour is a higher probability. A frame marks where the token is already that of " +
+        "the last layer. Select a cell to see all of its guesses.",
     ),
     renderDistribution(context, { model, trace, table, tokens, rowIndex, position }),
   ];

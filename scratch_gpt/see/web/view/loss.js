@@ -28,7 +28,7 @@ export const view = {
     const legend = element(
       "p",
       { class: "note" },
-      "Darker is more surprising. The number below a token is its loss in nats.",
+      "A stronger colour is a larger loss. The number below a token is its loss in nats.",
     );
     root.append(summary, element("div", { class: "loss-strip" }, strip.node), legend, detail);
     return (state) => {

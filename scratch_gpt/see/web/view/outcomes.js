@@ -80,17 +80,45 @@ export function labelProbabilities(scores, config) {
 }
 
 /**
+ * Positions at which a model answers: those of the masks, or all.
+ *
+ * @param {object} session
+ * @returns {number[]}
+ */
+export function answerPositions(session) {
+  return session.model().kind === "masked" ? maskPositions(session) : session.ids().map((_, index) => index);
+}
+
+/**
+ * The position of the answer: the wanted one if the model answers there; else the first mask, or the last
+ * token before the end of the text.
+ *
+ * @param {object} session
+ * @param {number | null | undefined} wanted
+ * @returns {number | null} null if there is none
+ */
+export function answerPosition(session, wanted) {
+  const positions = answerPositions(session);
+  if (positions.includes(wanted)) return wanted;
+  if (session.model().kind === "masked") return positions[0] ?? null;
+  const ends = session.description().generation?.eos_token_ids ?? [];
+  const open = positions.filter((position) => !ends.includes(session.ids()[position]));
+  return open.at(-1) ?? positions.at(-1) ?? null;
+}
+
+/**
  * The answer of a model as a distribution over named choices.
  *
  * @param {object} session
  * @param {object} trace - recorded, of the session's ids
- * @param {number} [index] - of the model
+ * @param {{model?: number, position?: number | null}} [options] - index of the model, and the position whose
+ *   answer is wanted
  * @returns {{title: string, values: Float32Array, name: (choice: number) => string, request: (choice:
  *   number) => object, loss: number | null} | null} `request` is what explain.js explains; null if there is
  *   nothing to answer
  */
-export function outcome(session, trace, index) {
-  const [model, description] = [session.model(index), session.description(index)];
+export function outcome(session, trace, options = {}) {
+  const [model, description] = [session.model(options.model), session.description(options.model)];
   if (model.kind === "classifier") {
     return {
       title: "Class",
@@ -102,12 +130,12 @@ export function outcome(session, trace, index) {
   }
   const tokenizer = session.tokenizer();
   const name = (id) => visibleToken(tokenizer, id);
-  const position = model.kind === "masked" ? maskPositions(session)[0] : trace.length - 1;
-  if (!trace.logits || trace.length === 0 || position === undefined) return null;
+  const position = answerPosition(session, options.position);
+  if (!trace.logits || position === null) return null;
   const values = softmax(row(trace.logits, position, trace.logits.length / trace.length));
   const losses = model.kind === "masked" || trace.length < 2 ? [] : tokenLosses(trace.logits, session.ids());
   return {
-    title: model.kind === "masked" ? "Guess at the first mask" : "Next token",
+    title: model.kind === "masked" ? "Guess" : "Next token",
     values,
     name,
     request: (id) => ({ kind: "probability", position, id }),

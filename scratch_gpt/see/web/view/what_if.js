@@ -6,7 +6,7 @@
 import { changeTable } from "#see/view/change_table.js";
 import { element } from "#see/view/dom.js";
 import { decimal, divergence, signed } from "#see/view/numbers.js";
-import { outcome } from "#see/view/outcomes.js";
+import { answerPosition, answerPositions, outcome } from "#see/view/outcomes.js";
 import { hasTokens, inputTokens, replaceKeepingFocus, scrollRegion } from "#see/view/rerender.js";
 import { engineEdits, noEdits } from "#see/view/state.js";
 
@@ -91,12 +91,15 @@ export function partsOf(layers, heads, hasCross = false) {
 function renderWhatIf(context, state, measured, onmeasure) {
   const { session, store } = context;
   const trace = hasTokens(session) ? session.trace() : null;
-  const before = trace && outcome(session, trace);
+  const { position } = state;
+  const before = trace && outcome(session, trace, { position });
   if (!before) return [element("p", { class: "note" }, hint(session))];
   const count = countEdits(state.edits);
-  const after = count > 0 ? outcome(session, session.trace({ edits: state.edits })) : before;
+  const after = count > 0 ? outcome(session, session.trace({ edits: state.edits }), { position }) : before;
   const toggle = (field, part) => store.set({ edits: toggled(state.edits, field, part) });
-  if (measured.trace !== trace) Object.assign(measured, { trace, effects: new Map() });
+  if (measured.trace !== trace || measured.position !== position) {
+    Object.assign(measured, { trace, position, effects: new Map() });
+  }
   const reset = element(
     "button",
     {
@@ -112,7 +115,7 @@ function renderWhatIf(context, state, measured, onmeasure) {
     element("p", { class: "row", role: "status" }, status, reset),
     renderParts(context, state, trace, measured, toggle, onmeasure),
     renderTokens(context, state, toggle),
-    element("section", { class: "card" }, ...renderChange(context, before, after)),
+    element("section", { class: "card" }, ...renderChange(context, state, before, after)),
   ];
 }
 
@@ -166,12 +169,12 @@ function partButton({ field, part, name, title }, state, measured, toggle) {
       id: `part-${field}-${part}`,
       class: `part ${field}`,
       "aria-pressed": String(state.edits[field].has(part)),
-      "aria-label": `Switch off: ${title}${effect === undefined ? "" : `, effect ${decimal(effect)} nats`}`,
+      "aria-label": `Switch off: ${title}${effect === undefined ? "" : `, effect ${effectText(effect)} nats`}`,
       style: { "--weight": effect === undefined ? 0 : Math.min(1, effect / 2).toFixed(3) },
       onclick: () => toggle(field, part),
     },
     element("span", {}, name),
-    element("small", {}, off ? "off" : effect === undefined ? "on" : decimal(effect)),
+    element("small", {}, off ? "off" : effect === undefined ? "on" : effectText(effect)),
   );
 }
 
@@ -209,12 +212,39 @@ function renderTokens(context, state, toggle) {
   );
 }
 
-function renderChange(context, before, after) {
+function renderChange(context, state, before, after) {
   return [
     element("h3", {}, "The answer before and after"),
+    context.session.model().kind === "classifier" ? null : renderPlace(context, state),
     changeTable(context, "what-if-change", before, after, ["Before", "After"]),
     before.loss === null ? null : renderLossChange(before.loss, after.loss),
   ].filter(Boolean);
+}
+
+/** The choice of the token whose answer is shown. */
+function renderPlace({ session, store }, state) {
+  const { tokens } = inputTokens(session);
+  const chosen = answerPosition(session, state.position);
+  const options = answerPositions(session).map((position) =>
+    element(
+      "option",
+      { value: position, selected: position === chosen },
+      `${position + 1} ${tokens[position]}`,
+    ),
+  );
+  const onchange = (event) => store.set({ position: Number(event.target.value) });
+  const label = session.model().kind === "masked" ? "At the mask" : "After the token";
+  return element(
+    "p",
+    { class: "row" },
+    element("label", { for: "what-if-position" }, label),
+    element("select", { id: "what-if-position", onchange }, ...options),
+  );
+}
+
+/** The size of an effect in few characters. */
+function effectText(effect) {
+  return effect < 0.001 ? "<0.001" : decimal(effect);
 }
 
 function renderLossChange(before, after) {
@@ -229,9 +259,9 @@ function renderLossChange(before, after) {
 /** Switch off one part after the other, in steps between which the page stays usable. */
 function measure(context, measured, redraw) {
   const { session } = context;
-  const { trace } = measured;
+  const { trace, position } = measured;
   const model = session.model();
-  const before = outcome(session, trace);
+  const before = outcome(session, trace, { position });
   const heads = trace.layers[0].attention.length / trace.length ** 2;
   const parts = partsOf(trace.layers.length, heads, trace.layers[0].crossAttention !== null).flat();
   const [ids, sourceIds] = [session.ids(), session.sourceIds()];
@@ -239,13 +269,15 @@ function measure(context, measured, redraw) {
   redraw();
   function step() {
     const next = parts.shift();
-    if (!next || measured.trace !== trace) {
+    if (!next || measured.trace !== trace || measured.position !== position) {
       measured.running = false;
       redraw();
       return;
     }
     const edits = toggled(noEdits(), next.field, next.part);
-    const after = outcome(session, model.forward(ids, { sourceIds, edits: engineEdits(edits) }));
+    const after = outcome(session, model.forward(ids, { sourceIds, edits: engineEdits(edits) }), {
+      position,
+    });
     measured.effects.set(`${next.field} ${next.part}`, divergence(before.values, after.values));
     if (parts.length % 8 === 0) redraw();
     setTimeout(step);

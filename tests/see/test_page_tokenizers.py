@@ -141,10 +141,11 @@ def test_tokens_are_shown_as_the_text_that_they_stand_for(
     assert found["none"] == ["", None, None]
 
 
-@pytest.mark.parametrize("kind", ["bpe-causal", "unigram-causal", "word-causal", "bert", "llama", "qwen2", "gemma"])
+@pytest.mark.parametrize("kind", ["bpe-causal", "unigram-causal", "word-causal", "bert", "llama", "qwen2", "gemma", "added-tokens"])
 def test_encoding_ten_thousand_characters_takes_a_few_milliseconds(kind: str) -> None:
     prose = " ".join(CORPUS)[:10_000]
     texts = [prose, prose.replace(" ", ""), "a" * 10_000, " " * 10_000, "猫" * 10_000, "the " * 2_500]
+    texts += [" " * 10_000 + "x<LR>x", "<LR> " * 2_000]
     times = run_node(READ + TIME, {"payload": tokenizer_payload(TOKENIZERS[kind]()), "texts": texts})
     assert max(times) < 500, times  # 10 to 40 ms on an idle machine; a quadratic algorithm takes seconds
 

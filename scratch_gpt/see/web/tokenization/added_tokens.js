@@ -12,7 +12,7 @@
  * @property {boolean} normalized - whether it is searched for in the normalized text.
  */
 
-import { WORD_CHARACTER } from "#see/tokenization/characters.js";
+import { endOfSpaceAfter, startOfSpaceBefore, WORD_CHARACTER } from "#see/tokenization/characters.js";
 
 const ENDS_WITH_WORD = new RegExp(`${WORD_CHARACTER}$`, "u");
 const STARTS_WITH_WORD = new RegExp(`^${WORD_CHARACTER}`, "u");
@@ -47,8 +47,8 @@ export class AddedTokenFinder {
       let start = match.index;
       let end = start + match[0].length;
       if (token.single_word && !standsAlone(text, start, end)) continue;
-      if (token.lstrip) start = Math.max(covered, text.slice(0, start).search(/\p{White_Space}*$/u));
-      if (token.rstrip) end += text.slice(end).search(/\P{White_Space}|$/u);
+      if (token.lstrip) start = Math.max(covered, startOfSpaceBefore(text, start));
+      if (token.rstrip) end = endOfSpaceAfter(text, end);
       if (start > covered) add(covered, start, null);
       add(start, end, token.id);
       covered = end;

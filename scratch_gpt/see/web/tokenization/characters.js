@@ -32,6 +32,30 @@ export const IS_CHINESE = new RegExp(
   "gu",
 );
 
+const IS_SPACE = /^\p{White_Space}$/u;
+
+/**
+ * Where the white space at the end of a part of a text starts.
+ * @param {string} text
+ * @param {number} end - of the part.
+ * @returns {number}
+ */
+export function startOfSpaceBefore(text, end) {
+  while (end > 0 && IS_SPACE.test(text[end - 1])) end--;
+  return end;
+}
+
+/**
+ * Where the white space at the start of a part of a text ends.
+ * @param {string} text
+ * @param {number} start - of the part.
+ * @returns {number}
+ */
+export function endOfSpaceAfter(text, start) {
+  while (start < text.length && IS_SPACE.test(text[start])) start++;
+  return start;
+}
+
 const WORD_PROPERTIES = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}`;
 /** A character of words in regular expressions: a letter, mark, digit, or a connector such as "_". */
 export const WORD_CHARACTER = `[${WORD_PROPERTIES}]`;

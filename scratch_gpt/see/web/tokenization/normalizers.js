@@ -10,7 +10,14 @@
 import { toByteCharacters } from "#see/tokenization/byte_level.js";
 import { matchesOf } from "#see/tokenization/patterns.js";
 import { Precompiled } from "#see/tokenization/precompiled.js";
-import { IS_CHINESE, IS_CONTROL, IS_MARK, IS_NONSPACING_MARK } from "#see/tokenization/characters.js";
+import {
+  endOfSpaceAfter,
+  IS_CHINESE,
+  IS_CONTROL,
+  IS_MARK,
+  IS_NONSPACING_MARK,
+  startOfSpaceBefore,
+} from "#see/tokenization/characters.js";
 import { NEWER_COMPATIBLE, NEWER_DECOMPOSED } from "#see/tokenization/newer_characters.js";
 
 /** Control characters that `Nmt` removes, and characters that it replaces by a space. */
@@ -68,8 +75,8 @@ function lowercase(text) {
 }
 
 function strip(text, left, right) {
-  const start = left ? text.search(/\P{White_Space}|$/u) : 0;
-  const end = right ? text.search(/\p{White_Space}*$/u) : text.length;
+  const start = left ? endOfSpaceAfter(text, 0) : 0;
+  const end = right ? startOfSpaceBefore(text, text.length) : text.length;
   return text.slice(start, Math.max(start, end));
 }
 

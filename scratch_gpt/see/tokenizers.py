@@ -34,7 +34,8 @@ STEPS = {
 METHODS = ("__call__", "_encode_plus", "encode", "decode", "_decode", "convert_ids_to_tokens")
 BPE_CLEAN_UP = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 MAX_TOKENS = 1_000_000  # a page shows models of up to about 30 million parameters
-# Those that keep the first character of a text or write something for it.
+# Normalizers that keep the first character of a text or write something in its place. What `Precompiled` removes there
+# still counts as the start.
 KEEP_START = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "ByteLevel", "Precompiled"}
 
 
@@ -184,11 +185,16 @@ def _check_start(normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any
     Raises:
         ScratchError: it does not.
     """
-    before: list[str] = []
+    before: list[dict[str, Any]] = []
     for part in _flatten(pre_tokenizer, "pre_tokenizer"):
         if part["type"] == "Metaspace" and part.get("prepend_scheme") == "first":
-            before += [normal["type"] for normal in _flatten(normalizer, "normalizer")]
-            unknown = [name for name in before if name not in KEEP_START]
-            if unknown:
-                raise _unsupported(f'Metaspace with the prepend scheme "first" after {unknown[0]}')
-        before.append(part["type"])
+            before += _flatten(normalizer, "normalizer")
+            unknown = next((prior for prior in before if not _keeps_start(prior)), None)
+            if unknown is not None:
+                raise _unsupported(f'Metaspace with the prepend scheme "first" after {unknown["type"]}')
+        before.append(part)
+
+
+def _keeps_start(part: dict[str, Any]) -> bool:
+    """Whether a normalizer keeps the first character of each text, or writes something in its place."""
+    return part["type"] in KEEP_START and part.get("content") != ""

@@ -141,7 +141,9 @@ def test_tokens_are_shown_as_the_text_that_they_stand_for(
     assert found["none"] == ["", None, None]
 
 
-@pytest.mark.parametrize("kind", ["bpe-causal", "unigram-causal", "word-causal", "bert", "llama", "qwen2", "gemma", "added-tokens"])
+@pytest.mark.parametrize(
+    "kind", ["bpe-causal", "unigram-causal", "word-causal", "bert", "llama", "qwen2", "gemma", "added-tokens"]
+)
 def test_encoding_ten_thousand_characters_takes_a_few_milliseconds(kind: str) -> None:
     prose = " ".join(CORPUS)[:10_000]
     texts = [prose, prose.replace(" ", ""), "a" * 10_000, " " * 10_000, "猫" * 10_000, "the " * 2_500]
@@ -168,6 +170,9 @@ REJECTED = {
     'prepend scheme "first" after Strip': lambda: _with(
         normalizer=normalizers.Sequence([normalizers.NFC(), normalizers.Strip()]),
         pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="first"),
+    ),
+    'prepend scheme "first" after Replace': lambda: _with(
+        normalizer=normalizers.Replace("x", ""), pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="first")
     ),
     'prepend scheme "first" after WhitespaceSplit': lambda: _with(
         pre_tokenizer=pre_tokenizers.Sequence(

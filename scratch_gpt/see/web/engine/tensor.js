@@ -175,8 +175,8 @@ export function linear(x, weight, bias, inputs, outputs) {
   const y = new Float32Array(rows * outputs);
   const wide = new Float64Array(x); // converted once, not for each output
   let t = 0;
-  for (; t + 2 <= rows; t += 2) multiplyTwoRows(wide, t, weight, inputs, outputs, y);
-  if (t < rows) multiplyRow(wide, t, weight, inputs, outputs, y);
+  for (; t + 4 <= rows; t += 4) multiplyFourRows(wide, t, weight, inputs, outputs, y);
+  for (; t < rows; t++) multiplyRow(wide, t, weight, inputs, outputs, y);
   if (bias !== null) for (let i = 0; i < y.length; i++) y[i] += bias[i % outputs];
   return y;
 }
@@ -209,33 +209,46 @@ function multiplyRow(x, t, weight, inputs, outputs, y) {
   for (; n < outputs; n++) y[t * outputs + n] = dot(x, start, weight, n * inputs, inputs);
 }
 
-/** Two rows of x times two rows of the weight at a time, two numbers of each. */
-function multiplyTwoRows(x, t, weight, inputs, outputs, y) {
-  const even = inputs - (inputs % 2);
+/** Four rows of x times two rows of the weight at a time. The numbers of the four rows are interleaved first,
+ * so that one index finds all of them. */
+function multiplyFourRows(x, t, weight, inputs, outputs, y) {
+  const four = new Float64Array(4 * inputs);
+  for (let i = 0; i < inputs; i++) {
+    for (let row = 0; row < 4; row++) four[4 * i + row] = x[(t + row) * inputs + i];
+  }
   let n = 0;
   for (; n + 2 <= outputs; n += 2) {
-    let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    let a = t * inputs;
-    let b = a + inputs;
+    let p0 = 0, p1 = 0, p2 = 0, p3 = 0;
+    let q0 = 0, q1 = 0, q2 = 0, q3 = 0;
+    let i = 0;
     let v = n * inputs;
     let w = v + inputs;
-    for (const end = a + even; a < end; a += 2, b += 2, v += 2, w += 2) {
-      const a0 = x[a], a1 = x[a + 1], b0 = x[b], b1 = x[b + 1];
-      const v0 = weight[v], v1 = weight[v + 1], w0 = weight[w], w1 = weight[w + 1];
-      s0 += a0 * v0 + a1 * v1;
-      s1 += a0 * w0 + a1 * w1;
-      s2 += b0 * v0 + b1 * v1;
-      s3 += b0 * w0 + b1 * w1;
+    for (const end = w; v < end; v++, w++, i += 4) {
+      const x0 = four[i], x1 = four[i + 1], x2 = four[i + 2], x3 = four[i + 3];
+      const p = weight[v], q = weight[w];
+      p0 += p * x0;
+      p1 += p * x1;
+      p2 += p * x2;
+      p3 += p * x3;
+      q0 += q * x0;
+      q1 += q * x1;
+      q2 += q * x2;
+      q3 += q * x3;
     }
-    const rest = inputs - even;
-    y[t * outputs + n] = s0 + dot(x, a, weight, v, rest);
-    y[t * outputs + n + 1] = s1 + dot(x, a, weight, w, rest);
-    y[(t + 1) * outputs + n] = s2 + dot(x, b, weight, v, rest);
-    y[(t + 1) * outputs + n + 1] = s3 + dot(x, b, weight, w, rest);
+    const to = t * outputs + n;
+    y[to] = p0;
+    y[to + 1] = q0;
+    y[to + outputs] = p1;
+    y[to + outputs + 1] = q1;
+    y[to + 2 * outputs] = p2;
+    y[to + 2 * outputs + 1] = q2;
+    y[to + 3 * outputs] = p3;
+    y[to + 3 * outputs + 1] = q3;
   }
   for (; n < outputs; n++) {
-    y[t * outputs + n] = dot(x, t * inputs, weight, n * inputs, inputs);
-    y[(t + 1) * outputs + n] = dot(x, (t + 1) * inputs, weight, n * inputs, inputs);
+    for (let row = t; row < t + 4; row++) {
+      y[row * outputs + n] = dot(x, row * inputs, weight, n * inputs, inputs);
+    }
   }
 }
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .app import Model, Trust, app
-
-
-class PageDtype(str, Enum):
-    """Data types of the weights in a page."""
-
-    float16 = "float16"
-    float32 = "float32"
 
 
 @app.command()
@@ -24,12 +16,12 @@ def see(
     output: Annotated[Path, typer.Option(help="HTML file to write; it is replaced if it exists.")] = Path("see.html"),
     text: Annotated[str | None, typer.Option(help="Text that the page starts with. Default: an example.")] = None,
     dtype: Annotated[
-        PageDtype,
+        Literal["float16", "float32"],
         typer.Option(
             help="Data type of the weights in the page. float32 doubles its size and computes the same as "
             "torch up to rounding."
         ),
-    ] = PageDtype.float16,
+    ] = "float16",
     against: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +59,6 @@ def see(
     names = [model] if against is None else [model, against]
     console = SafeConsole()
     with console.status("reading the weights"):
-        page = build_page(names, dtype.value, text, trust_remote_code)
+        page = build_page(names, dtype, text, trust_remote_code)
         size = write_page(output, page)
     console.print(f"{output}, {size / 1e6:.1f} MB: open it in a browser")

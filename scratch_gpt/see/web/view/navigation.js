@@ -42,6 +42,7 @@ export function openViews(context) {
     const id = shown();
     for (const [each, panel] of panels) panel.hidden = each !== id;
     for (const [each, tab] of tabs) {
+      if (each === id && tab.ariaSelected !== "true") showTab(tab);
       tab.setAttribute("aria-selected", String(each === id));
       tab.tabIndex = each === id ? 0 : -1;
     }
@@ -76,6 +77,12 @@ function createPanel({ id, title, intro }) {
     element("p", { class: "intro" }, intro),
     element("div", { class: "view" }),
   );
+}
+
+/** Scroll the tabs sideways to one of them: on a narrow screen, some are out of sight. */
+function showTab(tab) {
+  const list = tab.parentElement;
+  list.scrollLeft = tab.offsetLeft - list.offsetLeft - (list.clientWidth - tab.offsetWidth) / 2;
 }
 
 /** Arrow keys, Home and End move between tabs and open them. */

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "rl": {"tokenization", "data", "hub"},
     "train": {"models", "tokenization", "data", "evaluation", "hub", "rl"},
     "foundations": {"models", "data", "train"},
+    "see": {"models", "tokenization", "hub", "evaluation"},
 }
 
 

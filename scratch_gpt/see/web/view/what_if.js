@@ -153,7 +153,7 @@ function renderParts(context, state, trace, measured, toggle, onmeasure) {
       "p",
       { class: "row note" },
       measureButton,
-      "switches off one part after the other and writes how far the answer moves: the " +
+      "Switches off one part after the other, and writes how far the answer moves: the " +
         "Kullback-Leibler divergence, in nats.",
     ),
   );

@@ -13,6 +13,7 @@ them. docs/releases.md lists the releases that were tried.
 | 5.4 | caches count their tokens themselves, without `cache_position` | `update_cache`, `create_causal_masks` |
 | 5.4 | the loops of `generate` do not pass `cache_position` to the model | `LOOP_INPUTS` |
 | 5.13 | `get_max_cache_shape` of a cache layer is called `get_max_length` | `max_cache_length` |
+| 5.17 | a theta beside rotary settings by layer type, as earlier releases add it, is an error | `by_layer_type` |
 | 5.17 | `generate` marks caches that its caller passes | `BaseGenerationMixin` |
 | 5.18 | beam search takes the size of the vocabulary from the logits, not from the config | `BaseGenerationMixin` |
 | 5.20 | the model's generation config takes precedence over the pipeline's | `BaseGenerationMixin` |
@@ -320,6 +321,11 @@ else:
                 self.config = config
 
 
+def by_layer_type(rope_parameters: dict) -> dict:
+    """Rotary settings by layer type, without those that a release adds beside them."""
+    return {name: value for name, value in rope_parameters.items() if isinstance(value, dict)}
+
+
 if is_dataclass(PreTrainedConfig):
     from huggingface_hub.dataclasses import strict
 
@@ -377,6 +383,7 @@ __all__ = [
     "OutputRecorder",
     "accepts_past_key_values",
     "attention_function",
+    "by_layer_type",
     "cache_argument",
     "cache_of",
     "create_bidirectional_mask",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from .compatibility import LAYER_TYPES, BaseConfig, strict
+from .compatibility import LAYER_TYPES, BaseConfig, by_layer_type, strict
 
 LAYER_PATTERNS = ("layer_types", "no_rope_layers")  # fields with one value per layer
 ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
@@ -175,6 +175,8 @@ class TransformerBlockConfig(BaseConfig):
             absent = ".mlp." if self.num_experts else "gate_proj"
             self.base_model_tp_plan = {name: how for name, how in plan.items() if absent not in name}  # type: ignore[misc]
         super().__post_init__(**kwargs)
+        if self.rotary_by_layer_type:
+            self.rope_parameters = by_layer_type(self.rope_parameters)  # type: ignore[arg-type]  # not None
 
     def validate_architecture(self):
         """Check the values of all fields.
@@ -224,7 +226,7 @@ class TransformerBlockConfig(BaseConfig):
 
     @property
     def rotary_by_layer_type(self) -> bool:
-        """Whether each layer type has its own rotary settings. Some releases of transformers add settings for all."""
+        """Whether each layer type has its own rotary settings."""
         return any(isinstance(value, dict) for value in (self.rope_parameters or {}).values())
 
     def layer_violations(self) -> list[str]:

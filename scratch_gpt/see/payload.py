@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ..models.positions import RotaryEmbedding, RotaryEmbeddings
 from .support import check_generation, check_size, check_size_before_loading, kind_of_page
 from .tokenizers import tokenizer_payload
 
-WEIGHT_TYPES = ("float16", "float32")
+WeightType = Literal["float16", "float32"]
 # Fields of a config that are about training, loading or the Hub, not about what the model computes.
 OMITTED_FIELDS = frozenset(
     {
@@ -45,12 +45,12 @@ class ModelPayload(NamedTuple):
     weights: bytes
 
 
-def model_payload(name: str | Path, dtype: str = "float16", trust_remote_code: bool = False) -> ModelPayload:
+def model_payload(name: str | Path, dtype: WeightType = "float16", trust_remote_code: bool = False) -> ModelPayload:
     """The data of a page for a model directory.
 
     Args:
         name: folder or Hub id of one of our models, or of a model of transformers that can be imported.
-        dtype: data type of the weights in the page, "float16" or "float32".
+        dtype: data type of the weights in the page.
         trust_remote_code: whether to run code from the checkpoint.
 
     Raises:
@@ -81,7 +81,7 @@ def open_model(name: str | Path, trust_remote_code: bool = False) -> PreTrainedM
 
 
 def payload_of(
-    model: PreTrainedModel, tokenizers: Tokenizers | None, name: str, dtype: str = "float16"
+    model: PreTrainedModel, tokenizers: Tokenizers | None, name: str, dtype: WeightType = "float16"
 ) -> ModelPayload:
     """The data of a page for a model in memory.
 
@@ -89,7 +89,7 @@ def payload_of(
         model: one of our models, on the CPU.
         tokenizers: its tokenizers; None for a model that gets only ids.
         name: its name in the page.
-        dtype: data type of the weights in the page, "float16" or "float32".
+        dtype: data type of the weights in the page.
 
     Raises:
         ScratchError: the page can't show the model, or float16 can't represent a weight.
@@ -173,12 +173,12 @@ def generation_settings(generation: GenerationConfig, config: Any) -> dict[str, 
     }
 
 
-def pack_tensors(model: PreTrainedModel, dtype: str) -> tuple[dict[str, Any], dict[str, str], bytes]:
+def pack_tensors(model: PreTrainedModel, dtype: WeightType) -> tuple[dict[str, Any], dict[str, str], bytes]:
     """The weights of a model as bytes.
 
     Args:
         model: the model.
-        dtype: data type of the bytes, "float16" or "float32".
+        dtype: data type of the bytes.
 
     Returns:
         Shape, data type and offset of each tensor by its name in the state dict; the names of tied weights with the
@@ -205,15 +205,13 @@ def pack_tensors(model: PreTrainedModel, dtype: str) -> tuple[dict[str, Any], di
     return tensors, tied, b"".join(parts)
 
 
-def array_of(name: str, weight: torch.Tensor, dtype: str) -> np.ndarray:
+def array_of(name: str, weight: torch.Tensor, dtype: WeightType) -> np.ndarray:
     """A weight as a little-endian array.
 
     Raises:
-        ScratchError: float16 can't represent it, or the data type is another one.
+        ScratchError: float16 can't represent it.
     """
     values = weight.detach().float().cpu()
-    if dtype not in WEIGHT_TYPES:
-        raise ScratchError(f"dtype is {dtype!r}, want one of {', '.join(WEIGHT_TYPES)}")
     if dtype == "float32":
         return values.numpy().astype("<f4")
     rounded = values.half()

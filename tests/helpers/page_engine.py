@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from helpers.processes import PROJECT
-from scratch_gpt.see.payload import ModelPayload, payload_of
+from scratch_gpt.see.payload import ModelPayload, WeightType, payload_of
 
 RUNNER = PROJECT / "tests" / "see" / "run_engine.mjs"
 ENGINE = PROJECT / "scratch_gpt" / "see" / "web" / "engine"
@@ -25,6 +25,15 @@ NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="the engine of a page runs in Node here, which is not installed")
 
 Call = dict[str, Any]  # "method" of run_engine.mjs, and its arguments
+
+
+def mostly_slow(cases: Any, fast: Any) -> list[Any]:
+    """Parameters of a test of which only a few cases run with the fast tests; a tuple has several parameters."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [
+        pytest.param(*one, marks=[] if case in fast else pytest.mark.slow)
+        for case, one in zip(cases, values, strict=True)
+    ]
 
 
 class EngineError(Exception):
@@ -38,8 +47,13 @@ def _process() -> subprocess.Popen:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    atexit.register(process.kill)
+    atexit.register(_end, process)
     return process
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
 
 
 def _ask(request: str) -> str:
@@ -58,17 +72,17 @@ def _ask(request: str) -> str:
     answer = process.stdout.readline() if answered else ""
     if not answer:
         _process.cache_clear()
-        process.kill()
+        _end(process)
         raise EngineError(process.stderr.read() or f"no answer in {TIMEOUT} seconds")
     return answer
 
 
-def run_engine(model: Any, calls: list[Call], dtype: str = "float32") -> list[Any]:
+def run_engine(model: Any, calls: list[Call], dtype: WeightType = "float32") -> list[Any]:
     """The results of calls of the engine for one model, or for none; arguments as of `run_jobs`."""
     return run_jobs([(model, dtype, calls)])[0]
 
 
-def run_jobs(jobs: list[tuple[Any, str, list[Call]]]) -> list[list[Any]]:
+def run_jobs(jobs: list[tuple[Any, WeightType, list[Call]]]) -> list[list[Any]]:
     """The results of the calls of each job; arrays of float32 are flat tensors.
 
     Args:
@@ -88,7 +102,7 @@ def run_jobs(jobs: list[tuple[Any, str, list[Call]]]) -> list[list[Any]]:
     return [[_result(outcome) for outcome in job] for job in json.loads(answer, object_hook=_tensor)]
 
 
-def _payload(model: Any, dtype: str) -> tuple[Any, bytes]:
+def _payload(model: Any, dtype: WeightType) -> tuple[Any, bytes]:
     if model is None:
         return None, b""
     return model if isinstance(model, ModelPayload) else payload_of(model, None, "model", dtype)

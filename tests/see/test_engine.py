@@ -8,7 +8,7 @@ from helpers.decoders import VARIANTS, native_decoder
 from helpers.models import lift_norms, tiny_encoder, tiny_model, tiny_seq2seq
 from helpers.native import SEQ2SEQ, native_with
 from helpers.native_encoders import FAMILIES, HEADS, native_encoder, types_of
-from helpers.page_engine import EngineError, close, in_float16, needs_node, run_engine, run_jobs
+from helpers.page_engine import EngineError, close, in_float16, mostly_slow, needs_node, run_engine, run_jobs
 
 from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM, import_native
 from scratch_gpt.models.configuration_scratch_encoder import PRESETS as ENCODERS
@@ -57,16 +57,18 @@ def check_decoder(model: Any) -> None:
         close(rounded["logits"], in_float16(model)(ids).logits, 1e-3)
 
 
-@pytest.mark.parametrize("preset", DECODERS)
+@pytest.mark.parametrize("preset", mostly_slow(DECODERS, ("gpt2", "nanochat_ngram", "gemma3", "mixtral")))
 def test_decoder_presets(preset):
     check_decoder(decoder_of(preset))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "variant"), [(family, name) for family in VARIANTS for name in VARIANTS[family]])
 def test_decoder_families(family, variant):
     check_decoder(import_native(native_decoder(family, variant, max_position_embeddings=96)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -143,7 +145,7 @@ HEADS_OF_ENCODERS = (ScratchEncoderForMaskedLM, ScratchEncoderForSequenceClassif
 
 
 @pytest.mark.parametrize("model_class", HEADS_OF_ENCODERS)
-@pytest.mark.parametrize("preset", ENCODERS)
+@pytest.mark.parametrize("preset", mostly_slow(ENCODERS, ("modernbert", "fasttext")))
 def test_encoder_presets(preset, model_class):
     if preset != "fasttext":
         check_encoder(tiny_encoder(model_class, preset))
@@ -153,6 +155,7 @@ def test_encoder_presets(preset, model_class):
     check_encoder(with_token_weights(tiny_encoder(model_class, preset, boundary_token_id=5, **fields)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encoder_families(family, head):
@@ -178,11 +181,12 @@ def check_translator(model: Any) -> None:
         close(rounded["logits"], in_float16(model)(IDS, decoder_input_ids=TARGET).logits, 1e-3)
 
 
-@pytest.mark.parametrize("preset", TRANSLATORS)
+@pytest.mark.parametrize("preset", mostly_slow(TRANSLATORS, ("modern", "t5")))
 def test_translator_presets(preset):
     check_translator(tiny_seq2seq(preset))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*SEQ2SEQ, "marian"])
 def test_translator_families(family):
     check_translator(import_native(native_with(family)))

@@ -35,6 +35,7 @@ def test_language_model(tmp_path, story_tokenizer):
     assert decoded == story_tokenizer.decode(expected, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_translator(tmp_path, shared):
     """Greedy and beam-search translations of a model whose target may have a tokenizer of its own."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.models import tiny_encoder, tiny_model, tiny_seq2seq
-from helpers.page_engine import EngineError, needs_node, run_engine
+from helpers.page_engine import EngineError, mostly_slow, needs_node, run_engine
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from scratch_gpt.models.modeling_scratch_encoder import ScratchEncoderForMaskedLM
@@ -39,7 +39,7 @@ def check_translations(model: Any, count: int, num_beams: int) -> list[list[int]
     return found
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("length_penalty", mostly_slow([0.0, 1.0, 2.0, -1.0], [1.0]))
 def test_beam_search(length_penalty):
     """With each rule of when to stop, which lead to different texts if long ones are not at a disadvantage."""
     found = []
@@ -50,11 +50,13 @@ def test_beam_search(length_penalty):
         assert found[0] != found[1] != found[2] != found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["bart", "pegasus", "t5", "vaswani2017"])
 def test_beam_search_of_presets(preset):
     check_translations(translator(preset, early_stopping=True), 12, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -78,6 +80,7 @@ def test_settings_of_generation(settings, num_beams):
     assert check_translations(model, 16, num_beams) != plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["llama", "nanochat_ngram", "gemma3"])
 def test_beam_search_of_decoders(preset):
     fields = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5} if preset == "gemma3" else {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.ablation import ablated, hiding_mask, recorded
 from helpers.models import lift_norms, tiny_encoder, tiny_model, tiny_seq2seq
-from helpers.page_engine import close, needs_node, run_engine
+from helpers.page_engine import close, mostly_slow, needs_node, run_engine
 
 from scratch_gpt.models import positions, seq2seq_stacks
 from scratch_gpt.models.modeling_scratch_encoder import (
@@ -58,7 +58,7 @@ def translator(preset: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", mostly_slow(DECODERS, ("gemma2", "gptj")))
 @torch.no_grad()
 def test_traces_of_decoders(name):
     model = decoder(name)
@@ -89,7 +89,7 @@ def test_traces_of_decoders(name):
         close(torch.tensor([row["entropy"] for row in shown]), entropy)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", mostly_slow(DECODERS, ("gemma2", "gptj")))
 @torch.no_grad()
 def test_edits_of_decoders(name):
     model = decoder(name)
@@ -143,6 +143,7 @@ def test_traces_of_experts():
         close(experts["weights"], weights / weights.sum(-1, keepdim=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edits", [None, *EDITS.values()], ids=["none", *EDITS])
 @pytest.mark.parametrize(
     ("model_class", "preset", "fields"),
@@ -177,7 +178,7 @@ def test_traces_and_edits_of_encoders(model_class, preset, fields, edits):
         ("fasttext", {"num_hidden_layers": 0, "ngram_buckets": 64, "ngram_sizes": [2], "token_weights": False}),
     ],
 )
-@pytest.mark.parametrize("hidden", [[5, 9], [0], [0, 1, 2]])
+@pytest.mark.parametrize("hidden", mostly_slow([[5, 9], [0], [0, 1, 2]], [[0]]))
 @torch.no_grad()
 def test_hidden_tokens_of_encoders_are_padding_at_their_positions(preset, fields, hidden):
     model = tiny_encoder(ScratchEncoderForSequenceClassification, preset, **fields)
@@ -190,7 +191,7 @@ def test_hidden_tokens_of_encoders_are_padding_at_their_positions(preset, fields
     close(trace["scores"], expected)
 
 
-@pytest.mark.parametrize("preset", ["bart", "modern", "pegasus", "t5"])
+@pytest.mark.parametrize("preset", mostly_slow(["bart", "modern", "pegasus", "t5"], ["modern"]))
 @torch.no_grad()
 def test_traces_of_translators(preset):
     model = translator(preset)
@@ -212,7 +213,7 @@ def test_traces_of_translators(preset):
         close(layer["crossAttention"], attention[0], 1e-5)
 
 
-@pytest.mark.parametrize("preset", ["bart", "modern", "pegasus", "t5"])
+@pytest.mark.parametrize("preset", mostly_slow(["bart", "modern", "pegasus", "t5"], ["modern"]))
 @torch.no_grad()
 def test_edits_of_translators(preset, monkeypatch):
     model = translator(preset)

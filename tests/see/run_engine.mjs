@@ -12,7 +12,7 @@ import { pathToFileURL } from "node:url";
 
 const load = (file) => import(pathToFileURL(`${process.argv[2]}/${file}`));
 const { loadModel } = await load("model.js");
-const { lensLogits, logitLens } = await load("lens.js");
+const { lensLogits } = await load("lens.js");
 const { distribution, randomGenerator, sample } = await load("sampling.js");
 
 /** Tokens computed in pieces with a cache, which may be truncated to a length before a piece: the logits of each piece,
@@ -28,11 +28,10 @@ function inPieces(model, { ids, pieces, options = {} }) {
   return { logits, counts: cache.layers.map((layer) => layer.count) };
 }
 
-/** The logit lens of the embeddings and of each block, whole and as the page shows it. */
+/** The logit lens of the embeddings and of each block. */
 function lens(model, { ids, options }) {
   const trace = model.forward(ids, { ...options, record: true });
-  const states = [trace.embeddings, ...trace.layers.map((layer) => layer.output)];
-  return { logits: states.map((hidden) => lensLogits(model, hidden)), shown: logitLens(model, trace, { top: 3 }) };
+  return [trace.embeddings, ...trace.layers.map((layer) => layer.output)].map((hidden) => lensLogits(model, hidden));
 }
 
 /** Milliseconds per token of greedy decoding, the best of several runs. */

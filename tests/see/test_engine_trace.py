@@ -77,16 +77,9 @@ def test_traces_of_decoders(name):
         for norm in layer["norms"].values():
             assert norm["input"].shape == norm["output"].shape == layer["input"].shape
     cap = model.config.final_logit_softcapping
-    for lens, shown, hidden in zip(lenses["logits"], lenses["shown"], states, strict=True):
+    for lens, hidden in zip(lenses, states, strict=True):
         expected = model.lm_head(model.model.norm(hidden))
-        expected = expected if cap is None else cap * torch.tanh(expected / cap)
-        close(lens, expected)
-        probabilities = expected.softmax(-1)
-        values, indices = probabilities.topk(3)
-        assert [row["ids"] for row in shown] == indices.tolist()
-        close(torch.tensor([row["probabilities"] for row in shown]), values)
-        entropy = -(probabilities * probabilities.log()).sum(-1)
-        close(torch.tensor([row["entropy"] for row in shown]), entropy)
+        close(lens, expected if cap is None else cap * torch.tanh(expected / cap))
 
 
 @pytest.mark.parametrize("name", mostly_slow(DECODERS, ("gemma2", "gptj")))

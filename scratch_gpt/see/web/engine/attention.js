@@ -39,7 +39,8 @@ export class ScratchAttention {
     // With the token itself if causal, else on each side of it
     this.window = isSliding ? config.sliding_window : null;
     for (const name of ["q_proj", "k_proj", "v_proj", "o_proj"]) this[name] = weights.linear(name);
-    const norm = (name, heads) => buildNorm(config, weights, name, (config.qk_norm_per_head ? 1 : heads) * this.headDim);
+    const size = (heads) => (config.qk_norm_per_head ? 1 : heads) * this.headDim;
+    const norm = (name, heads) => buildNorm(config, weights, name, size(heads));
     this.q_norm = config.qk_norm ? norm("q_norm", this.heads) : null;
     this.k_norm = config.qk_norm ? norm("k_norm", this.groups) : null;
   }

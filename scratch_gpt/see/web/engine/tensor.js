@@ -181,8 +181,8 @@ export function linear(x, weight, bias, inputs, outputs) {
   return y;
 }
 
-/** One row of x times four rows of the weight at a time, four numbers of each: values that are loaded once are
- * used several times, and the processor adds to four sums at once. */
+/** One row of x times four rows of the weight at a time, four numbers of each: values that are loaded once
+ * are used several times, and the processor adds to four sums at once. */
 function multiplyRow(x, t, weight, inputs, outputs, y) {
   const start = t * inputs;
   const even = inputs - (inputs % 4);

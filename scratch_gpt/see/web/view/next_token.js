@@ -32,7 +32,7 @@ function build(root, context) {
   const heading = element("h3");
   const note = element("p", { class: "summary", role: "status" });
   const rows = element("ol", { class: "candidates" });
-  const more = element("button", { type: "button", onclick: () => showMore() });
+  const more = element("button", { type: "button", class: "more", onclick: () => showMore() });
   const candidates = element("div", {}, heading, note, rows, more);
   let count = FIRST_ROWS;
   root.append(

@@ -218,12 +218,12 @@ def test_narrow_screens_do_not_scroll_sideways(browser, write):
             tab.click()
             settle(page)
             assert page.call("document.documentElement.scrollWidth <= innerWidth"), tab.inner_text()
-        page.page.keyboard.press("1")
-        page.page.keyboard.press(str(page.page.get_by_role("tab").count()))
-        settle(page)
-        box = page.page.get_by_role("tab", selected=True).bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 360
+        for key in (1, page.page.get_by_role("tab").count(), 1):
+            page.page.keyboard.press(str(key))
+            settle(page)
+            box = page.page.get_by_role("tab", selected=True).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 360
 
 
 @pytest.mark.parametrize(

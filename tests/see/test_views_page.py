@@ -85,6 +85,15 @@ def test_an_attention_weight_is_explained(open_view):
     assert page.page.evaluate("document.activeElement.textContent") == button.inner_text()
 
 
+@pytest.mark.parametrize("kind", ["causal", "bigram", "seq2seq"])
+def test_a_probability_is_explained(kind, open_view):
+    page = open_view(kind, "next")
+    probability = share(page.page.locator(".candidate .value").first.inner_text())
+    page.page.click("#next-explain")
+    formula = page.page.inner_text(".explain .formula").splitlines()
+    assert share(formula[1].rsplit("= ", 1)[1]) == pytest.approx(probability, rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_the_last_row_of_the_lens_is_the_answer_of_the_model(kind, open_view):
     page = open_view(kind, "lens")

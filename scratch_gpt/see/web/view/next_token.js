@@ -40,6 +40,11 @@ function build(root, context) {
     writer.node,
     element("div", { class: "columns" }, candidates, samplingControls(store)),
   );
+  let first = null; // the most probable token, and the position before it
+  const explain = () => store.set({ explain: { kind: "probability", ...first } });
+  const attributes = { type: "button", class: "number", id: "next-explain", onclick: explain };
+  const why = element("button", attributes, "How is the first probability computed?");
+  candidates.append(why);
   let last = store.get();
   const showMore = () => {
     count = count === FIRST_ROWS ? MORE_ROWS : FIRST_ROWS;
@@ -56,7 +61,7 @@ function build(root, context) {
     heading.textContent = position < ids.length ? `Instead of token ${position}` : "The next token";
     const reason = whyNone(session, position);
     note.textContent = reason;
-    more.hidden = reason !== "";
+    more.hidden = why.hidden = reason !== "";
     if (reason) return replaceChildren(rows);
     const logits = session.logits(position);
     const own = session.probabilities(logits, UNCHANGED);
@@ -65,6 +70,7 @@ function build(root, context) {
       `${(2 ** entropy(own)).toFixed(1)} equally likely tokens.`;
     more.textContent = count === FIRST_ROWS ? "Show more" : "Show fewer";
     const shown = largest(own, count);
+    first = { position: position - 1, id: shown[0] };
     const row = (id) => candidate(context, writer, { id, position, ids, own, changed });
     replaceChildren(rows, ...shown.map(row));
   }

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..atomic_files import replacing
 from ..errors import ScratchError
-from .payload import ModelPayload, model_payload
+from .payload import ModelPayload, WeightType, model_payload
 from .sources import excerpts
 
 WEB = Path(__file__).parent / "web"
@@ -38,7 +38,7 @@ MASKS = ("<mask>", "[MASK]")
 
 
 def build_page(
-    names: Sequence[str], dtype: str = "float16", text: str | None = None, trust_remote_code: bool = False
+    names: Sequence[str], dtype: WeightType = "float16", text: str | None = None, trust_remote_code: bool = False
 ) -> str:
     """Return the page of one model, or of two that are compared.
 

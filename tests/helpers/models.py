@@ -109,8 +109,8 @@ STYLES = [
 
 
 def small_paged_cache() -> dict[str, Any]:
-    """Arguments of `generate_batch`, since transformers 5.9, for a cache of a few blocks: by default it takes most of the
-    memory, and half a minute."""
+    """Arguments of `generate_batch`, since transformers 5.9, for a cache of a few blocks: by default it takes most of
+    the memory, and half a minute."""
     from transformers import ContinuousBatchingConfig
 
     return {"continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64)}

@@ -68,8 +68,8 @@ def check_size(num_parameters: int) -> None:
     """
     if num_parameters > MAX_PARAMETERS:
         raise ScratchError(
-            f"the model has {num_parameters:,} parameters, and a page has at most {MAX_PARAMETERS:,}: serve it with "
-            "--serve"
+            f"the model has {num_parameters:,} parameters, and a page has at most {MAX_PARAMETERS:,}: choose a smaller "
+            "model"
         )
 
 

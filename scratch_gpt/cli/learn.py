@@ -33,7 +33,7 @@ def learn(
     from rich.console import Console
 
     from ..errors import ScratchError
-    from ..foundations import LADDER, LESSONS, load_lesson, source_file
+    from ..foundations import LADDER, LESSONS, VIEWS, load_lesson, source_file
     from ..foundations.lesson import Presenter
 
     console = Console()
@@ -55,3 +55,5 @@ def learn(
     else:
         load_lesson(lesson)(Presenter(console, save))
     console.print(f"source: {source_file(lesson)}", soft_wrap=True, highlight=False, markup=False)
+    if view := VIEWS.get(lesson):
+        console.print(f"in your own model: scratch-gpt see MODEL, tab {view}", highlight=False, markup=False)

@@ -31,6 +31,8 @@ LESSONS = {
     "ladder": "an ablation ladder: the gain of each idea under one budget (minutes)",
 }
 LADDER = "ladder"
+# The tab of the page of `scratch-gpt see` that shows in a trained model what a lesson derives.
+VIEWS = {"depth": "Architecture", "text": "Next token", "subwords": "Tokens", "attention": "Attention"}
 
 
 def load_lesson(name: str) -> Callable[[Presenter], dict[str, float]]:

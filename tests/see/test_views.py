@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +18,15 @@ from scratch_gpt import (
     ScratchEncoderForSequenceClassification,
     ScratchGPTConfig,
     ScratchSeq2SeqConfig,
+    see,
 )
+from scratch_gpt.foundations import VIEWS
 from scratch_gpt.models.normalization import LayerNorm, RMSNorm
 from scratch_gpt.see.payload import payload_of
 from scratch_gpt.see.sources import excerpts
 
 pytestmark = needs_node
+VIEW_FOLDER = Path(see.__file__).parent / "web" / "view"
 KINDS = ("causal", "bigram", "seq2seq", "masked", "classifier", "encoder")
 
 
@@ -353,3 +357,12 @@ def test_long_lines_are_wrapped_and_lenses_are_affordable(call_views):
     assert call_views(("flow_layout", "wrapped", "rotary, 25% of each head")) == [["rotary, 25% of", "each head"]]
     widths = call_views(*[("lens_table", "lensWidth", 100, rows, 512, 10_000) for rows in (2, 7, 1000)])
     assert widths == [100, 41, 4]
+
+
+def test_lessons_and_views_name_each_other():
+    found = {}
+    for path in VIEW_FOLDER.glob("*.js"):
+        text = path.read_text()
+        if lesson := re.search(r'^  lesson: "(\w+)",$', text, re.M):
+            found[lesson[1]] = re.search(r'^  title: "([\w ]+)",$', text, re.M)[1]
+    assert found == VIEWS

@@ -29,6 +29,7 @@ export const view = {
   intro:
     "Each head computes, for every token, how much it takes from each token that it can see. " +
     "Select a head, and a token whose weights you want to see.",
+  lesson: "attention",
   kinds: ["causal", "seq2seq", "masked", "classifier", "encoder"],
   build: drawnAnew(renderAttention, ["attention-arcs"]),
 };

@@ -38,19 +38,6 @@ export function replaceChildren(node, ...children) {
   node.replaceChildren(...present(children));
 }
 
-/**
- * A link that opens in a new tab; only of the schemes https and http, since an address may come from a
- * checkpoint.
- *
- * @param {string} address
- * @param {...(Node | string)} children
- * @returns {HTMLElement} a span if the address has another scheme
- */
-export function externalLink(address, ...children) {
-  if (!/^https?:\/\//.test(address)) return element("span", {}, ...children);
-  return element("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, ...children);
-}
-
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;

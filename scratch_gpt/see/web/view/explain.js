@@ -7,7 +7,7 @@
  */
 
 import { largest } from "#see/view/charts.js";
-import { element, externalLink, replaceChildren } from "#see/view/dom.js";
+import { element, replaceChildren } from "#see/view/dom.js";
 import {
   explainAttention,
   explainEntropy,
@@ -101,7 +101,8 @@ function renderExplanation({ payload }, { meaning, formula, values, concept }) {
       ? element("pre", { class: "formula", tabindex: "0", "aria-label": "Formula" }, formula.join("\n"))
       : null,
     pairs.length > 0 ? element("dl", { class: "details" }, ...pairs) : null,
-    excerpt?.paper ? element("p", {}, "Paper: ", externalLink(excerpt.paper.url, excerpt.paper.title)) : null,
+    // Not a link: the page makes no request, whatever is clicked.
+    excerpt?.paper ? element("p", {}, `Paper: ${excerpt.paper.title}, `, element("code", {}, excerpt.paper.url)) : null,
     ...(excerpt ? renderExcerpt(excerpt) : []),
   ];
 }

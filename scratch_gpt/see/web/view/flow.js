@@ -29,6 +29,7 @@ export const view = {
     "This is how the model is built. The thick line is the residual stream: a list of numbers for " +
     "each token, which every part reads and adds to. Its width and the numbers on its left are the " +
     "length of that list, as a vector.",
+  lesson: "depth",
   build: drawnAnew(renderFlow),
 };
 

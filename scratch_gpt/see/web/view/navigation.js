@@ -69,12 +69,13 @@ function createTab({ id, title }, store) {
   return element("button", { ...attributes, onclick: () => store.set({ view: id }) }, title);
 }
 
-function createPanel({ id, title, intro }) {
+function createPanel({ id, title, intro, lesson }) {
+  const origin = lesson ? [" From the beginning: ", element("code", {}, `scratch-gpt learn ${lesson}`)] : [];
   return element(
     "section",
     { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, class: "panel", hidden: true },
     element("h2", {}, title),
-    element("p", { class: "intro" }, intro),
+    element("p", { class: "intro" }, intro, ...origin),
     element("div", { class: "view" }),
   );
 }

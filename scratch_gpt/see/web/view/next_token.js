@@ -18,6 +18,7 @@ export const view = {
   intro:
     "After each token, the model gives a probability to every token of the vocabulary. Writing is choosing " +
     "one, again and again.",
+  lesson: "text",
   kinds: ["causal", "bigram", "seq2seq"],
   build,
 };

@@ -66,6 +66,7 @@
  * @property {string} id
  * @property {string} title
  * @property {string} intro
+ * @property {string} [lesson] - the lesson of `scratch-gpt learn` that derives what the view shows
  * @property {string[]} [kinds]
  * @property {(context: Context) => boolean} [isShown] - whether a page has this view
  * @property {(root: HTMLElement, context: Context) => (state: State) => void} build

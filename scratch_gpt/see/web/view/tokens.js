@@ -10,6 +10,7 @@ export const view = {
   intro:
     "A model reads no letters. A tokenizer cuts the text into pieces of its vocabulary, and the model gets " +
     "their numbers.",
+  lesson: "subwords",
   build,
 };
 

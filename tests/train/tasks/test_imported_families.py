@@ -34,6 +34,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "lora": ("sft", "--lora_rank", "4", "--save_dtype", "float32", "--context_length", str(LENGTH)),
 }
 CASES = [(family, list(RUNS)[number % len(RUNS)]) for number, family in enumerate(VARIANTS)]
+# LoRA refuses heads with a bias, see test_adapters.py
+CASES = [(family, "dpo" if family in ("GPTJ", "Phi") else other) for family, other in CASES]
 
 
 # The import multiplies weights of these by constants, which changes the effect of a step of SGD.
@@ -120,7 +122,7 @@ def test_a_pretrained_model_is_tuned_and_exported(family, other, data, tmp_path)
     conversations; a step of transformers' Trainer has the same effect on both classes."""
     native = pretrained(family, tmp_path / "start")
     run = train("sft", tmp_path / "start", data, tmp_path / "sft")
-    run_here("scratch-gpt", "export", str(run), str(tmp_path / "exported"))
+    run_here("scratch-gpt", "export", str(run), str(tmp_path / "exported"), "--quantization", "float32")
     ours = load_model(str(run)).float()
     exported, tokenizer = (
         AutoModelForCausalLM.from_pretrained(tmp_path / "exported"),
@@ -140,7 +142,6 @@ def test_a_pretrained_model_is_tuned_and_exported(family, other, data, tmp_path)
         base = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32)
         if len(tokenizer) > base.config.vocab_size:
             base.resize_token_embeddings(len(tokenizer))
-        # Merged, since PEFT's layer of new tokens leaves out the bias of a head; new biases are not part of an adapter.
         adapted = PeftModel.from_pretrained(base, second / "adapter").merge_and_unload()
         found, expected = (logits(model, ids)[:, :vocabulary] for model in (adapted, load_model(str(second))))
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)

@@ -25,6 +25,7 @@ MODELS = Path(__file__).parents[1] / "models"
 WEIGHTS = "model.safetensors"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 DOCUMENTS = ("README.md", "loss.png")
+PAGE = "see.html"  # a push makes it itself, since one in the directory may be of other weights
 PLACEHOLDER = '"PATH_OR_ID"'  # in the code examples of a card
 SETTINGS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -36,7 +37,7 @@ SECOND_TOKENIZER = f"{TARGET_TOKENIZER}/tokenizer*.json"
 def files_to_upload(folder: Path) -> list[Path]:
     """List the files of a model directory that a push uploads, by name.
 
-    These are weights as safetensors, configs, tokenizers, code and card; not checkpoints, logs or anything else.
+    These are weights as safetensors, configs, tokenizers, code, card and page; not checkpoints, logs or anything else.
 
     Raises:
         ScratchError: the folder is not a model directory, or fails `check_files`, such as by links out of it.
@@ -45,7 +46,7 @@ def files_to_upload(folder: Path) -> list[Path]:
         if not (folder / "config.json").is_file():
             raise ScratchError("want config.json and model.safetensors in it")
         check_files(folder)
-        found = {folder / name for name in (*DOCUMENTS, *SETTINGS) if (folder / name).is_file()}
+        found = {folder / name for name in (*DOCUMENTS, PAGE, *SETTINGS) if (folder / name).is_file()}
         found |= {path for name in ("*.py", SECOND_TOKENIZER) for path in folder.glob(name) if path.is_file()}
         return sorted(found | {folder / name for name in _weights(folder)})
     except (ScratchError, OSError) as error:
@@ -73,7 +74,7 @@ def is_replaced(name: str) -> bool:
     This holds for all files that a push uploads, except card and plot, which do not affect how a later model runs.
     """
     return (
-        name in (WEIGHTS, INDEX, *SETTINGS)
+        name in (WEIGHTS, INDEX, PAGE, *SETTINGS)
         or SHARD.fullmatch(name) is not None
         or ("/" not in name and name.endswith(".py") and (MODELS / name).is_file())
         or (name.count("/") == 1 and fnmatchcase(name, SECOND_TOKENIZER))
@@ -82,7 +83,7 @@ def is_replaced(name: str) -> bool:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder of the same name with exactly the files that a push of `folder` uploads.
+    """Yield a temporary folder of the same name with exactly the files that a push of `folder` uploads, without a page.
 
     Weights are hard links if the file system supports them; other files are copied. Errors raised in the block refer to
     `folder`.
@@ -90,7 +91,7 @@ def staged(folder: Path) -> Iterator[Path]:
     Raises:
         ScratchError: as `files_to_upload`.
     """
-    files = files_to_upload(folder)
+    files = [path for path in files_to_upload(folder) if path != folder / PAGE]
     source = folder.resolve()
     parent = source.parent if os.access(source.parent, os.W_OK) else None  # on the same file system
     with tempfile.TemporaryDirectory(prefix=".push-", dir=parent) as temporary:

@@ -26,6 +26,7 @@ from ..terminal import printable
 from .staging import files_to_upload, is_replaced
 
 MAIN_REVISION = "main"
+NOTHING_UPLOADED = "nothing was uploaded: push again later"  # of errors before the first upload
 MAX_ATTEMPTS = 3  # of a whole push; huggingface_hub also retries some single requests
 TRANSIENT_STATUSES = {408, 412, 429, 500, 502, 503, 504}  # 412: somebody else has just committed to the branch
 MAX_RETRY_DELAY = 300  # seconds; the Hub counts requests over windows of five minutes
@@ -75,7 +76,7 @@ def plan_push(folder: Path, name: str, *, revision: str = MAIN_REVISION, timeout
 
     def plan() -> Changes:
         api = HfApi()
-        full_name = name if "/" in name else f"{api.whoami()['name']}/{name}"
+        full_name = _with_user(api, name)
         try:
             return _plan_changes(api, full_name, revision, files)
         except RevisionNotFoundError:  # the new branch will start at the first commit
@@ -84,8 +85,24 @@ def plan_push(folder: Path, name: str, *, revision: str = MAIN_REVISION, timeout
             return Changes(None, ())
 
     check_repository_name(name)
-    _configure_client(timeout)
-    return _call_with_retries(plan, name, "nothing was uploaded: push again later")
+    configure_client(timeout)
+    return call_with_retries(plan, name, NOTHING_UPLOADED)
+
+
+def full_repository_name(name: str, timeout: float = 120.0) -> str:
+    """The name 'user/model' of a repository; for 'model', the user is the one whose token is set.
+
+    Args:
+        name: repository name.
+        timeout: network timeout in seconds, as in `push_directory`.
+
+    Raises:
+        HubError: the Hub was unreachable or busy in every attempt.
+        ScratchError: the Hub refuses the request, or `name` is not a valid repository name.
+    """
+    check_repository_name(name)
+    configure_client(timeout)
+    return call_with_retries(lambda: _with_user(HfApi(), name), name, NOTHING_UPLOADED)
 
 
 def push_directory(
@@ -126,11 +143,11 @@ def push_directory(
         return _push_once(folder, name, private, revision, message, confirmed)
 
     check_repository_name(name)
-    _configure_client(timeout)
+    configure_client(timeout)
     state = (
         f"{folder} is unchanged, and revision {revision!r} of {name} has all of the push or nothing: push again later"
     )
-    return redact(_call_with_retries(push, name, state))
+    return redact(call_with_retries(push, name, state))
 
 
 def _push_once(folder: Path, name: str, private: bool, revision: str, message: str, confirmed: Changes | None) -> str:
@@ -153,6 +170,10 @@ def _push_once(folder: Path, name: str, private: bool, revision: str, message: s
     return api.create_commit(
         full_name, operations, commit_message=message, revision=revision, parent_commit=changes.parent
     ).commit_url
+
+
+def _with_user(api: HfApi, name: str) -> str:
+    return name if "/" in name else f"{api.whoami()['name']}/{name}"
 
 
 def _paths_to_upload(folder: Path) -> list[str]:
@@ -182,7 +203,7 @@ def _matches_confirmed(
     return [commits[0].title, commits[-1].commit_id] == [message, confirmed.parent]
 
 
-def _configure_client(timeout: float) -> None:
+def configure_client(timeout: float) -> None:
     """Set the timeout of huggingface_hub's client and make it refuse to redirect uploads to other hosts."""
     client = get_session()
     hooks = client.event_hooks
@@ -231,7 +252,7 @@ def _has_valid_delay(header: str) -> bool:
     return header.isascii() and all(len(number) < 9 and int(number) <= MAX_RETRY_DELAY for number in numbers[-1:])
 
 
-def _call_with_retries(call: Callable[[], Result], name: str, state: str) -> Result:
+def call_with_retries(call: Callable[[], Result], name: str, state: str) -> Result:
     """Call the Hub, with retries while it is unreachable or busy. `state` describes in errors what was pushed.
 
     Raises:

@@ -38,7 +38,11 @@ MASKS = ("<mask>", "[MASK]")
 
 
 def build_page(
-    names: Sequence[str], dtype: WeightType = "float16", text: str | None = None, trust_remote_code: bool = False
+    names: Sequence[str],
+    dtype: WeightType = "float16",
+    text: str | None = None,
+    trust_remote_code: bool = False,
+    title: str | None = None,
 ) -> str:
     """Return the page of one model, or of two that are compared.
 
@@ -47,11 +51,14 @@ def build_page(
         dtype: data type of the weights in the page, "float16" or "float32".
         text: what the page starts with; None: an example.
         trust_remote_code: whether to run code from the checkpoints.
+        title: name of the first model in the page; None: that of `names`.
 
     Raises:
         ScratchError: a model can't be opened or shown, or the two can't be compared.
     """
     models = [model_payload(name, dtype, trust_remote_code) for name in names]
+    if title is not None:
+        models[0].content["name"] = title
     for name, model in zip(names[1:], models[1:], strict=True):
         check_comparable(names[0], models[0], name, model)
     return page_html(models, example(models[0].content) if text is None else text)

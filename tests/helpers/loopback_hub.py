@@ -22,35 +22,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlparse
 
+from helpers.hub_repository import SDKS, Repository, is_space_metadata, metadata
+
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
 USER = "tester"
 LATE_RESPONSE_DELAY = 10.0  # seconds
-
-
-@dataclass
-class Repository:
-    """A model repository: its files at every revision and commit."""
-
-    revisions: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
-    commits: dict[str, str] = field(default_factory=dict)  # revision -> commit id
-    snapshots: dict[str, dict[str, bytes]] = field(default_factory=dict)  # commit id -> files
-    titles: list[str] = field(default_factory=list)
-    private: bool = False
-
-    def commit(self, revision: str, files: dict[str, bytes], title: str) -> str:
-        digest = hashlib.sha1(f"{len(self.snapshots)}{title}".encode())
-        for path, content in sorted(files.items()):
-            digest.update(path.encode() + content)
-        self.revisions[revision], self.commits[revision] = files, digest.hexdigest()
-        self.snapshots[digest.hexdigest()] = files
-        self.titles.append(title)
-        return digest.hexdigest()
-
-    def files(self, revision: str) -> dict[str, bytes] | None:
-        return self.snapshots.get(revision, self.revisions.get(revision))
-
-    def commit_id(self, revision: str) -> str:
-        return revision if revision in self.snapshots else self.commits[revision]
+# In addresses; a Space is kept as repository "spaces/user/name".
+REPO = "(?:models/)?(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
 
 
 @dataclass
@@ -147,17 +125,17 @@ class Handler(BaseHTTPRequestHandler):
         ("GET", r"/api/whoami-v2", "whoami"),
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>.+)", "preupload"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>.+)", "commit"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/branch/(?P<revision>.+)", "branch"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<revision>.+)", "paths_info"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/commits/(?P<revision>.+)", "commits"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?", "tree"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?", "info"),
-        ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("POST", rf"/api/{REPO}/preupload/(?P<revision>.+)", "preupload"),
+        ("POST", rf"/api/{REPO}/commit/(?P<revision>.+)", "commit"),
+        ("POST", rf"/api/{REPO}/branch/(?P<revision>.+)", "branch"),
+        ("POST", rf"/api/{REPO}/paths-info/(?P<revision>.+)", "paths_info"),
+        ("GET", rf"/api/{REPO}/refs", "refs"),
+        ("GET", rf"/api/{REPO}/commits/(?P<revision>.+)", "commits"),
+        ("GET", rf"/api/{REPO}/tree/(?P<revision>[^/]+)(/(?P<folder>.*))?", "tree"),
+        ("GET", rf"/api/{REPO}(/revision/(?P<revision>.+))?", "info"),
+        ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/(?P<oid>\w+)", "lfs_put"),
-        ("GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+        ("GET", rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
     )
 
     def route(self) -> None:
@@ -213,17 +191,29 @@ class Handler(BaseHTTPRequestHandler):
     def on_create(self) -> None:
         request = json.loads(self.read_body())
         name = f"{request.get('organization') or USER}/{request['name']}"
-        if name in self.server.repositories:
-            self.reply({"error": "You already created this model repo", "url": f"{self.server.endpoint}/{name}"}, 409)
+        is_space = request.get("type") == "space"
+        if is_space and request.get("sdk") not in SDKS:
+            self.reply({"error": "Invalid sdk of a Space"}, 400)
             return
-        repository = Repository(private=bool(request.get("private")))
-        repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
-        self.server.repositories[name] = repository
-        self.reply({"url": f"{self.server.endpoint}/{name}", "name": name, "id": name})
+        path = f"spaces/{name}" if is_space else name
+        if path in self.server.repositories:
+            self.reply({"error": "You already created this repo", "url": f"{self.server.endpoint}/{path}"}, 409)
+            return
+        # Older releases of huggingface_hub send `private`.
+        private = bool(request.get("private")) or request.get("visibility") == "private"
+        repository = Repository(private=private, sdk=request.get("sdk") if is_space else None)
+        files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        if is_space:  # the Hub writes a card of a new Space
+            files["README.md"] = f"---\ntitle: {request['name']}\nsdk: {request['sdk']}\n---\n".encode()
+        repository.commit("main", files, "initial commit")
+        self.server.repositories[path] = repository
+        self.reply({"url": f"{self.server.endpoint}/{path}", "name": name, "id": name})
 
     def on_validate(self) -> None:
-        self.read_body()
-        self.reply({"errors": [], "warnings": []})
+        request = json.loads(self.read_body())
+        wrong = request.get("repoType") == "space" and not is_space_metadata(metadata(request["content"]))
+        errors = [{"message": "invalid metadata of a Space"}] if wrong else []
+        self.reply({"errors": errors, "warnings": []}, 400 if wrong else 200)
 
     def on_preupload(self, repo: str, revision: str) -> None:
         files = json.loads(self.read_body())["files"]
@@ -336,19 +326,20 @@ class Handler(BaseHTTPRequestHandler):
         files = self.files_or_404(repo, revision)
         if files is not None:
             repository = self.server.repositories[repo]
-            self.reply(
-                {
-                    "id": repo,
-                    "modelId": repo,
-                    "author": repo.split("/")[0],
-                    "sha": repository.commit_id(revision or "main"),
-                    "private": repository.private,
-                    "tags": ["transformers", "text-generation"],
-                    "pipeline_tag": "text-generation",
-                    "library_name": "transformers",
-                    "siblings": [{"rfilename": path} for path in sorted(files)],
-                }
-            )
+            info = {
+                "id": repo.removeprefix("spaces/"),
+                "author": repo.split("/")[-2],
+                "sha": repository.commit_id(revision or "main"),
+                "private": repository.private,
+                "siblings": [{"rfilename": path} for path in sorted(files)],
+            }
+            if repository.sdk:
+                card = metadata(files.get("README.md", b"").decode())
+                info |= {"sdk": card.get("sdk", repository.sdk), "cardData": card, "tags": [repository.sdk]}
+            else:
+                info |= {"modelId": repo, "tags": ["transformers", "text-generation"]}
+                info |= {"pipeline_tag": "text-generation", "library_name": "transformers"}
+            self.reply(info)
 
     def on_resolve(self, repo: str, revision: str, path: str) -> None:
         files = self.files_or_404(repo, revision)

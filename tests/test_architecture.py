@@ -24,9 +24,9 @@ MAY_IMPORT = {
     "evaluation": {"data", "models", "tokenization"},
     "hub": {"models", "tokenization", "data"},
     "rl": {"tokenization", "data", "hub"},
-    "train": {"models", "tokenization", "data", "evaluation", "hub", "rl"},
-    "foundations": {"models", "data", "train"},
     "see": {"models", "tokenization", "hub", "evaluation"},
+    "train": {"models", "tokenization", "data", "evaluation", "hub", "rl", "see"},
+    "foundations": {"models", "data", "train"},
 }
 
 

@@ -1,8 +1,13 @@
 """Tiny models of each kind with their tokenizers, as a page shows them."""
 
+import base64
+import json
+import re
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -86,6 +91,35 @@ def _parts(kind: str) -> tuple[Any, ...]:
 
 KINDS = ("causal", "ngram", "bigram", "gpt_classifier", "seq2seq", "two_vocabularies", "masked", "classifier")
 KINDS += ("fasttext", "encoder")
+
+
+def payload_in(path: Path) -> dict[str, Any]:
+    """What a page contains besides weights, read from its HTML."""
+    return json.loads(_element(path, "application/json", "payload"))
+
+
+def weights_in(path: Path, tensors: dict[str, Any], element: str = "weights-0") -> dict[str, torch.Tensor]:
+    """The float16 weights of an element of a page.
+
+    Args:
+        path: the page.
+        tensors: shape and place of each, from the payload.
+        element: id of the element.
+    """
+    content = base64.b64decode(_element(path, "text/plain", element))
+    found = {}
+    for name, tensor in tensors.items():
+        count = int(np.prod(tensor["shape"]))
+        values = np.frombuffer(content, "<f2", count, tensor["offset"]).reshape(tensor["shape"])
+        found[name] = torch.from_numpy(values.copy())
+    return found
+
+
+def _element(path: Path, kind: str, name: str) -> str:
+    """The text of a script element of a page."""
+    found = re.search(rf'<script type="{kind}" id="{name}">(.*?)</script>', path.read_text(encoding="utf-8"), re.S)
+    assert found is not None, name
+    return found[1]
 
 
 def rounded_to_float16(model: PreTrainedModel) -> PreTrainedModel:

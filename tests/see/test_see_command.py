@@ -1,7 +1,6 @@
 """`scratch-gpt see`: what it writes, its size, and its errors in one line."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import sys
 import pytest
 import torch
 from helpers.models import randomise, tiny_model
-from helpers.pages import shown, tokenizer_of
+from helpers.pages import payload_in, shown, tokenizer_of
 from helpers.processes import PROJECT, refusals, run_here, run_python
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, export_native
@@ -24,14 +23,6 @@ def save(found, folder):
     found.model.save_pretrained(folder)
     save_tokenizers(found.tokenizers.source, found.tokenizers.target, folder)
     return folder
-
-
-def payload_in(path) -> dict:
-    """What a page contains, read from its HTML."""
-    text = path.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="payload">(.*?)</script>', text, re.S)
-    assert found is not None
-    return json.loads(found[1])
 
 
 @pytest.fixture(scope="module")

@@ -291,6 +291,13 @@ class TrainingArguments:
         resumable=True,
         private=True,
     )
+    page: bool = argument(
+        False,
+        "Write see.html into output_dir at the end: a page that runs the published model in the browser, as "
+        "'scratch-gpt see' does.",
+        resumable=True,
+        private=True,
+    )
 
     @property
     def precision_used(self) -> Literal["auto", "fp32", "bf16"]:

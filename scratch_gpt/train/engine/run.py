@@ -26,6 +26,7 @@ from ..arguments.training import check_arguments, check_init_from, names_with
 from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
 from .launcher_settings import describe_launcher_settings
+from .page import write_run_page
 from .recipe import Job, Recipe
 from .run_directory import RECORD, read_metrics, read_run, write_run
 from .startup import check_optimizer, check_output_dir, make_output_dir, start_processes
@@ -61,6 +62,8 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, recipe, arguments, resume_from)
     if job.accelerator.is_main_process:
+        if job.args.page:
+            SafeConsole().print(write_run_page(folder), soft_wrap=True)
         try:
             job.report(folder)
         except (ValueError, TypeError, LookupError, RuntimeError) as error:

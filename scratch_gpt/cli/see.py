@@ -29,6 +29,14 @@ def see(
             "whose differences the page shows."
         ),
     ] = None,
+    film: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Directory of the run that trained MODEL with --film; the page then shows the same text at steps of "
+            "the training.",
+        ),
+    ] = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Write a page that runs a model in the browser and shows how it computes.
@@ -45,6 +53,7 @@ def see(
     scratch-gpt see runs/gpt
     scratch-gpt see runs/translator --output translator.html
     scratch-gpt see runs/sft --against runs/gpt
+    scratch-gpt see runs/gpt --film runs/gpt
     ```
     """
     from transformers.utils import logging
@@ -59,6 +68,6 @@ def see(
     names = [model] if against is None else [model, against]
     console = SafeConsole()
     with console.status("reading the weights"):
-        page = build_page(names, dtype, text, trust_remote_code)
+        page = build_page(names, dtype, text, trust_remote_code, film=film, report=console.print)
         size = write_page(output, page)
     console.print(f"{output}, {size / 1e6:.1f} MB: open it in a browser")

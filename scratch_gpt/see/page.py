@@ -11,14 +11,16 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..atomic_files import replacing
 from ..errors import ScratchError
+from .film import Film, num_parameters, read_film
 from .payload import ModelPayload, WeightType, model_payload
 from .sources import excerpts
+from .support import MAX_PARAMETERS
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("style.css", "views.css")
@@ -43,6 +45,8 @@ def build_page(
     text: str | None = None,
     trust_remote_code: bool = False,
     title: str | None = None,
+    film: str | None = None,
+    report: Callable[[str], object] = print,
 ) -> str:
     """Return the page of one model, or of two that are compared.
 
@@ -52,16 +56,48 @@ def build_page(
         text: what the page starts with; None: an example.
         trust_remote_code: whether to run code from the checkpoints.
         title: name of the first model in the page; None: that of `names`.
+        film: directory of the run that trained the first model, whose film the page shows; None: no film.
+        report: called with a line about what of the film is left out.
 
     Raises:
-        ScratchError: a model can't be opened or shown, or the two can't be compared.
+        ScratchError: a model can't be opened or shown, the two can't be compared, or there is no film of the model.
     """
     models = [model_payload(name, dtype, trust_remote_code) for name in names]
     if title is not None:
         models[0].content["name"] = title
     for name, model in zip(names[1:], models[1:], strict=True):
         check_comparable(names[0], models[0], name, model)
-    return page_html(models, example(models[0].content) if text is None else text)
+    frames = None if film is None else film_of(film, names[0], models, trust_remote_code, report)
+    return page_html(models, example(models[0].content) if text is None else text, frames)
+
+
+def film_of(
+    run: str, name: str, models: Sequence[ModelPayload], trust_remote_code: bool, report: Callable[[str], object]
+) -> Film:
+    """Read the film of a model.
+
+    Args:
+        run: directory of its run.
+        name: folder or Hub id of the model.
+        models: all models of the page, this one first.
+        trust_remote_code: whether to run code from the checkpoints.
+        report: called with a line if frames are left out.
+
+    Raises:
+        ScratchError: there is no film, or it is of another model.
+    """
+    model, *others = models
+    if Path(run).resolve() != Path(name).resolve():
+        trained = model_payload(run, trust_remote_code=trust_remote_code)
+        for part in ("config", "tokenizers"):
+            if trained.content[part] != model.content[part]:
+                raise ScratchError(f"--film {run} is of a model with another {part.removesuffix('s')} than {name}")
+    film = read_film(Path(run), model, sum(map(num_parameters, others)))
+    shown, recorded = len(film.frames), film.content["recorded"]
+    if shown < recorded:
+        limit = f"{MAX_PARAMETERS:,} parameters in all"
+        report(f"the page has {shown} of the {recorded} recorded steps: it has room for {limit}")
+    return film
 
 
 def check_comparable(name: str, model: ModelPayload, other_name: str, other: ModelPayload) -> None:
@@ -96,12 +132,13 @@ def web_modules(folder: Path = WEB) -> dict[str, str]:
     return {f"#see/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8") for path in paths}
 
 
-def page_html(models: Sequence[ModelPayload], text: str = "") -> str:
+def page_html(models: Sequence[ModelPayload], text: str = "", film: Film | None = None) -> str:
     """Return the page.
 
     Args:
         models: the models; the first is shown, others are compared with it.
         text: what the page starts with.
+        film: the weights of the first model at some steps of its training.
 
     Raises:
         ScratchError: a number of the payload is not finite.
@@ -110,9 +147,11 @@ def page_html(models: Sequence[ModelPayload], text: str = "") -> str:
         "format": 1,
         "models": [model.content for model in models],
         "excerpts": excerpts(),
-        "film": None,
+        "film": None if film is None else film.content,
         "text": text,
     }
+    weights = {f"weights-{index}": model.weights for index, model in enumerate(models)}
+    weights |= {f"film-{index}": frame for index, frame in enumerate(film.frames if film else [])}
     imports = {name: module_url(name, code) for name, code in web_modules().items()}
     import_map = json.dumps({"imports": imports}, ensure_ascii=False)
     style = "".join((WEB / name).read_text(encoding="utf-8") for name in STYLES)
@@ -122,7 +161,7 @@ def page_html(models: Sequence[ModelPayload], text: str = "") -> str:
         "style": style,
         "import_map": import_map,
         "payload": script_json(payload),
-        "weights": "\n".join(weights_element(index, model.weights) for index, model in enumerate(models)),
+        "weights": "\n".join(weights_element(*item) for item in weights.items()),
         "entry": ENTRY,
     }
     template = (WEB / "page.html").read_text(encoding="utf-8")
@@ -176,9 +215,9 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def weights_element(index: int, weights: bytes) -> str:
-    """The element of the weights of a model, in base64."""
-    return f'<script type="text/plain" id="weights-{index}">{base64.b64encode(weights).decode("ascii")}</script>'
+def weights_element(name: str, weights: bytes) -> str:
+    """The element of the weights of a model or of a frame of its film, in base64; `name` is its id."""
+    return f'<script type="text/plain" id="{name}">{base64.b64encode(weights).decode("ascii")}</script>'
 
 
 def module_url(name: str, code: str) -> str:

@@ -6,6 +6,7 @@ weights themselves are one string of bytes, in which each tensor begins at a mul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -187,22 +188,41 @@ def pack_tensors(model: PreTrainedModel, dtype: WeightType) -> tuple[dict[str, A
     Raises:
         ScratchError: float16 can't represent a weight.
     """
-    tensors: dict[str, Any] = {}
+    weights: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
     names: dict[tuple[int, torch.Size], str] = {}
+    for name, weight in model.state_dict().items():
+        first = names.setdefault((weight.data_ptr(), weight.shape), name)
+        if first == name:
+            weights[name] = weight
+        else:
+            tied[name] = first
+    tensors, content = pack(weights, dtype)
+    return tensors, tied, content
+
+
+def pack(weights: Mapping[str, torch.Tensor], dtype: WeightType) -> tuple[dict[str, Any], bytes]:
+    """Weights as bytes, each at a multiple of 4.
+
+    Args:
+        weights: by name, without tied ones.
+        dtype: data type of the bytes.
+
+    Returns:
+        Shape, data type and offset of each tensor by its name, and the bytes.
+
+    Raises:
+        ScratchError: float16 can't represent a weight.
+    """
+    tensors: dict[str, Any] = {}
     parts: list[bytes] = []
     offset = 0
-    for name, weight in model.state_dict().items():
-        key = weight.data_ptr(), weight.shape
-        if key in names:
-            tied[name] = names[key]
-            continue
-        names[key] = name
+    for name, weight in weights.items():
         data = array_of(name, weight, dtype).tobytes()
         tensors[name] = {"shape": list(weight.shape), "dtype": dtype, "offset": offset}
         parts += [data, b"\0" * (-len(data) % 4)]
         offset += len(data) + -len(data) % 4
-    return tensors, tied, b"".join(parts)
+    return tensors, b"".join(parts)
 
 
 def array_of(name: str, weight: torch.Tensor, dtype: WeightType) -> np.ndarray:

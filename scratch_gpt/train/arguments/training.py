@@ -298,6 +298,13 @@ class TrainingArguments:
         resumable=True,
         private=True,
     )
+    film: bool = argument(
+        False,
+        "Keep float16 copies of the weights in output_dir/film, at steps spaced by powers of 1.5, which --page and "
+        "'scratch-gpt see MODEL --film RUN' show.",
+        resumable=True,
+        private=True,
+    )
 
     @property
     def precision_used(self) -> Literal["auto", "fp32", "bf16"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ScratchError
@@ -10,20 +11,28 @@ from ...see.page import build_page, write_page
 PAGE = "see.html"
 
 
-def write_run_page(folder: Path) -> str:
+def write_run_page(folder: Path, film: bool, report: Callable[[str], object]) -> None:
     """Write the page of the published model into the directory of its run.
 
-    A model that a page can't show is no error of the run. The page has the name of the directory, without its path.
+    A model, or a film, that a page can't show is no error of the run. The page has the name of the directory, without
+    its path.
 
     Args:
         folder: directory of the run.
-
-    Returns:
-        One line: the file with its size, or why there is none.
+        film: whether the run has a film, which the page then shows.
+        report: called with a line about the file and its size, and one about what it lacks.
     """
-    path = folder / PAGE
+    path, names, title = folder / PAGE, [str(folder)], folder.resolve().name
     try:
-        size = write_page(path, build_page([str(folder)], title=folder.resolve().name))
+        try:
+            page = build_page(names, title=title, film=str(folder) if film else None, report=report)
+        except ScratchError as error:
+            if not film:
+                raise
+            page = build_page(names, title=title)
+            report(f"{path} has no film: {' '.join(str(error).split())}")
+        size = write_page(path, page)
     except ScratchError as error:
-        return f"no {path}: {' '.join(str(error).split())}"
-    return f"{path}, {size / 1e6:.1f} MB: open it in a browser"
+        report(f"no {path}: {' '.join(str(error).split())}")
+    else:
+        report(f"{path}, {size / 1e6:.1f} MB: open it in a browser")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     folder = run(job, recipe, arguments, resume_from)
     if job.accelerator.is_main_process:
         if job.args.page:
-            SafeConsole().print(write_run_page(folder), soft_wrap=True)
+            write_run_page(folder, job.args.film, partial(SafeConsole().print, soft_wrap=True))
         try:
             job.report(folder)
         except (ValueError, TypeError, LookupError, RuntimeError) as error:

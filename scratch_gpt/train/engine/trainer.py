@@ -43,6 +43,7 @@ from ..checkpoints.checkpoint import (
 from ..optim.ema import MovingAverage
 from ..optim.schedules import learning_rate_factor
 from ..performance.compile_blocks import compile_blocks
+from .film import Film, is_film_step
 from .plots import plot_run
 from .reporting import Reporter
 from .run_directory import read_metrics
@@ -112,6 +113,8 @@ class Trainer:
         self.state = TrainingState()
         if resume_from is not None:
             self._resume(resume_from)
+        filmed = args.film and accelerator.is_main_process
+        self.film = Film(folder, directory, self.writer, self.state.step, filmed)
         batches_left = 0 if args.max_steps else task.batches_left(self.state.data, args.epochs)
         steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps or self.state.step + steps_left
@@ -168,8 +171,10 @@ class Trainer:
         args, state = self.args, self.state
         save_every = args.eval_every if args.save_every is None else args.save_every
         batches, averages = self.task.batches(state.data), _LogAverages()
+        self._keep_frame()
         while not self._is_finished():
             row: dict[str, Any] = averages.add(*self._step(batches))
+            self._keep_frame()
             last = state.step == self.total_steps
             logs = state.step % args.log_every == 0
             evaluates = last or (args.eval_every > 0 and state.step % args.eval_every == 0)
@@ -185,6 +190,13 @@ class Trainer:
                 self._update_best(row)
             if self._is_finished() or (save_every and state.step % save_every == 0):
                 self._save()
+        self._keep_frame(last=state.step == self.total_steps or state.stopped_early)
+
+    def _keep_frame(self, last: bool = False) -> None:
+        """Write the weights that would be published into the film of the run, if it has this step."""
+        if self.args.film and (last or is_film_step(self.state.step)):
+            with self.averaged():
+                self.film.write(self.state.step, self.accelerator.get_state_dict(self.model))
 
     def _is_finished(self) -> bool:
         return self.state.step >= self.total_steps or self.state.stopped_early or self.stopping

@@ -36,12 +36,29 @@ const NETWORKS = {
  * @throws {Error} if the page has no code for this kind of model
  */
 export function loadModel(payload, bytes) {
-  const Network = NETWORKS[payload.config.model_type]?.[payload.kind];
-  if (Network === undefined) throw new Error(`unknown model: ${payload.config.model_type}, ${payload.kind}`);
-  const network = new Network(payload.config, Weights.fromBytes(payload, bytes), payload.rotary);
+  const network = loadNetwork(payload, bytes);
   const { source = null, target = null } = payload.tokenizers ?? {};
   const tokenizer = source === null ? null : new Tokenizer(source);
   return new Model(payload, network, tokenizer, target === null ? tokenizer : new Tokenizer(target));
+}
+
+/** The model itself; arguments as of `loadModel`. */
+function loadNetwork(payload, bytes) {
+  const Network = NETWORKS[payload.config.model_type]?.[payload.kind];
+  if (Network === undefined) throw new Error(`unknown model: ${payload.config.model_type}, ${payload.kind}`);
+  return new Network(payload.config, Weights.fromBytes(payload, bytes), payload.rotary);
+}
+
+/**
+ * A model with other weights, such as those of an earlier step of its training, and the same tokenizers.
+ *
+ * @param {Model} model
+ * @param {Object} payload the model's part of the page's content, with the `tensors` of these weights
+ * @param {Uint8Array} bytes the weights
+ * @returns {Model}
+ */
+export function withWeights(model, payload, bytes) {
+  return new Model(payload, loadNetwork(payload, bytes), model.tokenizer, model.targetTokenizer);
 }
 
 /** A model with its tokenizers. */

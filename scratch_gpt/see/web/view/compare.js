@@ -12,7 +12,7 @@ export const view = {
   id: "compare",
   title: "Two models",
   intro: "The same text in both models, with the differences coloured.",
-  isShown: ({ payload }) => payload.models.length > 1 && !payload.film,
+  isShown: ({ payload }) => payload.models.length > 1,
   build(root, context) {
     const body = element("div", { class: "view-body" });
     const writing = { key: "", texts: null };

@@ -8,6 +8,7 @@ import { listenToKeys } from "#see/view/keyboard.js";
 import { openViews } from "#see/view/navigation.js";
 import { createSession } from "#see/view/session.js";
 import { createStore, fromHash, initialState, toHash } from "#see/view/state.js";
+import { storedBytes } from "#see/view/stored_bytes.js";
 import { tourButton, tourPanel } from "#see/view/tour.js";
 
 const KINDS = {
@@ -26,7 +27,7 @@ window.ready.catch(showError);
 
 async function start() {
   const payload = JSON.parse(document.getElementById("payload").textContent);
-  const models = payload.models.map((each, index) => loadModel(each, weights(index)));
+  const models = payload.models.map((each, index) => loadModel(each, storedBytes(`weights-${index}`)));
   window.models = models;
   window.model = models[0];
   const store = createStore({ ...initialState(), text: payload.text, ...fromAddress(payload.models[0]) });
@@ -51,14 +52,6 @@ function addPanels(context) {
   document.querySelector(".tools").prepend(tourButton(context));
   const update = () => [explanation, tour].forEach((panel) => panel.update(context.store.get()));
   context.store.subscribe(() => requestAnimationFrame(update));
-}
-
-/** Bytes of the weights of a model. */
-function weights(index) {
-  const text = atob(document.getElementById(`weights-${index}`).textContent);
-  const bytes = new Uint8Array(text.length);
-  for (let at = 0; at < text.length; at += 1) bytes[at] = text.charCodeAt(at);
-  return bytes;
 }
 
 function describe({ name, kind, config, tensors }) {

@@ -43,6 +43,7 @@
  * @property {number | null} lensRow - selected row of the logit lens; null: the last
  * @property {number | null} label - class whose decision is shown; null: the most probable
  * @property {number | null} beams - of the beam search; null: those of the model
+ * @property {number | null} frame - shown frame of the training film; null: the last
  * @property {object | null} explain - what is explained (see explain.js)
  * @property {number | null} tour - step of the tour
  *
@@ -120,6 +121,7 @@ export function initialState() {
     lensRow: null,
     label: null,
     beams: null,
+    frame: null,
     explain: null,
     tour: null,
   };

@@ -3,6 +3,7 @@
 import { view as attention } from "#see/view/attention.js";
 import { view as classify } from "#see/view/classify.js";
 import { view as compare } from "#see/view/compare.js";
+import { view as film } from "#see/view/film.js";
 import { view as flow } from "#see/view/flow.js";
 import { view as lens } from "#see/view/lens.js";
 import { view as loss } from "#see/view/loss.js";
@@ -15,5 +16,5 @@ import { view as whatIf } from "#see/view/what_if.js";
 /** @type {import("#see/view/state.js").View[]} */
 export const VIEWS = [
   ...[tokens, nextToken, translate, masked, classify],
-  ...[flow, attention, lens, loss, whatIf, compare],
+  ...[flow, attention, lens, loss, whatIf, compare, film],
 ];

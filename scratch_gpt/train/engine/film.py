@@ -1,0 +1,87 @@
+"""The film of a run, with `--film`: copies of its weights at steps spaced by powers of 1.5.
+
+Early steps change a model most, so that the steps 0, 1, 2, 3, 5, 8, 11, 17, 26, … show more of a training than as many
+at equal distances. A frame has the weights that would be published, as float16; `scratch_gpt.see.film` reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ...atomic_files import replacing
+from ...errors import TrainingError
+from ...hub.model_directory import ModelDirectory
+from ...see.film import frame_path, frame_paths
+from ..checkpoints.background_writer import BackgroundWriter
+
+GROWTH = 1.5
+
+
+def is_film_step(step: int) -> bool:
+    """Whether a film has a frame after this step: it is 0 or a power of 1.5, rounded."""
+    if step < 1:
+        return step == 0
+    exponent = round(math.log(step, GROWTH))
+    return any(round(GROWTH**near) == step for near in (exponent - 1, exponent, exponent + 1))
+
+
+class Film:
+    """Writes the frames of a run, asynchronously.
+
+    A run that is resumed writes the later frames again, and continues the series of one that was interrupted: the last
+    frame of a run that had ended, which is not of the series, is removed.
+
+    Args:
+        folder: directory of the run.
+        directory: says which weights are published.
+        writer: writes in the background.
+        step: optimizer steps already taken.
+        enabled: whether the run has a film; false on all processes but the first.
+    """
+
+    def __init__(self, folder: Path, directory: ModelDirectory, writer: BackgroundWriter, step: int, enabled: bool):
+        self.folder, self.directory, self.writer, self.enabled = folder, directory, writer, enabled
+        if enabled:
+            for each, path in frame_paths(folder).items():
+                if each >= step or not is_film_step(each):
+                    path.unlink()
+
+    def write(self, step: int, weights: dict[str, torch.Tensor]) -> None:
+        """Copy the trained weights after a step in memory; a background thread writes them."""
+        if self.enabled:
+            self.writer.wait()
+            self.writer.submit(write_frame, self.folder, step, as_frame(self.directory.published(weights)))
+
+
+def as_frame(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of weights as float16; tied ones have the first of their names only, since safetensors refuses shared
+    tensors."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, weight in weights.items():
+        first.setdefault((weight.data_ptr(), weight.shape), name)
+    return {name: weights[name].detach().to("cpu", torch.float16, copy=True).contiguous() for name in first.values()}
+
+
+def write_frame(folder: Path, step: int, frame: dict[str, torch.Tensor]) -> None:
+    """Write a frame of a film.
+
+    Args:
+        folder: directory of the run.
+        step: optimizer steps after which the model had these weights.
+        frame: the weights, by name.
+
+    Raises:
+        TrainingError: it can't be written, such as on a full disk.
+    """
+    path = frame_path(folder, step)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as staged:
+            save_file(frame, staged, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} can't be written: {error}: fix the cause, then --resume") from error

@@ -221,8 +221,8 @@ def weights_element(name: str, weights: bytes) -> str:
 
 
 def module_url(name: str, code: str) -> str:
-    """A `data:` URL of a module, which errors and debuggers call by its name. Only what can't stand in such a URL or in
-    a script element is escaped: base64 would take a third more."""
+    """A `data:` URL of a module; stack traces show its name. Only characters that are not allowed in such a URL or in a
+    script element are escaped: base64 would take a third more."""
     named = f"{code}\n//# sourceURL={name.removeprefix('#')}\n"
     return "data:text/javascript," + _ESCAPED_IN_URL.sub(lambda match: f"%{ord(match[0]):02X}", named)
 

@@ -19,7 +19,7 @@ def hostile_texts(count: int, seed: int, names: tuple[str, ...] = (), letters: s
     Args:
         count: number of texts.
         seed: seed of the random generator.
-        names: names of tokens, some of which stand in the texts, also without their last letter.
+        names: names of tokens, some of which occur in the texts, also without their last letter.
         letters: letters of the words that the tokenizer was trained on.
     """
     rng = random.Random(seed)

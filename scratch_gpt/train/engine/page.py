@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import ScratchError
+from ...hub.staging import PAGE
 from ...see.page import build_page, write_page
-
-PAGE = "see.html"
 
 
 def write_run_page(folder: Path, film: bool, report: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-/** Weights, which stand in the page as base64. */
+/** Weights, which are stored in the page as base64. */
 
 /**
  * @param {string} id - of the element

@@ -147,7 +147,7 @@ def run(presenter: Presenter) -> dict[str, float]:
     rows = []
     for name, (make_examples, _, _) in TASKS.items():
         examples, test_examples = make_examples(200, 0), make_examples(300, 1)
-        for kind, sizes in (("one layer", (2, 2)), ("with a hidden layer", (2, 8, 2))):
+        for kind, sizes in (("one layer", (2, 2)), ("hidden layer", (2, 8, 2))):
             network = Network(sizes, seed=0)
             losses = train(network, examples, steps=700, rate=1.0, batch=10, seed=0)
             correct = accuracy(network, test_examples)

@@ -132,6 +132,7 @@ accelerator = Accelerator(cpu=True)
 count, loss, signal = sum_over_processes(accelerator, 2**40 + 1, 1e8 + 0.125, accelerator.process_index)
 assert (count, loss, signal) == (2**41 + 2, 2e8 + 0.25, 1), (count, loss, signal)
 assert [type(number) for number in (count, loss, signal)] == [int, float, int]
+accelerator.end_training()  # without it, a process sometimes aborts at its end
 """
 
 

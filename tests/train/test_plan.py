@@ -16,7 +16,7 @@ from scratch_gpt.cli.plan import _duration
 from scratch_gpt.train.cost_estimate import Plan, flops_per_token, inactive_parameters, make_plan, optimizer_bytes
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
 
-SIZES = [(256, 4, 8192, 8, 256), (512, 6, 4096, 4, 256), (640, 4, 16384, 2, 512)]
+SIZES = [(256, 4, 8192, 4, 256), (384, 4, 4096, 4, 256), (512, 3, 12288, 2, 512)]
 
 MEASURE = '''
 import json, re, sys

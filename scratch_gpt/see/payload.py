@@ -58,12 +58,24 @@ def model_payload(name: str | Path, dtype: WeightType = "float16", trust_remote_
         ScratchError: the model can't be opened, or the page can't show it.
     """
     model = open_model(name, trust_remote_code)
-    if model.config.is_encoder_decoder:
-        tokenizers = open_tokenizers(str(name), model.config, trust_remote_code)
-    else:
-        tokenizer = open_tokenizer(str(name), trust_remote_code=trust_remote_code, needs_end=False)
-        tokenizers = Tokenizers(tokenizer, tokenizer)
-    return payload_of(model, tokenizers, str(name), dtype)
+    return payload_of(model, tokenizers_for(name, model.config, trust_remote_code), str(name), dtype)
+
+
+def tokenizers_for(name: str | Path, config: Any, trust_remote_code: bool = False) -> Tokenizers:
+    """Open the tokenizers of a model directory.
+
+    Args:
+        name: folder or Hub id.
+        config: of the model.
+        trust_remote_code: whether to run code from the checkpoint.
+
+    Raises:
+        ScratchError: they can't be opened.
+    """
+    if config.is_encoder_decoder:
+        return open_tokenizers(str(name), config, trust_remote_code)
+    tokenizer = open_tokenizer(str(name), trust_remote_code=trust_remote_code, needs_end=False)
+    return Tokenizers(tokenizer, tokenizer)
 
 
 def open_model(name: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -95,23 +107,52 @@ def payload_of(
     Raises:
         ScratchError: the page can't show the model, or float16 can't represent a weight.
     """
-    kind, config = kind_of_page(model), model.config
+    kind_of_page(model)  # before its weights are copied
     check_size(sum(parameter.numel() for parameter in model.parameters()))
     tensors, tied, weights = pack_tensors(model, dtype)
-    generation = generation_settings(model.generation_config, config) if model.can_generate() else None
-    content = {
+    content = description_of(model, tokenizers, name)
+    return ModelPayload({**content, "tensors": tensors, "tied": tied}, weights)
+
+
+def payload_without_weights(model: PreTrainedModel, tokenizers: Tokenizers, name: str) -> ModelPayload:
+    """The data of a page that asks a server for what the model computes: of the weights, it has the shapes.
+
+    Args:
+        model: one of our models.
+        tokenizers: its tokenizers.
+        name: its name in the page.
+
+    Raises:
+        ScratchError: the page can't show the model.
+    """
+    weights, tied = distinct_weights(model)
+    tensors = {each: {"shape": list(weight.shape)} for each, weight in weights.items()}
+    content = description_of(model, tokenizers, name)
+    return ModelPayload({**content, "tensors": tensors, "tied": tied}, b"")
+
+
+def description_of(model: PreTrainedModel, tokenizers: Tokenizers | None, name: str) -> dict[str, Any]:
+    """What a page says of a model besides its weights.
+
+    Args:
+        model: one of our models.
+        tokenizers: its tokenizers; None for a model that gets only ids.
+        name: its name in the page.
+
+    Raises:
+        ScratchError: the page can't show the model.
+    """
+    kind, config = kind_of_page(model), model.config
+    return {
         "name": name,
         "kind": kind,
         "config": config_fields(config),
         "labels": label_names_of(config) if kind == "classifier" else None,
-        "generation": generation,
-        "tensors": tensors,
-        "tied": tied,
+        "generation": generation_settings(model.generation_config, config) if model.can_generate() else None,
         "rotary": rotary_tables(model),
         "max_positions": max_positions(model),
         "tokenizers": tokenizers_of(tokenizers, config) if tokenizers else None,
     }
-    return ModelPayload(content, weights)
 
 
 def tokenizers_of(tokenizers: Tokenizers, config: Any) -> dict[str, Any]:
@@ -188,6 +229,14 @@ def pack_tensors(model: PreTrainedModel, dtype: WeightType) -> tuple[dict[str, A
     Raises:
         ScratchError: float16 can't represent a weight.
     """
+    weights, tied = distinct_weights(model)
+    tensors, content = pack(weights, dtype)
+    return tensors, tied, content
+
+
+def distinct_weights(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights of a model by name, tied ones once, and the names of tied weights with the name of the weight that
+    each is."""
     weights: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
     names: dict[tuple[int, torch.Size], str] = {}
@@ -197,8 +246,7 @@ def pack_tensors(model: PreTrainedModel, dtype: WeightType) -> tuple[dict[str, A
             weights[name] = weight
         else:
             tied[name] = first
-    tensors, content = pack(weights, dtype)
-    return tensors, tied, content
+    return weights, tied
 
 
 def pack(weights: Mapping[str, torch.Tensor], dtype: WeightType) -> tuple[dict[str, Any], bytes]:

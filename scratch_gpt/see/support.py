@@ -68,8 +68,8 @@ def check_size(num_parameters: int) -> None:
     """
     if num_parameters > MAX_PARAMETERS:
         raise ScratchError(
-            f"the model has {num_parameters:,} parameters, and a page has at most {MAX_PARAMETERS:,}: choose a smaller "
-            "model"
+            f"the model has {num_parameters:,} parameters, and a page has at most {MAX_PARAMETERS:,}: show it by "
+            "'scratch-gpt see MODEL --serve', or choose a smaller one"
         )
 
 

@@ -37,6 +37,10 @@ EXAMPLES = {
     "encoder": "One day, Anna found an old lamp.",
 }
 MASKS = ("<mask>", "[MASK]")
+FOOTER = "Everything here is computed in this page, from the weights that it contains. It sends and loads nothing."
+SERVED_FOOTER = (
+    "Everything here is computed by torch in scratch-gpt see --serve on this computer, which is all that the page asks."
+)
 
 
 def build_page(
@@ -132,13 +136,14 @@ def web_modules(folder: Path = WEB) -> dict[str, str]:
     return {f"#see/{path.relative_to(folder).as_posix()}": path.read_text(encoding="utf-8") for path in paths}
 
 
-def page_html(models: Sequence[ModelPayload], text: str = "", film: Film | None = None) -> str:
+def page_html(models: Sequence[ModelPayload], text: str = "", film: Film | None = None, served: bool = False) -> str:
     """Return the page.
 
     Args:
         models: the models; the first is shown, others are compared with it.
         text: what the page starts with.
         film: the weights of the first model at some steps of its training.
+        served: whether the page asks the server that it comes from, see serve.py; it then has no weights.
 
     Raises:
         ScratchError: a number of the payload is not finite.
@@ -150,18 +155,19 @@ def page_html(models: Sequence[ModelPayload], text: str = "", film: Film | None 
         "film": None if film is None else film.content,
         "text": text,
     }
-    weights = {f"weights-{index}": model.weights for index, model in enumerate(models)}
+    weights = {f"weights-{index}": model.weights for index, model in enumerate(models) if not served}
     weights |= {f"film-{index}": frame for index, frame in enumerate(film.frames if film else [])}
     imports = {name: module_url(name, code) for name, code in web_modules().items()}
     import_map = json.dumps({"imports": imports}, ensure_ascii=False)
     style = "".join((WEB / name).read_text(encoding="utf-8") for name in STYLES)
     parts = {
-        "policy": content_security_policy([import_map, ENTRY], [style]),
+        "policy": content_security_policy([import_map, ENTRY], [style], served),
         "title": html.escape(f"{without_surrogates(models[0].content['name'])} in the browser"),
         "style": style,
         "import_map": import_map,
         "payload": script_json(payload),
         "weights": "\n".join(weights_element(*item) for item in weights.items()),
+        "footer": SERVED_FOOTER if served else FOOTER,
         "entry": ENTRY,
     }
     template = (WEB / "page.html").read_text(encoding="utf-8")
@@ -227,14 +233,15 @@ def module_url(name: str, code: str) -> str:
     return "data:text/javascript," + _ESCAPED_IN_URL.sub(lambda match: f"%{ord(match[0]):02X}", named)
 
 
-def content_security_policy(scripts: list[str], styles: list[str]) -> str:
+def content_security_policy(scripts: list[str], styles: list[str], served: bool = False) -> str:
     """The policy of a page: it may load nothing, and only these inline scripts and styles, and modules of the import
-    map, have an effect. Markup can't be made from strings (trusted types)."""
+    map, have an effect. Markup can't be made from strings (trusted types). A served page may ask its own server."""
     directives = {
         "default-src": "'none'",
         "script-src": " ".join([*map(_hash_source, scripts), "data:"]),
         "style-src": " ".join(map(_hash_source, styles)),
         "img-src": "data:",
+        **({"connect-src": "'self'"} if served else {}),
         "base-uri": "'none'",
         "form-action": "'none'",
         "require-trusted-types-for": "'script'",

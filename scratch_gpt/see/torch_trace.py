@@ -1,4 +1,4 @@
-"""What the engine of a page computes, computed by torch: the recorded passes of web/engine, from our modules with hooks.
+"""What the engine of a page computes, computed by torch: recorded passes as of web/engine, from our modules with hooks.
 
 `ServedModel.forward` returns a trace with the names of web/engine/gpt.js and block.js; its tensors have a batch
 dimension of 1, or none.
@@ -98,7 +98,13 @@ class ServedModel:
         if self.kind == "bigram":
             kept = ids[-1:] if wanted.last_logits else ids[start:]
             none = torch.zeros(0)
-            trace = {"start": start, "length": len(ids) - start, "embeddings": none, "layers": [], "hidden": none}
+            trace: Trace = {
+                "start": start,
+                "length": len(ids) - start,
+                "embeddings": none,
+                "layers": [],
+                "hidden": none,
+            }
             return trace | {"logits": self.model.table(self._tensor(kept)), **_nothing("scores", "pooled", "encoder")}
         if self.kind == "seq2seq":
             self._check(wanted.source_ids, self.config.vocab_size)
@@ -119,7 +125,7 @@ class ServedModel:
 
     @torch.no_grad()
     def head(self, states: torch.Tensor) -> torch.Tensor:
-        """The head of the model: states after the last norm (…, C) to logits (…, V), or pooled ones to scores (…, K)."""
+        """The head: states after the last norm (…, C) to logits (…, V), or pooled ones to scores (…, K)."""
         model, states = self.model, self._on_device(states)
         if self.kind == "classifier" and hasattr(model, "score"):
             return model.score(states)
@@ -134,7 +140,7 @@ class ServedModel:
     def _forward_stack(self, wanted: Pass) -> Trace:
         """A pass without logits of a model with one stack."""
         edits, ids = wanted.edits, self._tensor(wanted.ids)
-        if hasattr(self.model, "lm_head") and self.kind == "causal" or hasattr(self.model, "score"):
+        if self.kind == "causal" or hasattr(self.model, "score"):
             trace = self._run_causal(wanted, ids)
             if self.kind == "classifier":
                 last = self.model._last_tokens(trace["hidden"], ids[:, wanted.start :], None)  # (1,)
@@ -337,8 +343,8 @@ def record_block(layer: Any, found: Trace, off: set[str], skipped: int) -> list[
 def attention_detail(
     attention: Any, states: torch.Tensor, inputs: dict[str, Any], weights: torch.Tensor, skipped: int
 ) -> Trace:
-    """What a recorded pass keeps of attention, an `AttentionRecord` of web/engine/attention.js. Queries, keys and scores
-    are computed again as in scratch_gpt/models/attention.py, which does not return them.
+    """What a recorded pass keeps of attention, an `AttentionRecord` of web/engine/attention.js. Queries, keys and
+    scores are computed again as in scratch_gpt/models/attention.py, which does not return them.
 
     Args:
         attention: the module.

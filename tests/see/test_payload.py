@@ -96,9 +96,8 @@ def test_models_too_large_are_refused_before_their_weights_are_read(tmp_path, mo
     monkeypatch.setattr(support, "MAX_PARAMETERS", 1000)
     count = sum(parameter.numel() for parameter in tiny_model("llama").parameters())
     monkeypatch.setattr(payload, "load_model", lambda *args: pytest.fail("the weights were read"))
-    with pytest.raises(
-        ScratchError, match=rf"the model has {count:,} parameters, and a page has at most 1,000: show it by 'scratch-gpt see
-    ):
+    limit = "and a page has at most 1,000: show it by 'scratch-gpt see MODEL --serve'"
+    with pytest.raises(ScratchError, match=f"the model has {count:,} parameters, {limit}"):
         open_model(folder)
 
 

@@ -30,6 +30,7 @@ def test_a_model_that_a_page_cant_show_is_no_error_of_the_run(text_file, tmp_pat
     result = pretrain(run, text_file, "--max_steps", "1", "--page")
     (line,) = [line for line in result.stdout.splitlines() if "see.html" in line]
     assert line.startswith(f"no {run / 'see.html'}: the model has ")
-    assert line.endswith(" parameters, and a page has at most 1,000: show it by 'scratch-gpt see MODEL --serve', or choose a smaller one")
+    advice = "show it by 'scratch-gpt see MODEL --serve', or choose a smaller one"
+    assert line.endswith(f" parameters, and a page has at most 1,000: {advice}")
     assert (run / "model.safetensors").exists()
     assert not (run / "see.html").exists()

@@ -12,6 +12,7 @@ import {
 import { ScratchGPTForCausalLM, ScratchGPTForSequenceClassification } from "#see/engine/gpt.js";
 import { generate } from "#see/engine/generation.js";
 import { ScratchSeq2SeqForConditionalGeneration } from "#see/engine/seq2seq.js";
+import { ServedNetwork } from "#see/engine/served_network.js";
 import { Weights } from "#see/engine/tensor.js";
 import { Tokenizer } from "#see/tokenization/tokenizer.js";
 
@@ -31,7 +32,7 @@ const NETWORKS = {
  * Load a model from a page.
  *
  * @param {Object} payload the model's part of the page's content, see payload.py
- * @param {Uint8Array} bytes its weights
+ * @param {Uint8Array | null} bytes its weights; null for a model that a server computes
  * @returns {Model}
  * @throws {Error} if the page has no code for this kind of model
  */
@@ -44,6 +45,7 @@ export function loadModel(payload, bytes) {
 
 /** The model itself; arguments as of `loadModel`. */
 function loadNetwork(payload, bytes) {
+  if (payload.served) return new ServedNetwork(payload);
   const Network = NETWORKS[payload.config.model_type]?.[payload.kind];
   if (Network === undefined) throw new Error(`unknown model: ${payload.config.model_type}, ${payload.kind}`);
   return new Network(payload.config, Weights.fromBytes(payload, bytes), payload.rotary);

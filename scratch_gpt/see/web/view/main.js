@@ -27,12 +27,14 @@ window.ready.catch(showError);
 
 async function start() {
   const payload = JSON.parse(document.getElementById("payload").textContent);
-  const models = payload.models.map((each, index) => loadModel(each, storedBytes(`weights-${index}`)));
+  const bytesOf = (each, index) => (each.served ? null : storedBytes(`weights-${index}`));
+  const models = payload.models.map((each, index) => loadModel(each, bytesOf(each, index)));
   window.models = models;
   window.model = models[0];
   const store = createStore({ ...initialState(), text: payload.text, ...fromAddress(payload.models[0]) });
   const session = createSession(store, models, payload);
   describe(payload.models[0]);
+  if (payload.models[0].served) showErrorsOf(store);
   connectText(store, session);
   connectTheme();
   connectAddress(store, payload.models[0]);
@@ -115,6 +117,17 @@ function fromAddress({ config }) {
   const change = fromHash(location.hash);
   const size = config.decoder_vocab_size ?? config.vocab_size;
   return change.written ? { ...change, written: change.written.filter((id) => id < size) } : change;
+}
+
+/** What a server can't compute is said above the views, until something changes. */
+function showErrorsOf(store) {
+  const line = element("p", { role: "alert", class: "error", id: "server-error", hidden: true });
+  document.getElementById("main").before(line);
+  addEventListener("error", ({ error }) => {
+    line.textContent = error?.message ?? "";
+    line.hidden = false;
+  });
+  store.subscribe(() => (line.hidden = true));
 }
 
 function showError(error) {

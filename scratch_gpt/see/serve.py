@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import ScratchError
-from ..hub.loading import choose_device, choose_dtype, load_model, open_config
+from ..hub.loading import Tokenizers, choose_device, choose_dtype, load_model, open_config
 from ..hub.native.importing import import_to_memory, is_native_config, plan_import
 from .page import check_comparable, example, page_html
 from .payload import payload_without_weights, tokenizers_for
@@ -70,20 +70,13 @@ def serve(
     Raises:
         ScratchError: a model can't be opened or shown, the two can't be compared, or the port can't be used.
     """
-    token = secrets.token_urlsafe(32)
     with open_server(port) as server:  # before the models, which take longer
-        models, payloads = [], []
-        for index, name in enumerate(names):
-            model = open_served_model(name, trust_remote_code, device, dtype)
-            payload = payload_without_weights(model, tokenizers_for(name, model.config, trust_remote_code), str(name))
-            payload.content["served"] = {"model": index, "token": token}
-            payloads.append(payload)
-            models.append(model)
-        for name, payload in zip(names[1:], payloads[1:], strict=True):
-            check_comparable(names[0], payloads[0], name, payload)
-        page = page_html(payloads, example(payloads[0].content) if text is None else text, served=True)
-        server.start(page, token, models)
-        for name, model in zip(names, models, strict=True):
+        opened = [open_served_model(name, trust_remote_code, device, dtype) for name in names]
+        tokenizers = [
+            tokenizers_for(name, model.config, trust_remote_code) for name, model in zip(names, opened, strict=True)
+        ]
+        server.show(names, opened, tokenizers, text)
+        for name, model in zip(names, opened, strict=True):
             kind = f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
             report(f"{name}: {model.num_parameters():,} parameters, {kind}")
         report(f"open http://{HOST}:{server.server_port}/ in a browser; Ctrl-C ends the server")
@@ -133,17 +126,34 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def start(self, page: str, token: str, models: Sequence[PreTrainedModel]) -> None:
+    def show(
+        self,
+        names: Sequence[str],
+        models: Sequence[PreTrainedModel],
+        tokenizers: Sequence[Tokenizers],
+        text: str | None = None,
+    ) -> None:
         """Set what is served.
 
         Args:
-            page: the page.
-            token: what its requests carry.
-            models: those of the page.
+            names: of the models.
+            models: the first is shown, and the second compared with it.
+            tokenizers: of each.
+            text: what the page starts with; None: an example.
+
+        Raises:
+            ScratchError: a page can't show a model, or compare the two.
         """
-        self.page, self.token = page.encode("utf-8"), token
-        self.models = [ServedModel(model) for model in models]
+        self.token = secrets.token_urlsafe(32)
         self.lock = threading.Lock()
+        payloads = [payload_without_weights(*parts) for parts in zip(models, tokenizers, names, strict=True)]
+        for index, payload in enumerate(payloads):
+            payload.content["served"] = {"model": index, "token": self.token}
+        for name, payload in zip(names[1:], payloads[1:], strict=True):
+            check_comparable(names[0], payloads[0], name, payload)
+        start = example(payloads[0].content) if text is None else text
+        self.page = page_html(payloads, start, served=True).encode("utf-8")
+        self.models = [ServedModel(model) for model in models]
 
     def compute(self, body: bytes) -> bytes:
         """Answer a request of the page.
@@ -173,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"  # one connection for many requests
+    wbufsize = -1  # header and content in one packet, without waiting for an acknowledgement of the first
+    disable_nagle_algorithm = True
     timeout = TIMEOUT
 
     def do_GET(self) -> None:

@@ -114,8 +114,9 @@ export function unpacked(bytes) {
   const numbers = bytes.slice(end + 1).buffer; // a copy, which begins at a multiple of 4
   const arrays = new Map();
   const array = (ArrayType, [offset, count]) => {
-    if (!arrays.has(offset)) arrays.set(offset, new ArrayType(numbers, offset, count));
-    return arrays.get(offset);
+    const key = `${offset} ${count}`; // an empty array is at the offset of the next one
+    if (!arrays.has(key)) arrays.set(key, new ArrayType(numbers, offset, count));
+    return arrays.get(key);
   };
   return JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)), (_, value) => {
     if (value?.float32) return array(Float32Array, value.float32);

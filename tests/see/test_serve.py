@@ -1,0 +1,439 @@
+"""`scratch-gpt see --serve`: whom the server answers, what it computes, and that it starts and ends."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.browser import RecordedPage
+from helpers.models import randomise, tiny_model
+from helpers.pages import shown
+from helpers.processes import PROJECT, run_here
+
+from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, export_native
+from scratch_gpt.errors import ScratchError
+from scratch_gpt.hub.model_directory import save_tokenizers
+from scratch_gpt.see import serve
+from scratch_gpt.see.support import MAX_PARAMETERS
+
+TEXT = "One day, Anna found an old lamp."
+KINDS = (
+    "causal",
+    "bigram",
+    "gpt_classifier",
+    "seq2seq",
+    "two_vocabularies",
+    "masked",
+    "classifier",
+    "fasttext",
+    "encoder",
+)
+
+
+@contextmanager
+def serving(*found: Any):
+    """A server in this process for models of `helpers.pages.shown`."""
+    with serve.open_server(0) as server:
+        names = [f"runs/{index}" for index in range(len(found))]
+        server.show(names, [one.model for one in found], [one.tokenizers for one in found], TEXT)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving(shown("causal")) as server:
+        yield server
+
+
+def ask(server: Any, method: str = "POST", path: str = "/compute", body: Any = None, **headers: str | None):
+    """Status, headers and body of an answer. The headers are those of the page; None leaves one out."""
+    host = f"127.0.0.1:{server.server_port}"
+    sent: dict[str, str | None] = {"Host": host, "Origin": f"http://{host}", serve.TOKEN_HEADER: server.token}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    for name, value in ({"Content-Length": str(len(content))} | sent).items():
+        if value is not None:
+            connection.putheader(name, value)
+    connection.endheaders(content)
+    answer = connection.getresponse()
+    result = answer.status, dict(answer.getheaders()), answer.read()
+    connection.close()
+    return result
+
+
+def computed(server: Any, body: Any) -> dict[str, Any]:
+    """The trace that a request is answered with."""
+    status, _, content = ask(server, body=body)
+    assert status == 200, content
+    line, _, numbers = content.partition(b"\n")
+    types = {"float32": "<f4", "int32": "<i4"}
+
+    def array(value):
+        if len(value) != 1 or next(iter(value)) not in types:
+            return value
+        ((kind, (offset, count)),) = value.items()
+        return torch.from_numpy(np.frombuffer(numbers, types[kind], count, offset).copy())
+
+    return json.loads(line, object_hook=array)
+
+
+FORWARD = {"model": 0, "method": "forward", "ids": [5, 6, 7]}
+
+
+def test_the_page_comes_without_weights(server):
+    status, headers, content = ask(server, "GET", "/", b"", Origin=None, X_Scratch_GPT_Token=None)
+    page = content.decode()
+    assert status == 200
+    assert "connect-src 'self'" in page
+    assert 'id="weights-0"' not in page
+    assert server.token in page
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cache-Control"] == "no-store"
+
+
+def test_a_pass_and_the_head_are_those_of_torch(server):
+    model = server.models[0].model
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6, 7]]), output_hidden_states=True)
+        trace = computed(server, {**FORWARD, "record": True})
+        torch.testing.assert_close(trace["logits"].view(3, -1), expected.logits[0], atol=1e-5, rtol=0)
+        state = expected.hidden_states[1][0]  # after the first block
+        torch.testing.assert_close(trace["layers"][0]["output"].view(3, -1), state, atol=1e-5, rtol=0)
+        asked = b"\n" + state.numpy().astype("<f4").tobytes()
+        normed = computed(server, json.dumps({"model": 0, "method": "norm"}).encode() + asked)["states"]
+        torch.testing.assert_close(normed.view(3, -1), model.model.norm(state), atol=1e-5, rtol=0)
+        logits = computed(server, json.dumps({"model": 0, "method": "head"}).encode() + asked)["states"]
+        torch.testing.assert_close(logits.view(3, -1), model.lm_head(state), atol=1e-5, rtol=0)
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"Host": "evil.example"},
+    {"Host": "evil.example:80", "Origin": "http://evil.example:80"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "[::1]:80"},
+    {"Host": None},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"X_Scratch_GPT_Token": None},
+    {"X_Scratch_GPT_Token": "a"},
+    {"X_Scratch_GPT_Token": ""},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_others_are_refused(headers, server):
+    status, _, content = ask(server, body=FORWARD, **headers)
+    assert status == 403
+    assert server.token.encode() not in content
+    if "X_Scratch_GPT_Token" not in headers:
+        status, _, content = ask(server, "GET", "/", b"", **headers)
+        assert status == 403
+        assert server.token.encode() not in content
+
+
+@pytest.mark.parametrize("headers", [{"Origin": None}, {"Host": "localhost:9000", "Origin": "http://localhost:9000"}])
+def test_a_forwarded_port_and_a_request_without_an_origin_are_answered(headers, server):
+    assert ask(server, body=FORWARD, **headers)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/compute", 404),
+        ("POST", "/", 404),
+        ("GET", "/../etc/passwd", 404),
+        ("OPTIONS", "/compute", 501),
+        ("PUT", "/compute", 501),
+    ],
+)
+def test_other_paths_and_methods(method, path, status, server):
+    assert ask(server, method, path, FORWARD)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        ([], "is not an object"),
+        ({}, "model is None"),
+        ({**FORWARD, "model": 1}, "want an integer from 0 to 0"),
+        ({**FORWARD, "model": True}, "model is True"),
+        ({**FORWARD, "method": "__class__"}, "want forward, norm or head"),
+        ({**FORWARD, "ids": "567"}, "ids is not a list of integers"),
+        ({**FORWARD, "ids": [5, 1.5]}, "ids is not a list of integers"),
+        ({**FORWARD, "ids": []}, "there is no token: give at least one"),
+        ({**FORWARD, "ids": [500]}, "there is no token 500: want an integer from 0 to 499"),
+        ({**FORWARD, "ids": [5] * 129}, "there are 129 tokens, and this model has 128 positions"),
+        ({**FORWARD, "start": 3}, "there is no token"),
+        ({**FORWARD, "start": -1}, "there is no token"),
+        ({**FORWARD, "start": "0"}, "start is '0'"),
+        ({**FORWARD, "record": "yes"}, "record is 'yes'"),
+        ({**FORWARD, "edits": {"mlps": "0"}}, "edits.mlps is '0'"),
+        (b'{"model": 0, "method": "norm"}', "there are 0 bytes of states: want a multiple of 128"),
+        (b'{"model": 0, "method": "head"}\n123', "there are 3 bytes"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_answered_with_a_line(body, message, server):
+    status, _, content = ask(server, body=body)
+    assert status == 400
+    assert message in content.decode()
+    assert b"\n" not in content
+    assert ask(server, body=FORWARD)[0] == 200  # the server goes on
+
+
+def test_sizes_are_limited(server, monkeypatch):
+    assert ask(server, body=b"", Content_Length=None)[0] == 411
+    assert ask(server, body=b"", Content_Length="-1")[0] == 411
+    assert ask(server, body=b"", Content_Length=str(serve.MAX_REQUEST + 1))[0] == 413
+    monkeypatch.setattr(serve, "MAX_ANSWER", 100_000)
+    assert ask(server, body={**FORWARD, "record": True})[0] == 200
+    status, _, content = ask(server, body={**FORWARD, "ids": [5] * 100, "record": True})
+    assert status == 400
+    assert "what is recorded of 100 tokens" in content.decode()
+    assert "shorten the text" in content.decode()
+
+
+def test_an_error_of_torch_is_said_and_the_server_goes_on(server, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(server.models[0], "forward", fail)
+    status, _, content = ask(server, body=FORWARD)
+    assert (status, content) == (500, b"torch could not compute this: RuntimeError: out of memory")
+
+
+@pytest.mark.parametrize(("kind", "source"), [("causal", []), ("seq2seq", [5, 6, 7, 8])])
+def test_the_size_of_an_answer_is_estimated(kind, source):
+    """The estimate is not below the size by more than a few percent, nor twice as large."""
+    found = serve.ServedModel(shown(kind).model)
+    wanted = serve.Pass(tuple(range(5, 45)), tuple(source * 8), record=True)
+    size = len(serve.packed(found.forward(wanted)))
+    vocabulary = 40 * found.config.vocab_size
+    estimate = 4 * (vocabulary + serve.recorded_size(found, 40, len(source) * 8))
+    assert 0.95 * size < estimate < 2 * size
+
+
+def test_a_busy_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ScratchError, match=f"port {port} is in use: choose another one by --port"):
+            serve.open_server(port)
+
+
+def test_a_tensor_in_several_places_is_sent_once():
+    one, other = torch.ones(2), torch.tensor([[1, 2]])
+    assert serve.packed({"a": one, "b": [one, None], "c": other}) == (
+        b'{"a":{"float32":[0,2]},"b":[{"float32":[0,2]},null],"c":{"int32":[8,2]}}\n'
+        + one.numpy().tobytes()
+        + other.int().numpy().tobytes()
+    )
+
+
+def save(found: Any, folder: Any) -> str:
+    """Write a model directory."""
+    found.model.save_pretrained(folder)
+    save_tokenizers(found.tokenizers.source, found.tokenizers.target, folder)
+    return folder.name
+
+
+@contextmanager
+def started(*arguments: str, cwd: Any):
+    """The command in a process of its own: the process, its address, and what it printed first."""
+    command = [sys.executable, "-m", "scratch_gpt", "see", *arguments, "--serve", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        lines = []
+        while not lines or not lines[-1].startswith("open http"):
+            lines.append(process.stdout.readline())
+            assert lines[-1], process.communicate()[1]
+        yield process, re.search(r"http://127\.0\.0\.1:\d+/", lines[-1])[0], lines
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_interrupted(tmp_path):
+    save(shown("causal"), tmp_path / "gpt")
+    with started("gpt", cwd=tmp_path) as (process, url, lines):
+        count = shown("causal").model.num_parameters()
+        assert lines[0] == f"gpt: {count:,} parameters, float32 on cpu\n"
+        connection = http.client.HTTPConnection("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")), timeout=30)
+        connection.request("GET", "/")
+        assert b'"name":"gpt"' in connection.getresponse().read()
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out, errors) == (0, "the server has ended\n", "")
+
+
+@pytest.mark.slow
+def test_native_models_and_data_types(tmp_path, monkeypatch):
+    """An imported model, and float16: what is said is what computes."""
+    native = export_native(tiny_model("llama", vocab_size=500, max_position_embeddings=128))
+    native.save_pretrained(tmp_path / "native")
+    shown("causal").tokenizers.source.save_pretrained(tmp_path / "native")
+    seen = []
+    monkeypatch.setattr(serve.Server, "serve_forever", lambda server: seen.append(server.models[0].model.dtype))
+    result = run_here("scratch-gpt", "see", "native", "--serve", "--port", "0", "--dtype", "float16", cwd=tmp_path)
+    assert "parameters, float16 on cpu" in result.stdout
+    assert seen == [torch.float16]
+
+
+@pytest.mark.slow
+def test_a_model_too_large_for_a_page_is_served(tmp_path):
+    """The refusal names --serve, with which the same folder is shown."""
+    config = ScratchGPTConfig.from_preset("llama", vocab_size=500, hidden_size=768, num_hidden_layers=6)
+    model = ScratchGPTForCausalLM(config)
+    assert model.num_parameters() > MAX_PARAMETERS
+    save(shown("causal")._replace(model=model), tmp_path / "large")
+    refused = run_here("scratch-gpt", "see", "large", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "show it by 'scratch-gpt see MODEL --serve'" in refused.stderr
+    with started("large", cwd=tmp_path) as (_, url, lines):
+        assert lines[0] == f"large: {model.num_parameters():,} parameters, float32 on cpu\n"
+        assert url
+
+
+FAILS = [
+    ("gpt --serve --output a.html", "--output can't be used with --serve, which writes no file"),
+    ("gpt --serve --film gpt", "--film can't be used with --serve"),
+    ("gpt --port 80", "--port can't be used without --serve"),
+    ("gpt --device cpu", "--device can't be used without --serve"),
+    ("gpt --serve --port 70000", "Invalid value for '--port'"),
+    ("gpt --serve --port 0 --against other", "--against other has another tokenizer than gpt"),
+    ("none --serve --port 0", "no model can be opened from 'none'"),
+    ("gpt --serve --port 0 --device abacus", "unknown device 'abacus'"),
+]
+
+
+def test_bad_input_is_an_error_in_one_line(tmp_path):
+    save(shown("causal"), tmp_path / "gpt")
+    save(shown("ngram"), tmp_path / "other")
+    for arguments, message in FAILS:
+        result = run_here("scratch-gpt", "see", *arguments.split(), cwd=tmp_path, check=False)
+        assert result.returncode == 2, (arguments, result.stderr)
+        lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, (arguments, result.stderr)
+        assert message in lines[0], arguments
+
+
+@contextmanager
+def browsed(browser: Any, server: Any):
+    """The served page in a browser; all that it asks for must be from this server."""
+    url = f"http://127.0.0.1:{server.server_port}/"
+    context = browser.new_context()
+    try:
+        recorded = RecordedPage(context.new_page(), url)
+        recorded.page.goto(url)
+        recorded.call("1")
+        yield recorded
+        assert recorded.requests
+        assert set(recorded.requests) == {f"{url}compute"}
+    finally:
+        context.close()
+
+
+def greedy(found: Any, ids: list[int], count: int) -> list[int]:
+    """What torch generates, without the prompt or the start of a translation."""
+    model = found.model
+    written = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False, num_beams=1)[0].tolist()
+    return written[1 if model.config.is_encoder_decoder else len(ids) :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_served_page_computes_and_shows_what_torch_does(kind, browser):
+    found = shown(kind)
+    model, (tokenizer, _) = found
+    ids = tokenizer(TEXT)["input_ids"]
+    expected = greedy(found, ids, 24) if model.can_generate() else None
+    with serving(found) as server, browsed(browser, server) as page:
+        assert page.call("model.encode(argument)", TEXT) == ids
+        if expected is not None:
+            assert page.call("model.generate(argument, 24)", ids) == expected
+        if kind != "encoder":
+            inputs = {"input_ids": torch.tensor([ids])}
+            arguments = [ids]
+            if model.config.is_encoder_decoder:
+                arguments.append([model.config.decoder_start_token_id, 5, 9])
+                inputs["decoder_input_ids"] = torch.tensor(arguments[1:])
+            with torch.no_grad():
+                logits = model(**inputs).logits[0]
+            logits = logits if logits.ndim == 1 else logits[-1]
+            measured = torch.tensor(page.call("[...model.logits(...argument)]", arguments))
+            torch.testing.assert_close(measured, logits, atol=1e-4, rtol=0)
+        tabs = page.page.locator("#tabs button").all()
+        assert len(tabs) >= 3
+        for tab in tabs:
+            tab.click()
+            page.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+            assert page.page.locator("[role=tabpanel]:visible .view > *").count() > 0, tab.inner_text()
+        assert "by torch in scratch-gpt see --serve" in page.page.inner_text("footer")
+        assert page.problems == []
+
+
+@pytest.mark.slow
+def test_two_models_are_served(browser):
+    first, second = shown("causal"), shown("causal")
+    randomise(second.model, seed=1)
+    ids = first.tokenizers.source(TEXT)["input_ids"]
+    expected = [greedy(found, ids, 12) for found in (first, second)]
+    assert expected[0] != expected[1]
+    with serving(first, second) as server, browsed(browser, server) as page:
+        assert page.call("window.models.map((each) => each.generate(argument, 12))", ids) == expected
+        page.page.click("#tab-compare")
+        page.page.wait_for_selector("p:has-text('Mean loss')")
+        assert page.problems == []
+
+
+@pytest.mark.slow
+def test_beams_with_a_cache_on_the_server(browser):
+    found = shown("seq2seq")
+    ids = found.tokenizers.source(TEXT)["input_ids"]
+    ids_of = found.model.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False, num_beams=3)[0].tolist()
+    with serving(found) as server, browsed(browser, server) as page:
+        assert page.call("model.generate(argument, 16, {numBeams: 3})", ids) == ids_of[1:]
+
+
+@pytest.mark.slow
+def test_errors_are_shown_in_the_page(browser):
+    """Ids that do not exist are a RangeError as in a page from a file; a server that has ended is said."""
+    found = shown("causal")
+    with serving(found) as server, browsed(browser, server) as page:
+        message = "(() => { try { model.logits(argument) } catch (error) { return String(error) } })()"
+        assert page.call(message, [500]) == "RangeError: there is no token 500: want an integer from 0 to 499"
+        assert page.call(message, []) == "RangeError: there is no token: give at least one"
+        page.page.wait_for_selector("#server-error", state="hidden")
+        server.token = "another"  # as if the server had been started again at this port
+        page.page.fill("#text", "Another text")
+        page.page.wait_for_selector("#server-error:visible")
+        assert page.page.inner_text("#server-error") == "this server answers only its own page: load it again"

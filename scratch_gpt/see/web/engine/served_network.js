@@ -86,7 +86,7 @@ export class ServedNetwork {
     query.overrideMimeType("text/plain; charset=x-user-defined"); // a character is a byte
     query.setRequestHeader("X-Scratch-GPT-Token", token);
     try {
-      query.send(new Blob(numbers === null ? [line] : [line, "\n", numbers]));
+      query.send(numbers === null ? line : joined(line, numbers));
     } catch {
       throw new Error("The server does not answer: start scratch-gpt see --serve again, and load this page again.");
     }
@@ -94,6 +94,15 @@ export class ServedNetwork {
     if (query.status === 200) return unpacked(bytes);
     throw new RangeError(new TextDecoder().decode(bytes));
   }
+}
+
+/** A line and the bytes of numbers after it. */
+function joined(line, numbers) {
+  const head = new TextEncoder().encode(`${line}\n`);
+  const bytes = new Uint8Array(head.length + numbers.byteLength);
+  bytes.set(head);
+  bytes.set(new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength), head.length);
+  return bytes;
 }
 
 /** The bytes of a text whose characters are bytes. */

@@ -235,6 +235,28 @@ def test_the_size_of_an_answer_is_estimated(kind, source):
     assert 0.95 * size < estimate < 2 * size
 
 
+def test_passes_at_the_same_time_do_not_mix(server):
+    """Parts are switched off by hooks, which a pass of another request must not meet."""
+    requests = [{**FORWARD, "ids": list(range(5, 45)), "edits": {"mlps": mlps}} for mlps in ([], [0], [1], [0, 1])]
+    expected = [computed(server, request)["logits"] for request in requests]
+    assert (expected[0] - expected[3]).abs().max() > 1e-3
+    found: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(requests))}
+
+    def repeat(index: int) -> None:
+        for _ in range(15):
+            found[index].append(computed(server, requests[index])["logits"])
+
+    threads = [threading.Thread(target=repeat, args=(index,)) for index in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, answers in found.items():
+        assert len(answers) == 15
+        for answer in answers:
+            torch.testing.assert_close(answer, expected[index], atol=1e-5, rtol=0)
+
+
 def test_a_busy_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -437,3 +459,6 @@ def test_errors_are_shown_in_the_page(browser):
         page.page.fill("#text", "Another text")
         page.page.wait_for_selector("#server-error:visible")
         assert page.page.inner_text("#server-error") == "this server answers only its own page: load it again"
+        page.page.context.set_offline(True)
+        page.page.fill("#text", "One more text")
+        page.page.wait_for_selector("#server-error:has-text('The server does not answer')")

@@ -105,7 +105,8 @@ def film_of(
 
 
 def check_comparable(name: str, model: ModelPayload, other_name: str, other: ModelPayload) -> None:
-    """Check that two models can be compared: they are of the same kind and have the same tokenizer.
+    """Check that two models can be compared: they are of the same kind and have the same tokenizer, but for tokens
+    that one of them adds at the end, such as those of a conversation.
 
     Args:
         name: of the first model.
@@ -119,8 +120,31 @@ def check_comparable(name: str, model: ModelPayload, other_name: str, other: Mod
     kinds = model.content["kind"], other.content["kind"]
     if kinds[0] != kinds[1]:
         raise ScratchError(f"--against {other_name} is a {kinds[1]} model and {name} a {kinds[0]} model: want the same")
-    if model.content["tokenizers"] != other.content["tokenizers"]:
-        raise ScratchError(f"--against {other_name} has another tokenizer than {name}: want the same, token by token")
+    for part in ("source", "target"):
+        tokenizers = [each.content["tokenizers"][part] for each in (model, other)]
+        if None in tokenizers:
+            same = tokenizers[0] is tokenizers[1]
+        else:
+            size = min(map(num_tokens, tokenizers))
+            first, second = (shortened(tokenizer, size) for tokenizer in tokenizers)
+            same = first == second
+        if not same:
+            raise ScratchError(
+                f"--against {other_name} has another tokenizer than {name}: want the same, token by token; only added "
+                "tokens at the end of one of them may differ"
+            )
+
+
+def num_tokens(tokenizer: dict[str, Any]) -> int:
+    """Number of tokens of a tokenizer of the page, with added ones."""
+    return max([len(tokenizer["model"]["vocab"]), *(token["id"] + 1 for token in tokenizer["added"])])
+
+
+def shortened(tokenizer: dict[str, Any], size: int) -> dict[str, Any]:
+    """A tokenizer of the page without the added tokens from an id on."""
+    added = [token for token in tokenizer["added"] if token["id"] < size]
+    special = {token: number for token, number in tokenizer["special"].items() if number < size}
+    return {**tokenizer, "added": added, "special": special}
 
 
 def example(content: dict[str, Any]) -> str:

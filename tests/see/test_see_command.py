@@ -4,11 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
 from helpers.models import randomise, tiny_model
-from helpers.pages import payload_in, shown, tokenizer_of
+from helpers.pages import Shown, payload_in, shown, tokenizer_of
 from helpers.processes import PROJECT, refusals, run_here, run_python
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM, export_native
@@ -17,6 +18,7 @@ from scratch_gpt.hub.model_directory import save_tokenizers
 from scratch_gpt.see.page import page_html, script_json, web_modules
 from scratch_gpt.see.payload import payload_of
 from scratch_gpt.see.support import MAX_PARAMETERS
+from scratch_gpt.tokenization.chat import add_chat_template
 
 
 def save(found, folder):
@@ -35,6 +37,10 @@ def world(tmp_path_factory):
     with torch.no_grad():
         other.model.lm_head.weight.mul_(0.5)
     save(other, folder / "tuned")
+    tokenizer = deepcopy(other.tokenizers.source)  # others share it
+    add_chat_template(tokenizer)  # as SFT does
+    other.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    save(Shown(other.model, Tokenizers(tokenizer, tokenizer)), folder / "chat")
     save(shown("ngram"), folder / "characters")
     (folder / "empty").mkdir()
     config_only = folder / "config_only"
@@ -77,12 +83,19 @@ def test_two_models_and_float32(world):
     assert payload["text"] == "One day, Anna"
 
 
+@pytest.mark.parametrize(("name", "against"), [("chat", "gpt"), ("gpt", "chat")])
+def test_a_model_can_be_compared_with_one_before_tokens_of_conversations_were_added(name, against, world):
+    see(name, "--against", against, "--output", "chat.html", cwd=world)
+    sizes = {model["name"]: model["config"]["vocab_size"] for model in payload_in(world / "chat.html")["models"]}
+    assert sizes["chat"] == sizes["gpt"] + 6
+
+
 FAILS = [
     ("none", "no model can be opened from 'none'"),
     ("empty", "the folder has no config.json"),
     ("config_only", "no model can be opened from 'config_only'"),
     ("large", f"and a page has at most {MAX_PARAMETERS:,}"),
-    ("gpt --against characters", "--against characters has another tokenizer than gpt"),
+    ("gpt --against characters", "--against characters has another tokenizer than gpt: want the same"),
     ("gpt --against classifier", "--against classifier is a classifier model and gpt a causal model"),
     ("gpt --output page.txt", "--output page.txt does not end in .html"),
     ("gpt --output none/page.html", "no such folder: none"),

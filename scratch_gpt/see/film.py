@@ -48,6 +48,11 @@ def frame_paths(run: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def partial_frames(run: Path) -> list[Path]:
+    """Incomplete frames, which a process that was killed while it wrote has left, by name."""
+    return sorted((run / FOLDER).glob(".step-*.safetensors"))
+
+
 def read_film(run: Path, model: ModelPayload, others: int = 0) -> Film:
     """Read the film of a run. If a page has no room for all frames, some of them are left out at equal distances.
 

@@ -217,10 +217,12 @@ def test_copy_under_another_name_is_not_a_checkpoint(name, tmp_path):
     assert checkpoint_folders(run) == [run / "checkpoints/step-00000001"]
 
 
-def test_staging_directories_are_removed_on_resume(killed):
+def test_staging_directories_are_removed_on_resume(killed, capsys):
     run, unfinished = killed
     (run / ".best.partial").mkdir()
     remove_partial(run)
+    printed = capsys.readouterr().out
+    assert all(f"removed {folder}, left by a killed run\n" in printed for folder in (unfinished, run / ".best.partial"))
     assert not unfinished.exists()
     assert not (run / ".best.partial").exists()
     assert steps_in(run) == [1, 2]

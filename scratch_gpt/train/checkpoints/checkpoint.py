@@ -264,10 +264,11 @@ def _staging_dir(output_dir: Path, folder: Path, what: str) -> Iterator[Path]:
 
 
 def remove_partial(output_dir: Path) -> None:
-    """Remove staging directories that a killed process has left."""
+    """Remove staging directories that a killed process has left, and say so."""
     for path in (*output_dir.glob(f".*{PARTIAL}"), *(output_dir / "checkpoints").glob(f".*{PARTIAL}")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+            SafeConsole().print(f"removed {path}, left by a killed run", soft_wrap=True)
 
 
 def load_training_state(

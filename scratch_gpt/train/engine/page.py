@@ -10,6 +10,14 @@ from ...hub.staging import PAGE
 from ...see.page import build_page, write_page
 
 
+def describe_old_page(folder: Path) -> str | None:
+    """A line about a page that the directory of a run has from before, if the run ended without `--page`; else None."""
+    path = folder / PAGE
+    return (
+        f"{path} is from before this run: its weights may be others (--page writes it again)" if path.exists() else None
+    )
+
+
 def write_run_page(folder: Path, film: bool, report: Callable[[str], object]) -> None:
     """Write the page of the published model into the directory of its run.
 

@@ -19,6 +19,7 @@ from ...hub.card import render_card
 from ...hub.loading import DTYPES
 from ...hub.model_directory import ModelDirectory
 from ...hub.native.convert import folded_vectors, native_facts
+from ...hub.native.importing import is_native_config
 from ...redaction import redact
 from ...terminal import SafeConsole
 from ...untrusted import read_yaml
@@ -27,7 +28,7 @@ from ..arguments.training import check_arguments, check_init_from, names_with
 from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
 from .launcher_settings import describe_launcher_settings
-from .page import write_run_page
+from .page import describe_old_page, write_run_page
 from .recipe import Job, Recipe
 from .run_directory import RECORD, read_metrics, read_run, write_run
 from .startup import check_optimizer, check_output_dir, make_output_dir, start_processes
@@ -63,8 +64,11 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
     folder = run(job, recipe, arguments, resume_from)
     if job.accelerator.is_main_process:
+        say = partial(SafeConsole().print, soft_wrap=True)
         if job.args.page:
-            write_run_page(folder, job.args.film, partial(SafeConsole().print, soft_wrap=True))
+            write_run_page(folder, job.args.film, say)
+        elif line := describe_old_page(folder):
+            say(line)
         try:
             job.report(folder)
         except (ValueError, TypeError, LookupError, RuntimeError) as error:
@@ -81,7 +85,7 @@ def resolve_defaults(job: Job, model_args: Any) -> Job:
         model_args: model arguments of its family.
 
     Raises:
-        ScratchError: the optimizer can't train adapters, or sharded weights.
+        ScratchError: the optimizer can't train adapters, or sharded weights, or a page can't show the run's film.
     """
     parameters = job.facts.get("parameters", job.model.num_parameters())
     lora = getattr(model_args, "lora_rank", None) is not None
@@ -90,7 +94,23 @@ def resolve_defaults(job: Job, model_args: Any) -> Job:
     if chosen is not None and job.accelerator.is_main_process:
         print(chosen)
     job = replace(job, args=args)
+    check_film(job)
     return job if args.save_dtype != "auto" else _with_save_dtype(job, model_args)
+
+
+def check_film(job: Job) -> None:
+    """Check that a page can show the film that the run is to keep.
+
+    Raises:
+        ScratchError: the run publishes no whole model, or one in a class of transformers.
+    """
+    if not job.args.film:
+        return
+    if job.adapter is not None and job.adapter.only:
+        raise ScratchError("--film keeps whole models, and --adapter_only publishes none that a page shows: omit one")
+    if is_native_config(job.model.config):
+        name = type(job.model).__name__
+        raise ScratchError(f"--film is for models of this package, and this run trains a {name}: omit --film")
 
 
 def _with_save_dtype(job: Job, model_args: Any) -> Job:

@@ -113,11 +113,11 @@ class Trainer:
         self.state = TrainingState()
         if resume_from is not None:
             self._resume(resume_from)
-        filmed = args.film and accelerator.is_main_process
-        self.film = Film(folder, directory, self.writer, self.state.step, filmed)
         batches_left = 0 if args.max_steps else task.batches_left(self.state.data, args.epochs)
         steps_left = math.ceil(batches_left / args.gradient_accumulation_steps)
         self.total_steps = args.max_steps or self.state.step + steps_left
+        span = self.state.step, self.total_steps
+        self.film = Film(folder, directory, self.writer, *span, args.film, accelerator.is_main_process)
         compile_blocks(self.model, args.compile, self.total_steps, task.fixed_shape)
 
     def _resume(self, checkpoint: Path) -> None:

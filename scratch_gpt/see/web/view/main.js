@@ -1,13 +1,14 @@
 /** Starts the page: reads what it contains, loads the models, opens the views. */
 
 import { loadModel } from "#see/engine/model.js";
+import { fromHash, isLinked, limitsOf, toHash, withinText } from "#see/view/address.js";
 import { compact } from "#see/view/charts.js";
 import { element, replaceChildren } from "#see/view/dom.js";
 import { explainPanel } from "#see/view/explain.js";
 import { listenToKeys } from "#see/view/keyboard.js";
 import { openViews } from "#see/view/navigation.js";
 import { createSession } from "#see/view/session.js";
-import { createStore, fromHash, initialState, toHash } from "#see/view/state.js";
+import { createStore, initialState } from "#see/view/state.js";
 import { storedBytes } from "#see/view/stored_bytes.js";
 import { tourButton, tourPanel } from "#see/view/tour.js";
 
@@ -31,13 +32,14 @@ async function start() {
   const models = payload.models.map((each, index) => loadModel(each, bytesOf(each, index)));
   window.models = models;
   window.model = models[0];
-  const store = createStore({ ...initialState(), text: payload.text, ...fromAddress(payload.models[0]) });
+  const limits = limitsOf(payload);
+  const store = createStore({ ...initialState(), text: payload.text, ...fromHash(location.hash, limits) });
   const session = createSession(store, models, payload);
   describe(payload.models[0]);
   if (payload.models[0].served) showErrorsOf(store);
   connectText(store, session);
   connectTheme();
-  connectAddress(store, payload.models[0]);
+  connectAddress(store, session, limits);
   const context = { store, session, models, payload };
   const navigation = openViews(context);
   listenToKeys(store, navigation);
@@ -102,21 +104,20 @@ function connectTheme() {
 }
 
 /** The address follows the state, and the state an address that is entered. */
-function connectAddress(store, description) {
+function connectAddress(store, session, limits) {
+  const lengths = () => [session.ids().length, session.sourceIds()?.length ?? 0];
+  const check = () => store.set(withinText(store.get(), ...lengths()));
   let waiting = 0;
-  store.subscribe((state, changed) => {
-    if (!["text", "view", "written"].some((name) => changed.has(name))) return;
+  check();
+  store.subscribe((_, changed) => {
+    if (!isLinked(changed)) return;
     clearTimeout(waiting);
     waiting = setTimeout(() => history.replaceState(null, "", toHash(store.get())), WAIT_FOR_ADDRESS);
   });
-  addEventListener("hashchange", () => store.set({ position: null, ...fromAddress(description) }));
-}
-
-/** What the address says of the state; ids that the model does not have are left out. */
-function fromAddress({ config }) {
-  const change = fromHash(location.hash);
-  const size = config.decoder_vocab_size ?? config.vocab_size;
-  return change.written ? { ...change, written: change.written.filter((id) => id < size) } : change;
+  addEventListener("hashchange", () => {
+    store.set({ position: null, explain: null, ...fromHash(location.hash, limits) });
+    check();
+  });
 }
 
 /** What a server can't compute is said above the views, until something changes. */

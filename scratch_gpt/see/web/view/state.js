@@ -149,30 +149,3 @@ export function createStore(state) {
     },
   };
 }
-
-/**
- * The part of the state that a link carries, as the address's hash: view, text and tokens that were written.
- * @param {State} state
- * @returns {string}
- */
-export function toHash(state) {
-  const fields = new URLSearchParams({ view: state.view, text: state.text });
-  if (state.written.length > 0) fields.set("written", state.written.join("."));
-  return `#${fields}`;
-}
-
-/**
- * The part of the state that an address's hash carries; fields that it lacks are absent.
- * @param {string} hash
- * @returns {Partial<State>}
- */
-export function fromHash(hash) {
-  const fields = new URLSearchParams(hash.replace(/^#/, ""));
-  const change = {};
-  if (fields.has("view")) change.view = fields.get("view");
-  if (fields.has("text")) {
-    change.text = fields.get("text");
-    change.written = (fields.get("written") ?? "").split(".").filter((id) => /^\d+$/.test(id)).map(Number);
-  }
-  return change;
-}

@@ -61,12 +61,16 @@ def build_page(
         trust_remote_code: whether to run code from the checkpoints.
         title: name of the first model in the page; None: that of `names`.
         film: directory of the run that trained the first model, whose film the page shows; None: no film.
-        report: called with a line about what of the film is left out.
+        report: called with a line about what of the film is left out, or of a generation config is ignored.
 
     Raises:
         ScratchError: a model can't be opened or shown, the two can't be compared, or there is no film of the model.
     """
     models = [model_payload(name, dtype, trust_remote_code) for name in names]
+    for name, model in zip(names, models, strict=True):
+        if ignored := (model.content["generation"] or {}).get("ignored"):
+            settings = ", ".join(ignored)
+            report(f"the page ignores {settings} in the generation config of {name}: it samples by its own controls")
     if title is not None:
         models[0].content["name"] = title
     for name, model in zip(names[1:], models[1:], strict=True):

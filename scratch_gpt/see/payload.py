@@ -20,7 +20,8 @@ from ..evaluation.classification import label_names_of
 from ..hub.loading import Tokenizers, check_vocabulary, load_model, open_config, open_tokenizer, open_tokenizers
 from ..hub.native.importing import import_to_memory, is_native_config, plan_import
 from ..models.positions import RotaryEmbedding, RotaryEmbeddings
-from .support import check_generation, check_size, check_size_before_loading, kind_of_page
+from ..models.relative_positions import relative_position_buckets
+from .support import check_generation, check_size, check_size_before_loading, ignored_generation, kind_of_page
 from .tokenizers import tokenizer_payload
 
 WeightType = Literal["float16", "float32"]
@@ -170,13 +171,32 @@ def tokenizers_of(tokenizers: Tokenizers, config: Any) -> dict[str, Any]:
 
 
 def config_fields(config: Any) -> dict[str, Any]:
-    """The fields of a config that say what the model computes."""
+    """The fields of a config that say what the model computes, and the buckets of relative positions."""
     names = [field.name for field in fields(config) if field.name not in OMITTED_FIELDS]
-    return {"model_type": config.model_type, **{name: getattr(config, name) for name in names}}
+    found = {"model_type": config.model_type, **{name: getattr(config, name) for name in names}}
+    if getattr(config, "position_type", None) == "relative":
+        found["relative_attention_buckets"] = bucket_tables(config)
+    return found
+
+
+def bucket_tables(config: Any) -> dict[str, list[int]]:
+    """The bucket of each distance to an earlier key, up to the one from which all share the last bucket, or the longest
+    in a text of the model. The rounding of torch's logarithm decides those on a border.
+
+    Returns:
+        Buckets by the distance, of "causal" and of "bidirectional" attention.
+    """
+    longest = min(config.relative_attention_max_distance, config.max_position_embeddings)
+    sizes = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    earlier = -torch.arange(longest + 1)
+    return {
+        name: relative_position_buckets(earlier, *sizes, is_bidirectional).tolist()
+        for name, is_bidirectional in (("causal", False), ("bidirectional", True))
+    }
 
 
 def generation_settings(generation: GenerationConfig, config: Any) -> dict[str, Any]:
-    """The settings of generation, each with its default where there is none.
+    """The settings of generation, each with its default where there is none; `ignored` are those that the page ignores.
 
     Raises:
         ScratchError: a setting would change the greedy text, and the page does not have it.
@@ -212,6 +232,7 @@ def generation_settings(generation: GenerationConfig, config: Any) -> dict[str, 
         "temperature": value("temperature", 1.0),
         "top_k": value("top_k", 0),
         "top_p": value("top_p", 1.0),
+        "ignored": ignored_generation(generation),
     }
 
 

@@ -46,6 +46,21 @@ UNSUPPORTED_GENERATION: dict[str, tuple[Any, ...]] = {
     "watermarking_config": (None,),
 }
 
+# Settings of generation that the page ignores, as it samples by its own controls, with the values that change nothing.
+IGNORED_GENERATION: dict[str, tuple[Any, ...]] = {
+    "min_p": (None, 0.0),
+    "top_h": (None,),
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+    "num_beam_groups": (None, 1),
+    "diversity_penalty": (None, 0.0),
+    "force_words_ids": (None,),
+    "constraints": (None,),
+    "token_healing": (None, False),
+    "max_time": (None,),
+}
+
 
 def kind_of_page(model: PreTrainedModel) -> str:
     """The kind of a model on a page: "causal", "seq2seq", "masked", "classifier", "encoder" or "bigram".
@@ -104,3 +119,8 @@ def check_generation(config: GenerationConfig) -> None:
         value = getattr(config, name, None)
         if value not in neutral:
             raise ScratchError(f"a page can't generate with {name}={value!r}: remove it from generation_config.json")
+
+
+def ignored_generation(config: GenerationConfig) -> list[str]:
+    """The settings of generation that a page ignores, such as "min_p"."""
+    return [name for name, neutral in IGNORED_GENERATION.items() if getattr(config, name, None) not in neutral]

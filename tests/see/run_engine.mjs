@@ -13,6 +13,7 @@ import { pathToFileURL } from "node:url";
 const load = (file) => import(pathToFileURL(`${process.argv[2]}/${file}`));
 const { loadModel } = await load("model.js");
 const { lensLogits } = await load("lens.js");
+const { RelativePositionBias } = await load("relative_positions.js");
 const { distribution, randomGenerator, sample } = await load("sampling.js");
 
 /** Tokens computed in pieces with a cache, which may be truncated to a length before a piece: the logits of each piece,
@@ -52,7 +53,15 @@ function draw(model, { logits, options, seed, count }) {
   return Array.from({ length: count }, () => sample(probabilities, random));
 }
 
+/** The buckets of relative positions, by the tables of a config. */
+function buckets(model, { config, numBuckets, bidirectional, distances }) {
+  const weights = { tensor: () => ({ data: new Float32Array(numBuckets), shape: [numBuckets, 1] }) };
+  const bias = new RelativePositionBias(config, weights, bidirectional);
+  return distances.map((distance) => bias.bucket(distance));
+}
+
 const METHODS = {
+  buckets,
   forward: (model, { ids, options }) => model.forward(ids, options),
   encode: (model, { text }) => model.encode(text),
   decode: (model, { ids }) => model.decode(ids),

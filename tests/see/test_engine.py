@@ -79,12 +79,20 @@ def test_decoder_families(family, variant):
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
             | {"original_max_position_embeddings": 24}},
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}},
-        {"norm_eps": 0.3},
         {"ngram_buckets": 64, "ngram_size": 5, "hidden_size": 30, "num_attention_heads": 3, "num_key_value_heads": 1},
     ],
 )  # fmt: skip
 def test_other_fields_of_decoders(fields):
     check_decoder(decoder_of("llama", **fields))
+
+
+NORMS = ("rms_norm", "rms_norm_without_weight", "layer_norm", "layer_norm_without_bias")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_epsilon_of_norms(norm):
+    """One that is large beside the variances, in each kind of norm, also of queries and keys."""
+    check_decoder(decoder_of("llama", norm_type=norm, norm_eps=0.3, qk_norm=True, embedding_norm=True))
 
 
 def test_text_longer_than_the_positions_is_refused():

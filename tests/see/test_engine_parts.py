@@ -1,6 +1,7 @@
 """Parts of a page's engine: special functions, buckets, hashes, the cache and float16."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from helpers.page_engine import close, mostly_slow, needs_node, run_engine
 
 from scratch_gpt import ScratchBigramConfig, ScratchBigramForCausalLM
 from scratch_gpt.models.relative_positions import relative_position_buckets
+from scratch_gpt.see.payload import bucket_tables
 
 pytestmark = needs_node
 IDS = torch.randint(6, 99, (1, 700), generator=torch.Generator().manual_seed(0))
@@ -22,20 +24,30 @@ def test_error_function():
     assert max(abs(value - math.erf(x)) for value, x in zip(found, xs, strict=True)) < 2e-8
 
 
-@pytest.mark.parametrize("bidirectional", mostly_slow([True, False], [True]))
-@pytest.mark.parametrize(
-    ("num_buckets", "max_distance"),
-    [
-        *((32, 128), (8, 12), (4, 3), (32, 20), (16, 1000)),
-        *((20, 160), (40, 320), (72, 392), (92, 164), (104, 659), (108, 64), (116, 282)),  # float64 would differ
-    ],
-)
-def test_buckets_of_relative_positions(num_buckets, max_distance, bidirectional):
-    distances = torch.arange(-1000, 1001)
-    lists = [[distance, num_buckets, max_distance, bidirectional] for distance in distances.tolist()]
-    call = {"method": "map", "file": "relative_positions.js", "name": "relativePositionBucket", "lists": lists}
-    (found,) = run_engine(None, [call])
-    assert found == relative_position_buckets(distances, num_buckets, max_distance, bidirectional).tolist()
+SPANS = (3, 12, 20, 81, 97, 128, 164, 282, 1000)  # maximum distances; all numbers of buckets below, even and odd
+
+
+def test_buckets_of_relative_positions():
+    """All distances in all sizes equal torch's, where the rounding of its logarithm decides too: of 96 buckets up to
+    81, that of distance 36."""
+    distances = torch.arange(-600, 601)
+    calls, expected = [], []
+    for most in SPANS:
+        for num_buckets in [*range(4, 41), 72, 91, 96, 108]:
+            config = SimpleNamespace(
+                relative_attention_num_buckets=num_buckets,
+                relative_attention_max_distance=most,
+                max_position_embeddings=700,
+            )
+            if most <= num_buckets // 2:
+                continue
+            for bidirectional in (False, True):
+                table = {"relative_attention_buckets": bucket_tables(config)}
+                call = {"method": "buckets", "config": table, "distances": distances.tolist()}
+                calls.append({**call, "numBuckets": num_buckets, "bidirectional": bidirectional})
+                expected.append(relative_position_buckets(distances, num_buckets, most, bidirectional).tolist())
+    assert run_engine(None, calls) == expected
+    assert max(len(call["config"]["relative_attention_buckets"]["causal"]) for call in calls) == 701
 
 
 @pytest.mark.parametrize(("buckets", "size"), mostly_slow([(2**14, 3), (2**20, 8), (2, 2), (2**18, 5)], [(2**14, 3)]))

@@ -186,3 +186,15 @@ def test_json_of_a_script_has_nothing_that_ends_it():
     written = script_json({text: [text, 1.5, None]})
     assert not set("<\u2028\u2029\u0000\ud800") & set(written)
     assert json.loads(written) == {text: [text, 1.5, None]}
+
+
+def test_settings_of_generation_that_the_page_ignores_are_named(world, tmp_path):
+    shutil.copytree(world / "gpt", tmp_path / "gpt")
+    path = tmp_path / "gpt" / "generation_config.json"
+    settings = {"do_sample": True, "temperature": 0.7, "min_p": 0.05, "typical_p": 0.9, "epsilon_cutoff": 0.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    line = "the page ignores min_p, typical_p in the generation config of gpt: it samples by its own controls"
+    assert line in see("gpt", cwd=tmp_path).stdout
+    assert payload_in(tmp_path / "see.html")["models"][0]["generation"]["ignored"] == ["min_p", "typical_p"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "min_p": 0.0, "typical_p": 1.0}))
+    assert "ignores" not in see("gpt", cwd=tmp_path).stdout

@@ -60,8 +60,18 @@ function buckets(model, { config, numBuckets, bidirectional, distances }) {
   return distances.map((distance) => bias.bucket(distance));
 }
 
+/** The loss of each token that is masked in turn. */
+async function maskedLosses(model, { ids, mask }) {
+  const { maskedLoss, scoredPositions } = await load("../view/pseudo_loss.js");
+  return scoredPositions(model.tokenizer, ids).map((position) => {
+    const { loss, rank, probability } = maskedLoss(model, ids, position, mask);
+    return [position, loss, rank, probability];
+  });
+}
+
 const METHODS = {
   buckets,
+  maskedLosses,
   forward: (model, { ids, options }) => model.forward(ids, options),
   encode: (model, { text }) => model.encode(text),
   decode: (model, { ids }) => model.decode(ids),

@@ -67,8 +67,8 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
         say = partial(SafeConsole().print, soft_wrap=True)
         if job.args.page:
             write_run_page(folder, job.args.film, say)
-        elif line := describe_old_page(folder):
-            say(line)
+        elif old_page := describe_old_page(folder):
+            say(old_page)
         try:
             job.report(folder)
         except (ValueError, TypeError, LookupError, RuntimeError) as error:

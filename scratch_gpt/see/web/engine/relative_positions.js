@@ -22,9 +22,9 @@ export class RelativePositionBias {
   }
 
   /**
-   * The bucket of a relative position, from 0 to the number of buckets - 1. Half of the buckets of a direction
-   * are for the distances 0, 1, 2, …; the others divide the larger ones evenly by their logarithm, and the last
-   * one also has all distances beyond (T5, arXiv:1910.10683).
+   * The bucket of a relative position, from 0 to the number of buckets - 1. Half of the buckets of a
+   * direction are for the distances 0, 1, 2, …; the others divide the larger ones evenly by their logarithm,
+   * and the last one also has all distances beyond (T5, arXiv:1910.10683).
    *
    * @param {number} relativePosition index of the key minus index of the query
    * @returns {number}

@@ -30,6 +30,7 @@ export const view = {
       { class: "note" },
       "A stronger colour is a larger loss. The number below a token is its loss in nats.",
     );
+    if (session.model().kind === "seq2seq") root.append(targetField(context));
     root.append(summary, element("div", { class: "loss-strip" }, strip.node), legend, detail);
     return (state) => {
       const ids = session.ids();
@@ -54,6 +55,39 @@ export function lossColour(loss) {
   return `color-mix(in srgb, var(--accent) ${share}%, transparent)`;
 }
 
+/** A field for a translation, whose loss given the source is then shown; it replaces what was written. */
+function targetField({ session, store }) {
+  const area = element("textarea", { id: "target-text", rows: 2, "aria-describedby": "target-help" });
+  area.addEventListener("input", () => {
+    const written = area.value === "" ? [] : targetIds(session.model(), area.value);
+    store.set({ written, position: null, key: null });
+  });
+  const help = "Its tokens, with that of its end, are scored given the source. Empty: what was written so far.";
+  return element(
+    "div",
+    { class: "control" },
+    element("label", { for: "target-text" }, "A translation to score"),
+    area,
+    element("p", { id: "target-help", class: "help" }, help),
+  );
+}
+
+/**
+ * The ids of a translation after those that every target starts with, as it is trained on: with the special
+ * tokens of its tokenizer's template and the token that ends a text.
+ *
+ * @param {object} model - of the engine
+ * @param {string} text
+ * @returns {number[]}
+ */
+export function targetIds({ targetTokenizer, generation }, text) {
+  const { before, after } = targetTokenizer.post;
+  const hasForcedStart = (generation.forced_bos_token_id ?? null) !== null;
+  const ends = generation.eos_token_ids.slice(0, after.some((id) => generation.eos_token_ids.includes(id)) ? 0 : 1);
+  const ids = targetTokenizer.encode(text, { addSpecialTokens: false });
+  return [...(hasForcedStart ? [] : before), ...ids, ...after, ...ends];
+}
+
 function stripTokens(ids, losses) {
   return ids.map((id, position) => {
     if (position === 0) return { id, below: "–", title: "The first token is not predicted" };
@@ -67,7 +101,15 @@ function stripTokens(ids, losses) {
   });
 }
 
-function renderSummary({ session }, losses) {
+/**
+ * Mean loss, perplexity and bits per byte of a text.
+ *
+ * @param {import("#see/view/state.js").Context} context
+ * @param {{id: number, loss: number}[]} losses
+ * @param {string} [perplexityName]
+ * @returns {Element}
+ */
+export function renderSummary({ session }, losses, perplexityName = "Perplexity") {
   if (losses.length === 0) return element("p", { class: "note" }, "Write at least two tokens.");
   const tokenizer = session.tokenizer();
   const byteCount = (id) => (tokenizer.isSpecial(id) ? 0 : tokenizer.bytes(id).length);
@@ -89,7 +131,7 @@ function renderSummary({ session }, losses) {
     "dl",
     { class: "metrics" },
     figure("Mean loss", decimal(mean), "nats per token", `over ${losses.length} tokens`),
-    figure("Perplexity", decimal(perplexity), "tokens", "as uncertain as an even choice among so many"),
+    figure(perplexityName, decimal(perplexity), "tokens", "as uncertain as an even choice among so many"),
     bytes > 0 ? figure("Bits per byte", decimal(bitsPerByte), "", `over ${bytes} bytes of text`) : null,
   );
 }

@@ -164,6 +164,25 @@ def test_the_loss_is_that_of_torch(open_view):
     assert number(page.page.inner_text("#metric-bits-per-byte")) == pytest.approx(float(bits), rel=0.01)
 
 
+@pytest.mark.parametrize("kind", ["seq2seq", "two_vocabularies"])
+@pytest.mark.parametrize("target", ["The man opened the door.", "Zoë <eos> x"])
+def test_the_loss_of_a_written_translation_is_that_of_torch(kind, target, open_view):
+    """Given the source, and with the token that ends it; another source empties the field."""
+    page = open_view(kind, "loss")
+    model, (source, second) = shown(kind)
+    page.page.fill("#target-text", target)
+    page.page.wait_for_selector("#metric-mean-loss")
+    labels = torch.tensor([second(target)["input_ids"]])
+    assert labels[0, -1] == second.eos_token_id
+    with torch.no_grad():
+        loss = model(torch.tensor([source(TEXT)["input_ids"]]), labels=labels).loss
+    assert number(page.page.inner_text("#metric-mean-loss")) == pytest.approx(float(loss), rel=0.01)
+    assert f"over {labels.shape[1]} tokens" in page.page.inner_text("#panel-loss .metrics")
+    page.page.fill("#text", "Another text.")
+    page.page.wait_for_timeout(200)
+    assert page.page.input_value("#target-text") == ""
+
+
 @pytest.mark.parametrize("kind", ["classifier", "fasttext"])
 def test_the_share_of_a_token_is_what_hiding_it_changes(kind, open_view):
     page = open_view(kind, "classify")

@@ -30,9 +30,11 @@ export const view = {
       { class: "note" },
       "A stronger colour is a larger loss. The number below a token is its loss in nats.",
     );
-    if (session.model().kind === "seq2seq") root.append(targetField(context));
+    const target = session.model().kind === "seq2seq" ? targetField(context) : null;
+    if (target) root.append(target.node);
     root.append(summary, element("div", { class: "loss-strip" }, strip.node), legend, detail);
     return (state) => {
+      target?.update(state);
       const ids = session.ids();
       const losses = ids.length < 2 ? [] : tokenLosses(session.trace().logits, ids);
       strip.update(stripTokens(ids, losses), state.position);
@@ -55,21 +57,27 @@ export function lossColour(loss) {
   return `color-mix(in srgb, var(--accent) ${share}%, transparent)`;
 }
 
-/** A field for a translation, whose loss given the source is then shown; it replaces what was written. */
+/** A field for a translation, whose loss given the source is then shown: it replaces what was written, and is
+ * emptied by what replaces it. */
 function targetField({ session, store }) {
+  let written = null;
   const area = element("textarea", { id: "target-text", rows: 2, "aria-describedby": "target-help" });
   area.addEventListener("input", () => {
-    const written = area.value === "" ? [] : targetIds(session.model(), area.value);
+    written = area.value === "" ? [] : targetIds(session.model(), area.value);
     store.set({ written, position: null, key: null });
   });
-  const help = "Its tokens, with that of its end, are scored given the source. Empty: what was written so far.";
-  return element(
+  const help = "Its tokens, with the one that ends it, are scored given the source.";
+  const node = element(
     "div",
     { class: "control" },
     element("label", { for: "target-text" }, "A translation to score"),
     area,
     element("p", { id: "target-help", class: "help" }, help),
   );
+  const update = (state) => {
+    if (state.written !== written) area.value = "";
+  };
+  return { node, update };
 }
 
 /**
@@ -81,7 +89,7 @@ function targetField({ session, store }) {
  * @returns {number[]}
  */
 export function targetIds({ targetTokenizer, generation }, text) {
-  const { before, after } = targetTokenizer.post;
+  const { before, after } = targetTokenizer.payload.post;
   const hasForcedStart = (generation.forced_bos_token_id ?? null) !== null;
   const ends = generation.eos_token_ids.slice(0, after.some((id) => generation.eos_token_ids.includes(id)) ? 0 : 1);
   const ids = targetTokenizer.encode(text, { addSpecialTokens: false });

@@ -6,6 +6,7 @@ from helpers.browser import opened
 from helpers.pages import shown
 
 pytestmark = pytest.mark.slow
+PAUSE = 300  # milliseconds, as in navigation.js
 TOKENS = "[...document.querySelectorAll('#panel-next .token')].map((node) => node.querySelector('.text').textContent)"
 ROWS = (
     "[...document.querySelectorAll('.candidate')].map((row) => [row.querySelector('.text').textContent,"
@@ -170,6 +171,46 @@ def test_the_address_carries_text_view_and_what_was_written(browser, write):
         assert page.call(SHOWN) == "panel-tokens"
         assert page.call("document.getElementById('text').value") == "Größe & 1+1 = #2\nA"
         assert page.call("document.querySelector('#panel-tokens .strip').textContent") == tokens
+
+
+SLOWER = """(() => {
+  window.passes = 0;
+  const forward = model.forward;
+  model.forward = function (...given) {
+    window.passes += 1;
+    for (const start = performance.now(); performance.now() - start < argument; );
+    return forward.apply(this, given);
+  };
+})()"""
+
+
+@pytest.mark.parametrize(("delay", "waits"), [(200, True), (0, False)])
+def test_slow_passes_wait_for_a_pause_of_the_typing(delay, waits, browser, write):
+    """A model that takes as long as a large one computes once, and the page says so, after six keys."""
+    with opened(browser, write(shown("causal")), hash="#view=next&text=One+day") as page:
+        page.call(SLOWER, delay)
+        page.page.focus("#text")
+        page.page.keyboard.press("End")
+        page.page.keyboard.type("s")
+        page.page.wait_for_timeout(delay + 200)
+        page.call("window.passes = 0")
+        for key in ", Anna":
+            page.page.keyboard.type(key)
+            page.page.wait_for_timeout(40)
+        assert page.page.input_value("#text") == "One days, Anna"
+        if waits:
+            assert page.call("window.passes") == 0
+            assert page.page.inner_text("#computing") == "Computing…"
+            page.page.wait_for_timeout(PAUSE + delay + 300)
+            assert page.call("window.passes") == 1
+        else:
+            assert page.call("window.passes") > 3
+        assert page.page.inner_text("#computing") == ""
+        assert "".join(page.call(TOKENS)).replace("␣", " ").endswith("One days, Anna")
+        page.page.click("#tab-tokens")
+        settle(page)
+        assert page.call(SHOWN) == "panel-tokens"
+        assert page.problems == []
 
 
 def test_tokens_have_ids_and_bytes(browser, write):

@@ -1,7 +1,13 @@
-/** Tabs of the views, of which one is open. A view is built when first opened; it is updated while open. */
+/**
+ * Tabs of the views, of which one is open. A view is built when first opened; it is updated while open: after
+ * each change or, where that takes long, such as a long text in a large model, after a pause of the typing.
+ */
 
 import { element } from "#see/view/dom.js";
 import { VIEWS } from "#see/view/views.js";
+
+const SLOW = 150; // milliseconds of an update from which on the next ones wait for a pause
+const PAUSE = 300; // milliseconds without a change of the text
 
 /**
  * @typedef {object} Navigation
@@ -27,15 +33,33 @@ export function openViews(context) {
   list.addEventListener("keydown", (event) => moveFocus(event, [...tabs.values()]));
 
   const shown = () => (tabs.has(store.get().view) ? store.get().view : defaultView(views));
-  let isScheduled = false;
+  const computing = element("p", { id: "computing", role: "status" });
+  document.getElementById("main").append(computing);
+  let frame = 0;
+  let waiting = 0;
+  let isOfText = true; // whether the next update is of another text
+  let duration = 0; // of the last update of another text, in milliseconds
 
-  function schedule() {
-    if (isScheduled) return;
-    isScheduled = true;
-    requestAnimationFrame(() => {
-      isScheduled = false;
-      update();
-    });
+  function schedule(_, changed) {
+    isOfText ||= changed.has("text");
+    if (changed.has("text") && duration > SLOW) {
+      cancelAnimationFrame(frame);
+      frame = 0;
+      clearTimeout(waiting);
+      waiting = setTimeout(run, PAUSE);
+      computing.textContent = "Computing…";
+    } else if (frame === 0 && waiting === 0) {
+      frame = requestAnimationFrame(run);
+    }
+  }
+
+  function run() {
+    [frame, waiting] = [0, 0];
+    const start = performance.now();
+    update();
+    if (isOfText) duration = performance.now() - start;
+    isOfText = false;
+    computing.textContent = "";
   }
 
   function update() {
@@ -54,7 +78,7 @@ export function openViews(context) {
   }
 
   store.subscribe(schedule);
-  update();
+  run();
   return { views, open: (id) => store.set({ view: id }) };
 }
 

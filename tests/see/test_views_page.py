@@ -1,15 +1,18 @@
 """The views in a real Chromium: a number that each shows is the engine's, which test_engine.py compares with torch."""
 
+from copy import deepcopy
 from urllib.parse import urlencode
 
 import pytest
 import torch
 from helpers.browser import opened
 from helpers.models import randomise
-from helpers.pages import shown
+from helpers.pages import Shown, shown
 
-from scratch_gpt.see.page import page_html, write_page
+from scratch_gpt.hub.loading import Tokenizers
+from scratch_gpt.see.page import check_comparable, page_html, write_page
 from scratch_gpt.see.payload import payload_of
+from scratch_gpt.tokenization.chat import add_chat_template
 
 pytestmark = pytest.mark.slow
 TEXT = "One day, Anna found an old lamp."
@@ -231,27 +234,38 @@ def test_a_translation_is_that_of_the_engine(kind, open_view):
     assert page.page.inner_text("#beam-translation").split() == best.split()
 
 
-def test_two_models_are_compared(browser, tmp_path):
-    first, (tokenizer, _) = shown("causal")
-    second = randomise(shown("causal").model, seed=1)
-    payloads = [
-        payload_of(model, shown("causal").tokenizers, name, "float32") for model, name in ((first, "a"), (second, "b"))
-    ]
+@pytest.mark.parametrize("added", [None, "first", "second"])
+def test_two_models_are_compared(added, browser, tmp_path):
+    """Also if one of them has tokens of conversations that the other lacks: over the tokens of both."""
+    models = {"first": shown("causal"), "second": shown("causal")}
+    randomise(models["second"].model, seed=1)
+    size = models["first"].model.config.vocab_size
+    if added:
+        model, (tokenizer, _) = models[added]
+        add_chat_template(longer := deepcopy(tokenizer))  # others share it
+        model.resize_token_embeddings(len(longer), mean_resizing=False)
+        models[added] = Shown(model, Tokenizers(longer, longer))
+    payloads = [payload_of(*found, name, "float32") for name, found in models.items()]
+    check_comparable("first", payloads[0], "second", payloads[1])
     path = tmp_path / "see.html"
     write_page(path, page_html(payloads, TEXT))
-    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    ids = torch.tensor([models["first"].tokenizers.source(TEXT)["input_ids"]])
     with torch.no_grad():
-        logits = [model(ids).logits[0, -1].log_softmax(-1) for model in (first, second)]
-        losses = [float(model(ids, labels=ids).loss) for model in (first, second)]
+        logits = [found.model(ids).logits[0, :, :size].log_softmax(-1) for found in models.values()]
+    losses = [-each[:-1].gather(-1, ids[0, 1:, None]).mean().item() for each in logits]
     with opened(browser, path, address("compare")) as page:
         page.call("1")
         note = page.page.inner_text("p:has-text('divergence')")
-        divergence = float((logits[0].exp() * (logits[0] - logits[1])).sum())
+        divergence = float((logits[0][-1].exp() * (logits[0][-1] - logits[1][-1])).sum())
         assert number(note.rsplit(": ", 1)[1]) == pytest.approx(divergence, rel=0.02)
         means = page.page.inner_text("p:has-text('Mean loss')").split()
         assert [float(means[2]), float(means[7])] == pytest.approx(losses, rel=0.01)
         page.page.click("#compare-write")
         page.page.wait_for_selector(".written-text >> nth=1")
+        assert page.page.locator(f"#compare-shared:has-text('6 more tokens'):has-text('{size}')").count() == bool(added)
+        if added == "first":
+            page.page.fill("#text", f"{TEXT}<|user|>")
+            page.page.wait_for_selector("#compare-unknown:has-text('<|user|>')")
         assert page.problems == []
 
 

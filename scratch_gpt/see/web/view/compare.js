@@ -33,6 +33,11 @@ export const view = {
 function renderComparison(context, state, writing, redraw) {
   const { session } = context;
   if (!hasTokens(session)) return [element("p", { class: "note" }, "Write a text first.")];
+  const unknown = session.unsharedToken();
+  if (unknown !== null) {
+    const text = `One of the models does not have the token ${unknown}: take it out of the text to compare them.`;
+    return [element("p", { class: "note", id: "compare-unknown" }, text)];
+  }
   const traces = [0, 1].map((model) => session.trace({ model }));
   const outcomes = traces.map((trace, index) =>
     outcome(session, trace, { model: index, position: state.position }),
@@ -59,9 +64,19 @@ function renderComparison(context, state, writing, redraw) {
         `Kullback-Leibler divergence of the second from the first: ${decimal(distance)} nats.`,
       ),
     ),
+    sharedNote(session),
     outcomes[0].loss === null ? null : renderLosses(context, traces, outcomes),
     isWriter(session) ? renderWriting(context, writing, redraw, names) : null,
   ];
+}
+
+/** What the probabilities are of if one of the models has more tokens. */
+function sharedNote(session) {
+  const sizes = session.vocabularySizes().slice(0, 2);
+  const [fewer, more] = [Math.min(...sizes), Math.max(...sizes)];
+  if (fewer === more) return null;
+  const text = `One of the models has ${more - fewer} more tokens. Probabilities and losses are over the ${fewer} of both.`;
+  return element("p", { class: "note", id: "compare-shared" }, text);
 }
 
 function isWriter(session) {

@@ -22,7 +22,9 @@ const KEPT_TRACES = 4;
  * @property {() => number} ignored - how many tokens of the text are beyond the model's positions
  * @property {() => boolean} isFull - whether the model has no position for another token
  * @property {(options?: {edits?: object, model?: number}) => object} trace - recorded pass over the ids (the
- *   engine's `Trace`)
+ *   engine's `Trace`); of a model that is named, with the logits of the tokens that all models have
+ * @property {() => number[]} vocabularySizes - of the models: fine-tuning may add tokens at the end
+ * @property {() => string | null} unsharedToken - a token of the text that a model does not have
  * @property {(position: number) => Float32Array} logits - of the token at this position, after those before
  *   it (V,)
  * @property {(logits: Float32Array, sampling: object) => Float32Array} probabilities - after `temperature`,
@@ -49,7 +51,12 @@ export function createSession(store, models, payload) {
   const traces = [];
   const decoders = new Map();
 
-  function trace({ edits = noEdits(), model: index = store.get().model } = {}) {
+  const vocabularySizes = payload.models.map(({ config }) => config.decoder_vocab_size ?? config.vocab_size);
+  const sharedTokens = Math.min(...vocabularySizes);
+  const sharedSource = Math.min(...payload.models.map(({ config }) => config.vocab_size));
+
+  function trace({ edits = noEdits(), model: compared } = {}) {
+    const index = compared ?? store.get().model;
     const key = JSON.stringify([index, isTranslator() ? kept() : null, ids(), editsKey(edits)]);
     let found = traces.find((each) => each.key === key);
     if (!found) {
@@ -58,7 +65,16 @@ export function createSession(store, models, payload) {
       traces.unshift(found);
       traces.length = Math.min(traces.length, KEPT_TRACES);
     }
-    return found.value;
+    if (compared === undefined) return found.value;
+    found.compared ??= firstLogits(found.value, sharedTokens);
+    return found.compared;
+  }
+
+  function unsharedToken() {
+    const source = isTranslator() ? kept().find((id) => id >= sharedSource) : undefined;
+    if (source !== undefined) return model().tokenizer.token(source);
+    const id = ids().find((each) => each >= sharedTokens);
+    return id === undefined ? null : model().targetTokenizer.token(id);
   }
 
   function logits(position) {
@@ -80,6 +96,8 @@ export function createSession(store, models, payload) {
     ignored: () => textIds().length - kept().length,
     isFull: () => ids().length >= description().max_positions,
     trace,
+    vocabularySizes: () => vocabularySizes,
+    unsharedToken,
     logits,
     probabilities: (values, { temperature, topK, topP }) => distribution(values, { temperature, topK, topP }),
   };
@@ -107,6 +125,24 @@ function incrementalDecoder(model, sourceIds, sourceKey) {
       return model.forward(ids.slice(cache.length), { sourceIds, cache, lastLogits: true }).logits; // (V,)
     },
   };
+}
+
+/**
+ * A trace with the logits of the first tokens of the vocabulary only.
+ *
+ * @param {object} trace
+ * @param {number} count - of tokens
+ * @returns {object}
+ */
+export function firstLogits(trace, count) {
+  const vocabulary = (trace.logits?.length ?? 0) / trace.length;
+  if (vocabulary <= count) return trace;
+  const logits = new Float32Array(trace.length * count); // (T, count)
+  for (let position = 0; position < trace.length; position += 1) {
+    const start = position * vocabulary;
+    logits.set(trace.logits.subarray(start, start + count), position * count);
+  }
+  return { ...trace, logits };
 }
 
 /** Ids that a target starts with. */

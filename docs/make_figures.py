@@ -5,7 +5,8 @@
     scratch-gpt train sft --init_from runs/gpt
     scratch-gpt train masked_lm --output_dir runs/masked_lm
     scratch-gpt train translation --config german_grammar
-    scratch-gpt train classification --dataset shared/data/sst2/train.tsv --output_dir runs/sentiment
+    scratch-gpt train classification --dataset shared/data/sst2/train.tsv --output_dir runs/sentiment \
+        --label_names negative positive
     python docs/make_figures.py [--runs runs] [--output docs/see] [--only stories_film ...]
 
 A model without a directory under `--runs` is named and left out, with its screenshots.
@@ -24,6 +25,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from rich.console import Console
+from transformers.utils import logging
 
 from scratch_gpt.auto import register
 from scratch_gpt.see.page import build_page, write_page
@@ -33,6 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from helpers.browser import chromium  # noqa: E402  (tests have the way to start Chromium)
 
 VIEWPORT = {"width": 1060, "height": 800}
+STORY = "One day, Sara has a kite behind the castle. She offers her kite to a"
 WRITTEN = 30_000  # milliseconds that a model may take to write a text
 
 
@@ -57,12 +60,12 @@ class Screenshot:
 
 
 MODELS = {
-    "stories": ShownModel("gpt", "One day, Anna went to the forest. She saw a"),
-    "film": ShownModel("gpt", "One day, Anna went to the forest. She saw a", film=True),
-    "two_models": ShownModel("gpt", "One day, Anna went to the forest. She saw a", against="sft"),
+    "stories": ShownModel("gpt", STORY),
+    "film": ShownModel("gpt", STORY, film=True),
+    "two_models": ShownModel("gpt", STORY, against="sft"),
     "translator": ShownModel("german", "Weil der Mann gestern die Tür aufgemacht hat, lacht das Kind."),
     "sentiment": ShownModel("sentiment", "a funny and moving film with a dull ending"),
-    "masked": ShownModel("masked_lm", "One day, Anna <mask> to the forest."),
+    "masked": ShownModel("masked_lm", "One day, Sara <mask> a kite behind the castle."),
 }
 
 
@@ -113,6 +116,7 @@ SCREENSHOTS = {
 def write_pages(runs: Path, folder: Path, console: Console) -> dict[str, Path]:
     """Write the page of each model that stands under `runs`; return their paths by name."""
     register()
+    logging.disable_progress_bar()
     pages = {}
     for name, shown in MODELS.items():
         directories = [runs / run for run in (shown.run, shown.against) if run is not None]

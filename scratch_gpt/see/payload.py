@@ -21,6 +21,7 @@ from ..hub.loading import Tokenizers, check_vocabulary, load_model, open_config,
 from ..hub.native.importing import import_to_memory, is_native_config, plan_import
 from ..models.positions import RotaryEmbedding, RotaryEmbeddings
 from ..models.relative_positions import relative_position_buckets
+from .chat import chat_form
 from .support import check_generation, check_size, check_size_before_loading, ignored_generation, kind_of_page
 from .tokenizers import tokenizer_payload
 
@@ -153,6 +154,7 @@ def description_of(model: PreTrainedModel, tokenizers: Tokenizers | None, name: 
         "rotary": rotary_tables(model),
         "max_positions": max_positions(model),
         "tokenizers": tokenizers_of(tokenizers, config) if tokenizers else None,
+        "chat": chat_form(tokenizers.source) if tokenizers and kind == "causal" else None,
     }
 
 

@@ -67,8 +67,7 @@ CLAIMS = {
         and found["early_spread"] > found["linear_loss"] / 10
     ),
     "leaf_or_flower": lambda found: all(
-        found[f"{task}, hidden layer"] > 0.9 and found[f"{task}, one layer"] < 0.75
-        for task in leaf_or_flower.TASKS
+        found[f"{task}, hidden layer"] > 0.9 and found[f"{task}, one layer"] < 0.75 for task in leaf_or_flower.TASKS
     ),
     "depth": lambda found: (
         found["half as large"] < 1e-8

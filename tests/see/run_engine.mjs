@@ -69,7 +69,14 @@ async function maskedLosses(model, { ids, mask }) {
   });
 }
 
+/** The ids of texts as messages to the assistant. */
+async function chat(model, { form, texts }) {
+  const { encodeText } = await load("../view/session.js");
+  return texts.map((text) => encodeText(model, { chat: form }, text, true));
+}
+
 const METHODS = {
+  chat,
   buckets,
   maskedLosses,
   forward: (model, { ids, options }) => model.forward(ids, options),

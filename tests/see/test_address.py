@@ -14,7 +14,15 @@ LIMITS = {
 }
 # What is linked beside the text, none of it the default.
 LINKED = {
-    **{"view": "what-if", "written": [5, 499], "temperature": 0.65, "topK": 40, "topP": 0.85, "seed": 999_999},
+    **{
+        "view": "what-if",
+        "chat": True,
+        "written": [5, 499],
+        "temperature": 0.65,
+        "topK": 40,
+        "topP": 0.85,
+        "seed": 999_999,
+    },
     **{"position": 3, "key": 0, "layer": 2, "head": 3, "attention": "cross", "lensRow": 3, "label": 2, "beams": 4},
     **{"frame": 0, "model": 1},
 }

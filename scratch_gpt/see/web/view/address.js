@@ -17,7 +17,7 @@ const NUMBERS_AND_NAMES = [
   ...["temperature", "topK", "topP", "seed", "position", "key", "layer", "head", "attention"],
   ...["lensRow", "label", "beams", "frame", "model"],
 ];
-const LINKED = ["view", "text", "written", "edits", ...NUMBERS_AND_NAMES];
+const LINKED = ["view", "text", "chat", "written", "edits", ...NUMBERS_AND_NAMES];
 
 /**
  * What an address may say of a page.
@@ -61,6 +61,7 @@ export function toHash(state) {
   if (state.text.length > LONGEST_TEXT) return `#${new URLSearchParams({ view: state.view })}`;
   const fields = new URLSearchParams({ view: state.view, text: state.text });
   if (state.written.length > 0) fields.set("written", state.written.join("."));
+  if (state.chat) fields.set("chat", "1");
   const initial = initialState();
   for (const name of NUMBERS_AND_NAMES) {
     if (state[name] !== initial[name]) fields.set(name, String(state[name]));
@@ -96,7 +97,7 @@ export function fromHash(hash, limits) {
   if (text !== null && text.length <= LONGEST_TEXT) {
     const initial = initialState();
     for (const name of LINKED) change[name] = initial[name];
-    Object.assign(change, { text, written: writtenIds(fields, limits) });
+    Object.assign(change, { text, chat: fields.get("chat") === "1", written: writtenIds(fields, limits) });
     delete change.view;
   }
   if (fields.has("view")) change.view = fields.get("view");

@@ -38,6 +38,7 @@ async function start() {
   describe(payload.models[0]);
   if (payload.models[0].served) showErrorsOf(store);
   connectText(store, session);
+  connectChat(store, payload.models[0]);
   connectTheme();
   connectAddress(store, session, limits);
   const context = { store, session, models, payload };
@@ -86,6 +87,22 @@ function connectText(store, session) {
     const edits = { ...store.get().edits, hiddenTokens: new Set(), hiddenSource: new Set() }; // positions move
     store.set({ text: area.value, written: [], position: null, key: null, edits });
   });
+  store.subscribe(update);
+  update(store.get());
+}
+
+/** A box that makes the text a message to the assistant, for models with a chat template. */
+function connectChat(store, { chat }) {
+  if (!chat) return;
+  const box = element("input", { type: "checkbox", id: "chat", disabled: chat.prefix === undefined });
+  box.addEventListener("change", () => {
+    const edits = { ...store.get().edits, hiddenTokens: new Set() }; // positions move
+    store.set({ chat: box.checked, written: [], position: null, key: null, edits });
+  });
+  const obstacle = chat.obstacle ? `: ${chat.obstacle}` : "";
+  const label = element("label", { class: "chat" }, box, ` As a message to the assistant${obstacle}`);
+  document.getElementById("text").after(label);
+  const update = (state) => (box.checked = state.chat && chat.prefix !== undefined);
   store.subscribe(update);
   update(store.get());
 }

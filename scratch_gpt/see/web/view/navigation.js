@@ -41,8 +41,9 @@ export function openViews(context) {
   let duration = 0; // of the last update of another text, in milliseconds
 
   function schedule(_, changed) {
-    isOfText ||= changed.has("text");
-    if (changed.has("text") && duration > SLOW) {
+    const isOther = changed.has("text") || changed.has("chat");
+    isOfText ||= isOther;
+    if (isOther && duration > SLOW) {
       cancelAnimationFrame(frame);
       frame = 0;
       clearTimeout(waiting);

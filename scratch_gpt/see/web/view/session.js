@@ -41,8 +41,8 @@ export function createSession(store, models, payload) {
   const model = (index = store.get().model) => models[index];
   const description = (index = store.get().model) => payload.models[index];
   const isTranslator = () => model().kind === "seq2seq";
-  const encoded = memoised((text, index) => models[index].encode(text));
-  const textIds = () => encoded(store.get().text, store.get().model);
+  const encoded = memoised((text, index, chat) => encodeText(models[index], payload.models[index], text, chat));
+  const textIds = () => encoded(store.get().text, store.get().model, store.get().chat);
   const kept = () => textIds().slice(0, description().max_positions);
   const first = () => (isTranslator() ? targetStart(description().generation) : kept());
   const stableIds = stableArray();
@@ -101,6 +101,20 @@ export function createSession(store, models, payload) {
     logits,
     probabilities: (values, { temperature, topK, topP }) => distribution(values, { temperature, topK, topP }),
   };
+}
+
+/**
+ * The ids of a text or, as the chat template writes it, of a message to the assistant.
+ *
+ * @param {object} model - of the engine
+ * @param {object} description - its part of the payload
+ * @param {string} text
+ * @param {boolean} chat
+ * @returns {number[]}
+ */
+export function encodeText(model, { chat: form }, text, chat) {
+  if (!chat || form?.prefix === undefined) return model.encode(text);
+  return model.tokenizer.encode(form.prefix + text + form.suffix, { addSpecialTokens: false });
 }
 
 /**

@@ -27,6 +27,7 @@
  *
  * @typedef {object} State
  * @property {string} text - the text that was typed; of an encoder-decoder the source
+ * @property {boolean} chat - whether the text is a message to the assistant, in the chat template
  * @property {number[]} written - token ids that were written after it; of an encoder-decoder the target
  * @property {string} view - id of the open view
  * @property {number} model - index of the shown model
@@ -105,6 +106,7 @@ export function engineEdits({ hiddenSource, ...decoder }) {
 export function initialState() {
   return {
     text: "",
+    chat: false,
     written: [],
     view: "",
     model: 0,

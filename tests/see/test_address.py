@@ -119,10 +119,10 @@ def test_an_opened_link_shows_what_it_was_made_from(browser, write):
     with opened(browser, path, hash=hash_) as page:
         changed = page.call(PROBABILITIES)
         page.page.evaluate("location.hash = '#view=what-if&text=One+day%2C+Anna+found&position=2'")
-        page.page.wait_for_timeout(100)
+        page.page.wait_for_timeout(600)
         assert page.call(PROBABILITIES) != changed
         page.page.evaluate("(hash) => { location.hash = hash }", hash_)
-        page.page.wait_for_timeout(100)
+        page.page.wait_for_timeout(600)
         assert page.call(PROBABILITIES) == changed
         page.page.wait_for_timeout(400)
         assert "blocks=1" in page.call("location.hash")
@@ -130,7 +130,7 @@ def test_an_opened_link_shows_what_it_was_made_from(browser, write):
         rest = "&position=120&key=127&layer=99&head=-1&hiddenTokens=100_3&heads=1.9&temperature=NaN&text=a%E0%A4"
         for view in views:
             page.page.evaluate("(hash) => { location.hash = hash }", f"#view={view}{rest}")
-            page.page.wait_for_timeout(100)
+            page.page.wait_for_timeout(600)
             shown_panel = page.call("document.querySelector('[role=tabpanel]:not([hidden])').id")
             assert shown_panel == f"panel-{view}"
         assert page.problems == []

@@ -61,8 +61,8 @@ def test_the_view_shows_the_losses_of_torch(browser, write):
         assert page.page.inner_text("#pseudo-loss-progress") == ""
         assert f"rank {expected[3][1]} of" in page.page.inner_text("#pseudo-loss-value")
         page.page.fill("#text", "One day")
-        page.page.wait_for_timeout(200)
+        page.page.wait_for_timeout(1000)
         assert page.page.locator("#panel-pseudo-loss .below").count() == 4
         page.page.fill("#text", "")
-        page.page.wait_for_timeout(100)
+        page.page.wait_for_timeout(1000)
         assert page.problems == []

@@ -182,7 +182,7 @@ def test_the_loss_of_a_written_translation_is_that_of_torch(kind, target, open_v
     assert number(page.page.inner_text("#metric-mean-loss")) == pytest.approx(float(loss), rel=0.01)
     assert f"over {labels.shape[1]} tokens" in page.page.inner_text("#panel-loss .metrics")
     page.page.fill("#text", "Another text.")
-    page.page.wait_for_timeout(200)
+    page.page.wait_for_timeout(1000)
     assert page.page.input_value("#target-text") == ""
 
 

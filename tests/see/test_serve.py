@@ -369,13 +369,13 @@ def test_bad_input_is_an_error_in_one_line(tmp_path):
 
 
 @contextmanager
-def browsed(browser: Any, server: Any):
+def browsed(browser: Any, server: Any, hash: str = ""):
     """The served page in a browser; all that it asks for must be from this server."""
     url = f"http://127.0.0.1:{server.server_port}/"
     context = browser.new_context()
     try:
         recorded = RecordedPage(context.new_page(), url)
-        recorded.page.goto(url)
+        recorded.page.goto(url + hash)
         recorded.call("1")
         yield recorded
         assert recorded.requests
@@ -462,3 +462,14 @@ def test_errors_are_shown_in_the_page(browser):
         page.page.context.set_offline(True)
         page.page.fill("#text", "One more text")
         page.page.wait_for_selector("#server-error:has-text('The server does not answer')")
+
+
+@pytest.mark.slow
+def test_a_page_starts_with_a_text_that_is_too_long(browser, monkeypatch):
+    """What is too long is said, and a shorter text is shown."""
+    monkeypatch.setattr(serve, "MAX_ANSWER", 60_000)
+    with serving(shown("causal")) as server, browsed(browser, server, "#view=attention") as page:
+        page.page.wait_for_selector("#server-error:has-text('shorten the text')")
+        page.page.fill("#text", "One")
+        page.page.wait_for_selector("#server-error", state="hidden")
+        page.page.wait_for_selector("#panel-attention .view button")

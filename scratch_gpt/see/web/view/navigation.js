@@ -22,7 +22,7 @@ const PAUSE = 300; // milliseconds without a change of the text
  * @returns {Navigation}
  */
 export function openViews(context) {
-  const { store, models } = context;
+  const { store, models, payload } = context;
   const views = VIEWS.filter(({ kinds, isShown }) => (kinds?.includes(models[0].kind) ?? true) && (isShown?.(context) ?? true));
   const tabs = new Map(views.map((view) => [view.id, createTab(view, store)]));
   const panels = new Map(views.map((view) => [view.id, createPanel(view)]));
@@ -57,10 +57,10 @@ export function openViews(context) {
   function run() {
     [frame, waiting] = [0, 0];
     const start = performance.now();
+    computing.textContent = "";
     update();
     if (isOfText) duration = performance.now() - start;
     isOfText = false;
-    computing.textContent = "";
   }
 
   function update() {
@@ -79,7 +79,8 @@ export function openViews(context) {
   }
 
   store.subscribe(schedule);
-  run();
+  if (payload.models[0].served) frame = requestAnimationFrame(run); // it starts also if the server refuses the text
+  else run();
   return { views, open: (id) => store.set({ view: id }) };
 }
 

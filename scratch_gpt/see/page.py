@@ -67,16 +67,21 @@ def build_page(
         ScratchError: a model can't be opened or shown, the two can't be compared, or there is no film of the model.
     """
     models = [model_payload(name, dtype, trust_remote_code) for name in names]
-    for name, model in zip(names, models, strict=True):
-        if ignored := (model.content["generation"] or {}).get("ignored"):
-            settings = ", ".join(ignored)
-            report(f"the page ignores {settings} in the generation config of {name}: it samples by its own controls")
+    report_ignored(names, models, report)
     if title is not None:
         models[0].content["name"] = title
     for name, model in zip(names[1:], models[1:], strict=True):
         check_comparable(names[0], models[0], name, model)
     frames = None if film is None else film_of(film, names[0], models, trust_remote_code, report)
     return page_html(models, example(models[0].content) if text is None else text, frames)
+
+
+def report_ignored(names: Sequence[str], models: Sequence[ModelPayload], report: Callable[[str], object]) -> None:
+    """Report the settings of generation that a page ignores, a line for each model that has some."""
+    for name, model in zip(names, models, strict=True):
+        if ignored := (model.content["generation"] or {}).get("ignored"):
+            settings = ", ".join(ignored)
+            report(f"the page ignores {settings} in the generation config of {name}: it samples by its own controls")
 
 
 def film_of(

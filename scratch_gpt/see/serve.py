@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from ..errors import ScratchError
 from ..hub.loading import Tokenizers, choose_device, choose_dtype, load_model, open_config
 from ..hub.native.importing import import_to_memory, is_native_config, plan_import
-from .page import check_comparable, example, page_html
+from .page import check_comparable, example, page_html, report_ignored
 from .payload import payload_without_weights, tokenizers_for
 from .torch_edits import Edits
 from .torch_trace import Pass, ServedModel, Trace
@@ -75,7 +75,7 @@ def serve(
         tokenizers = [
             tokenizers_for(name, model.config, trust_remote_code) for name, model in zip(names, opened, strict=True)
         ]
-        server.show(names, opened, tokenizers, text)
+        server.show(names, opened, tokenizers, text, report)
         for name, model in zip(names, opened, strict=True):
             kind = f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
             report(f"{name}: {model.num_parameters():,} parameters, {kind}")
@@ -132,6 +132,7 @@ class Server(ThreadingHTTPServer):
         models: Sequence[PreTrainedModel],
         tokenizers: Sequence[Tokenizers],
         text: str | None = None,
+        report: Callable[[str], object] = print,
     ) -> None:
         """Set what is served.
 
@@ -140,6 +141,7 @@ class Server(ThreadingHTTPServer):
             models: the first is shown, and the second compared with it.
             tokenizers: of each.
             text: what the page starts with; None: an example.
+            report: called with a line about settings that the page ignores.
 
         Raises:
             ScratchError: a page can't show a model, or compare the two.
@@ -147,6 +149,7 @@ class Server(ThreadingHTTPServer):
         self.token = secrets.token_urlsafe(32)
         self.lock = threading.Lock()
         payloads = [payload_without_weights(*parts) for parts in zip(models, tokenizers, names, strict=True)]
+        report_ignored(names, payloads, report)
         for index, payload in enumerate(payloads):
             payload.content["served"] = {"model": index, "token": self.token}
         for name, payload in zip(names[1:], payloads[1:], strict=True):

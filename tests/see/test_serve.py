@@ -325,8 +325,13 @@ def test_native_models_and_data_types(tmp_path, monkeypatch):
     shown("causal").tokenizers.source.save_pretrained(tmp_path / "native")
     seen = []
     monkeypatch.setattr(serve.Server, "serve_forever", lambda server: seen.append(server.models[0].model.dtype))
+    settings = json.loads((tmp_path / "native" / "generation_config.json").read_text())
+    (tmp_path / "native" / "generation_config.json").write_text(
+        json.dumps(settings | {"do_sample": True, "min_p": 0.1})
+    )
     result = run_here("scratch-gpt", "see", "native", "--serve", "--port", "0", "--dtype", "float16", cwd=tmp_path)
     assert "parameters, float16 on cpu" in result.stdout
+    assert "the page ignores min_p in the generation config of native" in result.stdout
     assert seen == [torch.float16]
 
 

@@ -30,7 +30,7 @@ WeightType = Literal["float16", "float32"]
 OMITTED_FIELDS = frozenset(
     {
         *("auto_map", "custom_pipelines", "imported_from", "id2label", "label2id", "architectures", "dtype"),
-        *("transformers_version", "problem_type", "chunk_size_feed_forward", "output_attentions"),
+        *("transformers_version", "chunk_size_feed_forward", "output_attentions"),
         *("output_hidden_states", "return_dict", "use_cache", "initializer_range", "output_projection_init"),
     }
 )

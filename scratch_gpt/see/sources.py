@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MODELS = Path(__file__).parents[1] / "models"
+PACKAGE = Path(__file__).parents[1]
 
 
 class Paper(NamedTuple):
@@ -30,11 +30,12 @@ class Place(NamedTuple):
     """Lines of a source file.
 
     Attributes:
-        file: a file of `scratch_gpt/models`.
+        file: a file of `folder`.
         definition: a function, or a method as `Class.method`.
         paper: where the formula is from.
         first: beginning of the first statement of the excerpt; None: the whole definition.
         last: beginning of its last statement; None: the first one.
+        folder: of the package.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Place(NamedTuple):
     paper: Paper | None = None
     first: str | None = None
     last: str | None = None
+    folder: str = "models"
 
 
 TRANSFORMER = Paper("Vaswani et al. 2017, Attention is all you need", "1706.03762")
@@ -56,6 +58,9 @@ SWITCH = Paper("Fedus et al. 2021, Switch Transformers", "2101.03961")
 FASTTEXT = Paper("Joulin et al. 2016, Bag of tricks for efficient text classification", "1607.01759")
 BERT = Paper("Devlin et al. 2018, BERT", "1810.04805")
 GROUPED = Paper("Ainslie et al. 2023, GQA", "2305.13245")
+DISTILLATION = Paper("Hinton et al. 2015, Distilling the knowledge in a neural network", "1503.02531")
+LENGTH_PENALTY = Paper("Wu et al. 2016, Google's neural machine translation system", "1609.08144")
+ERASURE = Paper("Li et al. 2016, Understanding neural networks through representation erasure", "1612.08220")
 NUCLEUS = Paper("Holtzman et al. 2019, The curious case of neural text degeneration", "1904.09751")
 
 GPT, ENCODER, STACKS = "modeling_scratch_gpt.py", "modeling_scratch_encoder.py", "seq2seq_stacks.py"
@@ -90,6 +95,11 @@ PLACES = {
     ),
     "encoder": Place(STACKS, "ScratchSeq2SeqEncoder.forward", TRANSFORMER),
     "decoder": Place(STACKS, "ScratchSeq2SeqDecoder.forward", TRANSFORMER, "hidden_states, rotary", "for layer in"),
+    "beam_search": Place("model_directory.py", "set_translation_defaults", LENGTH_PENALTY, folder="hub"),
+    "divergence": Place(
+        "task.py", "distillation_loss", DISTILLATION, "log_probs =", "divergence =", "train/tasks/distillation"
+    ),
+    "erasure": Place(ENCODER, "ScratchEncoderModel.pool", ERASURE),
     "pooling": Place(ENCODER, "ScratchEncoderModel.pool", BERT),
     "masked_head": Place(ENCODER, "MaskedLMTransform.forward", BERT),
     "bigram": Place("modeling_scratch_bigram.py", "ScratchBigramForCausalLM.forward"),
@@ -97,7 +107,7 @@ PLACES = {
 
 
 def excerpts() -> dict[str, dict[str, Any]]:
-    """Return the excerpts of all concepts: `file`, `first_line`, `code`, and `paper` (`title`, `url`) or None.
+    """Return the excerpts of all concepts: `file` in the package, `first_line`, `code`, and `paper` (`title`, `url`) or None.
 
     Raises:
         LookupError: a definition or statement is not in its file any more.
@@ -111,7 +121,7 @@ def excerpt(place: Place) -> dict[str, Any]:
     Raises:
         LookupError: its definition or one of its statements is not in the file, or there are several.
     """
-    source = (MODELS / place.file).read_text(encoding="utf-8")
+    source = (PACKAGE / place.folder / place.file).read_text(encoding="utf-8")
     lines = source.splitlines()
     found = find_definition(ast.parse(source), place)
     first = last = found
@@ -121,7 +131,12 @@ def excerpt(place: Place) -> dict[str, Any]:
         last = find_statement(found, place.last, lines, place)
     code = "\n".join(lines[first.lineno - 1 : last.end_lineno])
     paper = None if place.paper is None else {"title": place.paper.title, "url": place.paper.url}
-    return {"file": place.file, "first_line": first.lineno, "code": textwrap.dedent(code), "paper": paper}
+    return {
+        "file": f"{place.folder}/{place.file}",
+        "first_line": first.lineno,
+        "code": textwrap.dedent(code),
+        "paper": paper,
+    }
 
 
 def find_definition(module: ast.Module, place: Place) -> ast.stmt:

@@ -4,13 +4,13 @@ import ast
 
 import pytest
 
-from scratch_gpt.see.sources import MODELS, PLACES, Place, excerpt, excerpts
+from scratch_gpt.see.sources import PACKAGE, PLACES, Place, excerpt, excerpts
 
 
 @pytest.mark.parametrize("concept", PLACES)
 def test_an_excerpt_is_the_code_at_its_lines(concept):
     found = excerpt(PLACES[concept])
-    lines = (MODELS / found["file"]).read_text(encoding="utf-8").splitlines()
+    lines = (PACKAGE / found["file"]).read_text(encoding="utf-8").splitlines()
     code = found["code"].splitlines()
     assert 2 <= len(code) <= 70
     there = lines[found["first_line"] - 1 : found["first_line"] - 1 + len(code)]

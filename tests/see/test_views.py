@@ -36,11 +36,6 @@ def call_views():
         yield call
 
 
-def numbers_in(text: str) -> list[float]:
-    """The numbers of a line of a formula."""
-    return [float(each.replace("−", "-")) for each in re.findall(r"−?\d+(?:\.\d+)?", text)]
-
-
 def scene(seed: int = 0, **shapes: tuple[int, ...]) -> list[torch.Tensor]:
     """Random tensors."""
     generator = torch.Generator().manual_seed(seed)
@@ -114,78 +109,6 @@ def test_a_matrix_draws_each_weight_once(call_views):
             cells[int(y), int(x)] = each["shade"]
     assert set(cells) == {tuple(place) for place in (weights[1] >= 0.02).nonzero().tolist()}
     assert all(shade - 0.1 <= weights[1][place] + 1e-6 <= shade + 1e-6 for place, shade in cells.items())
-
-
-@pytest.mark.parametrize("softcap", [None, 5.0])
-def test_an_attention_weight_is_explained_by_its_numbers(softcap, call_views):
-    query, keys = scene(query=(8,), keys=(6, 8))
-    scores = keys @ query / 8**0.5
-    if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores[5] = float("-inf")
-    numbers = {"query": query, "keyVector": keys[2], "scores": scores, "key": 2, "softcap": softcap, "hasBias": False}
-    names = {"queryToken": "a", "keyToken": "b"}
-    explained, masked = call_views(
-        ("formulas", "explainAttention", {**numbers, **names}),
-        ("formulas", "explainAttention", {**numbers, **names, "key": 5}),
-    )
-    weight = float(scores.softmax(0)[2])
-    assert numbers_in(explained["formula"][1])[-1] == pytest.approx(weight, rel=1e-2)
-    assert numbers_in(explained["formula"][-1])[-1] == pytest.approx(float(scores[2]), rel=1e-2)
-    assert numbers_in(explained["formula"][3])[0] == pytest.approx(float(keys[2] @ query), rel=1e-2)
-    assert "the weights of the 5 tokens" in explained["meaning"].lower()
-    assert "the weight is 0" in masked["formula"][1]
-
-
-def test_a_probability_a_loss_and_an_entropy_are_explained_by_their_numbers(call_views):
-    (logits,) = scene(logits=(40,))
-    p = logits.softmax(0)
-    best = p.topk(2).indices.tolist()
-    probability, loss, entropy, length = call_views(
-        ("formulas", "explainProbability", logits, 7, "x", ""),
-        ("formulas", "explainLoss", logits, 7, "x"),
-        ("formulas", "explainEntropy", p, best),
-        ("formulas", "explainLength", logits, "here"),
-    )
-    assert numbers_in(probability["formula"][1])[2] == pytest.approx(float(p[7]), rel=1e-2)
-    assert numbers_in(loss["formula"][1])[-1] == pytest.approx(float(-p[7].log()), rel=1e-2)
-    assert numbers_in(entropy["formula"][2])[0] == pytest.approx(float(-(p * p.log2()).sum()), rel=1e-2)
-    assert numbers_in(length["formula"][1])[-1] == pytest.approx(float(logits.norm()), rel=1e-2)
-    assert ["rank", f"{int((p > p[7]).sum()) + 1} of 40"] in probability["values"]
-
-
-@pytest.mark.parametrize("norm_type", ["layer_norm", "layer_norm_without_bias", "rms_norm", "rms_norm_without_weight"])
-def test_a_norm_is_explained_by_its_numbers(norm_type, call_views):
-    x, weight, bias = scene(x=(16,), weight=(16,), bias=(16,))
-    if norm_type.startswith("layer_norm"):
-        module: nn.Module = LayerNorm(16, 1e-5, bias=norm_type == "layer_norm")
-    else:
-        module = RMSNorm(16, 1e-5, elementwise_affine=norm_type == "rms_norm")
-    plain = module(x).detach()
-    for name, value in (("weight", weight), ("bias", bias)):
-        if getattr(module, name, None) is not None:
-            getattr(module, name).data.copy_(value)
-    y = module(x).detach()
-    config = {"norm_type": norm_type, "norm_eps": 1e-5}
-    (found,) = call_views(("formulas", "explainNorm", x, y, config, 3))
-    assert numbers_in(found["formula"][1])[-1] == pytest.approx(float(plain[3]), rel=1e-2)
-    if norm_type != "rms_norm_without_weight":
-        assert numbers_in(found["formula"][-1])[-1] == pytest.approx(float(y[3]), rel=1e-2)
-    assert ("weight" in found["formula"][0], "bias" in found["formula"][0]) == (
-        norm_type != "rms_norm_without_weight",
-        norm_type == "layer_norm",
-    )
-
-
-def test_chosen_experts_are_explained_by_their_numbers(call_views):
-    (logits,) = scene(logits=(8,))
-    probabilities = logits.softmax(0)
-    weights, chosen = probabilities.topk(2)
-    for shown in (weights, weights / weights.sum()):
-        (found,) = call_views(("formulas", "explainExperts", probabilities, chosen.tolist(), shown))
-        for line, expert, weight in zip(found["formula"][1:], chosen.tolist(), shown.tolist(), strict=True):
-            assert numbers_in(line)[0] == expert + 1
-            assert numbers_in(line)[-1] == pytest.approx(weight, rel=1e-2)
 
 
 def described(model) -> dict:

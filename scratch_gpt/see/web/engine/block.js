@@ -29,6 +29,7 @@ import { add } from "#see/engine/tensor.js";
  * @property {Float32Array | null} crossAttention weights of cross-attention (H, T, S)
  * @property {import("#see/engine/attention.js").AttentionRecord | null} crossAttentionDetail
  * @property {Float32Array | null} crossAttentionOutput what cross-attention adds (T, C)
+ * @property {Float32Array} mlpInput what the feed-forward network reads (T, C)
  * @property {Float32Array} mlpOutput what the feed-forward network adds (T, C)
  * @property {import("#see/engine/experts.js").Routing | null} experts
  * @property {Object<string, {input: Float32Array, output: Float32Array}>} norms by name, each (T, C)
@@ -152,6 +153,7 @@ export class TransformerBlock {
 
   /** What the feed-forward network adds to the residual stream (T, C). */
   feedForward(mlpInput, { edits, record }, trace) {
+    trace.mlpInput = mlpInput;
     const output = this.mlp.forward(mlpInput, record ? trace : null);
     trace.mlpOutput = this.branchOutput("mlp_output_layernorm", output, edits.mlps, trace);
     return trace.mlpOutput;

@@ -64,7 +64,7 @@ function renderAttention(context, state) {
       "section",
       { class: "card" },
       element("h3", {}, `Layer ${layer + 1}, head ${head + 1}`),
-      element("p", { class: "note" }, headSentence(selection)),
+      element("p", { class: "note" }, ...headSentence(context, selection)),
       element("h4", {}, "Over the text"),
       map.id === "cross"
         ? element("p", { class: "note" }, "From a target token, the model predicts the one after it.")
@@ -80,7 +80,7 @@ function renderAttention(context, state) {
           element("h4", {}, `Weights of “${map.queries[query]}”`),
           renderWeights(context, selection),
         ),
-        element("div", {}, element("h4", {}, "All tokens"), renderMatrix(selection, set)),
+        element("div", {}, element("h4", {}, "All tokens"), renderMatrix(context, selection, set)),
       ),
     ),
     element("h3", {}, "All heads"),
@@ -113,15 +113,31 @@ export function selectedHead(context, state) {
   return { maps, map, layer, head, heads, query, key, weights };
 }
 
-function headSentence({ map, weights }) {
+/** What the head does on average, each number as a button. */
+function headSentence(context, { map, weights, layer, head }) {
   const [queries, keys, same] = [map.queries.length, map.keys.length, map.id !== "cross"];
-  const { previous, first, self, entropy } = describeHead(weights, queries, keys, same);
-  const spread = `The weights are spread like an even choice among ${Math.exp(entropy).toFixed(1)} tokens.`;
-  if (!same) return `On average ${percent(first)} of the weight goes to the first source token. ${spread}`;
-  return (
-    `On average ${percent(previous)} of the weight goes to the token before, ${percent(first)} to ` +
-    `the first token and ${percent(self)} to the token itself. ${spread}`
-  );
+  const means = describeHead(weights, queries, keys, same);
+  const request = { map: map.id, layer, head };
+  const number = (of, name) =>
+    explainButton(context, `head-${of}`, percent(means[of]), { kind: "headMean", ...request, of, name });
+  const spread = Math.exp(means.entropy).toFixed(1);
+  const parts = same
+    ? [
+        number("previous", "the token before"),
+        " of the weight goes to the token before, ",
+        number("first", "the first token"),
+        " to the first token and ",
+        number("self", "the token itself"),
+        " to the token itself.",
+      ]
+    : [number("first", "the first source token"), " of the weight goes to the first source token."];
+  return [
+    "On average ",
+    ...parts,
+    " The weights are spread like an even choice among ",
+    explainButton(context, "head-entropy", spread, { kind: "headSpread", ...request }),
+    " tokens.",
+  ];
 }
 
 /** Arcs from the selected token, and faint ones from all others. */
@@ -266,8 +282,11 @@ function renderWeights(context, selection) {
   );
 }
 
-/** All weights of a head as a matrix: rows are queries, columns keys. */
-function renderMatrix(selection, set) {
+/**
+ * All weights of a head as a matrix: rows are queries, columns keys. Arrow keys move the selected cell, whose
+ * weight Enter explains.
+ */
+function renderMatrix(context, selection, set) {
   const { map, weights, query, key, layer, head } = selection;
   const [queries, keys] = [map.queries.length, map.keys.length];
   const cell = Math.round(Math.min(22, Math.max(7, 420 / Math.max(queries, keys))));
@@ -290,11 +309,27 @@ function renderMatrix(selection, set) {
     if (column >= 0 && line >= 0 && column < keys && line < queries)
       set({ position: Math.floor(line), key: Math.floor(column) });
   };
-  const size = `${queries} queries by ${keys} keys`;
-  const label = `Attention weights of layer ${layer + 1}, head ${head + 1}: ${size}`;
+  const onkeydown = (event) => {
+    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    if (!step && event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    event.stopPropagation();
+    const explain = { kind: "attention", map: map.id, layer, head, query, key };
+    if (!step) return set({ position: query, key, explain });
+    const within = (index, count) => Math.min(count - 1, Math.max(0, index));
+    set({ position: within(query + step[0], queries), key: within(key + step[1], keys) });
+  };
+  // The label is that of the selected cell: a screen reader reads it when the drawing is focused again
+  const weight = percent(weights[query * keys + key]);
+  const label =
+    `${weight} from ${map.queries[query]}, row ${query + 1} of ${queries}, to ${map.keys[key]}, column ` +
+    `${key + 1} of ${keys}. Arrow keys select another weight of layer ${layer + 1}, head ${head + 1}; Enter explains it.`;
   const drawing = svg(
     "svg",
-    { class: "matrix", width, height, role: "img", "aria-label": label, onclick },
+    {
+      ...{ class: "matrix", id: "matrix", width, height, role: "button", tabindex: 0, "aria-label": label },
+      ...{ "data-explain": "attention", onclick, onkeydown },
+    },
     cells,
     ...(labelled ? matrixLabels(map, cell, left, top) : []),
   );

@@ -100,19 +100,23 @@ export function linkPath(from, to, height) {
  * @returns {{previous: number, first: number, self: number, entropy: number}} entropy in nats
  */
 export function describeHead(weights, queries, keys, sameText = true) {
+  const parts = Object.entries(headParts(weights, queries, keys, sameText));
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+  return Object.fromEntries(parts.map(([name, values]) => [name, mean(values)]));
+}
+
+/** What `describeHead` is the mean of: the values of each query, each (T,). */
+export function headParts(weights, queries, keys, sameText = true) {
   const start = queries > 3 ? 2 : 0;
-  const totals = { previous: 0, first: 0, self: 0, entropy: 0 };
+  const parts = { previous: [], first: [], self: [], entropy: [] };
   for (let query = start; query < queries; query++) {
-    for (let key = 0; key < keys; key++) {
-      const weight = weights[query * keys + key];
-      if (sameText && key === query - 1) totals.previous += weight;
-      if (key === 0) totals.first += weight;
-      if (sameText && key === query) totals.self += weight;
-      if (weight > 0) totals.entropy -= weight * Math.log(weight);
-    }
+    const values = weights.subarray(query * keys, (query + 1) * keys);
+    parts.previous.push(sameText && query > 0 ? values[query - 1] : 0);
+    parts.first.push(values[0]);
+    parts.self.push(sameText ? values[query] : 0);
+    parts.entropy.push(values.reduce((sum, weight) => (weight > 0 ? sum - weight * Math.log(weight) : sum), 0));
   }
-  const count = Math.max(1, queries - start);
-  return Object.fromEntries(Object.entries(totals).map(([name, total]) => [name, total / count]));
+  return parts;
 }
 
 /**

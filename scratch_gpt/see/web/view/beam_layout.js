@@ -56,3 +56,17 @@ export function beamTree(steps, bestIds, numBeams) {
   });
   return nodes;
 }
+
+/**
+ * The tokens from the first step to a node, with the log-probability that each added to the sum.
+ *
+ * @param {TreeNode} node
+ * @returns {{id: number, logProbability: number}[]}
+ */
+export function beamPath(node) {
+  const path = [];
+  for (let each = node; each; each = each.parent) {
+    path.unshift({ id: each.id, logProbability: each.score - (each.parent?.score ?? 0) });
+  }
+  return path;
+}

@@ -1,8 +1,7 @@
 /** Two answers side by side as a table: before and after a change, or of two models. */
 
-import { bar, largest, percent } from "#see/view/charts.js";
+import { bar, largest } from "#see/view/charts.js";
 import { element } from "#see/view/dom.js";
-import { points } from "#see/view/numbers.js";
 import { unionOfBest } from "#see/view/outcomes.js";
 import { explainButton, scrollRegion } from "#see/view/rerender.js";
 
@@ -22,8 +21,8 @@ export function changeTable(context, id, first, second, names) {
   const column = (text) =>
     element("th", { scope: "col", class: text === first.title ? null : "right" }, text);
   const bars = () => element("td", { class: "drawn" });
-  const header = [column(first.title), column(names[0]), bars(), bars(), column(names[1]), column("Points")];
-  const rows = choices.map((choice) => changeRow(context, id, first, second, choice));
+  const header = [column(first.title), column(names[0]), bars(), bars(), column(names[1]), column(first.kind === "none" ? "Change" : "Points")];
+  const rows = choices.map((choice) => changeRow(context, id, first, second, choice, names));
   const table = element(
     "table",
     { class: "weights change" },
@@ -33,22 +32,29 @@ export function changeTable(context, id, first, second, names) {
   return scrollRegion(id, `${first.title}: ${names[0]} and ${names[1]}`, table);
 }
 
-function changeRow(context, id, first, second, choice) {
+function changeRow(context, id, first, second, choice, names) {
   const [before, after] = [first.values[choice], second.values[choice]];
-  const difference = points(after - before);
+  const difference = first.writeChange(after - before);
   const kind = difference === "0" ? "same" : after < before ? "less" : "more";
+  const answers = [first, second].map((each) => each.request(choice));
+  const number = (index, value) =>
+    explainButton(context, `${id}-${index}-${choice}`, first.write(value), answers[index]);
+  const change = {
+    kind: "change",
+    answer: answers[0],
+    before: answers[0].source,
+    after: answers[1].source,
+    names: names.map((name) => name.toLowerCase()),
+  };
+  const drawn = (value) => element("td", { class: "drawn" }, first.kind === "none" ? null : bar(value));
   return element(
     "tr",
     {},
     element("th", { scope: "row" }, first.name(choice)),
-    element(
-      "td",
-      { class: "right" },
-      explainButton(context, `${id}-${choice}`, percent(before), first.request(choice)),
-    ),
-    element("td", { class: "drawn" }, bar(before)),
-    element("td", { class: "drawn" }, bar(after)),
-    element("td", { class: "right" }, percent(after)),
-    element("td", { class: `right ${kind}` }, difference),
+    element("td", { class: "right" }, number(0, before)),
+    drawn(before),
+    drawn(after),
+    element("td", { class: "right" }, number(1, after)),
+    element("td", { class: `right ${kind}` }, explainButton(context, `${id}-change-${choice}`, difference, change)),
   );
 }

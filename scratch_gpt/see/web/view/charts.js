@@ -17,6 +17,16 @@ export function percent(value) {
 }
 
 /**
+ * A probability in a narrow cell: as a percentage without decimals.
+ *
+ * @param {number} value - between 0 and 1
+ * @returns {string}
+ */
+export function wholePercent(value) {
+  return `${Math.round(100 * value)}%`;
+}
+
+/**
  * A number in thousands or millions, such as `1.2M`.
  *
  * @param {number} value

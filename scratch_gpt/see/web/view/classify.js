@@ -1,10 +1,9 @@
 /** A classifier's decision: the probability of each class, and the share of each token in it. */
 
-import { bar, largest, percent } from "#see/view/charts.js";
-import { element, replaceChildren } from "#see/view/dom.js";
-import { points } from "#see/view/numbers.js";
-import { labelProbabilities } from "#see/view/outcomes.js";
-import { explainButton, hasTokens } from "#see/view/rerender.js";
+import { bar, largest } from "#see/view/charts.js";
+import { element } from "#see/view/dom.js";
+import { labelAnswers, labelFunction, writers } from "#see/view/outcomes.js";
+import { explainButton, hasTokens, replaceKeepingFocus } from "#see/view/rerender.js";
 import { engineEdits, noEdits } from "#see/view/state.js";
 import { tokenStrip } from "#see/view/token_strip.js";
 
@@ -15,37 +14,42 @@ export const view = {
   id: "classify",
   title: "Decision",
   intro:
-    "The classifier gives each class a probability. To see what a token contributes, it is hidden: " +
-    "how far the probability falls without it is its share in the decision.",
+    "The classifier gives each class a probability or, for a regression, a value. To see what a token " +
+    "contributes, it is hidden: how far the answer falls without it is its share in the decision.",
   kinds: ["classifier"],
   build(root, context) {
     const { session, store } = context;
     const strip = tokenStrip("Tokens with their shares", session.tokenizer, (position) =>
       store.set({ position }),
     );
-    const [classes, heading, note] = [
+    const [classes, detail, heading, note] = [
       element("div"),
+      element("p", { class: "note" }),
       element("h3"),
       element("p", { class: "note", role: "status" }),
     ];
-    root.append(classes, heading, element("div", { class: "loss-strip" }, strip.node), note);
+    root.append(classes, heading, element("div", { class: "loss-strip" }, strip.node), detail, note);
     function update(state) {
       if (!hasTokens(session)) {
-        replaceChildren(classes, element("p", { class: "note" }, "Write a text first."));
+        replaceKeepingFocus(classes, [element("p", { class: "note" }, "Write a text first.")]);
+        replaceKeepingFocus(detail, []);
         strip.update([], null);
         return;
       }
       const trace = session.trace();
-      const probabilities = labelProbabilities(trace.scores, session.model().config);
-      const label = state.label ?? largest(probabilities, 1)[0];
-      replaceChildren(classes, renderClasses(context, probabilities, label));
-      heading.textContent = `Share of each token in “${labelName(session, label)}”, in percentage points`;
+      const answers = labelAnswers(trace.scores, session.model().config);
+      const kind = labelFunction(session.model().config, answers.length);
+      const label = state.label ?? largest(answers, 1)[0];
+      replaceKeepingFocus(classes, [renderClasses(context, answers, kind, label)]);
+      const unit = kind === "none" ? "" : ", in percentage points";
+      heading.textContent = `Share of each token in “${labelName(session, label)}”${unit}`;
       const found = measureShares(
         context,
         trace,
         () => store.get().view === "classify" && update(store.get()),
       );
-      strip.update(stripTokens(session.ids(), found, probabilities[label], label), state.position);
+      strip.update(stripTokens(session.ids(), found, answers[label], label, kind), state.position);
+      replaceKeepingFocus(detail, renderShare(context, state.position, found, answers[label], label, kind));
       note.textContent = found.done ? shareNote() : "Hiding one token after the other …";
     }
     return update;
@@ -54,7 +58,7 @@ export const view = {
 
 function shareNote() {
   return (
-    "“+20” means: with this token hidden, the probability is 20 points lower, so the token speaks " +
+    "“+20” means: with this token hidden, the answer is 20 lower, so the token speaks " +
     "for the class. “−” means that it speaks against it. The shares need not add up, since tokens " +
     "act together."
   );
@@ -64,9 +68,10 @@ function labelName(session, label) {
   return session.description().labels?.[label] ?? `label ${label}`;
 }
 
-function renderClasses(context, probabilities, chosen) {
+function renderClasses(context, answers, kind, chosen) {
   const { session, store } = context;
-  const rows = Array.from(probabilities, (probability, label) => {
+  const { write } = writers(kind);
+  const rows = Array.from(answers, (answer, label) => {
     const name = labelName(session, label);
     const select = element(
       "button",
@@ -82,22 +87,22 @@ function renderClasses(context, probabilities, chosen) {
     const number = explainButton(
       context,
       `class-${label}`,
-      percent(probability),
+      write(answer),
       request,
-      `${name}: ${percent(probability)}`,
+      `${name}: ${write(answer)}`,
     );
     return element(
       "tr",
       { class: label === chosen ? "marked" : null },
       element("th", { scope: "row" }, select),
-      element("td", {}, bar(probability)),
+      element("td", {}, kind === "none" ? null : bar(answer)),
       element("td", { class: "right" }, number),
     );
   });
   return element(
     "table",
     { class: "weights classes" },
-    element("caption", { class: "visually-hidden" }, "Probability of each class"),
+    element("caption", { class: "visually-hidden" }, kind === "none" ? "Value of each label" : "Probability of each class"),
     element("tbody", {}, ...rows),
   );
 }
@@ -121,7 +126,7 @@ function measureShares({ session }, trace, onprogress) {
     while (found.values.length < ids.length && performance.now() < end) {
       const edits = { ...noEdits(), hiddenTokens: new Set([found.values.length]) };
       found.values.push(
-        labelProbabilities(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config),
+        labelAnswers(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config),
       );
     }
     found.done = found.values.length === ids.length;
@@ -132,7 +137,24 @@ function measureShares({ session }, trace, onprogress) {
   return found;
 }
 
-function stripTokens(ids, { values }, whole, label) {
+/** The share of the selected token, which can be explained. */
+function renderShare(context, position, { values }, whole, label, kind) {
+  const without = values[position]?.[label];
+  if (without === undefined) return ["Select a token to see how its share is computed."];
+  const request = {
+    kind: "change",
+    answer: { kind: "class", label },
+    before: { off: { field: "hiddenTokens", part: position } },
+    after: {},
+    names: ["with the token hidden", "with all tokens"],
+    concept: "erasure",
+  };
+  const text = writers(kind).writeChange(whole - without);
+  return [`Share of token ${position + 1}: `, explainButton(context, "classify-share", text, request)];
+}
+
+function stripTokens(ids, { values }, whole, label, kind) {
+  const { write, writeChange } = writers(kind);
   return ids.map((id, position) => {
     const without = values[position]?.[label];
     if (without === undefined) return { id, below: "…" };
@@ -141,9 +163,9 @@ function stripTokens(ids, { values }, whole, label) {
     const strength = Math.round(45 * Math.min(1, Math.abs(share) * 2));
     return {
       id,
-      below: points(share),
+      below: writeChange(share),
       colour: `color-mix(in srgb, var(${colour}) ${strength}%, transparent)`,
-      title: `${percent(without)} without this token`,
+      title: `${write(without)} without this token`,
     };
   });
 }

@@ -2,10 +2,11 @@
 
 import { changeTable } from "#see/view/change_table.js";
 import { element } from "#see/view/dom.js";
-import { decimal, divergence, signed } from "#see/view/numbers.js";
-import { outcome, tokenLosses } from "#see/view/outcomes.js";
-import { hasTokens, inputTokens, replaceKeepingFocus } from "#see/view/rerender.js";
+import { decimal } from "#see/view/numbers.js";
+import { distance, distanceName, outcome, tokenLosses, writtenLossChange } from "#see/view/outcomes.js";
+import { explainButton, hasTokens, inputTokens, replaceKeepingFocus } from "#see/view/rerender.js";
 
+const SOURCES = [{ model: 0 }, { model: 1 }]; // of what is explained (see requests.js)
 const WRITTEN = 40; // tokens that both models write
 
 export const view = {
@@ -40,11 +41,14 @@ function renderComparison(context, state, writing, redraw) {
   }
   const traces = [0, 1].map((model) => session.trace({ model }));
   const outcomes = traces.map((trace, index) =>
-    outcome(session, trace, { model: index, position: state.position }),
+    outcome(session, trace, { model: index, position: state.position, source: SOURCES[index] }),
   );
   if (!outcomes[0]) return [element("p", { class: "note" }, "Write a text with a mask first.")];
   const names = [0, 1].map((index) => session.description(index).name);
-  const distance = divergence(outcomes[0].values, outcomes[1].values);
+  const far = distanceName(outcomes[0]);
+  const [before, after] = SOURCES;
+  const what = "the second model’s from the first model’s";
+  const request = { kind: "divergence", before, after, position: state.position, what };
   return [
     element(
       "dl",
@@ -61,7 +65,8 @@ function renderComparison(context, state, writing, redraw) {
       element(
         "p",
         { class: "note" },
-        `Kullback-Leibler divergence of the second from the first: ${decimal(distance)} nats.`,
+        `${far.name} of the second from the first: `,
+        explainButton(context, "compare-distance", `${decimal(distance(...outcomes))} ${far.unit}`.trimEnd(), request),
       ),
     ),
     sharedNote(session),
@@ -84,7 +89,10 @@ function isWriter(session) {
 }
 
 /** Loss of each token in the second model minus that in the first. */
-function renderLosses({ session }, traces, outcomes) {
+function renderLosses(context, traces, outcomes) {
+  const { session } = context;
+  const [before, after] = SOURCES;
+  const names = ["first", "second"];
   const ids = session.ids();
   const { tokens } = inputTokens(session);
   const [first, second] = traces.map(({ logits }) => tokenLosses(logits, ids));
@@ -102,11 +110,19 @@ function renderLosses({ session }, traces, outcomes) {
       element(
         "span",
         { class: "below" },
-        Math.abs(difference) < 0.005 ? "0" : signed(difference, (size) => size.toFixed(2)),
+        explainButton(
+          context,
+          `compare-loss-${position}`,
+          writtenLossChange(difference),
+          { kind: "lossChange", position, before, after, names },
+          `Difference of the losses of ${tokens[position]}: ${writtenLossChange(difference)}`,
+        ),
       ),
     );
   });
-  const means = outcomes.map(({ loss }) => decimal(loss));
+  const means = outcomes.map(({ loss }, index) =>
+    explainButton(context, `compare-mean-${index}`, decimal(loss), { kind: "meanLoss", source: SOURCES[index] }),
+  );
   return element(
     "section",
     { class: "card" },
@@ -115,8 +131,11 @@ function renderLosses({ session }, traces, outcomes) {
     element(
       "p",
       { class: "note" },
-      `Mean loss ${means[0]} in the first and ${means[1]} in the second model, in nats per token. ` +
-        "“−” means that the second is less surprised.",
+      "Mean loss ",
+      means[0],
+      " in the first and ",
+      means[1],
+      " in the second model, in nats per token. “−” means that the second is less surprised.",
     ),
   );
 }

@@ -1,17 +1,18 @@
 /** The training film: what the model answers to the same text after each recorded step of its training. */
 
 import { withWeights } from "#see/engine/model.js";
-import { bar, largest, percent } from "#see/view/charts.js";
+import { bar, largest } from "#see/view/charts.js";
 import { element, svg } from "#see/view/dom.js";
 import { decimal } from "#see/view/numbers.js";
 import { outcome } from "#see/view/outcomes.js";
-import { hasTokens, replaceKeepingFocus } from "#see/view/rerender.js";
+import { explainButton, hasTokens, replaceKeepingFocus } from "#see/view/rerender.js";
 import { storedBytes } from "#see/view/stored_bytes.js";
 
 const WRITTEN = 40; // tokens
 const SHOWN = 8; // most probable tokens
 const INTERVAL = 1200; // milliseconds of a frame while the film plays
 const WAIT = 100; // milliseconds without a change before a text is written
+const films = new WeakMap(); // the answers of a page's frames, by its store
 const CHART = { width: 640, height: 96, margin: 8 };
 
 export const view = {
@@ -28,6 +29,7 @@ function build(root, context) {
   const { store, payload } = context;
   const { steps } = payload.film;
   const answers = createAnswers(context);
+  films.set(store, answers);
   const controls = createControls(context);
   const [chart, body] = [element("div", {}), element("div", { class: "view-body" })];
   root.append(controls.node, chart, body);
@@ -111,12 +113,14 @@ function createAnswers({ session, models, payload }) {
   const inputs = () => [session.ids(), session.sourceIds()];
   const outcomesOf = (state) => kept.outcomes(JSON.stringify([inputs(), state.position]));
 
+  const trace = (index) => frame(index).forward(session.ids(), { sourceIds: session.sourceIds() ?? [] });
+
   /** The answer of a frame, as `outcome` returns it. */
   function answer(state, index) {
     const found = outcomesOf(state);
     if (!found.has(index)) {
-      const trace = frame(index).forward(session.ids(), { sourceIds: session.sourceIds() ?? [] });
-      found.set(index, outcome(session, trace, { model: 0, position: state.position }));
+      const options = { model: 0, position: state.position, source: { frame: index } };
+      found.set(index, outcome(session, trace(index), options));
     }
     return found.get(index);
   }
@@ -143,7 +147,18 @@ function createAnswers({ session, models, payload }) {
     return next >= 0;
   }
 
-  return { answer, texts, write, computeNext, known: outcomesOf };
+  return { answer, trace, texts, write, computeNext, known: outcomesOf };
+}
+
+/**
+ * The trace of a frame over the current text, whose numbers are explained.
+ *
+ * @param {object} context - of a view
+ * @param {number} index
+ * @returns {object}
+ */
+export function filmTrace({ store }, index) {
+  return films.get(store).trace(index);
 }
 
 /** A function that returns the values that were stored for a key, and forgets those of the former key. */
@@ -217,31 +232,36 @@ function renderFrame(context, answers, state, index) {
   if (!answer) return [element("p", { class: "note" }, "Write a text with a mask first.")];
   const final = answers.answer(state, context.payload.film.steps.length - 1);
   return [
-    answer.loss === null ? null : renderLoss(answer.loss),
+    answer.loss === null ? null : renderLoss(context, answer.loss, index),
     element(
       "div",
       { class: "halves" },
-      renderProbabilities(answer, final),
+      renderProbabilities(context, answer, final),
       canWrite(context.session) ? renderTexts(answers.texts(state).get(index), state) : null,
     ),
   ];
 }
 
-function renderLoss(loss) {
-  const value = element("dd", { id: "film-loss" }, decimal(loss), element("small", {}, " nats per token"));
+function renderLoss(context, loss, index) {
+  const number = explainButton(context, "film-mean", decimal(loss), { kind: "meanLoss", source: { frame: index } });
+  const value = element("dd", { id: "film-loss" }, number, element("small", {}, " nats per token"));
   const metric = element("div", { class: "metric" }, element("dt", {}, "Loss of the text"), value);
   return element("dl", { class: "metrics" }, metric);
 }
 
 /** The most probable tokens, guesses or classes of a frame, with what they are in the last one. */
-function renderProbabilities(answer, final) {
+function renderProbabilities(context, answer, final) {
   const rows = largest(answer.values, SHOWN).map((choice) =>
     element(
       "tr",
       {},
       element("th", { scope: "row" }, answer.name(choice)),
-      element("td", {}, bar(answer.values[choice], final.values[choice])),
-      element("td", { class: "right" }, percent(answer.values[choice])),
+      element("td", {}, answer.kind === "none" ? null : bar(answer.values[choice], final.values[choice])),
+      element(
+        "td",
+        { class: "right" },
+        explainButton(context, `film-${choice}`, answer.write(answer.values[choice]), answer.request(choice)),
+      ),
     ),
   );
   return element(

@@ -8,7 +8,7 @@ import { element, svg } from "#see/view/dom.js";
 import { layoutStack, STREAM } from "#see/view/flow_layout.js";
 import { describeModel } from "#see/view/flow_model.js";
 import { clampIndex, decimal, norm, row } from "#see/view/numbers.js";
-import { drawnAnew, hasTokens, inputTokens, pressable } from "#see/view/rerender.js";
+import { drawnAnew, explainAttributes, hasTokens, inputTokens, pressable } from "#see/view/rerender.js";
 
 /** Kinds of parameters, by the names of their tensors; the first that fits. */
 const GROUPS = [
@@ -20,6 +20,11 @@ const GROUPS = [
   ["Embeddings", /embed|token_weights/],
   ["Head", /./],
 ];
+const ADDED = {
+  attentionOutput: "attention",
+  crossAttentionOutput: "cross-attention",
+  mlpOutput: "the feed-forward network",
+};
 const [NARROW, WIDE] = [3, 26]; // pixels of the stream
 
 export const view = {
@@ -240,7 +245,8 @@ function openBox({ context, stack, trace, position }, box, layer) {
     position,
   };
   const hasNumbers = trace && box.module && box.module !== "embedding_norm";
-  const kind = hasNumbers ? "norm" : box.kind === "experts" && trace ? "experts" : "part";
+  const inner = { experts: "experts", feed_forward: "neurons" }[box.kind];
+  const kind = hasNumbers ? "norm" : ((trace && inner) ?? "part");
   store.set({ explain: { ...request, kind, module: box.module } });
 }
 
@@ -260,16 +266,10 @@ function renderNumbers({ context, stack, layout, norms, trace, position }) {
   if (end) places.push({ state: norms.length - 1, y: (end.from + end.to) / 2 + 4 });
   const sizes = places.map(({ state, y }) => {
     const request = { kind: "length", stack: stack.id, state, position };
-    return svg(
-      "g",
-      {
-        role: "button",
-        tabindex: 0,
-        id: `flow-${stack.id}-length-${state}`,
-        class: "flow-button flow-number",
-        "aria-label": `Length of the residual stream ${placeName(state)}: ${decimal(norms[state])}`,
-        ...pressable(() => context.store.set({ explain: request })),
-      },
+    const label = `Length of the residual stream ${placeName(state)}: ${decimal(norms[state])}`;
+    return numberInDrawing(
+      context,
+      { id: `flow-${stack.id}-length-${state}`, request, label },
       svg("rect", { x: 8, y: y - 14, width: 40, height: 20, rx: 4 }),
       svg("text", { x: 44, y }, decimal(norms[state])),
     );
@@ -277,7 +277,23 @@ function renderNumbers({ context, stack, layout, norms, trace, position }) {
   const size = trace.embeddings.length / trace.length;
   const added = layout.additions.map(({ x, y, layer, output }) => {
     const value = norm(row(trace.layers[layer][output], position, size));
-    return svg("text", { x, y, class: "flow-added" }, `adds ${decimal(value)}`);
+    const name = ADDED[output];
+    const request = { kind: "addition", stack: stack.id, layer, output, position, name };
+    const label = `Length of what ${name} of layer ${layer + 1} adds: ${decimal(value)}`;
+    return numberInDrawing(
+      context,
+      { id: `flow-${stack.id}-${output}-${layer}`, request, label, kind: "flow-added" },
+      svg("rect", { x: x - 4, y: y - 13, width: 74, height: 18, rx: 4 }),
+      svg("text", { x, y }, `adds ${decimal(value)}`),
+    );
   });
   return [...sizes, ...added];
+}
+
+/** A number in the drawing, as a button that explains it. */
+function numberInDrawing(context, { id, request, label, kind = "" }, ...shapes) {
+  const { onclick, ...rest } = explainAttributes(context, request);
+  const keys = pressable(onclick);
+  const attributes = { role: "button", tabindex: 0, id, class: `flow-button flow-number ${kind}`.trim() };
+  return svg("g", { ...attributes, "aria-label": label, ...rest, ...keys }, ...shapes);
 }

@@ -1,6 +1,6 @@
 /**
- * Formulas with their numbers filled in, as lines of text: what the page shows when a number is selected.
- * Nothing here needs a document.
+ * Formulas of the numbers inside a model, with the numbers filled in, as lines of text; those of its answers
+ * are in answer_formulas.js. Nothing here needs a document.
  *
  * Dimension letters: D head size, S keys, V vocabulary size, C hidden size.
  *
@@ -12,8 +12,8 @@
  * @property {string} concept - of the source excerpt
  */
 
-import { percent } from "#see/view/charts.js";
-import { decimal, logSumExp, norm } from "#see/view/numbers.js";
+import { percent, wholePercent } from "#see/view/charts.js";
+import { decimal, logSumExp, norm, precise, writtenSum } from "#see/view/numbers.js";
 
 /**
  * A weight of attention: softmax of the scores of a query.
@@ -35,10 +35,10 @@ export function explainAttention({ query, keyVector, scores, key, softcap, hasBi
   const weight = Math.exp(score - total);
   const seen = scores.filter((value) => value > -Infinity).length;
   const isMasked = score === -Infinity;
-  const formula = ["weight = exp(score) / Σ exp(scores)"];
+  const formula = ["weight = exp(score) / Σ exp(scores) = exp(score − ln Σ exp(scores))"];
   if (isMasked) formula.push("score = −∞, so the weight is 0");
   else {
-    formula.push(`       = exp(${decimal(score)}) / ${decimal(Math.exp(total))} = ${decimal(weight)}`);
+    formula.push(`       = exp(${precise(score)} − ${precise(total)}) = ${decimal(weight)} = ${percent(weight)}`);
     if (keyVector) formula.push(...scoreLines(query, keyVector, score, softcap, hasBias));
   }
   return {
@@ -63,109 +63,18 @@ function scoreLines(query, key, score, softcap, hasBias) {
   const scaled = product / Math.sqrt(query.length);
   const lines = [
     "score = query · key / √D",
-    `      = ${decimal(product)} / √${query.length} = ${decimal(scaled)}`,
+    `      = ${precise(product)} / √${query.length} = ${precise(scaled)}`,
   ];
   let last = scaled;
   if (softcap) {
     last = softcap * Math.tanh(scaled / softcap);
-    lines.push(`capped: ${softcap} tanh(${decimal(scaled)} / ${softcap}) = ${decimal(last)}`);
+    lines.push(`capped: ${softcap} · tanh(${precise(scaled)} / ${softcap}) = ${precise(last)}`);
   }
   if (hasBias)
     lines.push(
-      `with the bias of this distance: ${decimal(last)} + ${decimal(score - last)} = ${decimal(score)}`,
+      `with the bias of this distance: ${precise(last)} + ${precise(score - last)} = ${precise(score)}`,
     );
   return lines;
-}
-
-/**
- * The probability of a token: softmax of the logits.
- *
- * @param {Float32Array} logits - (V,)
- * @param {number} id
- * @param {string} token
- * @param {string} after - what it is the probability of, such as the text before
- * @returns {Explanation}
- */
-export function explainProbability(logits, id, token, after) {
-  const total = logSumExp(logits);
-  const probability = Math.exp(logits[id] - total);
-  let rank = 1;
-  for (const logit of logits) if (logit > logits[id]) rank += 1;
-  return {
-    title: `Probability of “${token}”`,
-    meaning:
-      `The head gives each of the ${logits.length} choices a number, its logit. Softmax turns them ` +
-      `into probabilities that add up to 100%. ${after}`,
-    formula: [
-      "probability = exp(logit) / Σ exp(logits)",
-      `            = exp(${decimal(logits[id])}) / ${decimal(Math.exp(total))} = ` +
-        `${decimal(probability)} = ${percent(probability)}`,
-    ],
-    values: [
-      ["logit", decimal(logits[id])],
-      ["ln Σ exp(logits)", decimal(total)],
-      ["rank", `${rank} of ${logits.length}`],
-    ],
-    concept: "head",
-  };
-}
-
-/**
- * The loss of a token: −ln of its probability.
- *
- * @param {Float32Array} logits - (V,)
- * @param {number} id
- * @param {string} token
- * @returns {Explanation}
- */
-export function explainLoss(logits, id, token) {
-  const total = logSumExp(logits);
-  const loss = total - logits[id];
-  return {
-    title: `Loss of “${token}”`,
-    meaning:
-      "The loss is small if the model gave the token a high probability before it saw it. Training " +
-      "changes the weights so that the mean loss becomes smaller.",
-    formula: [
-      "loss = −ln probability = ln Σ exp(logits) − logit",
-      `     = ${decimal(total)} − ${decimal(logits[id])} = ${decimal(loss)} nats`,
-      `     = −ln ${decimal(Math.exp(-loss))}`,
-    ],
-    values: [
-      ["probability", percent(Math.exp(-loss))],
-      ["in bits", decimal(loss / Math.LN2)],
-    ],
-    concept: "loss",
-  };
-}
-
-/**
- * The entropy of a distribution.
- *
- * @param {Float32Array} probabilities - (V,)
- * @param {number[]} best - the most probable choices
- * @returns {Explanation}
- */
-export function explainEntropy(probabilities, best) {
-  let bits = 0;
-  for (const p of probabilities) if (p > 0) bits -= p * Math.log2(p);
-  const terms = best.map((id) => `${decimal(probabilities[id])} · log₂ ${decimal(probabilities[id])}`);
-  return {
-    title: "Entropy",
-    meaning:
-      "Entropy measures how uncertain the model is: 0 bits if it is certain, and one bit more " +
-      "whenever there are twice as many equally probable choices.",
-    formula: [
-      "entropy = −Σ p log₂ p",
-      `        = −(${terms.join(" + ")} + …)`,
-      `        = ${decimal(bits)} bits`,
-    ],
-    values: [
-      ["as an even choice among", `${decimal(2 ** bits)} tokens`],
-      ["most possible", `${decimal(Math.log2(probabilities.length))} bits`],
-    ],
-    concept: "sampling",
-  };
 }
 
 /**
@@ -182,20 +91,20 @@ export function explainNorm(input, output, config, feature) {
   const mean = isLayerNorm ? input.reduce((sum, value) => sum + value, 0) / input.length : 0;
   const variance = input.reduce((sum, value) => sum + (value - mean) ** 2, 0) / input.length;
   const normalized = (input[feature] - mean) / Math.sqrt(variance + config.norm_eps);
-  const [x, y] = [decimal(input[feature]), decimal(output[feature])];
+  const x = precise(input[feature]);
   const hasWeight = config.norm_type !== "rms_norm_without_weight";
   const formula = isLayerNorm
     ? [
         "y = (x − mean) / √(variance + ε) · weight + bias",
-        `(${x} − ${decimal(mean)}) / √(${decimal(variance)} + ${config.norm_eps}) = ${decimal(normalized)}`,
+        `(${x} − ${precise(mean)}) / √(${precise(variance)} + ${config.norm_eps}) = ${precise(normalized)}`,
       ]
     : [
         "y = x / √(mean of x² + ε) · weight",
-        `${x} / √(${decimal(variance)} + ${config.norm_eps}) = ${decimal(normalized)}`,
+        `${x} / √(${precise(variance)} + ${config.norm_eps}) = ${precise(normalized)}`,
       ];
   if (config.norm_type === "layer_norm_without_bias") formula[0] = formula[0].replace(" + bias", "");
   if (!hasWeight) formula[0] = formula[0].replace(" · weight", "");
-  else formula.push(`with the weight${config.norm_type === "layer_norm" ? " and the bias" : ""}: y = ${y}`);
+  else formula.push(`with the weight${config.norm_type === "layer_norm" ? " and the bias" : ""}: y = ${decimal(output[feature])}`);
   return {
     title: isLayerNorm ? "Layer normalization" : "Root-mean-square normalization",
     meaning:
@@ -217,25 +126,156 @@ export function explainNorm(input, output, config, feature) {
 }
 
 /**
- * The length of the residual stream's vector of a token.
+ * The length of a vector of a token: of the residual stream, or of what a part adds to it.
  *
  * @param {Float32Array} vector - (C,)
- * @param {string} where
+ * @param {string} title
+ * @param {string} meaning
  * @returns {Explanation}
  */
-export function explainLength(vector, where) {
-  const squares = Array.from(vector.subarray(0, 3), (value) => `${decimal(value)}²`);
+export function explainLength(vector, title, meaning) {
+  const sum = writtenSum(vector.map((value) => value * value), (index) => `${precise(Math.abs(vector[index]))}²`);
   return {
-    title: `Length of the residual stream ${where}`,
-    meaning:
-      `The residual stream of a token is a list of ${vector.length} numbers. Its length as a vector ` +
-      "changes as the parts of the model add to it.",
-    formula: [
-      "length = √(x₁² + x₂² + x₃² + …)",
-      `       = √(${squares.join(" + ")} + …) = ${decimal(norm(vector))}`,
-    ],
-    values: [["numbers", String(vector.length)]],
+    title,
+    meaning: `${meaning} It is a list of ${vector.length} numbers.`,
+    formula: ["length = √(x₁² + x₂² + x₃² + …)", `       = √(${sum.text}) = ${decimal(norm(vector))}`],
+    values: sum.note,
     concept: "block",
+  };
+}
+
+/**
+ * A hidden number of a feed-forward network, a neuron.
+ *
+ * @param {object} numbers
+ * @param {string} numbers.activation - name of the activation function
+ * @param {number} numbers.after - the number after the activation
+ * @param {Float32Array} numbers.input - of the network (C,)
+ * @param {Float32Array} numbers.weights - of the neuron (C,): of the gate or, without one, of the projection up
+ * @param {number} numbers.bias - 0 if there is none
+ * @param {number} numbers.before - the number before the activation
+ * @param {number | null} numbers.up - what a gate is multiplied by; null without a gate
+ * @param {number} numbers.neuron - index
+ * @returns {Explanation}
+ */
+export function explainNeuron({ activation, input, weights, bias, before, after, up, neuron }) {
+  const sum = writtenSum(
+    input.map((value, index) => value * weights[index]),
+    (index) => `${precise(weights[index])} · ${precise(input[index])}`,
+  );
+  const name = up === null ? "up" : "gate";
+  const formula = [
+    up === null ? `neuron = ${activation}(up · x)` : `neuron = ${activation}(gate · x) · (up · x)`,
+    `${name} · x = ${sum.text}${bias === 0 ? "" : ` + ${precise(bias)}`} = ${precise(before)}`,
+    `${activation}(${precise(before)}) = ${precise(after)}`,
+  ];
+  if (up !== null) formula.push(`neuron = ${precise(after)} · ${precise(up)} = ${decimal(after * up)}`);
+  else formula.push(`neuron = ${decimal(after)}`);
+  return {
+    title: `Neuron ${neuron + 1}`,
+    meaning:
+      "Each neuron has a row of weights. The more the token's numbers are like this row, the larger the " +
+      "neuron, and the more of its column of the projection down is added to the token.",
+    formula,
+    values: [
+      ["before the activation", decimal(before)],
+      ["after it", decimal(after)],
+      ...(up === null ? [] : [["up · x", decimal(up)]]),
+      ...sum.note,
+    ],
+    concept: "feed_forward",
+  };
+}
+
+/**
+ * A weight of attention as the mean over the heads of a layer.
+ *
+ * @param {number[]} weights - of each head
+ * @param {string} queryToken
+ * @param {string} keyToken
+ * @returns {Explanation}
+ */
+export function explainMeanAttention(weights, queryToken, keyToken) {
+  const mean = weights.reduce((sum, weight) => sum + weight, 0) / weights.length;
+  return {
+    title: `Attention from “${queryToken}” to “${keyToken}”`,
+    meaning: "The mean over the heads of the last layer. Each of them has weights of its own.",
+    formula: [
+      "mean = (weight of head 1 + weight of head 2 + …) / heads",
+      `     = (${weights.map(precise).join(" + ")}) / ${weights.length} = ${wholePercent(mean)}`,
+    ],
+    values: [],
+    concept: "attention",
+  };
+}
+
+/**
+ * The mean over the tokens of the weights of a head that go to the token before, the first one or the token itself.
+ *
+ * @param {Float32Array} weights - one per token (T,)
+ * @param {string} where - to which token they go
+ * @returns {Explanation}
+ */
+export function explainHeadMean(weights, where) {
+  const sum = writtenSum(weights, (index) => precise(weights[index]));
+  const mean = weights.reduce((total, weight) => total + weight, 0) / weights.length;
+  return {
+    title: `Weight that goes to ${where}`,
+    meaning: "The mean of these weights of the head over the tokens of the text.",
+    formula: ["mean = Σ weights / tokens", `     = (${sum.text}) / ${weights.length} = ${percent(mean)}`],
+    values: sum.note,
+    concept: "attention",
+  };
+}
+
+/**
+ * The mean over the tokens of the entropy of a head's weights, as a number of equally large weights.
+ *
+ * @param {number[]} entropies - in nats, one per token (T,)
+ * @returns {Explanation}
+ */
+export function explainHeadSpread(entropies) {
+  const sum = writtenSum(entropies, (index) => precise(entropies[index]));
+  const mean = entropies.reduce((total, entropy) => total + entropy, 0) / entropies.length;
+  return {
+    title: "Spread of the weights of a head",
+    meaning: "The entropy −Σ weight ln weight of each token's weights; the exponential of its mean is shown.",
+    formula: [
+      "spread = exp(Σ entropies / tokens)",
+      `       = exp((${sum.text}) / ${entropies.length}) = ${Math.exp(mean).toFixed(1)} tokens`,
+    ],
+    values: sum.note,
+    concept: "attention",
+  };
+}
+
+/**
+ * The weight of one expert of a token.
+ *
+ * @param {Float32Array} logits - of all experts (E,)
+ * @param {ArrayLike<number>} chosen - indices (K,)
+ * @param {number} expert
+ * @param {boolean} isNormalized - whether the weights of the chosen add up to 1
+ * @returns {Explanation}
+ */
+export function explainRouter(logits, chosen, expert, isNormalized) {
+  const total = logSumExp(logits);
+  const probability = (index) => Math.exp(logits[index] - total);
+  const sum = Array.from(chosen).reduce((all, index) => all + probability(index), 0);
+  const p = precise(probability(expert));
+  const last = isNormalized
+    ? `weight = p / Σ p of the chosen = ${p} / ${precise(sum)} = ${decimal(probability(expert) / sum)}`
+    : `weight = p = ${decimal(probability(expert))}`;
+  return {
+    title: `Weight of expert ${expert + 1}`,
+    meaning: "The router gives each expert a logit: the dot product of the token's numbers with a row of weights.",
+    formula: [
+      "p = exp(logit) / Σ exp(logits) = exp(logit − ln Σ exp(logits))",
+      `  = exp(${precise(logits[expert])} − ${precise(total)}) = ${p}`,
+      last,
+    ],
+    values: [["logit", decimal(logits[expert])]],
+    concept: "router",
   };
 }
 
@@ -251,8 +291,8 @@ export function explainExperts(probabilities, chosen, weights) {
   const sum = Array.from(chosen).reduce((total, expert) => total + probabilities[expert], 0);
   const isNormalized = Math.abs(Array.from(weights).reduce((total, weight) => total + weight, 0) - 1) < 1e-3;
   const lines = Array.from(chosen, (expert, rank) => {
-    const p = decimal(probabilities[expert]);
-    const division = isNormalized ? `${p} / ${decimal(sum)} = ` : "";
+    const p = precise(probabilities[expert]);
+    const division = isNormalized ? `${p} / ${precise(sum)} = ` : "";
     return `expert ${expert + 1}: ${division}${decimal(weights[rank])}`;
   });
   return {

@@ -1,5 +1,6 @@
 /** The logit lens: what the model would say if it stopped after each layer, for each token of the text. */
 
+import { writtenChoices } from "#see/view/answer_formulas.js";
 import { bar, largest, percent } from "#see/view/charts.js";
 import { element } from "#see/view/dom.js";
 import { lensDistribution, lensRows, lensTable } from "#see/view/lens_table.js";
@@ -119,14 +120,15 @@ function renderDistribution(context, { model, trace, table, tokens, rowIndex, po
   const distribution = lensDistribution(model, trace, rowIndex, position);
   const cell = table.rows[rowIndex].cells[position - table.first];
   const name = table.rows[rowIndex].name;
-  const choices = Math.max(1, 2 ** cell.entropy);
+  const number = (name, id, lensRow, value) =>
+    explainButton(context, name, percent(value), { kind: "probability", position, id, lensRow });
   const guesses = largest(distribution, SHOWN).map((id) =>
-    guessRow(visibleToken(tokenizer, id), distribution[id], percent(distribution[id])),
+    guessRow(visibleToken(tokenizer, id), distribution[id], number(`lens-guess-${id}`, id, rowIndex, distribution[id])),
   );
   const final = table.rows.at(-1).cells[position - table.first].id;
   const path = lensRows(trace).map((each, index) => {
     const value = lensDistribution(model, trace, index, position)[final];
-    return guessRow(each.name, value, percent(value));
+    return guessRow(each.name, value, number(`lens-path-${index}`, final, index, value));
   });
   const request = { kind: "entropy", row: rowIndex, position };
   return element(
@@ -138,7 +140,9 @@ function renderDistribution(context, { model, trace, table, tokens, rowIndex, po
       {},
       "Entropy ",
       explainButton(context, "lens-entropy", `${cell.entropy.toFixed(2)} bits`, request),
-      `: as uncertain as an even choice among ${choices.toFixed(choices < 10 ? 1 : 0)} tokens.`,
+      ": as uncertain as an even choice among ",
+      explainButton(context, "lens-choices", writtenChoices(cell.entropy), request),
+      " tokens.",
     ),
     element(
       "div",
@@ -159,12 +163,12 @@ function renderDistribution(context, { model, trace, table, tokens, rowIndex, po
   );
 }
 
-function guessRow(name, share, text) {
+function guessRow(name, share, number) {
   return element(
     "tr",
     {},
     element("th", { scope: "row" }, name),
     element("td", {}, bar(share)),
-    element("td", { class: "right" }, text),
+    element("td", { class: "right" }, number),
   );
 }

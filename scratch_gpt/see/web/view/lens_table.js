@@ -72,6 +72,11 @@ export function lensTable(model, trace) {
  * @returns {Float32Array} (V,)
  */
 export function lensDistribution(model, trace, rowIndex, position) {
+  return softmax(lensRowLogits(model, trace, rowIndex, position));
+}
+
+/** The logits (V,) that the lens reads; arguments as of `lensDistribution`. */
+export function lensRowLogits(model, trace, rowIndex, position) {
   const { states } = lensRows(trace)[rowIndex];
-  return softmax(lensLogits(model, row(states, position, states.length / trace.length)));
+  return lensLogits(model, row(states, position, states.length / trace.length));
 }

@@ -1,10 +1,10 @@
 /** The loss of each token of the text: how surprised the model is by it, given the tokens before. */
 
 import { bar, largest, percent } from "#see/view/charts.js";
-import { element, replaceChildren } from "#see/view/dom.js";
+import { element } from "#see/view/dom.js";
 import { decimal, row, softmax } from "#see/view/numbers.js";
-import { lossSummary, tokenLosses } from "#see/view/outcomes.js";
-import { explainButton } from "#see/view/rerender.js";
+import { byteCounter, lossSummary, tokenLosses } from "#see/view/outcomes.js";
+import { explainButton, replaceKeepingFocus } from "#see/view/rerender.js";
 import { tokenStrip } from "#see/view/token_strip.js";
 import { visibleToken } from "#see/view/token_text.js";
 
@@ -38,10 +38,10 @@ export const view = {
       const ids = session.ids();
       const losses = ids.length < 2 ? [] : tokenLosses(session.trace().logits, ids);
       strip.update(stripTokens(ids, losses), state.position);
-      replaceChildren(summary, renderSummary(context, losses));
+      replaceKeepingFocus(summary, [renderSummary(context, losses)]);
       const selected = losses.find(({ position }) => position === state.position) ?? losses.at(-1);
       detail.hidden = !selected;
-      if (selected) replaceChildren(detail, ...renderToken(context, selected));
+      if (selected) replaceKeepingFocus(detail, renderToken(context, selected));
     };
   },
 };
@@ -115,12 +115,12 @@ function stripTokens(ids, losses) {
  * @param {import("#see/view/state.js").Context} context
  * @param {{id: number, loss: number}[]} losses
  * @param {string} [perplexityName]
+ * @param {object} [source] - where the losses are from (see requests.js)
  * @returns {Element}
  */
-export function renderSummary({ session }, losses, perplexityName = "Perplexity") {
+export function renderSummary(context, losses, perplexityName = "Perplexity", source = {}) {
   if (losses.length === 0) return element("p", { class: "note" }, "Write at least two tokens.");
-  const tokenizer = session.tokenizer();
-  const byteCount = (id) => (tokenizer.isSpecial(id) ? 0 : tokenizer.bytes(id).length);
+  const byteCount = byteCounter(context.session.tokenizer());
   const { mean, perplexity, bytes, bitsPerByte } = lossSummary(losses, byteCount);
   const figure = (name, value, unit, note) =>
     element(
@@ -129,8 +129,8 @@ export function renderSummary({ session }, losses, perplexityName = "Perplexity"
       element("dt", {}, name),
       element(
         "dd",
-        { id: `metric-${name.replaceAll(" ", "-").toLowerCase()}` },
-        value,
+        {},
+        explainButton(context, `metric-${name.replaceAll(" ", "-").toLowerCase()}`, value, { kind: "meanLoss", source }),
         element("small", {}, ` ${unit}`),
       ),
       element("dd", { class: "note" }, note),
@@ -180,7 +180,9 @@ function renderToken(context, { position, id, loss, probability, rank }) {
       {},
       "Loss ",
       explainButton(context, "loss-value", `${decimal(loss)} nats`, request),
-      `: the model gave it ${percent(probability)}, rank ${rank} of ${vocabulary}.`,
+      ": the model gave it ",
+      explainButton(context, "loss-probability", percent(probability), { kind: "probability", position: position - 1, id }),
+      `, rank ${rank} of ${vocabulary}.`,
     ),
     element(
       "table",

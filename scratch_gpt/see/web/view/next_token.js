@@ -1,8 +1,10 @@
 /** Next token: the model's probabilities, how sampling changes them, and writing token by token. */
 
 import { randomGenerator, sample } from "#see/engine/sampling.js";
+import { writtenChoices } from "#see/view/answer_formulas.js";
 import { bar, entropy, largest, percent } from "#see/view/charts.js";
 import { element, replaceChildren } from "#see/view/dom.js";
+import { explainButton, replaceKeepingFocus } from "#see/view/rerender.js";
 import { samplingControls } from "#see/view/sampling_controls.js";
 import { tokenStrip } from "#see/view/token_strip.js";
 import { visibleToken } from "#see/view/token_text.js";
@@ -41,11 +43,6 @@ function build(root, context) {
     writer.node,
     element("div", { class: "columns" }, candidates, samplingControls(store)),
   );
-  let first = null; // the most probable token, and the position before it
-  const explain = () => store.set({ explain: { kind: "probability", ...first } });
-  const attributes = { type: "button", class: "number", id: "next-explain", onclick: explain };
-  const why = element("button", attributes, "How is the first probability computed?");
-  candidates.append(why);
   let last = store.get();
   const showMore = () => {
     count = count === FIRST_ROWS ? MORE_ROWS : FIRST_ROWS;
@@ -61,25 +58,37 @@ function build(root, context) {
     writer.update();
     heading.textContent = position < ids.length ? `Instead of token ${position}` : "The next token";
     const reason = whyNone(session, position);
-    note.textContent = reason;
-    more.hidden = why.hidden = reason !== "";
-    if (reason) return replaceChildren(rows);
+    more.hidden = reason !== "";
+    if (reason) {
+      note.textContent = reason;
+      return replaceChildren(rows);
+    }
     const logits = session.logits(position);
     const own = session.probabilities(logits, UNCHANGED);
     const changed = session.probabilities(logits, state);
-    note.textContent = `Entropy ${entropy(own).toFixed(2)} bits: as uncertain as a choice among ` +
-      `${(2 ** entropy(own)).toFixed(1)} equally likely tokens.`;
+    replaceKeepingFocus(note, entropySentence(context, entropy(own), position - 1));
     more.textContent = count === FIRST_ROWS ? "Show more" : "Show fewer";
     const shown = largest(own, count);
-    first = { position: position - 1, id: shown[0] };
     const row = (id) => candidate(context, writer, { id, position, ids, own, changed });
-    replaceChildren(rows, ...shown.map(row));
+    replaceKeepingFocus(rows, shown.map(row));
   }
   return update;
 }
 
-/** A row of the list: a button that writes this token. */
-function candidate({ store, session }, writer, { id, position, ids, own, changed }) {
+function entropySentence(context, bits, position) {
+  const request = { kind: "entropy", position };
+  return [
+    "Entropy ",
+    explainButton(context, "next-entropy", `${bits.toFixed(2)} bits`, request),
+    ": as uncertain as a choice among ",
+    explainButton(context, "next-choices", writtenChoices(bits), request),
+    " equally likely tokens.",
+  ];
+}
+
+/** A row of the list: a button that writes this token, and one that explains its probability. */
+function candidate(context, writer, { id, position, ids, own, changed }) {
+  const { store, session } = context;
   const text = visibleToken(session.tokenizer(), id);
   const choose = () => {
     writer.stop();
@@ -90,14 +99,16 @@ function candidate({ store, session }, writer, { id, position, ids, own, changed
   const isCurrent = ids[position] === id;
   const button = element(
     "button",
-    { type: "button", class: "candidate", "aria-label": label, "aria-current": isCurrent, onclick: choose },
+    { type: "button", class: "choose", "aria-label": label, "aria-current": isCurrent, onclick: choose },
     element("span", { class: "text" }, text),
     bar(changed[id], own[id]),
-    element("span", { class: "value" }, percent(changed[id])),
   );
   button.disabled = position < session.start();
-  button.dataset.excluded = String(isExcluded);
-  return element("li", {}, button);
+  const request = { kind: "sampled", position: position - 1, id };
+  const why = `Probability of ${text}, ${percent(changed[id])}: how it is computed`;
+  const value = explainButton(context, `next-${id}`, percent(changed[id]), request, why);
+  value.classList.add("value");
+  return element("li", { class: "candidate", "data-excluded": String(isExcluded) }, button, value);
 }
 
 function written(session, ids) {

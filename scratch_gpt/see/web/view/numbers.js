@@ -4,6 +4,8 @@
  * Dimension letters: T tokens, V vocabulary size.
  */
 
+import { largest } from "#see/view/charts.js";
+
 /**
  * A number with a typographic minus and three digits: 0.0213, 0.213, 2.13, 21.3, 2130.
  *
@@ -20,6 +22,38 @@ export function decimal(value) {
   if (size === 0) return "0";
   const digits = Math.max(0, 2 - Math.floor(Math.log10(size) + 1e-9));
   return value.toFixed(digits).replace("-", "−");
+}
+
+/**
+ * A number of a formula, with five digits, so that the formula can be computed from what is written.
+ *
+ * @param {number} value
+ * @returns {string}
+ */
+export function precise(value) {
+  if (!Number.isFinite(value)) return decimal(value);
+  const [digits, exponent] = value.toPrecision(5).split("e");
+  const size = Math.abs(value);
+  if (exponent === undefined && (size === 0 || size >= 1e-4)) return digits.replace("-", "−");
+  const [most, power] = value.toExponential(4).split("e");
+  return `(${most} · 10^${Number(power)})`.replaceAll("-", "−");
+}
+
+/**
+ * A sum with its largest terms, and the sum of all others as one number.
+ *
+ * @param {ArrayLike<number>} terms
+ * @param {(index: number) => string} write - how a term is written
+ * @param {number} [count] - of the terms that are written
+ * @returns {{text: string, note: [string, string][]}} the sum, and what its last number is
+ */
+export function writtenSum(terms, write, count = 3) {
+  const shown = largest(Float64Array.from(terms, Math.abs), count);
+  const texts = shown.map(write);
+  const rest = Array.from(terms).reduce((sum, term) => sum + term, 0) - shown.reduce((sum, index) => sum + terms[index], 0);
+  const others = terms.length - shown.length;
+  if (others === 0) return { text: texts.join(" + "), note: [] };
+  return { text: [...texts, precise(rest)].join(" + "), note: [[`sum of the ${others} other terms`, precise(rest)]] };
 }
 
 /**

@@ -5,7 +5,8 @@
  * Dimension letters: T tokens, V vocabulary size, K labels.
  */
 
-import { logSumExp, row, softmax } from "#see/view/numbers.js";
+import { percent } from "#see/view/charts.js";
+import { decimal, divergence, logSumExp, points, row, signed, softmax } from "#see/view/numbers.js";
 import { visibleToken } from "#see/view/token_text.js";
 
 /**
@@ -43,6 +44,26 @@ export function lossSummary(losses, byteCount) {
 }
 
 /**
+ * The difference of two losses in a narrow cell.
+ *
+ * @param {number} difference - in nats
+ * @returns {string}
+ */
+export function writtenLossChange(difference) {
+  return Math.abs(difference) < 0.005 ? "0" : signed(difference, (size) => size.toFixed(2));
+}
+
+/**
+ * How many bytes of text a token stands for: 0 for special ones.
+ *
+ * @param {object} tokenizer
+ * @returns {(id: number) => number}
+ */
+export function byteCounter(tokenizer) {
+  return (id) => (tokenizer.isSpecial(id) ? 0 : tokenizer.bytes(id).length);
+}
+
+/**
  * Positions of the mask token.
  *
  * @param {object} session
@@ -67,16 +88,58 @@ export function maskId(tokenizer) {
 }
 
 /**
- * Probabilities of the labels of a classifier: of a single one by softmax, of several ones at a time by the
- * sigmoid of each.
+ * The function that turns the scores of a classifier into its answers, as in the pipeline of transformers
+ * (`function_to_apply`): softmax if one label is right, sigmoid if each can be, none for regression.
+ *
+ * @param {{problem_type?: string | null}} config
+ * @param {number} count - of labels
+ * @returns {"softmax" | "sigmoid" | "none"}
+ */
+export function labelFunction({ problem_type: problem }, count) {
+  if (problem === "regression") return "none";
+  return problem === "multi_label_classification" || count === 1 ? "sigmoid" : "softmax";
+}
+
+/**
+ * The answers of a classifier: probabilities of its labels or, of a regression, the values themselves.
  *
  * @param {Float32Array} scores - (K,)
  * @param {object} config
  * @returns {Float32Array} (K,)
  */
-export function labelProbabilities(scores, config) {
-  if (config.problem_type !== "multi_label_classification" && scores.length > 1) return softmax(scores);
-  return scores.map((score) => 1 / (1 + Math.exp(-score)));
+export function labelAnswers(scores, config) {
+  const kind = labelFunction(config, scores.length);
+  if (kind === "softmax") return softmax(scores);
+  return kind === "none" ? scores : scores.map((score) => 1 / (1 + Math.exp(-score)));
+}
+
+/**
+ * How answers and their differences are written: probabilities in percent and points, others as numbers.
+ *
+ * @param {"softmax" | "sigmoid" | "none"} kind - from `labelFunction`
+ * @returns {{write: (value: number) => string, writeChange: (difference: number) => string}}
+ */
+export function writers(kind) {
+  return kind === "none" ? { write: decimal, writeChange: signed } : { write: percent, writeChange: points };
+}
+
+/**
+ * How far one answer is from another: the Kullback-Leibler divergence of distributions; of answers that are
+ * no distribution the largest difference.
+ *
+ * @param {object} before - from `outcome`
+ * @param {object} after - from `outcome`
+ * @returns {number}
+ */
+export function distance(before, after) {
+  if (before.kind === "softmax") return divergence(before.values, after.values);
+  return Math.max(...before.values.map((value, index) => Math.abs(after.values[index] - value)));
+}
+
+/** Name and unit of `distance`. */
+export function distanceName({ kind }) {
+  if (kind === "softmax") return { name: "Kullback-Leibler divergence", unit: "nats" };
+  return { name: "Largest difference of an answer", unit: "" };
 }
 
 /**
@@ -107,25 +170,29 @@ export function answerPosition(session, wanted) {
 }
 
 /**
- * The answer of a model as a distribution over named choices.
+ * The answer of a model as a value for each of several named choices.
  *
  * @param {object} session
- * @param {object} trace - recorded, of the session's ids
- * @param {{model?: number, position?: number | null}} [options] - index of the model, and the position whose
- *   answer is wanted
- * @returns {{title: string, values: Float32Array, name: (choice: number) => string, request: (choice:
- *   number) => object, loss: number | null} | null} `request` is what explain.js explains; null if there is
- *   nothing to answer
+ * @param {object} trace - of the session's ids
+ * @param {{model?: number, position?: number | null, source?: object}} [options] - index of the model, the
+ *   position whose answer is wanted, and where the trace is from (see requests.js)
+ * @returns {{title: string, kind: string, values: Float32Array, name: (choice: number) => string, request:
+ *   (choice: number) => object, loss: number | null, write: Function, writeChange: Function} | null}
+ *   `request` is what explain.js explains; null if there is nothing to answer
  */
 export function outcome(session, trace, options = {}) {
   const [model, description] = [session.model(options.model), session.description(options.model)];
+  const { source = {} } = options;
   if (model.kind === "classifier") {
+    const kind = labelFunction(model.config, trace.scores.length);
     return {
       title: "Class",
-      values: labelProbabilities(trace.scores, model.config),
+      kind,
+      values: labelAnswers(trace.scores, model.config),
       name: (label) => description.labels?.[label] ?? `label ${label}`,
-      request: (label) => ({ kind: "class", label }),
+      request: (label) => ({ kind: "class", label, source }),
       loss: null,
+      ...writers(kind),
     };
   }
   const tokenizer = session.tokenizer();
@@ -136,10 +203,12 @@ export function outcome(session, trace, options = {}) {
   const losses = model.kind === "masked" || trace.length < 2 ? [] : tokenLosses(trace.logits, session.ids());
   return {
     title: model.kind === "masked" ? "Guess" : "Next token",
+    kind: "softmax",
     values,
     name,
-    request: (id) => ({ kind: "probability", position, id }),
+    request: (id) => ({ kind: "probability", position, id, source }),
     loss: losses.length > 0 ? losses.reduce((sum, { loss }) => sum + loss, 0) / losses.length : null,
+    ...writers("softmax"),
   };
 }
 

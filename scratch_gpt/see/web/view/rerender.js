@@ -139,8 +139,20 @@ export function scrollRegion(id, label, ...children) {
  * @returns {HTMLElement}
  */
 export function explainButton(context, id, text, request, label) {
-  const onclick = () => context.store.set({ explain: request });
-  return element("button", { type: "button", class: "number", id, "aria-label": label, onclick }, text);
+  const attributes = { type: "button", class: "number", id, "aria-label": label };
+  return element("button", { ...attributes, ...explainAttributes(context, request) }, text);
+}
+
+/**
+ * What makes an element of a drawing a button that explains a number.
+ *
+ * @param {object} context - of a view
+ * @param {object} request
+ * @returns {Record<string, unknown>} attributes
+ */
+export function explainAttributes(context, request) {
+  const action = () => context.store.set({ explain: request });
+  return { "data-explain": request.kind, onclick: action };
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Tokens: how the tokenizer cuts the text, with the id and the bytes of each piece. */
 
 import { element, replaceChildren } from "#see/view/dom.js";
+import { explainButton, replaceKeepingFocus } from "#see/view/rerender.js";
 import { tokenStrip } from "#see/view/token_strip.js";
 import { hexadecimal, visible, visibleToken } from "#see/view/token_text.js";
 
@@ -14,7 +15,8 @@ export const view = {
   build,
 };
 
-function build(root, { store, session }) {
+function build(root, context) {
+  const { store, session } = context;
   const select = (position) => store.set({ position });
   const strip = tokenStrip("Tokens", () => session.tokenizer(), select);
   const source = tokenStrip("Tokens of the source", () => session.model().tokenizer, () => {});
@@ -30,7 +32,7 @@ function build(root, { store, session }) {
     for (const node of [sourceHeading, source.node, targetHeading]) node.hidden = sourceIds === null;
     if (sourceIds) source.update(described(session.model().tokenizer, sourceIds, sourceIds.length), null);
     strip.update(described(session.tokenizer(), ids, session.start()), state.position);
-    summary.textContent = summarise(session, state, sourceIds ?? ids.slice(0, session.start()));
+    replaceKeepingFocus(summary, summarise(context, state, sourceIds ?? ids.slice(0, session.start())));
     showDetails(details, session.tokenizer(), ids, state.position);
   };
 }
@@ -50,16 +52,18 @@ function isNoText(tokenizer, id) {
   return tokenizer.token(id) === undefined || tokenizer.isSpecial(id);
 }
 
-function summarise(session, state, textIds) {
+function summarise(context, state, textIds) {
+  const { session } = context;
   const tokenizer = session.model().tokenizer;
   const bytes = new TextEncoder().encode(state.text).length;
   const pieces = textIds.filter((id) => !tokenizer.isSpecial(id)).length;
   const isWhole = pieces > 0 && session.ignored() === 0;
-  const ratio = isWhole ? `, ${(bytes / pieces).toFixed(1)} bytes per token` : "";
+  const ratio = (bytes / pieces).toFixed(1);
+  const parts = [", ", explainButton(context, "tokens-ratio", `${ratio} bytes per token`, { kind: "ratio" })];
   const special = textIds.length - pieces;
   const added = special > 0 ? ` and ${special} special ${special === 1 ? "one" : "ones"}` : "";
-  const counts = `${plural(pieces, "token")}${added} for ${plural(bytes, "byte")} of text${ratio}`;
-  return `${counts}. The vocabulary has ${plural(tokenizer.size, "token")}.`;
+  const counts = `${plural(pieces, "token")}${added} for ${plural(bytes, "byte")} of text`;
+  return [counts, ...(isWhole ? parts : []), `. The vocabulary has ${plural(tokenizer.size, "token")}.`];
 }
 
 function showDetails(list, tokenizer, ids, position) {

@@ -5,10 +5,10 @@
 
 import { headWeights } from "#see/view/attention_layout.js";
 import { beamTree } from "#see/view/beam_layout.js";
-import { largest, percent } from "#see/view/charts.js";
+import { largest, wholePercent } from "#see/view/charts.js";
 import { element, svg } from "#see/view/dom.js";
 import { decimal } from "#see/view/numbers.js";
-import { choice, drawnAnew, inputTokens, scrollRegion } from "#see/view/rerender.js";
+import { choice, drawnAnew, explainAttributes, explainButton, inputTokens, pressable, scrollRegion } from "#see/view/rerender.js";
 import { visibleToken } from "#see/view/token_text.js";
 
 const [COLUMN, ROW] = [108, 40]; // pixels of the tree
@@ -70,7 +70,12 @@ function renderTranslation(context, state) {
       { class: "translations" },
       element("dt", {}, "Translation that all views show"),
       element("dd", { id: "translation", lang: targetLanguage(session) }, greedy),
-      element("dt", {}, `Beam search with ${beams} beams, score ${decimal(search.score)}`),
+      element(
+        "dt",
+        {},
+        `Beam search with ${beams} beams, score `,
+        explainButton(context, "beam-score", decimal(search.score), { kind: "beam", beams }),
+      ),
       element("dd", { id: "beam-translation", lang: targetLanguage(session) }, found),
     ),
     found === greedy ? null : element("p", { class: "row" }, use),
@@ -84,7 +89,7 @@ function renderTranslation(context, state) {
     renderAlignment(context),
     element("h3", {}, "Tree of the beam search"),
     choice("beams", "Beams", options, beams, (value) => store.set({ beams: value })),
-    renderTree(session, search, beams),
+    renderTree(context, beams),
   ];
 }
 
@@ -118,6 +123,8 @@ function renderAlignment(context) {
   const head = sourceTokens.map((token) =>
     element("th", { scope: "col" }, element("span", { class: "token-name" }, token)),
   );
+  const number = (query, key, value) =>
+    explainButton(context, `align-${query}-${key}`, wholePercent(value), { kind: "meanAttention", query, key });
   const rows = tokens.slice(1).map((token, query) => {
     const values = weights.subarray(query * sourceTokens.length, (query + 1) * sourceTokens.length);
     const [best] = largest(values, 1);
@@ -125,7 +132,7 @@ function renderAlignment(context) {
       element(
         "td",
         { class: key === best ? "heat best" : "heat", style: { "--weight": value.toFixed(3) } },
-        value >= 0.05 ? percent(value).replace(/\.\d+/, "") : "",
+        value >= 0.05 ? number(query, key, value) : "",
       ),
     );
     const name = element(
@@ -163,9 +170,22 @@ export function meanOverHeads(weights, queries, keys) {
   return mean;
 }
 
-function renderTree(session, search, numBeams) {
+/**
+ * The tree of a beam search over the source.
+ *
+ * @param {object} session
+ * @param {number} numBeams
+ * @returns {{search: object, nodes: import("#see/view/beam_layout.js").TreeNode[]}}
+ */
+export function treeOf(session, numBeams) {
+  const search = beamSearch(session, numBeams);
+  return { search, nodes: beamTree(search.steps, search.ids, numBeams) };
+}
+
+function renderTree(context, numBeams) {
+  const { session } = context;
   const tokenizer = session.tokenizer();
-  const nodes = beamTree(search.steps, search.ids, numBeams);
+  const { search, nodes } = treeOf(session, numBeams);
   const [columns, rows] = [
     1 + Math.max(...nodes.map(({ x }) => x)),
     1 + Math.max(...nodes.map(({ y }) => y)),
@@ -181,7 +201,10 @@ function renderTree(session, search, numBeams) {
         `${to.left} ${to.middle}`;
       return svg("path", { d: path, class: node.isBest ? "beam-edge best" : "beam-edge" });
     });
-  const boxes = nodes.map((node) => renderNode(node, place(node), visibleToken(tokenizer, node.id)));
+  const boxes = nodes.map((node, index) => {
+    const request = { kind: "beam", index, beams: numBeams };
+    return renderNode(context, request, node, place(node), visibleToken(tokenizer, node.id));
+  });
   const [width, height] = [columns * COLUMN + 12, rows * ROW + 12];
   const label =
     `Tree of a beam search with ${numBeams} beams and ${columns} steps; the chosen text is: ` +
@@ -192,24 +215,27 @@ function renderTree(session, search, numBeams) {
     scrollRegion(
       "translate-tree",
       "Tree of the beam search",
-      svg("svg", { width, height, role: "img", "aria-label": label, class: "beam-tree" }, ...edges, ...boxes),
+      svg("svg", { width, height, role: "group", "aria-label": label, class: "beam-tree" }, ...edges, ...boxes),
     ),
     element(
       "p",
       { class: "note" },
-      "Each box is a token, with the sum of the log-probabilities up to it. Bold is the text that " +
+      "Each box is a token, with the sum of the log-probabilities up to it; select one to see the sum. Bold is the text that " +
         "was chosen; a dashed box ends a text. Scores are divided by the length before they are " +
         "compared.",
     ),
   );
 }
 
-function renderNode({ score, ended, isBest }, { left, middle }, token) {
+function renderNode(context, request, { score, ended, isBest }, { left, middle }, token) {
   const short = [...token].length > 8 ? `${[...token].slice(0, 7).join("")}…` : token;
   const classes = ["beam-node", isBest ? "best" : "", ended ? "ended" : ""].join(" ").trim();
+  const { onclick, ...rest } = explainAttributes(context, request);
+  const label = `${token}, sum of log-probabilities ${decimal(score)}${ended ? ", ends the text" : ""}`;
+  const attributes = { class: classes, role: "button", tabindex: 0, id: `beam-${request.index}`, "aria-label": label };
   return svg(
     "g",
-    { class: classes },
+    { ...attributes, ...rest, ...pressable(onclick) },
     svg("rect", { x: left, y: middle - 17, width: COLUMN - 26, height: 34, rx: 5 }),
     svg("text", { x: left + 6, y: middle - 1 }, short),
     svg("text", { x: left + 6, y: middle + 12, class: "beam-score" }, decimal(score)),

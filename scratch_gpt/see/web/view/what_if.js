@@ -5,9 +5,9 @@
 
 import { changeTable } from "#see/view/change_table.js";
 import { element } from "#see/view/dom.js";
-import { decimal, divergence, signed } from "#see/view/numbers.js";
-import { answerPosition, answerPositions, outcome } from "#see/view/outcomes.js";
-import { hasTokens, inputTokens, replaceKeepingFocus, scrollRegion } from "#see/view/rerender.js";
+import { decimal, signed } from "#see/view/numbers.js";
+import { answerPosition, answerPositions, distance, distanceName, outcome } from "#see/view/outcomes.js";
+import { explainButton, hasTokens, inputTokens, replaceKeepingFocus, scrollRegion } from "#see/view/rerender.js";
 import { engineEdits, noEdits } from "#see/view/state.js";
 
 export const view = {
@@ -95,7 +95,8 @@ function renderWhatIf(context, state, measured, onmeasure) {
   const before = trace && outcome(session, trace, { position });
   if (!before) return [element("p", { class: "note" }, hint(session))];
   const count = countEdits(state.edits);
-  const after = count > 0 ? outcome(session, session.trace({ edits: state.edits }), { position }) : before;
+  const source = { edited: true };
+  const after = count > 0 ? outcome(session, session.trace({ edits: state.edits }), { position, source }) : before;
   const toggle = (field, part) => store.set({ edits: toggled(state.edits, field, part) });
   if (measured.trace !== trace || measured.position !== position) {
     Object.assign(measured, { trace, position, effects: new Map() });
@@ -154,7 +155,7 @@ function renderParts(context, state, trace, measured, toggle, onmeasure) {
       { class: "row note" },
       measureButton,
       "Switches off one part after the other, and writes how far the answer moves: the " +
-        "Kullback-Leibler divergence, in nats.",
+        "Kullback-Leibler divergence, in nats. Switch one off to see how it is computed.",
     ),
   );
 }
@@ -217,7 +218,8 @@ function renderChange(context, state, before, after) {
     element("h3", {}, "The answer before and after"),
     context.session.model().kind === "classifier" ? null : renderPlace(context, state),
     changeTable(context, "what-if-change", before, after, ["Before", "After"]),
-    before.loss === null ? null : renderLossChange(before.loss, after.loss),
+    renderDistance(context, state, before, after),
+    before.loss === null ? null : renderLossChange(context, before.loss, after.loss),
   ].filter(Boolean);
 }
 
@@ -247,12 +249,29 @@ function effectText(effect) {
   return effect < 0.001 ? "<0.001" : decimal(effect);
 }
 
-function renderLossChange(before, after) {
+/** How far the answer moved. */
+function renderDistance(context, { position }, before, after) {
+  const { name, unit } = distanceName(before);
+  const request = { kind: "divergence", before: {}, after: { edited: true }, position, what: "after the change" };
+  const text = `${decimal(distance(before, after))} ${unit}`.trimEnd();
+  return element("p", {}, `${name}: `, explainButton(context, "what-if-distance", text, request));
+}
+
+function renderLossChange(context, before, after) {
+  const edited = { edited: true };
+  const mean = (name, value, source) =>
+    explainButton(context, `what-if-loss-${name}`, decimal(value), { kind: "meanLoss", source });
+  const change = { kind: "lossChange", before: {}, after: edited, names: ["before", "after"] };
   return element(
     "p",
     { id: "what-if-loss" },
-    `Mean loss of the text: ${decimal(before)} before, ${decimal(after)} after ` +
-      `(${signed(after - before)} nats per token).`,
+    "Mean loss of the text: ",
+    mean("before", before, {}),
+    " before, ",
+    mean("after", after, edited),
+    " after (",
+    explainButton(context, "what-if-loss-change", signed(after - before), change),
+    " nats per token).",
   );
 }
 
@@ -278,7 +297,7 @@ function measure(context, measured, redraw) {
     const after = outcome(session, model.forward(ids, { sourceIds, edits: engineEdits(edits) }), {
       position,
     });
-    measured.effects.set(`${next.field} ${next.part}`, divergence(before.values, after.values));
+    measured.effects.set(`${next.field} ${next.part}`, distance(before, after));
     if (parts.length % 8 === 0) redraw();
     setTimeout(step);
   }

@@ -107,7 +107,8 @@ PLACES = {
 
 
 def excerpts() -> dict[str, dict[str, Any]]:
-    """Return the excerpts of all concepts: `file` in the package, `first_line`, `code`, and `paper` (`title`, `url`) or None.
+    """Return the excerpts of all concepts: `file` of the package, `first_line`, `code`, and `paper` (`title`, `url`) or
+    None.
 
     Raises:
         LookupError: a definition or statement is not in its file any more.

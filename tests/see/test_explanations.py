@@ -3,6 +3,7 @@ the number is that of torch or transformers."""
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -18,10 +19,17 @@ from scratch_gpt.models.normalization import LayerNorm, RMSNorm
 from scratch_gpt.see.payload import payload_of
 
 pytestmark = needs_node
+
+
+def activated(name: str, x: float) -> float:
+    """An activation function of torch."""
+    return float(getattr(F, name)(torch.tensor(x)))
+
+
 SIGNS = {"−": "-", "·": "*", "^": "**", "²": "**2", "√8": "sqrt(8)", "√": "sqrt", "log₂": "log2"}
 FUNCTIONS = {
     **{"exp": math.exp, "ln": math.log, "log2": math.log2, "sqrt": math.sqrt, "tanh": math.tanh},
-    **{name: lambda x, act=getattr(F, name): float(act(torch.tensor(x))) for name in ("silu", "gelu", "relu")},
+    **{name: partial(activated, name) for name in ("silu", "gelu", "relu")},
 }
 UNITS = re.compile(r"\b(nats|bits|tokens|percentage points|per token)\b")
 

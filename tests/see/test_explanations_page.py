@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 from helpers.browser import opened
 from helpers.models import randomise, tiny_model
 from helpers.pages import Shown, shown, tokenizer_of

@@ -9,6 +9,8 @@
 import { element, replaceChildren } from "#see/view/dom.js";
 import { EXPLAINERS } from "#see/view/requests.js";
 
+const WIDTH = 44; // characters of a line of a formula
+
 /**
  * The panel beside the views, which is open while something is explained.
  *
@@ -70,7 +72,7 @@ function renderExplanation({ payload, store }, request, { meaning, formula, valu
   return [
     element("p", {}, meaning),
     formula.length > 0
-      ? element("pre", { class: "formula", tabindex: "0", "aria-label": "Formula" }, formula.join("\n"))
+      ? element("pre", { class: "formula", tabindex: "0", "aria-label": "Formula" }, formula.map(wrapped).join("\n"))
       : null,
     choices.length > 0
       ? element("ul", { class: "choices" }, ...choices.map((each) => element("li", {}, link(each.text, each.request))))
@@ -81,6 +83,14 @@ function renderExplanation({ payload, store }, request, { meaning, formula, valu
     excerpt?.paper ? element("p", {}, `Paper: ${excerpt.paper.title}, `, element("code", {}, excerpt.paper.url)) : null,
     ...(excerpt ? renderExcerpt(excerpt) : []),
   ];
+}
+
+/** A line that is too long for the panel, with a line for each of its equations. */
+function wrapped(line) {
+  if (line.length <= WIDTH) return line;
+  const indent = " ".repeat(Math.max(0, line.indexOf(" = ")));
+  const [first, second, ...rest] = line.split(" = ");
+  return [`${first} = ${second}`, ...rest.map((part) => `${indent} = ${part}`)].join("\n");
 }
 
 function renderExcerpt({ file, first_line: first, code }) {

@@ -260,7 +260,7 @@ function renderProbabilities(context, answer, final) {
       element(
         "td",
         { class: "right" },
-        explainButton(context, `film-${choice}`, answer.write(answer.values[choice]), answer.request(choice)),
+        explainButton(context, `film-answer-${choice}`, answer.write(answer.values[choice]), answer.request(choice)),
       ),
     ),
   );

@@ -326,12 +326,16 @@ def record_block(layer: Any, found: Trace, off: set[str], skipped: int) -> list[
     def entered(module: nn.Module, inputs: Any) -> None:
         found["input"] = kept(inputs[0])
 
+    def feed_forward_entered(module: nn.Module, inputs: Any) -> None:
+        found["mlpInput"] = kept(inputs[0])
+
     handles = [layer.register_forward_pre_hook(entered), layer.register_forward_hook(output_as("output"))]
     handles.append(layer.self_attn.register_forward_hook(attention_as("attention"), with_kwargs=True))
     handles.append((layer.attn_output_layernorm or layer.self_attn).register_forward_hook(output_as("attentionOutput")))
     if layer.cross_attn is not None:
         handles.append(layer.cross_attn.register_forward_hook(attention_as("crossAttention"), with_kwargs=True))
         handles.append(layer.cross_attn.register_forward_hook(output_as("crossAttentionOutput")))
+    handles.append(layer.mlp.register_forward_pre_hook(feed_forward_entered))
     handles.append((layer.mlp_output_layernorm or layer.mlp).register_forward_hook(output_as("mlpOutput")))
     if hasattr(layer.mlp, "gate"):
         handles.append(layer.mlp.gate.register_forward_hook(experts))

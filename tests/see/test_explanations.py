@@ -12,7 +12,7 @@ from helpers.page_engine import needs_node
 from helpers.page_views import view_caller
 from torch import nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, TextClassificationPipeline
+from transformers import TextClassificationPipeline
 
 from scratch_gpt import ScratchEncoderForSequenceClassification
 from scratch_gpt.models.normalization import LayerNorm, RMSNorm
@@ -144,7 +144,7 @@ def test_answers_of_a_classifier_are_those_of_the_pipeline(problem, count, call_
     content = payload_of(model, None, "model").content
     scores = random(count) * 2
     pipeline = object.__new__(TextClassificationPipeline)
-    pipeline.model = type("Model", (), {"config": PretrainedConfig(num_labels=count, problem_type=problem)})
+    pipeline.model = model
     found = pipeline.postprocess({"logits": scores[None]}, top_k=None, _legacy=True)
     expected = [each["score"] for each in found]
     names = (

@@ -70,7 +70,7 @@ def open_page(browser, tmp_path):
         found = experts() if kind == "experts" else shown(kind)
         for name, value in fields.items():
             setattr(found.model.config, name, value)
-        payloads, film = [payload_of(*found, "runs/tiny")], None
+        payloads, film = [payload_of(found.model, found.tokenizers, "runs/tiny")], None
         if kind in ("causal", "masked"):
             for step in STEPS:
                 write_frame(tmp_path, step, as_frame(randomise(shown(kind).model, std=0.3, seed=step).state_dict()))

@@ -5,14 +5,17 @@
  */
 
 import { bar, largest, percent } from "#see/view/charts.js";
-import { element, replaceChildren } from "#see/view/dom.js";
+import { element } from "#see/view/dom.js";
 import { lossColour, renderSummary } from "#see/view/loss.js";
 import { decimal, logSumExp, row, softmax } from "#see/view/numbers.js";
 import { maskId } from "#see/view/outcomes.js";
+import { explainButton, replaceKeepingFocus } from "#see/view/rerender.js";
 import { tokenStrip } from "#see/view/token_strip.js";
 import { visibleToken } from "#see/view/token_text.js";
 
 const SHOWN = 8; // guesses
+const SOURCE = { masked: true }; // of what is explained (see requests.js)
+const computed = new WeakMap(); // the losses by position, by the store of the page
 const TIME_SLICE = 40; // milliseconds of computing between two answers to keys and clicks
 
 export const view = {
@@ -75,10 +78,11 @@ function build(root, context) {
     strip.update(ids.map((id, position) => stripToken(id, losses.get(position), tokenizer)), state.position);
     progress.textContent = describe(positions.length, losses.size, maskId(tokenizer));
     const all = isComplete && positions.length > 0 ? [...losses.values()] : [];
-    replaceChildren(summary, ...(all.length > 0 ? [renderSummary(context, all, "Pseudo-perplexity")] : []));
+    const shown = all.length > 0 ? [renderSummary(context, all, "Pseudo-perplexity", SOURCE)] : [];
+    replaceKeepingFocus(summary, shown);
     const selected = losses.get(state.position) ?? (isComplete ? losses.get(positions.at(-1)) : undefined);
     detail.hidden = !selected;
-    if (selected) replaceChildren(detail, ...renderToken(tokenizer, selected));
+    if (selected) replaceKeepingFocus(detail, renderToken(context, selected));
   }
 
   /** Compute for a while, and go on later: a pass per token would block the page for long. */
@@ -105,9 +109,20 @@ function build(root, context) {
   return (state) => {
     const key = keyOf(session, session.ids());
     if (key !== known.key) known = { key, losses: new Map() };
+    computed.set(store, known.losses);
     draw(state);
     start();
   };
+}
+
+/**
+ * The losses of the current text that are computed, each by its position.
+ *
+ * @param {import("#see/view/state.js").Context} context
+ * @returns {Map<number, object>} from `maskedLoss`
+ */
+export function pseudoLosses({ store }) {
+  return computed.get(store);
 }
 
 function keyOf(session, ids) {
@@ -129,8 +144,13 @@ function stripToken(id, found, tokenizer) {
 }
 
 /** The selected token: its loss and rank, and the guesses in its place. */
-function renderToken(tokenizer, { position, id, loss, probability, rank, logits }) {
+function renderToken(context, { position, id, loss, rank, logits }) {
+  const tokenizer = context.session.tokenizer();
   const values = softmax(logits);
+  const number = (name, each) => {
+    const request = { kind: "probability", position, id: each, source: SOURCE };
+    return explainButton(context, name, percent(values[each]), request);
+  };
   const shown = largest(values, SHOWN);
   if (!shown.includes(id)) shown.push(id);
   const rows = shown.map((each) =>
@@ -139,13 +159,21 @@ function renderToken(tokenizer, { position, id, loss, probability, rank, logits 
       { class: each === id ? "marked" : null },
       element("th", { scope: "row" }, visibleToken(tokenizer, each)),
       element("td", {}, bar(values[each])),
-      element("td", { class: "right" }, percent(values[each])),
+      element("td", { class: "right" }, number(`pseudo-loss-${each}`, each)),
     ),
   );
-  const place = `${percent(probability)}, rank ${rank} of ${logits.length}`;
+  const request = { kind: "loss", position, source: SOURCE };
   return [
     element("h3", {}, `Token ${position + 1}: “${visibleToken(tokenizer, id)}”`),
-    element("p", { id: "pseudo-loss-value" }, `Loss ${decimal(loss)} nats: the model gave it ${place}.`),
+    element(
+      "p",
+      { id: "pseudo-loss-value" },
+      "Loss ",
+      explainButton(context, "pseudo-loss-number", `${decimal(loss)} nats`, request),
+      ": the model gave it ",
+      number("pseudo-loss-probability", id),
+      `, rank ${rank} of ${logits.length}.`,
+    ),
     element(
       "table",
       { class: "weights" },

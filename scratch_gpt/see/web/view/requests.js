@@ -2,7 +2,7 @@
  * What can be explained: a function for each kind of request, which finds the numbers and fills the formula.
  *
  * A request is a plain object with a `kind`. Numbers of an answer have a `source`: whose trace they are from.
- * `{}` is the shown model as it is, `{model}` another one, `{edited: true}` with the edits of the state,
+ * `{masked: true}` is the text with the token masked, `{}` is the shown model as it is, `{model}` another one, `{edited: true}` with the edits of the state,
  * `{off: {field, part}}` with one part switched off, and `{frame}` a frame of the training film.
  */
 
@@ -36,6 +36,7 @@ import {
   writtenLossChange,
 } from "#see/view/outcomes.js";
 import { PART_EXPLAINERS } from "#see/view/part_requests.js";
+import { pseudoLosses } from "#see/view/pseudo_loss.js";
 import { inputTokens } from "#see/view/rerender.js";
 import { noEdits } from "#see/view/state.js";
 import { visibleToken } from "#see/view/token_text.js";
@@ -119,6 +120,7 @@ function headSpread(context, request) {
 }
 
 function logitsAt(context, position, source) {
+  if (source?.masked) return pseudoLosses(context).get(position).logits;
   const { logits, length } = traceOf(context, source);
   if (position < 0 || position >= length) throw new RangeError("the text is shorter now");
   return row(logits, position, logits.length / length);
@@ -211,10 +213,12 @@ function divergence(context, { before, after, position, what }) {
 
 function loss(context, { position, source }) {
   const id = context.session.ids()[position];
-  return explainLoss(logitsAt(context, position - 1, source), id, visibleToken(context.session.tokenizer(), id));
+  const logits = logitsAt(context, source?.masked ? position : position - 1, source);
+  return explainLoss(logits, id, visibleToken(context.session.tokenizer(), id));
 }
 
 function lossesOf(context, source) {
+  if (source?.masked) return [...pseudoLosses(context).values()];
   const ids = context.session.ids();
   return tokenLosses(traceOf(context, source).logits, ids);
 }

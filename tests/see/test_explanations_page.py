@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 TEXTS = {"masked": "One day, Anna <mask> an old lamp."}
 TEXT = "One day, Anna found an old lamp."
 STEPS = (0, 3)
+PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
 # Numbers that are not computed from the weights: settings, limits, and what a control that selects shows of a number
 # that its details explain.
 LABELS = (
@@ -63,20 +64,22 @@ SETTLED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFra
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """Open a page of a kind of model; the one with a film and a second model is "causal"."""
+    """Open a page of a kind of model, of some kinds with a film or a second model."""
 
-    def open_page(kind, **fields):
+    def open_page(kind):
         path = tmp_path / "see.html"
-        found = experts() if kind == "experts" else shown(kind)
-        for name, value in fields.items():
-            setattr(found.model.config, name, value)
+        problem = PROBLEMS.get(kind)
+        found = experts() if kind == "experts" else shown("classifier" if problem else kind)
+        found.model.config.problem_type = problem
         payloads, film = [payload_of(found.model, found.tokenizers, "runs/tiny")], None
         if kind in ("causal", "masked"):
             for step in STEPS:
                 write_frame(tmp_path, step, as_frame(randomise(shown(kind).model, std=0.3, seed=step).state_dict()))
             film = read_film(tmp_path, payloads[0])
-        if kind in ("causal", "classifier"):
-            payloads.append(payload_of(randomise(shown(kind).model, seed=1), found.tokenizers, "second"))
+        if kind in ("causal", *PROBLEMS):
+            first = payloads[0]
+            payloads.append(payload_of(randomise(found.model, seed=1), found.tokenizers, "second"))
+            assert first.weights != payloads[1].weights
         write_page(path, page_html(payloads, TEXTS.get(kind, TEXT), film))
         return opened(browser, path)
 
@@ -118,7 +121,7 @@ def sample_of(buttons: list[list[str]]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["causal", "experts", "bigram", "seq2seq", "masked", "classifier", "gpt_classifier", "fasttext", "encoder"]
+    "kind", ["causal", "experts", "bigram", "seq2seq", "masked", *PROBLEMS, "gpt_classifier", "fasttext", "encoder"]
 )
 def test_every_number_is_explained(kind, open_page):
     with open_page(kind) as page:
@@ -148,5 +151,5 @@ def test_every_number_is_explained(kind, open_page):
                 assert shown_number[0] in numbers_of(formula), (tab.inner_text(), name, text, formula)
         assert page.problems == []
         wanted = {"causal": {"sampled", "probability", "change", "divergence", "lossChange", "meanLoss", "entropy"}}
-        wanted |= {"seq2seq": {"beam", "meanAttention"}, "classifier": {"class", "change", "divergence"}}
+        wanted |= {"seq2seq": {"beam", "meanAttention"}, "regression": {"class", "change", "divergence"}}
         assert wanted.get(kind, set()) <= seen

@@ -71,7 +71,7 @@ def test_a_page_contains_the_model(name, world):
     payload = payload_in(path)
     assert payload["text"] == "Ein <b>Text</b>"
     assert payload["models"][0]["name"] == name
-    assert payload["excerpts"]["attention"]["file"] == "attention.py"
+    assert payload["excerpts"]["attention"]["file"] == "models/attention.py"
     assert {tensor["dtype"] for tensor in payload["models"][0]["tensors"].values()} == {"float16"}
 
 

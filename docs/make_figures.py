@@ -107,7 +107,6 @@ SCREENSHOTS = {
     "two_models": Screenshot("two_models", "compare", click("#compare-write")),
     "translator_translate": Screenshot("translator", "translate"),
     "translator_attention": Screenshot("translator", "attention"),
-    "translator_flow": Screenshot("translator", "flow"),
     "sentiment": Screenshot("sentiment", "classify"),
     "masked": Screenshot("masked", "masked"),
 }

@@ -177,6 +177,7 @@ def test_modules_are_short_and_documented():
     for name, code in web_modules().items():
         lines = code.splitlines()
         assert len(lines) <= 400, name
+        assert max(map(len, lines)) <= 110, name
         assert code.startswith("/**"), f"{name} has no comment that says what it is"
         assert "innerHTML" not in code, name
 

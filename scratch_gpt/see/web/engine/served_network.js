@@ -1,6 +1,6 @@
 /**
- * A model that torch computes, for a page of `scratch-gpt see --serve`: it has the methods of the models of this
- * folder and asks the server, which is scratch_gpt/see/serve.py, for what they return.
+ * A model that torch computes, for a page of `scratch-gpt see --serve`: it has the methods of the models of
+ * this folder and asks the server, which is scratch_gpt/see/serve.py, for what they return.
  *
  * The views call it as any other model and wait for the answer, so that requests are synchronous.
  *
@@ -38,7 +38,10 @@ class ServedCache {
 
 /** A model on the server. */
 export class ServedNetwork {
-  /** @param {Object} payload the model's part of the page's content, in which `served` has its number and the token */
+  /**
+   * @param {Object} payload the model's part of the page's content, in which `served` has its number and the
+   *   token
+   */
   constructor(payload) {
     const { config, kind, served } = payload;
     this.served = served;
@@ -80,7 +83,9 @@ export class ServedNetwork {
   /** The answer to a request, which may have numbers. */
   ask(request, numbers = null) {
     const { model, token } = this.served;
-    const line = JSON.stringify({ model, ...request }, (_, value) => (value instanceof Set ? [...value] : value));
+    const line = JSON.stringify({ model, ...request }, (_, value) =>
+      value instanceof Set ? [...value] : value,
+    );
     const query = new XMLHttpRequest();
     query.open("POST", "/compute", false);
     query.overrideMimeType("text/plain; charset=x-user-defined"); // a character is a byte
@@ -88,7 +93,9 @@ export class ServedNetwork {
     try {
       query.send(numbers === null ? line : joined(line, numbers));
     } catch {
-      throw new Error("The server does not answer: start scratch-gpt see --serve again, and load this page again.");
+      throw new Error(
+        "The server does not answer: start scratch-gpt see --serve again, and load this page again.",
+      );
     }
     const bytes = bytesOf(query.responseText);
     if (query.status === 200) return unpacked(bytes);

@@ -188,13 +188,19 @@ function multiplyRow(x, t, weight, inputs, outputs, y) {
   const even = inputs - (inputs % 4);
   let n = 0;
   for (; n + 4 <= outputs; n += 4) {
-    let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    let s0 = 0,
+      s1 = 0,
+      s2 = 0,
+      s3 = 0;
     let a = n * inputs;
     let b = a + inputs;
     let c = b + inputs;
     let d = c + inputs;
     for (let i = start; i < start + even; i += 4, a += 4, b += 4, c += 4, d += 4) {
-      const p = x[i], q = x[i + 1], r = x[i + 2], s = x[i + 3];
+      const p = x[i],
+        q = x[i + 1],
+        r = x[i + 2],
+        s = x[i + 3];
       s0 += p * weight[a] + q * weight[a + 1] + r * weight[a + 2] + s * weight[a + 3];
       s1 += p * weight[b] + q * weight[b + 1] + r * weight[b + 2] + s * weight[b + 3];
       s2 += p * weight[c] + q * weight[c + 1] + r * weight[c + 2] + s * weight[c + 3];
@@ -218,14 +224,24 @@ function multiplyFourRows(x, t, weight, inputs, outputs, y) {
   }
   let n = 0;
   for (; n + 2 <= outputs; n += 2) {
-    let p0 = 0, p1 = 0, p2 = 0, p3 = 0;
-    let q0 = 0, q1 = 0, q2 = 0, q3 = 0;
+    let p0 = 0,
+      p1 = 0,
+      p2 = 0,
+      p3 = 0;
+    let q0 = 0,
+      q1 = 0,
+      q2 = 0,
+      q3 = 0;
     let i = 0;
     let v = n * inputs;
     let w = v + inputs;
     for (const end = w; v < end; v++, w++, i += 4) {
-      const x0 = four[i], x1 = four[i + 1], x2 = four[i + 2], x3 = four[i + 3];
-      const p = weight[v], q = weight[w];
+      const x0 = four[i],
+        x1 = four[i + 1],
+        x2 = four[i + 2],
+        x3 = four[i + 3];
+      const p = weight[v],
+        q = weight[w];
       p0 += p * x0;
       p1 += p * x1;
       p2 += p * x2;

@@ -90,9 +90,22 @@ function joinWordPiece(token, index, { prefix, cleanup }) {
   return cleanup ? cleanUpWordPiece(text) : text;
 }
 
-const PUNCTUATION = [[" .", "."], [" ?", "?"], [" !", "!"], [" ,", ","]];
-const CONTRACTIONS = [[" 's", "'s"], [" 've", "'ve"], [" 're", "'re"]];
-const QUOTES = [[" ' ", "'"], [" n't", "n't"], [" 'm", "'m"]];
+const PUNCTUATION = [
+  [" .", "."],
+  [" ?", "?"],
+  [" !", "!"],
+  [" ,", ","],
+];
+const CONTRACTIONS = [
+  [" 's", "'s"],
+  [" 've", "'ve"],
+  [" 're", "'re"],
+];
+const QUOTES = [
+  [" ' ", "'"],
+  [" n't", "n't"],
+  [" 'm", "'m"],
+];
 const replaceEach = (text, replacements) =>
   replacements.reduce((cleaned, [from, to]) => cleaned.replaceAll(from, to), text);
 

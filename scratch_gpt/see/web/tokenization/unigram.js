@@ -88,7 +88,7 @@ export class Unigram {
       if (starts[end] >= 0 && score <= scores[end]) return;
       [scores[end], starts[end], lastIds[end]] = [score, start, id];
     };
-    for (let start = 0; start < length; ) {
+    for (let start = 0; start < length;) {
       const characterEnd = start + (text.codePointAt(start) > 0xffff ? 2 : 1);
       let characterIsToken = false;
       let node = this.root;

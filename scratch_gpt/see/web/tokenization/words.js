@@ -56,7 +56,7 @@ export class WordPiece {
     const characters = Array.from(word);
     if (characters.length > this.model.max_chars) return [this.model.unk_id];
     const ids = [];
-    for (let start = 0; start < characters.length; ) {
+    for (let start = 0; start < characters.length;) {
       const [id, end] = this.longestToken(characters, start);
       if (id === undefined) return [this.model.unk_id];
       ids.push(id);

@@ -152,7 +152,10 @@ function numbers(fields, limits) {
   }
   const beams = fields.get("beams");
   if (isIndex(beams, MOST_BEAMS + 1) && Number(beams) > 0) found.beams = Number(beams);
-  for (const [name, least, most] of [["temperature", 0, 2], ["topP", 0.05, 1]]) {
+  for (const [name, least, most] of [
+    ["temperature", 0, 2],
+    ["topP", 0.05, 1],
+  ]) {
     const written = fields.get(name) ?? "";
     const value = /^\d(\.\d{1,6})?$/.test(written) ? Number(written) : NaN;
     if (value >= least && value <= most) found[name] = value;

@@ -1,6 +1,6 @@
 /**
- * Formulas of a model's answers with their numbers filled in, as lines of text: probabilities, losses, and what
- * is computed from them. Nothing here needs a document.
+ * Formulas of a model's answers with their numbers filled in, as lines of text: probabilities, losses, and
+ * what is computed from them. Nothing here needs a document.
  *
  * Dimension letters: T tokens, V vocabulary size, K labels.
  *
@@ -67,15 +67,25 @@ export function explainSampled(logits, id, settings, token, after) {
   const found = {
     ...plain,
     meaning: `${plain.meaning} Here it is what sampling chooses with: with the temperature, top-k and top-p.`,
-    values: [...plain.values, ["of the model itself", own], ["tokens kept", `${kept.length} of ${logits.length}`]],
+    values: [
+      ...plain.values,
+      ["of the model itself", own],
+      ["tokens kept", `${kept.length} of ${logits.length}`],
+    ],
     concept: "sampling",
   };
   if (temperature === 0) {
     const is = probabilities[id] > 0 ? "largest" : "not the largest";
-    const formula = ["temperature 0: all probability for the largest logit", `this logit is ${is}: ${percent(probabilities[id])}`];
+    const formula = [
+      "temperature 0: all probability for the largest logit",
+      `this logit is ${is}: ${percent(probabilities[id])}`,
+    ];
     return { ...found, formula };
   }
-  const rules = [topK > 0 ? `the ${topK} most probable` : "", topP < 1 ? `the fewest that have ${topP} together` : ""];
+  const rules = [
+    topK > 0 ? `the ${topK} most probable` : "",
+    topP < 1 ? `the fewest that have ${topP} together` : "",
+  ];
   const formula = [
     "probability = exp(logit / temperature) / Σ exp(logits / temperature)",
     `the sum is over the tokens kept: ${rules.filter(Boolean).join(", then ") || "all"}`,
@@ -174,7 +184,8 @@ export function explainMeanLoss(losses, bytes) {
   }
   return {
     title: "Mean loss of the text",
-    meaning: "The first token is not predicted. Bits per byte can be compared between models with other tokenizers.",
+    meaning:
+      "The first token is not predicted. Bits per byte can be compared between models with other tokenizers.",
     formula,
     values: sum.note,
     concept: "loss",
@@ -225,12 +236,14 @@ export function writtenChoices(bits) {
  * @returns {Explanation}
  */
 export function explainDivergence(p, q, what) {
-  const terms = p.map((value, index) => (value > 0 ? value * Math.log(value / Math.max(q[index], 1e-30)) : 0));
+  const terms = p.map((value, index) =>
+    value > 0 ? value * Math.log(value / Math.max(q[index], 1e-30)) : 0,
+  );
   const write = (index) => `${precise(p[index])} · ln(${precise(p[index])} / ${precise(q[index])})`;
   const sum = writtenSum(terms, write);
   return {
     title: "Kullback-Leibler divergence",
-    meaning: `How far the second answer is from the first, ${what}: 0 if they are equal, and always positive.`,
+    meaning: `How far the second answer is from the first, ${what}: 0 if they are equal, else positive.`,
     formula: ["divergence = Σ p ln(p / q)", `           = ${sum.text} = ${decimal(divergence(p, q))} nats`],
     values: [["p", "probabilities of the first answer"], ["q", "of the second"], ...sum.note],
     concept: "divergence",
@@ -257,7 +270,10 @@ export function explainDifference({ title, meaning, before, after, names, text, 
   return {
     title,
     meaning,
-    formula: [`difference = ${names[1]} − ${names[0]}`, `           = ${second} − ${first} = ${text} ${unit}`.trimEnd()],
+    formula: [
+      `difference = ${names[1]} − ${names[0]}`,
+      `           = ${second} − ${first} = ${text} ${unit}`.trimEnd(),
+    ],
     values: [],
     concept,
   };
@@ -283,8 +299,8 @@ export function explainBeam(terms, penalty, ended) {
   return {
     title: ended ? "Score of a finished text" : "Sum of log-probabilities of a beam",
     meaning:
-      "Beam search keeps the texts with the largest sums of log-probabilities. A finished text competes with " +
-      "its score: the sum divided by the number of its new tokens to the power of the length penalty " +
+      "Beam search keeps the texts with the largest sums of log-probabilities. A finished text competes " +
+      "with its score: the sum divided by the number of its new tokens to the power of the length penalty " +
       "(`length_penalty` of generate in transformers; 0 does not divide, above 1 favours longer texts).",
     formula,
     values: terms.map(({ token, logProbability }) => [`ln p of “${token}”`, decimal(logProbability)]),
@@ -303,7 +319,10 @@ export function explainRatio(bytes, tokens) {
   return {
     title: "Bytes per token",
     meaning: "How much text a token stands for on average: the more, the fewer steps the model has to make.",
-    formula: ["bytes of the text / its tokens, without special ones", `${bytes} / ${tokens} = ${(bytes / tokens).toFixed(1)}`],
+    formula: [
+      "bytes of the text / its tokens, without special ones",
+      `${bytes} / ${tokens} = ${(bytes / tokens).toFixed(1)}`,
+    ],
     values: [],
     concept: "embedding",
   };

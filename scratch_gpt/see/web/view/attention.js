@@ -323,7 +323,8 @@ function renderMatrix(context, selection, set) {
   const weight = percent(weights[query * keys + key]);
   const label =
     `${weight} from ${map.queries[query]}, row ${query + 1} of ${queries}, to ${map.keys[key]}, column ` +
-    `${key + 1} of ${keys}. Arrow keys select another weight of layer ${layer + 1}, head ${head + 1}; Enter explains it.`;
+    `${key + 1} of ${keys}. Arrow keys select another weight of ` +
+    `layer ${layer + 1}, head ${head + 1}; Enter explains it.`;
   const drawing = svg(
     "svg",
     {

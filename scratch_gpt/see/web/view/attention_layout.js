@@ -114,7 +114,9 @@ export function headParts(weights, queries, keys, sameText = true) {
     parts.previous.push(sameText && query > 0 ? values[query - 1] : 0);
     parts.first.push(values[0]);
     parts.self.push(sameText ? values[query] : 0);
-    parts.entropy.push(values.reduce((sum, weight) => (weight > 0 ? sum - weight * Math.log(weight) : sum), 0));
+    parts.entropy.push(
+      values.reduce((sum, weight) => (weight > 0 ? sum - weight * Math.log(weight) : sum), 0),
+    );
   }
   return parts;
 }

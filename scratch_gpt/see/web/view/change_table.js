@@ -21,7 +21,14 @@ export function changeTable(context, id, first, second, names) {
   const column = (text) =>
     element("th", { scope: "col", class: text === first.title ? null : "right" }, text);
   const bars = () => element("td", { class: "drawn" });
-  const header = [column(first.title), column(names[0]), bars(), bars(), column(names[1]), column(first.kind === "none" ? "Change" : "Points")];
+  const header = [
+    column(first.title),
+    column(names[0]),
+    bars(),
+    bars(),
+    column(names[1]),
+    column(first.kind === "none" ? "Change" : "Points"),
+  ];
   const rows = choices.map((choice) => changeRow(context, id, first, second, choice, names));
   const table = element(
     "table",
@@ -55,6 +62,10 @@ function changeRow(context, id, first, second, choice, names) {
     drawn(before),
     drawn(after),
     element("td", { class: "right" }, number(1, after)),
-    element("td", { class: `right ${kind}` }, explainButton(context, `${id}-change-${choice}`, difference, change)),
+    element(
+      "td",
+      { class: `right ${kind}` },
+      explainButton(context, `${id}-change-${choice}`, difference, change),
+    ),
   );
 }

@@ -102,7 +102,11 @@ function renderClasses(context, answers, kind, chosen) {
   return element(
     "table",
     { class: "weights classes" },
-    element("caption", { class: "visually-hidden" }, kind === "none" ? "Value of each label" : "Probability of each class"),
+    element(
+      "caption",
+      { class: "visually-hidden" },
+      kind === "none" ? "Value of each label" : "Probability of each class",
+    ),
     element("tbody", {}, ...rows),
   );
 }
@@ -125,9 +129,7 @@ function measureShares({ session }, trace, onprogress) {
     const end = performance.now() + CHUNK;
     while (found.values.length < ids.length && performance.now() < end) {
       const edits = { ...noEdits(), hiddenTokens: new Set([found.values.length]) };
-      found.values.push(
-        labelAnswers(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config),
-      );
+      found.values.push(labelAnswers(model.forward(ids, { edits: engineEdits(edits) }).scores, model.config));
     }
     found.done = found.values.length === ids.length;
     onprogress();

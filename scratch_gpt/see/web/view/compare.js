@@ -36,7 +36,7 @@ function renderComparison(context, state, writing, redraw) {
   if (!hasTokens(session)) return [element("p", { class: "note" }, "Write a text first.")];
   const unknown = session.unsharedToken();
   if (unknown !== null) {
-    const text = `One of the models does not have the token ${unknown}: take it out of the text to compare them.`;
+    const text = `One of the models lacks the token ${unknown}: take it out of the text to compare them.`;
     return [element("p", { class: "note", id: "compare-unknown" }, text)];
   }
   const traces = [0, 1].map((model) => session.trace({ model }));
@@ -66,7 +66,12 @@ function renderComparison(context, state, writing, redraw) {
         "p",
         { class: "note" },
         `${far.name} of the second from the first: `,
-        explainButton(context, "compare-distance", `${decimal(distance(...outcomes))} ${far.unit}`.trimEnd(), request),
+        explainButton(
+          context,
+          "compare-distance",
+          `${decimal(distance(...outcomes))} ${far.unit}`.trimEnd(),
+          request,
+        ),
       ),
     ),
     sharedNote(session),
@@ -80,7 +85,9 @@ function sharedNote(session) {
   const sizes = session.vocabularySizes().slice(0, 2);
   const [fewer, more] = [Math.min(...sizes), Math.max(...sizes)];
   if (fewer === more) return null;
-  const text = `One of the models has ${more - fewer} more tokens. Probabilities and losses are over the ${fewer} of both.`;
+  const text =
+    `One of the models has ${more - fewer} more tokens. ` +
+    `Probabilities and losses are over the ${fewer} of both.`;
   return element("p", { class: "note", id: "compare-shared" }, text);
 }
 
@@ -121,7 +128,10 @@ function renderLosses(context, traces, outcomes) {
     );
   });
   const means = outcomes.map(({ loss }, index) =>
-    explainButton(context, `compare-mean-${index}`, decimal(loss), { kind: "meanLoss", source: SOURCES[index] }),
+    explainButton(context, `compare-mean-${index}`, decimal(loss), {
+      kind: "meanLoss",
+      source: SOURCES[index],
+    }),
   );
   return element(
     "section",

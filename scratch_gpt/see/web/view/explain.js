@@ -72,15 +72,25 @@ function renderExplanation({ payload, store }, request, { meaning, formula, valu
   return [
     element("p", {}, meaning),
     formula.length > 0
-      ? element("pre", { class: "formula", tabindex: "0", "aria-label": "Formula" }, formula.map(wrapped).join("\n"))
+      ? element(
+          "pre",
+          { class: "formula", tabindex: "0", "aria-label": "Formula" },
+          formula.map(wrapped).join("\n"),
+        )
       : null,
     choices.length > 0
-      ? element("ul", { class: "choices" }, ...choices.map((each) => element("li", {}, link(each.text, each.request))))
+      ? element(
+          "ul",
+          { class: "choices" },
+          ...choices.map((each) => element("li", {}, link(each.text, each.request))),
+        )
       : null,
     request.from ? element("p", {}, link("Back to the list", request.from)) : null,
     pairs.length > 0 ? element("dl", { class: "details" }, ...pairs) : null,
     // Not a link: the page makes no request, whatever is clicked.
-    excerpt?.paper ? element("p", {}, `Paper: ${excerpt.paper.title}, `, element("code", {}, excerpt.paper.url)) : null,
+    excerpt?.paper
+      ? element("p", {}, `Paper: ${excerpt.paper.title}, `, element("code", {}, excerpt.paper.url))
+      : null,
     ...(excerpt ? renderExcerpt(excerpt) : []),
   ];
 }

@@ -243,7 +243,10 @@ function renderFrame(context, answers, state, index) {
 }
 
 function renderLoss(context, loss, index) {
-  const number = explainButton(context, "film-mean", decimal(loss), { kind: "meanLoss", source: { frame: index } });
+  const number = explainButton(context, "film-mean", decimal(loss), {
+    kind: "meanLoss",
+    source: { frame: index },
+  });
   const value = element("dd", { id: "film-loss" }, number, element("small", {}, " nats per token"));
   const metric = element("div", { class: "metric" }, element("dt", {}, "Loss of the text"), value);
   return element("dl", { class: "metrics" }, metric);
@@ -260,7 +263,12 @@ function renderProbabilities(context, answer, final) {
       element(
         "td",
         { class: "right" },
-        explainButton(context, `film-answer-${choice}`, answer.write(answer.values[choice]), answer.request(choice)),
+        explainButton(
+          context,
+          `film-answer-${choice}`,
+          answer.write(answer.values[choice]),
+          answer.request(choice),
+        ),
       ),
     ),
   );

@@ -38,7 +38,9 @@ export function explainAttention({ query, keyVector, scores, key, softcap, hasBi
   const formula = ["weight = exp(score) / Σ exp(scores) = exp(score − ln Σ exp(scores))"];
   if (isMasked) formula.push("score = −∞, so the weight is 0");
   else {
-    formula.push(`       = exp(${precise(score)} − ${precise(total)}) = ${decimal(weight)} = ${percent(weight)}`);
+    formula.push(
+      `       = exp(${precise(score)} − ${precise(total)}) = ${decimal(weight)} = ${percent(weight)}`,
+    );
     if (keyVector) formula.push(...scoreLines(query, keyVector, score, softcap, hasBias));
   }
   return {
@@ -92,6 +94,7 @@ export function explainNorm(input, output, config, feature) {
   const variance = input.reduce((sum, value) => sum + (value - mean) ** 2, 0) / input.length;
   const normalized = (input[feature] - mean) / Math.sqrt(variance + config.norm_eps);
   const x = precise(input[feature]);
+  const hasBias = config.norm_type === "layer_norm";
   const hasWeight = config.norm_type !== "rms_norm_without_weight";
   const formula = isLayerNorm
     ? [
@@ -104,7 +107,7 @@ export function explainNorm(input, output, config, feature) {
       ];
   if (config.norm_type === "layer_norm_without_bias") formula[0] = formula[0].replace(" + bias", "");
   if (!hasWeight) formula[0] = formula[0].replace(" · weight", "");
-  else formula.push(`with the weight${config.norm_type === "layer_norm" ? " and the bias" : ""}: y = ${decimal(output[feature])}`);
+  else formula.push(`with the weight${hasBias ? " and the bias" : ""}: y = ${decimal(output[feature])}`);
   return {
     title: isLayerNorm ? "Layer normalization" : "Root-mean-square normalization",
     meaning:
@@ -134,7 +137,10 @@ export function explainNorm(input, output, config, feature) {
  * @returns {Explanation}
  */
 export function explainLength(vector, title, meaning) {
-  const sum = writtenSum(vector.map((value) => value * value), (index) => `${precise(Math.abs(vector[index]))}²`);
+  const sum = writtenSum(
+    vector.map((value) => value * value),
+    (index) => `${precise(Math.abs(vector[index]))}²`,
+  );
   return {
     title,
     meaning: `${meaning} It is a list of ${vector.length} numbers.`,
@@ -151,7 +157,7 @@ export function explainLength(vector, title, meaning) {
  * @param {string} numbers.activation - name of the activation function
  * @param {number} numbers.after - the number after the activation
  * @param {Float32Array} numbers.input - of the network (C,)
- * @param {Float32Array} numbers.weights - of the neuron (C,): of the gate or, without one, of the projection up
+ * @param {Float32Array} numbers.weights - of the neuron (C,): of the gate or, without one, the projection up
  * @param {number} numbers.bias - 0 if there is none
  * @param {number} numbers.before - the number before the activation
  * @param {number | null} numbers.up - what a gate is multiplied by; null without a gate
@@ -210,7 +216,8 @@ export function explainMeanAttention(weights, queryToken, keyToken) {
 }
 
 /**
- * The mean over the tokens of the weights of a head that go to the token before, the first one or the token itself.
+ * The mean over the tokens of the weights of a head that go to the token before, the first one or the token
+ * itself.
  *
  * @param {Float32Array} weights - one per token (T,)
  * @param {string} where - to which token they go
@@ -268,7 +275,8 @@ export function explainRouter(logits, chosen, expert, isNormalized) {
     : `weight = p = ${decimal(probability(expert))}`;
   return {
     title: `Weight of expert ${expert + 1}`,
-    meaning: "The router gives each expert a logit: the dot product of the token's numbers with a row of weights.",
+    meaning:
+      "The router gives each expert a logit: the dot product of the token's numbers with a row of weights.",
     formula: [
       "p = exp(logit) / Σ exp(logits) = exp(logit − ln Σ exp(logits))",
       `  = exp(${precise(logits[expert])} − ${precise(total)}) = ${p}`,

@@ -123,7 +123,11 @@ function renderDistribution(context, { model, trace, table, tokens, rowIndex, po
   const number = (name, id, lensRow, value) =>
     explainButton(context, name, percent(value), { kind: "probability", position, id, lensRow });
   const guesses = largest(distribution, SHOWN).map((id) =>
-    guessRow(visibleToken(tokenizer, id), distribution[id], number(`lens-guess-${id}`, id, rowIndex, distribution[id])),
+    guessRow(
+      visibleToken(tokenizer, id),
+      distribution[id],
+      number(`lens-guess-${id}`, id, rowIndex, distribution[id]),
+    ),
   );
   const final = table.rows.at(-1).cells[position - table.first].id;
   const path = lensRows(trace).map((each, index) => {

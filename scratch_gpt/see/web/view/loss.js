@@ -91,7 +91,10 @@ function targetField({ session, store }) {
 export function targetIds({ targetTokenizer, generation }, text) {
   const { before, after } = targetTokenizer.payload.post;
   const hasForcedStart = (generation.forced_bos_token_id ?? null) !== null;
-  const ends = generation.eos_token_ids.slice(0, after.some((id) => generation.eos_token_ids.includes(id)) ? 0 : 1);
+  const ends = generation.eos_token_ids.slice(
+    0,
+    after.some((id) => generation.eos_token_ids.includes(id)) ? 0 : 1,
+  );
   const ids = targetTokenizer.encode(text, { addSpecialTokens: false });
   return [...(hasForcedStart ? [] : before), ...ids, ...after, ...ends];
 }
@@ -130,7 +133,10 @@ export function renderSummary(context, losses, perplexityName = "Perplexity", so
       element(
         "dd",
         {},
-        explainButton(context, `metric-${name.replaceAll(" ", "-").toLowerCase()}`, value, { kind: "meanLoss", source }),
+        explainButton(context, `metric-${name.replaceAll(" ", "-").toLowerCase()}`, value, {
+          kind: "meanLoss",
+          source,
+        }),
         element("small", {}, ` ${unit}`),
       ),
       element("dd", { class: "note" }, note),
@@ -181,7 +187,11 @@ function renderToken(context, { position, id, loss, probability, rank }) {
       "Loss ",
       explainButton(context, "loss-value", `${decimal(loss)} nats`, request),
       ": the model gave it ",
-      explainButton(context, "loss-probability", percent(probability), { kind: "probability", position: position - 1, id }),
+      explainButton(context, "loss-probability", percent(probability), {
+        kind: "probability",
+        position: position - 1,
+        id,
+      }),
       `, rank ${rank} of ${vocabulary}.`,
     ),
     element(

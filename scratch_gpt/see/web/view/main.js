@@ -84,7 +84,8 @@ function connectText(store, session) {
     note.textContent = ignored > 0 ? text : "";
   };
   area.addEventListener("input", () => {
-    const edits = { ...store.get().edits, hiddenTokens: new Set(), hiddenSource: new Set() }; // positions move
+    // Positions move.
+    const edits = { ...store.get().edits, hiddenTokens: new Set(), hiddenSource: new Set() };
     store.set({ text: area.value, written: [], position: null, key: null, edits });
   });
   store.subscribe(update);
@@ -109,7 +110,8 @@ function connectChat(store, { chat }) {
 
 function connectTheme() {
   const button = document.getElementById("theme");
-  const isDark = () => getComputedStyle(document.documentElement).colorScheme === "dark" ||
+  const isDark = () =>
+    getComputedStyle(document.documentElement).colorScheme === "dark" ||
     (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
   const update = () => replaceChildren(button, isDark() ? "Light" : "Dark");
   button.addEventListener("click", () => {

@@ -23,7 +23,9 @@ const PAUSE = 300; // milliseconds without a change of the text
  */
 export function openViews(context) {
   const { store, models, payload } = context;
-  const views = VIEWS.filter(({ kinds, isShown }) => (kinds?.includes(models[0].kind) ?? true) && (isShown?.(context) ?? true));
+  const views = VIEWS.filter(
+    ({ kinds, isShown }) => (kinds?.includes(models[0].kind) ?? true) && (isShown?.(context) ?? true),
+  );
   const tabs = new Map(views.map((view) => [view.id, createTab(view, store)]));
   const panels = new Map(views.map((view) => [view.id, createPanel(view)]));
   const updates = new Map();
@@ -79,7 +81,8 @@ export function openViews(context) {
   }
 
   store.subscribe(schedule);
-  if (payload.models[0].served) frame = requestAnimationFrame(run); // it starts also if the server refuses the text
+  if (payload.models[0].served)
+    frame = requestAnimationFrame(run); // it starts also if the server refuses the text
   else run();
   return { views, open: (id) => store.set({ view: id }) };
 }

@@ -28,10 +28,14 @@ export const view = {
 function build(root, context) {
   const { store, session } = context;
   const writer = createWriter(context);
-  const strip = tokenStrip("Text so far", () => session.tokenizer(), (position) => {
-    writer.stop();
-    store.set({ position: position !== null && position >= 1 ? position : null });
-  });
+  const strip = tokenStrip(
+    "Text so far",
+    () => session.tokenizer(),
+    (position) => {
+      writer.stop();
+      store.set({ position: position !== null && position >= 1 ? position : null });
+    },
+  );
   const heading = element("h3");
   const note = element("p", { class: "summary", role: "status" });
   const rows = element("ol", { class: "candidates" });

@@ -50,10 +50,15 @@ export function precise(value) {
 export function writtenSum(terms, write, count = 3) {
   const shown = largest(Float64Array.from(terms, Math.abs), count);
   const texts = shown.map(write);
-  const rest = Array.from(terms).reduce((sum, term) => sum + term, 0) - shown.reduce((sum, index) => sum + terms[index], 0);
+  const rest =
+    Array.from(terms).reduce((sum, term) => sum + term, 0) -
+    shown.reduce((sum, index) => sum + terms[index], 0);
   const others = terms.length - shown.length;
   if (others === 0) return { text: texts.join(" + "), note: [] };
-  return { text: [...texts, precise(rest)].join(" + "), note: [[`sum of the ${others} other terms`, precise(rest)]] };
+  return {
+    text: [...texts, precise(rest)].join(" + "),
+    note: [[`sum of the ${others} other terms`, precise(rest)]],
+  };
 }
 
 /**

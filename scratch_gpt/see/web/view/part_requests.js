@@ -1,5 +1,6 @@
 /**
- * What can be explained of the parts of a model: norms, the residual stream, feed-forward networks and experts.
+ * What can be explained of the parts of a model: norms, the residual stream, feed-forward networks and
+ * experts.
  * The functions are those of requests.js.
  */
 
@@ -56,7 +57,11 @@ function length(context, request) {
 function addition(context, request) {
   const states = stackTrace(context, request).layers[request.layer][request.output];
   const title = `Length of what ${request.name} of layer ${request.layer + 1} adds`;
-  return formulas.explainLength(vectorOf(context, request, states), title, "It is added to the residual stream.");
+  return formulas.explainLength(
+    vectorOf(context, request, states),
+    title,
+    "It is added to the residual stream.",
+  );
 }
 
 function experts(context, request) {
@@ -65,13 +70,18 @@ function experts(context, request) {
   const [all, count] = [config.num_experts, config.num_experts_per_tok];
   const chosen = Array.from(row(routing.chosen, request.position, count));
   const weights = row(routing.weights, request.position, count);
-  const choices = isServed(context) ? [] : chosen.flatMap((expert, rank) => [
-    {
-      text: `expert ${expert + 1}: weight ${decimal(weights[rank])}`,
-      request: { ...request, kind: "router", expert, from: request },
-    },
-    { text: `neurons of expert ${expert + 1}`, request: { ...request, kind: "neurons", expert, from: request } },
-  ]);
+  const choices = isServed(context)
+    ? []
+    : chosen.flatMap((expert, rank) => [
+        {
+          text: `expert ${expert + 1}: weight ${decimal(weights[rank])}`,
+          request: { ...request, kind: "router", expert, from: request },
+        },
+        {
+          text: `neurons of expert ${expert + 1}`,
+          request: { ...request, kind: "neurons", expert, from: request },
+        },
+      ]);
   const probabilities = row(routing.probabilities, request.position, all);
   return { ...formulas.explainExperts(probabilities, chosen, weights), choices };
 }
@@ -94,11 +104,13 @@ function neuronsFor(context, request) {
 function neurons(context, request) {
   if (isServed(context)) {
     const found = part(context, request);
-    const why = " Its neurons are shown in a page that contains the weights; this one is computed by a server.";
+    const why =
+      " Its neurons are shown in a page that contains the weights; this one is computed by a server.";
     return { ...found, meaning: found.meaning + why };
   }
   const { found } = neuronsFor(context, request);
-  const token = (request.stack === "encoder" ? inputTokens(context.session).sourceTokens : null) ??
+  const token =
+    (request.stack === "encoder" ? inputTokens(context.session).sourceTokens : null) ??
     inputTokens(context.session).tokens;
   const choices = largest(found.values.map(Math.abs), SHOWN_NEURONS).map((index) => ({
     text: `neuron ${index + 1}: ${decimal(found.values[index])}`,
@@ -106,9 +118,11 @@ function neurons(context, request) {
   }));
   const { meaning, formula } = PART_MEANINGS.feed_forward;
   return {
-    title: `${request.expert === undefined ? "Feed-forward network" : `Expert ${request.expert + 1}`}, ` +
+    title:
+      `${request.expert === undefined ? "Feed-forward network" : `Expert ${request.expert + 1}`}, ` +
       `layer ${request.layer + 1}`,
-    meaning: `${meaning} These are the largest of its ${found.values.length} hidden numbers, its neurons, for ` +
+    meaning:
+      `${meaning} These are the largest of its ${found.values.length} hidden numbers, its neurons, for ` +
       `token ${request.position + 1}, “${token[request.position]}”.`,
     formula,
     values: request.lines?.length > 0 ? [["in this model", request.lines.join(", ")]] : [],

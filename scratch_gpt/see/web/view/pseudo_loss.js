@@ -75,7 +75,10 @@ function build(root, context) {
     const positions = scoredPositions(tokenizer, ids);
     const { losses } = known;
     const isComplete = losses.size === positions.length;
-    strip.update(ids.map((id, position) => stripToken(id, losses.get(position), tokenizer)), state.position);
+    strip.update(
+      ids.map((id, position) => stripToken(id, losses.get(position), tokenizer)),
+      state.position,
+    );
     progress.textContent = describe(positions.length, losses.size, maskId(tokenizer));
     const all = isComplete && positions.length > 0 ? [...losses.values()] : [];
     const shown = all.length > 0 ? [renderSummary(context, all, "Pseudo-perplexity", SOURCE)] : [];

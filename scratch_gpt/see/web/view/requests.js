@@ -2,8 +2,9 @@
  * What can be explained: a function for each kind of request, which finds the numbers and fills the formula.
  *
  * A request is a plain object with a `kind`. Numbers of an answer have a `source`: whose trace they are from.
- * `{masked: true}` is the text with the token masked, `{}` is the shown model as it is, `{model}` another one, `{edited: true}` with the edits of the state,
- * `{off: {field, part}}` with one part switched off, and `{frame}` a frame of the training film.
+ * `{}` is the shown model as it is, `{model}` one of two, `{edited: true}` with the edits of
+ * the state, `{off: {field, part}}` with one part switched off, `{frame}` a frame of the training film, and
+ * `{masked: true}` the text with the token masked.
  */
 
 import {
@@ -42,7 +43,10 @@ import { noEdits } from "#see/view/state.js";
 import { visibleToken } from "#see/view/token_text.js";
 import { treeOf } from "#see/view/translate.js";
 
-/** @type {Record<string, (context: object, request: object) => import("#see/view/formulas.js").Explanation | null>} */
+/**
+ * @typedef {import("#see/view/formulas.js").Explanation} Explanation
+ * @type {Record<string, (context: object, request: object) => Explanation | null>}
+ */
 export const EXPLAINERS = {
   attention,
   meanAttention,
@@ -68,7 +72,10 @@ function traceOf(context, source = {}) {
   const { model, edited, off, frame } = source;
   if (frame !== undefined) return filmTrace(context, frame);
   if (off) return session.trace({ edits: { ...noEdits(), [off.field]: new Set([off.part]) } });
-  return session.trace({ ...(model === undefined ? {} : { model }), ...(edited ? { edits: store.get().edits } : {}) });
+  return session.trace({
+    ...(model === undefined ? {} : { model }),
+    ...(edited ? { edits: store.get().edits } : {}),
+  });
 }
 
 function attention(context, { map: id, layer, head, query, key }) {
@@ -197,7 +204,10 @@ function divergence(context, { before, after, position, what }) {
     outcome(session, traceOf(context, source), { position, source, model: source.model }),
   );
   if (p.kind === "softmax") return explainDivergence(p.values, q.values, what);
-  const [label] = largest(p.values.map((value, index) => Math.abs(q.values[index] - value)), 1);
+  const [label] = largest(
+    p.values.map((value, index) => Math.abs(q.values[index] - value)),
+    1,
+  );
   const [first, second] = [p.values[label], q.values[label]];
   return explainDifference({
     title: `Largest difference of an answer, “${p.name(label)}”`,
@@ -247,7 +257,10 @@ function meanLoss(context, { source }) {
   const losses = lossesOf(context, source);
   const byteCount = byteCounter(context.session.tokenizer());
   const bytes = losses.reduce((sum, { id }) => sum + byteCount(id), 0);
-  return explainMeanLoss(losses.map((each) => each.loss), bytes);
+  return explainMeanLoss(
+    losses.map((each) => each.loss),
+    bytes,
+  );
 }
 
 /** Of the lens at a row, or of the model's answer. */

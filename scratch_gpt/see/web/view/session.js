@@ -41,7 +41,9 @@ export function createSession(store, models, payload) {
   const model = (index = store.get().model) => models[index];
   const description = (index = store.get().model) => payload.models[index];
   const isTranslator = () => model().kind === "seq2seq";
-  const encoded = memoised((text, index, chat) => encodeText(models[index], payload.models[index], text, chat));
+  const encoded = memoised((text, index, chat) =>
+    encodeText(models[index], payload.models[index], text, chat),
+  );
   const textIds = () => encoded(store.get().text, store.get().model, store.get().chat);
   const kept = () => textIds().slice(0, description().max_positions);
   const first = () => (isTranslator() ? targetStart(description().generation) : kept());
@@ -61,7 +63,10 @@ export function createSession(store, models, payload) {
     let found = traces.find((each) => each.key === key);
     if (!found) {
       const sourceIds = models[index].kind === "seq2seq" ? kept() : null;
-      found = { key, value: models[index].forward(ids(), { sourceIds, record: true, edits: engineEdits(edits) }) };
+      found = {
+        key,
+        value: models[index].forward(ids(), { sourceIds, record: true, edits: engineEdits(edits) }),
+      };
       traces.unshift(found);
       traces.length = Math.min(traces.length, KEPT_TRACES);
     }

@@ -85,7 +85,16 @@
  * @returns {Edits}
  */
 export function noEdits() {
-  const fields = ["heads", "crossHeads", "attentions", "crossAttentions", "mlps", "blocks", "hiddenTokens", "hiddenSource"];
+  const fields = [
+    "heads",
+    "crossHeads",
+    "attentions",
+    "crossAttentions",
+    "mlps",
+    "blocks",
+    "hiddenTokens",
+    "hiddenSource",
+  ];
   return Object.fromEntries(fields.map((field) => [field, new Set()]));
 }
 

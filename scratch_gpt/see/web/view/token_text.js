@@ -43,7 +43,9 @@ export function visible(text) {
  * @returns {string}
  */
 export function hexadecimal(bytes) {
-  return Array.from(bytes).map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+  return Array.from(bytes)
+    .map((byte) => byte.toString(16).toUpperCase().padStart(2, "0"))
+    .join(" ");
 }
 
 /**

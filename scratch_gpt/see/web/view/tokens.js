@@ -19,7 +19,11 @@ function build(root, context) {
   const { store, session } = context;
   const select = (position) => store.set({ position });
   const strip = tokenStrip("Tokens", () => session.tokenizer(), select);
-  const source = tokenStrip("Tokens of the source", () => session.model().tokenizer, () => {});
+  const source = tokenStrip(
+    "Tokens of the source",
+    () => session.model().tokenizer,
+    () => {},
+  );
   const sourceHeading = element("h3", {}, "Source");
   const targetHeading = element("h3", {}, "Target");
   const summary = element("p", { class: "summary" });

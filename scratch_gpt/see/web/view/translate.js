@@ -8,7 +8,15 @@ import { beamTree } from "#see/view/beam_layout.js";
 import { largest, wholePercent } from "#see/view/charts.js";
 import { element, svg } from "#see/view/dom.js";
 import { decimal } from "#see/view/numbers.js";
-import { choice, drawnAnew, explainAttributes, explainButton, inputTokens, pressable, scrollRegion } from "#see/view/rerender.js";
+import {
+  choice,
+  drawnAnew,
+  explainAttributes,
+  explainButton,
+  inputTokens,
+  pressable,
+  scrollRegion,
+} from "#see/view/rerender.js";
 import { visibleToken } from "#see/view/token_text.js";
 
 const [COLUMN, ROW] = [108, 40]; // pixels of the tree
@@ -124,7 +132,11 @@ function renderAlignment(context) {
     element("th", { scope: "col" }, element("span", { class: "token-name" }, token)),
   );
   const number = (query, key, value) =>
-    explainButton(context, `align-${query}-${key}`, wholePercent(value), { kind: "meanAttention", query, key });
+    explainButton(context, `align-${query}-${key}`, wholePercent(value), {
+      kind: "meanAttention",
+      query,
+      key,
+    });
   const rows = tokens.slice(1).map((token, query) => {
     const values = weights.subarray(query * sourceTokens.length, (query + 1) * sourceTokens.length);
     const [best] = largest(values, 1);
@@ -215,14 +227,19 @@ function renderTree(context, numBeams) {
     scrollRegion(
       "translate-tree",
       "Tree of the beam search",
-      svg("svg", { width, height, role: "group", "aria-label": label, class: "beam-tree" }, ...edges, ...boxes),
+      svg(
+        "svg",
+        { width, height, role: "group", "aria-label": label, class: "beam-tree" },
+        ...edges,
+        ...boxes,
+      ),
     ),
     element(
       "p",
       { class: "note" },
-      "Each box is a token, with the sum of the log-probabilities up to it; select one to see the sum. Bold is the text that " +
-        "was chosen; a dashed box ends a text. Scores are divided by the length before they are " +
-        "compared.",
+      "Each box is a token, with the sum of the log-probabilities up to it; select one to see the sum. " +
+        "Bold is the text that was chosen; a dashed box ends a text. Scores are divided by the length " +
+        "before they are compared.",
     ),
   );
 }
@@ -232,7 +249,13 @@ function renderNode(context, request, { score, ended, isBest }, { left, middle }
   const classes = ["beam-node", isBest ? "best" : "", ended ? "ended" : ""].join(" ").trim();
   const { onclick, ...rest } = explainAttributes(context, request);
   const label = `${token}, sum of log-probabilities ${decimal(score)}${ended ? ", ends the text" : ""}`;
-  const attributes = { class: classes, role: "button", tabindex: 0, id: `beam-${request.index}`, "aria-label": label };
+  const attributes = {
+    class: classes,
+    role: "button",
+    tabindex: 0,
+    id: `beam-${request.index}`,
+    "aria-label": label,
+  };
   return svg(
     "g",
     { ...attributes, ...rest, ...pressable(onclick) },

@@ -7,7 +7,13 @@ import { changeTable } from "#see/view/change_table.js";
 import { element } from "#see/view/dom.js";
 import { decimal, signed } from "#see/view/numbers.js";
 import { answerPosition, answerPositions, distance, distanceName, outcome } from "#see/view/outcomes.js";
-import { explainButton, hasTokens, inputTokens, replaceKeepingFocus, scrollRegion } from "#see/view/rerender.js";
+import {
+  explainButton,
+  hasTokens,
+  inputTokens,
+  replaceKeepingFocus,
+  scrollRegion,
+} from "#see/view/rerender.js";
 import { engineEdits, noEdits } from "#see/view/state.js";
 
 export const view = {
@@ -96,7 +102,8 @@ function renderWhatIf(context, state, measured, onmeasure) {
   if (!before) return [element("p", { class: "note" }, hint(session))];
   const count = countEdits(state.edits);
   const source = { edited: true };
-  const after = count > 0 ? outcome(session, session.trace({ edits: state.edits }), { position, source }) : before;
+  const after =
+    count > 0 ? outcome(session, session.trace({ edits: state.edits }), { position, source }) : before;
   const toggle = (field, part) => store.set({ edits: toggled(state.edits, field, part) });
   if (measured.trace !== trace || measured.position !== position) {
     Object.assign(measured, { trace, position, effects: new Map() });
@@ -170,7 +177,7 @@ function partButton({ field, part, name, title }, state, measured, toggle) {
       id: `part-${field}-${part}`,
       class: `part ${field}`,
       "aria-pressed": String(state.edits[field].has(part)),
-      "aria-label": `Switch off: ${title}${effect === undefined ? "" : `, effect ${effectText(effect)} nats`}`,
+      "aria-label": `Switch off: ${title}${effect === undefined ? "" : `, ${effectText(effect)} nats`}`,
       style: { "--weight": effect === undefined ? 0 : Math.min(1, effect / 2).toFixed(3) },
       onclick: () => toggle(field, part),
     },
@@ -252,7 +259,13 @@ function effectText(effect) {
 /** How far the answer moved. */
 function renderDistance(context, { position }, before, after) {
   const { name, unit } = distanceName(before);
-  const request = { kind: "divergence", before: {}, after: { edited: true }, position, what: "after the change" };
+  const request = {
+    kind: "divergence",
+    before: {},
+    after: { edited: true },
+    position,
+    what: "after the change",
+  };
   const text = `${decimal(distance(before, after))} ${unit}`.trimEnd();
   return element("p", {}, `${name}: `, explainButton(context, "what-if-distance", text, request));
 }

@@ -42,7 +42,6 @@ def see(
     serve: Annotated[
         bool,
         typer.Option(
-            "--serve",
             help="Write no file: open the same page at an address of this computer, where torch computes. For models "
             "that are too large for a page.",
         ),

@@ -7,6 +7,14 @@ from scratch_gpt.see.page import page_html, write_page
 from scratch_gpt.see.payload import payload_of
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Tests in a browser are slow: `.ci/run` has one when it runs these, and only then."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def browser():
     with chromium() as started:

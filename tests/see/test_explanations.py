@@ -239,7 +239,7 @@ def test_a_neuron_is_that_of_torch(preset, call_views):
     best = int(values.abs().argmax())
     weight = (mlp.experts.gate_up_proj[2] if preset == "mixtral" else getattr(mlp, names[0]).weight)[best]
     bias = (
-        0.0 if preset == "mixtral" or getattr(mlp, names[0]).bias is None else float(getattr(mlp, names[0]).bias[best])
+        0.0 if preset == "mixtral" or getattr(mlp, names[0]).bias is None else getattr(mlp, names[0]).bias[best].item()
     )
     numbers = {"activation": model.config.hidden_act, "input": x, "weights": weight, "bias": bias, "neuron": best}
     numbers |= {"before": float(before[best]), "up": None if up is None else float(up[best])}

@@ -20,8 +20,6 @@ from scratch_gpt.see.tokenizers import tokenizer_payload
 from scratch_gpt.tokenization.training import train_tokenizer
 
 NUM_TEXTS = 500
-# Kinds that fast tests run in a browser, too; slow tests run all.
-IN_BROWSER = {"char-causal", "word-causal", "bpe-causal", "unigram-encoder", "llama2", "bert", "sentencepiece-first"}
 LOAD = """
 const { loadTokenizer } = await import("#see/tokenization/tokenizer.js");
 const tokenizer = loadTokenizer(input.payload);
@@ -101,9 +99,7 @@ def page(browser, tmp_path_factory):
         yield opened_page.page
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind in IN_BROWSER else pytest.param(kind, marks=pytest.mark.slow) for kind in TOKENIZERS]
-)
+@pytest.mark.parametrize("kind", TOKENIZERS)
 def test_ids_and_texts_in_a_browser_are_those_of_python(kind: str, page: Any) -> None:
     check(kind, page.evaluate(f"async (input) => {{ {LOAD} return {RESULTS}; }}", case_of(kind)[0]))
 

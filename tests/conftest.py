@@ -27,6 +27,15 @@ settings.load_profile("few")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(PROJECT / ".pytest_cache" / "compiled"))
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Each process runs the tests of whole folders, and takes over some of another's at the end: models and directories
+    that the tests of a module share are then made once. The default deals the tests out in turn."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

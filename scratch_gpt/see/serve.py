@@ -14,6 +14,7 @@ import errno
 import hmac
 import json
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -56,7 +57,7 @@ def serve(
     dtype: str = "auto",
     report: Callable[[str], object] = print,
 ) -> None:
-    """Serve the page of one model, or of two that are compared, until Ctrl-C.
+    """Serve the page of one model, or of two that are compared, until Ctrl-C or SIGTERM; for the main thread.
 
     Args:
         names: folders or Hub ids; the first is shown, and the second compared with it.
@@ -79,6 +80,8 @@ def serve(
         for name, model in zip(names, opened, strict=True):
             kind = f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
             report(f"{name}: {model.num_parameters():,} parameters, {kind}")
+        for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT also where a shell ignores it in the background
+            signal.signal(number, signal.default_int_handler)
         report(f"open http://{HOST}:{server.server_port}/ in a browser; Ctrl-C ends the server")
         try:
             server.serve_forever()

@@ -303,7 +303,8 @@ def started(*arguments: str, cwd: Any):
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_interrupted(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_interrupted(number, tmp_path):
     save(shown("causal"), tmp_path / "gpt")
     with started("gpt", cwd=tmp_path) as (process, url, lines):
         count = shown("causal").model.num_parameters()
@@ -312,7 +313,7 @@ def test_the_command_serves_until_interrupted(tmp_path):
         connection.request("GET", "/")
         assert b'"name":"gpt"' in connection.getresponse().read()
         connection.close()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, errors = process.communicate(timeout=30)
     assert (process.returncode, out, errors) == (0, "the server has ended\n", "")
 

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from transformers.utils import logging
 
@@ -31,9 +30,6 @@ from scratch_gpt.auto import register
 from scratch_gpt.see.page import build_page, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-from helpers.browser import chromium  # noqa: E402  (tests have the way to start Chromium)
-
 VIEWPORT = {"width": 1060, "height": 800}
 STORY = "One day, Sara has a kite behind the castle. She offers her kite to a"
 WRITTEN = 30_000  # milliseconds that a model may take to write a text
@@ -157,7 +153,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SCREENSHOTS, default=list(SCREENSHOTS), help="screenshots to make")
     arguments, console = parser.parse_args(), Console()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
         pages = write_pages(arguments.runs, Path(folder), console)
         for name in arguments.only:
             screenshot = SCREENSHOTS[name]

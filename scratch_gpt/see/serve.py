@@ -2,8 +2,8 @@
 
 The page posts a line of JSON, and for states also their numbers, to `/compute`; the answer is a line of JSON, in which
 an array is `{"float32": [offset, count]}`, and the bytes of all arrays. The server listens on 127.0.0.1 only. It
-answers requests with the token that stands in the page, whose `Host` is this machine and whose `Origin`, if there is
-one, is the page: other pages in the same browser can't use it, also not by a name that resolves to 127.0.0.1.
+accepts only requests that carry the token of its page, and checks `Host` (against DNS rebinding) and `Origin`: other
+pages in the same browser can't use it.
 
 Dimension letters: T tokens, C hidden size.
 """

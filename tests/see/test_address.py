@@ -1,4 +1,4 @@
-"""The state in the address of a page: a link brings back what it was made from, and one by a stranger does no harm."""
+"""The state in the address of a page: a link restores the state that it was made from, and untrusted links are safe."""
 
 from urllib.parse import quote
 

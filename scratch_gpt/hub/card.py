@@ -33,7 +33,19 @@ TEMPLATE_NAMES: tuple[str, ...] = (
     "unknown",
     "dataset_license",
 )
-TEMPLATE_NAMES += ("tokens", "step", "seconds", "device", "processes", "threads", "settings", "fence", "versions")
+TEMPLATE_NAMES += (
+    "tokens",
+    "step",
+    "seconds",
+    "device",
+    "processes",
+    "threads",
+    "settings",
+    "fence",
+    "versions",
+    "version",
+)
+MAX_SAMPLE = 600  # characters
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ def render_card(run: Any, rows: list[dict[str, Any]], card: CardText, private: C
 def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, private: Collection[str]) -> str:
     arguments, facts = run["arguments"], run["facts"]
     best = _best_row(rows, card, arguments["metric_for_best_model"])
+    sample = _sample(best.pop("sample", None))
     values = {name: _number(value) for name, value in best.items()}
     values |= {f"{split}_{name}": _number(n) for split in ("train", "validation") for name, n in facts[split].items()}
     settings = {name: value for name, value in arguments.items() if name not in private and value is not None}
@@ -117,6 +130,8 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         "dtype": facts["dtype"] if facts.get("dtype") in ("float32", "bfloat16", "float16") else "",
         "data_rows": [(label, fill(cell)) for label, cell in card.data],
         "seen": card.seen,
+        "sample": sample,
+        "sample_fence": fence(sample),
         "held_out": fill(card.held_out),
         "results": _results(card, values, texts["scores"]),
         "tuned": any(f"{metric.name}_before" in values for metric in card.metrics),
@@ -135,14 +150,23 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
 
 
 def _best_row(rows: list[dict[str, Any]], card: CardText, name: str) -> dict[str, Any]:
-    """The numbers of the best evaluation by a metric; empty if there was no evaluation."""
+    """The numbers of the best evaluation by a metric, and its "sample"; empty if there was no evaluation."""
     metric = find_metric(card.metrics, name)
     if metric is None:
         raise ScratchError(f"metric_for_best_model is {name!r}, want one of {', '.join(m.name for m in card.metrics)}")
     best: dict[str, Any] = {}
     for row in (row for row in rows if name in row):
         best = row if not best or metric.is_better(row[name], best[name]) else best
-    return {name: value for name, value in best.items() if isinstance(value, int | float)}
+    return {name: value for name, value in best.items() if isinstance(value, int | float) or name == "sample"}
+
+
+def _sample(text: Any) -> str:
+    """The sample of an evaluation as lines of a code block: without control characters, at most `MAX_SAMPLE` long."""
+    if not isinstance(text, str):
+        return ""
+    lines = [printable(line.rstrip()) for line in text.strip().splitlines()]
+    shown = "\n".join(line for line in lines if line)
+    return shown if len(shown) <= MAX_SAMPLE else shown[:MAX_SAMPLE].rpartition(" ")[0] + " …"
 
 
 def _results(card: CardText, values: dict[str, str], signatures: dict[str, str]) -> list[tuple[str, str, str]]:
@@ -188,7 +212,8 @@ def _machine(run: dict[str, Any]) -> dict[str, str]:
     """Hardware and library versions of the run, escaped for Markdown."""
     machine = {name: escape_markdown(run["machine"][name]) for name in ("device", "processes", "threads")}
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-    return {**machine, "versions": escape_markdown(versions)}
+    version = re.sub(r"[^\w.+-]", "", str(run["versions"].get("scratch_gpt", "")))
+    return {**machine, "versions": escape_markdown(versions), "version": version}
 
 
 def escape_markdown(text: Any) -> str:

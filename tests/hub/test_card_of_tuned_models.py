@@ -164,6 +164,6 @@ def test_hostile_facts_of_the_base_model_are_omitted(value):
     card = ModelCard(render_card(run, [{"val_loss": 1.0, "step": 1}], recipe_of("sft").card))
     assert card.data.to_dict().get("base_model") in (None, "org/name")
     assert card.data.to_dict().get("license") is None
-    assert len(re.findall("^#", card.content, re.M)) == 5
+    assert len(re.findall("^#", card.content, re.M)) == 6
     assert "](http" not in card.content
     assert "<img" not in card.content

@@ -189,6 +189,12 @@ class TrainingArguments:
     output_dir: str = argument(
         "runs/model", "Output directory: model, checkpoints and metrics.", resumable=True, private=True
     )
+    model_name: str | None = argument(
+        None,
+        "Name of the model, for its card, page and plots. Default: the last part of output_dir.",
+        resumable=True,
+        private=True,
+    )
     resume: bool = argument(
         False, "Resume the run in output_dir from its latest checkpoint.", resumable=True, private=True
     )

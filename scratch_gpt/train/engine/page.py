@@ -18,18 +18,18 @@ def describe_old_page(folder: Path) -> str | None:
     )
 
 
-def write_run_page(folder: Path, film: bool, report: Callable[[str], object]) -> None:
+def write_run_page(folder: Path, title: str, film: bool, report: Callable[[str], object]) -> None:
     """Write the page of the published model into the directory of its run.
 
-    A model, or a film, that a page can't show is no error of the run. The page has the name of the directory, without
-    its path.
+    A model, or a film, that a page can't show is no error of the run.
 
     Args:
         folder: directory of the run.
+        title: name of the model.
         film: whether the run has a film, which the page then shows.
         report: called with a line about the file and its size, and one about what it lacks.
     """
-    path, names, title = folder / PAGE, [str(folder)], folder.resolve().name
+    path, names = folder / PAGE, [str(folder)]
     try:
         try:
             page = build_page(names, title=title, film=str(folder) if film else None, report=report)

@@ -29,7 +29,7 @@ class Job:
         tokenizer: saved with the model.
         task: batches, losses and evaluation.
         args: training arguments, with all defaults resolved.
-        facts: facts about model and data, for `run.yaml` and the model card; "title" is one of them.
+        facts: facts about model and data, for `run.yaml` and the model card.
         report: called with the directory of the finished run; demonstrates its model.
         target_tokenizer: tokenizer of the target language, if it is not `tokenizer`.
         published: returns the weights of the published model from the trained ones.

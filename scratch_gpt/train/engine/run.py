@@ -66,7 +66,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     if job.accelerator.is_main_process:
         say = partial(SafeConsole().print, soft_wrap=True)
         if job.args.page:
-            write_run_page(folder, job.args.film, say)
+            write_run_page(folder, model_name(job.args), job.args.film, say)
         elif old_page := describe_old_page(folder):
             say(old_page)
         try:
@@ -159,7 +159,8 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         raise ScratchError(f"metric_for_best_model is {args.metric_for_best_model!r}, want one of {known}")
     folder = Path(args.output_dir)
     if accelerator.is_main_process:
-        facts = {"task": recipe.family, "parameters": model.num_parameters(), **native_facts(model), **job.facts}
+        facts = {"task": recipe.family, "title": model_name(args), "parameters": model.num_parameters()}
+        facts |= {**native_facts(model), **job.facts}
         facts |= {"dtype": args.save_dtype, **_base_model(folder, model.config, arguments)}
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes, accelerator.device)
     accelerator.wait_for_everyone()
@@ -178,6 +179,11 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
     if accelerator.is_main_process and job.general_text is not None:
         _report_general_text(folder, job.general_text, best_step)
     return folder
+
+
+def model_name(args: Any) -> str:
+    """The name of the model of a run, given its training arguments."""
+    return args.model_name or Path(args.output_dir).resolve().name
 
 
 def _base_model(folder: Path, config: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +220,7 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
     directory = ModelDirectory(
         job.model,
         job.tokenizer,
-        job.facts["title"],
+        model_name(job.args),
         lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private),
         job.target_tokenizer,
         job.published if job.adapter is None else job.adapter.merged,

@@ -45,6 +45,7 @@ class HasOrigin(Protocol):
 C = TypeVar("C", bound=HasOrigin)
 T = TypeVar("T")
 DEFAULT_CONTEXT_LENGTH = 256
+MAX_PROMPT = 300  # characters of the example on the card
 TOKENIZER_FORMAT = 2  # of the cache of trained tokenizers; a change of how they are trained increments it
 DROPOUT_FIELDS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 HEADERS = {"auto": None, "yes": True, "no": False}
@@ -312,8 +313,19 @@ def dropout_fields(args: Any) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
+def first_words(text: str, characters: int) -> str:
+    """The whole words within the first `characters` of a text.
+
+    Returns:
+        At least a word; without spaces, the first `characters`.
+    """
+    start = " ".join(text[: 4 * characters].split())
+    if len(start) <= characters:
+        return start
+    return start[: characters + 1].rpartition(" ")[0] or start[:characters]
+
+
 def run_facts(
-    title: str,
     style: str,
     summary: DataSummary,
     license: str | None,
@@ -324,7 +336,6 @@ def run_facts(
     """Facts about model and data for `run.yaml` and the model card.
 
     Args:
-        title: of the run.
         style: preset of a new model, or class of one from a checkpoint.
         summary: summary of the data.
         license: license of the data; that of built-in data is known.
@@ -333,11 +344,10 @@ def run_facts(
         more: facts of the family, such as the sizes of the splits.
     """
     return {
-        "title": title,
         "style": style,
         "dataset": summary.name,
         "license": "apache-2.0" if summary.built_in else license,
-        "prompt": prompt,
+        "prompt": first_words(prompt, MAX_PROMPT) if len(prompt) > MAX_PROMPT else prompt,
         "context_length": context_length,
         "data": summary.record(),
         **more,

@@ -200,7 +200,6 @@ def _make_job(
     counts = Counter(label for _, label in [*found.parts["train"], *validation_examples])
     style = type(model).__name__ if model_args.init_from else model_args.preset
     facts = common.run_facts(
-        f"{style} on {found.summary.name}",
         style,
         found.summary,
         data.dataset_license,

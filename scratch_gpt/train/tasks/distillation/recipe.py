@@ -134,8 +134,8 @@ def _make_job(
     floor = entropy_floor(shards, summary)
     task = Distillation(accelerator, teacher, shards, tokenizer, context_length, args, floor)
     style = type(student).__name__ if model_args.init_from else model_args.preset
-    title, teacher_name = f"{style} distilled on {summary.name}", Path(str(model_args.teacher)).name
-    facts = text_facts(title, style, shards, summary, data.dataset_license, context_length, teacher=teacher_name)
+    teacher_name = Path(str(model_args.teacher)).name
+    facts = text_facts(style, shards, summary, data.dataset_license, context_length, teacher=teacher_name)
 
     def report(folder: Path) -> None:
         report_reloaded(folder, shards, summary.built_in, model_args.trust_remote_code)

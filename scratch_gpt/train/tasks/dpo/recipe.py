@@ -154,7 +154,6 @@ def _make_job(
     general = common.open_general_text(args.general_text, tokenizer, policy.config.max_position_embeddings)
     style, first = type(policy).__name__, found.parts["validation"][0].prompt
     facts = common.run_facts(
-        f"{style} tuned on {found.summary.name}",
         style,
         found.summary,
         data.dataset_license,

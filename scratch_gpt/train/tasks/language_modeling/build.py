@@ -21,7 +21,7 @@ from ....models.configuration_scratch_gpt import ScratchGPTConfig
 from ....models.modeling_scratch_bigram import ScratchBigramForCausalLM
 from ....models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from ....tokenization.special_tokens import special_id_fields
-from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, run_facts
+from ..common import DEFAULT_CONTEXT_LENGTH, dropout_fields, first_words, run_facts
 from ..context import MAX_TUNING_ROW, row_length
 from ..initial_model import load_initial_model
 from ..presets import block_fields
@@ -165,7 +165,6 @@ def entropy_floor(shards: dict[str, Shard], summary: DataSummary) -> float | Non
 
 
 def text_facts(
-    title: str,
     style: str,
     shards: dict[str, Shard],
     summary: DataSummary,
@@ -176,7 +175,6 @@ def text_facts(
     """Facts of a run on plain text.
 
     Args:
-        title: title of the run.
         style: preset of a new model, or class of one from a checkpoint.
         shards: tokens of each split.
         summary: summary of the data.
@@ -184,6 +182,6 @@ def text_facts(
         context_length: in tokens.
         more: further facts.
     """
-    prompt = " ".join(summary.samples[0][:20].split())
+    prompt = first_words(summary.samples[0], 30)
     sizes = {split: shard_sizes(shard) for split, shard in shards.items()}
-    return run_facts(title, style, summary, license, prompt, context_length, **sizes, **more)
+    return run_facts(style, summary, license, prompt, context_length, **sizes, **more)

@@ -109,7 +109,7 @@ def _make_job(
     floor = entropy_floor(shards, summary)
     task = LanguageModeling(accelerator, shards, tokenizer, context_length, args.batch_size, args.seed, floor)
     style = type(model).__name__ if model_args.init_from else model_args.preset
-    facts = text_facts(f"{style} on {summary.name}", style, shards, summary, data.dataset_license, context_length)
+    facts = text_facts(style, shards, summary, data.dataset_license, context_length)
 
     def report(folder: Path) -> None:
         report_reloaded(folder, shards, summary.built_in, model_args.trust_remote_code)

@@ -155,7 +155,6 @@ def _make_job(
     )
     style = type(model).__name__ if model_args.init_from else model_args.preset
     facts = common.run_facts(
-        f"{style} on {summary.name}, masked",
         style,
         summary,
         data.dataset_license,

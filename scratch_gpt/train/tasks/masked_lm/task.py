@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
@@ -63,7 +64,7 @@ class MaskedLanguageModeling(BucketTask):
         known = special, tokenizer.mask_token_id, tokenizer.pad_token_id, vocab_size
         self.train: MaskedBatches = MaskedBatches(train, tokens_per_batch, *known, mask_probability, seed)
         self.validation = MaskedBatches(validation, tokens_per_batch, *known, mask_probability, seed, shuffle=False)
-        ids = torch.from_numpy(validation[0][:EXAMPLE_TOKENS].astype("int64"))
+        ids = torch.from_numpy(validation[0][: whole_words(tokenizer, validation[0])].astype("int64"))
         self.position = len(ids) // 2
         ids[self.position] = tokenizer.mask_token_id
         self.ids = ids[None]
@@ -108,6 +109,15 @@ class MaskedLanguageModeling(BucketTask):
         with torch.no_grad():
             prediction = model(input_ids=self.ids.to(self.accelerator.device)).logits[0, self.position].argmax()
         return f"{self.example} → {str(self.tokenizer.decode(prediction)).strip()}"
+
+
+def whole_words(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> int:
+    """The number of the first tokens, at most `EXAMPLE_TOKENS`, that end with a whole word; without spaces, so many."""
+    if len(ids) <= EXAMPLE_TOKENS:
+        return len(ids)
+    texts = [str(tokenizer.decode(ids[:count].tolist())) for count in range(EXAMPLE_TOKENS + 2)]
+    ends = [n for n in range(1, EXAMPLE_TOKENS + 1) if texts[n + 1].removeprefix(texts[n])[:1].isspace()]
+    return ends[-1] if ends else EXAMPLE_TOKENS
 
 
 def masked_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -182,7 +182,6 @@ def _make_job(
     general = common.open_general_text(args.general_text, tokenizer, policy.config.max_position_embeddings)
     style, first, rule = type(policy).__name__, prompts["validation"][0], data.reward or ""
     facts = common.run_facts(
-        f"{style} tuned on {found.summary.name} by {args.algorithm}",
         style,
         found.summary,
         data.dataset_license,

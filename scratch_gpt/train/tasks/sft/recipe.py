@@ -209,7 +209,6 @@ def _make_job(
     general = common.open_general_text(args.general_text, tokenizer, tuned.context_length)
     style = type(model).__name__
     facts = common.run_facts(
-        f"{style} fine-tuned on {found.summary.name}",
         style,
         found.summary,
         data.dataset_license,

@@ -180,13 +180,14 @@ def evaluate_translator(
 
     sources, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     options = {} if num_beams is None else {"num_beams": num_beams}
+    signatures = translation.signatures()  # before anything is translated: sacrebleu can be missing
     with tqdm(total=len(pairs), unit=" sentences", leave=False, disable=None) as bar:
         hypotheses = translation.translate(
             model, tokenizers.source, sources, tokenizers.target, batch_size, bar.update, **options
         )
     if output is not None:
         output.write_text("\n".join(map(one_line, hypotheses)) + "\n", encoding="utf-8")
-    scores, signatures = translation.translation_scores(hypotheses, references), translation.signatures()
+    scores = translation.translation_scores(hypotheses, references)
     table = Table("score", "", Column("signature", overflow="fold"), title=f"{len(pairs):,} sentences")
     for name in ("bleu", "bleu_lowercase", "chrf"):
         table.add_row(name.replace("_", ", "), f"{scores[name]:.2f}", signatures[name])

@@ -7,7 +7,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import sacrebleu
 import torch
 from rich.table import Table
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
@@ -65,13 +64,28 @@ def translate(
     return translations
 
 
+def sacrebleu_module() -> Any:
+    """The module sacrebleu, which only translation needs.
+
+    Raises:
+        ScratchError: it is not installed.
+    """
+    with needs_extra("translation"):
+        import sacrebleu
+    return sacrebleu
+
+
 def translation_scores(translations: list[str], references: list[str]) -> dict[str, float]:
     """Compute corpus scores of translations.
 
     Returns:
         "bleu" (13a tokens, cased; Post 2018, arXiv:1804.08771), "bleu_lowercase" and "chrf" (Popović 2015), each from 0
         to 100, and "exact", the fraction of translations that equal their reference.
+
+    Raises:
+        ScratchError: sacrebleu is not installed.
     """
+    sacrebleu = sacrebleu_module()
     return {
         "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
         "bleu_lowercase": sacrebleu.corpus_bleu(translations, [references], lowercase=True).score,
@@ -89,9 +103,9 @@ def moses_bleu(translations: list[str], references: list[str], language: str) ->
         language: code of the target language, which selects Moses' rules.
 
     Raises:
-        ScratchError: sacremoses is not installed.
+        ScratchError: sacrebleu or sacremoses is not installed.
     """
-    with needs_extra("metrics"):
+    with needs_extra("translation"):
         from sacremoses import MosesTokenizer
 
     tokenizer = MosesTokenizer(lang=language)
@@ -99,14 +113,17 @@ def moses_bleu(translations: list[str], references: list[str], language: str) ->
         [tokenizer.tokenize(t.lower(), return_str=True, escape=False) for t in texts]
         for texts in (translations, references)
     ]
-    return sacrebleu.corpus_bleu(split[0], [split[1]], tokenize="none", force=True).score
+    return sacrebleu_module().corpus_bleu(split[0], [split[1]], tokenize="none", force=True).score
 
 
 def signatures() -> dict[str, str]:
-    """Return sacrebleu's signature of each score."""
-    from sacrebleu.metrics import BLEU, CHRF
+    """Return sacrebleu's signature of each score.
 
-    metrics: dict[str, Any] = {"bleu": BLEU(), "bleu_lowercase": BLEU(lowercase=True), "chrf": CHRF()}
+    Raises:
+        ScratchError: sacrebleu is not installed.
+    """
+    scorers = sacrebleu_module().metrics
+    metrics = {"bleu": scorers.BLEU(), "bleu_lowercase": scorers.BLEU(lowercase=True), "chrf": scorers.CHRF()}
     for metric in metrics.values():
         metric.corpus_score(["a"], [["a"]])  # a metric has a signature only after scoring
     return {name: str(metric.get_signature()) for name, metric in metrics.items()}

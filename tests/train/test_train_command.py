@@ -1,16 +1,12 @@
 """The three ways to start a run: `scratch-gpt train`, a script under `accelerate launch`, and Python."""
 
-import os
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
-from helpers.processes import PRETRAIN, PROJECT, TINY_RUN, run_command, run_here
+from helpers.processes import PRETRAIN, TINY_RUN, run_command, run_here
 from helpers.training import weights
 
 from scratch_gpt.errors import ScratchError
@@ -107,26 +103,3 @@ def test_several_processes_share_a_run_and_report_an_error_once(text_file, tmp_p
     refused = run_command(*options, "--max_steps", "0", "--output_dir", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines() == ["error: max_steps is 0, want more than 0"]
-
-
-@pytest.mark.slow
-def test_a_wheel_trains_with_its_built_in_config(tmp_path):
-    """Installed from a wheel, without a checkout: the command, the configs and the template of the card are in it."""
-    build = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
-    subprocess.run([*build, str(PROJECT)], check=True, capture_output=True, timeout=280)
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r}); from scratch_gpt_cli import main; main()"
-    options = ("train", "translation", "--config", "german_grammar", "--num_pairs", "200", "--max_steps", "1")
-    options += ("--num_threads", "1", "--output_dir", str(tmp_path / "run"))
-    environment = {**os.environ, "SCRATCH_GPT_CACHE": str(tmp_path / "cache")}
-    result = subprocess.run(
-        [sys.executable, "-c", code, *options],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "translation model" in (tmp_path / "run" / "README.md").read_text()

@@ -46,6 +46,7 @@ def prepare(
         args: training arguments.
         resume_from: checkpoint to resume from, or None.
     """
+    scores = signatures()  # before anything is read: sacrebleu can be missing
     origin = resume_from or model_args.init_from
     found = _read(data, model_args, args, resume_from)
     accelerator = start(args)
@@ -54,7 +55,7 @@ def prepare(
         tokenizers = _load_or_train_tokenizers(data, model_args, found, origin)
         model = _load_or_build_model(data, model_args, tokenizers, origin, accelerator)
     encoded = _encode(accelerator, found, model, tokenizers, data)
-    return _make_job(accelerator, model, tokenizers, encoded, found, data, model_args, args)
+    return _make_job(accelerator, model, tokenizers, encoded, found, data, model_args, args, scores)
 
 
 def _read(
@@ -133,6 +134,7 @@ def _make_job(
     data: PairArguments,
     model_args: Seq2SeqModelArguments,
     args: Seq2SeqTrainingArguments,
+    scores: dict[str, str],
 ) -> Job:
     """Build the job from the results of the previous steps."""
     validation = found.parts["validation"]
@@ -152,7 +154,6 @@ def _make_job(
     style = type(model).__name__ if model_args.init_from else model_args.preset
     has_target_tokenizer = tokenizers.target is not tokenizers.source
     facts = common.run_facts(
-        f"{style} on {found.summary.name}, {data.source_lang} to {data.target_lang}",
         style,
         found.summary,
         data.dataset_license,
@@ -161,7 +162,7 @@ def _make_job(
         source_lang=data.source_lang,
         target_lang=data.target_lang,
         target_tokenizer=has_target_tokenizer,
-        scores=signatures(),
+        scores=scores,
         **{split: build.sizes(found.parts[split], part) for split, part in encoded.items()},
     )
 

@@ -1,7 +1,7 @@
 """Which releases of transformers open our model directories: release × model × act, beside the newest release.
 
     python benchmarks/releases.py                            # every minor release
-    python benchmarks/releases.py --releases 5.10 5.24 --markdown docs/releases.md
+    python benchmarks/releases.py --releases 5.10 5.24 --markdown docs/reference/releases.md
 
 It writes a small model of each family with random weights, once with this package's code (`auto_map`) and, where
 transformers has a class for it, once in that class. For each release it makes a virtual environment, which shares all
@@ -280,7 +280,7 @@ with a static cache, a cache passed under both of its names, a batch with paddin
 again. An act passes if it gives the tokens and texts that transformers {newest} gives with the package installed, and
 the same numbers within 1e-4. –: the release does not have the class. In transformers 5.0 to 5.2, a `MarianMTModel`'s
 tokenizer opens only if `sentencepiece` is installed. PyTorch {torch}; written by
-`python benchmarks/releases.py --markdown docs/releases.md`.
+`python benchmarks/releases.py --markdown docs/reference/releases.md`.
 """
 
 

@@ -1,5 +1,5 @@
 """What differs between the releases of transformers that this code runs on; all other files are the same for all of
-them. docs/releases.md lists the releases that were tried.
+them. docs/reference/releases.md lists the releases that were tried.
 
 | release | what changed | here |
 | --- | --- | --- |

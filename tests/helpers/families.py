@@ -1,4 +1,4 @@
-"""The tables of docs/families.md, from the twins and presets of the package."""
+"""The tables of docs/reference/families.md, from the twins and presets of the package."""
 
 import functools
 import inspect
@@ -54,7 +54,7 @@ differ from another one.
 
 
 def families_page() -> str:
-    """The content of docs/families.md."""
+    """The content of docs/reference/families.md."""
     rows = [family_row(list(twins)) for _, twins in itertools.groupby(TWINS, type)]
     columns = ("family", "classes of transformers", "published checkpoints", "preset", "new model", "engines")
     page = INTRODUCTION + table(columns, rows) + PRESETS_INTRODUCTION
@@ -79,7 +79,7 @@ def first_sentence(twin: Twin) -> str:
         AssertionError: the class has no docstring of its own.
     """
     text = type(twin).__doc__
-    assert text, f"{type(twin).__name__} has no docstring, which describes the family in docs/families.md"
+    assert text, f"{type(twin).__name__} has no docstring, which describes the family in docs/reference/families.md"
     sentence = inspect.cleandoc(text).replace("\n", " ").split(". ")[0]
     return sentence.rstrip(".").replace("|", "\\|")
 

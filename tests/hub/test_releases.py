@@ -1,6 +1,6 @@
 """Model directories in other releases of transformers: the oldest one for this package's code, and those of
-transformers 4 that open a model in transformers' own class. The other tests run in the newest one, and docs/releases.md
-has all releases."""
+transformers 4 that open a model in transformers' own class. The other tests run in the newest one, and
+docs/reference/releases.md has all releases."""
 
 import json
 import subprocess

@@ -1,0 +1,112 @@
+"""The hooks of the documentation's build (mkdocs.yml): generated pages, and links to source code."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.utils import get_relative_url
+
+FOLDER = Path(__file__).parent
+for _folder in (FOLDER, FOLDER.parents[1]):  # the modules beside this one, and the package
+    if str(_folder) not in sys.path:
+        sys.path.insert(0, str(_folder))
+
+from source_links import IN_HTML, IN_MARKDOWN, UnknownSourceError, anchor, line_of, page_of, source_page  # noqa: E402
+
+log = logging.getLogger("mkdocs.hooks.generate")  # a warning of this logger fails a strict build
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Generate the pages, and replace the entries `folder/*` of the navigation by the pages that they stand for."""
+    global _generated
+    _generated = _generate()
+    config.nav = _expanded(config.nav, _named(config.nav), Path(config.docs_dir))
+    return config
+
+
+_generated: dict[str, str | bytes] = {}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated files, and the pages of the source files that a page links to."""
+    for uri, content in _generated.items():
+        if files.get_file_from_path(uri):
+            log.warning(f"{uri} is generated, and is a file as well: delete the file")
+        else:
+            files.append(File.generated(config, uri, content=content))
+    linked = set()
+    for file in files.documentation_pages():
+        for target in IN_MARKDOWN.findall(file.content_string):
+            try:
+                linked.add(line_of(target)[0])
+            except UnknownSourceError as error:
+                log.warning(f"{file.src_uri}: {error}")
+    for path in sorted(linked):
+        files.append(
+            File.generated(config, page_of(path), content=source_page(path), inclusion=InclusionLevel.NOT_IN_NAV)
+        )
+    return files
+
+
+def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Replace the addresses of links to source code."""
+
+    def address(target: str) -> str:
+        try:
+            path, line = line_of(target)
+        except UnknownSourceError:  # a warning was given
+            return f"source:{target}"
+        file = files.get_file_from_path(page_of(path))
+        assert file is not None, f"{page.file.src_uri} links to {path}, which was not seen in its Markdown"
+        return get_relative_url(file.url, page.file.url) + anchor(line)
+
+    return IN_HTML.sub(lambda found: f'href="{address(found[1])}"', html)
+
+
+def _generate() -> dict[str, str | bytes]:
+    """All generated files by their URI, in the order in which the navigation lists them."""
+    generated: dict[str, str | bytes] = {}
+    for name, functions in GENERATORS.items():
+        if importlib.util.find_spec(name) is not None:
+            module = importlib.import_module(name)
+            for function in functions:
+                generated |= getattr(module, function)()
+    return generated
+
+
+# Modules beside this one, and their functions that return files by URI.
+GENERATORS = {"course": ("course_pages", "course_images"), "notebooks": ("notebooks",)}
+
+
+def _named(nav: Any) -> set[str]:
+    """The pages that the navigation names."""
+    if isinstance(nav, dict):
+        return set().union(*map(_named, nav.values()))
+    return set().union(*map(_named, nav)) if isinstance(nav, list) else {nav}
+
+
+def _expanded(nav: Any, named: set[str], docs: Path) -> Any:
+    if isinstance(nav, dict):
+        return {title: _expanded(each, named, docs) for title, each in nav.items()}
+    if not isinstance(nav, list):
+        return nav
+    expanded = []
+    for each in nav:
+        if isinstance(each, str) and each.endswith("/*"):
+            expanded += _pages_of(PurePosixPath(each).parent, named, docs)
+        else:
+            expanded.append(_expanded(each, named, docs))
+    return expanded
+
+
+def _pages_of(folder: PurePosixPath, named: set[str], docs: Path) -> list[str]:
+    """The generated pages of a folder, and then its files, without those that the navigation names."""
+    generated = [uri for uri in _generated if PurePosixPath(uri).parent == folder and uri.endswith(".md")]
+    written = sorted(path.relative_to(docs).as_posix() for path in (docs / folder).glob("*.md"))
+    return [uri for uri in dict.fromkeys(generated + written) if uri not in named]

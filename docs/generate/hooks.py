@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 import sys
 from pathlib import Path, PurePosixPath
@@ -11,14 +11,9 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.utils import get_relative_url
+from source_links import IN_HTML, IN_MARKDOWN, UnknownSourceError, anchor, line_of, page_of, source_page
 
 FOLDER = Path(__file__).parent
-for _folder in (FOLDER, FOLDER.parents[1]):  # the modules beside this one, and the package
-    if str(_folder) not in sys.path:
-        sys.path.insert(0, str(_folder))
-
-from source_links import IN_HTML, IN_MARKDOWN, UnknownSourceError, anchor, line_of, page_of, source_page  # noqa: E402
-
 log = logging.getLogger("mkdocs.hooks.generate")  # a warning of this logger fails a strict build
 
 
@@ -71,9 +66,12 @@ def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) ->
 
 def _generate() -> dict[str, str | bytes]:
     """All generated files by their URI, in the order in which the navigation lists them."""
+    for folder in (FOLDER.parents[1], FOLDER):  # the package, and the modules beside this one
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
     generated: dict[str, str | bytes] = {}
     for name, functions in GENERATORS.items():
-        if importlib.util.find_spec(name) is not None:
+        if (FOLDER / f"{name}.py").is_file():
             module = importlib.import_module(name)
             for function in functions:
                 generated |= getattr(module, function)()
@@ -81,7 +79,12 @@ def _generate() -> dict[str, str | bytes]:
 
 
 # Modules beside this one, and their functions that return files by URI.
-GENERATORS = {"course": ("course_pages", "course_images"), "notebooks": ("notebooks",)}
+GENERATORS = {
+    "commands": ("command_pages",),
+    "training_arguments": ("training_pages",),
+    "course": ("course_pages", "course_images"),
+    "notebooks": ("notebooks",),
+}
 
 
 def _named(nav: Any) -> set[str]:

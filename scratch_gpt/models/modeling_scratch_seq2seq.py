@@ -169,8 +169,8 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         """Predict the next target token. The other arguments are those of `ScratchSeq2SeqModel`.
 
         Args:
-            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, cache, inputs_embeds,
-                decoder_inputs_embeds, use_cache: see `ScratchSeq2SeqModel`.
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask: see `ScratchSeq2SeqModel`.
+            encoder_outputs, cache, inputs_embeds, decoder_inputs_embeds, use_cache: see `ScratchSeq2SeqModel`.
             labels: target ids (B, T) including `<eos>`, not shifted; -100 is not scored. Without decoder inputs, the
                 decoder's input is the labels shifted right.
             logits_to_keep: compute logits of the last so many positions, or of these indices, only; 0 computes all.

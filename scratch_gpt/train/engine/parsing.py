@@ -68,6 +68,28 @@ class _Parser(HfArgumentParser):
         raise ScratchError(redact(message))
 
 
+def argument_parser(types: Sequence[Any], description: str = "", prog: str | None = None) -> HfArgumentParser:
+    """The parser of a command line; its groups are the headings of `--help`.
+
+    Args:
+        types: dataclasses whose fields are the arguments.
+        description: description of the command.
+        prog: name of the program.
+    """
+    parser = _Parser(
+        list(types),
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [--config FILE.yaml] [--NAME VALUE ...]",
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with arguments, or the name of a built-in one; flags override it."
+    )
+    return parser
+
+
 def parse_arguments(
     types: Sequence[Any],
     description: str,
@@ -92,17 +114,7 @@ def parse_arguments(
         ScratchError: an unknown argument or a bad value.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = _Parser(
-        list(types),
-        prog=prog,
-        description=description,
-        allow_abbrev=False,
-        usage="%(prog)s [--config FILE.yaml] [--NAME VALUE ...]",
-        formatter_class=_HelpFormatter,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with arguments, or the name of a built-in one; flags override it."
-    )
+    parser = argument_parser(types, description, prog)
     first = parser.parse_known_args(argv)[0]
     if first.config is not None:
         parser.set_defaults(**_read_config(find_config(first.config), types, parser))

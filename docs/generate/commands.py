@@ -74,7 +74,7 @@ def _body(command: Any, context: Any, level: int, prefix: str = "") -> str:
     usage = " ".join([context.command_path, *(["[OPTIONS]"] if options else []), *written])
     if command.context_settings.get("ignore_unknown_options"):  # `train`, whose family has arguments of its own
         usage += " [--NAME VALUE ...]"
-    parts = [f"```text\n{usage}\n```\n"]
+    parts = [f"Usage:\n\n``` {{ .text .no-copy }}\n{usage}\n```\n"]
     for heading, each in (("Arguments", arguments), ("Options", options)):
         if each:
             parts += [f"{'#' * level} {heading} {{ #{prefix}{heading.lower()} }}\n", definition_list(each, prefix)]

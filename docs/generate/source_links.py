@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 IN_MARKDOWN = re.compile(r"\]\(source:([^)\s]+)\)")
 IN_HTML = re.compile(r'href="source:([^"]+)"')
+IN_JAVASCRIPT = re.compile(r"(?:export )?(?:async )?(?:function\*?|class|const|let) (\w+)")
 LANGUAGES = {
     ".py": "python", ".js": "javascript", ".mjs": "javascript", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml",
     ".css": "css", ".html": "html", ".md": "markdown", ".json": "json", "": "bash",
@@ -69,11 +70,15 @@ def anchor(line: int | None) -> str:
 
 @cache
 def _symbols(path: str) -> dict[str, int]:
-    """The first line of every symbol of a Python file, decorators included."""
-    if Path(path).suffix != ".py":
-        return {}
+    """The first line of every symbol of a file in Python, decorators included, or JavaScript."""
+    text = (ROOT / path).read_text("utf-8")
     found: dict[str, int] = {}
-    _collect(ast.parse((ROOT / path).read_text("utf-8")).body, "", found)
+    if path.endswith(".py"):
+        _collect(ast.parse(text).body, "", found)
+    elif path.endswith(".js"):
+        for number, line in enumerate(text.splitlines(), 1):
+            if (match := IN_JAVASCRIPT.match(line)) is not None:
+                found.setdefault(match[1], number)
     return found
 
 

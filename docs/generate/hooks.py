@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,6 +50,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Add links to the notebook of a page below its title, if it has one."""
+    path = PurePosixPath(page.file.src_uri)
+    uri = next(
+        (uri for uri in _generated if uri.endswith(f"/{path.stem}.ipynb") and path.parts[0] == "tutorials"), None
+    )
+    if uri is None:
+        return markdown
+    links = [f"[Download as a notebook]({os.path.relpath(uri, path.parent)})"]
+    if config.repo_url and "//github.com/" in config.repo_url:  # `mkdocs gh-deploy` publishes the notebooks
+        repository = config.repo_url.rstrip("/").partition("//github.com/")[2]
+        published = f"{repository}/blob/{config.remote_branch}/{uri}"
+        links.append(f"[open in Colab](https://colab.research.google.com/github/{published})")
+    title, line, rest = markdown.partition("\n")
+    return f"{title}{line}\n{', or '.join(links)}.\n{rest}" if title.startswith("# ") else markdown
+
+
 def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:
     """Replace the addresses of links to source code."""
 
@@ -82,6 +100,7 @@ def _generate() -> dict[str, str | bytes]:
 GENERATORS = {
     "commands": ("command_pages",),
     "training_arguments": ("training_pages",),
+    "foundations": ("foundations_page",),
     "course": ("course_pages", "course_images"),
     "notebooks": ("notebooks",),
 }

@@ -4,6 +4,8 @@ import functools
 import inspect
 import itertools
 import json
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ KINDS = {
 INTRODUCTION = """\
 # Families of models
 
+Which published models can be opened, tuned, trained anew and taken to other engines.
+
 `scratch-gpt import` converts a checkpoint of one of these families to this package's classes, `scratch-gpt export`
 converts it back, and `--preset NAME` trains a new model with the same architecture. The logits are the same up to
 rounding, which tests check with each class of transformers (`tests/hub`). `python tests/hub/test_families_table.py`
@@ -37,39 +41,49 @@ writes this file from the code.
 
 ## Conversion
 
-The *published checkpoints* are those whose configs are tested, with their numbers of parameters; others of the same
-classes can be imported too. An imported model is exported to its own class, and a *new model* with the preset to the
-class in that column. The *engines* are those that a model with the preset's settings can also be exported to: `gguf`
-(llama.cpp), `ctranslate2`, `onnx`.
+A model with the settings of the preset can also be exported to the *engines*: `gguf` (llama.cpp), `ctranslate2`,
+`onnx`.
+
+"""
+DETAILS = """\
+
+## Checkpoints
+
+The checkpoints are those whose configs are tested, with their numbers of parameters; others of the same classes can be
+imported too. An imported model is exported to its own class.
 
 """
 PRESETS_INTRODUCTION = """\
-
 ## Presets
 
-A preset is a set of values of independent config fields. The column *fields* has those of the preset, or those that
-differ from another one.
+A preset is a set of values of independent config fields. Of a preset that begins as another one does, only the fields
+that differ are listed.
 
 """
 
 
 def families_page() -> str:
     """The content of docs/reference/families.md."""
-    rows = [family_row(list(twins)) for _, twins in itertools.groupby(TWINS, type)]
-    columns = ("family", "classes of transformers", "published checkpoints", "preset", "new model", "engines")
-    page = INTRODUCTION + table(columns, rows) + PRESETS_INTRODUCTION
+    families = [list(twins) for _, twins in itertools.groupby(TWINS, type)]
+    page = INTRODUCTION + table(("family", "preset", "engines"), map(family_row, families))
+    page += DETAILS + "".join(map(family_details, families)) + PRESETS_INTRODUCTION
     for config_class, kind in KINDS.items():
         page += f"### {kind}\n\n"
         presets, words = config_class.presets, config_class.preset_descriptions
-        rows = [(f"`{name}`", words.get(name, ""), fields_of(presets, words, name)) for name in presets]
-        page += table(("preset", "description", "fields"), rows) + "\n"
+        for name in presets:
+            page += definition(f"`{name}`", [words.get(name, ""), f"Fields: {fields_of(presets, words, name)}."])
     return page.rstrip("\n") + "\n"
 
 
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A table in Markdown."""
     lines = [columns, ("---",) * len(columns), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def definition(term: str, sentences: list[str]) -> str:
+    """An entry of a definition list in Markdown."""
+    return f"{term}\n\n:   " + "\n    ".join(filter(None, sentences)) + "\n\n"
 
 
 def first_sentence(twin: Twin) -> str:
@@ -86,13 +100,27 @@ def first_sentence(twin: Twin) -> str:
 
 def family_row(twins: list[Twin]) -> tuple[str, ...]:
     """The row of a family: twins of one class, such as those of an encoder's heads."""
-    twin = twins[0]
-    classes = ", ".join(f"`{each.model_class.__name__}`" for each in twins)
+    found = dict.fromkeys(name for each in twins for name in engines(each))
+    return name_of(twins[0]), f"`{twins[0].preset}`", ", ".join(found) or "none"
+
+
+def name_of(twin: Twin) -> str:
+    """The name of a family, with which the docstring of its twin begins."""
+    return re.split(r": | \(|, wh| which|$", first_sentence(twin))[0]
+
+
+def family_details(twins: list[Twin]) -> str:
+    """The classes and checkpoints of a family."""
+    classes = [f"`{each.model_class.__name__}`" for each in twins]
     checkpoints = ", ".join(f"{name} ({size})" for each in twins for name, size in published(each))
     new = [find_twin(tiny(each, origin=False)) for each in twins]
-    exported = ", ".join(dict.fromkeys(f"`{each.model_class.__name__}`" for each, reasons in new if not reasons))
-    found = dict.fromkeys(name for each in twins for name in engines(each))
-    return first_sentence(twin), classes, checkpoints, f"`{twin.preset}`", exported, ", ".join(found)
+    exported = list(dict.fromkeys(f"`{each.model_class.__name__}`" for each, reasons in new if not reasons))
+    plural = "es" if len(classes) > 1 else ""
+    sentences = [f"Class{plural} of transformers: {', '.join(classes)}."]
+    sentences += [f"Checkpoints: {checkpoints}."] if checkpoints else []
+    sentences += [f"A new model is exported to {', '.join(exported)}."] if exported != classes else []
+    sentence, name = first_sentence(twins[0]), name_of(twins[0])
+    return definition(f"**{name}**{sentence.removeprefix(name)}", sentences)
 
 
 def published(twin: Twin) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
-"""The index of papers has every paper that the package names."""
+"""The reference has every paper and every public name of the package."""
 
 import re
 from pathlib import Path
+
+import scratch_gpt
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs" / "reference" / "papers.md"
@@ -30,3 +32,12 @@ def test_papers_are_found(tmp_path):
     path = tmp_path / "file.py"
     path.write_text('"""Su et al. 2021 (arXiv:2104.09864, 1412.6980.), aclanthology.org/P12-2018, 3.14159; 0.12345"""')
     assert named(path) == {"2104.09864", "1412.6980", "aclanthology.org/P12-2018"}
+
+
+def test_every_public_name_has_its_entry():
+    pages = {path.name: path.read_text("utf-8") for path in (ROOT / "docs" / "reference" / "api").glob("*.md")}
+    entries = set(re.findall(r"^::: (\S+)", "\n".join(pages.values()), re.MULTILINE))
+    for name, module in scratch_gpt._LAZY.items():
+        full = f"scratch_gpt.{module}.{name}"
+        assert full in entries, f"docs/reference/api has no entry ::: {full}"
+        assert f"][{full}]" in pages["index.md"], f"docs/reference/api/index.md has no link to {full}"

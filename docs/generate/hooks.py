@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from mkdocs.utils import get_relative_url
 from source_links import IN_HTML, IN_MARKDOWN, UnknownSourceError, anchor, line_of, page_of, source_page
 
 FOLDER = Path(__file__).parent
+FLAG = re.compile(r"<code>(--[\w-]+)")
 log = logging.getLogger("mkdocs.hooks.generate")  # a warning of this logger fails a strict build
 
 
@@ -68,7 +70,7 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
 
 
 def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Replace the addresses of links to source code."""
+    """Replace the addresses of links to source code, and keep the dashes of a flag and its name on one line."""
 
     def address(target: str) -> str:
         try:
@@ -79,6 +81,7 @@ def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) ->
         assert file is not None, f"{page.file.src_uri} links to {path}, which was not seen in its Markdown"
         return get_relative_url(file.url, page.file.url) + anchor(line)
 
+    html = FLAG.sub(r'<code><span class="flag">\1</span>', html)
     return IN_HTML.sub(lambda found: f'href="{address(found[1])}"', html)
 
 

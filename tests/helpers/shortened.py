@@ -19,7 +19,8 @@ PRICE = "re:glad|happy|proud"  # a reward that the samples of a tiny model never
 
 
 def small_data(folder: Path) -> dict[str, str]:
-    """Write a small dataset for each placeholder of the commands, and return their paths."""
+    """Write a small dataset for each placeholder of the commands, and return their paths. The tutorials call the text
+    `input.txt`, its name where it is downloaded."""
     sources = sorted((PROJECT / "scratch_gpt" / "models").glob("*.py"))
     pairs, table = folder / "pairs", folder / "corpus"
     pairs.mkdir(parents=True)
@@ -39,10 +40,8 @@ def small_data(folder: Path) -> dict[str, str]:
     for path, text in files.values():
         path.write_text(text)
     paths = {name: path for name, (path, _) in files.items()}
-    return {
-        name: str(path)
-        for name, path in (paths | {"HUB_ID": table, "FOLDER": pairs, "SENTENCES": pairs / "val.de"}).items()
-    }
+    paths |= {"HUB_ID": table, "FOLDER": pairs, "SENTENCES": pairs / "val.de", "input.txt": paths["PATH"]}
+    return {name: str(path) for name, path in paths.items()}
 
 
 def filled(text: str, data: dict[str, str]) -> str:

@@ -36,16 +36,21 @@ def notebooks(repo_url: str | None = None) -> dict[str, bytes]:
     }
 
 
-def colab_link(repo_url: str, uri: str, branch: str = "gh-pages") -> str | None:
-    """Return the address that opens a notebook of the published site in Colab, or None outside GitHub.
+def with_colab_link(page: str, repo_url: str | None, uri: str, branch: str = "gh-pages") -> str:
+    """Return a page with a link that opens its notebook in Colab; without one if the repository is not on GitHub.
 
     Args:
+        page: Markdown of a tutorial, which has a link to its notebook.
         repo_url: address of the repository.
         uri: address of the notebook within the site.
         branch: that the site is published on, as `mkdocs gh-deploy` does.
     """
-    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", repo_url)
-    return f"https://colab.research.google.com/github/{found[1]}/blob/{branch}/{uri}" if found else None
+    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", repo_url or "")
+    if not found:
+        return page
+    address = f"https://colab.research.google.com/github/{found[1]}/blob/{branch}/{uri}"
+    link = f"[Download as a notebook]({uri.rpartition('/')[2]})."
+    return page.replace(link, f"{link} [Open in Colab]({address}).")
 
 
 def notebook(page: str, repo_url: str | None = None) -> bytes:

@@ -2,18 +2,23 @@
 
 import json
 import sys
+from functools import cache
 
-import nbformat
 import pytest
-from helpers.documentation import Block, commands_of, page_blocks, page_paths
+from helpers.documentation import Block, commands_of, page_blocks, page_paths, text_of
 from helpers.processes import PROJECT
 from helpers.reader import Reader, Workshop
 
+nbformat = pytest.importorskip("nbformat", reason="the extra docs is not installed")
+pytest.importorskip("jupytext", reason="the extra docs is not installed")
+
 sys.path.insert(0, str(PROJECT / "docs" / "generate"))
 
-from notebooks import TUTORIALS, colab_link, notebook, notebooks
+from notebooks import TUTORIALS, notebook, notebooks, with_colab_link
 
-NOTEBOOKS = notebooks()
+pytestmark = pytest.mark.slow  # as all tests that need the extra docs
+URIS = [f"tutorials/{name}.ipynb" for name in TUTORIALS]
+made = cache(notebooks)
 
 
 def blocks_of_notebook(content: bytes, page: str) -> list[Block]:
@@ -33,10 +38,10 @@ def page_of(uri: str) -> str:
     return f"docs/{uri.removesuffix('.ipynb')}.md"
 
 
-@pytest.mark.parametrize("uri", NOTEBOOKS)
+@pytest.mark.parametrize("uri", URIS)
 def test_notebook_does_what_its_page_does(uri):
-    nbformat.validate(nbformat.reads(NOTEBOOKS[uri].decode(), as_version=4))
-    blocks = blocks_of_notebook(NOTEBOOKS[uri], page_of(uri))
+    nbformat.validate(nbformat.reads(made()[uri].decode(), as_version=4))
+    blocks = blocks_of_notebook(made()[uri], page_of(uri))
     expected = [b for b in page_blocks(page_of(uri)) if b.language in ("bash", "python") and b.reason is None]
     assert len(expected) >= 3
     assert [block.language for block in blocks] == [block.language for block in expected]
@@ -47,10 +52,10 @@ def test_notebook_does_what_its_page_does(uri):
             assert commands_of(found) == commands_of(wanted)
 
 
-@pytest.mark.parametrize("uri", NOTEBOOKS)
+@pytest.mark.parametrize("uri", URIS)
 def test_text_of_a_notebook_stands_alone(uri):
     """No link or picture points to a file of the site, and every line of the page's text is there."""
-    cells = json.loads(NOTEBOOKS[uri])["cells"]
+    cells = json.loads(made()[uri])["cells"]
     text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     assert cells[0]["cell_type"] == "markdown"
     assert text.startswith("# ")
@@ -63,9 +68,9 @@ def test_text_of_a_notebook_stands_alone(uri):
 
 def test_all_tutorials_are_notebooks():
     pages = {page for page in page_paths() if page.startswith("docs/tutorials/")} - {"docs/tutorials/index.md"}
-    assert {page_of(uri) for uri in NOTEBOOKS} == pages
+    assert {page_of(uri) for uri in made()} == pages
     assert len(TUTORIALS) == 5
-    assert notebooks() == NOTEBOOKS  # the same in every build
+    assert notebooks() == made()  # the same in every build
 
 
 def test_cells_of_all_kinds():
@@ -89,15 +94,17 @@ def test_cells_of_all_kinds():
 
 
 def test_colab_opens_the_published_notebook():
-    address = "https://colab.research.google.com/github/a/b.c/blob/gh-pages/tutorials/x.ipynb"
-    assert colab_link("https://github.com/a/b.c/", "tutorials/x.ipynb") == address
-    assert colab_link("https://example.org/a/b", "tutorials/x.ipynb") is None
+    page, uri = text_of("docs/tutorials/translator.md"), "tutorials/translator.ipynb"
+    address = "https://colab.research.google.com/github/a/b.c/blob/gh-pages/tutorials/translator.ipynb"
+    linked = with_colab_link(page, "https://github.com/a/b.c/", uri)
+    assert linked.replace(f" [Open in Colab]({address}).", "") == page != linked
+    assert with_colab_link(page, "https://example.org/a/b", uri) == with_colab_link(page, None, uri) == page
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_notebook_runs(tmp_path):
     uri = "tutorials/first-model.ipynb"
     workshop = Workshop(tmp_path / "workshop")
     reader = Reader(workshop, tmp_path / "reader", page_of(uri))
-    reader.follow(blocks_of_notebook(NOTEBOOKS[uri], page_of(uri)))
+    reader.follow(blocks_of_notebook(made()[uri], page_of(uri)))
     assert (reader.folder / "runs" / "gpt" / "model.safetensors").exists()

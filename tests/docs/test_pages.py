@@ -37,6 +37,7 @@ def workshop(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in PAGES if is_followed(page)])
 def test_page_runs_as_printed(page, workshop, tmp_path):
     earlier = PAGES[: PAGES.index(page)]

@@ -14,7 +14,7 @@ pytest.importorskip("jupytext", reason="the extra docs is not installed")
 
 sys.path.insert(0, str(PROJECT / "docs" / "generate"))
 
-from notebooks import TUTORIALS, notebook, notebooks, with_colab_link
+from notebooks import TUTORIALS, notebook, notebooks, with_colab_link  # noqa: E402  (its folder is in the path now)
 
 pytestmark = pytest.mark.slow  # as all tests that need the extra docs
 URIS = [f"tutorials/{name}.ipynb" for name in TUTORIALS]

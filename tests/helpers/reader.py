@@ -26,6 +26,14 @@ NEVER_RUN = {
     r"transformers (serve|chat)\b": "a server: tests/hub/test_serving.py",
     r"scratch-gpt .*--serve\b": "a server: tests/see",
 }
+EXAMPLES = {  # files of `scratch-gpt data --example`
+    "text": "text.txt",
+    "labelled": "labelled.tsv",
+    "conversations": "conversations.jsonl",
+    "preferences": "preferences.jsonl",
+    "prompts": "prompts.txt",
+    "pairs": "pairs.tsv",
+}
 LINKED = ("README.md", "training", "benchmarks")  # what commands name in the repository
 
 
@@ -59,13 +67,17 @@ def products(command: str) -> tuple[str, ...]:
     words = _words(command)
     if "--resume" in words:
         return ()
-    given = [words[i + 1] for i, word in enumerate(words[:-1]) if re.fullmatch(r"--(output|output_dir|save)|>", word)]
+    given = [
+        words[i + 1] for i, word in enumerate(words[:-1]) if re.fullmatch(r"--(output|output_dir|save|copy_to)|>", word)
+    ]
     if words[:2] == ["scratch-gpt", "train"] and len(words) > 2 and "--help" not in words:
         given = [given[-1] if given else default_output(tuple(words[2:]))]
     elif words[:2] in (["scratch-gpt", "import"], ["scratch-gpt", "export"]) and len(words) > 3:
         given.append(words[3])
     elif words[:3] == ["scratch-gpt", "tokenizer", "train"] and len(words) > 4:
         given.append(words[4])
+    elif words[:2] == ["scratch-gpt", "data"] and "--example" in words:
+        given.append(EXAMPLES[words[words.index("--example") + 1]])
     elif words[:1] == ["mkdir"]:
         given += [word for word in words[1:] if not word.startswith("-")]
     return tuple(dict.fromkeys(_made_name(word) for word in given))
@@ -188,15 +200,18 @@ class Reader:
     def run_command(self, command: str) -> None:
         """Run a command, or take over what the same command has made for another page."""
         pages, made = (*self.earlier, self.page), products(command)
-        if self.workshop.is_shareable(command, pages):
-            if made or command not in self.workshop.done:
-                self.workshop.make(command, pages)
+        if not self.workshop.is_shareable(command, pages):
+            self.fetch(command, made)
+            run_shortened(command, self.folder, self.workshop.data)
+        elif made:
+            self.workshop.make(command, pages)
             for name in made:
-                if not (self.folder / name).exists() and (self.workshop.shelf / name).exists():
+                if not (self.folder / name).exists():
                     copy(self.workshop.shelf / name, self.folder / name)
-            return
-        self.fetch(command, made)
-        run_shortened(command, self.folder, self.workshop.data)
+        elif command not in self.workshop.done:
+            self.fetch(command)
+            run_shortened(command, self.folder, self.workshop.data)
+            self.workshop.done.add(command)
 
     def run_python(self, code: str) -> None:
         """Run Python code in the namespace of the page."""

@@ -1,29 +1,4 @@
-"""Activation functions, the nonlinearities between layers, and softmax, which turns scores into probabilities.
-
-A layer is several neurons with the same inputs. Their weights form a matrix, with the weights of one neuron in each
-column; the product x W of an input vector x with it is the vector of all weighted sums. So a layer is y = x W + b (in
-code `x @ W + b`, for many examples at once if x has a row for each). A second layer after it gives
-(x W + b) V + c = x (W V) + (b V + c): again one matrix and one bias. Any number of layers without a nonlinearity
-between them is equivalent to one linear layer. A layer between inputs and outputs is called hidden; the nonlinearity is
-called the activation function.
-
-Activation functions and their derivatives (Φ is the cumulative distribution function of the standard normal
-distribution, φ its density; the last two derivatives follow from the product rule):
-
-    ReLU     max(x, 0)                      1 if x > 0, else 0
-    sigmoid  s = 1 / (1 + e^-x)             s (1 - s)
-    tanh     t = tanh x                     1 - t²
-    GELU     x Φ(x)                         Φ(x) + x φ(x)                     (arXiv:1606.08415)
-    SiLU     x s(x)                         s + x s (1 - s)
-
-Softmax turns K scores into K probabilities, e^x_i / Σ e^x_j. It preserves their order, the probabilities add up to 1,
-and adding a constant to all scores changes nothing (so the maximum can be subtracted first, to avoid overflow). With
-two scores, the first probability is e^a / (e^a + e^b) = 1 / (1 + e^-(a - b)): the sigmoid of their difference.
-
-The network below is trained with Adam (arXiv:1412.6980), whose steps have about the same size for all weights: with the
-running means m ← 0.9 m + 0.1 g of the gradient and v ← 0.999 v + 0.001 g² of the squared gradient, it subtracts
-rate · m / √v. Both start at 0, hence the bias correction by 1 - 0.9^t and 1 - 0.999^t at step t.
-"""
+"""Activation functions, the nonlinearities between layers, and softmax, which turns scores into probabilities."""
 
 from __future__ import annotations
 
@@ -115,11 +90,33 @@ def fit_sine(activation: str, steps: int, seed: int = 0, hidden: int = 24, rate:
 
 def run(presenter: Presenter) -> dict[str, float]:
     """Show linear layers, softmax, and a comparison of activation functions."""
-    generator = np.random.default_rng(0)
+    return _stack_linear_layers(presenter) | _show_softmax(presenter) | _compare(presenter)
+
+
+def _stack_linear_layers(presenter: Presenter) -> dict[str, float]:
     presenter.section(
-        "Linear layers without activation functions are one linear layer",
-        """Three random layers, 4 → 8 → 8 → 2, without activation functions, compared with the product of the three:""",
+        "Layers",
+        """One neuron gives one number. Several neurons with the same inputs are a layer. Their weights form a table of
+        numbers, a matrix, with the weights of one neuron in each column. The product x W of a list of inputs (a vector)
+        x with the matrix W is the vector of all their weighted sums, so that a layer is
+
+            y = x W + b            in code: x @ W + b
+
+        where b holds the biases. Two inputs, three neurons:
+
+            x = (1, 2)    W = ( 1  0  3 )    x W = (1·1 + 2·2,  1·0 + 2·1,  1·3 + 2·0)
+                              ( 2  1  0 )        = (5, 2, 3)
+
+        The output of a layer can be the input of another one. A layer between inputs and outputs is called hidden. Does
+        a second layer make the network more powerful? Put one formula into the other:
+
+            (x W + b) V + c  =  x (W V) + (b V + c)
+
+        That is again one matrix and one vector of biases. However many such layers we stack, the result is one linear
+        layer: a straight line, if there is one input.""",
     )
+    generator = np.random.default_rng(0)
+    presenter.section("A check", "Three random layers, 4 → 8 → 8 → 2, and the product of the three; two outputs each:")
     shapes = ((4, 8), (8, 8), (8, 2))
     layers = [(generator.normal(size=shape), generator.normal(size=shape[1])) for shape in shapes]
     x = generator.normal(size=(5, 4))
@@ -132,12 +129,40 @@ def run(presenter: Presenter) -> dict[str, float]:
         for n, (a, b) in enumerate(zip(stacked, single, strict=True))
     ]
     presenter.table(("example", "three layers", "one layer"), rows[:3])
-    results = {"stack_difference": float(abs(stacked - single).max())}
+    presenter.text("So something that is not linear must stand between the layers.")
+    return {"stack_difference": float(abs(stacked - single).max())}
 
+
+def _show_softmax(presenter: Presenter) -> dict[str, float]:
+    presenter.section(
+        "Activation functions",
+        """An activation function f is applied to every output of a hidden layer: f(x W + b). Those in use, with the
+        derivatives that backpropagation needs (Φ(x) is the probability that a normally distributed number is below x,
+        and φ its derivative, the bell curve):
+
+            ReLU      max(x, 0)                1 if x > 0, else 0
+            sigmoid   s(x) = 1 / (1 + e^-x)    s (1 - s)
+            tanh      tanh x                   1 - tanh² x
+            GELU      x Φ(x)                   Φ(x) + x φ(x)
+            SiLU      x s(x)                   s + x s (1 - s)
+
+        ReLU is a straight line with a bend; sigmoid and tanh are S-shaped and end at 0 or -1, and 1 (far from 0 they
+        are flat: saturated); GELU (arXiv:1606.08415) and SiLU are smooth versions of ReLU. A sum of shifted bends
+        approximates any curve, as short straight pieces do.""",
+    )
     presenter.section(
         "Softmax",
-        "Three scores; the same with 100 added to each; two scores, and the sigmoid of their difference:",
+        """One more function is needed at the output: a network that chooses among K possibilities gives K scores, and
+        we want K probabilities. Softmax makes every score positive by e^x, and divides by the sum:
+
+            p_i = e^x_i / Σ e^x_j
+
+        The probabilities add up to 1 and keep the order of the scores. Adding the same number to all scores changes
+        nothing, because it multiplies numerator and denominator alike; so the code subtracts the maximum, or e^x could
+        be too large for the computer. With two scores a and b, p_1 = 1 / (1 + e^-(a - b)), the sigmoid of a - b.""",
     )
+    presenter.code(softmax)
+    presenter.section("Softmax of four lists of scores", "The second has 100 more than the first in every place:")
     scores = np.array([2.0, 1.0, -1.0])
     two = np.array([0.7, -0.4])
     probabilities: list[tuple[str, str]] = [
@@ -147,14 +172,17 @@ def run(presenter: Presenter) -> dict[str, float]:
         ("sigmoid(0.7 + 0.4)", f"{float(sigmoid(np.array(1.1))):.4f}"),
     ]
     presenter.table(("scores", "probabilities"), probabilities)
-    results |= {
+    return {
         "softmax_sum": float(softmax(scores).sum()),
         "softmax_against_sigmoid": float(abs(softmax(two)[0] - sigmoid(two[0] - two[1]))),
     }
 
+
+def _compare(presenter: Presenter) -> dict[str, float]:
     presenter.section(
-        "A comparison of activation functions",
-        "One hidden layer of 24 neurons learns y = sin 3x. Mean squared error, mean of three seeds:",
+        "Which activation function?",
+        """A network with one input, one hidden layer of 24 neurons and one output learns y = sin 3x between -1 and 1.
+        Mean squared error, mean of three random starts ("none" is the network without activation function):""",
     )
     curves = {name: np.mean([fit_sine(name, 2000, seed) for seed in range(3)], axis=0) for name in ACTIVATIONS}
     presenter.table(
@@ -162,29 +190,43 @@ def run(presenter: Presenter) -> dict[str, float]:
         [(name, c[50], c[200], c[-1]) for name, c in curves.items()],
     )
     nonlinear = [curve for name, curve in curves.items() if name != "none"]
-    results |= {
+    results = {
         "linear_loss": float(curves["none"][-1]),
         "worst_loss": float(max(c[-1] for c in nonlinear)),
         "early_spread": float(max(c[50] for c in nonlinear) - min(c[50] for c in nonlinear)),
         "late_spread": float(max(c[-1] for c in nonlinear) - min(c[-1] for c in nonlinear)),
     }
-    presenter.text(f"""After 50 steps the losses of the activation functions differ by up to
-        {results["early_spread"]:.2g}, after 2,000 by {results["late_spread"]:.1g}. Without one, the loss stays at
-        {results["linear_loss"]:.2g}, that of the best straight line. Every activation function ends over a thousand
-        times below it; compared with that, their differences are small.""")
+    presenter.text(f"""Without one the loss stays at {results["linear_loss"]:.2g}, that of the best straight line. With
+        any of them it ends over a thousand times lower. At the start they differ by up to
+        {results["early_spread"]:.2g}, at the end by {results["late_spread"]:.1g}: that there is one matters more than
+        which.""")
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         line = np.linspace(-4, 4, 200)
         for number, (name, (f, _)) in enumerate(ACTIVATIONS.items()):
             if name != "none":
-                left.plot(line, f(line), color=f"C{number}", label=name)
+                left.plot(line, f(line), color=f"C{number}")
             right.plot(curves[name], color=f"C{number}", label=name)
-        left.set(title="activation functions", xlabel="x", ylim=(-1.2, 3))
+        left.set(title="the functions", xlabel="x", ylabel="f(x)", ylim=(-1.2, 3))
         right.set(title="learning sin 3x", xlabel="step", ylabel="mean squared error (logarithmic)", yscale="log")
         for axes in (left, right):
             axes.grid(alpha=0.25)
-            axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside right center", title="activation")
 
-    presenter.plot("activations", draw, (10, 4.2))
+    presenter.plot("activations", "Activation functions, and networks that learn with them", draw, (11, 4.2))
+    presenter.section(
+        "The optimizer of this lesson: Adam",
+        """Plain gradient descent would have needed many more steps. The networks were trained with Adam
+        (arXiv:1412.6980), as most language models are. It keeps two running means for each parameter, of its derivative
+        g and of g², and divides one by the root of the other, so that the steps of all parameters have about the same
+        size:
+
+            m  ←  0.9 m + 0.1 g
+            v  ←  0.999 v + 0.001 g²
+            w  ←  w - rate · m / √v
+
+        m and v start at 0 and are too small at first; the code corrects that by dividing them by 1 - 0.9^t and
+        1 - 0.999^t at step t.""",
+    )
     return results

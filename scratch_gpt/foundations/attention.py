@@ -1,26 +1,7 @@
-"""Attention in four steps, each of which contains the one before.
+"""Attention: five words mixed by hand, then in four steps from the average of the past to multi-head attention.
 
 Dimension letters: T tokens, C features of a token's vector, D features of a head, H heads.
-
-Each token of a text has a vector (a row of x). To predict the next token, the previous tokens must be combined.
-
-1. *The average of the past*: y_t = 1/t Σ_{s ≤ t} x_s. As a product: y = A x, where row t of A is 1/t up to t, then 0.
-2. *Weights by softmax*: define the rows of A as the softmax of scores, with -∞ for the future, whose weight is then 0.
-   If all other scores are 0, this is the average; other scores weight some tokens higher than others.
-3. *Query, key and value*: compute the scores from the text. Each token has a query q = x W_q, a key k = x W_k and a
-   value v = x W_v. The score of a query and a key is q · k / √D: a sum of D products of independent numbers with mean 0
-   and variance 1 has variance D, which √D scales back to 1, so that the initial softmax is not saturated. If queries
-   and keys can express any table of scores (D ≥ T, and linearly independent token vectors) and W_v is the identity
-   matrix, this is step 2.
-4. *Multiple heads*: several such averages in parallel, each with queries, keys and values of D = C / H features
-   computed from all C, concatenated and mixed by one more matrix. With one head and the identity as output projection,
-   this is step 3 (Vaswani et al. 2017, arXiv:1706.03762).
-
 `models/attention.py` implements step 4 for training and inference, with weights that are compatible with this one.
-
-One such layer ignores the order of the past: the average of shuffled tokens is the same. So position embeddings are
-added to the vectors: learned ones, or sinusoidal ones, for position t sin(t / 10000^(2i/C)) in feature 2i and the
-cosine in feature 2i + 1, with growing wavelengths.
 """
 
 from __future__ import annotations
@@ -47,13 +28,20 @@ def average_of_the_past(x: torch.Tensor) -> torch.Tensor:
 
 def causal_softmax(scores: torch.Tensor) -> torch.Tensor:
     """Step 2: scores to attention weights, (…, T, T) to (…, T, T); future tokens have weight 0."""
-    future = torch.triu(torch.ones(scores.shape[-2:], dtype=torch.bool), diagonal=1)
+    everywhere = torch.ones(scores.shape[-2:], dtype=torch.bool)
+    future = torch.triu(everywhere, diagonal=1)
     return scores.masked_fill(future, -math.inf).softmax(-1)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Step 3: causal attention; queries, keys and values (…, T, D) to (…, T, D)."""
-    return causal_softmax(query @ key.mT / math.sqrt(query.shape[-1])) @ value
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return causal_softmax(scores) @ value
+
+
+def split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
+    """Split (T, C) into (H, T, D)."""
+    return projected.unflatten(-1, (heads, -1)).transpose(0, 1)
 
 
 def attend_with_heads(
@@ -72,11 +60,8 @@ def attend_with_heads(
     Returns:
         The outputs (T, C).
     """
-
-    def split(projected: torch.Tensor) -> torch.Tensor:
-        return projected.unflatten(-1, (heads, -1)).transpose(0, 1)  # (H, T, D)
-
-    outputs = attend(split(x @ w_q), split(x @ w_k), split(x @ w_v))  # (H, T, D)
+    queries, keys, values = (split_heads(x @ w, heads) for w in (w_q, w_k, w_v))
+    outputs = attend(queries, keys, values)  # (H, T, D)
     return outputs.transpose(0, 1).flatten(1) @ w_o  # (T, C)
 
 
@@ -117,81 +102,6 @@ def learn_positions(
     return positions.weight.detach(), weights[0].detach(), accuracy
 
 
-def run(presenter: Presenter) -> dict[str, float]:
-    """Show that the steps are special cases of each other, the scaling by √D, and the need for positions."""
-    torch.manual_seed(0)
-    T, C = 6, 8
-    x = torch.randn(T, C, dtype=torch.float64)
-    table = torch.randn(T, T, dtype=torch.float64)
-    w_q, w_k, w_v, w_o = (torch.randn(C, C, dtype=torch.float64) / math.sqrt(C) for _ in range(4))
-    identity = torch.eye(C, dtype=torch.float64)
-
-    presenter.section(
-        "Each step contains the previous one",
-        f"""{T} tokens of {C} features, all numbers random. Largest difference between a special case of each step and
-        the previous step:""",
-    )
-    differences = {
-        "1 in 2": (causal_softmax(torch.zeros(T, T, dtype=torch.float64)) @ x - average_of_the_past(x)),
-        # queries are the rows of a table and keys unit vectors, so that q · k are the table's entries
-        "2 in 3": attend(table * math.sqrt(T), torch.eye(T, dtype=torch.float64), x) - causal_softmax(table) @ x,
-        "3 in 4": attend_with_heads(x, w_q, w_k, w_v, identity, 1) - attend(x @ w_q, x @ w_k, x @ w_v),
-        "4 and torch": attend_with_heads(x, w_q, w_k, w_v, w_o, 2) - _torch_heads(x, w_q, w_k, w_v, w_o, 2),
-    }
-    results = {name: float(difference.abs().max()) for name, difference in differences.items()}
-    presenter.table(
-        ("special case", "equals", "difference"),
-        [
-            ("softmax weights, all scores 0", "the average of the past", results["1 in 2"]),
-            ("queries: a table of scores; keys: unit vectors", "softmax weights", results["2 in 3"]),
-            ("one head, identity output projection", "query, key, value", results["3 in 4"]),
-            ("two heads", "torch.nn.MultiheadAttention", results["4 and torch"]),
-        ],
-    )
-
-    presenter.section(
-        "Why scores are divided by √D",
-        "Largest attention weight of a query, mean over 1,000 random queries and 64 keys:",
-    )
-    rows = []
-    for size in (4, 64, 1024):
-        query, key = torch.randn(1000, size), torch.randn(64, size)
-        plain, scaled = (
-            (query @ key.T * factor).softmax(-1).max(-1).values.mean().item() for factor in (1, size**-0.5)
-        )
-        rows.append((f"{size}", f"{plain:.2f}", f"{scaled:.2f}"))
-    results |= {"unscaled": plain, "scaled": scaled}
-    presenter.table(("D", "q · k", "q · k / √D"), rows)
-
-    presenter.section(
-        "Positions",
-        """One layer of attention alone ignores order. A head is trained to predict the token three positions earlier,
-        out of 12, with and without learned positions:""",
-    )
-    positions, weights, accuracy = learn_positions(3)
-    results |= {"accuracy": accuracy, "accuracy_without": learn_positions(3, with_positions=False)[2]}
-    correct_weight = weights[torch.arange(3, 24), torch.arange(21)].mean().item()
-    presenter.text(f"""With positions the accuracy is {accuracy:.0%}, and {correct_weight:.0%} of the attention is on
-        the correct token. Without, the accuracy is {results["accuracy_without"]:.0%}: the average of the past contains
-        which tokens occurred, not where.""")
-
-    def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 3)
-        waves = SinusoidalPositions(32)(torch.arange(64)[None])[0]
-        images = (
-            (waves, "sinusoidal positions", "feature", "position"),
-            (positions, "learned positions", "feature", "position"),
-            (weights, "attention weights", "key position", "query position"),
-        )
-        for axes, (values, title, x_name, y_name) in zip(panels, images, strict=True):
-            image = axes.imshow(values.numpy(), aspect="auto", cmap="Blues" if values is weights else "RdBu")
-            figure.colorbar(image, ax=axes)
-            axes.set(title=title, xlabel=x_name, ylabel=y_name)
-
-    presenter.plot("attention", draw, (11, 4))
-    return results
-
-
 def _torch_heads(
     x: torch.Tensor, w_q: torch.Tensor, w_k: torch.Tensor, w_v: torch.Tensor, w_o: torch.Tensor, heads: int
 ) -> torch.Tensor:
@@ -202,3 +112,217 @@ def _torch_heads(
         module.out_proj.weight.copy_(w_o.T)
         future = torch.triu(torch.ones(len(x), len(x), dtype=torch.bool), diagonal=1)
         return module(x[None], x[None], x[None], attn_mask=future, need_weights=False)[0][0]
+
+
+WORDS = ("Tom", "saw", "Anna", "when", "she")
+# Of each word, what it looks for, what it can be found by, and what it passes on, each two numbers.
+QUERIES = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0], [2.0, 1.0]])
+KEYS = torch.tensor([[1.0, -1.0], [-1.0, 0.0], [1.0, 1.0], [-1.0, 0.0], [0.0, 1.0]])
+VALUES = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+
+
+def run(presenter: Presenter) -> dict[str, float]:
+    """Mix five words by hand; derive attention in four steps; show the scaling by √D and the need for positions."""
+    results = _mix_by_hand(presenter) | _take_four_steps(presenter) | _scale(presenter) | _add_positions(presenter)
+    presenter.section(
+        "In a trained model: nearly one-hot",
+        """The model that `scratch-gpt train language_modeling` trains on the built-in stories has 4 layers of 2 heads.
+        The largest weight of a row has there a mean of 0.78 and 0.86 in the first layer, and of 0.96 to 0.98 in the
+        others; before training it was 0.04. If we replace every row by a 1 at its largest weight and 0 elsewhere, the
+        loss rises from 1.415 to only 1.419 nats per token (and to 8.84 if all weights are equal). So the model does
+        use attention, and it nearly always looks at one word.
+
+        There are two reasons. One is the text: the stories come from a grammar in which single earlier words decide
+        what may follow, the name between "he" and "she", the subject between "was" and "were". The other words would
+        only add noise, so training makes the score of the right one larger and larger; one that is 8.7 above 60 equal
+        ones gets e^8.7 / (e^8.7 + 60) = 0.99. The other is training: nothing limits the scores, and the large steps of
+        its optimizer, Muon, let them grow fast. On Shakespeare, a model of characters with two layers has means of 0.52
+        to 0.92 after 300 steps (loss 2.00), with AdamW 0.26 to 0.61 (2.16), and with Muon and normalized queries and
+        keys 0.49 to 0.64 (1.96, the lowest). So rows with one word are not needed for a low loss.""",
+    )
+    return results
+
+
+def _mix_by_hand(presenter: Presenter) -> dict[str, float]:
+    presenter.section(
+        "The question",
+        """To predict the next word of "Tom saw Anna when she", it helps to know who "she" is. Each word has its
+        embedding, a vector, but the vector of "she" says nothing about Anna. Somehow information must travel from one
+        word to another: the words must be mixed. A window gives every place its own weights, whatever stands there. But
+        here the right place depends on the words. Attention lets each word choose, by three vectors:
+
+        - its query says what it looks for;
+        - its key says what other words can find it by;
+        - its value is what it passes on to those that find it.
+
+        It is like looking up a key in a dictionary, except that every key matches a little, and what one gets is the
+        average of all values, weighted by how well query and key match.""",
+    )
+    presenter.section(
+        "Five words",
+        """Let us choose the numbers ourselves. Keys: the first number is 1 for a person and -1 for what is no person,
+        the second is 1 for female and -1 for male. Queries: "saw" looks for a person, "she" for a female person; the
+        other words look for nothing. Values: the first number means Tom, the second Anna.""",
+    )
+    presenter.table(
+        ("word", "query", "key", "value"),
+        [(w, *(_pair(t[i]) for t in (QUERIES, KEYS, VALUES))) for i, w in enumerate(WORDS)],
+    )
+    scores = QUERIES @ KEYS.T / math.sqrt(2)  # (T, T)
+    weights = causal_softmax(scores)
+    query, powers = QUERIES[4].tolist(), scores[4].exp()
+    lines = []
+    for word, key, score, power in zip(WORDS, KEYS.tolist(), scores[4].tolist(), powers.tolist(), strict=True):
+        products = " + ".join(f"{a:g}·{b:g}" if b >= 0 else f"{a:g}·({b:g})" for a, b in zip(query, key, strict=True))
+        dot = sum(a * b for a, b in zip(query, key, strict=True))
+        lines.append(f"{word:<5}{products:<14}= {dot:2g}     / 1.41 = {score:5.2f}     e^{score:<5.2f} = {power:.2f}")
+    presenter.section(
+        'The word "she", by hand',
+        f"""The score of a query and a key is their dot product, the sum of the products of their numbers: large if they
+        agree. It is divided by √D, the root of the length of the vectors, here √2 = 1.41 (the reason comes later):
+
+            "she" looks for (2, 1)
+            {f"{chr(10)}{12 * ' '}".join(lines)}
+
+        Softmax: the sum of the last column is {powers.sum():.2f}. Divided by it, the weights are
+        {", ".join(f"{w:.2f}" for w in weights[4])}. The output is the average of the values with these weights
+        (the other three values are 0):
+
+            {weights[4, 0]:.2f}·(1, 0) + {weights[4, 2]:.2f}·(0, 1)  =  ({weights[4, 0]:.2f}, {weights[4, 2]:.2f})
+
+        Now the vector of "she" says: {weights[4, 2]:.0%} Anna, {weights[4, 0]:.0%} Tom.""",
+    )
+    presenter.section(
+        "All words at once, and the causal mask",
+        """Written as matrices, with a row for each word, all scores are one product, Q Kᵀ / √D. But a word must not see
+        later words. In training, every word of the text predicts its successor at the same time; if "saw" could look at
+        "Anna", it would read off its answer, and in use, when the future is not written yet, it would know nothing. So
+        the scores of later words are replaced by -∞, whose softmax is 0. This is the causal mask. The weights, a row
+        for each query:""",
+    )
+    presenter.table(
+        ("query", *WORDS, "output"),
+        [
+            (w, *(f"{x:.2f}" if j <= i else "" for j, x in enumerate(weights[i])), _pair(weights[i] @ VALUES))
+            for i, w in enumerate(WORDS)
+        ],
+    )
+    presenter.text("""Words that look for nothing (query 0) get the plain average of all words up to their own.""")
+    presenter.section(
+        "The code", "Attention is these two functions (`key.mT` is Kᵀ, `triu` the part above the diagonal):"
+    )
+    presenter.code(causal_softmax, attend)
+    output = attend(QUERIES, KEYS, VALUES)
+    return {"she_on_anna": float(weights[4, 2]), "she_output": float(output[4, 1])}
+
+
+def _pair(numbers: torch.Tensor) -> str:
+    return f"({', '.join(f'{number:.2g}' for number in numbers.tolist())})"
+
+
+def _take_four_steps(presenter: Presenter) -> dict[str, float]:
+    presenter.section(
+        "Where the three vectors come from",
+        """In a model nobody chooses the numbers. Each word has its vector x of C numbers, and three matrices, learned
+        by gradient descent like all weights, make the three vectors from it:
+
+            q = x W_q          k = x W_k          v = x W_v
+
+        What their numbers mean is up to training; they seldom have a meaning as plain as ours. Attention contains
+        simpler ideas as special cases:
+
+        - Step 1, the average of the past: y_t = 1/t Σ x_s over the words s up to t.
+        - Step 2, weights by softmax: the rows of a table of scores, fixed once and for all; if all scores are equal,
+          this is step 1.
+        - Step 3, query, key and value: the scores come from the words. With fixed queries and keys it is step 2.
+        - Step 4, several heads: one head can look for one thing at a time. So H heads work side by side, each with
+          queries, keys and values of D = C / H numbers; their outputs are concatenated and mixed by one more matrix,
+          W_o (Vaswani et al. 2017, arXiv:1706.03762). With one head, and W_o that changes nothing, it is step 3.""",
+    )
+    presenter.section(
+        "Several heads in code", "Splitting makes H short vectors of each long one; the rest is `attend`:"
+    )
+    presenter.code(split_heads, attend_with_heads)
+    torch.manual_seed(0)
+    T, C = 6, 8
+    x = torch.randn(T, C, dtype=torch.float64)
+    table = torch.randn(T, T, dtype=torch.float64)
+    w_q, w_k, w_v, w_o = (torch.randn(C, C, dtype=torch.float64) / math.sqrt(C) for _ in range(4))
+    identity = torch.eye(C, dtype=torch.float64)
+    differences = {
+        "1 in 2": (causal_softmax(torch.zeros(T, T, dtype=torch.float64)) @ x - average_of_the_past(x)),
+        # queries are the rows of a table and keys unit vectors, so that q · k are the table's entries
+        "2 in 3": attend(table * math.sqrt(T), torch.eye(T, dtype=torch.float64), x) - causal_softmax(table) @ x,
+        "3 in 4": attend_with_heads(x, w_q, w_k, w_v, identity, 1) - attend(x @ w_q, x @ w_k, x @ w_v),
+        "4 and torch": attend_with_heads(x, w_q, w_k, w_v, w_o, 2) - _torch_heads(x, w_q, w_k, w_v, w_o, 2),
+    }
+    results = {name: float(difference.abs().max()) for name, difference in differences.items()}
+    presenter.section("A check", f"{T} tokens of {C} features, all numbers random, and the largest difference:")
+    presenter.table(
+        ("special case", "compared with", "difference"),
+        [
+            ("step 2, all scores 0", "step 1", results["1 in 2"]),
+            ("step 3, queries from a table", "step 2", results["2 in 3"]),
+            ("step 4, one head", "step 3", results["3 in 4"]),
+            ("step 4, two heads", "nn.MultiheadAttention", results["4 and torch"]),
+        ],
+    )
+    presenter.text("All are equal up to rounding; the last is PyTorch's own implementation.")
+    return results
+
+
+def _scale(presenter: Presenter) -> dict[str, float]:
+    presenter.section(
+        "Why scores are divided by √D",
+        """A score is a sum of D products. If the numbers of query and key are independent, with mean 0 and variance 1,
+        the score has the variance D and the standard deviation √D: the longer the vectors, the larger the scores. Then
+        softmax gives nearly all weight to one key, before anything is learned, and where softmax is that flat, the
+        gradient is nearly 0. Divided by √D the scores have the standard deviation 1. The largest weight of a random
+        query among 64 random keys, mean of 1,000:""",
+    )
+    torch.manual_seed(1)
+    rows = []
+    for size in (4, 64, 1024):
+        query, key = torch.randn(1000, size), torch.randn(64, size)
+        plain, scaled = (
+            (query @ key.T * factor).softmax(-1).max(-1).values.mean().item() for factor in (1, size**-0.5)
+        )
+        rows.append((f"{size}", f"{plain:.2f}", f"{scaled:.2f}"))
+    presenter.table(("D", "q · k", "q · k / √D"), rows)
+    return {"unscaled": plain, "scaled": scaled}
+
+
+def _add_positions(presenter: Presenter) -> dict[str, float]:
+    positions, weights, accuracy = learn_positions(3)
+    results = {"accuracy": accuracy, "accuracy_without": learn_positions(3, with_positions=False)[2]}
+    correct_weight = weights[torch.arange(3, 24), torch.arange(21)].mean().item()
+    presenter.section(
+        "Positions",
+        f"""An average does not depend on the order: shuffle the earlier words, and the output is the same. But "dog
+        bites man" is not "man bites dog". So each position gets a vector, too, which is added to the one of the word:
+
+        - learned position embeddings: one vector for each position, as for each word;
+        - sinusoidal ones: sin(t / 10000^(2i/C)) and the cosine of the same, for position t, in the features 2i and
+          2i + 1: slow and fast waves, as the hands of a clock (Vaswani et al. 2017);
+        - rotary ones, which current models use, turn query and key instead (see the ladder).
+
+        A test: one head learns to repeat the token three positions earlier, out of 12 kinds. With learned positions the
+        accuracy is {accuracy:.0%}, and {correct_weight:.0%} of the attention is on the right token. Without them, it is
+        {results["accuracy_without"]:.0%}: the average contains which tokens occurred, not where.""",
+    )
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 3)
+        waves = SinusoidalPositions(32)(torch.arange(64)[None])[0]
+        images = (
+            (waves, "sinusoidal positions", "feature", "position"),
+            (positions, "learned positions", "feature", "position"),
+            (weights, "weights: three positions back", "position of the key", "position of the query"),
+        )
+        for axes, (values, title, x_name, y_name) in zip(panels, images, strict=True):
+            image = axes.imshow(values.numpy(), aspect="auto", cmap="Blues" if values is weights else "RdBu")
+            figure.colorbar(image, ax=axes)
+            axes.set(title=title, xlabel=x_name, ylabel=y_name)
+
+    presenter.plot("attention", "Positions, and a head that has learned to use them", draw, (11, 4.3))
+    return results

@@ -1,17 +1,5 @@
 """Automatic differentiation: each number records its operands, so that derivatives can be computed backwards.
 
-A computation can be drawn as a graph, with arrows from operands to results. Each arrow has a local derivative, that of
-the result with respect to the operand: 1 for a sum, the other factor for a product; those of the other operations are
-in the code below (tanh x is S-shaped, from -1 to 1, with the derivative 1 - tanh² x; the next lesson is about such
-functions). The chain rule gives the derivative of a number with respect to a distant one: multiply along each path, and
-add over all paths:
-
-    d out / d a  =  Σ over results r of a:  d out / d r · d r / d a
-
-So it suffices to walk from the output back to the inputs and to propagate each number's derivative to its operands. A
-number's derivative must be complete before it is propagated: all its results come first. An order in which operands
-precede results is called topological; we traverse it in reverse. This is backpropagation.
-
 Here each value is one number, a scalar. PyTorch does the same with tensors, which are arrays of numbers; micrograd
 (github.com/karpathy/micrograd) does it with scalars, in as few lines as here.
 """
@@ -50,7 +38,8 @@ class Value:
 
     def __mul__(self, other: Value | float) -> Value:
         other = as_value(other)
-        return Value(self.data * other.data, ((self, other.data), (other, self.data)), "×")
+        operands = (self, other.data), (other, self.data)
+        return Value(self.data * other.data, operands, "×")
 
     def __pow__(self, exponent: float) -> Value:
         """Raise to a constant exponent."""
@@ -62,8 +51,8 @@ class Value:
         return Value(result, ((self, result),), "exp")
 
     def log(self) -> Value:
-        """Return the natural logarithm."""
-        return Value(math.log(self.data), ((self, 1 / self.data),), "log")
+        """Return the natural logarithm, ln x."""
+        return Value(math.log(self.data), ((self, 1 / self.data),), "ln")
 
     def tanh(self) -> Value:
         """Return the hyperbolic tangent."""
@@ -165,13 +154,83 @@ def draw_graph(output: Value, figure: Figure) -> None:
 
 
 def run(presenter: Presenter) -> dict[str, float]:
-    """Show a computation graph, a numerical check of its gradient, and a number that is used twice."""
+    """Derive backpropagation on a small graph; show a numerical check, and a number that is used twice."""
     presenter.section(
-        "A computation graph",
-        """A neuron with an activation function, out = tanh(w x + b), and its loss, (out - 1)². Each result records its
-        operands and its derivative with respect to each of them. Backwards along the arrows, derivatives are
-        multiplied; where arrows meet, they are added. In the plot, an arrow is labelled with its derivative.""",
+        "The question",
+        """For the neuron we derived the gradient by hand. A network has thousands of parameters in formulas inside
+        formulas. How does a program find all derivatives by itself? By two ideas. First: every computation, however
+        long, is made of small ones (+, ×, …), whose derivatives are known. Each of these is called a local derivative:
+
+            c = a + b       d c / d a = 1          d c / d b = 1
+            c = a · b       d c / d a = b          d c / d b = a
+            c = a²          d c / d a = 2a
+            c = tanh a      d c / d a = 1 - c²
+
+        (tanh is an S-shaped function from -1 to 1; the next lesson says what for.) So each number remembers what it was
+        computed from, its operands, and the local derivatives:""",
     )
+    presenter.code(Value.__mul__, Value.tanh)
+
+    presenter.section(
+        "The chain rule along a graph",
+        """Second: draw the computation as a graph, with an arrow from each operand to the result. The chain rule says:
+        the derivative of the end with respect to a number is the product of the local derivatives along the path to
+        the end; if there are several paths, the sum of their products. Take a neuron with tanh, out = tanh(w x + b),
+        and its loss (out - 1)², at w = 0.5, x = 2, b = -0.3:
+
+            w x  =  0.5 · 2        =  1
+            sum  =  1 - 0.3        =  0.7
+            out  =  tanh 0.7       =  0.6044
+            loss =  (0.6044 - 1)²  =  0.1565
+
+        This is the forward pass. Now backwards, from the loss, whose derivative with respect to itself is 1:
+
+            out:  1 · 2 (0.6044 - 1)        =  -0.7913
+            sum:  -0.7913 · (1 - 0.6044²)   =  -0.5022
+            w x:  -0.5022 · 1               =  -0.5022      b: the same
+            w:    -0.5022 · x               =  -1.004       x: -0.5022 · w = -0.2511""",
+    )
+    w, loss, rows = _compute_graph()
+    presenter.section(
+        "Backpropagation in code",
+        """The program does the same. It visits every number after all its results (in reverse topological order), so
+        that its derivative is complete before it is passed on to the operands. This is backpropagation:""",
+    )
+    presenter.code(Value.backward)
+    presenter.section("The result", "The gradient of every number of the graph, computed by `loss.backward()`:")
+    presenter.table(("number", "value", "d loss / d number"), rows)
+    title = "Backpropagation: each arrow carries its local derivative"
+    presenter.plot("autograd_graph", title, lambda figure: draw_graph(loss, figure), (13, 4.5))
+
+    presenter.section(
+        "A numerical check",
+        """Is it right? If w changes by a small h, the loss changes by about the derivative times h. So compute the loss
+        at w + h and at w - h, and divide the difference by 2h:""",
+    )
+
+    def loss_at(weight: float) -> float:
+        return (math.tanh(weight * 2.0 - 0.3) - 1) ** 2
+
+    checks = [(f"{h:g}", (loss_at(0.5 + h) - loss_at(0.5 - h)) / (2 * h), w.grad) for h in (0.1, 0.01, 0.001)]
+    presenter.table(("h", "measured", "by the chain rule"), checks)
+    presenter.text("""They agree better the smaller h is. Why not always measure? Because each parameter would need two
+        more computations of the loss; backpropagation gives all derivatives in about the time of two.""")
+
+    presenter.section(
+        "A number that is used twice",
+        """In y = a·a + a there are three arrows from a. The derivative is the sum over the three paths, a + a + 1. This
+        is why `backward` adds to `grad` (+=) instead of assigning it.""",
+    )
+    a = Value(3.0, label="a")
+    y = a * a + a
+    y.backward()
+    presenter.text(f"""At a = 3: y = {y.data:g}, dy/da = {a.grad:g}. PyTorch works in the same way, with arrays of
+        numbers (tensors) instead of single ones.""")
+    return {"numeric_error": abs(float(checks[-1][1]) - w.grad), "used_twice": a.grad}
+
+
+def _compute_graph() -> tuple[Value, Value, list[tuple[str, float, float]]]:
+    """Return w and the loss of the lesson's example after `backward`, and a row for each number."""
     w, x, b = Value(0.5, label="w"), Value(2.0, label="x"), Value(-0.3, label="b")
     product = w * x
     total = product + b
@@ -180,34 +239,6 @@ def run(presenter: Presenter) -> dict[str, float]:
     loss = error**2
     loss.backward()
     error.label, loss.label = "out - 1", "loss = (out - 1)²"
-    product.label, total.label, out.label = "w x", "w x + b", "out = tanh(…)"
-    rows = [
-        (name, v.data, v.grad)
-        for name, v in {"w": w, "x": x, "b": b, "w x": product, "w x + b": total, "out": out, "loss": loss}.items()
-    ]
-    presenter.table(("number", "value", "d loss / d number"), rows)
-    presenter.plot("autograd_graph", lambda figure: draw_graph(loss, figure), (13, 4.5))
-
-    presenter.section(
-        "A numerical check",
-        """If w changes by a small h, the loss changes by about the derivative times h. To check it, compute the loss at
-        w + h and at w - h, and divide the difference by 2h.""",
-    )
-
-    def loss_at(weight: float) -> float:
-        return (math.tanh(weight * 2.0 - 0.3) - 1) ** 2
-
-    rows = [(f"{h:g}", (loss_at(0.5 + h) - loss_at(0.5 - h)) / (2 * h), w.grad) for h in (0.1, 0.01, 0.001)]
-    presenter.table(("h", "measured", "by the chain rule"), rows)
-
-    presenter.section(
-        "A number that is used twice",
-        """In y = a·a + a, the number a has three arrows, and the derivative is their sum, a + a + 1. This is why
-        gradients are accumulated, not assigned, and why a number's gradient is propagated only after those of all its
-        results.""",
-    )
-    a = Value(3.0, label="a")
-    y = a * a + a
-    y.backward()
-    presenter.text(f"At a = 3: y = {y.data:g}, dy/da = {a.grad:g}.")
-    return {"numeric_error": abs(float(rows[-1][1]) - w.grad), "used_twice": a.grad}
+    product.label, total.label, out.label = "w x", "sum = w x + b", "out = tanh(…)"
+    numbers = {"w": w, "x": x, "b": b, "w x": product, "sum = w x + b": total, "out = tanh sum": out, "loss": loss}
+    return w, loss, [(name, value.data, value.grad) for name, value in numbers.items()]

@@ -1,36 +1,9 @@
-"""Why deep networks are hard to train: every layer multiplies the gradient once more.
-
-In a stack of layers h_l = tanh(h_{l-1} W_l), the chain rule propagates the gradient as
-
-    d loss / d h_{l-1}  =  (tanh'(h_{l-1} W_l) · d loss / d h_l) W_lᵀ
-
-(· is the elementwise product, Wᵀ the transpose of W), so thirty layers multiply thirty matrices. If each makes vectors
-a little shorter, the gradient vanishes and the first layers learn nothing; if a little longer, it explodes. The numbers
-in a layer's output are called features, the examples that are processed together a batch, the mean squared distance
-from the mean variance, and its root standard deviation. Four remedies:
-
-- *initialization*: weights of variance 1/n (LeCun et al. 1998). A sum of n products w_i x_i of independent numbers with
-  mean 0, where x_i has variance 1, then has variance n · 1/n · 1 = 1: the scale is preserved;
-- *batch normalization* (arXiv:1502.03167): scale each feature to mean 0 and variance 1 over the examples of a batch (at
-  inference, with means and variances of training);
-- *layer normalization* (arXiv:1607.06450): the same for each example, over its features. It needs no other examples;
-- *residual connections* (arXiv:1512.03385): h_l = h_{l-1} + tanh(…), so that d h_l / d h_{l-1} is 1 + …: the gradient
-  has a direct path.
-
-The norms are applied to the sums, before tanh. Usually each has a learned scale and shift, which are omitted here.
-
-Both norms are one function along different axes: y = (x - mean) / s, s the standard deviation of n numbers. If x_j
-grows by a small d, the mean grows by d/n and s by d y_j / n, so d y_i / d x_j = ([1 if i = j] - 1/n - y_i y_j / n) / s.
-Multiplied by g_i = d loss / d y_i and summed over i:
-
-    d loss / d x  =  (g - mean(g) - y · mean(g y)) / s
-
-The components of the gradient that only shift or scale x are removed, because the norm cancels them.
-"""
+"""Why deep networks are hard to train: every layer multiplies the gradient once more. Four remedies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,13 +19,16 @@ EPS = 1e-5  # prevents division by zero if all numbers are equal
 
 def normalize(x: Array, axis: int) -> Array:
     """Scale (examples, features) to mean 0 and variance 1 along an axis: 0 is batch, -1 layer normalization."""
-    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + EPS)
+    centred = x - x.mean(axis, keepdims=True)
+    return centred / np.sqrt(x.var(axis, keepdims=True) + EPS)
 
 
 def normalize_backward(x: Array, gradient: Array, axis: int) -> Array:
     """Return d loss / d x, given `gradient`, d loss / d normalize(x)."""
     y, s = normalize(x, axis), np.sqrt(x.var(axis, keepdims=True) + EPS)
-    return (gradient - gradient.mean(axis, keepdims=True) - y * (gradient * y).mean(axis, keepdims=True)) / s
+    shift = gradient.mean(axis, keepdims=True)
+    scale = (gradient * y).mean(axis, keepdims=True)
+    return (gradient - shift - y * scale) / s
 
 
 @dataclass(frozen=True)
@@ -116,32 +92,95 @@ def measure_scales(
 
 
 def run(presenter: Presenter) -> dict[str, float]:
-    """Compare the activations and gradients of thirty-layer networks."""
+    """Derive the vanishing gradient and the norms; compare the gradients of thirty-layer networks."""
     presenter.section(
-        "Thirty layers",
-        """64 neurons per layer, tanh, random weights, before training. Standard deviation of the last layer's output,
-        relative to the input, and of the gradient at three layers, relative to the last one. If the gradient is far
-        below 1, the first layers learn nothing; far above, training is unstable.""",
+        "The question",
+        """More layers can express more. Yet before 2015 or so, networks of thirty layers could not be trained. Why?
+        Take a stack in which each layer computes h_l = tanh(h_(l-1) W_l) from the one below. By the chain rule the
+        gradient travels back through
+
+            d loss / d h_(l-1)  =  (tanh' · d loss / d h_l) W_lᵀ
+
+        (tanh' is the slope of tanh, at most 1; W_lᵀ is W_l with rows and columns exchanged). Each layer multiplies the
+        gradient once more. Thirty factors of 1/2 make 0.5^30 = 0.000000001: the gradient vanishes, and the first layers
+        learn nothing. Thirty factors of 2 make a billion: it explodes, and training diverges. Only factors near 1 are
+        usable.""",
     )
-    measured = {name: measure_scales(stack) for name, stack in STACKS.items()}
+    presenter.section(
+        "Words for spread",
+        """The numbers in a layer's output are called its features; the examples that are computed together are a batch.
+        How large are features? Their mean says little, because positive and negative ones cancel. So take the mean of
+        their squared distances from the mean, the variance, and its root, the standard deviation:
+
+            variance of 1, 2, 3, 6:   mean 3,   (4 + 1 + 0 + 9) / 4 = 3.5
+            standard deviation:       √3.5 = 1.87
+
+        The question is now: how do the standard deviations of outputs and gradients change from layer to layer?""",
+    )
+    presenter.section(
+        "Four remedies",
+        """
+        - Initialization: random weights of variance 1/n for n inputs (LeCun et al. 1998). A sum of n products of
+          independent numbers, of variance 1/n and 1, has the variance n · 1/n · 1 = 1: the scale stays.
+        - Batch normalization (arXiv:1502.03167): shift and scale each feature to mean 0 and variance 1 over the
+          examples of the batch.
+        - Layer normalization (arXiv:1607.06450): the same for each example over its features. It needs no other
+          examples, so that language models use it.
+        - Residual connections (arXiv:1512.03385): h_l = h_(l-1) + tanh(…). The derivative with respect to h_(l-1) is
+          1 + …: there is always a path without any factor.
+
+        Both norms are one function along different directions of the table (examples, features). They are applied
+        before tanh; a learned scale and shift, which usually follow, are left out here.""",
+    )
+    presenter.code(normalize)
+    _compare(presenter)
+    presenter.section(
+        "The gradient of a norm",
+        """A norm is y = (x - mean) / s, where s is the standard deviation of n numbers. If x_j grows by a small d, the
+        mean grows by d/n and s by d y_j / n. So
+
+            d y_i / d x_j  =  ([1 if i = j] - 1/n - y_i y_j / n) / s
+
+        Multiplied by g_i = d loss / d y_i and summed over i, that is
+
+            d loss / d x  =  (g - mean(g) - y · mean(g y)) / s
+
+        The parts of the gradient that would only shift or scale x are removed: the norm undoes such changes, so they
+        can't change the loss. And the division by s makes the gradient independent of the scale of the weights.""",
+    )
+    presenter.code(normalize_backward)
+    measured = _measure()
+    first_gradients = {name: gradients[0] for name, (_, gradients) in measured.items()}
+    return {**first_gradients, "signal": measured["half as large"][0][-1]}
+
+
+@cache
+def _measure() -> dict[str, tuple[list[float], list[float]]]:
+    return {name: measure_scales(stack) for name, stack in STACKS.items()}
+
+
+def _compare(presenter: Presenter) -> None:
+    presenter.section(
+        "Thirty layers, measured",
+        """64 features, random weights, before training. Standard deviation of the last layer's output relative to the
+        input, and of the gradient at layers 20, 10 and 1 relative to layer 30 (1e-03 means 0.001):""",
+    )
+    measured = _measure()
     rows = [
         (name, f"{signals[-1]:.1e}", *(f"{gradients[i]:.1e}" for i in (19, 9, 0)))
         for name, (signals, gradients) in measured.items()
     ]
     presenter.table(("weights", "output", "gradient at 20", "at 10", "at 1"), rows)
-    presenter.text("""With weights half as large, both vanish: 1/2 to the 29th power is 2e-9. With weights twice as
-        large, the gradient explodes, limited by the saturation of tanh. With variance 1/n, before training, only tanh
-        reduces it. The norms make the scale of the weights irrelevant (the gradient grows by about a tenth per layer);
-        the residual connections give it a direct path.""")
+    presenter.text("""Half as large as 1/n asks for: both vanish, as 0.5^29 = 2e-09. Twice as large: the gradient
+        explodes, though tanh limits it. Variance 1/n: only tanh reduces it. The norms make the scale of the weights
+        irrelevant (the gradient grows by a tenth per layer); residual connections give it a direct path.""")
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for name, (_, gradients) in measured.items():
             axes.plot(range(1, 31), gradients, label=name, linestyle="-" if "," in name else "--")
-        axes.set(yscale="log", xlabel="layer", ylabel="gradient relative to the last layer")
+        axes.set(yscale="log", xlabel="layer", ylabel="standard deviation, relative to layer 30")
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside right center", title="weights")
 
-    presenter.plot("depth", draw)
-    first_gradients = {name: gradients[0] for name, (_, gradients) in measured.items()}
-    return {**first_gradients, "signal": measured["half as large"][0][-1]}
+    presenter.plot("depth", "The gradient on its way back through 30 layers", draw, (9, 4.5))

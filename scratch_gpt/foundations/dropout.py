@@ -1,17 +1,4 @@
-"""Dropout: train with a random part of the neurons disabled, so that no neuron can rely on another one.
-
-During training, each output of a hidden neuron is set to 0 with probability p, and the others are divided by 1 - p:
-
-    y = x · m / (1 - p),   m = 0 with probability p, else 1
-
-The mean of m is 1 - p, so the mean of y is x, and inference, without dropout, needs no scaling. The gradient has the
-same mask: d y / d x = m / (1 - p) (Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html; scaling during
-training instead of inference is called inverted dropout).
-
-A network with more weights than examples can memorise them: its loss on them falls to 0, while the loss on other
-examples grows. This is overfitting. Dropout makes memorising noise harder, because the active network differs at every
-step.
-"""
+"""Overfitting, and dropout: train with a random part of the neurons disabled, so that none can rely on another."""
 
 from __future__ import annotations
 
@@ -81,36 +68,67 @@ def fit(p: float, seed: int, steps: int = 1000, width: int = 128) -> tuple[list[
 
 
 def run(presenter: Presenter) -> dict[str, float]:
-    """Show the mean of dropped-out values, and overfitting with and without dropout."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.full((10,), 2.0)
+    """Show overfitting, derive dropout, and show that it preserves the mean and reduces overfitting."""
     presenter.section(
-        "The mean is preserved",
-        f"""Ten times the number 2 after dropout with p = 0.5:
-        {" ".join(f"{v:g}" for v in dropout(x, 0.5, generator))}.
-        The remaining numbers are doubled, which preserves the mean. Over a million numbers:""",
+        "The question",
+        """A network with more weights than examples can memorise them: its loss on them falls to 0. But we want it to
+        be right on examples that it has not seen. So part of the data is kept aside: the network is trained on the
+        training set and judged on the rest, the validation or test set. If the training loss falls while the loss on
+        the rest rises, the network learns what is accidental in its examples, the noise. This is overfitting. What
+        helps?
+
+        - more examples, if there are any;
+        - a smaller network;
+        - early stopping: keep the weights from the step where the validation loss was lowest;
+        - making it harder to memorise. One such method is dropout.""",
     )
+    means = _show_mean(presenter)
+    return means | _overfit(presenter)
+
+
+def _show_mean(presenter: Presenter) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    presenter.section(
+        "Dropout",
+        f"""In each training step, every output of a hidden neuron is set to 0 with probability p, and the others are
+        divided by 1 - p (Srivastava et al. 2014):
+
+            y = x · m / (1 - p)        m = 0 with probability p, else 1
+
+        No neuron can rely on a certain other one, so accidental combinations are of little use. Why the division? The
+        mean of m is 1 - p, so the mean of y is x: in use, when nothing is dropped, the next layer gets what it is used
+        to. The gradient has the same mask: d y / d x = m / (1 - p). Ten times the number 2 with p = 0.5:
+
+            {" ".join(f"{v:g}" for v in dropout(torch.full((10,), 2.0), 0.5, generator))}""",
+    )
+    presenter.code(dropout)
+    presenter.section("The mean is preserved", "A million times the number 2:")
     largest_error = 0.0
     rows: list[tuple[str | float, ...]] = []
     for p in (0.1, 0.3, 0.5, 0.8):
         dropped = dropout(torch.full((1_000_000,), 2.0), p, generator)
         rows.append((f"{p}", f"{(dropped == 0).float().mean():.1%}", dropped.mean().item()))
         largest_error = max(largest_error, abs(dropped.mean().item() - 2))
-    presenter.table(("p", "zeros", "mean (2 before)"), rows)
+    presenter.table(("p", "zeros", "mean"), rows)
+    return {"mean_error": largest_error}
 
+
+def _overfit(presenter: Presenter) -> dict[str, float]:
     presenter.section(
-        "Overfitting",
-        """60 points of two noisy half circles, and a network with 17,000 weights. Cross-entropy after 1,000 steps on
-        these points and on 2,000 test points; means of three seeds:""",
+        "Overfitting, with and without dropout",
+        """60 points of two half circles that overlap, and a network with 17,000 weights. Cross-entropy in nats after
+        1,000 steps, on these points and on 2,000 others; means of three random starts:""",
     )
-    curves = {p: [fit(p, seed) for seed in range(3)] for p in (0.0, 0.2, 0.5)}
+    curves = {p: [fit(p, seed) for seed in range(3)] for p in (0.0, 0.5)}
     mean = {
         p: [torch.tensor([one[side] for one in runs]).mean(0).tolist() for side in (0, 1)] for p, runs in curves.items()
     }
     rows = [(f"{p}", train[-1], test[-1], min(test)) for p, (train, test) in mean.items()]
     presenter.table(("p", "training loss", "test loss", "lowest test loss"), rows)
-    presenter.text("""Without dropout the network memorises the 60 points, and the test loss grows far above its
-        minimum. Dropout reduces overfitting. It replaces neither more examples nor early stopping.""")
+    presenter.text("""Without dropout the network memorises the 60 points, and the test loss rises far above its lowest
+        value; a guess between two classes would have ln 2 = 0.693. With dropout it rises less, but it rises: dropout
+        replaces neither more examples nor early stopping. Large language models, which see each text only once or a few
+        times, are mostly trained without dropout; small ones on little text need it.""")
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -119,15 +137,14 @@ def run(presenter: Presenter) -> dict[str, float]:
                 name = ("training", "test")[side]
                 steps = range(0, 50 * len(mean[p][side]), 50)
                 axes.plot(steps, mean[p][side], color=colour, linestyle=style, label=f"p = {p}, {name}")
-        axes.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
+        axes.set(xlabel="step", ylabel="cross-entropy in nats", ylim=(0, None))
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside right center", title="dropout, examples")
 
-    presenter.plot("dropout", draw)
+    presenter.plot("dropout", "The training loss falls, the test loss rises: overfitting", draw, (9, 4.5))
     return {
         "train_without": mean[0.0][0][-1],
         "best_without": min(mean[0.0][1]),
-        "mean_error": largest_error,
         "gap_without": mean[0.0][1][-1] - mean[0.0][0][-1],
         "gap_with": mean[0.5][1][-1] - mean[0.5][0][-1],
         "without": mean[0.0][1][-1],

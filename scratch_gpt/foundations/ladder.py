@@ -1,26 +1,10 @@
 """The ablation ladder: each idea on the way from the bigram to a modern GPT, with one budget on one text.
 
 The first four rungs are separate models; from one head on, each rung changes one thing of the previous one (GPT's
-initialization two). The budget is the same steps on the same batches in the same order, not the same time or number of
-parameters. Optimizers and learning rates are the same for all and tuned for none: AdamW (Adam with decoupled weight
-decay, Loshchilov and Hutter 2019) for embeddings, head, norms and biases, Muon for the other matrices
+initialization two). Optimizers and learning rates are the same for all and tuned for none: AdamW (Adam with decoupled
+weight decay, Loshchilov and Hutter 2019) for embeddings, head, norms and biases, Muon for the other matrices
 (`train/optim/muon.py`: momentum, orthogonalized). The learning rates have a warm-up of 20 steps and a cosine decay, and
 the gradient norm is clipped to 1. All rungs are evaluated on the same held-out end of the text.
-
-Ideas that are not in an earlier lesson:
-
-- *recurrent network*: one state, which each character updates: h_t = tanh(x_t W + h_{t-1} U + b);
-- *feed-forward*: two layers applied to each token separately, C → 4C → C, with an activation function between;
-- *GPT's initialization*: tied embedding and head, and small random weights (GPT-2);
-- *RMSNorm*: x / √mean(x²) times a learned scale, without mean and bias;
-- *rotary positions*: pairs of features of query and key are rotated by t · θ_i, θ_i = 10000^(-2i/D), so that their
-  product depends on the distance of the positions only;
-- *SwiGLU*: (silu(x W_g) · x W_u) W_d: one projection gates the other;
-- *q/k norm*: queries and keys of each head are normalized before they are rotated (Qwen3, Gemma 3);
-- *sliding windows*: two of three blocks attend to the last 16 characters only (Mistral, Gemma);
-- *parallel residual*: attention and feed-forward network read the same input (GPT-J, GPT-NeoX);
-- *experts*: four feed-forward networks of half the size, of which a router chooses two for each character (Mixtral). A
-  character uses as many parameters as before, and the model has more.
 
 The models are in `ladder_models.py`. Dimension letters: B batch, T characters, V vocabulary.
 """
@@ -31,13 +15,12 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -48,9 +31,8 @@ from ..data.corpora.stories import stories
 from ..errors import ScratchError
 from ..hardware import available_cores
 from ..train.optim.muon import Muon
-from .ladder_models import BLOCKS, CONTEXT, GPT, HEADS, HIDDEN, Bigram, IncompleteGPT, Recurrent, Window
+from .ladder_models import CONTEXT, HIDDEN, RUNGS, Rung
 from .lesson import BLUE, LIGHT, RED, Presenter
-from .text import WINDOW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,49 +41,8 @@ BATCH_SIZE = 8
 HELD_OUT = 0.1  # fraction of the text, at its end
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A step of the ladder.
-
-    Attributes:
-        name: name of the model.
-        idea: difference to the previous rung, in a few words.
-        build: builds the model, given the vocabulary size.
-    """
-
-    name: str
-    idea: str
-    build: Callable[[int], nn.Module]
-
-
-BLOCK = {"feed_forward": True, "residual": True, "norm": True}
-ROTARY: dict[str, Any] = {"norm_type": "rms_norm", "position_type": "rotary"}
-# An intermediate size with about as many weights as 4C without the gate.
-SWIGLU: dict[str, Any] = {"hidden_act": "silu", "mlp_gated": True, "intermediate_size": 344}
-SLIDING: dict[str, Any] = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
-WINDOWED: dict[str, Any] = {**ROTARY, **SWIGLU, "qk_norm": True, **SLIDING, "sliding_window": 16}
-PARALLEL: dict[str, Any] = {**WINDOWED, "parallel_residual": True}
-EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 172, "mlp_bias": False}
-RUNGS = (
-    Rung("bigram", "a table of pairs", Bigram),
-    Rung("window", f"{WINDOW} embeddings", Window),
-    Rung("recurrent", "a recurrent state", Recurrent),
-    Rung("one head", "attention", partial(IncompleteGPT, heads=1)),
-    Rung("many heads", f"{HEADS} heads", partial(IncompleteGPT, heads=HEADS)),
-    Rung("feed-forward", "an MLP per token", partial(IncompleteGPT, heads=HEADS, feed_forward=True)),
-    Rung("residuals", "residual connections", partial(IncompleteGPT, heads=HEADS, feed_forward=True, residual=True)),
-    Rung("layer norm", "normalized inputs", partial(IncompleteGPT, heads=HEADS, **BLOCK)),
-    Rung("GPT init", "small, tied weights", partial(GPT, num_hidden_layers=1)),
-    Rung("GPT", f"{BLOCKS} blocks", GPT),
-    Rung("RMSNorm", "no mean, no bias", partial(GPT, norm_type="rms_norm")),
-    Rung("rotary positions", "relative positions", partial(GPT, **ROTARY)),
-    Rung("SwiGLU", "a gated feed-forward", partial(GPT, **ROTARY, **SWIGLU)),
-    Rung("q/k norm", "normalized queries", partial(GPT, **ROTARY, **SWIGLU, qk_norm=True)),
-    Rung("sliding windows", "local attention", partial(GPT, **WINDOWED)),
-    Rung("parallel residual", "branches side by side", partial(GPT, **PARALLEL)),
-    Rung("experts", "2 of 4, half the size", partial(GPT, **(PARALLEL | EXPERTS))),
-)
 GPT_RUNGS = 1 + [rung.name for rung in RUNGS].index("GPT")  # the rungs of the first table
+HEAD_RUNG = [rung.name for rung in RUNGS].index("one head")
 COLUMNS = ("rung", "new", "loss", "gain", "params", "s")
 
 
@@ -279,7 +220,7 @@ def tabulate(results: dict[str, list[Result]], uniform_loss: float) -> list[tupl
 
 
 def run(presenter: Presenter, text: str, seeds: int = 3, steps: int = 1200) -> dict[str, list[Result]]:
-    """Train all rungs, and present the results as two tables and a plot.
+    """Explain and train all rungs, and present the results as two tables and a plot.
 
     Args:
         presenter: where to present them.
@@ -294,11 +235,12 @@ def run(presenter: Presenter, text: str, seeds: int = 3, steps: int = 1200) -> d
         ScratchError: the text is too short, or has only one distinct character.
     """
     uniform_loss = math.log(len(split_text(text)[2]))
+    explain(presenter)
     presenter.section(
         "The ladder, up to a GPT",
         f"""{steps:,} steps, batches of {BATCH_SIZE} × {CONTEXT} characters, {HIDDEN} features. Held-out loss in nats
         per character, {"one seed" if seeds == 1 else f"mean of {seeds} seeds ± half their range"}. A uniform prediction
-        has {uniform_loss:.3f}.""",
+        has {uniform_loss:.3f}. "gain" is the difference to the rung above.""",
     )
     results = train_all(text, seeds, steps)
     rows = tabulate(results, uniform_loss)
@@ -307,8 +249,59 @@ def run(presenter: Presenter, text: str, seeds: int = 3, steps: int = 1200) -> d
     presenter.table(COLUMNS, rows[GPT_RUNGS:])
     if seeds > 1 and (without_gain := find_without_gain(results)):
         presenter.section("Without gain at this size", f"{'; '.join(without_gain)}.")
-    presenter.plot("ladder", lambda figure: draw(results, figure), (11, 5.5))
+    presenter.plot("ladder", PLOT_TITLE, lambda figure: draw(results, figure), (11, 5.8))
+    discuss(presenter)
     return results
+
+
+def explain(presenter: Presenter) -> None:
+    """Present the question and a sentence on each rung."""
+    presenter.section(
+        "The question",
+        """Between the bigram and a current language model lie some fifteen ideas. Which of them matter? The ladder adds
+        one at a time and measures the loss each time, with everything else unchanged: the same text, the same number of
+        steps on the same batches, the same optimizers, tuned for none of the models. Such an experiment is called an
+        ablation. What it says holds for this budget: small models, little text, minutes of training. It does not say
+        what holds for large ones.""",
+    )
+    for title, rungs in (
+        ("Rungs without attention", RUNGS[:HEAD_RUNG]),
+        ("Rungs up to a GPT", RUNGS[HEAD_RUNG:GPT_RUNGS]),
+        ("Rungs from a GPT to current models", RUNGS[GPT_RUNGS:]),
+    ):
+        presenter.section(title, "\n".join(f"- {rung.name}: {rung.meaning}" for rung in rungs))
+
+
+def discuss(presenter: Presenter) -> None:
+    """Present what the results mean, and what they do not show."""
+    presenter.section(
+        "Why is one head no better than the bigram?",
+        """The bigram reads the last character directly: its row of the table is the prediction. One head without
+        residual connection never sees that character directly. It sees an average of the past, which contains the last
+        character only if query and key find it, and it must learn that first: by position, as in the lesson on
+        attention. An average of several characters hides which they were and in what order. On TinyShakespeare the
+        bigram has 2.49 nats and one head 2.55 (one seed); the same head with a residual connection around it, so that
+        the last character's vector is kept and the average added to it, has 2.29, and with layer norm 2.21. Several
+        heads help for the same reason: one can keep the last character while others look further back.""",
+    )
+    presenter.section(
+        "Why attention, if a recurrent network is as good?",
+        f"""At this size it is: on TinyShakespeare the recurrent network has 1.83 nats with 49 thousand weights, a GPT
+        of three blocks 1.82 with 611 thousand and nine times the training time. With {CONTEXT} characters of context
+        and few weights, one state can hold what is needed. Attention wins where this ends:
+
+        - Parallel training. The state of character t needs that of t - 1: a thousand characters are a thousand steps,
+          one after the other. Attention computes all positions at once, as one product of matrices, which is what
+          graphics processors are fast at.
+        - Long range. Between two characters that are n apart, the gradient of a recurrent network passes n times
+          through the same matrix, and vanishes or explodes, as in the lesson on depth. Attention connects any two in
+          one step, and keeps all of the past instead of one vector.
+        - Size. The gains of more blocks, weights and text last longer. This ladder is too short to show that (Kaplan et
+          al. 2020, arXiv:2001.08361, compare both).""",
+    )
+
+
+PLOT_TITLE = "Seventeen models with the same budget: loss, size and training time"
 
 
 def draw(results: dict[str, list[Result]], figure: Figure) -> None:

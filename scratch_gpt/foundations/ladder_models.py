@@ -1,4 +1,4 @@
-"""The models of the ladder.
+"""The rungs of the ladder, and their models.
 
 Rungs that are a special case of the package's models use `models/`. Only the others are implemented here: the window,
 the recurrent network, and incomplete GPT blocks.
@@ -8,6 +8,9 @@ All models map ids (B, T) to logits (B, T, V). Dimension letters: B batch, T cha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -129,3 +132,118 @@ def gpt_config(vocab_size: int, **settings: Any) -> ScratchGPTConfig:
     return ScratchGPTConfig.from_preset(
         "gpt2", vocab_size=vocab_size, max_position_embeddings=CONTEXT, **{**sizes, **settings}
     )
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the ladder.
+
+    Attributes:
+        name: name of the model.
+        idea: difference to the previous rung, in a few words.
+        build: builds the model, given the vocabulary size.
+        meaning: what the model is or adds, in a sentence.
+    """
+
+    name: str
+    idea: str
+    build: Callable[[int], nn.Module]
+    meaning: str
+
+
+BLOCK = {"feed_forward": True, "residual": True, "norm": True}
+ROTARY: dict[str, Any] = {"norm_type": "rms_norm", "position_type": "rotary"}
+# An intermediate size with about as many weights as 4C without the gate.
+SWIGLU: dict[str, Any] = {"hidden_act": "silu", "mlp_gated": True, "intermediate_size": 344}
+SLIDING: dict[str, Any] = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+WINDOWED: dict[str, Any] = {**ROTARY, **SWIGLU, "qk_norm": True, **SLIDING, "sliding_window": 16}
+PARALLEL: dict[str, Any] = {**WINDOWED, "parallel_residual": True}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 172, "mlp_bias": False}
+RUNGS = (
+    Rung("bigram", "a table of pairs", Bigram, "for each character a row of scores for the next one"),
+    Rung("window", f"{WINDOW} embeddings", Window, f"the embeddings of the last {WINDOW} characters, a hidden layer"),
+    Rung(
+        "recurrent",
+        "a recurrent state",
+        Recurrent,
+        "one vector, the state, is updated by every character: h_t = tanh(x_t W + h_(t-1) U + b) (Elman 1990)",
+    ),
+    Rung(
+        "one head",
+        "attention",
+        partial(IncompleteGPT, heads=1),
+        "attention instead of the state: characters and positions are embedded, and one head mixes the past",
+    ),
+    Rung(
+        "many heads",
+        f"{HEADS} heads",
+        partial(IncompleteGPT, heads=HEADS),
+        "several heads look for different things at the same time",
+    ),
+    Rung(
+        "feed-forward",
+        "an MLP per token",
+        partial(IncompleteGPT, heads=HEADS, feed_forward=True),
+        "after the mixing, two layers compute on each character's vector: C → 4C → C, GELU between them",
+    ),
+    Rung(
+        "residuals",
+        "residual connections",
+        partial(IncompleteGPT, heads=HEADS, feed_forward=True, residual=True),
+        "attention and feed-forward add to the vector instead of replacing it",
+    ),
+    Rung(
+        "layer norm",
+        "normalized inputs",
+        partial(IncompleteGPT, heads=HEADS, **BLOCK),
+        "a norm before each part and before the output; this is a complete block",
+    ),
+    Rung(
+        "GPT init",
+        "small, tied weights",
+        partial(GPT, num_hidden_layers=1),
+        "small random weights, and one table for input embedding and output (GPT-2)",
+    ),
+    Rung("GPT", f"{BLOCKS} blocks", GPT, f"{BLOCKS} blocks, so that a head can use what heads below have found"),
+    Rung(
+        "RMSNorm", "no mean, no bias", partial(GPT, norm_type="rms_norm"), "x / √mean(x²) times a learned scale (Llama)"
+    ),
+    Rung(
+        "rotary positions",
+        "relative positions",
+        partial(GPT, **ROTARY),
+        "pairs of numbers of query and key are turned by t · θ_i, θ_i = 10000^(-2i/D), so that their product depends "
+        "only on how far apart they are (RoFormer)",
+    ),
+    Rung(
+        "SwiGLU",
+        "a gated feed-forward",
+        partial(GPT, **ROTARY, **SWIGLU),
+        "(silu(x W_g) · x W_u) W_d: one layer decides how much of the other passes (PaLM, Llama)",
+    ),
+    Rung(
+        "q/k norm",
+        "normalized queries",
+        partial(GPT, **ROTARY, **SWIGLU, qk_norm=True),
+        "queries and keys are normalized before they are turned, so that scores can't grow (Qwen3, Gemma 3)",
+    ),
+    Rung(
+        "sliding windows",
+        "local attention",
+        partial(GPT, **WINDOWED),
+        "two of three blocks see the last 16 characters only, which saves time on long texts (Mistral, Gemma)",
+    ),
+    Rung(
+        "parallel residual",
+        "branches side by side",
+        partial(GPT, **PARALLEL),
+        "attention and feed-forward read the same input and are added together (GPT-J, GPT-NeoX)",
+    ),
+    Rung(
+        "experts",
+        "2 of 4, half the size",
+        partial(GPT, **(PARALLEL | EXPERTS)),
+        "four feed-forward networks, of which a router chooses two for each character: more weights, the same work "
+        "(Mixtral)",
+    ),
+)

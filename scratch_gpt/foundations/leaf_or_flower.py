@@ -1,20 +1,4 @@
-"""Leaf or flower: a classifier on our own autograd.
-
-The network has two inputs, colour (0 green, 1 red) and volume, and two outputs, one for each class; the prediction is
-the class with the higher output. Between them is a hidden layer with tanh: the decision boundary of a single layer
-would be a straight line, because two weighted sums are equal where their difference, again a weighted sum, is 0.
-
-The accuracy can't be the loss, because it does not change with small changes of a weight. So softmax turns the two
-scores (logits) into probabilities, p_i = e^s_i / Σ e^s_j, and the loss of an example is the negative log probability of
-its label, the cross-entropy:
-
-    loss = -log p_label = log Σ e^s_j - s_label
-
-It is 0 if the label's probability is 1, log 2 = 0.693 if both are 1/2, and grows without bound for confident errors.
-Its derivative with respect to a score is p_i, minus 1 for the label's; `backward` computes it without a special case.
-
-Each step uses a small random batch of examples (stochastic gradient descent), and the learning rate decays to 0.
-"""
+"""Leaf or flower: a classifier on our own autograd, and its loss, the cross-entropy."""
 
 from __future__ import annotations
 
@@ -67,9 +51,10 @@ class Network:
 
 
 def cross_entropy(scores: Sequence[Value], label: int) -> Value:
-    """Return log Σ e^s - s_label."""
-    highest = max(score.data for score in scores)  # subtracted to avoid overflow
-    return sum(((s - highest).exp() for s in scores), start=Value(0)).log() + highest - scores[label]
+    """Return ln Σ e^s - s_label."""
+    highest = max(score.data for score in scores)  # to avoid overflow
+    exponentials = [(s - highest).exp() for s in scores]
+    return sum(exponentials, start=Value(0)).log() + highest - scores[label]
 
 
 def train(network: Network, examples: Sequence[Example], steps: int, rate: float, batch: int, seed: int) -> list[float]:
@@ -134,14 +119,68 @@ TASKS: dict[str, tuple[Callable[[int, int], list[Example]], tuple[str, str], tup
 
 
 def run(presenter: Presenter) -> dict[str, float]:
-    """Train a linear and a nonlinear classifier on two tasks, and plot the decision boundaries."""
+    """Derive the cross-entropy; train a linear and a nonlinear classifier on two tasks."""
+    _explain(presenter)
+    return _classify(presenter)
+
+
+def _explain(presenter: Presenter) -> None:
+    presenter.section(
+        "The question",
+        """A leaf is green and large or, in autumn, red and small. A flower is red and large or, as a bud, green and
+        small. Can a network tell them apart? Neither the colour nor the volume alone decides. Our network has
+
+        - two inputs: colour (0 green, 1 red) and volume;
+        - a hidden layer of 8 neurons with tanh;
+        - two outputs, one score for each class; such scores are called logits. The prediction is the class with the
+          higher score.
+
+        Without the hidden layer, the border between the classes would be a straight line: two weighted sums are equal
+        where their difference, again a weighted sum, is 0. With it, the border can be curved.""",
+    )
+    presenter.section(
+        "Cross-entropy: a loss for probabilities",
+        """Which loss? The number of errors does not work: it does not change if a weight changes a little, so its slope
+        is 0. Instead, softmax turns the scores into probabilities, and the loss of an example is the negative logarithm
+        of the probability of the right class, its label. This is the cross-entropy:
+
+            loss  =  -ln p_label  =  ln (Σ e^s_j) - s_label
+
+        (ln is the logarithm to the base e. The second form is the first with the formula of softmax put in.) It is 0 if
+        the right class gets all of the probability, and grows without bound if it gets almost none:""",
+    )
+    presenter.table(
+        ("probability of the right class", "loss in nats"), [(f"{p:g}", -math.log(p)) for p in (0.99, 0.5, 0.24, 0.01)]
+    )
+    presenter.text("""The unit is called nat. To read it backwards: a loss of 1.43 nats means that the right class got
+        e^-1.43 = 0.24, that is 24%.""")
+    presenter.section(
+        "Its gradient",
+        """The derivative of the cross-entropy with respect to a score is the probability that the class got, minus the
+        one it should have got (1 for the label, 0 for the others):
+
+            d loss / d s_i  =  p_i - [1 if i is the label]
+
+        With scores 2 and 0 the probabilities are 0.88 and 0.12. If class 2 is right, the gradient is (0.88, -0.88): the
+        first score must fall, the second rise. If class 1 is right, it is (-0.12, 0.12): almost nothing is to be
+        changed. Our `Value` finds this without a special rule:""",
+    )
+    presenter.code(cross_entropy)
+    presenter.section(
+        "The training loop",
+        """Each step takes a few random examples, a batch, computes the mean of their losses, and goes one step downhill
+        (stochastic gradient descent). The learning rate decays to 0, so that the last steps are small:""",
+    )
+    presenter.code(train)
+
+
+def _classify(presenter: Presenter) -> dict[str, float]:
     results: dict[str, float] = {}
     presenter.section(
-        "Two inputs, two classes",
-        """A leaf is green and large or, in autumn, red and small; a flower is red and large or, as a bud, green and
-        small. Neither colour nor volume alone separates the classes. The boundary of one layer is a straight line; with
-        a hidden layer of 8 neurons and tanh it can be curved. Trained on 200 examples, 10 per step; evaluated on 300
-        others.""",
+        "Two tasks",
+        """The same network learns a second task: to tell whether a point hits a disc. Only the examples differ. It is
+        trained on 200 examples, 10 in each step, and tested on 300 others, which it has not seen: a network that only
+        remembers its examples would fail there.""",
     )
     trained: dict[str, Network] = {}
     rows = []
@@ -157,10 +196,10 @@ def run(presenter: Presenter) -> dict[str, float]:
             trained[name] = network
     misses = sum(not hit for _, hit in disc(300, 1)) / 300
     presenter.table(("task", "network", "first loss", "last 50 losses", "test accuracy"), rows)
-    presenter.text(f"""The best line classifies three of the four groups of plants correctly, and gradient descent does
-        not even find that; in the second task, points that hit or miss a disc, always predicting "miss" is correct for
-        {misses:.0%}. The network is the same for both tasks: only the examples differ. In the plot, areas are
-        predictions and dots are the 300 test examples.""")
+    presenter.text(f"""All start near ln 2 = 0.693, the loss of a guess between two classes. One layer stays there: the
+        best line gets three of the four groups of plants right, and gradient descent does not even find that; always
+        predicting "miss" is right for {misses:.0%} of the points of the disc. With a hidden layer both tasks are
+        learned.""")
 
     def draw(figure: Figure) -> None:
         steps = 50
@@ -173,9 +212,10 @@ def run(presenter: Presenter) -> dict[str, float]:
             axes.contourf(*lines, predictions, levels=[-0.5, 0.5, 1.5], colors=[GREEN, RED], alpha=0.25)
             for number, colour in ((0, GREEN), (1, RED)):
                 points = [inputs for inputs, label in examples if label == number]
-                axes.scatter(*zip(*points, strict=True), s=12, color=colour, label=classes[number])
+                axes.scatter(*zip(*points, strict=True), s=12, color=colour, label=f"is a {classes[number]}")
             axes.set(title=name, xlabel=labels[0], ylabel=labels[1])
-            axes.legend(frameon=False)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
-    presenter.plot("leaf_or_flower", draw, (10, 4.5))
+    title = "What the network predicts (areas), and what 300 test examples are (dots)"
+    presenter.plot("leaf_or_flower", title, draw, (10, 5))
     return results

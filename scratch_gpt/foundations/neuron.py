@@ -1,32 +1,4 @@
-"""A neuron: its output, its loss, and gradient descent on that loss.
-
-A neuron multiplies each input by a weight and adds the products and a bias:
-
-    prediction = w_1 x_1 + … + w_n x_n + b
-
-An example is a list of inputs x and a target y. The loss over N examples is the mean squared error (Σ is the sum over
-the examples):
-
-    loss = 1/N Σ (prediction - y)²
-
-The derivative of the loss with respect to a weight is the rate at which the loss changes if that weight changes a
-little and the others stay constant. By the chain rule, u² has the derivative 2u times that of u; here u is
-prediction - y, whose derivative is x_i for a weight and 1 for the bias:
-
-    d loss / d w_i = 1/N Σ 2 (prediction - y) x_i        d loss / d b = 1/N Σ 2 (prediction - y)
-
-All derivatives together are the gradient. Gradient descent subtracts the gradient, multiplied by the learning rate:
-
-    w_i  ←  w_i - rate · d loss / d w_i                  b  ←  b - rate · d loss / d b
-
-Why the learning rate must be small: let y = x, fix the bias at 0 and learn from one example. The derivative is
-2 (w x - x) x, and one step changes the weight's error to
-
-    w - 1  →  (w - 1) - rate 2 (w - 1) x²  =  (w - 1) (1 - 2 rate x²)
-
-With a rate of 0.01 the factor is 1 - 0.02 x². The error shrinks only if the factor is between -1 and 1, that is for
-0 < x < 10; for x = 99 it is -195, and every example makes the error larger. Scaling the inputs to [0, 1] fixes this.
-"""
+"""A neuron: its output, its loss, and gradient descent on that loss."""
 
 from __future__ import annotations
 
@@ -50,7 +22,8 @@ class Neuron:
 
     def __call__(self, inputs: Sequence[float]) -> float:
         """Return the prediction."""
-        return sum(w * x for w, x in zip(self.weights, inputs, strict=True)) + self.bias
+        products = (w * x for w, x in zip(self.weights, inputs, strict=True))
+        return sum(products) + self.bias
 
 
 def mean_squared_error(neuron: Neuron, inputs: Sequence[Sequence[float]], targets: Sequence[float]) -> float:
@@ -60,9 +33,12 @@ def mean_squared_error(neuron: Neuron, inputs: Sequence[Sequence[float]], target
 
 def gradients(neuron: Neuron, inputs: Sequence[Sequence[float]], targets: Sequence[float]) -> tuple[list[float], float]:
     """Return the derivatives of the mean squared error with respect to each weight, and to the bias."""
-    errors = [2 * (neuron(x) - y) / len(targets) for x, y in zip(inputs, targets, strict=True)]
-    by_weight = [sum(e * x[i] for e, x in zip(errors, inputs, strict=True)) for i in range(len(neuron.weights))]
-    return by_weight, sum(errors)
+    by_weight, by_bias = [0.0] * len(neuron.weights), 0.0
+    for x, y in zip(inputs, targets, strict=True):
+        slope = 2 * (neuron(x) - y) / len(targets)
+        by_weight = [g + slope * x_i for g, x_i in zip(by_weight, x, strict=True)]
+        by_bias += slope
+    return by_weight, by_bias
 
 
 def descend(
@@ -108,19 +84,94 @@ def learn_one_by_one(neuron: Neuron, xs: Sequence[float], rate: float, learn_bia
 
 
 def run(presenter: Presenter) -> dict[str, float]:
-    """Show divergence, its remedy by scaled inputs, and a polynomial fit."""
+    """Derive gradient descent; show divergence, its remedy by scaled inputs, and a polynomial fit."""
+    _explain(presenter)
+    return _diverge(presenter) | _fit_polynomial(presenter)
+
+
+def _explain(presenter: Presenter) -> None:
+    presenter.section(
+        "The question",
+        """How can a program find a rule from examples, instead of being told it? It starts with a formula that contains
+        adjustable numbers, the parameters, and changes them until the formula fits the examples. A language model
+        learns in the same way; it only has more parameters. The smallest such formula is a neuron. It multiplies each
+        input x by a weight w, and adds the products and one more number, the bias b:
+
+            prediction = w_1 x_1 + … + w_n x_n + b
+
+        With one input this is the straight line w x + b: the weight is its slope, the bias its height at x = 0. Weights
+        and bias are the parameters. In Python:""",
+    )
+    presenter.code(Neuron.__call__)
+
+    presenter.section(
+        "The loss: how wrong is it?",
+        """An example is an input x with the wanted output y, its target. The loss is one number that says how wrong the
+        predictions are: 0 is perfect. Ours is the mean squared error (Σ means: the sum over the N examples):
+
+            loss = 1/N Σ (prediction - y)²
+
+        The square makes every error count as positive, and large ones more. Three examples of the rule y = x: (1, 1),
+        (2, 2), (3, 3). With b = 0 and w = 0 the errors are -1, -2 and -3, and the loss is (1 + 4 + 9) / 3 = 4.667. For
+        other weights:""",
+    )
+    inputs, targets = [[1.0], [2.0], [3.0]], [1.0, 2.0, 3.0]
+    rows = [(f"{w:g}", mean_squared_error(Neuron([w]), inputs, targets)) for w in (0.0, 0.5, 1.0, 1.5, 2.0)]
+    presenter.table(("w", "loss"), rows)
+    presenter.text("Drawn over w, the loss is a parabola. Learning means to find its lowest point.")
+
+    presenter.section(
+        "The gradient: which way is down?",
+        """The derivative of the loss with respect to w is the slope of that curve: how fast the loss changes if w
+        changes a little and all other parameters stay as they are. By the chain rule, u² has the derivative 2u times
+        that of u. Here u = prediction - y, whose derivative is x with respect to w, and 1 with respect to b:
+
+            d loss / d w  =  1/N Σ 2 (prediction - y) x
+            d loss / d b  =  1/N Σ 2 (prediction - y)
+
+        The derivatives with respect to all parameters together are the gradient. At w = 0 and b = 0 the first is
+        2/3 (-1·1 - 2·2 - 3·3) = -9.333. It is negative: the loss falls if w grows.""",
+    )
+    presenter.code(gradients)
+
+    presenter.section(
+        "Gradient descent",
+        """Gradient descent walks downhill: from each parameter it subtracts its derivative, multiplied by a small
+        number, the learning rate.
+
+            w  ←  w - rate · d loss / d w
+            b  ←  b - rate · d loss / d b
+
+        One step with the rate 0.05 leads from w = 0 to 0 + 0.05 · 9.333 = 0.467. The next steps (b stays 0 here, so
+        that one can follow a single number):""",
+    )
+    neuron = Neuron([0.0])
+    path: list[tuple[str | float, ...]] = []
+    for step in range(6):
+        slope = gradients(neuron, inputs, targets)[0][0]
+        path.append((f"{step}", neuron.weights[0], mean_squared_error(neuron, inputs, targets), slope))
+        descend(neuron, inputs, targets, 0.05, learn_bias=False)
+    presenter.table(("step", "w", "loss", "d loss / d w"), path)
+    presenter.text("Near the lowest point the slope is small, and so are the steps.")
+
+
+def _diverge(presenter: Presenter) -> dict[str, float]:
     results: dict[str, float] = {}
     presenter.section(
-        "Divergence",
-        """A neuron with one weight, initially 0, and a bias fixed at 0 learns y = x from x = 0, 1, 2, … 99, one example
-        at a time, with a learning rate of 0.01. Each example multiplies the weight's error, w - 1, by 1 - 0.02 x².""",
+        "Why the learning rate must be small",
+        """The same rule y = x, but with x = 0, 1, 2, … 99, one example at a time. For one example the derivative is
+        2 (w x - x) x = 2 (w - 1) x², so that a step multiplies w - 1, the weight's error, by a factor:
+
+            w - 1  →  (w - 1) - rate · 2 (w - 1) x²  =  (w - 1) (1 - 2 · rate · x²)
+
+        With the rate 0.01 the factor is 1 - 0.02 x². We start with w = 0 and keep b = 0:""",
     )
     diverging = learn_one_by_one(Neuron([0.0]), range(100), 0.01, learn_bias=False)
     shown = (1, 5, 10, 11, 20, 99)
     rows = [(f"{x}", 1 - 0.02 * x * x, diverging[x], diverging[x + 1]) for x in shown]
     presenter.table(("x", "factor 1 - 0.02 x²", "w - 1 before", "w - 1 after"), rows)
-    presenter.text("""From x = 1 to 9 the factor is between -1 and 1 and the error shrinks. From 11 on, each example
-        makes it larger. At the end the weight has over a hundred digits.""")
+    presenter.text("""From x = 1 to 9 the factor is between -1 and 1, and the error shrinks. From 11 on each step jumps
+        over the lowest point and lands farther away: training diverges. At the end, w has over a hundred digits.""")
     results["factor_error"] = max(
         abs(after - before * (1 - 0.02 * x * x)) / max(abs(before), 1e-9)
         for x, (before, after) in enumerate(itertools.pairwise(diverging))
@@ -129,35 +180,39 @@ def run(presenter: Presenter) -> dict[str, float]:
 
     presenter.section(
         "Scaled inputs",
-        """Divide inputs and targets by 99: now they are between 0 and 1, the factor is between 0.98 and 1, and training
-        is stable. Here the bias is trained, too; its error disturbs the weight at first, and both converge. A hundred
-        epochs of the same hundred examples:""",
+        """A smaller learning rate would help, but small inputs are better: divide inputs and targets by 99. Now they
+        are between 0 and 1, and the factor is between 0.98 and 1. The bias is trained, too; its error disturbs the
+        weight at first, and both converge. A pass through all examples is called an epoch. A hundred epochs of the
+        hundred examples:""",
     )
     scaled = [x / 99 for x in range(100)]
     neuron = Neuron([0.0])
     converging = learn_one_by_one(neuron, scaled * 100, 0.01, learn_bias=True)
     steps = (0, 100, 1000, 2000, 5000, 10_000)
-    presenter.table(("examples", "w - 1"), [(f"{n:,}", converging[n]) for n in steps])
+    presenter.table(("examples", "epochs", "w - 1"), [(f"{n:,}", f"{n // 100}", converging[n]) for n in steps])
     presenter.text(
-        f"At the end: y = {neuron.weights[0]:.3f} x {neuron.bias:+.3f}. For x = 42 of 99 that is "
+        f"At the end: prediction = {neuron.weights[0]:.3f} x {neuron.bias:+.3f}. For x = 42 of 99 that is "
         f"{99 * neuron([42 / 99]):.2f}."
     )
-    results |= {"weight": neuron.weights[0], "bias": neuron.bias}
 
     def draw_steps(figure: Figure) -> None:
         panels = figure.subplots(1, 2)
-        series = zip(panels, (diverging, converging), (RED, BLUE), ("x", "x / 99"), strict=True)
-        for axes, errors, colour, title in series:
+        titles = "inputs 0 to 99: it diverges", "inputs divided by 99: it converges"
+        for axes, errors, colour, title in zip(panels, (diverging, converging), (RED, BLUE), titles, strict=True):
             axes.plot([abs(e) for e in errors], color=colour)
             axes.axhline(1, color=GREY, linewidth=0.8)
             axes.set(yscale="log", title=title, xlabel="examples seen", ylabel="error of the weight, |w - 1|")
 
-    presenter.plot("neuron_steps", draw_steps, (10, 4))
+    presenter.plot("neuron_steps", "A neuron learns y = x with the learning rate 0.01", draw_steps, (10, 4.3))
+    return results | {"weight": neuron.weights[0], "bias": neuron.bias}
 
+
+def _fit_polynomial(presenter: Presenter) -> dict[str, float]:
     presenter.section(
         "A polynomial from the same neuron",
-        """With the inputs x, x² and x³, the weighted sum is a polynomial. The target is y = 1 - 2x + 0.5x² + 3x³, at 41
-        points from -1 to 1; each step uses all of them, with a learning rate of 0.5.""",
+        """A neuron is a straight line only in its inputs. Give it the inputs x, x² and x³, and the weighted sum is a
+        polynomial, learned by the same code. The target is y = 1 - 2x + 0.5x² + 3x³, at 41 points from -1 to 1. Each
+        step uses all of them, with the rate 0.5; the last three columns are the three weights:""",
     )
     xs = [i / 20 - 1 for i in range(41)]
     target = Neuron([-2.0, 0.5, 3.0], 1.0)
@@ -168,10 +223,12 @@ def run(presenter: Presenter) -> dict[str, float]:
     for step in range(2001):
         if step in (0, 20, 200, 2000):
             loss = mean_squared_error(cubic, inputs, targets)
-            history.append((f"{step}", loss, cubic.bias, *cubic.weights))
+            history.append((f"{step:,}", loss, cubic.bias, *cubic.weights))
         descend(cubic, inputs, targets, rate=0.5)
     presenter.table(("step", "loss", "bias", "x", "x²", "x³"), history)
     pairs = zip([*cubic.weights, cubic.bias], [*target.weights, target.bias], strict=True)
-    results["polynomial_error"] = max(abs(a - b) for a, b in pairs)
-    presenter.text(f"The largest error of a coefficient is {results['polynomial_error']:.1g}.")
-    return results
+    error = max(abs(a - b) for a, b in pairs)
+    presenter.text(f"""The largest error of a parameter is {error:.1g}. But we had to choose the inputs x² and x³
+        ourselves. A network finds such features of its own; for that it needs several layers, and their gradient. That
+        is the next lesson.""")
+    return {"polynomial_error": error}

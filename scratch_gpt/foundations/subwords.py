@@ -1,18 +1,4 @@
-"""Subwords by byte-pair encoding: start with characters, and repeatedly merge the most frequent pair of tokens.
-
-A token is the unit that a model reads. Words are unsuitable: their number is unlimited, and unknown words can't be
-represented. Characters are few, but make sequences long, and each carries little information. Byte-pair encoding
-(Sennrich, Haddow and Birch 2016, arXiv:1508.07909) is a compromise by counting:
-
-1. Split every word into characters. Count how often each word occurs.
-2. Count all pairs of adjacent tokens within words. Of equally frequent pairs, take the one whose first token was
-   created earlier, then the one whose second token was; characters, in sorted order, come first.
-3. Merge the most frequent pair everywhere into a new token. Repeat from 2 until there are enough tokens.
-
-To encode a new word, split it into characters and apply the merges in the order in which they were learned. GPT-2's
-tokenizer starts with the 256 possible bytes instead of characters, so that there are no unknown tokens, and attaches a
-space to the word that follows it, so that decoding restores the text; `tokenization/training.py` does the same.
-"""
+"""Subwords by byte-pair encoding: start with characters, and repeatedly merge the most frequent pair of tokens."""
 
 from __future__ import annotations
 
@@ -83,16 +69,54 @@ def library_merges(words: Iterable[str], count: int) -> list[Pair]:
 
 
 def run(presenter: Presenter) -> dict[str, float]:
-    """Learn merges from stories, and compare them with the library `tokenizers`."""
+    """Learn merges by hand, then from stories, and compare them with the library `tokenizers`."""
+    presenter.section(
+        "The question",
+        """A token is the unit that a model reads and predicts; the list of all tokens is its vocabulary. What should be
+        a token? Characters are few, but a text is then a long sequence, and each carries little information. Whole
+        words make it short, but there are too many of them, and a word that was not in the training text can't be
+        written. Byte-pair encoding (Sennrich, Haddow and Birch 2016, arXiv:1508.07909) builds units between them by
+        counting:
+
+        - split every word into characters;
+        - count all pairs of neighbouring tokens inside words;
+        - merge the most frequent pair into a new token, everywhere;
+        - repeat, until there are as many tokens as wanted.
+
+        Frequent words become one token; rare ones are written in pieces, and in the worst case letter by letter.""",
+    )
+    presenter.section(
+        "By hand",
+        """Five words: low, low, lower, newer, newer. Between pairs that are equally frequent, the one whose tokens are
+        older wins (the characters, in the order of the alphabet, come first). The table shows the pairs and the words
+        after each merge:""",
+    )
+    words = ["low", "low", "lower", "newer", "newer"]
+    rows = []
+    for number in range(1, 5):
+        merges = learn_merges(words, number)
+        *earlier, (left, right) = merges
+        count = sum(pair == (left, right) for word in words for pair in pairwise(encode(word, earlier)))
+        encoded = "   ".join(" ".join(encode(word, merges)) for word in ("low", "lower", "newer"))
+        rows.append((f"{number}", f"{left} + {right}", f"{count}", encoded))
+    presenter.table(("merge", "pair", "count", "low, lower, newer"), rows)
+    presenter.text(f"""To encode a new word, split it into characters and apply the merges in the order in which they
+        were learned: "lowest" becomes {" ".join(encode("lowest", merges))}.""")
+    presenter.section("The code", "One merge, and the encoding of a word:")
+    presenter.code(merge, encode)
+    return _learn_from_stories(presenter)
+
+
+def _learn_from_stories(presenter: Presenter) -> dict[str, float]:
     from ..data.corpora.stories import stories
 
     words = " ".join(stories(0, 300)).split()
     merges = learn_merges(words, 300)
     characters = sum(map(len, words))
     presenter.section(
-        "Merging pairs",
+        "300 merges",
         f"""300 stories have {len(words):,} words, {len(set(words)):,} of them distinct, and {characters:,} characters.
-        The merges, and the tokens of a word and of the text after them:""",
+        The last merge, the tokens of "gardener", and the number of tokens of all stories:""",
     )
     word, frequency = "gardener", Counter(words)
     shown = (0, 1, 2, 5, 10, 20, 50, 100, 300)
@@ -103,23 +127,29 @@ def run(presenter: Presenter) -> dict[str, float]:
         for n in shown
     ]
     presenter.table(("merges", "last merge", word, "tokens of the text"), rows)
+    presenter.text("""The first merges save most. More merges mean shorter sequences, but a larger table of embeddings
+        and fewer examples of each token.""")
 
     expected = library_merges(words, 300)
     equal = sum(ours == theirs for ours, theirs in zip(merges, expected, strict=False))
     presenter.section(
-        "Comparison with a library",
+        "In practice",
         f"""The library `tokenizers` learned {len(expected)} merges from the same words: {equal} of 300 are equal, in
         the same order. A word that does not occur in the text is split into known tokens: farmhouse becomes
-        {" ".join(encode("farmhouse", merges))}.""",
+        {" ".join(encode("farmhouse", merges))}.
+
+        The tokenizers of GPT-2 and of this package start from the 256 possible bytes instead of characters, so that
+        there are no unknown characters, and count the space to the word that follows it, so that decoding gives back
+        the text exactly.""",
     )
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.plot(points, [length[n] / 1000 for n in points], color=BLUE)
-        axes.set(xlabel="merges", ylabel="tokens of the text (thousands)", ylim=(0, None))
+        axes.set(xlabel="merges", ylabel="tokens (thousands)", ylim=(0, None))
         axes.grid(alpha=0.25)
 
-    presenter.plot("subwords", draw)
+    presenter.plot("subwords", "300 stories become shorter with every merge", draw)
     return {
         "equal_merges": float(equal),
         "merges": float(len(expected)),

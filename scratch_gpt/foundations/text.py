@@ -1,21 +1,5 @@
 """Text as numbers: from bigram counts to a window of embeddings.
 
-A network reads numbers, so each distinct character gets an id: new line 0, " " 1, "," 2, "." 3, "A" 4 … A language
-model predicts a probability for every possible next character, given the previous ones. Its loss is the mean negative
-log probability of the character that follows; with the natural logarithm, the unit is the nat. A uniform prediction has
-the loss log(number of characters).
-
-*The bigram model* uses only one previous character. Count how often b follows a: p(b | a) = count(ab) / count(a). The
-same table can be learned: start with zeros, take the softmax of each row as probabilities, and apply gradient descent.
-The loss of row a is Σ_b count(ab) (-log softmax(row)_b), and its derivative (p, minus 1 for the label, as in
-leaf_or_flower, summed) is count(a) · p - count(ab), which is 0 exactly if p are the counted frequencies. Both methods
-give the same table, but gradient descent only approaches probabilities of 0, ever more slowly.
-
-*The window model* uses the last eight characters. Their ids are categories, not quantities: the order of "l", "m" and
-"n" has no meaning, but a network whose inputs are ids must treat it as one. An embedding assigns a learned vector to
-each character; characters that are used similarly can get similar vectors. With one dimension they are points on a
-line, with many they can be similar in several respects (Bengio et al. 2003, jmlr.org/papers/v3/bengio03a.html).
-
 From here on, PyTorch is our autograd, with tensors instead of scalars: `nn.Linear` is a layer, `nn.Embedding` a table
 with a vector for each id, `backward` as in autograd.py, and `zero_grad` resets the gradients of the previous step.
 """
@@ -23,6 +7,7 @@ with a vector for each id, `backward` as in autograd.py, and `zero_grad` resets 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -143,65 +128,121 @@ def run(presenter: Presenter) -> dict[str, float]:
     ids, held_out = (np.array([number[c] for c in t]) for t in (text, held_out_text))
     size = len(characters)
     presenter.section(
-        "Counting and gradient descent give the same bigram table",
-        f"""600 stories: {len(text):,} characters, {size} of them distinct. The ids of "hen" are
-        {[number[c] for c in "hen"]}. A uniform prediction has a loss of log {size} = {math.log(size):.3f}.""",
+        "The question",
+        f"""A network reads numbers. How can it read and write text? Give every distinct character a number, its id, and
+        let the network predict the next character: a language model gives each of them a probability, given the
+        characters before it. To write, draw the next character with these probabilities, append it, and repeat.
+
+            600 stories: {len(text):,} characters, {size} of them distinct
+            ids of "hen": {", ".join(str(number[c]) for c in "hen")}
+
+        The loss is the cross-entropy of the character that really follows, in nats, as in leaf_or_flower. Its mean
+        over a text says how well the model predicts: e^-loss is the (geometric) mean of the probabilities that the
+        right characters got. Without any knowledge, each of the {size} characters has the probability 1/{size}, and the
+        loss is ln {size} = {math.log(size):.3f} nats. Sometimes e^loss is given, the perplexity: here {size}, as if the
+        model had to guess among {size} equally likely characters.""",
+    )
+    counted, results = _count_and_learn(presenter, ids, held_out, characters)
+    network, losses = _compare_inputs(presenter, ids, held_out, characters, results["bigram"])
+    presenter.plot("text", "What the models learned", partial(_draw, characters, counted, network), (11, 5.2))
+    return results | losses
+
+
+def _count_and_learn(
+    presenter: Presenter, ids: np.ndarray, held_out: np.ndarray, characters: list[str]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Present the bigram model, and return its counted table and the losses."""
+    size, number = len(characters), {character: i for i, character in enumerate(characters)}
+    presenter.section(
+        "The bigram model: counting",
+        """The simplest model looks at one character only, the last one. Count how often b follows a, and divide by how
+        often a occurs:
+
+            p(b | a)  =  count(ab) / count(a)
+
+        That is a table with a row for each a and a column for each b.""",
+    )
+    presenter.code(count_pairs)
+    presenter.section(
+        "The bigram model: learning",
+        """The same table can be learned. Start with a table of scores, all 0; softmax turns each row into
+        probabilities. The gradient of the loss is, as for the classifier, probability minus label, summed over all
+        characters that follow a:
+
+            count(a) · p(b | a) - count(ab)
+
+        It is 0 exactly where p is the counted frequency: gradient descent finds what counting finds. (Probabilities of
+        0 it only approaches.) Why learn what can be counted? Because nobody can count what follows each possible text;
+        learning also works for models that are no tables. Probabilities, counted and learned:""",
     )
     counts = count_pairs(ids, size)
     counted = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     learned = softmax(descend_bigram(counts))
     results = {"counted": bigram_loss(counted, counts), "learned": bigram_loss(learned, counts)}
     results["bigram"] = bigram_loss(learned, count_pairs(held_out, size))
-    rows = [
-        (
-            f"after {a!r}",
-            *(
-                f"{characters[b]!r} {counted[number[a], b]:.3f} / {learned[number[a], b]:.3f}"
-                for b in counted[number[a]].argsort()[::-1][:3]
-            ),
-        )
-        for a in ("h", "n", ",")
-    ]
-    presenter.table(("", "most frequent, counted / learned", "second", "third"), rows)
+
+    def cells(a: str) -> list[str]:
+        best = counted[number[a]].argsort()[::-1][:3]
+        return [f"{characters[b]!r} {counted[number[a], b]:.3f} / {learned[number[a], b]:.3f}" for b in best]
+
+    presenter.table(("after", "most frequent", "second", "third"), [(repr(a), *cells(a)) for a in ("h", "n", ",")])
     presenter.text(
         f"Loss by counting {results['counted']:.4f} nats per character, by gradient descent {results['learned']:.4f}."
     )
+    return counted, results
 
+
+def _compare_inputs(
+    presenter: Presenter, ids: np.ndarray, held_out: np.ndarray, characters: list[str], bigram: float
+) -> tuple[WindowNetwork, dict[str, float]]:
+    """Present the window models, and return the one with two dimensions and the losses."""
+    presenter.section(
+        "A window of characters, and embeddings",
+        f"""Better predictions need more than one character. Our next model reads the last {WINDOW}, its context. What
+        does the network get for a character? Its id is a category, not a quantity: "m" is not more than "l". An
+        embedding gives each character its own vector, a few learned numbers. Characters that are used alike can get
+        similar vectors, and what is learned about one then holds for the other (Bengio et al. 2003). With one dimension
+        the characters are points on a line; with many, they can be alike in several respects.""",
+    )
+    presenter.code(WindowNetwork.forward)
+    presenter.text("""From here on PyTorch is our autograd, with arrays of numbers (tensors): `nn.Embedding` is a table
+        with a vector for each id, `nn.Linear` a layer, and `backward` does what ours did.""")
+    size, number = len(characters), {character: i for i, character in enumerate(characters)}
     presenter.section(
         "The gain of embeddings",
-        f"""A window of {WINDOW} characters and one hidden layer of 128 neurons, with different inputs for a character.
-        Loss on 60 held-out stories in nats per character, and a continuation of "The farm":""",
+        """Loss on 60 stories that no model was trained on, in nats per character, and what the model writes after "The
+        farm":""",
     )
     torch_ids, torch_held_out = torch.from_numpy(ids), torch.from_numpy(held_out)
-    rows, networks = [("bigram", f"{results['bigram']:.3f}", f"{size * size:,}", "")], {}
+    rows, networks, losses = [("bigram", f"{bigram:.3f}", f"{size * size:,}", "")], {}, {}
     for name, dimensions in (("id", 0), ("1 dimension", 1), ("2 dimensions", 2), ("16 dimensions", 16)):
         torch.manual_seed(0)
         networks[dimensions] = network = WindowNetwork(size, dimensions)
-        loss = fit(network, torch_ids, torch_held_out)
-        results[f"window_{dimensions}"] = loss
+        losses[f"window_{dimensions}"] = loss = fit(network, torch_ids, torch_held_out)
         sample = "".join(characters[i] for i in generate(network, [number[c] for c in "The farm"], 30))
         weights = sum(p.numel() for p in network.parameters())
         rows.append((name, f"{loss:.3f}", f"{weights:,}", " ".join(sample.split("\n"))))
     presenter.table(("input", "loss", "weights", "continuation"), rows)
-    presenter.text("""Eight ids as numeric inputs are worse than the bigram's one character. A learned position on a
-        line is better than the id, whose order has no meaning; with more dimensions, characters can be similar in one
-        respect and different in another.""")
+    best = losses["window_16"]
+    presenter.text(f"""Eight ids as numbers are worse than the bigram's single character. A learned place on a line is
+        better than the id, and each dimension helps. A loss of {best:.3f} means that the right character got
+        {math.exp(-best):.0%}, against {math.exp(-bigram):.0%} from the bigram. But the model sees {WINDOW} characters,
+        and a longer window needs more weights for every place in it. Attention, two lessons ahead, does not.""")
+    return networks[2], losses
 
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        left.imshow(counted**0.5, cmap="Blues")
-        left.set(title="frequency of the column after the row (square root)")
-        left.set(xticks=range(size), yticks=range(size))
-        shown = ["␣" if c == " " else repr(c)[1:-1] for c in characters]
-        left.set_xticklabels(shown, fontsize=6)
-        left.set_yticklabels(shown, fontsize=6)
-        embedding = networks[2].embedding
-        assert embedding is not None
-        vectors = embedding.weight.detach().numpy()
-        right.scatter(vectors[:, 0], vectors[:, 1], s=4, color=BLUE)
-        for character, vector in zip(shown, vectors, strict=True):
-            right.annotate(character, vector, (3, 2), textcoords="offset points")
-        right.set(title="embeddings in two dimensions", xlabel="first", ylabel="second")
 
-    presenter.plot("text", draw, (11, 5))
-    return results
+def _draw(characters: list[str], counted: np.ndarray, network: WindowNetwork, figure: Figure) -> None:
+    left, right = figure.subplots(1, 2)
+    size = len(characters)
+    left.imshow(counted**0.5, cmap="Blues")
+    left.set(title="bigram: square root of p(column | row)", xlabel="next character", ylabel="character")
+    left.set(xticks=range(size), yticks=range(size))
+    shown = ["␣" if c == " " else repr(c)[1:-1] for c in characters]
+    left.set_xticklabels(shown, fontsize=6)
+    left.set_yticklabels(shown, fontsize=6)
+    assert network.embedding is not None
+    vectors = network.embedding.weight.detach().numpy()
+    right.scatter(vectors[:, 0], vectors[:, 1], s=4, color=BLUE)
+    for character, vector in zip(shown, vectors, strict=True):
+        right.annotate(character, vector, (3, 2), textcoords="offset points")
+    right.set(title="embeddings of the model with two dimensions", xlabel="first number", ylabel="second number")

@@ -31,7 +31,7 @@ from scratch_gpt.foundations import (
     text,
 )
 from scratch_gpt.foundations.autograd import Value
-from scratch_gpt.foundations.lesson import Presenter
+from scratch_gpt.foundations.lesson import INDENT, Presenter, source_of, split_text
 from scratch_gpt.models.attention import ScratchAttention
 
 SCREEN = 24  # lines
@@ -87,6 +87,8 @@ CLAIMS = {
     ),
     "attention": lambda found: (
         all(found[name] < 1e-12 for name in ("1 in 2", "2 in 3", "3 in 4", "4 and torch"))
+        and is_close(found["she_on_anna"], 0.647, 1e-3)
+        and is_close(found["she_output"], 0.647, 1e-3)
         and found["unscaled"] > 0.9
         and found["scaled"] < 0.2
         and found["accuracy"] > 0.99
@@ -102,11 +104,24 @@ CLAIMS = {
 }
 
 
+class StrictPresenter(Presenter):
+    """Fails if a line of code or of a formula would be wrapped."""
+
+    def text(self, text):
+        for kind, lines in split_text(text):
+            assert kind != "formula" or max(map(len, lines)) <= 80 - INDENT, lines
+        super().text(text)
+
+    def code(self, *functions):
+        assert max(len(line) for f in functions for line in source_of(f).splitlines()) <= 80 - INDENT
+        super().code(*functions)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LESSONS if name != LADDER])
 def test_a_lesson_supports_its_claims_and_its_sections_fit_on_a_screen(name, tmp_path):
     printed = io.StringIO()
-    found = load_lesson(name)(Presenter(Console(file=printed, width=80), tmp_path / "plots"))
+    found = load_lesson(name)(StrictPresenter(Console(file=printed, width=80), tmp_path / "plots"))
     assert CLAIMS[name](found), found
     sections = re.split(r"^\d+\. ", printed.getvalue(), flags=re.M)[1:]
     assert sections
@@ -125,6 +140,29 @@ def test_lessons_depend_on_earlier_ones_only():
     for number, name in enumerate(names):
         needed = set(re.findall(r"^from \.(\w+) import", source_file(name).read_text(), re.M))
         assert not needed & set(names[number:]), f"{name} needs {needed & set(names[number:])}"
+
+
+def test_texts_are_split_into_paragraphs_lists_and_formulas():
+    text = """One paragraph,
+        of two lines.
+
+            a = b
+              + c
+
+        - an item
+          of two lines, 3 - 1
+        - another"""
+    assert split_text(text) == [
+        ("paragraph", ["One paragraph, of two lines."]),
+        ("formula", ["a = b", "  + c"]),
+        ("list", ["an item of two lines, 3 - 1", "another"]),
+    ]
+
+
+def test_code_is_shown_without_docstring_and_annotations():
+    assert source_of(subwords.encode).splitlines()[:2] == ["def encode(word, merges):", "    tokens = list(word)"]
+    shown = source_of(text.fit)
+    assert shown.startswith("def fit(network, ids, held_out, steps=1200, seed=0):\n    generator = ")
 
 
 def test_sections_wait_for_enter_at_a_terminal(monkeypatch):

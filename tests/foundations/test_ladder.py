@@ -8,7 +8,7 @@ import torch
 
 from scratch_gpt.cli.app import main
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.foundations import ladder
+from scratch_gpt.foundations import ladder, ladder_models
 
 SCREEN = 24  # lines
 
@@ -37,8 +37,8 @@ def test_rungs_are_causal_and_reduce_the_loss(rung):
 
 def test_the_block_with_all_parts_equals_the_gpts():
     torch.manual_seed(0)
-    complete = ladder.IncompleteGPT(13, ladder.HEADS, feed_forward=True, residual=True, norm=True)
-    gpt = ladder.GPT(13, num_hidden_layers=1, tie_word_embeddings=False).model
+    complete = ladder_models.IncompleteGPT(13, ladder_models.HEADS, feed_forward=True, residual=True, norm=True)
+    gpt = ladder_models.GPT(13, num_hidden_layers=1, tie_word_embeddings=False).model
     block = gpt.model.layers[0]
     parts = {
         "embed_tokens": gpt.model.embed_tokens,
@@ -58,8 +58,8 @@ def test_the_block_with_all_parts_equals_the_gpts():
 
 def test_the_recurrent_rung_equals_torch():
     torch.manual_seed(0)
-    model = ladder.Recurrent(13)
-    rnn = torch.nn.RNN(ladder.HIDDEN, ladder.HIDDEN, batch_first=True)
+    model = ladder_models.Recurrent(13)
+    rnn = torch.nn.RNN(ladder_models.HIDDEN, ladder_models.HIDDEN, batch_first=True)
     with torch.no_grad():
         rnn.weight_ih_l0.copy_(model.input.weight)
         rnn.bias_ih_l0.copy_(model.input.bias)
@@ -110,7 +110,7 @@ def test_unusable_texts_are_an_error_before_training(tmp_path):
 
 def test_a_rung_is_evaluated_on_all_characters_but_the_first():
     torch.manual_seed(0)
-    model = ladder.Bigram(7)
+    model = ladder_models.Bigram(7)
     ids = torch.randint(7, (ladder.CONTEXT * 70 + 20,))  # more windows than one evaluation batch
     log_probs = model.model.table.weight.detach().log_softmax(-1)
     expected = -log_probs[ids[:-1], ids[1:]][: ladder.CONTEXT * 70].mean().item()

@@ -1,0 +1,193 @@
+"""What stands around the lessons: exercises, bridges to the model code, the glossary and the pages of the course."""
+
+import ast
+import functools
+import re
+import sys
+
+import pytest
+from helpers.processes import PROJECT
+
+from scratch_gpt.cli.app import main
+from scratch_gpt.foundations import LADDER, LESSONS, ladder
+from scratch_gpt.foundations.bridges import BRIDGES
+from scratch_gpt.foundations.exercises import load_exercises
+
+COURSE = PROJECT / "docs" / "course"
+SOURCE_LINK = re.compile(r"\]\(source:([^)#]+)#([^)]+)\)")
+TERMS = """token; embedding; loss; head size; block size; epoch; vanishing gradient; batch; bias; weight; logits;
+softmax; cross-entropy; perplexity; nat; learning rate; gradient descent; backpropagation; activation
+function; relu; sigmoid; tanh; initialization; residual connection; layer norm; rmsnorm; dropout; attention;
+query; key; value; causal mask; multi-head attention; feed-forward layer; position embedding; rotary
+positions; encoder; decoder; cross-attention; sub-word; byte-pair encoding; vocabulary; context length;
+overfitting; train/validation split; temperature; top-k; beam search; bleu; fine-tuning; lora; reward; ppo;
+kl divergence; checkpoint; safetensors"""
+
+
+@functools.cache
+def symbols(path):
+    """Functions, classes, their members, and names assigned in a Python file."""
+    found = set()
+
+    def collect(body, prefix):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+                collect(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found.update(prefix + target.id for target in targets if isinstance(target, ast.Name))
+
+    collect(ast.parse((PROJECT / path).read_text()).body, "")
+    return found
+
+
+def run_learn(monkeypatch, capsys, *arguments):
+    """Run `scratch-gpt learn` here; return its exit code and what it printed."""
+    monkeypatch.setattr("sys.argv", ["scratch-gpt", "learn", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out + printed.err
+
+
+# --- exercises --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_lesson_has_exercises_on_paper_in_numbers_and_in_code(lesson):
+    exercises = load_exercises(lesson)
+    assert 3 <= len(exercises) <= 5
+    assert all(each.title and each.question and each.solution for each in exercises)
+    kinds = [each.title.partition(":")[0] for each in exercises]
+    assert set(kinds) == {"On paper", "Change a number", "A few lines"}
+    assert "assert" in "".join(each.solution for each in exercises)
+
+
+SLOW_SOLUTIONS = ("activations", "leaf_or_flower", "text", "subwords", "dropout", "ladder")
+
+
+@pytest.mark.parametrize("lesson", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW_SOLUTIONS)) for n in LESSONS])
+def test_solutions_run(lesson):
+    blocks = [
+        block
+        for each in load_exercises(lesson)
+        for block in re.findall(r"```python\n(.*?)```", f"{each.question}\n{each.solution}", re.S)
+    ]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, f"a solution of {lesson}", "exec"), {"__name__": "solution"})
+
+
+def test_exercises_are_printed_with_solutions_on_request(monkeypatch, capsys):
+    code, printed = run_learn(monkeypatch, capsys, "neuron", "--exercises")
+    assert code == 0
+    titles = [each.title for each in load_exercises("neuron")]
+    assert all(title in printed for title in titles)
+    assert "\nSolution\n" not in printed
+    assert "scratch-gpt learn neuron --solutions" in printed
+    code, printed = run_learn(monkeypatch, capsys, "neuron", "--solutions")
+    assert code == 0
+    assert printed.count("\nSolution\n") == len(titles)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--exercises",), "--exercises prints those of a lesson"),
+        (("nosuch", "--exercises"), "unknown lesson 'nosuch'"),
+        (("neuron", "--exercises", "--save", "plots"), "--save can't be used with --exercises"),
+        (("ladder", "--solutions", "--steps", "3"), "--steps can't be used with --solutions"),
+        (("--seeds", "2"), "--seeds: only for the ladder"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, printed = run_learn(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert message in " ".join(printed.split())
+    assert not list(tmp_path.iterdir())
+
+
+# --- bridges and glossary ---------------------------------------------------------------------------------
+def test_bridges_join_symbols_that_exist():
+    assert list(BRIDGES) == list(LESSONS)
+    for lesson, bridges in BRIDGES.items():
+        module = "ladder_models" if lesson == LADDER else lesson
+        here = symbols(f"scratch_gpt/foundations/{lesson}.py") | symbols(f"scratch_gpt/foundations/{module}.py")
+        assert len(bridges) >= 2
+        for each in bridges:
+            path, _, symbol = each.there.partition("#")
+            assert each.here in here, each
+            assert symbol in symbols(f"scratch_gpt/{path}"), each
+
+
+def glossary() -> dict[str, str]:
+    return dict(re.findall(r"^\*\*(.+?)\*\*\{ #[\w-]+ \}: (.+)$", (COURSE / "glossary.md").read_text("utf-8"), re.M))
+
+
+def test_every_term_has_a_lesson_and_a_line_of_code():
+    terms = glossary()
+    assert list(terms) == sorted(terms, key=str.lower)
+    for term, text in terms.items():
+        lessons = re.findall(r"\]\((\w+)\.md\)", text)
+        assert len(lessons) == 1, term
+        assert lessons[0] in LESSONS, term
+        ((path, symbol),) = SOURCE_LINK.findall(text)
+        assert symbol in symbols(path), term
+
+
+def test_the_glossary_has_the_terms_of_the_articles():
+    explained = "; ".join(glossary()).lower().replace("(", "; ").replace(", ", "; ")
+    missing = [term for term in TERMS.split(";") if " ".join(term.split()) not in explained]
+    assert not missing
+
+
+def test_the_index_lists_the_lessons_as_the_terminal_does():
+    rows = re.findall(
+        r"^\| (\d+) \| \[(.+)\]\((\w+)\.md\) \| (\d+) \| (.+) \|$", (COURSE / "index.md").read_text(), re.M
+    )
+    expected = [
+        (f"{i}", lesson.title, name, f"{lesson.minutes}", lesson.outcome)
+        for i, (name, lesson) in enumerate(LESSONS.items(), 1)
+    ]
+    assert rows == expected
+
+
+# --- pages ------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def course():
+    sys.path.insert(0, str(PROJECT / "docs" / "generate"))
+    try:
+        import course
+
+        yield course
+    finally:
+        sys.path.pop(0)
+        sys.modules.pop("course", None)
+
+
+def test_markdown_is_escaped_outside_of_code(course):
+    assert course.escape("w_1 <b> `a_b` 2*3 p(a | b)") == r"w\_1 &lt;b> `a_b` 2\*3 p(a \| b)"
+
+
+def test_a_page_of_a_lesson_has_all_its_parts(course):
+    """Of a lesson that takes a second; the build of the site makes all."""
+    page = course._lesson_page("autograd")
+    for part in ("# 2. Autograd", "## The question", "```text\n", "| number | value |", "??? note \"Solution\"\n\n    ",
+                 "(images/autograd_graph.png)", "Previous: [A neuron](neuron.md)", "Next: [Activation"):  # fmt: skip
+        assert part in page, part
+    for path, symbol in SOURCE_LINK.findall(page):
+        assert symbol in symbols(path)
+    assert course._present("autograd").images["autograd_graph"].startswith(b"\x89PNG")
+
+
+def test_the_page_of_the_ladder_explains_every_rung_without_a_run(course):
+    page = course._lesson_page("ladder")
+    assert all(f"- {rung.name}: " in page for rung in ladder.RUNGS)
+    assert "Why is one head no better than the bigram?" in page
+    assert "../images/ladder.png" in page
+
+
+def test_the_page_of_bridges_links_every_lesson(course):
+    page = course._bridge_page()
+    assert all(f"]({name}.md)" in page for name in LESSONS)
+    assert len(SOURCE_LINK.findall(page)) == 2 * sum(map(len, BRIDGES.values()))

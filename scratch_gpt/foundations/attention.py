@@ -60,8 +60,9 @@ def attend_with_heads(
     Returns:
         The outputs (T, C).
     """
-    queries, keys, values = (split_heads(x @ w, heads) for w in (w_q, w_k, w_v))
-    outputs = attend(queries, keys, values)  # (H, T, D)
+    projected = (x @ w_q, x @ w_k, x @ w_v)
+    q, k, v = (split_heads(each, heads) for each in projected)
+    outputs = attend(q, k, v)  # (H, T, D)
     return outputs.transpose(0, 1).flatten(1) @ w_o  # (T, C)
 
 

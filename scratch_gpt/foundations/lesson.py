@@ -95,7 +95,11 @@ class Presenter:
 
     def text(self, text: str) -> None:
         """Print paragraphs, lists and formulas (see `split_text`)."""
+        previous = ""
         for kind, lines in split_text(text):
+            if previous == "paragraph" and kind == "paragraph":
+                self.console.print()
+            previous = kind
             for line in lines:
                 if kind == "list":
                     table = Table.grid(padding=(0, 1, 0, 0))

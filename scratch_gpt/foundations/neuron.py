@@ -36,7 +36,8 @@ def gradients(neuron: Neuron, inputs: Sequence[Sequence[float]], targets: Sequen
     by_weight, by_bias = [0.0] * len(neuron.weights), 0.0
     for x, y in zip(inputs, targets, strict=True):
         slope = 2 * (neuron(x) - y) / len(targets)
-        by_weight = [g + slope * x_i for g, x_i in zip(by_weight, x, strict=True)]
+        numbers = zip(by_weight, x, strict=True)
+        by_weight = [g + slope * x_i for g, x_i in numbers]
         by_bias += slope
     return by_weight, by_bias
 

@@ -38,7 +38,7 @@ def test_quoted_code_is_in_its_file(page, path, code):
     assert missing_lines(code, (PROJECT / path).read_text(encoding="utf-8")) is None, f"not in {path}"
 
 
-@pytest.mark.parametrize("page", {page for page, _, _ in QUOTES}, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted({page for page, _, _ in QUOTES}), ids=lambda page: page.stem)
 def test_quotations_say_that_they_are_not_run(page):
     text = page.read_text(encoding="utf-8")
     assert text.count(REASON) == len(BLOCK.findall(text)) == len(re.findall(re.escape(REASON) + r'```\w+ title="', text))

@@ -1,4 +1,4 @@
-"""The walk-through "Add an architecture" of CONTRIBUTING.md, checked: StableLM 2 built from config fields alone."""
+"""The walk-through of docs/contributing/add-a-style.md, checked: StableLM 2 built from config fields alone."""
 
 import re
 from typing import Any
@@ -13,7 +13,8 @@ from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.hub.native.llama import FIELDS, HeadTwin
 from scratch_gpt.models.configuration_scratch_gpt import PRESETS
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S)[:3]
+PAGE = PROJECT / "docs" / "contributing" / "add-a-style.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)[:3]
 SHAPE = {
     "vocab_size": 99,
     "hidden_size": 64,

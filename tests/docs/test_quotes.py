@@ -1,7 +1,8 @@
 """Code that the documentation quotes is in the files that it names.
 
 A block whose fence has `title="PATH"` is a quotation of that file: its lines stand there one after the other, with the
-same indentation relative to each other. A line `...` stands for lines that are left out. Such a block is not run.
+same indentation relative to each other. A line `...` stands for lines that are left out. Python that is quoted is not
+run, and the line before its fence says so.
 """
 
 import re
@@ -13,7 +14,7 @@ from helpers.processes import PROJECT
 PAGES = sorted((PROJECT / "docs").rglob("*.md"))
 BLOCK = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.M | re.S)
 QUOTES = [(page, path, code) for page in PAGES for path, code in BLOCK.findall(page.read_text(encoding="utf-8"))]
-REASON = "<!-- not run: quoted from the file that is named, which a test compares -->\n"
+REASON = "<!-- not run: quoted from the file that is named, which a test compares -->"
 
 
 def missing_lines(code: str, source: str) -> str | None:
@@ -40,8 +41,9 @@ def test_quoted_code_is_in_its_file(page, path, code):
 
 @pytest.mark.parametrize("page", sorted({page for page, _, _ in QUOTES}), ids=lambda page: page.stem)
 def test_quotations_say_that_they_are_not_run(page):
-    text = page.read_text(encoding="utf-8")
-    assert text.count(REASON) == len(BLOCK.findall(text)) == len(re.findall(re.escape(REASON) + r'```\w+ title="', text))
+    lines = page.read_text(encoding="utf-8").splitlines()
+    quoted = [i for i, line in enumerate(lines) if line.startswith('```python title="')]
+    assert [i - 1 for i in quoted] == [i for i, line in enumerate(lines) if line == REASON]
 
 
 def test_there_are_quotations():

@@ -14,7 +14,7 @@ from scratch_gpt.models.configuration_block import TransformerBlockConfig
 
 PAGE = (PROJECT / "docs" / "explanation" / "config-fields.md").read_text(encoding="utf-8")
 CLASSES = (ScratchGPTConfig, ScratchEncoderConfig, ScratchSeq2SeqConfig)
-ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \| ", PAGE, re.M)  # field and values
+ROWS = re.findall(r"^\| `(\w+)`<br>(.*?) \| ", PAGE, re.M)  # field and values
 NOT_VALUES = {"auto_map"}  # its default is a table of file names
 
 

@@ -1,4 +1,4 @@
-"""Make the screenshots of docs/see.md: a page of each of three models, and each of its views in Chromium.
+"""Make the screenshots of docs/how-to/see.md: a page of each of three models, and each of its views in Chromium.
 
     pip install -e ".[dev]" && apt-get install chromium
     scratch-gpt train language_modeling --film
@@ -7,7 +7,7 @@
     scratch-gpt train translation --config german_grammar
     scratch-gpt train classification --dataset shared/data/sst2/train.tsv --output_dir runs/sentiment \
         --label_names negative positive
-    python docs/make_figures.py [--runs runs] [--output docs/see] [--only stories_film ...]
+    python docs/make_figures.py [--runs runs] [--output docs/images/see] [--only stories_film ...]
 
 A model without a directory under `--runs` is named and left out, with its screenshots.
 """
@@ -149,7 +149,7 @@ def main() -> None:
     """Make the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="directory of the trained models")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "see", help="directory of the images")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "see", help="directory of the images")
     parser.add_argument("--only", nargs="+", choices=SCREENSHOTS, default=list(SCREENSHOTS), help="screenshots to make")
     arguments, console = parser.parse_args(), Console()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,8 @@ TRAINING += ("--encoder_layers", "2", "--decoder_layers", "2", "--num_attention_
 TRAINING += ("--tokens_per_batch", "1024", "--eval_every", "1200", "--precision", "fp32")
 TRAINING += ("--learning_rate", "3e-3", "--warmup_steps", "50", "--num_threads", "1")
 
-DOCUMENTED = re.search(r"```python\n(.*?)```", (PROJECT / "docs" / "engines_ctranslate2.md").read_text(), re.S)[1]
+HOW_TO = PROJECT / "docs" / "how-to" / "engines-ctranslate2.md"
+DOCUMENTED = re.search(r"```python\n(.*?)```", HOW_TO.read_text(encoding="utf-8"), re.S)[1]
 WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["scratch_gpt"] = None  # as if it were not installed

@@ -274,8 +274,9 @@ def test_a_trained_model_writes_the_same_64_tokens_and_q8_0_has_the_same_perplex
 
 @pytest.mark.slow
 def test_the_how_to_runs_without_the_package(run, tmp_path):
-    """The Python example of docs/engines_gguf.md, in a process that can't import scratch_gpt."""
-    example = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "engines_gguf.md").read_text(), re.S)[0]
+    """The Python example of docs/how-to/engines-llama-cpp.md, in a process that can't import scratch_gpt."""
+    how_to = (PROJECT / "docs" / "how-to" / "engines-llama-cpp.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", how_to, re.S)[0]
     script = "import sys; sys.modules['scratch_gpt'] = None\n" + example.replace(
         "runs/gguf/model-f32.gguf", str(run.with_name("f32") / "model-f32.gguf")
     )

@@ -30,7 +30,7 @@ from scratch_gpt.hub.engines.onnx import ONNX
 from scratch_gpt.hub.loading import Tokenizers
 
 VOCAB, TARGET_VOCAB = 300, 280
-DOCS = (PROJECT / "docs" / "engines_onnx.md").read_text(encoding="utf-8")
+DOCS = (PROJECT / "docs" / "how-to" / "engines-onnx.md").read_text(encoding="utf-8")
 TEXT = "One day, Anna saw a lamp."
 FULL_ATTENTION = {"vocab_size": VOCAB, "layer_types": ["full_attention"] * 2, "sliding_window": None}
 TWO_TOKENIZERS = {"decoder_vocab_size": TARGET_VOCAB, "share_encoder_decoder_embeddings": False}

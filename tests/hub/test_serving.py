@@ -1,4 +1,4 @@
-"""`transformers serve` with an OpenAI client, as docs/engines_transformers_serve.md shows it."""
+"""`transformers serve` with an OpenAI client, as docs/how-to/serve.md shows it."""
 
 import re
 import socket
@@ -19,9 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from scratch_gpt import train_tokenizer
 from scratch_gpt.tokenization.chat import add_chat_template
 
-EXAMPLES = re.findall(
-    r"```python\n(.*?)```", (PROJECT / "docs" / "engines_transformers_serve.md").read_text(), re.DOTALL
-)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "how-to" / "serve.md").read_text(), re.DOTALL)
 PROMPTS = ["One day, Anna", "How warm is it?"]
 
 

@@ -5,12 +5,14 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.models import tiny_model
 from helpers.training import make_trainer
 
 from scratch_gpt.errors import TrainingError
+from scratch_gpt.train.checkpoints import manifest
 from scratch_gpt.train.checkpoints.checkpoint import (
     checkpoint_folders,
     newest_checkpoint,
@@ -239,3 +241,20 @@ def test_manifest_covers_subdirectories_but_not_itself(tmp_path):
     for text in ("", "{}", "[]", '{"files": {}}'):
         (tmp_path / "manifest.json").write_text(text)
         assert find_corruption(tmp_path) is not None
+
+
+def test_on_windows_files_are_synced_open_for_writing_and_directories_are_not(tmp_path, monkeypatch):
+    """Windows refuses to open a directory, and to flush a file that is open for reading."""
+    (tmp_path / "weights").write_bytes(b"1")
+    opened = []
+
+    def open_as_windows(path, flags: int) -> int:
+        assert path.is_file()
+        opened.append(flags)
+        return os.open(path, flags)
+
+    windows = SimpleNamespace(name="nt", open=open_as_windows, fsync=os.fsync, close=os.close)
+    windows.O_RDONLY, windows.O_RDWR = os.O_RDONLY, os.O_RDWR
+    monkeypatch.setattr(manifest, "os", windows)
+    manifest.sync(tmp_path)
+    assert opened == [os.O_RDWR]

@@ -66,8 +66,11 @@ def sync(folder: Path) -> None:
 
 
 def sync_one(path: Path) -> None:
-    """Flush one file, or the entries of one directory, to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush one file, or the entries of one directory, to disk (fsync). Windows can't flush a directory, and flushes a
+    file only if it is open for writing."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -28,12 +28,14 @@ def verify(
     ```
     """
     from rich.text import Text
+    from transformers.utils import logging
 
     from ..auto import register
     from ..terminal import SafeConsole
     from ..train.verify_run import verify_run
 
     register()
+    logging.disable_progress_bar()
     console, good = SafeConsole(), True
     for finding in verify_run(run, trust_remote_code):
         mark = Text("✓", style="green") if finding.good else Text("✗", style="bold red")

@@ -143,11 +143,12 @@ def _load_arguments(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]
 
 @contextmanager
 def _trainer(folder: Path, checkpoint: Path, trust: bool) -> Iterator[Trainer]:
-    """Context with a trainer that resumes a checkpoint, on one process and not compiled; its files are deleted."""
+    """Context with a trainer that resumes a checkpoint, on one process, not compiled and without a film; its files are
+    deleted."""
     recipe, (data, model_args, args) = _load_arguments(folder, trust)
     AcceleratorState._reset_state(True)  # several jobs run in this process
     GradientState._reset_state()
-    job = recipe.prepare(data, model_args, replace(args, tracker=None, compile="off"), checkpoint)
+    job = recipe.prepare(data, model_args, replace(args, tracker=None, compile="off", film=False), checkpoint)
     job = resolve_defaults(job, model_args)
     with tempfile.TemporaryDirectory() as temporary:
         yield make_trainer(job, recipe, Path(temporary), checkpoint)

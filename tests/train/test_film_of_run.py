@@ -90,6 +90,14 @@ def test_a_resumed_run_continues_the_film(text_file, tmp_path):
     assert all(same(frame, expected[step]) for step, frame in frames(parts).items())
 
 
+def test_verify_says_nothing_of_a_film(text_file, tmp_path):
+    """It resumes the run in temporary folders, which have no frames."""
+    pretrain(tmp_path / "filmed", text_file, "--max_steps", "3", "--film")
+    verified = run_here("scratch-gpt", "verify", str(tmp_path / "filmed"))
+    assert "bit-equal" in verified.stdout
+    assert "frames" not in verified.stdout
+
+
 def test_a_run_that_is_resumed_says_what_of_its_film_is_missing(text_file, tmp_path):
     """With a film, then without, then with it again: no frame is of weights that the run does not have."""
     run, film = tmp_path / "run", tmp_path / "run" / "film"

@@ -48,8 +48,8 @@ END_BIAS = 2.0  # of random models, so that their translations end before the la
 
 def translate_without_package(folder, texts, tmp_path) -> list[list[str]]:
     """Translations by the code of the documentation: with the default number of beams, with 1 and with 5."""
-    assert DOCUMENTED.count('"exported"') == 1
-    documented = DOCUMENTED.replace('"exported"', repr(str(folder)))
+    assert DOCUMENTED.count('"runs/ct2"') == 1
+    documented = DOCUMENTED.replace('"runs/ct2"', repr(str(folder)))
     (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     script = WITHOUT_PACKAGE.format(documented=documented)
     result = run_python("-I", "-c", script, str(tmp_path / "texts.json"), cwd=tmp_path)

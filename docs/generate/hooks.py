@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import re
 import sys
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from mkdocs.utils import get_relative_url
 from source_links import IN_HTML, IN_MARKDOWN, UnknownSourceError, anchor, line_of, page_of, source_page
 
 FOLDER = Path(__file__).parent
+NOTEBOOK = re.compile(r"\[[^\]]*\]\(([\w-]+\.ipynb)\)")
 FLAG = re.compile(r"<code>(--[\w-]+)")
 log = logging.getLogger("mkdocs.hooks.generate")  # a warning of this logger fails a strict build
 
@@ -53,20 +53,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Add links to the notebook of a page below its title, if it has one."""
-    path = PurePosixPath(page.file.src_uri)
-    uri = next(
-        (uri for uri in _generated if uri.endswith(f"/{path.stem}.ipynb") and path.parts[0] == "tutorials"), None
-    )
-    if uri is None:
+    """Add a link to Colab to the links to notebooks, which `mkdocs gh-deploy` publishes, if the repository is known."""
+    host, _, repository = (config.repo_url or "").rstrip("/").partition("//github.com/")
+    if host != "https:":
         return markdown
-    links = [f"[Download as a notebook]({os.path.relpath(uri, path.parent)})"]
-    if config.repo_url and "//github.com/" in config.repo_url:  # `mkdocs gh-deploy` publishes the notebooks
-        repository = config.repo_url.rstrip("/").partition("//github.com/")[2]
-        published = f"{repository}/blob/{config.remote_branch}/{uri}"
-        links.append(f"[open in Colab](https://colab.research.google.com/github/{published})")
-    title, line, rest = markdown.partition("\n")
-    return f"{title}{line}\n{', or '.join(links)}.\n{rest}" if title.startswith("# ") else markdown
+    folder = PurePosixPath(page.file.src_uri).parent
+    address = f"https://colab.research.google.com/github/{repository}/blob/{config.remote_branch}/{folder}"
+    return NOTEBOOK.sub(rf"\g<0>, or [open it in Colab]({address}/\1)", markdown)
 
 
 def on_page_content(html: str, page: Any, config: MkDocsConfig, files: Files) -> str:

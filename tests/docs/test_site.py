@@ -1,11 +1,13 @@
 """The documentation's site is built without a warning, needs no other server, and fits on a phone."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.browser import chromium
@@ -123,6 +125,24 @@ def test_links_to_source_lead_to_its_line_and_unknown_ones_fail_the_build(tmp_pa
         assert f'id="{anchor}"' in (tmp_path / "site" / page / "index.html").read_text("utf-8")
         text = (ROOT / link.partition("#")[0]).read_text("utf-8").splitlines()
         assert text[int(anchor.rpartition("-")[2]) - 1].startswith(beginning)
+
+
+def test_notebooks_open_in_colab_if_the_repository_is_known(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "generate")
+    hooks = importlib.import_module("hooks")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="tutorials/first-model.md"))
+    text = "Ten minutes. [Download as a notebook](first-model.ipynb)."
+    for repository, expected in (
+        (None, text),
+        ("https://example.org/OWNER/NAME", text),
+        (
+            "https://github.com/OWNER/NAME/",
+            "Ten minutes. [Download as a notebook](first-model.ipynb), or [open it in Colab]"
+            "(https://colab.research.google.com/github/OWNER/NAME/blob/gh-pages/tutorials/first-model.ipynb).",
+        ),
+    ):
+        config = SimpleNamespace(repo_url=repository, remote_branch="gh-pages")
+        assert hooks.on_page_markdown(text, page, config, None) == expected
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

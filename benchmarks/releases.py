@@ -13,6 +13,7 @@ its numbers differ by less than 1e-4. The exit status is 1 if an act failed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -211,23 +212,23 @@ def environment(release: str, folder: Path) -> Path:
 
 
 def markdown(table: dict[str, dict[str, dict[str, str]]], counts: dict[str, int], remote_code: dict[str, bool]) -> str:
-    """The results as Markdown: a table of the models with our code and one of those in transformers' own class."""
+    """The results as Markdown: a table of the models with our code and one of those in transformers' own class. A row
+    is a model in successive releases with the same result."""
     parts = []
     for title, with_code in (("With this package's code", True), ("In transformers' own class", False)):
-        names = [name for name in counts if remote_code[name] == with_code]
-        parts += [f"## {title}", "", f"| transformers | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        parts += [f"## {title}", "", "| model | passed | releases |", "| --- | --- | --- |"]
         reasons: list[str] = []
-        for release, row in table.items():
-            if not any(name in row for name in names):
-                continue
-            cells = []
-            for name in names:
-                failed = row.get(name)
-                cells.append("–" if failed is None else f"{counts[name] - len(failed)}/{counts[name]}")
-                reasons += [f"- {release}, {name}, {act}: {reason}" for act, reason in (failed or {}).items() if reason]
-            parts.append(f"| {release} | {' | '.join(cells)} |")
+        for name in (name for name in counts if remote_code[name] == with_code):
+            failed = {release: row[name] for release, row in table.items() if name in row}
+            passes = {release: counts[name] - len(acts) for release, acts in failed.items()}
+            for passed, group in itertools.groupby(passes, passes.__getitem__):
+                releases = list(group)
+                shown = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
+                parts.append(f"| {name} | {passed}/{counts[name]} | {shown} |")
+            for release, acts in failed.items():
+                reasons += [f"- {release}, {name}, {act}: {reason}" for act, reason in acts.items() if reason]
         parts += ["", *(["Failed:", "", *reasons, ""] if reasons else [])]
-    return "\n".join(parts)
+    return "\n".join([*parts, f"Tried: {', '.join(table)}.", ""])
 
 
 def main() -> None:
@@ -278,8 +279,8 @@ HEADER = """# Releases of transformers
 Acts on a model directory that pass, of all: load by `AutoModel…`, greedy decoding, sampling, beam search, without and
 with a static cache, a cache passed under both of its names, a batch with padding, the pipeline, saving and loading
 again. An act passes if it gives the tokens and texts that transformers {newest} gives with the package installed, and
-the same numbers within 1e-4. –: the release does not have the class. In transformers 5.0 to 5.2, a `MarianMTModel`'s
-tokenizer opens only if `sentencepiece` is installed. PyTorch {torch}; written by
+the same numbers within 1e-4. Releases before the first one that is listed do not have the class. In transformers 5.0 to
+5.2, a `MarianMTModel`'s tokenizer opens only if `sentencepiece` is installed. PyTorch {torch}; written by
 `python benchmarks/releases.py --markdown docs/reference/releases.md`.
 """
 

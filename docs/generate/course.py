@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PACKAGE = "scratch_gpt"
-LADDER_RESULTS = "../results/ladder.md"
-DOCS = Path(__file__).parents[1]
+LADDER_RESULTS = Path(__file__).parents[1] / "results" / "ladder.md"
 
 
 class MarkdownPresenter(Presenter):
@@ -112,8 +111,10 @@ def _present(name: str) -> MarkdownPresenter:
     ladder.explain(presenter)
     presenter.section("The result", "Held-out loss on TinyShakespeare, with three seeds for each rung:")
     presenter.parts.append(f"![{ladder.PLOT_TITLE}](../images/ladder.png)")
-    if (DOCS / "course" / LADDER_RESULTS).exists():
-        presenter.parts.append(f"The numbers stand in the [table of results]({LADDER_RESULTS}).")
+    table = re.search(r"^\|.+?(?=\n\n)", LADDER_RESULTS.read_text("utf-8"), re.M | re.S)
+    assert table is not None, f"{LADDER_RESULTS} has no table"
+    presenter.parts.append(table[0])
+    presenter.parts.append("How it was measured is said at the [results](../results/ladder.md).")
     presenter.text("The lesson in the terminal trains all rungs, in minutes, on a text of your own if you want.")
     ladder.discuss(presenter)
     return presenter

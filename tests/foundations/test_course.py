@@ -73,6 +73,7 @@ def test_solutions_run(lesson):
         for block in re.findall(r"```python\n(.*?)```", f"{each.question}\n{each.solution}", re.S)
     ]
     assert blocks
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= 76  # columns of a block in a terminal
     for block in blocks:
         exec(compile(block, f"a solution of {lesson}", "exec"), {"__name__": "solution"})
 
@@ -185,6 +186,7 @@ def test_the_page_of_the_ladder_explains_every_rung_without_a_run(course):
     assert all(f"- {rung.name}: " in page for rung in ladder.RUNGS)
     assert "Why is one head no better than the bigram?" in page
     assert "../images/ladder.png" in page
+    assert re.search(r"^\| bigram \| \d\.\d+", page, re.M)
 
 
 def test_the_page_of_bridges_links_every_lesson(course):

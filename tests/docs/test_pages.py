@@ -179,7 +179,7 @@ def test_named_files_exist(page):
     roots = r"(?:scratch_gpt|tests|benchmarks|training|stress|docs)/"
     paths = re.findall(rf"(?<![\w/.-])({roots}(?:[\w-]+/)*[\w-]+\.(?:py|md|png|toml|yaml|js))\b", text)
     if page in ("README.md", "CONTRIBUTING.md"):
-        paths += re.findall(r"(?<![\w/])((?:\w+/)+\w+\.(?:py|md|png|toml))\b", text)
+        paths += re.findall(r"(?<![\w/-])((?:[\w-]+/)+[\w-]+\.(?:py|md|png|toml))\b", text)
     for files in re.findall(r"^\| (`scratch_gpt/[^|]*) \|", text, re.M):
         folder, *names = re.findall(r"`([\w./]+)`", files)
         paths += [folder, *(folder + name for name in names if not name.startswith("scratch_gpt/"))]

@@ -4,13 +4,14 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from helpers.documentation import RUN, Block, commands_of, page_blocks
-from helpers.processes import PROJECT, run_here, run_python
+from helpers.processes import PROJECT, run_here
 from helpers.python_session import PythonSession
 from helpers.shortened import filled, shortened, shortened_python, small_data
 
@@ -34,6 +35,7 @@ EXAMPLES = {  # files of `scratch-gpt data --example`
     "prompts": "prompts.txt",
     "pairs": "pairs.tsv",
 }
+TIMEOUT = 280  # seconds of a command of the shell; below that of a test
 LINKED = ("README.md", "training", "benchmarks")  # what commands name in the repository
 
 
@@ -226,9 +228,11 @@ def run_shortened(command: str, folder: Path, data: dict[str, str]) -> None:
     if command.startswith("scratch-gpt ") and not has_operator(command):
         run_here(*shlex.split(command), cwd=folder)
         return
-    script = f"import os; os.execvp('bash', ['bash', '-euo', 'pipefail', '-c', {command!r}])"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run_python("-c", script, cwd=folder, PATH=path, MPLBACKEND="agg")
+    environment = {**os.environ, "PATH": path, "MPLBACKEND": "agg"}
+    shell = ["bash", "-euo", "pipefail", "-c", command]
+    result = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert result.returncode == 0, f"exit code {result.returncode}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
 
 def has_operator(command: str) -> bool:

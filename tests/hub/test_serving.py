@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from scratch_gpt import train_tokenizer
 from scratch_gpt.tokenization.chat import add_chat_template
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "how-to" / "serve.md").read_text(), re.DOTALL)
+HOW_TO = (PROJECT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+EXAMPLES = [block for block in re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL) if "OpenAI" in block]
 PROMPTS = ["One day, Anna", "How warm is it?"]
 
 

@@ -31,8 +31,8 @@ class RunInterruptedError(ScratchError):
 
 
 @contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Turn the ImportError of an optional package into a ScratchError that names the extra to install.
+def optional_imports() -> Iterator[None]:
+    """Turn the ImportError of an optional package into a ScratchError that names the package to install.
 
     Raises:
         ScratchError: an import inside the block fails.
@@ -40,7 +40,17 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ScratchError(f"{error.name} is not installed: pip install 'scratch_gpt[{extra}]'") from error
+        raise ScratchError(not_installed(str(error.name).split(".")[0])) from error
+
+
+def not_installed(package: str) -> str:
+    """The error of a missing optional package. It names the package itself, which pip finds however scratch_gpt was
+    installed, and not an extra of scratch_gpt, which needs its source tree, its wheel, or a package index that has it.
+
+    Args:
+        package: name of the package, which is that of its module too.
+    """
+    return f"{package} is not installed: pip install {package}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
-from ..errors import needs_extra
+from ..errors import optional_imports
 from ..models.pipeline_scratch_translation import TASK, longest_translation
 from ..terminal import SafeConsole
 from .positions import pad_rows
@@ -70,7 +70,7 @@ def sacrebleu_module() -> Any:
     Raises:
         ScratchError: it is not installed.
     """
-    with needs_extra("translation"):
+    with optional_imports():
         import sacrebleu
     return sacrebleu
 
@@ -105,7 +105,7 @@ def moses_bleu(translations: list[str], references: list[str], language: str) ->
     Raises:
         ScratchError: sacrebleu or sacremoses is not installed.
     """
-    with needs_extra("translation"):
+    with optional_imports():
         from sacremoses import MosesTokenizer
 
     tokenizer = MosesTokenizer(lang=language)

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from ..errors import ScratchError
+from ..errors import ScratchError, not_installed
 from ..untrusted import read_json
 from .adapter import CONFIG, WEIGHTS
 from .loading import load_model
@@ -29,7 +29,7 @@ def load_adapted(folder: Path, trust_remote_code: bool = False) -> Any:
         ScratchError: PEFT is not installed, or the base model or the adapter can't be loaded.
     """
     if find_spec("peft") is None:
-        raise ScratchError("an adapter needs PEFT: pip install 'scratch_gpt[interop]'")
+        raise ScratchError(f"an adapter needs PEFT: {not_installed('peft')}")
     from peft import PeftModel
 
     config = read_json(folder / CONFIG)

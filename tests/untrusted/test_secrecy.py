@@ -8,6 +8,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from helpers.processes import PRETRAIN, TINY_RUN, run_here, run_python
 
+from scratch_gpt.errors import not_installed
 from scratch_gpt.redaction import holds_secret, is_secret, redact
 
 SECRETS = {
@@ -223,7 +224,7 @@ def test_a_resume_compares_redacted_arguments(tmp_path, text_file):
 def test_a_tracker_receives_no_secret_of_the_command_line(tracker, tmp_path, text_file):
     """wandb records `sys.argv` by default."""
     if find_spec(tracker) is None:
-        pytest.skip(f"{tracker} is not installed: pip install 'scratch_gpt[{tracker}]'")
+        pytest.skip(not_installed(tracker))
     token, options = "ghp_" + "a1" * 18, (*TINY_RUN, "--max_steps", "2", "--tracker", tracker)
     arguments = ("--dataset", str(text_file), "--dataset_license", f"see {token}", "--output_dir", "run")
     places = {name: str(tmp_path / tracker) for name in ("HOME", "HF_HOME", "WANDB_DIR", "TRACKIO_DIR")}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ...errors import ScratchError, needs_extra
+from ...errors import ScratchError, not_installed, optional_imports
 from ..loading import Tokenizers
 from ..new_folder import check_empty, complete_folder
 
@@ -94,7 +94,7 @@ def export_model(source: Source, output_dir: Path, format: ExportFormat, quantiz
     """
     quantization = check_quantization(format, quantization)
     check_empty(output_dir)
-    with needs_extra("engines"):
+    with optional_imports():
         for package in format.packages:
             __import__(package)
     format.check(source)
@@ -159,7 +159,7 @@ def _record(source: Source, folder: Path, format: ExportFormat, quantization: st
     try:
         engine_version = version(format.runtime)
     except ImportError:
-        record["reason"] = f"{format.runtime} is not installed: pip install 'scratch_gpt[engines]'"
+        record["reason"] = not_installed(format.runtime)
         return record
     compared = format.compare(source, folder, quantization)
     for name, value in compared.items():

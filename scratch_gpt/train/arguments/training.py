@@ -293,7 +293,7 @@ class TrainingArguments:
     )
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = argument(
         None,
-        "Also report to 'tensorboard', 'wandb' or 'trackio' (install the extra of that name first).",
+        "Also report to 'tensorboard', 'wandb' or 'trackio' (install the package of that name first).",
         resumable=True,
         private=True,
     )

@@ -10,7 +10,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, set_seed
 from transformers.utils import logging
 
-from ...errors import ScratchError
+from ...errors import ScratchError, not_installed
 from ...hardware import retain_freed_memory, should_use_bf16, use_all_cores
 from ..arguments.training import TrainingArguments
 from .launcher_settings import FSDP, is_set, should_use_cpu
@@ -52,7 +52,7 @@ def start(args: TrainingArguments) -> Accelerator:
     """
     logging.disable_progress_bar()
     if args.tracker and args.tracker not in [tracker.value for tracker in get_available_trackers()]:
-        raise ScratchError(f"{args.tracker} is not installed: pip install 'scratch_gpt[{args.tracker}]'")
+        raise ScratchError(not_installed(args.tracker))
     try:
         accelerator = Accelerator(
             cpu=should_use_cpu(),  # by default, processes without an accelerator are not joined

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from ....errors import ScratchError
+from ....errors import ScratchError, not_installed
 from ....hub.adapter import NAME, Adapter
 from ....tokenization.chat import CHAT_TOKENS
 
@@ -47,7 +47,7 @@ def add_lora(
         ScratchError: PEFT is not installed, a layer does not exist, or PEFT can't train the rows of the chat tokens.
     """
     if find_spec("peft") is None:
-        raise ScratchError("LoRA needs PEFT: pip install 'scratch_gpt[interop]'")
+        raise ScratchError(f"LoRA needs PEFT: {not_installed('peft')}")
     from peft import LoraConfig, inject_adapter_in_model
 
     known = tokenizer.get_vocab()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import typer
 
+from ..data.readers.examples import EXAMPLES
 from .app import app
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ def data_command(**given: Any) -> None:
     """Show what is read from a dataset, without training: files, split, columns, delimiter and header; rows read, and
     rows skipped by reason; characters, duplicates, labels, lengths; the size of each split; and five samples.
 
-    The options are those of the training tasks, and the data is read by the same code.
+    The options are those of the training tasks, and the data is read by the same code. `--example KIND` writes a tiny
+    file in the form that a task reads, for a first look.
 
     Examples:
 
@@ -33,6 +36,7 @@ def data_command(**given: Any) -> None:
     scratch-gpt data reviews.csv --for classification --label_column stars
     scratch-gpt data FOLDER --tokenizer bpe --context_length 256
     scratch-gpt data stories --json
+    scratch-gpt data --example conversations
     ```
     """
     import json
@@ -40,7 +44,11 @@ def data_command(**given: Any) -> None:
     from ..terminal import SafeConsole, printable
     from ..train.tasks import recipe_of
 
-    family, dataset = given.pop("for_"), given.pop("dataset")
+    family, dataset, example = given.pop("for_"), given.pop("dataset"), given.pop("example")
+    _check_one(dataset, example)
+    if example is not None:
+        _write_example(example)
+        return
     as_json, tokenizer = given.pop("json_"), given.pop("tokenizer")
     vocab_size, context_length, seed = given.pop("vocab_size"), given.pop("context_length"), given.pop("seed")
     kind = argument_types()[family]
@@ -60,6 +68,25 @@ def data_command(**given: Any) -> None:
         print(text if printable(text) == text else json.dumps(content, indent=1))
     else:
         _print(SafeConsole(), content, summary)
+
+
+def _check_one(dataset: str | None, example: str | None) -> None:
+    """Raise an error unless there is either a dataset or the kind of an example."""
+    from ..errors import ScratchError
+
+    if (dataset is None) == (example is None):
+        raise ScratchError("want a dataset to inspect, or --example KIND to write an example file: give one of the two")
+
+
+def _write_example(kind: str) -> None:
+    """Write the example file of a kind into the working directory, and print it and how to read it."""
+    from ..data.readers.examples import write_example
+    from ..terminal import SafeConsole
+
+    path, console = write_example(kind, Path()), SafeConsole()
+    console.print(EXAMPLES[kind].content, soft_wrap=True)
+    more = "".join(f" --{name} {value}" for name, value in EXAMPLES[kind].options.items())
+    console.print(f"written to {path}; read it with: scratch-gpt data {path} --for {EXAMPLES[kind].family}{more}")
 
 
 def _check_options(unknown: set[str], family: str, tokenizer: str | None, counts_tokens: bool) -> None:
@@ -157,10 +184,15 @@ def _signature() -> inspect.Signature:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     types = argument_types()
-    dataset = Annotated[str, typer.Argument(help="The dataset: the same values as --dataset of the training task.")]
-    found = {"dataset": inspect.Parameter("dataset", inspect.Parameter.KEYWORD_ONLY, annotation=dataset)}
+    dataset = Annotated[
+        str | None, typer.Argument(help="The dataset: the same values as --dataset of the training task.")
+    ]
+    found = {"dataset": inspect.Parameter("dataset", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=dataset)}
     families: Any = Literal[tuple(types)]
     found["for_"] = option("for_", families, "The task to read the data for.", "language_modeling", "--for")
+    kinds: Any = Literal[tuple(EXAMPLES)]
+    example = "Write a tiny example file of this kind into the working directory, and show it."
+    found["example"] = option("example", kinds | None, example)
     for kind in types.values():
         hints = get_type_hints(kind)
         for field in dataclasses.fields(kind):

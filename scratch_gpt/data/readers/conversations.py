@@ -19,6 +19,7 @@ from typing import Any
 from ...errors import ScratchError
 from ..corpora import story_questions
 from .corpus import Corpus, Origin, check_built_in_size
+from .examples import example_hint
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_text, check_unicode, find_column, open_table
 
@@ -77,7 +78,8 @@ def find_conversation_columns(table: Table, messages_column: str | None) -> tupl
     expected = "; or ".join(
         " and ".join(map(repr, names)) for names in [*((name,) for name in MESSAGES), *COLUMN_PAIRS]
     )
-    raise ScratchError(f"{table.name} has the columns {table.described()}, want {expected}")
+    hint = example_hint("conversations")
+    raise ScratchError(f"{table.name} has the columns {table.described()}, want {expected}; {hint}")
 
 
 def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conversation]:

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import ScratchError
 from ..corpora import german_english
 from .corpus import Corpus, Origin, check_built_in_size
+from .examples import example_hint
 from .formats import BadRowError
 from .tables import ReadOptions, Table, cell, check_unicode, find_column, find_text_column, open_table, text_cell
 
@@ -71,7 +72,8 @@ def _of_table(table: Table, options: ReadOptions, text_column: str | None, label
     if label_name is None:
         if len(others := _others(table, text_name)) != 1:
             raise ScratchError(
-                f"{table.name} has no label column, it has {table.described()}: choose one with --label_column"
+                f"{table.name} has no label column, it has {table.described()}: choose one with --label_column; "
+                f"{example_hint('labelled')}"
             )
         label_name = others[0]
     class_names = table.class_names(label_name)

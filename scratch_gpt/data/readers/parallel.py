@@ -12,6 +12,7 @@ from ...untrusted import check_regular
 from ..corpora import german_english
 from .compressed import SUFFIXES
 from .corpus import Corpus, Origin, check_built_in_size, fingerprint_of
+from .examples import example_hint
 from .files import kind_of, read_lines
 from .folders import list_folder
 from .formats import BadRowError, fingerprint_of_files
@@ -167,7 +168,8 @@ def _of_table(table: Table, source_lang: str, target_lang: str, options: ReadOpt
         found = next((name for name in (language, f"translation.{language}") if table.has(name)), None)
         if found is None:
             raise ScratchError(
-                f"{table.name} has no {language!r}: it has {_languages_of(table)}; choose with --{role}_lang"
+                f"{table.name} has no {language!r}: it has {_languages_of(table)}; choose with --{role}_lang; "
+                f"{example_hint('pairs')}"
             )
         columns[role] = found
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ...errors import ScratchError
 from .conversations import Conversation, conversation_of, message_text, messages_of
 from .corpus import Corpus, Origin
+from .examples import example_hint
 from .formats import BadRowError
 from .prompts import Prompt
 from .tables import ReadOptions, check_text, open_table
@@ -43,7 +44,10 @@ def open_preferences(dataset: str, options: ReadOptions | None = None) -> Corpus
     options = options or ReadOptions()
     table = open_table(dataset, options, COLUMNS, "preferences")
     if not all(map(table.has, ("chosen", "rejected"))):
-        raise ScratchError(f"{table.name} has the columns {table.described()}, want 'prompt', 'chosen', 'rejected'")
+        raise ScratchError(
+            f"{table.name} has the columns {table.described()}, want 'prompt', 'chosen', 'rejected'; "
+            f"{example_hint('preferences')}"
+        )
     columns = {name: name for name in COLUMNS if table.has(name)}
     return Corpus(Origin.of_table(table, columns, options), table.reader(columns), preference_of, options)
 

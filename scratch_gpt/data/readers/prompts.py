@@ -9,6 +9,7 @@ from ...errors import ScratchError
 from ..corpora import stories
 from .conversations import MESSAGES, conversation_key, conversation_of, messages_of
 from .corpus import Corpus, Origin, check_built_in_size
+from .examples import example_hint
 from .files import read_lines
 from .finding import find_files
 from .formats import BadRowError
@@ -55,7 +56,7 @@ def open_prompts(
     if column is None:
         raise ScratchError(
             f"{table.name} has the columns {table.described()}, want one of {', '.join(map(repr, COLUMNS))}; or choose "
-            "one with --prompt_column"
+            f"one with --prompt_column; {example_hint('prompts')}"
         )
     origin = Origin.of_table(table, {"prompt": column}, options)
     read = INSTRUCTION if column == "instruction" else (column,)

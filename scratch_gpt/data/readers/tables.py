@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import ScratchError
 from ...not_found import why_not_found
 from .delimited import Dialect, Quoting, find_dialect, is_number
+from .examples import example_hint
 from .finding import Files, find_files
 from .formats import BadRowError, arrow_rows, delimited_rows, fingerprint_of_files, json_rows, read_columns, schema_of
 from .split_files import canonical_split
@@ -241,7 +242,8 @@ def find_text_column(table: Table, requested: str | None, label_column: str | No
         values = {name: [row.get(name) or "" for row in table.sample()] for name in texts}
         return max(texts, key=lambda name: (len(set(values[name])), sum(map(len, values[name]))))
     advice = "choose one with" if texts else "none has text, a field inside one is named by"
-    raise ScratchError(f"{table.name} has the columns {table.described()}: {advice} --text_column")
+    hint = f"{advice} --text_column; {example_hint('labelled')}"
+    raise ScratchError(f"{table.name} has the columns {table.described()}: {hint}")
 
 
 def check_unicode(text: str, name: str) -> None:

@@ -1,10 +1,12 @@
 """Cost estimates compared with measurements: parameters, FLOPs, and the memory of a real training process."""
 
 import re
+import shlex
 from statistics import fmean
 
 import pytest
 import torch
+import yaml
 from helpers.models import tiny_config
 from helpers.processes import run_here, run_python
 from helpers.published import save_published
@@ -14,7 +16,10 @@ from transformers import AutoModelForCausalLM
 from scratch_gpt import ScratchBigramConfig, ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.cli.plan import _duration
 from scratch_gpt.train.cost_estimate import Plan, flops_per_token, inactive_parameters, make_plan, optimizer_bytes
-from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
+from scratch_gpt.train.engine.parsing import parse_arguments
+from scratch_gpt.train.tasks.language_modeling.advice import advise, fitting_context
+from scratch_gpt.train.tasks.language_modeling.arguments import ARGUMENTS, PretrainingArguments
+from scratch_gpt.train.tasks.language_modeling.build import build_config, build_model
 
 SIZES = [(256, 4, 8192, 4, 256), (384, 4, 4096, 4, 256), (512, 3, 12288, 2, 512)]
 
@@ -219,7 +224,8 @@ def test_remark_compares_the_ratio_of_tokens_to_parameters(tokens, words):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.04, "0.0 s"), (119.94, "119.9 s"), (120, "2.0 min"), (7199, "120.0 min"), (7200, "2.0 h")]
+    ("seconds", "words"),
+    [(0.04, "under 1 s"), (1, "1.0 s"), (119.94, "119.9 s"), (120, "2.0 min"), (7199, "120.0 min"), (7200, "2.0 h")],
 )
 def test_durations_are_in_a_readable_unit(seconds, words):
     assert _duration(seconds) == words
@@ -233,3 +239,79 @@ def test_plan_prints_only_its_table_to_standard_output(monkeypatch):
     assert "measuring a few steps" not in result.stdout
     assert "measuring a few steps" in result.stderr
     assert "memory: total" in result.stdout
+
+
+# --- proposals for a text ----------------------------------------------------------------------------------
+
+TEXT = "One day, Anna has two old lamps near the mill. She likes them, and Oscar gives her a kite.\n"
+
+
+def test_the_default_run_is_not_called_too_large_and_no_time_is_zero():
+    tiny = ("--hidden_size", "32", "--num_hidden_layers", "1", "--batch_size", "1", "--num_threads", "1")
+    printed = " ".join(run_here("scratch-gpt", "plan", *tiny).stdout.replace("│", " ").split())
+    assert "a small grammar generates the stories" in printed
+    assert "compute-optimal" not in printed
+    assert " 0.0 s" not in printed
+    assert "too short a run to estimate from its FLOPs; fits" in printed
+    given = run_here("scratch-gpt", "plan", "--tokens", "1000", *tiny).stdout
+    assert "compute-optimal" in " ".join(given.replace("│", " ").split())
+
+
+def test_advice_grows_with_the_text():
+    """Larger texts get larger models, contexts and vocabularies, and fewer epochs; all options are valid."""
+    tiers = [advise(utf8_bytes) for utf8_bytes in (500, 10_000, 1_100_000, 5_000_000, 50_000_000, 10**12)]
+    assert tiers[0] is tiers[1]
+    assert tiers[4] is tiers[5]
+    sizes = []
+    for tier in tiers[1:5]:
+        argv = [part for name, value in tier.options.items() for part in (f"--{name}", str(value))]
+        _, model_args, args = parse_arguments(ARGUMENTS, "", argv)
+        config = build_config(model_args, tier.options.get("vocab_size", 90), model_args.context_length, {})
+        sizes.append((build_model(config).num_parameters(), -args.epochs, tier.options.get("vocab_size", 0)))
+        assert tier.reasons
+    assert [sorted(column) for column in zip(*sizes, strict=True)] == [
+        list(column) for column in zip(*sizes, strict=True)
+    ]
+    assert len(set(sizes)) == 4
+
+
+def test_a_proposal_is_a_command_that_trains(tmp_path):
+    """Its tokens are those that training counts, and what is given replaces a part of it."""
+    (tmp_path / "my text.txt").write_text(TEXT * 40)
+    options = ("--dataset", "my text.txt", "--num_threads", "1", "--hidden_size", "16")
+    printed = run_here("scratch-gpt", "plan", *options, cwd=tmp_path).stdout
+    (command,) = (line.strip() for line in printed.splitlines() if line.startswith("  scratch-gpt train"))
+    assert "as given, not as proposed: hidden_size" in printed
+    assert "tokenizer: characters, since" in printed
+    assert f"{len(TEXT) * 40 / 1000:.1f} kB, about " in printed
+    arguments = shlex.split(command)
+    assert arguments[3:9] == [*options]
+    assert arguments[-2:] == ["--output_dir", "runs/my text"]
+    trained = run_here(*arguments, "--max_steps", "1", "--no-baselines", cwd=tmp_path).stdout
+    assert "Reloaded from" in trained
+    facts = yaml.safe_load((tmp_path / "runs/my text/run.yaml").read_text())["facts"]
+    (tokens,) = re.findall(r"tokens of the run +│ ([\d,]+)", printed)
+    assert int(tokens.replace(",", "")) == pytest.approx(10 * facts["train"]["tokens"], rel=0.01)
+    assert f"{facts['parameters']:,}" in printed
+
+
+def test_a_tiny_text_gets_a_context_that_it_fills(tmp_path):
+    assert [fitting_context(64, tokens) for tokens in (10**6, 512, 511, 100, 3)] == [64, 64, 32, 8, 8]
+    (tmp_path / "tiny.txt").write_text("abc " * 50)
+    printed = run_here("scratch-gpt", "plan", "--dataset", "tiny.txt", "--num_threads", "1", cwd=tmp_path).stdout
+    assert "--context_length 16" in printed
+
+
+def test_settings_that_are_complete_are_planned_as_they_are(tmp_path):
+    """Of a config, a bigram table and the built-in stories, the tokens are counted, and nothing is proposed."""
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    cases = [("--dataset", "stories", "--num_stories", "50", "--hidden_size", "16", "--num_hidden_layers", "1")]
+    cases += [("--dataset", "text.txt", "--preset", "bigram", "--tokenizer", "char")]
+    cases += [("--dataset", "text.txt", "--config", "tinyshakespeare_char", "--hidden_size", "16")]
+    for case in cases:
+        printed = run_here("scratch-gpt", "plan", *case, "--num_threads", "1", cwd=tmp_path).stdout
+        assert "Proposed for" not in printed
+        assert "tokens for training" in printed
+    assert re.search(r"tokens of the run +│ 655,360 ", printed)  # 320 steps of 16 rows of 128 tokens
+    refused = run_here("scratch-gpt", "plan", "--dataset", "none.txt", cwd=tmp_path, check=False)
+    assert (refused.returncode, "no such file or folder: none.txt" in refused.stderr) == (2, True)

@@ -96,7 +96,8 @@ def run_ours(text: Path, scratch: Path, seed: int) -> Metrics:
     """Train our model; its metrics include the evaluation."""
     folder, config = scratch / f"ours{seed}", PROJECT / "training" / "configs" / "speedrun.yaml"
     command = ["accelerate", "launch", "training/language_modeling.py", "--config", str(config), "--seed", str(seed)]
-    seconds, _ = timed([*command, "--dataset", str(text), "--output_dir", str(folder)], PROJECT)
+    command += ["--dataset", str(text), "--output_dir", str(folder), "--no-baselines"]  # nanoGPT has none
+    seconds, _ = timed(command, PROJECT)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     loss = min(row["val_loss"] for row in rows if "val_loss" in row)
     return {"seconds": seconds, "training_seconds": max(row.get("seconds", 0) for row in rows), "val_loss": loss}

@@ -12,7 +12,7 @@ from .texts import one_line, report_skipped
 
 # Options of `evaluate` that each kind of model uses.
 USED_BY: dict[str, set[str]] = {
-    "causal": {"text_column", "split", "held_out", "split_seed", "context_length", "num_stories", "seed"},
+    "causal": {"text_column", "split", "held_out", "split_seed", "context_length", "num_stories", "seed", "baselines"},
     "seq2seq": {"split", "target_file", "num_pairs", "seed", "source_lang", "target_lang", "num_beams", "output"},
     "classifier": {"text_column", "label_column", "split", "confusion"},
 }
@@ -43,6 +43,14 @@ def evaluate(
         int | None, typer.Option("--context_length", min=1, help="Window length in tokens. Default: the model's.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Windows or texts per batch.")] = 16,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Compare a language model with gzip, xz and an untrained model and, with --held_out as in training, "
+            "with tables of token frequencies; then also measure whether it memorises the training text.",
+        ),
+    ] = True,
     num_stories: Annotated[int, typer.Option("--num_stories", min=1, help="Number of built-in stories.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed of the built-in texts.")] = 1_000_000,
     target_file: Annotated[
@@ -69,13 +77,15 @@ def evaluate(
     dtype: Dtype = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Evaluate a model. A language model: loss, perplexity and bits per byte of a text. A translator: BLEU and chrF,
-    with sacrebleu's signatures. A classifier: accuracy, F1 and the confusion matrix.
+    """Evaluate a model. A language model: loss, perplexity and bits per byte of a text, and the bits per byte of gzip
+    and other simple methods. A translator: BLEU and chrF, with sacrebleu's signatures. A classifier: accuracy, F1 and
+    the confusion matrix.
 
     Examples:
 
     ```
     scratch-gpt evaluate runs/gpt --dataset stories --num_stories 200
+    scratch-gpt evaluate runs/mine --dataset my_text.txt --held_out 0.1
     scratch-gpt evaluate runs/seq2seq --dataset grammar --split test
     scratch-gpt evaluate runs/classifier --dataset languages --confusion confusion.png
     ```
@@ -85,7 +95,8 @@ def evaluate(
     from ..data.readers.sources import open_source
     from ..data.readers.tables import ReadOptions
     from ..errors import ScratchError
-    from ..evaluation.language_modeling import evaluate_text
+    from ..evaluation.language_modeling import score_text
+    from ..evaluation.text_report import report_on_text, sample_texts
     from ..hub.model_directory import kind_of_model
     from ..terminal import SafeConsole
 
@@ -121,11 +132,17 @@ def evaluate(
         return
     source = open_source(dataset, options, text_column=text_column, num_stories=num_stories, seed=seed)
     with SafeConsole(stderr=True).status("scoring"):
-        metrics = evaluate_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
+        scored = score_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
     table = Table(show_header=False)
-    for name, value in metrics.items():
+    for name, value in scored.metrics.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     SafeConsole().print(table)
+    if baselines:
+        with SafeConsole(stderr=True).status("comparing with other methods"):
+            samples = sample_texts(opened, tokenizer) if "train" in scored.shards else []
+            bits = scored.metrics["bits_per_byte"]
+            report = report_on_text(opened, tokenizer, scored.shards, scored.row_length, bits, samples)
+        report.print(SafeConsole())
 
 
 def unused_options(kind: str, model_type: str, dataset: str) -> dict[str, str]:

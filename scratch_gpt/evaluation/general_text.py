@@ -29,9 +29,10 @@ BEFORE = f"{METRIC.name}_before"
 NONE = "none"  # the value of `--general_text` that measures nothing
 MAX_TOKENS, MAX_UNKNOWN = 1 << 14, 0.05
 ROW_LENGTH, BATCH_SIZE = 256, 4
-# The run warns if the loss rises by more than FORGOTTEN nats per token and the model knew the text: if its loss was
-# below the fraction KNOWN of that of a uniform distribution over the vocabulary.
-FORGOTTEN, KNOWN = 0.5, 0.75
+# The run warns if the loss rises by more than FORGOTTEN nats per token, which is 1.6 times the perplexity, and says so
+# from NOTICED on, if the model knew the text: if its loss was below the fraction KNOWN of that of a uniform
+# distribution over the vocabulary.
+FORGOTTEN, NOTICED, KNOWN = 0.5, 0.05, 0.75
 
 
 class GeneralText:
@@ -111,7 +112,7 @@ def open_general_text(
 
 
 def describe_change(text: GeneralText, before: float, after: float) -> tuple[str, bool]:
-    """Describe how the loss on general text has changed.
+    """Describe how the loss on general text has changed: in nats, as perplexity, and in words.
 
     Args:
         text: the text.
@@ -120,10 +121,26 @@ def describe_change(text: GeneralText, before: float, after: float) -> tuple[str
     Returns:
         A line, and whether it is a warning.
     """
-    line = f"loss on general text ({text.name}): {before:.4f} before, {after:.4f} after, nats per token"
-    if after <= before + FORGOTTEN or before > text.known:
-        return line, False
-    return f"{line}: the model has forgotten much of it; lower the learning rate, or take fewer steps", True
+    change = after - before
+    line = (
+        f"loss on general text ({text.name}): {before:.4f} before, {after:.4f} after, nats per token "
+        f"({change:+.4f}: perplexity {_perplexity(before)} before, {_perplexity(after)} after)"
+    )
+    if before > text.known:
+        return f"{line}. It hardly knew this text before: give text that it was trained on as --general_text", False
+    if change > FORGOTTEN:
+        return f"{line}. It has forgotten much of it: lower the learning rate, or take fewer steps", True
+    if change > NOTICED:
+        return f"{line}. It predicts general text a little worse than before, so it has forgotten some of it", False
+    return (
+        f"{line}. It predicts general text as well as before: it has forgotten nothing that this text shows",
+        False,
+    )
+
+
+def _perplexity(loss: float) -> str:
+    """Perplexity of a loss in nats per token."""
+    return f"{math.exp(min(loss, 700)):,.4g}"
 
 
 def _first_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..data.batching.packing import PackedRows
 from ..data.batching.token_shards import Shard, prepare_texts
 from ..data.readers.sources import Source
+from ..data.readers.text import SPLITS
 from ..models.configuration_scratch_gpt import ScratchGPTConfig
 from .positions import position_limit
 from .processes import sum_over_processes
@@ -78,6 +79,38 @@ def evaluate_text(
     batch_size: int = 16,
     split_seed: int = 0,
 ) -> dict[str, float]:
+    """Return only the metrics of `score_text`.
+
+    Args:
+        model, tokenizer, source, held_out, context_length, batch_size, split_seed: see `score_text`.
+    """
+    return score_text(model, tokenizer, source, held_out, context_length, batch_size, split_seed).metrics
+
+
+class ScoredText(NamedTuple):
+    """A text that a language model was evaluated on.
+
+    Attributes:
+        metrics: those of `language_metrics` without "val_", the numbers of scored "tokens" and "characters", and
+            "rows_skipped" if there are any.
+        shards: tokens of "validation", the scored text, and of "train", the rest of it, if a part was held out.
+        row_length: tokens per window.
+    """
+
+    metrics: dict[str, float]
+    shards: dict[str, Shard]
+    row_length: int
+
+
+def score_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: Source,
+    held_out: float = 1.0,
+    context_length: int | None = None,
+    batch_size: int = 16,
+    split_seed: int = 0,
+) -> ScoredText:
     """Evaluate a language model on a text, on the model's device.
 
     Args:
@@ -88,12 +121,9 @@ def evaluate_text(
         context_length: tokens per window. Default: the model's positions, at most `DEFAULT_WINDOW`.
         batch_size: windows per batch.
         split_seed: seed of the held-out split.
-
-    Returns:
-        The metrics of `language_metrics` without "val_", the numbers of scored "tokens" and "characters", and
-        "rows_skipped" if there are any.
     """
-    shards, reading = prepare_texts(source, tokenizer, held_out, splits=("validation",), seed=split_seed)
+    splits = SPLITS if held_out < 1 else ("validation",)
+    shards, reading = prepare_texts(source, tokenizer, held_out, splits=splits, seed=split_seed)
     shard = shards["validation"]
     window = context_length or min(DEFAULT_WINDOW, position_limit(model.config) or DEFAULT_WINDOW)
     rows = PackedRows.for_tokenizer(shard, window, tokenizer)
@@ -101,4 +131,5 @@ def evaluate_text(
     metrics = language_metrics(accelerator, model, rows, shard, batch_size, model.device)
     scored = {name.removeprefix("val_"): value for name, value in metrics.items()}
     skipped = {"rows_skipped": reading.count.skipped.total()} if reading.count.skipped else {}
-    return {**scored, "tokens": len(shard.tokens), "characters": shard.characters, **skipped}
+    sizes = {"tokens": len(shard.tokens), "characters": shard.characters}
+    return ScoredText({**scored, **sizes, **skipped}, shards, window)

@@ -15,11 +15,13 @@ from ..tokenization.special_tokens import choose_padding, first_token_id
 from .positions import new_tokens_within
 from .story_report import score_stories
 
-STORIES = 40
-TEXTS = 2
+STORIES, TEXTS = 40, 8  # generated texts
+SHOWN = 2
 
 
-def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, trust_remote_code: bool) -> None:
+def report_reloaded(
+    folder: Path, shards: dict[str, Shard], is_stories: bool, trust_remote_code: bool
+) -> tuple[Any, Any, list[str]]:
     """Load `folder` with the Auto classes, generate texts with the pipeline, and print them.
 
     Generated stories are also scored by the parser: the fractions of grammatical and of new sentences.
@@ -29,6 +31,9 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
         shards: the training text, for stories.
         is_stories: whether the model was trained on the built-in stories.
         trust_remote_code: whether to run code from the directory.
+
+    Returns:
+        The model, its tokenizer, and the generated texts.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -47,7 +52,7 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
 
     console = SafeConsole()
     console.print(f"\nReloaded from {folder}; generated texts:\n")
-    for text in texts[:TEXTS]:
+    for text in texts[:SHOWN]:
         console.print(f"  {text}\n", style="italic")
     if is_stories:
         scores = score_stories(texts, str(tokenizer.decode(shards["train"].tokens)))
@@ -55,3 +60,4 @@ def report_reloaded(folder: Path, shards: dict[str, Shard], is_stories: bool, tr
         table.add_row("grammatical", f"{scores.parsed:.1%}")
         table.add_row("not in the training text", f"{scores.new:.1%}")
         console.print(table)
+    return model, tokenizer, texts

@@ -184,5 +184,9 @@ def test_a_rise_is_a_warning_if_the_model_knew_the_text(story_tokenizer):
     assert describe_change(text, 2.0, 2.4)[1] is False
     line, warns = describe_change(text, 2.0, 2.6)
     assert warns
-    assert "2.0000 before, 2.6000 after, nats per token: the model has forgotten much of it" in line
+    assert "2.0000 before, 2.6000 after, nats per token (+0.6000: perplexity 7.389 before, 13.46 after)" in line
+    assert "It has forgotten much of it" in line
+    assert "forgotten some of it" in describe_change(text, 2.0, 2.4)[0]
+    assert "forgotten nothing that this text shows" in describe_change(text, 2.0, 2.04)[0]
+    assert "hardly knew this text before" in describe_change(text, 0.9 * uniform, 9.0)[0]
     assert describe_change(text, 0.9 * uniform, 9.0)[1] is False  # there was nothing to forget

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from ...atomic_files import write_text
 from ...errors import ScratchError, TrainingError
 from ...evaluation.general_text import METRIC, GeneralText, describe_change
 from ...hub.base_model import base_model_facts, stored_dtype
@@ -20,6 +21,8 @@ from ...hub.loading import DTYPES
 from ...hub.model_directory import ModelDirectory
 from ...hub.native.convert import folded_vectors, native_facts
 from ...hub.native.importing import is_native_config
+from ...hub.shared_files import describe_files
+from ...metrics import find_metric
 from ...redaction import redact
 from ...terminal import SafeConsole
 from ...untrusted import read_yaml
@@ -30,10 +33,11 @@ from ..optim.optimizers import build_optimizers
 from .launcher_settings import describe_launcher_settings
 from .page import describe_old_page, write_run_page
 from .recipe import Job, Recipe
-from .run_directory import RECORD, read_metrics, read_run, write_run
+from .run_directory import RECORD, add_to_best_evaluation, read_metrics, read_run, write_run
 from .startup import check_optimizer, check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
+CARD = "README.md"
 # By default, wandb records the command line and the URL of the git remote, with any secrets in them.
 TRACKERS = {"wandb": {"settings": {"x_disable_meta": True, "disable_git": True}}}
 
@@ -62,7 +66,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
             print(line)
     job = resolve_defaults(recipe.prepare(data, model_args, args, resume_from), model_args)
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
-    folder = run(job, recipe, arguments, resume_from)
+    folder, best_step = run(job, recipe, arguments, resume_from)
     if job.accelerator.is_main_process:
         say = partial(SafeConsole().print, soft_wrap=True)
         if job.args.page:
@@ -70,11 +74,36 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
         elif old_page := describe_old_page(folder):
             say(old_page)
         try:
-            job.report(folder)
+            numbers = job.report(folder)
         except (ValueError, TypeError, LookupError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise TrainingError(f"{folder} is complete, but its model can't be demonstrated: {reason}") from error
+        if numbers:
+            _save_numbers(folder, numbers, job, recipe)
+        if job.general_text is not None:
+            _report_general_text(folder, job.general_text, best_step)
+        for line in describe_files(folder):
+            say(line)
     return folder
+
+
+def _save_numbers(folder: Path, numbers: dict[str, float], job: Job, recipe: Recipe) -> None:
+    """Save numbers with the best evaluation of a run, and write its card again, which shows them."""
+    metric = find_metric(job.task.metrics, job.args.metric_for_best_model)
+    assert metric is not None  # `run` has checked it
+    add_to_best_evaluation(folder, metric, numbers)
+    write_text(folder / CARD, render_run_card(folder, recipe))
+
+
+def render_run_card(folder: Path, recipe: Recipe) -> str:
+    """Render the model card of a run from its files.
+
+    Args:
+        folder: directory of the run.
+        recipe: its family of tasks.
+    """
+    private = names_with("private", recipe.arguments)
+    return render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private)
 
 
 def resolve_defaults(job: Job, model_args: Any) -> Job:
@@ -138,7 +167,7 @@ def check_settings(data: Any, model_args: Any, args: Any) -> None:
     check_init_from(data, model_args)
 
 
-def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path | None = None) -> Path:
+def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path | None = None) -> tuple[Path, int]:
     """Train a prepared job; every process must call it.
 
     Args:
@@ -148,7 +177,7 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         resume_from: checkpoint whose weights the model already has.
 
     Returns:
-        The directory of the run, with the best model.
+        The directory of the run, with the best model, and the step of that model.
 
     Raises:
         ScratchError: `metric_for_best_model` is not a metric of the task, or the directory can't be created.
@@ -176,9 +205,7 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
     finally:
         gc.unfreeze()
         accelerator.end_training()
-    if accelerator.is_main_process and job.general_text is not None:
-        _report_general_text(folder, job.general_text, best_step)
-    return folder
+    return folder, best_step
 
 
 def model_name(args: Any) -> str:
@@ -216,12 +243,11 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
         folder: directory of the run, which the trainer writes into.
         resume_from: checkpoint whose weights the model already has.
     """
-    private = names_with("private", recipe.arguments)
     directory = ModelDirectory(
         job.model,
         job.tokenizer,
         model_name(job.args),
-        lambda: render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private),
+        lambda: render_run_card(folder, recipe),
         job.target_tokenizer,
         job.published if job.adapter is None else job.adapter.merged,
         DTYPES.get(job.args.save_dtype, torch.float32),

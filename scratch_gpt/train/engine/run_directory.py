@@ -21,6 +21,7 @@ import yaml
 from ...atomic_files import write_text
 from ...errors import ScratchError
 from ...hub.directory_checks import check_files
+from ...metrics import Metric
 from ...redaction import redact
 from ...untrusted import find_links, parse_json, read_text, read_yaml
 
@@ -157,6 +158,29 @@ def _is_row(row: Any) -> bool:
         return False
     numbers = [value for name, value in row.items() if name != "sample"]
     return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+
+
+def best_evaluation(rows: list[dict[str, Any]], metric: Metric) -> dict[str, Any] | None:
+    """Return the row with the best value of a metric, the first of several, or None if no row has it."""
+    best: dict[str, Any] | None = None
+    for row in rows:
+        if metric.name in row and (best is None or metric.is_better(row[metric.name], best[metric.name])):
+            best = row
+    return best
+
+
+def add_to_best_evaluation(folder: Path, metric: Metric, numbers: dict[str, float]) -> None:
+    """Add numbers to the row of the best evaluation, and write `metrics.jsonl` anew.
+
+    Args:
+        folder: directory of the run.
+        metric: metric that selects the best evaluation.
+        numbers: values by name; those that are not finite are omitted.
+    """
+    rows = read_metrics(folder)
+    if (best := best_evaluation(rows, metric)) is not None:
+        best |= {name: value for name, value in numbers.items() if math.isfinite(value)}
+        write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def truncate_metrics(folder: Path, step: int) -> None:

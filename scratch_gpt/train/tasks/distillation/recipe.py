@@ -23,7 +23,6 @@ from ....data.readers.corpus import data_fingerprint
 from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
 from ....errors import ScratchError
-from ....evaluation.reload import report_reloaded
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -38,6 +37,7 @@ from ..language_modeling.build import (
     load_or_build_model,
     text_facts,
 )
+from ..language_modeling.report import report_language_model
 from ..text_arguments import DataArguments
 from .arguments import ARGUMENTS, DistillationArguments, StudentArguments
 from .card import CARD
@@ -137,8 +137,9 @@ def _make_job(
     teacher_name = Path(str(model_args.teacher)).name
     facts = text_facts(style, shards, summary, data.dataset_license, context_length, teacher=teacher_name)
 
-    def report(folder: Path) -> None:
-        report_reloaded(folder, shards, summary.built_in, model_args.trust_remote_code)
+    def report(folder: Path) -> dict[str, float]:
+        trust = model_args.trust_remote_code
+        return report_language_model(folder, shards, context_length, args, summary.built_in, floor, trust)
 
     return Job(accelerator, student, tokenizer, task, args, facts, report)
 

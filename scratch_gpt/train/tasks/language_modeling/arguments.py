@@ -61,6 +61,13 @@ class PretrainingArguments(TrainingArguments):
     batch_size: int = argument(
         8, "Sequences (of context_length tokens) per process.", more_than=0, at_most=MAX_BATCH_SIZE, resumable=True
     )
+    baselines: bool = argument(
+        True,
+        "At the end, compare the model with gzip, xz, tables of token frequencies and an untrained model, in bits per "
+        "byte of the validation text, and measure whether it memorises the training text. Takes a few seconds.",
+        resumable=True,
+        private=True,
+    )
 
 
 ARGUMENTS = (DataArguments, ModelArguments, PretrainingArguments)

@@ -21,7 +21,6 @@ from ....data.batching.token_shards import Shard
 from ....data.readers.corpus import data_fingerprint
 from ....data.readers.sources import Source
 from ....data.readers.summary import DataSummary
-from ....evaluation.reload import report_reloaded
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
@@ -40,6 +39,7 @@ from .build import (
     tuning_length,
 )
 from .card import CARD
+from .report import report_language_model
 from .task import LanguageModeling
 
 
@@ -111,8 +111,9 @@ def _make_job(
     style = type(model).__name__ if model_args.init_from else model_args.preset
     facts = text_facts(style, shards, summary, data.dataset_license, context_length)
 
-    def report(folder: Path) -> None:
-        report_reloaded(folder, shards, summary.built_in, model_args.trust_remote_code)
+    def report(folder: Path) -> dict[str, float]:
+        trust = model_args.trust_remote_code
+        return report_language_model(folder, shards, context_length, args, summary.built_in, floor, trust)
 
     return Job(accelerator, model, tokenizer, task, args, facts, report)
 

@@ -14,6 +14,7 @@ from ....data.batching.packing import PackedRows, RowPlan
 from ....data.batching.token_shards import Shard
 from ....evaluation.language_modeling import language_metrics, sum_of_losses
 from ....evaluation.positions import generate
+from ....evaluation.text_report import METRICS as TEXT_REPORT_METRICS
 from ....metrics import Metric, Panel
 from ...checkpoints.random_state import forked_random_state
 from ...engine.task import Batch, DataState, items_left
@@ -24,7 +25,10 @@ METRICS = (
     Metric("val_bits_per_byte", "bits per byte", show="bits/byte"),
     Metric("val_loss_per_character", "loss", "nats per character", index=False),
 )
-DETAILS = (Metric("entropy_floor", "entropy of the text (lower bound of the loss)", "nats per token", show="floor"),)
+DETAILS = (
+    Metric("entropy_floor", "entropy of the text (lower bound of the loss)", "nats per token", show="floor"),
+    *TEXT_REPORT_METRICS,
+)
 
 
 class LanguageModeling:

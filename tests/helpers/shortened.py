@@ -10,7 +10,7 @@ from helpers.processes import PROJECT
 
 TINY_GPT = "--max_steps 4 --num_stories 300 --hidden_size 32 --num_hidden_layers 1 --context_length 32 --batch_size 2"
 TINY_RESUMED = "--allow_changed_settings --max_steps 6"
-TINY_TRANSLATOR = "--max_steps 4 --num_pairs 120 --num_beams 2 --hidden_size 32 --encoder_layers 1 --decoder_layers 1"
+TINY_TRANSLATOR = "--max_steps 4 --num_pairs 120 --num_beams 1 --hidden_size 32 --encoder_layers 1 --decoder_layers 1"
 TINY_POLICY = "--max_steps 2 --num_prompts 40 --validation_prompts 4 --prompts_per_rollout 4 --max_new_tokens 4"
 CONVERSATION = {"prompt": "Hi?", "completion": "Yes."}
 PREFERENCE = {"prompt": "Hi?", "chosen": " Yes.", "rejected": " No."}

@@ -10,12 +10,17 @@
     python docs/make_figures.py [--runs runs] [--output docs/images/see] [--only stories_film ...]
 
 A model without a directory under `--runs` is named and left out, with its screenshots.
+
+The model that runs in the documentation, `docs/live`, is trained anew, in minutes on one core, by
+
+    python docs/make_figures.py --live
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +33,14 @@ from transformers.utils import logging
 
 from scratch_gpt.auto import register
 from scratch_gpt.see.page import build_page, write_page
+from scratch_gpt.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 VIEWPORT = {"width": 1060, "height": 800}
 STORY = "One day, Sara has a kite behind the castle. She offers her kite to a"
 WRITTEN = 30_000  # milliseconds that a model may take to write a text
+# What a page needs of a model: not the code, which is the package's, and nothing of the run.
+LIVE_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -145,13 +153,41 @@ def take(browser: Browser, path: Path, screenshot: Screenshot) -> Image.Image:
     return image.quantize(200, dither=Image.Dither.NONE)
 
 
+def train_live_model(folder: Path) -> None:
+    """Train the small model whose page is part of the documentation, docs/generate/live_page.py.
+
+    Args:
+        folder: where its files are written, without those of the run.
+    """
+    with tempfile.TemporaryDirectory() as run:
+        train(
+            "language_modeling",
+            hidden_size=64,
+            num_hidden_layers=4,
+            tie_word_embeddings=True,
+            epochs=2,
+            compile="off",
+            num_threads=1,
+            save_dtype="float16",
+            model_name="stories",
+            output_dir=f"{run}/live",
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in LIVE_FILES:
+            shutil.copyfile(Path(run, "live", name), folder / name)
+
+
 def main() -> None:
-    """Make the screenshots."""
+    """Make the screenshots, or the live model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="directory of the trained models")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images" / "see", help="directory of the images")
     parser.add_argument("--only", nargs="+", choices=SCREENSHOTS, default=list(SCREENSHOTS), help="screenshots to make")
+    parser.add_argument("--live", action="store_true", help="train docs/live anew, and make no screenshots")
     arguments, console = parser.parse_args(), Console()
+    if arguments.live:
+        train_live_model(ROOT / "docs" / "live")
+        return
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])

@@ -99,6 +99,7 @@ GENERATORS = {
     "foundations": ("foundations_page",),
     "course": ("course_pages", "course_images"),
     "notebooks": ("notebooks",),
+    "live_page": ("live_page",),
 }
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.browser import chromium
+import torch
+from helpers.browser import chromium, opened
+
+from scratch_gpt.hub.loading import load_model, open_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -66,6 +69,7 @@ def test_a_page_of_each_kind_is_built(site):
 
 def test_nothing_of_the_build_is_in_the_site(site):
     assert not list(site.rglob("*.py")), "docs/generate or a script is copied into the site"
+    assert not (site / "live").exists(), "docs/live is the input of how-to/live.html"
 
 
 class Requests(HTMLParser):
@@ -170,6 +174,21 @@ def test_pages_fit_their_screen_without_errors(width, scheme, site, browser):
         page.close()
     context.close()
     assert not problems, "\n".join(problems)
+
+
+def test_the_live_page_computes_what_torch_computes(site, browser):
+    text = "One day, Sara has a kite behind the castle."
+    live = ROOT / "docs" / "live"
+    model = load_model(live).float()
+    ids = open_tokenizer(str(live), needs_end=False)(text)["input_ids"]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0, -1]  # (V,)
+    with opened(browser, site / "how-to" / "live.html") as page:
+        assert page.call("model.encode(argument)", text) == ids
+        measured = torch.tensor(page.call("[...model.logits(argument)]", ids))
+        assert page.requests == []
+        assert page.problems == []
+    torch.testing.assert_close(measured, expected, atol=1e-3, rtol=0)
 
 
 def test_search_works_in_a_page_that_is_opened_from_disk(site, browser):

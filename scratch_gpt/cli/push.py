@@ -123,7 +123,7 @@ def push(
                 raise no_native_class
             console.print(f"{no_native_class}. Its code is published with it.")
         for revision in revisions:
-            name_in_card(revision.folder, name)
+            name_in_card(revision.folder, name, native=len(revisions) > 1)
             if not page:
                 write_page_section(revision.folder)
             elif not add_page(revision.folder, html, name, revision.name):

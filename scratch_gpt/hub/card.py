@@ -21,7 +21,7 @@ from ..errors import ScratchError
 from ..metrics import Metric, find_metric
 from ..terminal import printable
 from .card_origin import KNOWLEDGE_OF_NEW, CardOrigin, introduction_of_new
-from .card_usage import CODE_REVISION, Usage
+from .card_usage import CODE_REVISION, REMOTE_CODE, Usage
 
 # What the template shows of facts, machine and best evaluation, beside the text of the family.
 TEMPLATE_NAMES: tuple[str, ...] = (
@@ -119,6 +119,8 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
 
     native, origin = facts.get("native_class"), CardOrigin.of(facts)
     blocks = card.usage.blocks(native=bool(native) or "own_class" in facts)
+    if "own_class" in facts:
+        blocks["native"] = blocks["native"].replace(REMOTE_CODE, "")
     if origin is not None and origin.adapter:
         blocks = {"adapter": card.usage.with_adapter(origin.ids[0] if origin.ids else "BASE_MODEL")}
     content: dict[str, Any] = {
@@ -232,7 +234,8 @@ def code_span(text: Any) -> str:
     """Format a text as an inline code span in Markdown, also for table cells."""
     line = printable(" ".join(str(text).split())) or " "
     marks = "`" * (_longest_run(line) + 1)
-    return f"{marks} {line} {marks}".replace("|", "\\|")  # Markdown strips one space on each side
+    padding = " " if "`" in line or not line.strip() else ""  # Markdown strips one space on each side
+    return f"{marks}{padding}{line}{padding}{marks}".replace("|", "\\|")
 
 
 def fence(code: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CODE_REVISION = "scratch_gpt"  # revision of a repository with our code, beside the main one in transformers' own class
+PLACEHOLDER = '"PATH_OR_ID"'  # name of the model in the examples of a card
+REMOTE_CODE = ", trust_remote_code=True"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class Usage:
         """Return the code examples by name.
 
         Args:
-            native: whether the main revision is in transformers' own class, and another one has our code.
+            native: whether, on the Hub, the main revision is in transformers' own class, and another one has our code.
 
         Returns:
-            "native" (if there is such a revision), "pipeline" and "auto_class" with our code from the repository, and
-            "package" with the package.
+            "native" (for the directory and, once `name_model` has removed `REMOTE_CODE`, for the main revision),
+            "pipeline" and "auto_class" with our code from the repository, and "package" with the package.
         """
         load = f'model = {self.auto_class}.from_pretrained("PATH_OR_ID"OPTIONS)'
         pipeline = f"from transformers import pipeline\n\n{self.pipeline}"
@@ -41,14 +43,14 @@ class Usage:
         auto_class = f"from transformers import {self.auto_class}, AutoTokenizer\n\n{tokenizer}\n{load}\n{self.call}"
         package = self.with_package or f"from transformers import {self.auto_class}\n\n{load}"
         revision = f', revision="{CODE_REVISION}"' if native else ""
-        remote = f"{revision}, trust_remote_code=True"
+        remote = f"{revision}{REMOTE_CODE}"
         blocks = {
             "pipeline": pipeline.replace("OPTIONS", remote),
             "auto_class": auto_class.replace("OPTIONS", remote),
             "package": f"import scratch_gpt\n{package}".replace("OPTIONS", revision),
         }
         if native:
-            blocks["native"] = (pipeline if self.native_pipeline else auto_class).replace("OPTIONS", "")
+            blocks["native"] = (pipeline if self.native_pipeline else auto_class).replace("OPTIONS", REMOTE_CODE)
         return blocks
 
     def with_adapter(self, base: str) -> str:
@@ -65,6 +67,21 @@ class Usage:
             "    base.resize_token_embeddings(len(tokenizer))\n"
             f'model = PeftModel.from_pretrained(base, "PATH_OR_ID")\n{self.call}'
         )
+
+
+def name_model(card: str, name: str, native: bool) -> str:
+    """Replace the placeholder in the examples of a card.
+
+    Args:
+        card: text of the card.
+        name: of the model's repository or folder.
+        native: whether the model opens in a class of transformers there, so that no example but those of
+            `CODE_REVISION` needs code from the repository.
+    """
+    named = f'"{name}"'
+    if native:
+        card = card.replace(PLACEHOLDER + REMOTE_CODE, named)
+    return card.replace(PLACEHOLDER, named)
 
 
 def _classifies(variable: str, task: str, auto_class: str) -> Usage:

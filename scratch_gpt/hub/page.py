@@ -23,7 +23,7 @@ SPACE_FILES = ("README.md", "index.html")
 SDK = "static"
 # The section of a card on its page, which a push writes above the section on use.
 SECTION_START, SECTION_END = b"\n<!-- page -->\n", b"\n<!-- end of page -->\n"
-NEXT_SECTION = b"\n## Use\n"
+NEXT_SECTION = b"\n## How to use\n"
 
 
 def add_page(folder: Path, page: str, name: str, revision: str) -> bool:

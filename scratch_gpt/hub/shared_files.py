@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import ScratchError
 from .adapter import FOLDER as ADAPTER
 from .new_folder import complete_folder
-from .staging import PAGE, files_to_upload
+from .staging import PAGE, files_to_upload, name_in_card
 
 CHECKPOINTS = "checkpoints"
 KILOBYTE, MEGABYTE = 1_000, 1_000_000
@@ -62,7 +62,7 @@ def describe_files(folder: Path) -> list[str]:
 
 
 def copy_shared_files(folder: Path, target: Path) -> int:
-    """Copy the files that loading the model needs, and return their number.
+    """Copy the files that loading the model needs, and return their number. The examples of the card name the copy.
 
     Args:
         folder: directory of a run, or a model directory.
@@ -77,6 +77,7 @@ def copy_shared_files(folder: Path, target: Path) -> int:
             copy = staging_dir / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+        name_in_card(staging_dir, target.name, native=False)
     return len(files)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import ScratchError
 from ..untrusted import read_bytes, read_json
+from .card_usage import name_model
 from .directory_checks import INDEX, check_files
 from .model_directory import TARGET_TOKENIZER
 
@@ -26,7 +27,6 @@ WEIGHTS = "model.safetensors"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 DOCUMENTS = ("README.md", "loss.png")
 PAGE = "see.html"  # a push makes it itself, since one in the directory may be of other weights
-PLACEHOLDER = '"PATH_OR_ID"'  # in the code examples of a card
 SETTINGS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "chat_template.jinja",
@@ -106,11 +106,12 @@ def staged(folder: Path) -> Iterator[Path]:
             raise type(error)(str(error).replace(str(copy), str(folder))) from error
 
 
-def name_in_card(folder: Path, name: str) -> None:
-    """Replace the placeholder in the code examples of a staged card by the name of the repository."""
+def name_in_card(folder: Path, name: str, native: bool) -> None:
+    """Name the model in the examples of a staged card; arguments as of `name_model`."""
     card = folder / DOCUMENTS[0]
     if card.is_file():
-        card.write_bytes(read_bytes(card).replace(PLACEHOLDER.encode(), f'"{name}"'.encode()))
+        text = read_bytes(card).decode("utf-8", errors="surrogateescape")
+        card.write_bytes(name_model(text, name, native).encode("utf-8", errors="surrogateescape"))
 
 
 def _link_or_copy(path: Path, target: Path) -> None:

@@ -45,13 +45,13 @@ def tune(base, out, origin, *arguments: str):
 ORIGINS = {
     "imported": (
         (),
-        "A language model: the weights of ` tester/base `, which was trained as a ` Qwen2ForCausalLM ` of "
+        "A language model: the weights of `tester/base`, which was trained as a `Qwen2ForCausalLM` of "
         "transformers, in scratch_gpt's own implementation of that architecture, fine-tuned with it; the result is a "
         "Hugging Face model.",
     ),
     "own class": (
         ("--lora_rank", "2"),
-        "A language model: ` tester/base `, a ` Qwen2ForCausalLM ` of transformers, fine-tuned with scratch_gpt.",
+        "A language model: `tester/base`, a `Qwen2ForCausalLM` of transformers, fine-tuned with scratch_gpt.",
     ),
 }
 
@@ -77,12 +77,12 @@ def test_a_model_of_the_hub_is_named_as_the_base_with_its_license(case, base, tm
         assert metadata["license_link"] == "https://huggingface.co/tester/base/blob/main/LICENSE"
         assert (metadata["library_name"], metadata["pipeline_tag"]) == ("transformers", "text-generation")
         assert introduction in card.content
-        assert "What the model knows comes from ` tester/base ` and from the data above" in card.content
+        assert "What the model knows comes from `tester/base` and from the data above" in card.content
         for false in ("every part", "knows nothing beyond its training data", "/tmp"):
             assert false not in card.content
         assert ("code of scratch_gpt" in card.content) == (case == "imported")
-        assert "| base model | ` tester/base ` |" in card.content
-        assert "| license of the base model | ` tiny-license ` |" in card.content
+        assert "| base model | `tester/base` |" in card.content
+        assert "| license of the base model | `tiny-license` |" in card.content
         assert "| data type of the weights | float32 |" in card.content
 
 
@@ -92,7 +92,7 @@ def test_a_local_checkpoint_is_not_named_but_its_license_is_kept(base, tmp_path)
     metadata = card.data.to_dict()
     assert not {"base_model", "base_model_relation", "license_link"} & metadata.keys()
     assert (metadata["license"], metadata["license_name"]) == ("other", "tiny-license")
-    assert "the weights of a pretrained checkpoint, which was trained as a ` Qwen2ForCausalLM `" in card.content
+    assert "the weights of a pretrained checkpoint, which was trained as a `Qwen2ForCausalLM`" in card.content
     assert str(base) not in card.content
     assert "/tmp" not in (tmp_path / "run" / "README.md").read_text()
 

@@ -23,7 +23,7 @@ from scratch_gpt.see.page import build_page
 
 NAME = "tester/model"
 SPACE = f"spaces/{NAME}"
-CARD = "---\nlibrary_name: transformers\n---\n\n# Model\n\nText.\n\n## Use\n\nCode.\n"
+CARD = "---\nlibrary_name: transformers\n---\n\n# Model\n\nText.\n\n## How to use\n\nCode.\n"
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_the_metadata_of_the_space_are_valid(space, hub):
 
 def test_the_section_of_a_card_is_replaced_and_removed(tmp_path):
     card = tmp_path / "README.md"
-    for text in (CARD, "No sections", "Windows.\r\n\r\n## Use\r\n"):
+    for text in (CARD, "No sections", "Windows.\r\n\r\n## How to use\r\n"):
         card.write_bytes(text.encode())
         assert add_page(tmp_path, "<p>The page.", "tester/old", "main")
         assert add_page(tmp_path, "<p>The page.", NAME, "main")
@@ -175,10 +175,10 @@ def test_the_section_of_a_card_is_replaced_and_removed(tmp_path):
         assert written.count("## In the browser") == 1
         assert "tester/old" not in written
         if text == CARD:
-            assert written.index("# Model") < written.index("## In the browser") < written.index("## Use")
+            assert written.index("# Model") < written.index("## In the browser") < written.index("## How to use")
         assert write_page_section(tmp_path)
         assert card.read_bytes() == text.encode()
-    assert "\n## Use\n" in (PROJECT / "model_card.md").read_text()
+    assert "\n## How to use\n" in (PROJECT / "model_card.md").read_text()
     card.unlink()
     assert not add_page(tmp_path, "<p>The page.", NAME, "main")
 

@@ -89,7 +89,7 @@ def test_a_new_family_trains_reports_and_resumes_from_a_folder_and_a_registry_li
     rows = metrics(tmp_path / "run")
     assert all("val_hits" in row for row in rows if "val_loss" in row)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "| lesson | ` count ` |" in card
+    assert "| lesson | `count` |" in card
     assert "| hits, tokens |" in card
     assert "bit-equal" in run_here("scratch-gpt", "verify", str(tmp_path / "run"), cwd=tmp_path).stdout
 

@@ -49,7 +49,7 @@ def test_run_learns_from_its_teacher_resumes_exactly_and_names_it_in_the_card(wo
     rows = metrics(workspace / "whole")
     assert rows[-1]["val_loss"] < rows[1]["val_loss"]
     assert len({row["teacher_loss"] for row in rows if "val_loss" in row}) == 1
-    assert "| teacher | ` teacher ` |" in (workspace / "whole" / "README.md").read_text()
+    assert "| teacher | `teacher` |" in (workspace / "whole" / "README.md").read_text()
     verified = run_here("scratch-gpt", "verify", "whole", cwd=workspace)
     assert "bit-equal" in verified.stdout
 

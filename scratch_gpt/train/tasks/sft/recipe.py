@@ -212,7 +212,7 @@ def _make_job(
         style,
         found.summary,
         data.dataset_license,
-        prompt=held_out[0][0]["content"],
+        prompt=next((turn["content"] for turn in held_out[0] if turn["role"] == "user"), held_out[0][0]["content"]),
         context_length=tuned.context_length,
         chat=True,
         parameters=tuned.parameters,

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def learn(
-    lesson: Annotated[str | None, typer.Argument(help="The lesson to run. Without it, all are listed.")] = None,
+    lesson: Annotated[
+        str | None, typer.Argument(help="Name or number of the lesson. Without it, all are listed.")
+    ] = None,
     exercises: Annotated[
         bool, typer.Option("--exercises/--no-exercises", help="Print the lesson's exercises instead of the lesson.")
     ] = False,
@@ -45,11 +47,12 @@ def learn(
     from rich.console import Console
 
     from ..errors import ScratchError
-    from ..foundations import LADDER, load_lesson
+    from ..foundations import LADDER, find_lesson, load_lesson
     from ..foundations.exercises import present_exercises
     from ..foundations.lesson import Presenter
 
     console = Console()
+    lesson = None if lesson is None else find_lesson(lesson)
     given = {"dataset": dataset, "seeds": seeds, "steps": steps}
     used = [f"--{name}" for name, value in given.items() if value is not None]
     if lesson != LADDER and used:
@@ -86,8 +89,11 @@ def _list_lessons(console: Console) -> None:
     from ..foundations import LESSONS
     from ..foundations.lesson import Presenter
 
-    rows = [(name, f"{lesson.minutes}", lesson.content) for name, lesson in LESSONS.items()]
-    Presenter(console).table(("lesson", "min", "content"), rows)
+    rows = [
+        (f"{number}", name, f"{lesson.minutes}", lesson.content)
+        for number, (name, lesson) in enumerate(LESSONS.items(), 1)
+    ]
+    Presenter(console).table(("", "lesson", "min", "content"), rows)
     console.print(
         "From school maths (functions, derivatives, e^x and ln) to a language model.\n"
         "Start with [bold]scratch-gpt learn neuron[/bold]. After a lesson: "

@@ -112,7 +112,22 @@ def check_lesson(name: str) -> None:
         ScratchError: there is none.
     """
     if name not in LESSONS:
-        raise ScratchError(f"unknown lesson {name!r}: choose one of {', '.join(LESSONS)}")
+        numbered = ", ".join(f"{number} {lesson}" for number, lesson in enumerate(LESSONS, 1))
+        raise ScratchError(f"unknown lesson {name!r}: choose one of {numbered}, by number or name")
+
+
+def find_lesson(text: str) -> str:
+    """Return the name of the lesson that a user means by its number, or by its name or title in any case.
+
+    Raises:
+        ScratchError: there is none.
+    """
+    wanted = text.strip().lower()
+    for number, (name, lesson) in enumerate(LESSONS.items(), 1):
+        if wanted in (f"{number}", name, name.replace("_", " "), lesson.title.lower()):
+            return name
+    check_lesson(text)
+    raise AssertionError("check_lesson raises for what is no name")
 
 
 def load_lesson(name: str) -> Callable[[Presenter], dict[str, float]]:

@@ -95,6 +95,12 @@ def run(presenter: Presenter) -> dict[str, float]:
 
 def _stack_linear_layers(presenter: Presenter) -> dict[str, float]:
     presenter.section(
+        "The question",
+        """A neuron gives a weighted sum of its inputs: with one input, a straight line. How does a network draw a curve
+        without being given x² and x³? Do more neurons, one layer after the other, suffice? And a neuron gives any
+        number: how does a network give probabilities, as it must if it is to choose between several possibilities?""",
+    )
+    presenter.section(
         "Layers",
         """One neuron gives one number. Several neurons with the same inputs are a layer. Their weights form a table of
         numbers, a matrix, with the weights of one neuron in each column. The product x W of a list of inputs (a vector)
@@ -104,8 +110,10 @@ def _stack_linear_layers(presenter: Presenter) -> dict[str, float]:
 
         where b holds the biases. Two inputs, three neurons:
 
-            x = (1, 2)    W = ( 1  0  3 )    x W = (1·1 + 2·2,  1·0 + 2·1,  1·3 + 2·0)
-                              ( 2  1  0 )        = (5, 2, 3)
+            x = (1, 2)     W = ( 1  0  3 )
+                               ( 2  1  0 )
+            x W = (1·1 + 2·2, 1·0 + 2·1, 1·3 + 2·0)
+                = (5, 2, 3)
 
         The output of a layer can be the input of another one. A layer between inputs and outputs is called hidden. Does
         a second layer make the network more powerful? Put one formula into the other:
@@ -140,11 +148,11 @@ def _show_softmax(presenter: Presenter) -> dict[str, float]:
         derivatives that backpropagation needs (Φ(x) is the probability that a normally distributed number is below x,
         and φ its derivative, the bell curve):
 
-            ReLU      max(x, 0)                1 if x > 0, else 0
-            sigmoid   s(x) = 1 / (1 + e^-x)    s (1 - s)
-            tanh      tanh x                   1 - tanh² x
-            GELU      x Φ(x)                   Φ(x) + x φ(x)
-            SiLU      x s(x)                   s + x s (1 - s)
+            ReLU     max(x, 0)       1 if x > 0, else 0
+            sigmoid  s = 1/(1+e^-x)  s (1 - s)
+            tanh     tanh x          1 - tanh² x
+            GELU     x Φ(x)          Φ(x) + x φ(x)
+            SiLU     x s(x)          s + x s (1 - s)
 
         ReLU is a straight line with a bend; sigmoid and tanh are S-shaped and end at 0 or -1, and 1 (far from 0 they
         are flat: saturated); GELU (arXiv:1606.08415) and SiLU are smooth versions of ReLU. A sum of shifted bends
@@ -162,7 +170,10 @@ def _show_softmax(presenter: Presenter) -> dict[str, float]:
         be too large for the computer. With two scores a and b, p_1 = 1 / (1 + e^-(a - b)), the sigmoid of a - b.""",
     )
     presenter.code(softmax)
-    presenter.section("Softmax of four lists of scores", "The second has 100 more than the first in every place:")
+    presenter.section(
+        "Softmax of three lists of scores",
+        "The second has 100 more than the first in every place; the last row is the sigmoid of the third's difference:",
+    )
     scores = np.array([2.0, 1.0, -1.0])
     two = np.array([0.7, -0.4])
     probabilities: list[tuple[str, str]] = [

@@ -126,20 +126,20 @@ def run(presenter: Presenter) -> dict[str, float]:
     """Mix five words by hand; derive attention in four steps; show the scaling by √D and the need for positions."""
     results = _mix_by_hand(presenter) | _take_four_steps(presenter) | _scale(presenter) | _add_positions(presenter)
     presenter.section(
-        "In a trained model: nearly one-hot",
+        "In a trained model: nearly one-hot rows",
         """The model that `scratch-gpt train language_modeling` trains on the built-in stories has 4 layers of 2 heads.
         The largest weight of a row has there a mean of 0.78 and 0.86 in the first layer, and of 0.96 to 0.98 in the
-        others; before training it was 0.04. If we replace every row by a 1 at its largest weight and 0 elsewhere, the
-        loss rises from 1.415 to only 1.419 nats per token (and to 8.84 if all weights are equal). So the model does
-        use attention, and it nearly always looks at one word.
+        others; before training it was 0.04. If we make every row one-hot, a 1 at its largest weight and 0 elsewhere,
+        the loss rises from 1.415 to only 1.419 nats per token (and to 8.84 if all weights are equal). So the model does
+        use attention, and it nearly always looks at one word. In a softmax that takes a score of 8.7 more than 60 equal
+        ones: e^8.7 / (e^8.7 + 60) = 0.99.
 
-        There are two reasons. One is the text: the stories come from a grammar in which single earlier words decide
-        what may follow, the name between "he" and "she", the subject between "was" and "were". The other words would
-        only add noise, so training makes the score of the right one larger and larger; one that is 8.7 above 60 equal
-        ones gets e^8.7 / (e^8.7 + 60) = 0.99. The other is training: nothing limits the scores, and the large steps of
-        its optimizer, Muon, let them grow fast. On Shakespeare, a model of characters with two layers has means of 0.52
-        to 0.92 after 300 steps (loss 2.00), with AdamW 0.26 to 0.61 (2.16), and with Muon and normalized queries and
-        keys 0.49 to 0.64 (1.96, the lowest). So rows with one word are not needed for a low loss.""",
+        Two things may contribute. The text: the stories come from a grammar in which single earlier words decide what
+        may follow, the name between "he" and "she". And training: a model of characters with two layers, on
+        Shakespeare, has means of 0.52 to 0.92 after 300 steps with the optimizer of that command, Muon (loss 2.00). The
+        same model has 0.26 to 0.61 with AdamW, which is Adam with weights that shrink a little in each step (2.16), and
+        0.49 to 0.64 with Muon and normalized queries and keys (1.96). Each was measured with one seed and one learning
+        rate, which shows no cause; but the lowest loss here did not need the rows nearest to one-hot.""",
     )
     return results
 
@@ -161,8 +161,9 @@ def _mix_by_hand(presenter: Presenter) -> dict[str, float]:
     )
     presenter.section(
         "Five words",
-        """Let us choose the numbers ourselves. Keys: the first number is 1 for a person and -1 for what is no person,
-        the second is 1 for female and -1 for male. Queries: "saw" looks for a person, "she" for a female person; the
+        """Let us choose the numbers ourselves. Keys: the first number is 1 for a name of a person, -1 for another
+        word, the second is 1 for female and -1 for male. The key of "she" is (0, 1): female, but she names nobody
+        herself, so 0 as a compromise between 1 and -1. Queries: "saw" looks for a name, "she" for a female name; the
         other words look for nothing. Values: the first number means Tom, the second Anna.""",
     )
     presenter.table(
@@ -176,20 +177,21 @@ def _mix_by_hand(presenter: Presenter) -> dict[str, float]:
     for word, key, score, power in zip(WORDS, KEYS.tolist(), scores[4].tolist(), powers.tolist(), strict=True):
         products = " + ".join(f"{a:g}·{b:g}" if b >= 0 else f"{a:g}·({b:g})" for a, b in zip(query, key, strict=True))
         dot = sum(a * b for a, b in zip(query, key, strict=True))
-        lines.append(f"{word:<5}{products:<14}= {dot:2g}     / 1.41 = {score:5.2f}     e^{score:<5.2f} = {power:.2f}")
+        lines.append(f"{word:<5}{products:<14}={dot:3g} {score:6.2f} {power:7.2f}")
     presenter.section(
         'The word "she", by hand',
         f"""The score of a query and a key is their dot product, the sum of the products of their numbers: large if they
-        agree. It is divided by √D, the root of the length of the vectors, here √2 = 1.41 (the reason comes later):
+        agree. It is divided by the root of D, the number of entries of the vectors, here √2 = 1.41 (the reason comes
+        later). The query of "she" is (2, 1):
 
-            "she" looks for (2, 1)
+            key of q · k                /√2 e^score
             {f"{chr(10)}{12 * ' '}".join(lines)}
 
         Softmax: the sum of the last column is {powers.sum():.2f}. Divided by it, the weights are
         {", ".join(f"{w:.2f}" for w in weights[4])}. The output is the average of the values with these weights
         (the other three values are 0):
 
-            {weights[4, 0]:.2f}·(1, 0) + {weights[4, 2]:.2f}·(0, 1)  =  ({weights[4, 0]:.2f}, {weights[4, 2]:.2f})
+            {weights[4, 0]:.2f}·(1, 0) + {weights[4, 2]:.2f}·(0, 1) = ({weights[4, 0]:.2f}, {weights[4, 2]:.2f})
 
         Now the vector of "she" says: {weights[4, 2]:.0%} Anna, {weights[4, 0]:.0%} Tom.""",
     )
@@ -227,7 +229,7 @@ def _take_four_steps(presenter: Presenter) -> dict[str, float]:
         """In a model nobody chooses the numbers. Each word has its vector x of C numbers, and three matrices, learned
         by gradient descent like all weights, make the three vectors from it:
 
-            q = x W_q          k = x W_k          v = x W_v
+            q = x W_q     k = x W_k     v = x W_v
 
         What their numbers mean is up to training; they seldom have a meaning as plain as ours. Attention contains
         simpler ideas as special cases:
@@ -275,11 +277,12 @@ def _take_four_steps(presenter: Presenter) -> dict[str, float]:
 def _scale(presenter: Presenter) -> dict[str, float]:
     presenter.section(
         "Why scores are divided by √D",
-        """A score is a sum of D products. If the numbers of query and key are independent, with mean 0 and variance 1,
-        the score has the variance D and the standard deviation √D: the longer the vectors, the larger the scores. Then
-        softmax gives nearly all weight to one key, before anything is learned, and where softmax is that flat, the
-        gradient is nearly 0. Divided by √D the scores have the standard deviation 1. The largest weight of a random
-        query among 64 random keys, mean of 1,000:""",
+        """A score is a sum of D products. The variance, the mean squared distance from the mean, of independent numbers
+        adds up (as in lesson 5, on depth). If the numbers of query and key are independent, with mean 0 and variance 1,
+        each product has the variance 1, so the score has D, and its root, the standard deviation, is √D: the more
+        entries, the larger the scores. Then softmax gives nearly all weight to one key before anything is learned: it
+        is saturated, as tanh far from 0, and its gradient is nearly 0. Divided by √D the scores have the standard
+        deviation 1. The largest weight of a random query among 64 random keys, mean of 1,000:""",
     )
     torch.manual_seed(1)
     rows = []
@@ -304,7 +307,8 @@ def _add_positions(presenter: Presenter) -> dict[str, float]:
 
         - learned position embeddings: one vector for each position, as for each word;
         - sinusoidal ones: sin(t / 10000^(2i/C)) and the cosine of the same, for position t, in the features 2i and
-          2i + 1: slow and fast waves, as the hands of a clock (Vaswani et al. 2017);
+          2i + 1: fast and slow waves, as the hands of a clock (Vaswani et al. 2017); 10000 makes the slowest longer
+          than a text, so that no two positions look alike;
         - rotary ones, which current models use, turn query and key instead (see the ladder).
 
         A test: one head learns to repeat the token three positions earlier, out of 12 kinds. With learned positions the

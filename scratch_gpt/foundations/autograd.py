@@ -161,10 +161,10 @@ def run(presenter: Presenter) -> dict[str, float]:
         formulas. How does a program find all derivatives by itself? By two ideas. First: every computation, however
         long, is made of small ones (+, ×, …), whose derivatives are known. Each of these is called a local derivative:
 
-            c = a + b       d c / d a = 1          d c / d b = 1
-            c = a · b       d c / d a = b          d c / d b = a
-            c = a²          d c / d a = 2a
-            c = tanh a      d c / d a = 1 - c²
+            c = a + b    d c/d a = 1     d c/d b = 1
+            c = a · b    d c/d a = b     d c/d b = a
+            c = a²       d c/d a = 2a
+            c = tanh a   d c/d a = 1 - c²
 
         (tanh is an S-shaped function from -1 to 1; the next lesson says what for.) So each number remembers what it was
         computed from, its operands, and the local derivatives:""",
@@ -185,10 +185,11 @@ def run(presenter: Presenter) -> dict[str, float]:
 
         This is the forward pass. Now backwards, from the loss, whose derivative with respect to itself is 1:
 
-            out:  1 · 2 (0.6044 - 1)        =  -0.7913
-            sum:  -0.7913 · (1 - 0.6044²)   =  -0.5022
-            w x:  -0.5022 · 1               =  -0.5022      b: the same
-            w:    -0.5022 · x               =  -1.004       x: -0.5022 · w = -0.2511""",
+            out:     1 · 2 (0.6044 - 1)      = -0.7913
+            sum:     -0.7913 · (1 - 0.6044²) = -0.5022
+            w x, b:  -0.5022 · 1             = -0.5022
+            w:       -0.5022 · x             = -1.004
+            x:       -0.5022 · w             = -0.2511""",
     )
     w, loss, rows = _compute_graph()
     presenter.section(

@@ -24,19 +24,30 @@ class Bridge(NamedTuple):
 
 BRIDGES = {
     "neuron": (
-        Bridge("Neuron", "models/feed_forward.py#FeedForward", "thousands of neurons: `nn.Linear`"),
-        Bridge("mean_squared_error", "rl/losses.py#value_loss", "a squared error, of a value head"),
-        Bridge("descend", "train/engine/trainer.py#Trainer._update_weights", "one step of the optimizer"),
+        Bridge(
+            "Neuron",
+            "models/feed_forward.py#FeedForward",
+            "thousands of neurons, as matrices",
+        ),
+        Bridge(
+            "mean_squared_error",
+            "rl/losses.py#value_loss",
+            "the same squared error, of a value head",
+        ),
+        Bridge(
+            "descend",
+            "train/engine/trainer.py#Trainer._update_weights",
+            "one step, also by other rules",
+        ),
         Bridge("learn_one_by_one", "train/engine/trainer.py#Trainer.run", "the training loop"),
     ),
     "autograd": (
         Bridge("Value.backward", "train/engine/trainer.py#Trainer._forward_backward", "PyTorch's `backward`"),
-        Bridge("Value", "models/linear_cross_entropy.py#_LinearCrossEntropy", "a gradient written by hand"),
     ),
     "activations": (
         Bridge("ACTIVATIONS", "models/feed_forward.py#FeedForward", "chosen by `hidden_act`"),
         Bridge("softmax", "models/attention.py#eager_attention_forward", "of the scores of attention"),
-        Bridge("fit_sine", "train/optim/optimizers.py#build_optimizers", "AdamW, and Muon for matrices"),
+        Bridge("fit_sine", "train/optim/optimizers.py#build_optimizers", "Adam, and Muon for matrices"),
     ),
     "leaf_or_flower": (
         Bridge("cross_entropy", "models/linear_cross_entropy.py#token_loss", "one class for each token"),
@@ -46,7 +57,6 @@ BRIDGES = {
     ),
     "depth": (
         Bridge("normalize", "models/normalization.py#LayerNorm", "with a learned scale and shift"),
-        Bridge("normalize_backward", "models/normalization.py#RMSNorm", "PyTorch derives it"),
         Bridge("Stack", "models/block.py#TransformerBlock.add", "the residual connection"),
         Bridge("measure_scales", "models/pretrained_model.py#ScratchPreTrainedModel._init_weights", "initialization"),
     ),
@@ -61,17 +71,13 @@ BRIDGES = {
         Bridge("encode", "tokenization/training.py#encode_batch", "texts to token ids"),
     ),
     "attention": (
-        Bridge("attend", "models/attention.py#eager_attention_forward", "the same formula"),
+        Bridge("attend", "models/attention.py#eager_attention_forward", "first read `scores =`, `weights =`, `return`"),
         Bridge("split_heads", "models/attention.py#ScratchAttention._split_heads", "with a batch dimension"),
         Bridge("attend_with_heads", "models/attention.py#ScratchAttention.forward", "with cache and rotary positions"),
         Bridge("causal_softmax", "models/compatibility.py#create_causal_masks", "the mask, as numbers to add"),
         Bridge("learn_positions", "models/positions.py#build_positions", "learned or sinusoidal positions"),
     ),
-    "dropout": (
-        Bridge("dropout", "models/dropout.py#Dropout", "the same"),
-        Bridge("fit", "data/splits.py#hold_out", "which examples are held out"),
-        Bridge("moons", "train/engine/trainer.py#Trainer._update_best", "keeps the weights of the lowest loss"),
-    ),
+    "dropout": (Bridge("dropout", "models/dropout.py#Dropout", "the same"),),
     "ladder": (
         Bridge("RUNGS", "models/configuration_block.py#TransformerBlockConfig", "a field for each idea"),
         Bridge("train", "train/engine/trainer.py#Trainer", "the training loop of all tasks"),

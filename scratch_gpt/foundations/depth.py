@@ -112,8 +112,9 @@ def run(presenter: Presenter) -> dict[str, float]:
         How large are features? Their mean says little, because positive and negative ones cancel. So take the mean of
         their squared distances from the mean, the variance, and its root, the standard deviation:
 
-            variance of 1, 2, 3, 6:   mean 3,   (4 + 1 + 0 + 9) / 4 = 3.5
-            standard deviation:       √3.5 = 1.87
+            of 1, 2, 3, 6:      mean 3
+            variance:           (4 + 1 + 0 + 9) / 4 = 3.5
+            standard deviation: √3.5 = 1.87
 
         The question is now: how do the standard deviations of outputs and gradients change from layer to layer?""",
     )
@@ -137,13 +138,16 @@ def run(presenter: Presenter) -> dict[str, float]:
     presenter.section(
         "The gradient of a norm",
         """A norm is y = (x - mean) / s, where s is the standard deviation of n numbers. If x_j grows by a small d, the
-        mean grows by d/n and s by d y_j / n. So
+        mean grows by d/n, and s² = 1/n Σ (x_i - mean)² by 2 (x_j - mean) d / n = 2 s y_j d / n (the change of the mean
+        cancels, because the distances from it add up to 0). Growth of s² is 2 s times growth of s, so s grows by
+        d y_j / n. Together:
 
-            d y_i / d x_j  =  ([1 if i = j] - 1/n - y_i y_j / n) / s
+            d y_i / d x_j
+              = ([1 if i = j] - 1/n - y_i y_j / n) / s
 
         Multiplied by g_i = d loss / d y_i and summed over i, that is
 
-            d loss / d x  =  (g - mean(g) - y · mean(g y)) / s
+            d loss / d x = (g - mean(g) - y · mean(g y)) / s
 
         The parts of the gradient that would only shift or scale x are removed: the norm undoes such changes, so they
         can't change the loss. And the division by s makes the gradient independent of the scale of the weights.""",

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import LESSONS, check_lesson
+from . import check_lesson
 
 if TYPE_CHECKING:
     from .lesson import Presenter
@@ -57,7 +57,7 @@ def present_exercises(presenter: Presenter, lesson: str, solutions: bool) -> Non
     from rich.markdown import Markdown
 
     for exercise in load_exercises(lesson):
-        presenter.section(f"{LESSONS[lesson].title}: {exercise.title}")
+        presenter.section(exercise.title)
         presenter.console.print(Markdown(exercise.question))
         if solutions:
             presenter.console.print("\n[bold]Solution[/bold]")

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import ScratchError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, LIGHT, RED, GREEN, GREY = "#1f4e79", "#8fb3d9", "#c0504d", "#4f8a4c", "#888888"
+BLUE, LIGHT, RED, ORANGE, GREY = "#1f4e79", "#8fb3d9", "#c0504d", "#d9822b", "#888888"
 INDENT = 4  # of formulas and code
 
 
@@ -114,10 +114,15 @@ class Presenter:
             self._print(Padding(source_of(function), (0, 0, 0, INDENT), expand=False))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
-        """Print a table; numbers are rounded to four significant digits."""
-        table = Table(*columns)
-        for row in rows:
-            table.add_row(*map(format_cell, row))
+        """Print a table; numbers are rounded to four significant digits, and long names folded."""
+        cells = [[format_cell(cell) for cell in row] for row in rows]
+        longest = [
+            max((len(word) for cell in column for word in cell.split()), default=0)
+            for column in zip(*cells, strict=True)
+        ]
+        table = Table(*(Column(name, overflow="fold", min_width=n) for name, n in zip(columns, longest, strict=True)))
+        for row in cells:
+            table.add_row(*row)
         self._print(table)
 
     def plot(self, name: str, title: str, draw: Callable[[Figure], None], size: tuple[float, float] = (8, 4.5)) -> None:

@@ -163,7 +163,8 @@ def _diverge(presenter: Presenter) -> dict[str, float]:
         """The same rule y = x, but with x = 0, 1, 2, … 99, one example at a time. For one example the derivative is
         2 (w x - x) x = 2 (w - 1) x², so that a step multiplies w - 1, the weight's error, by a factor:
 
-            w - 1  →  (w - 1) - rate · 2 (w - 1) x²  =  (w - 1) (1 - 2 · rate · x²)
+            w - 1  →  (w - 1) - rate · 2 (w - 1) x²
+                   =  (w - 1) (1 - 2 · rate · x²)
 
         With the rate 0.01 the factor is 1 - 0.02 x². We start with w = 0 and keep b = 0:""",
     )
@@ -192,7 +193,8 @@ def _diverge(presenter: Presenter) -> dict[str, float]:
     steps = (0, 100, 1000, 2000, 5000, 10_000)
     presenter.table(("examples", "epochs", "w - 1"), [(f"{n:,}", f"{n // 100}", converging[n]) for n in steps])
     presenter.text(
-        f"At the end: prediction = {neuron.weights[0]:.3f} x {neuron.bias:+.3f}. For x = 42 of 99 that is "
+        f"At the end: prediction = {neuron.weights[0]:.3f} x {'-' if neuron.bias < 0 else '+'} {abs(neuron.bias):.3f}. "
+        f"For x = 42 of 99 that is "
         f"{99 * neuron([42 / 99]):.2f}."
     )
 

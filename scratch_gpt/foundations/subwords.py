@@ -87,9 +87,10 @@ def run(presenter: Presenter) -> dict[str, float]:
     )
     presenter.section(
         "By hand",
-        """Five words: low, low, lower, newer, newer. Between pairs that are equally frequent, the one whose tokens are
-        older wins (the characters, in the order of the alphabet, come first). The table shows the pairs and the words
-        after each merge:""",
+        """Five words: low, low, lower, newer, newer. Between pairs that are equally frequent, the one whose first token
+        is older wins; if these are equal, the one whose second token is older. The characters are the oldest, in the
+        order of the alphabet; then come the merged tokens in their order. The pairs, and the words after each
+        merge:""",
     )
     words = ["low", "low", "lower", "newer", "newer"]
     rows = []

@@ -204,9 +204,10 @@ def _compare_inputs(
         similar vectors, and what is learned about one then holds for the other (Bengio et al. 2003). With one dimension
         the characters are points on a line; with many, they can be alike in several respects.""",
     )
-    presenter.code(WindowNetwork.forward)
     presenter.text("""From here on PyTorch is our autograd, with arrays of numbers (tensors): `nn.Embedding` is a table
-        with a vector for each id, `nn.Linear` a layer, and `backward` does what ours did.""")
+        with a vector for each id (None if ids themselves are the input), `nn.Linear` a layer, and `backward` does what
+        ours did:""")
+    presenter.code(WindowNetwork.forward)
     size, number = len(characters), {character: i for i, character in enumerate(characters)}
     presenter.section(
         "The gain of embeddings",
@@ -227,7 +228,8 @@ def _compare_inputs(
     presenter.text(f"""Eight ids as numbers are worse than the bigram's single character. A learned place on a line is
         better than the id, and each dimension helps. A loss of {best:.3f} means that the right character got
         {math.exp(-best):.0%}, against {math.exp(-bigram):.0%} from the bigram. But the model sees {WINDOW} characters,
-        and a longer window needs more weights for every place in it. Attention, two lessons ahead, does not.""")
+        and a longer window needs more weights for every place in it: {16 * 128:,} here. Attention, two lessons ahead,
+        uses the same weights at every place, and at most one vector for each.""")
     return networks[2], losses
 
 
@@ -235,7 +237,11 @@ def _draw(characters: list[str], counted: np.ndarray, network: WindowNetwork, fi
     left, right = figure.subplots(1, 2)
     size = len(characters)
     left.imshow(counted**0.5, cmap="Blues")
-    left.set(title="bigram: square root of p(column | row)", xlabel="next character", ylabel="character")
+    left.set(
+        title="bigram: √p(column | row) (the root shows small p)",
+        xlabel="next character",
+        ylabel="character",
+    )
     left.set(xticks=range(size), yticks=range(size))
     shown = ["␣" if c == " " else repr(c)[1:-1] for c in characters]
     left.set_xticklabels(shown, fontsize=6)
@@ -243,6 +249,19 @@ def _draw(characters: list[str], counted: np.ndarray, network: WindowNetwork, fi
     assert network.embedding is not None
     vectors = network.embedding.weight.detach().numpy()
     right.scatter(vectors[:, 0], vectors[:, 1], s=4, color=BLUE)
-    for character, vector in zip(shown, vectors, strict=True):
-        right.annotate(character, vector, (3, 2), textcoords="offset points")
+    for character, vector, offset in zip(shown, vectors, _label_offsets(vectors), strict=True):
+        right.annotate(character, vector, offset, textcoords="offset points", ha="center", va="center", fontsize=9)
     right.set(title="embeddings of the model with two dimensions", xlabel="first number", ylabel="second number")
+
+
+def _label_offsets(vectors: np.ndarray, extent: float = 300) -> list[tuple[int, int]]:
+    """Return for each point (N, 2) the offset of its label, in points of a plot of this extent, that is farthest from
+    all points and from the labels placed before."""
+    places = extent * (vectors - vectors.min(0)) / np.ptp(vectors, axis=0)
+    taken, chosen = list(places), []
+    for place in places:
+        candidates = [(6, 5), (-6, 5), (6, -6), (-6, -6), (0, 9), (0, -9), (11, 0), (-11, 0)]
+        best = max(candidates, key=lambda offset: min(math.dist(place + offset, other) for other in taken))
+        taken.append(place + best)
+        chosen.append(best)
+    return chosen

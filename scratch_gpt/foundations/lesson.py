@@ -116,11 +116,12 @@ class Presenter:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
         """Print a table; numbers are rounded to four significant digits, and long names folded."""
         cells = [[format_cell(cell) for cell in row] for row in rows]
-        longest = [
-            max((len(word) for cell in column for word in cell.split()), default=0)
-            for column in zip(*cells, strict=True)
+        lines = [
+            [line for cell in column for line in cell.splitlines()] for column in zip(columns, *cells, strict=True)
         ]
-        table = Table(*(Column(name, overflow="fold", min_width=n) for name, n in zip(columns, longest, strict=True)))
+        taken = sum(3 + max(map(len, column)) for column in lines[:-1]) + 4  # all columns but the last, and the borders
+        room = max(self.console.width - taken, 15)  # the last column wraps first
+        table = Table(*(Column(name, overflow="fold") for name in columns[:-1]), Column(columns[-1], max_width=room))
         for row in cells:
             table.add_row(*row)
         self._print(table)

@@ -9,7 +9,7 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,15 +109,28 @@ def _present(name: str) -> MarkdownPresenter:
         load_lesson(name)(presenter)
         return presenter
     ladder.explain(presenter)
+    presenter.parts = _link_rungs(presenter.parts)
     presenter.section("The result", "Held-out loss on TinyShakespeare, with three seeds for each rung:")
     presenter.parts.append(f"![{ladder.PLOT_TITLE}](../images/ladder.png)")
-    table = re.search(r"^\|.+?(?=\n\n)", LADDER_RESULTS.read_text("utf-8"), re.M | re.S)
-    assert table is not None, f"{LADDER_RESULTS} has no table"
-    presenter.parts.append(table[0])
-    presenter.parts.append("How it was measured is said at the [results](../results/ladder.md).")
+    findings = re.search(r"^\| model .+?(?=\n\n\[The course\])", LADDER_RESULTS.read_text("utf-8"), re.M | re.S)
+    assert findings is not None, f"{LADDER_RESULTS} has no table with findings"
+    presenter.parts.append(findings[0])
+    presenter.parts.append("Machine and command are at the [results](../results/ladder.md).")
     presenter.text("The lesson in the terminal trains all rungs, in minutes, on a text of your own if you want.")
     ladder.discuss(presenter)
     return presenter
+
+
+def _link_rungs(parts: list[str]) -> list[str]:
+    """Append to the line of each rung a link to the class that builds its model."""
+    text = "\n\n".join(parts) + "\n"
+    for rung in ladder.RUNGS:
+        model = rung.build.func if isinstance(rung.build, partial) else rung.build
+        line = f"- {escape(f'{rung.name}: {rung.meaning}')}\n"
+        assert line in text, f"the rung {rung.name} is not listed"
+        link = f"[`{model.__name__}`](source:{PACKAGE}/foundations/ladder_models.py#{model.__name__})"
+        text = text.replace(line, f"{line[:-1]} · {link}\n")
+    return [text.strip()]
 
 
 def _lesson_page(name: str) -> str:

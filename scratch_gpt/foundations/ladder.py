@@ -248,7 +248,11 @@ def run(presenter: Presenter, text: str, seeds: int = 3, steps: int = 1200) -> d
     presenter.section("The ladder, from a GPT to current models", "Each changes one thing of the model above it.")
     presenter.table(COLUMNS, rows[GPT_RUNGS:])
     if seeds > 1 and (without_gain := find_without_gain(results)):
-        presenter.section("Without gain at this size", f"{'; '.join(without_gain)}.")
+        presenter.section(
+            "Without gain at this size",
+            f"""These are not lower than the rung above by more than the seeds of either differ (highest minus lowest
+            loss): {"; ".join(without_gain)}.""",
+        )
     presenter.plot("ladder", PLOT_TITLE, lambda figure: draw(results, figure), (11, 5.8))
     discuss(presenter)
     return results

@@ -121,7 +121,10 @@ class Presenter:
         ]
         taken = sum(3 + max(map(len, column)) for column in lines[:-1]) + 4  # all columns but the last, and the borders
         room = max(self.console.width - taken, 15)  # the last column wraps first
-        table = Table(*(Column(name, overflow="fold") for name in columns[:-1]), Column(columns[-1], max_width=room))
+        table = Table(
+            *(Column(name, overflow="fold") for name in columns[:-1]),
+            Column(columns[-1], overflow="fold", max_width=room),
+        )
         for row in cells:
             table.add_row(*row)
         self._print(table)

@@ -1,7 +1,8 @@
 """The exercises of each lesson, with solutions: Markdown files in the folder `exercise_texts`.
 
 A file has a heading of level 2 for each exercise and, below its question, the heading `### Solution`. Python blocks of
-solutions are complete programs: they import what they need and check their claims by `assert`.
+solutions are complete programs: they import what they need, print what they find, and check their claims by `assert`.
+The question of an exercise in code ends with a block that runs as it stands, from which the reader can start.
 """
 
 from __future__ import annotations

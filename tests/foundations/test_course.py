@@ -2,16 +2,19 @@
 
 import ast
 import functools
+import io
 import re
 import sys
 
 import pytest
 from helpers.processes import PROJECT
+from rich.console import Console
 
 from scratch_gpt.cli.app import main
 from scratch_gpt.foundations import LADDER, LESSONS, ladder
-from scratch_gpt.foundations.bridges import BRIDGES
+from scratch_gpt.foundations.bridges import BRIDGES, present_bridge
 from scratch_gpt.foundations.exercises import load_exercises
+from scratch_gpt.foundations.lesson import Presenter
 
 COURSE = PROJECT / "docs" / "course"
 SOURCE_LINK = re.compile(r"\]\(source:([^)#]+)#([^)]+)\)")
@@ -60,6 +63,11 @@ def test_every_lesson_has_exercises_on_paper_in_numbers_and_in_code(lesson):
     kinds = [each.title.partition(":")[0] for each in exercises]
     assert set(kinds) == {"On paper", "Change a number", "A few lines"}
     assert "assert" in "".join(each.solution for each in exercises)
+    for each in exercises:
+        assert "print(" in each.solution or "```" not in each.solution, each.title
+        if not each.title.startswith("On paper"):
+            assert each.question.endswith("```"), f"{each.title} has no code to start from"
+            assert "print(" in each.question
 
 
 SLOW_SOLUTIONS = ("activations", "leaf_or_flower", "text", "subwords", "dropout", "ladder")
@@ -95,6 +103,7 @@ def test_exercises_are_printed_with_solutions_on_request(monkeypatch, capsys):
     [
         (("--exercises",), "--exercises prints those of a lesson"),
         (("nosuch", "--exercises"), "unknown lesson 'nosuch'"),
+        (("11",), "unknown lesson '11': choose one of 1 neuron, 2 autograd,"),
         (("neuron", "--exercises", "--save", "plots"), "--save can't be used with --exercises"),
         (("ladder", "--solutions", "--steps", "3"), "--steps can't be used with --solutions"),
         (("--seeds", "2"), "--seeds: only for the ladder"),
@@ -108,13 +117,28 @@ def test_options_that_do_not_fit_are_refused(arguments, message, monkeypatch, ca
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["8", "attention", "Attention", "ATTENTION"])
+def test_a_lesson_is_found_by_its_number_and_in_any_case(name, monkeypatch, capsys):
+    code, printed = run_learn(monkeypatch, capsys, name, "--exercises")
+    assert code == 0
+    assert "scratch-gpt learn attention --solutions" in printed
+
+
+def test_a_table_cuts_no_long_name():
+    printed = io.StringIO()
+    for lesson in LESSONS:
+        present_bridge(Presenter(Console(file=printed, width=80)), lesson)
+    names = [part for bridges in BRIDGES.values() for each in bridges for part in each.there.split("#")]
+    assert all(name in printed.getvalue() for name in names)
+
+
 # --- bridges and glossary ---------------------------------------------------------------------------------
 def test_bridges_join_symbols_that_exist():
     assert list(BRIDGES) == list(LESSONS)
     for lesson, bridges in BRIDGES.items():
         module = "ladder_models" if lesson == LADDER else lesson
         here = symbols(f"scratch_gpt/foundations/{lesson}.py") | symbols(f"scratch_gpt/foundations/{module}.py")
-        assert len(bridges) >= 2
+        assert bridges
         for each in bridges:
             path, _, symbol = each.there.partition("#")
             assert each.here in here, each
@@ -143,11 +167,10 @@ def test_the_glossary_has_the_terms_of_the_articles():
 
 
 def test_the_index_lists_the_lessons_as_the_terminal_does():
-    rows = re.findall(
-        r"^\| (\d+) \| \[(.+)\]\((\w+)\.md\) \| (\d+) \| (.+) \|$", (COURSE / "index.md").read_text(), re.M
-    )
+    cells = r"^\| (\d+) \| \[(.+)\]\((\w+)\.md\)<br>`scratch-gpt learn (\w+)` \| (\d+) \| (.+) \|$"
+    rows = re.findall(cells, (COURSE / "index.md").read_text(), re.M)
     expected = [
-        (f"{i}", lesson.title, name, f"{lesson.minutes}", lesson.outcome)
+        (f"{i}", lesson.title, name, name, f"{lesson.minutes}", lesson.outcome)
         for i, (name, lesson) in enumerate(LESSONS.items(), 1)
     ]
     assert rows == expected

@@ -99,7 +99,8 @@ def run(presenter: Presenter) -> dict[str, float]:
         Take a stack in which each layer computes h_l = tanh(h_(l-1) W_l) from the one below. By the chain rule the
         gradient travels back through
 
-            d loss / d h_(l-1)  =  (tanh' · d loss / d h_l) W_lᵀ
+            d loss / d h_(l-1)
+              = (tanh' · d loss / d h_l) W_lᵀ
 
         (tanh' is the slope of tanh, at most 1; W_lᵀ is W_l with rows and columns exchanged). Each layer multiplies the
         gradient once more. Thirty factors of 1/2 make 0.5^30 = 0.000000001: the gradient vanishes, and the first layers
@@ -112,9 +113,9 @@ def run(presenter: Presenter) -> dict[str, float]:
         How large are features? Their mean says little, because positive and negative ones cancel. So take the mean of
         their squared distances from the mean, the variance, and its root, the standard deviation:
 
-            of 1, 2, 3, 6:      mean 3
-            variance:           (4 + 1 + 0 + 9) / 4 = 3.5
-            standard deviation: √3.5 = 1.87
+            of 1, 2, 3, 6:  mean 3
+            variance:       (4 + 1 + 0 + 9) / 4 = 3.5
+            std. deviation: √3.5 = 1.87
 
         The question is now: how do the standard deviations of outputs and gradients change from layer to layer?""",
     )
@@ -147,7 +148,8 @@ def run(presenter: Presenter) -> dict[str, float]:
 
         Multiplied by g_i = d loss / d y_i and summed over i, that is
 
-            d loss / d x = (g - mean(g) - y · mean(g y)) / s
+            d loss / d x
+              = (g - mean(g) - y · mean(g y)) / s
 
         The parts of the gradient that would only shift or scale x are removed: the norm undoes such changes, so they
         can't change the loss. And the division by s makes the gradient independent of the scale of the weights.""",

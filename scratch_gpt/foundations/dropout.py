@@ -93,7 +93,8 @@ def _show_mean(presenter: Presenter) -> dict[str, float]:
         f"""In each training step, every output of a hidden neuron is set to 0 with probability p, and the others are
         divided by 1 - p (Srivastava et al. 2014):
 
-            y = x · m / (1 - p)        m = 0 with probability p, else 1
+            y = x · m / (1 - p)
+            m = 0 with probability p, else 1
 
         No neuron can rely on a certain other one, so accidental combinations are of little use. Why the division? The
         mean of m is 1 - p, so the mean of y is x: in use, when nothing is dropped, the next layer gets what it is used

@@ -196,7 +196,7 @@ RUNGS = (
         "layer norm",
         "normalized inputs",
         partial(IncompleteGPT, heads=HEADS, **BLOCK),
-        "a norm before each part and before the output; this is a complete block",
+        "a norm before each part and before the output; a complete block of a Transformer (Vaswani et al. 2017)",
     ),
     Rung(
         "GPT init",

@@ -133,7 +133,8 @@ def run(presenter: Presenter) -> dict[str, float]:
         let the network predict the next character: a language model gives each of them a probability, given the
         characters before it. To write, draw the next character with these probabilities, append it, and repeat.
 
-            600 stories: {len(text):,} characters, {size} of them distinct
+            600 stories: {len(text):,} characters,
+                         {size} of them distinct
             ids of "hen": {", ".join(str(number[c]) for c in "hen")}
 
         The loss is the cross-entropy of the character that really follows, in nats, as in leaf_or_flower. Its mean

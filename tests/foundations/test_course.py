@@ -24,7 +24,8 @@ function; relu; sigmoid; tanh; initialization; residual connection; layer norm; 
 query; key; value; causal mask; multi-head attention; feed-forward layer; position embedding; rotary
 positions; encoder; decoder; cross-attention; sub-word; byte-pair encoding; vocabulary; context length;
 overfitting; train/validation split; temperature; top-k; beam search; bleu; fine-tuning; lora; reward; ppo;
-kl divergence; checkpoint; safetensors"""
+kl divergence; checkpoint; safetensors; one-hot; top-p; logit lens; residual stream; <bos>; entropy; variance;
+dot product; matrix; seed; unigram"""
 
 
 @functools.cache
@@ -146,18 +147,48 @@ def test_bridges_join_symbols_that_exist():
 
 
 def glossary() -> dict[str, str]:
-    return dict(re.findall(r"^\*\*(.+?)\*\*\{ #[\w-]+ \}: (.+)$", (COURSE / "glossary.md").read_text("utf-8"), re.M))
+    entries = r'^<a id="[\w-]+"></a>\*\*(.+?)\*\*: (.+)$'
+    return dict(re.findall(entries, (COURSE / "glossary.md").read_text("utf-8"), re.M))
 
 
-def test_every_term_has_a_lesson_and_a_line_of_code():
+def shown_text(lesson):
+    """What a reader sees of a lesson: the strings of its functions (without docstrings) and its exercises."""
+    shown = [each for exercise in load_exercises(lesson) for each in exercise]
+    for module in (lesson, *["ladder_models"] * (lesson == LADDER)):
+        tree = ast.parse((PROJECT / "scratch_gpt" / "foundations" / f"{module}.py").read_text("utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+        shown += [node.value for node in strings if id(node) not in docstrings]
+    return " ".join(" ".join(shown).lower().split())
+
+
+# The word of a lesson for a term that it explains under a similar name.
+OTHER_WORDS = {
+    "Block size": "context",
+    "Context length": "context",
+    "Exploding gradient": "explodes",
+    "Gradient clipping": "clipping",
+    "Head size": "d = c / h",
+    "KV cache": "cache",
+    "Sampling": "draw the next",
+    "Sub-word": "subword",
+    "Train/validation split": "validation",
+    "Vanishing gradient": "vanishes",
+    "Warm-up": "warmup",
+}
+
+
+def test_every_term_has_a_line_of_code_and_a_page_that_has_the_word():
     terms = glossary()
-    assert list(terms) == sorted(terms, key=str.lower)
+    assert len(terms) > 90
+    assert list(terms) == sorted(terms, key=lambda term: term.strip("`<").lower())
     for term, text in terms.items():
-        lessons = re.findall(r"\]\((\w+)\.md\)", text)
-        assert len(lessons) == 1, term
-        assert lessons[0] in LESSONS, term
         ((path, symbol),) = SOURCE_LINK.findall(text)
         assert symbol in symbols(path), term
+        ((other_page, page),) = re.findall(r"(Not in the course: )?\[[^]`]+\]\(([\w./-]+)\.md\)", text)
+        read = " ".join((COURSE / f"{page}.md").read_text("utf-8").lower().split()) if other_page else shown_text(page)
+        words = [OTHER_WORDS.get(term, word).lower().strip(" `)") for word in re.split(r", | \(", term)]
+        assert any(word in read or word.replace(" ", "-") in read for word in words), f"{page} has no {term!r}"
 
 
 def test_the_glossary_has_the_terms_of_the_articles():
@@ -206,10 +237,36 @@ def test_a_page_of_a_lesson_has_all_its_parts(course):
 
 def test_the_page_of_the_ladder_explains_every_rung_without_a_run(course):
     page = course._lesson_page("ladder")
-    assert all(f"- {rung.name}: " in page for rung in ladder.RUNGS)
+    for rung in ladder.RUNGS:
+        assert re.search(rf"^- {re.escape(rung.name)}: .+ · \[`\w+`\]\(source:\S+ladder_models\.py#\w+\)$", page, re.M)
+    for part in ("- Layer norm (", "- Without gain", "half their range", "1,200 steps"):
+        assert part in page
     assert "Why is one head no better than the bigram?" in page
     assert "../images/ladder.png" in page
     assert re.search(r"^\| bigram \| \d\.\d+", page, re.M)
+
+
+def test_the_results_name_the_rungs_without_gain_by_the_rule_of_the_lesson():
+    """With the means and half ranges of the table; `find_without_gain` gets seeds that have them."""
+    text = (PROJECT / "docs" / "results" / "ladder.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| \**([\d.]+)\** \(([\d.]+)\) \|", text, re.M)
+    assert len(rows) == len(ladder.RUNGS)
+    results = {
+        name: [
+            ladder.Result(name, seed, float(mean) + sign * float(half), 1, 1.0) for seed, sign in enumerate((-1, 0, 1))
+        ]
+        for name, mean, half in rows
+    }
+    found = [
+        re.fullmatch(r"(.+) is (worse|within).* \(([+-])([\d.]+),.+", each)
+        for each in ladder.find_without_gain(results)
+    ]
+    (sentences,) = re.findall(r"^- Without gain.+?\n\n", text, re.M | re.S)
+    worse, within = " ".join(sentences.split()).split("Within it are")
+    for name, kind, sign, difference in (each.groups() for each in found):
+        stated = f"{name} ({difference} {'higher' if sign == '+' else 'lower'}"
+        assert stated in (worse if kind == "worse" else within), stated
+    assert len(re.findall("higher|lower[,)]", worse + within)) == len(found) == 8
 
 
 def test_the_page_of_bridges_links_every_lesson(course):

@@ -105,11 +105,11 @@ CLAIMS = {
 
 
 class StrictPresenter(Presenter):
-    """Fails if a line of code or of a formula would be wrapped."""
+    """Fails if a line of code would be wrapped in a terminal, or a formula be wider than a page on a phone (390 px)."""
 
     def text(self, text):
         for kind, lines in split_text(text):
-            assert kind != "formula" or max(map(len, lines)) <= 80 - INDENT, lines
+            assert kind != "formula" or max(map(len, lines)) <= 44, lines
         super().text(text)
 
     def code(self, *functions):

@@ -238,9 +238,10 @@ def _take_four_steps(presenter: Presenter) -> dict[str, float]:
         - Step 2, weights by softmax: the rows of a table of scores, fixed once and for all; if all scores are equal,
           this is step 1.
         - Step 3, query, key and value: the scores come from the words. With fixed queries and keys it is step 2.
-        - Step 4, multi-head attention: one head can look for one thing at a time. So H heads work side by side, each with
-          queries, keys and values of D = C / H numbers; their outputs are concatenated and mixed by one more matrix,
-          W_o (Vaswani et al. 2017, arXiv:1706.03762). With one head, and W_o that changes nothing, it is step 3.""",
+        - Step 4, multi-head attention: one head can look for one thing at a time. So H heads work side by side, each
+          with queries, keys and values of D = C / H numbers; their outputs are concatenated and mixed by one more
+          matrix, W_o (Vaswani et al. 2017, arXiv:1706.03762). With one head, and W_o that changes nothing, it is step
+          3.""",
     )
     presenter.section(
         "Several heads in code", "Splitting makes H short vectors of each long one; the rest is `attend`:"

@@ -160,7 +160,7 @@ def _explain(presenter: Presenter) -> None:
         """The derivative of the cross-entropy with respect to a score is the probability that the class got, minus the
         one it should have got (1 for the label, 0 for the others):
 
-            d loss / d s_i = p_i - [1 if i is the label]
+            d loss/d s_i = p_i - [1 if i is the label]
 
         Why? By the chain rule ln (Σ e^s_j) has the derivative e^s_i / Σ e^s_j, which is p_i; and -s_label has -1 for
         the label, 0 for the others. With scores 2 and 0 the probabilities are 0.88 and 0.12. If class 2 is right, the

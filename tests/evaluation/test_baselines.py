@@ -17,9 +17,9 @@ from helpers.processes import TINY_RUN, run_here
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.token_shards import Shard
 from scratch_gpt.evaluation import baselines, memorisation
-from scratch_gpt.evaluation.baselines import beginning, compressors, cut, end, token_tables
+from scratch_gpt.evaluation.baselines import Baseline, beginning, compressors, cut, end, token_tables
 from scratch_gpt.evaluation.memorisation import Memorisation, longest_copy
-from scratch_gpt.evaluation.text_report import report_on_text, sample_texts
+from scratch_gpt.evaluation.text_report import TextReport, report_on_text, sample_texts
 from scratch_gpt.train.engine.run_directory import read_metrics
 
 
@@ -148,6 +148,12 @@ def test_reading_agrees_with_the_numbers():
     assert "3 characters, 2 words: 'a b'" in copied
     assert copied.endswith("nothing unusual")
     assert "slightly better" in Memorisation(1.8, 1.95, 100, "", 3, 8).lines()[0]
+
+
+def test_validation_text_that_repeats_the_training_text_has_a_reading():
+    """A compressor needs nothing for it; the run once ended with a division by zero."""
+    assert "repetition of the training text" in TextReport(2.0, [Baseline("xz", "xz", 0.0, "")]).reading()
+    assert "100% more bits than xz" in TextReport(2.0, [Baseline("xz", "xz", 1.0, "")]).reading()
 
 
 def test_report_of_a_model_that_has_learned_its_text_by_heart(words):

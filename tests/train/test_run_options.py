@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.readers.preferences import Preference
 from scratch_gpt.data.readers.sources import open_source
-from scratch_gpt.hardware import available_cores
+from scratch_gpt.hardware import LAUNCHER_VARIABLES, available_cores, use_all_cores
 from scratch_gpt.train.engine.reporting import Reporter
 from scratch_gpt.train.tasks.common import prepare_shards
 from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
@@ -52,6 +52,35 @@ def test_available_cores_are_counted_on_every_platform(monkeypatch):
     assert available_cores() == 5
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "num_threads", "expected"),
+    [
+        ({}, None, 6),
+        ({"OMP_NUM_THREADS": "2"}, None, 2),
+        ({"OMP_NUM_THREADS": "4,1"}, None, 4),
+        ({"OMP_NUM_THREADS": "2"}, 3, 3),
+        ({"OMP_NUM_THREADS": "0"}, None, 6),
+        ({"OMP_NUM_THREADS": "many"}, None, 6),
+        # What torchrun, and accelerate launch with one process, set by themselves.
+        ({"OMP_NUM_THREADS": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, None, 3),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, None, 6),
+    ],
+)
+def test_threads_are_those_of_the_user_or_all_cores(environment, num_threads, expected, monkeypatch):
+    """Regression: OMP_NUM_THREADS was ignored, and a run on a busy machine was ten times slower than needed."""
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", *LAUNCHER_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("scratch_gpt.hardware.available_cores", lambda: 6)
+    before = torch.get_num_threads()
+    try:
+        use_all_cores(num_threads)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_preference_metrics_are_means_since_the_last_call():

@@ -285,7 +285,7 @@ class TrainingArguments:
     )
     num_threads: int | None = argument(
         None,
-        "CPU threads per process. Default: all cores, divided among the processes.",
+        "CPU threads per process. Default: OMP_NUM_THREADS, else all cores, divided among the processes.",
         more_than=0,
         at_most=1 << 14,
         resumable=True,

@@ -167,7 +167,32 @@ def _print(console: Any, content: dict[str, Any], summary: Any) -> None:
         shown = {n.replace("_", " "): v for n, v in content["lengths"].items() if v is not None}
         show("lengths in tokens", {**shown, "unknown tokens": f"{content['unknown_share']:.2%}"})
     for number, sample in enumerate(content["samples"], 1):
-        console.print(f"{number}. {sample}")
+        first, *rest = sample_lines(sample)
+        console.print("\n".join([f"{number}. {first}", *(f"   {line}" for line in rest)]))
+
+
+def sample_lines(sample: Any) -> list[str]:
+    """Lines that show a sample: a text; `name: value` of each column of a row; and `role: content` of each message.
+
+    Args:
+        sample: a text, or a dictionary of texts and lists of messages, as in `DataSummary.samples`.
+    """
+    if not isinstance(sample, dict):
+        return str(sample).splitlines() or [""]
+    import json
+
+    lines = []
+    for name, value in sample.items():
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            lines += [f"{name}:"] if len(sample) > 1 else []
+            for message in value:
+                lines += sample_lines({message["role"]: message["content"] or ""})
+                more = {key: each for key, each in message.items() if key not in ("role", "content")}
+                lines += [f"  {key}: {json.dumps(each, ensure_ascii=False)}" for key, each in more.items()]
+        else:
+            first, *rest = str(value).splitlines() or [""]
+            lines += [f"{name}: {first}", *(f"  {line}" for line in rest)]
+    return lines
 
 
 def _names(kind: Any) -> set[str]:

@@ -1,5 +1,6 @@
 """Console output of `scratch-gpt data`."""
 
+import json
 import re
 
 import pytest
@@ -29,10 +30,9 @@ def test_summary_of_table_with_header(tmp_path):
     expected |= {"delimiter": "','", "header": "yes", "quoting": "csv", "rows read": "4", "duplicates": "0"}
     expected |= {"train rows": "2", "validation rows": "2", "good": "2, 1 of them for validation"}
     assert {name: rows[name] for name in expected} == expected
-    samples = [line for line in text.splitlines() if line.startswith(("0. ", "1. ", "2. ", "3. ", "4. ", "5. "))]
-    assert [line[0] for line in samples] == ["1", "2", "3", "4"][: len(samples)]
-    assert {line[3:] for line in samples} <= {str({"text": t, "label": label}) for t, label in TEXTS}
-    assert samples
+    samples = re.findall(r"^(\d)\. text: (.*)\n   label: (.*)$", text, re.M)
+    assert [number for number, _, _ in samples] == ["1", "2", "3", "4"]
+    assert sorted(sample[1:] for sample in samples) == sorted(TEXTS)
 
 
 def test_summary_of_table_without_header(tmp_path):
@@ -41,6 +41,26 @@ def test_summary_of_table_without_header(tmp_path):
     rows = rows_of(text)
     assert rows["header"] == "no: the columns are column_1, column_2, …"
     assert rows["columns"] == "text: column_1, label: column_2"
+
+
+def test_conversations_are_shown_as_role_and_content(tmp_path):
+    """Regression: they were printed as Python dictionaries, wrapped inside words."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
+    first = [{"role": "user", "content": "How much?\nAnd why? " + "long " * 30}, call]
+    first += [{"role": "tool", "content": "3"}, {"role": "assistant", "content": "Three."}]
+    rows = [first, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hallo!"}]] * 2
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    said = run_here("scratch-gpt", "data", "c.jsonl", "--for", "sft", cwd=tmp_path).stdout
+    assert f". user: How much?\n     And why? {'long ' * 30}\n   assistant: \n     tool_calls: [{{\"" in said
+    assert "   tool: 3\n   assistant: Three.\n" in said
+    assert "user: Hello\n   assistant: Hallo!\n" in said
+    assert "2 duplicates, kept (equal rows are in one split)\n" in said
+
+
+def test_preferences_are_shown_by_column(tmp_path):
+    run_here("scratch-gpt", "data", "--example", "preferences", cwd=tmp_path)
+    said = run_here("scratch-gpt", "data", "preferences.jsonl", "--for", "dpo", cwd=tmp_path).stdout
+    assert "1. prompt: The capital of France is\n   chosen:  Paris.\n   rejected:  a city.\n" in said
 
 
 def test_help_lists_the_tasks_of_each_option():

@@ -110,7 +110,10 @@ class DataSummary:
         rows = [f"rows: {self.rows_read:,} read", f"{self.train_rows:,} for training"]
         rows.append(f"{self.validation_rows:,} for validation")
         rows += [f"{self.test_rows:,} for testing"] if self.test_rows else []
-        rows += [f"{self.duplicates:,} duplicates"] if self.duplicates else []
+        if self.duplicates:  # if a validation set of its own has rows of the training set, a warning says so
+            rows.append(
+                f"{self.duplicates:,} duplicates, kept" + (" (equal rows are in one split)" * (not self.shared))
+            )
         lines = [", ".join(read), ", ".join(rows)]
         if self.rows_skipped:
             shown = "; ".join(f"{reason}: {count:,}" for reason, count in self.rows_skipped.items())

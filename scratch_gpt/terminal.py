@@ -25,12 +25,19 @@ def printable_at_terminal(text: str, file: IO[str] | None = None) -> str:
 
 
 class SafeConsole(Console):
-    """A rich console that does not interpret markup in texts and escapes their control characters.
+    """A rich console that does not interpret markup in texts and escapes their control characters. Where the output
+    is no terminal, a line of text is one line, however long, so that it can be searched; tables are 80 columns wide.
 
     Pass styles as `style=` or `rich.text.Text`, not as markup."""
 
     def __init__(self, stderr: bool = False, **options: Any):
         super().__init__(stderr=stderr, **{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects, as rich does; texts are wrapped at a terminal only."""
+        if not self.is_terminal and all(isinstance(each, str | Text) for each in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Render a text; rich calls this for every text that it prints."""

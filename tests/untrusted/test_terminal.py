@@ -8,6 +8,7 @@ import pytest
 from helpers.hub import run_in_terminal
 from helpers.models import tiny_model
 from helpers.processes import run_here
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 from tokenizers import Regex, pre_tokenizers
@@ -48,6 +49,24 @@ def test_a_console_interprets_no_markup_and_prints_no_control_character():
     assert "\x1b[2J" not in printed
     for kept in ("[red]name", "[/x]/y", "[conceal]hidden[/conceal]", "[b]", "[/x] \\x1b[2J", ":smile:", "[/z]"):
         assert kept in printed
+
+
+def test_only_a_terminal_wraps_text_and_tables_have_a_width_everywhere():
+    """Regression: lines of a log were wrapped at 80 columns, so that grep did not find what stood at their ends."""
+    line, table = "step 1  " + "validation 1.2345  " * 9 + "general 6.9429", Table("a", "b")
+    table.add_row("x " * 60, "y " * 60)
+    printed = {}
+    for is_terminal in (False, True):
+        console = SafeConsole(file=io.StringIO(), force_terminal=is_terminal, width=80, no_color=True)
+        console.print(line)
+        console.print(Text(line), line)
+        with Progress(console=console, disable=not is_terminal) as progress:
+            progress.print(line, style="italic")
+        console.print(table)
+        printed[is_terminal] = console.file.getvalue().splitlines()
+    assert printed[False][:3] == [line, f"{line} {line}", line]
+    assert line not in printed[True]
+    assert max(map(len, printed[False][3:])) == 80
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ def available_cores() -> int:
 
 
 def threads_of_user() -> int | None:
-    """Number of threads that the user set by `OMP_NUM_THREADS`, of which a list counts by its first entry. None if it is
-    not set, or in a process of torchrun or accelerate, which set it to one themselves."""
+    """Number of threads that the user set by `OMP_NUM_THREADS`, or the first of a list. None if it is not set, or in a
+    process of torchrun or accelerate, which set it to one themselves."""
     if any(name in os.environ for name in LAUNCHER_VARIABLES):
         return None
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()

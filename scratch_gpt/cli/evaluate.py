@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .app import Device, Dtype, Model, Trust, app, open_model, refuse_unused
 from .texts import one_line, report_skipped
+
+if TYPE_CHECKING:
+    from ..data.readers.tables import ReadOptions
 
 # Options of `evaluate` that each kind of model uses.
 USED_BY: dict[str, set[str]] = {
@@ -109,6 +112,8 @@ def evaluate(
         )
     refuse_unused(context, unused_options(kind, opened.config.model_type, dataset))
     options = ReadOptions(split=split)
+    if text_column is None:
+        refuse_messages(dataset, options)
     if kind == "classifier":
         from ..data.readers.labelled import open_labelled
 
@@ -143,6 +148,39 @@ def evaluate(
             bits = scored.metrics["bits_per_byte"]
             report = report_on_text(opened, tokenizer, scored.shards, scored.row_length, bits, samples)
         report.print(SafeConsole())
+
+
+def refuse_messages(dataset: str, options: ReadOptions) -> None:
+    """Raise an error for a local table of conversations or preferences.
+
+    Args:
+        dataset: as the option `--dataset`.
+        options: how it is read.
+
+    Raises:
+        ScratchError: the columns are those of conversations or preferences, and none is text by its name.
+    """
+    from ..data.readers.conversations import MESSAGES
+    from ..data.readers.files import kind_of
+    from ..data.readers.tables import TEXT_COLUMNS, open_table
+    from ..errors import ScratchError
+
+    if not Path(dataset).is_file() or kind_of(Path(dataset)) in ("text", None):
+        return
+    table = open_table(dataset, options)
+    if any(map(table.has, TEXT_COLUMNS)):
+        return
+    scores = "'scratch-gpt evaluate' scores text, sentence pairs and labelled texts"
+    if any(map(table.has, MESSAGES)):
+        raise ScratchError(
+            f"{dataset} has conversations, and {scores}: conversations are evaluated during 'scratch-gpt train sft', "
+            "on --validation_dataset, or on a --test_fraction of the data"
+        )
+    if table.has("chosen") and table.has("rejected"):
+        raise ScratchError(
+            f"{dataset} has preferences, and {scores}: preferences are evaluated during 'scratch-gpt train dpo', on "
+            "--validation_dataset"
+        )
 
 
 def unused_options(kind: str, model_type: str, dataset: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from scratch_gpt import ScratchEncoderForMaskedLM, ScratchGPTForSequenceClassifi
 def test_info_names_tied_weights(tied, tmp_path):
     folder = save_tiny(tmp_path / "model")
     tiny_model("llama", tie_word_embeddings=tied).save_pretrained(folder)
-    said = run_here("scratch-gpt", "info", str(folder)).stdout
+    said = run_here("scratch-gpt", "info", "model", cwd=tmp_path).stdout  # the path of the test has the word too
     assert ("tied to the embedding: lm_head.weight" in " ".join(said.split())) == tied
     assert ("tied" in said) == tied
 
@@ -43,3 +43,17 @@ def test_a_classifier_is_evaluated_on_the_column_that_is_named(tmp_path):
     result = run_here("scratch-gpt", "evaluate", "model", *options, cwd=tmp_path, check=False)
     assert result.returncode == 2
     assert "text_column" in result.stderr
+
+
+@pytest.mark.parametrize(("example", "task"), [("conversations", "sft"), ("preferences", "dpo")])
+def test_conversations_and_preferences_are_evaluated_in_training(example, task, tmp_path):
+    """Regression: the error had a hint for classifiers."""
+    save_tiny(tmp_path / "model")
+    run_here("scratch-gpt", "data", "--example", example, cwd=tmp_path)
+    evaluate = ("scratch-gpt", "evaluate", "model", "--dataset", f"{example}.jsonl", "--no-baselines")
+    result = run_here(*evaluate, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert f"{example}.jsonl has {example}, and 'scratch-gpt evaluate' scores text" in result.stderr
+    assert f"during 'scratch-gpt train {task}', on --validation_dataset" in result.stderr
+    if example == "preferences":  # a column that is named is text
+        assert "perplexity" in run_here(*evaluate, "--text_column", "chosen", cwd=tmp_path).stdout

@@ -40,7 +40,9 @@ def test_command_script_and_python_train_the_same_model(text_file, tmp_path, res
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--learning_rat", "1"), "unrecognized arguments: --learning_rat"),
+        (("--learning_rat", "1"), "--learning_rat 1 (did you mean --learning_rate?)"),
+        (("--no-film_", "--outputdir=x"), "--no-film_ --outputdir=x (did you mean --film, --output_dir?)"),
+        (("--q", "true"), "--q true (see --help; booleans are flags"),
         (("--max_steps", "0"), "max_steps is 0, want more than 0"),
         (("--dataset", "nowhere.txt"), "no such file or folder"),
     ],
@@ -58,8 +60,10 @@ def test_command_and_script_give_the_same_errors(options, message, tmp_path):
 
 
 def test_python_errors_state_what_was_expected(tmp_path):
-    with pytest.raises(ScratchError, match="has unknown settings: learning_rat"):
+    with pytest.raises(ScratchError, match=r"has unknown settings: learning_rat \(did you mean learning_rate\?\)"):
         train("language_modeling", learning_rat=1)
+    with pytest.raises(ScratchError, match=r"settings: q \('scratch-gpt train TASK --help' lists the known ones\)"):
+        train("language_modeling", q=1)
     with pytest.raises(ScratchError, match="invalid int value: 'many'"):
         train("language_modeling", max_steps="many")
     with pytest.raises(ScratchError, match="unknown family of tasks 'languages', want one of language_modeling"):

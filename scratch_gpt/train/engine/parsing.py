@@ -8,6 +8,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -126,7 +127,9 @@ def parse_arguments(
     )
     if unknown:
         hint = "; booleans are flags, --name or --no-name" if {"true", "false"} & {n.lower() for n in unknown} else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)} (see --help{hint})")
+        names = [name.partition("=")[0][2:].removeprefix("no-") for name in unknown if name.startswith("--")]
+        nearest = _nearest(names, types, "--")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)} ({nearest or 'see --help'}{hint})")
     parsed = _with_launcher_settings(parsed)
     _check_unchanged(record, processes_before, parsed, parser, processes)
     return tuple(parsed)
@@ -248,6 +251,13 @@ def _read_config(path: Path, types: Sequence[Any], parser: HfArgumentParser) -> 
     return _typed(values, f"--config {path}", types, parser)
 
 
+def _nearest(unknown: Sequence[str], types: Sequence[Any], prefix: str = "") -> str:
+    """A question for the names of arguments that are most like unknown ones; empty if there are none."""
+    known = [field.name for each in types for field in dataclasses.fields(each)]
+    found = [match for name in unknown for match in get_close_matches(name, known, 1)]
+    return f"did you mean {', '.join(prefix + name for name in dict.fromkeys(found))}?" if found else ""
+
+
 def _typed(values: dict[str, Any], source: str, types: Sequence[Any], parser: HfArgumentParser) -> dict[str, Any]:
     """Convert values of a YAML file as those of flags are converted, so that "1e-3" is a number here too.
 
@@ -262,7 +272,8 @@ def _typed(values: dict[str, Any], source: str, types: Sequence[Any], parser: Hf
     """
     known = {f.name for t in types for f in dataclasses.fields(t)}
     if unknown := sorted(str(name) for name in set(values) - known):
-        parser.error(f"{source} has unknown settings: {', '.join(unknown)} (see --help)")
+        advice = "'scratch-gpt train TASK --help' lists the known ones" if source == "train()" else "see --help"
+        parser.error(f"{source} has unknown settings: {', '.join(unknown)} ({_nearest(unknown, types) or advice})")
     actions = {action.dest: action for action in parser._actions}
     hints = {name: hint for each in types for name, hint in get_type_hints(each).items()}
     optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}

@@ -51,7 +51,7 @@ def test_conversations_are_shown_as_role_and_content(tmp_path):
     rows = [first, [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hallo!"}]] * 2
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     said = run_here("scratch-gpt", "data", "c.jsonl", "--for", "sft", cwd=tmp_path).stdout
-    assert f". user: How much?\n     And why? {'long ' * 30}\n   assistant: \n     tool_calls: [{{\"" in said
+    assert f'. user: How much?\n     And why? {"long " * 30}\n   assistant: \n     tool_calls: [{{"' in said
     assert "   tool: 3\n   assistant: Three.\n" in said
     assert "user: Hello\n   assistant: Hallo!\n" in said
     assert "2 duplicates, kept (equal rows are in one split)\n" in said

@@ -22,7 +22,7 @@ DEBUG = """## Options of all commands
 
 They stand before the name of the command: `scratch-gpt --debug generate …`.
 """
-FAMILIES = """The arguments of a family of tasks are on the page of the family:
+FAMILIES = """The arguments of a task are on its page:
 [training arguments](../training-arguments/index.md).
 """
 FACTS = re.compile(r"  \[([^\]]*)\]$")  # typer adds them to a help text: default, bounds, "required"
@@ -72,7 +72,7 @@ def _body(command: Any, context: Any, level: int, prefix: str = "") -> str:
     arguments, options = (_options(command, context, kind) for kind in ("argument", "option"))
     written = [each.flags[0] if "required" in each.notes else f"[{each.flags[0]}]" for each in arguments]
     usage = " ".join([context.command_path, *(["[OPTIONS]"] if options else []), *written])
-    if command.context_settings.get("ignore_unknown_options"):  # `train`, whose family has arguments of its own
+    if command.context_settings.get("ignore_unknown_options"):  # `train`, whose task has arguments of its own
         usage += " [--NAME VALUE ...]"
     parts = [f"Usage:\n\n``` {{ .text .no-copy }}\n{usage}\n```\n"]
     for heading, each in (("Arguments", arguments), ("Options", options)):

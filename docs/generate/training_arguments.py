@@ -1,4 +1,4 @@
-"""The reference of the training arguments, from the parser that `scratch-gpt train FAMILY --help` shows."""
+"""The reference of the training arguments, from the parser that `scratch-gpt train TASK --help` shows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 CONFIG = "Configuration file"  # heading of `--config`, which is not a field
 ABOUT_CONFIGS = """# Built-in configurations
 
-`--config NAME` takes the arguments of a family of tasks from a file; flags on the command line override it. NAME is one
+`--config NAME` takes the arguments of a task from a file; flags on the command line override it. NAME is one
 of these, or the path of your own YAML file, which has a line `name: value` for each argument.
 """
 
 
 def training_pages() -> dict[str, str]:
-    """A page for each family of tasks, in the order of `scratch-gpt train`, and one of the configurations, by URI."""
+    """A page for each task, in the order of `scratch-gpt train`, and one of the configurations, by URI."""
     pages = {f"{FOLDER}/{family}.md": _page(family) for family in FAMILIES}
     return pages | {f"{FOLDER}/configs.md": _configs()}
 
@@ -44,7 +44,7 @@ def _page(family: str) -> str:
 
 
 def _description(family: str) -> str:
-    """The description of a family in `--help`, whose indented blocks are commands or Python."""
+    """The description of a task in `--help`, whose indented blocks are commands or Python."""
     blocks = re.split(r"\n\s*\n", description_of(family).strip("\n"))
     return "\n\n".join(map(_block, blocks)) + "\n"
 

@@ -1,4 +1,4 @@
-"""`scratch-gpt train`: train a model of any family of tasks."""
+"""`scratch-gpt train`: train a model of any task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .app import app, is_debug
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def train(
     context: typer.Context,
-    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="Family of training tasks.")] = None,
+    family: Annotated[str | None, typer.Argument(metavar="TASK", help="The task to train for.")] = None,
     num_processes: Annotated[
         int,
         typer.Option(
@@ -24,7 +24,7 @@ def train(
         ),
     ] = 1,
 ) -> None:
-    """Train a model. `scratch-gpt train` lists the families, `scratch-gpt train FAMILY --help` the arguments of one.
+    """Train a model. `scratch-gpt train` lists the tasks, `scratch-gpt train TASK --help` the arguments of one.
 
     Example:
 
@@ -36,10 +36,10 @@ def train(
 
     arguments = list(context.args)
     if family in (None, "-h", "--help"):
-        print("usage: scratch-gpt train FAMILY [--num_processes N] [--config FILE] [--NAME VALUE ...]\n")
+        print("usage: scratch-gpt train TASK [--num_processes N] [--config FILE] [--NAME VALUE ...]\n")
         for name in FAMILIES:
             print(f"  {name:<20}{description_of(name).splitlines()[0]}")
-        print("\nscratch-gpt train FAMILY --help shows examples and all arguments.")
+        print("\nscratch-gpt train TASK --help shows examples and all arguments.")
         return
     from ..auto import register
     from ..train.engine.command import train_command

@@ -1,4 +1,4 @@
-"""Training: one loop, and a recipe for each family of tasks. `train` is the entry point for Python."""
+"""Training: one loop, and a recipe for each task. `train` is the entry point for Python."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["train"]
 
 
 def train(family: str, **arguments: Any) -> Path:
-    """Train a model in this process, as `scratch-gpt train FAMILY` does on the command line.
+    """Train a model in this process, as `scratch-gpt train TASK` does on the command line.
 
         from scratch_gpt.train import train
 
         folder = train("language_modeling", dataset="my_text.txt", output_dir="runs/mine", max_steps=500)
 
     Args:
-        family: family of tasks, such as "language_modeling"; `scratch_gpt.train.tasks.FAMILIES` lists them.
+        family: the task, such as "language_modeling"; `scratch_gpt.train.tasks.FAMILIES` lists them.
         arguments: arguments with the names of the command line; `config` is a YAML file with further ones, or the name
             of a built-in one.
 

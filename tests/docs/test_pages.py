@@ -23,7 +23,7 @@ SHELL = [block for block in BLOCKS if block.language in ("bash", "console")]
 NAMED = list(dict.fromkeys(command for block in SHELL for command in commands_of(block)))
 TRAININGS = [command for command in NAMED if command.startswith("scratch-gpt train ") and "--help" not in command]
 OTHERS = [c for c in NAMED if c.startswith("scratch-gpt ") and not c.startswith("scratch-gpt train")]
-INVENTED = re.compile("FAMILY|denoising|cli/parameters")  # of the walks of CONTRIBUTING
+INVENTED = re.compile("TASK|denoising|cli/parameters")  # of the walks of CONTRIBUTING
 
 
 def is_followed(page: str) -> bool:

@@ -63,7 +63,7 @@ def shortened(command: str) -> str:
 
 
 def tiny_arguments(family: str, command: str) -> str:
-    """Arguments of a family of tasks for a tiny run.
+    """Arguments of a task for a tiny run.
 
     Args:
         family: such as "translation".

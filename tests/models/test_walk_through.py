@@ -1,4 +1,4 @@
-"""The walk-through of docs/contributing/add-a-style.md, checked: StableLM 2 built from config fields alone."""
+"""The walk-through of docs/contributing/add-an-architecture.md, checked: StableLM 2 built from config fields alone."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.hub.native.llama import FIELDS, HeadTwin
 from scratch_gpt.models.configuration_scratch_gpt import PRESETS
 
-PAGE = PROJECT / "docs" / "contributing" / "add-a-style.md"
+PAGE = PROJECT / "docs" / "contributing" / "add-an-architecture.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)[:3]
 SHAPE = {
     "vocab_size": 99,

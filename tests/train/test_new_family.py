@@ -1,4 +1,4 @@
-"""A new family of tasks needs one folder and one line in the registry; here, the folder is temporary."""
+"""A new task needs one folder and one line in the registry; here, the folder is temporary."""
 
 import sys
 import textwrap

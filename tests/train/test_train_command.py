@@ -66,7 +66,7 @@ def test_python_errors_state_what_was_expected(tmp_path):
         train("language_modeling", q=1)
     with pytest.raises(ScratchError, match="invalid int value: 'many'"):
         train("language_modeling", max_steps="many")
-    with pytest.raises(ScratchError, match="unknown family of tasks 'languages', want one of language_modeling"):
+    with pytest.raises(ScratchError, match="unknown task 'languages', want one of language_modeling"):
         train("languages")
 
 

@@ -16,7 +16,7 @@ class Example:
 
     Attributes:
         file: its name.
-        family: the family of tasks that reads it, as of `scratch-gpt data --for`.
+        family: the task that reads it, as of `scratch-gpt data --for`.
         content: its text.
         options: options that reading such a small file needs.
     """

@@ -51,7 +51,7 @@ def train_command(
     """Run training with arguments from the command line; every process must call it.
 
     Args:
-        recipe: the family of tasks.
+        recipe: the task.
         description: what the command does, for `--help`.
         argv: command-line arguments. Default: those of the process.
         prog: name of the program in `--help`.

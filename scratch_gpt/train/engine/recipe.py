@@ -1,4 +1,4 @@
-"""The interface between a family of tasks and the engine: arguments, preparation of a run, metrics and model card."""
+"""The interface between a task and the engine: arguments, preparation of a run, metrics and model card."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class DataPreview:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A family of tasks.
+    """A training task.
 
     Attributes:
         family: name of the folder, in `run.yaml`, and on the command line.

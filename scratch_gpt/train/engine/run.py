@@ -46,7 +46,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     """Train a model and report on the result; every process must call it.
 
     Args:
-        recipe: the family of tasks.
+        recipe: the task.
         data, model_args, args: instances of its argument classes.
 
     Returns:
@@ -100,7 +100,7 @@ def render_run_card(folder: Path, recipe: Recipe) -> str:
 
     Args:
         folder: directory of the run.
-        recipe: its family of tasks.
+        recipe: its task.
     """
     private = names_with("private", recipe.arguments)
     return render_card(read_yaml(folder / RECORD), read_metrics(folder), recipe.card, private)
@@ -172,7 +172,7 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
 
     Args:
         job: model, task and training arguments.
-        recipe: the family of tasks.
+        recipe: the task.
         arguments: all arguments of the run by name, for its record.
         resume_from: checkpoint whose weights the model already has.
 
@@ -239,7 +239,7 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
 
     Args:
         job: model, task and training arguments.
-        recipe: the family of tasks.
+        recipe: the task.
         folder: directory of the run, which the trainer writes into.
         resume_from: checkpoint whose weights the model already has.
     """

@@ -54,7 +54,7 @@ class RunRecord:
 
     Attributes:
         arguments: the arguments that the run was started with, by name.
-        facts: facts about model and data; "task" is the family of tasks.
+        facts: facts about model and data; "task" is the task.
         processes: number of processes.
     """
 
@@ -107,7 +107,7 @@ def write_run(
     Args:
         folder: directory of the run.
         arguments: all arguments by name.
-        facts: facts about model and data; "task" is the family of tasks.
+        facts: facts about model and data; "task" is the task.
         processes: number of processes.
         device: device of the run.
     """

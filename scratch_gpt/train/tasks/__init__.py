@@ -1,4 +1,4 @@
-"""The families of tasks, one folder each. A new family is a new folder and a line in `FAMILIES`."""
+"""The tasks, one folder each. A new task is a new folder and a line in `FAMILIES`."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ FAMILIES = {
 
 
 def recipe_of(family: Any) -> Recipe:
-    """The recipe of a family of tasks.
+    """The recipe of a task.
 
     Raises:
-        ScratchError: there is no such family.
+        ScratchError: there is no such task.
     """
     recipe: Recipe = _module("recipe", family).RECIPE
     return recipe
 
 
 def description_of(family: Any) -> str:
-    """What training a family does, with examples, for `--help`.
+    """What training for a task does, with examples, for `--help`.
 
     Raises:
-        ScratchError: there is no such family.
+        ScratchError: there is no such task.
     """
     return _module("recipe", family).__doc__ or ""
 
 
 def arguments_of(family: Any) -> tuple[type[Any], type[Any], type[Any]]:
-    """The dataclasses of a family's data, model and training arguments; importing them loads neither model nor data.
+    """The dataclasses of a task's data, model and training arguments; importing them loads neither model nor data.
 
     Raises:
-        ScratchError: there is no such family.
+        ScratchError: there is no such task.
     """
     arguments: tuple[type[Any], type[Any], type[Any]] = _module("arguments", family).ARGUMENTS
     return arguments
@@ -55,5 +55,5 @@ def arguments_of(family: Any) -> tuple[type[Any], type[Any], type[Any]]:
 
 def _module(name: str, family: Any) -> Any:
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ScratchError(f"unknown family of tasks {family!r:.60}, want one of {', '.join(FAMILIES)}")
+        raise ScratchError(f"unknown task {family!r:.60}, want one of {', '.join(FAMILIES)}")
     return importlib.import_module(f"{FAMILIES[family]}.{name}")

@@ -22,6 +22,7 @@ from scratch_gpt.hub.loading import Tokenizers
 from scratch_gpt.hub.native.convert import find_twin
 from scratch_gpt.hub.native.registry import TWINS
 from scratch_gpt.hub.native.twin import Twin
+from scratch_gpt.models.configuration_block import ROPE_TYPES
 
 PUBLISHED = Path(__file__).parent / "published_configs"
 KINDS = {
@@ -41,9 +42,25 @@ writes this file from the code.
 
 ## Conversion
 
-A model with the settings of the preset can also be exported to the *engines*: `gguf` (llama.cpp), `ctranslate2`,
-`onnx`.
+*type* is the `model_type` in a checkpoint's `config.json`: if yours is in the table, its class is under
+[checkpoints](#checkpoints). A model with the settings of the preset can also be exported to the *engines*: `gguf`
+(llama.cpp), `ctranslate2`, `onnx`.
 
+"""
+NOT_SUPPORTED = f"""\
+
+**Rotary positions**: the types {", ".join(f"`{name}`" for name in ROPE_TYPES)}.
+
+**Not supported**, and refused with the reason:
+
+- families that are not in the table, by the name of their class: `cannot import a FalconForCausalLM`;
+- settings of a listed family that this package can't express, by their names;
+- multimodal models (images, sound), and the text parts of their checkpoints;
+- quantized checkpoints (GPTQ, AWQ, bitsandbytes): take the original one in floating point;
+- weights in other formats than safetensors.
+
+**Tested** are, for each class, tiny models with random weights, and the configs of published checkpoints by value. Real
+weights were hardly tried ([compatibility](../results/compatibility.md)): compare the logits of yours once.
 """
 DETAILS = """\
 
@@ -65,7 +82,7 @@ that differ are listed.
 def families_page() -> str:
     """The content of docs/reference/families.md."""
     families = [list(twins) for _, twins in itertools.groupby(TWINS, type)]
-    page = INTRODUCTION + table(("family", "preset", "engines"), map(family_row, families))
+    page = INTRODUCTION + table(("family", "type", "preset", "engines"), map(family_row, families)) + NOT_SUPPORTED
     page += DETAILS + "".join(map(family_details, families)) + PRESETS_INTRODUCTION
     for config_class, kind in KINDS.items():
         page += f"### {kind}\n\n"
@@ -101,7 +118,8 @@ def first_sentence(twin: Twin) -> str:
 def family_row(twins: list[Twin]) -> tuple[str, ...]:
     """The row of a family: twins of one class, such as those of an encoder's heads."""
     found = dict.fromkeys(name for each in twins for name in engines(each))
-    return name_of(twins[0]), f"`{twins[0].preset}`", ", ".join(found) or "none"
+    model_type = twins[0].config_class.model_type
+    return name_of(twins[0]), f"`{model_type}`", f"`{twins[0].preset}`", ", ".join(found) or "none"
 
 
 def name_of(twin: Twin) -> str:

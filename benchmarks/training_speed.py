@@ -374,7 +374,8 @@ def main() -> None:
             retain_freed_memory()
         contend(args.contender, args.shapes[0], "defaults" if args.defaults else args.precisions[0])
         return
-    check_peers(parser)
+    if "llama" in args.styles and not args.defaults:  # the only style that litgpt is compared with
+        check_peers(parser)
     if args.defaults and (args.memory or "NANOGPT" not in os.environ):
         parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and cannot be combined with --memory")
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.models import lift_norms, randomise, tiny_encoder, tiny_model, tiny_seq2seq_config
-from helpers.processes import run_here
+from helpers.processes import run_here, run_python
 from transformers import pipeline
 
 from scratch_gpt import (
@@ -333,3 +333,19 @@ def test_verification_before_a_push_has_a_timeout(causal):
 def test_checkpoint_selects_the_translation_pipeline(translate_pipe):
     assert isinstance(translate_pipe, ScratchTranslationPipeline)
     assert torch.equal(translate_pipe.preprocess("")["attention_mask"], torch.tensor([[0]]))
+
+
+def test_with_the_package_a_pipeline_needs_no_remote_code(tmp_path):
+    """As README.md says: after `import scratch_gpt`, transformers takes its classes, and not the copy in the folder."""
+    code = (
+        "import sys\nimport scratch_gpt\nfrom transformers import pipeline\n"
+        'model = pipeline("text-generation", sys.argv[1], device="cpu").model\n'
+        'print(type(model).__module__, "transformers_modules" in sys.modules)'
+    )
+    save(tmp_path / "model", tiny_model("llama", vocab_size=len(LETTERS) + 9))
+    printed = run_python("-c", code, str(tmp_path / "model"), cwd=tmp_path, fresh=True).stdout
+    assert printed.splitlines()[-1] == "scratch_gpt.models.modeling_scratch_gpt False"
+    without = code.replace("import scratch_gpt\n", "")
+    result = run_python("-c", without, str(tmp_path / "model"), cwd=tmp_path, fresh=True, check=False)
+    assert result.returncode
+    assert "trust_remote_code" in result.stderr

@@ -60,7 +60,7 @@ NOT_SUPPORTED = f"""\
 - weights in other formats than safetensors.
 
 **Tested** are, for each class, tiny models with random weights, and the configs of published checkpoints by value. Real
-weights were hardly tried ([compatibility](../results/compatibility.md)): compare the logits of yours once.
+weights of one checkpoint were tried ([compatibility](../results/compatibility.md)): compare the logits of yours once.
 """
 DETAILS = """\
 

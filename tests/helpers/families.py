@@ -42,8 +42,8 @@ writes this file from the code.
 
 ## Conversion
 
-*type* is the `model_type` in a checkpoint's `config.json`: if yours is in the table, its class is under
-[checkpoints](#checkpoints). A model with the settings of the preset can also be exported to the *engines*: `gguf`
+*type* is the `model_type` in a checkpoint's `config.json`; the *preset* has the same name, or that in parentheses. If
+yours is in the table, its class is under [checkpoints](#checkpoints). A model with the settings of the preset can also be exported to the *engines*: `gguf`
 (llama.cpp), `ctranslate2`, `onnx`.
 
 """
@@ -82,7 +82,7 @@ that differ are listed.
 def families_page() -> str:
     """The content of docs/reference/families.md."""
     families = [list(twins) for _, twins in itertools.groupby(TWINS, type)]
-    page = INTRODUCTION + table(("family", "type", "preset", "engines"), map(family_row, families)) + NOT_SUPPORTED
+    page = INTRODUCTION + table(("family", "type (preset)", "engines"), map(family_row, families)) + NOT_SUPPORTED
     page += DETAILS + "".join(map(family_details, families)) + PRESETS_INTRODUCTION
     for config_class, kind in KINDS.items():
         page += f"### {kind}\n\n"
@@ -119,7 +119,8 @@ def family_row(twins: list[Twin]) -> tuple[str, ...]:
     """The row of a family: twins of one class, such as those of an encoder's heads."""
     found = dict.fromkeys(name for each in twins for name in engines(each))
     model_type = twins[0].config_class.model_type
-    return name_of(twins[0]), f"`{model_type}`", f"`{twins[0].preset}`", ", ".join(found) or "none"
+    preset = f" (`{twins[0].preset}`)" if twins[0].preset != model_type else ""
+    return name_of(twins[0]), f"`{model_type}`{preset}", ", ".join(found) or "none"
 
 
 def name_of(twin: Twin) -> str:

@@ -43,8 +43,8 @@ writes this file from the code.
 ## Conversion
 
 *type* is the `model_type` in a checkpoint's `config.json`; the *preset* has the same name, or that in parentheses. If
-yours is in the table, its class is under [checkpoints](#checkpoints). A model with the settings of the preset can also be exported to the *engines*: `gguf`
-(llama.cpp), `ctranslate2`, `onnx`.
+yours is in the table, its class is under [checkpoints](#checkpoints). A model with the settings of the preset can also
+be exported to the *engines*: `gguf` (llama.cpp), `ctranslate2`, `onnx`.
 
 """
 NOT_SUPPORTED = f"""\

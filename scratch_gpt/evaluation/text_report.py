@@ -72,7 +72,9 @@ class TextReport:
         best, method = min(measured, key=lambda pair: pair[0])
         name = f"the {method.title}" if "table" in method.title else method.title
         if best <= 0:
-            return f"For {name} the validation text is a repetition of the training text: no model can be measured on it."
+            return (
+                f"For {name} the validation text is a repetition of the training text: no model can be measured on it."
+            )
         change = self.bits_per_byte / best - 1
         if change < 0:
             return f"The model needs {-change:.0%} fewer bits than {name}, the best of the others."

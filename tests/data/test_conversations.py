@@ -20,6 +20,7 @@ from scratch_gpt.errors import ScratchError
         {"prompt": [USER_MESSAGE], "completion": [ASSISTANT_MESSAGE]},
         {"instruction": "How are you?", "input": "", "output": "I am well."},
         {"instruction": "How are you?", "output": "I am well."},
+        {"question": "How are you?", "answer": "I am well."},
     ],
 )
 def test_all_conversation_formats_are_equivalent(row, tmp_path):
@@ -57,6 +58,17 @@ def test_missing_conversation_columns_are_reported(tmp_path):
         ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'conversation'; or"
     ):
         open_conversations(str(tmp_path / "t.jsonl"))
+    with pytest.raises(ScratchError, match="or rename the columns to prompt,completion$"):
+        open_conversations(str(tmp_path / "t.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "header", ["Question,Answer", "prompt, COMPLETION", " Instruction ,Output", "Instruction,Output,Input"]
+)
+def test_case_and_spaces_of_column_names_do_not_matter(header, tmp_path):
+    row = "How are you?,I am well." + ',""' * (header.count(",") - 1)
+    (tmp_path / "t.csv").write_text(f"{header}\n{row}\n")
+    assert list(open_conversations(str(tmp_path / "t.csv")).read()) == [[USER_MESSAGE, ASSISTANT_MESSAGE]]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")

@@ -5,9 +5,10 @@ A row has one of these formats:
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
     {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}     ShareGPT
     {"prompt": "…", "completion": "…"}                     each a text, or a list of messages
+    {"question": "…", "answer": "…"}                       another name of the same
     {"instruction": "…", "input": "…", "output": "…"}      the input is optional and may be empty
 
-Messages may have the role "tool", and assistant messages may have "tool_calls", as in the OpenAI API.
+Case and surrounding spaces of the names of columns do not matter. Messages may have the role "tool", and assistant messages may have "tool_calls", as in the OpenAI API.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROLES = ("system", "user", "assistant", "tool")
 ROLE_SYNONYMS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 ROLE_SYNONYMS |= {"developer": "system", "observation": "tool", "function": "tool", "function_response": "tool"}
 MESSAGES = ("messages", "conversations", "conversation")
-COLUMN_PAIRS = (("prompt", "completion"), ("instruction", "output"))
+COLUMN_PAIRS = (("prompt", "completion"), ("instruction", "output"), ("question", "answer"))
 
 Message = dict[str, Any]  # "role", "content" (text) and, for tool calls of the assistant, "tool_calls"
 Conversation = list[Message]
@@ -65,21 +66,33 @@ def open_conversations(
 
 
 def find_conversation_columns(table: Table, messages_column: str | None) -> tuple[str, ...]:
-    """Return the columns that contain the conversations.
+    """Return the columns that contain the conversations, by their names in the table: that of the messages; or those of
+    the request, of the answer and, if there is one, of the input.
 
     Raises:
         ScratchError: there are no such columns.
     """
     if (column := find_column(table, messages_column, MESSAGES, "--messages_column")) is not None:
         return (column,)
+    if (column := next(filter(None, (_spelling(table, name) for name in MESSAGES)), None)) is not None:
+        return (column,)
     for pair in COLUMN_PAIRS:
-        if all(map(table.has, pair)):
-            return pair + (("input",) if pair[0] == "instruction" and table.has("input") else ())
+        request, answer = (_spelling(table, name) for name in pair)
+        if request is not None and answer is not None:
+            extra = _spelling(table, "input") if pair[0] == "instruction" else None
+            return (request, answer) if extra is None else (request, answer, extra)
     expected = "; or ".join(
         " and ".join(map(repr, names)) for names in [*((name,) for name in MESSAGES), *COLUMN_PAIRS]
     )
-    hint = example_hint("conversations")
+    hint = f"{example_hint('conversations')}; or rename the columns to prompt,completion"
     raise ScratchError(f"{table.name} has the columns {table.described()}, want {expected}; {hint}")
+
+
+def _spelling(table: Table, name: str) -> str | None:
+    """The column of this name, as the table spells it: as it is, or with other case or spaces around it; or None."""
+    if table.has(name):
+        return name
+    return next((column for column in table.columns() if column.strip().lower() == name), None)
 
 
 def _open_questions(count: int, seed: int, options: ReadOptions) -> Corpus[Conversation]:
@@ -116,23 +129,18 @@ def conversation_of(
         BadRowError: the row is not a valid conversation.
     """
     if columns is None:
-        names = [name for name in (*MESSAGES, "prompt", "instruction") if name in row] or ["messages"]
-        columns = {"prompt": ("prompt", "completion"), "instruction": ("instruction", "output", "input")}.get(
-            names[0], (names[0],)
-        )
-    if columns[0] == "prompt" and len(columns) > 1:
-        messages = _side(row.get("prompt"), "prompt", "user")
-        if with_answer:
-            messages += _side(row.get("completion"), "completion", "assistant")
-    elif columns[0] == "instruction":
-        request, extra = message_text(row.get("instruction"), "instruction"), row.get("input")
-        if isinstance(extra, str) and extra.strip():
-            request += f"\n\n{check_text(extra, 'input')}"
-        messages = [{"role": "user", "content": request}]
-        if with_answer:
-            messages.append({"role": "assistant", "content": message_text(row.get("output"), "output")})
-    else:
+        formats = [*((name,) for name in MESSAGES), *COLUMN_PAIRS]
+        columns = next((names for names in formats if names[0] in row), (MESSAGES[0],))
+        columns = (*columns, "input") if columns[0] == "instruction" else columns
+    if len(columns) == 1:
         messages = messages_of(cell(row, columns[0]), columns[0])
+    else:
+        messages = _side(row.get(columns[0]), columns[0], "user")
+        for name in columns[2:]:  # the input of an instruction
+            if isinstance(extra := row.get(name), str) and extra.strip():
+                messages[-1]["content"] += f"\n\n{check_text(extra, name)}"
+        if with_answer:
+            messages += _side(row.get(columns[1]), columns[1], "assistant")
     if not with_answer:
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
@@ -15,10 +17,18 @@ from ..data.batching.token_shards import Shard
 from ..data.readers.conversations import Conversation
 from ..terminal import SafeConsole
 from ..tokenization.chat import encode_prompt
+from .baselines import SCORED_TOKENS
 from .language_modeling import language_metrics
+from .memorisation import compare_losses
 from .positions import generate, new_tokens_within, pad_rows, position_limit
 
 QUESTIONS, TEST_ROWS = 3, 8
+
+
+def exchange(question: str, reply: str, expected: str) -> str:
+    """Three lines with a question, the model's answer and the expected one; line ends in them become spaces."""
+    parts = {"question": question, "answer": reply, "expected": expected}
+    return "\n".join(f"{name}: {' '.join(text.split())}" for name, text in parts.items())
 
 
 def answer(
@@ -68,20 +78,23 @@ def answer(
 def report_answers(
     folder: Path,
     conversations: list[Conversation],
-    test: Shard | None,
+    shards: dict[str, Shard],
     context_length: int,
     start: int,
     trust_remote_code: bool,
-) -> None:
-    """Load `folder` with the Auto classes, answer the first questions with the pipeline, and score test conversations.
+) -> str:
+    """Load `folder` with the Auto classes, answer the first questions with the pipeline, and score conversations.
 
     Args:
         folder: a model directory.
         conversations: the first questions of these are answered.
-        test: conversations that were used for neither training nor model selection, or None.
+        shards: conversations of "train" and "validation" and, if some were used for neither, "test".
         context_length: tokens per row.
         start: id of the token that conversations begin with.
         trust_remote_code: whether to run code from the directory.
+
+    Returns:
+        Whether the model overfits, in a sentence.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -96,16 +109,46 @@ def report_answers(
         if not prompt:
             continue
         text = _generated(generator, prompt, len(encode_prompt(tokenizer, prompt)))
-        console.print(f"  {prompt[-1]['content']}")
-        console.print(f"  → {text.strip()}\n", style="italic")
-    if test is not None:
-        rows = PackedRows.for_tokenizer(test, context_length, tokenizer, bos_token_id=start)
-        metrics = language_metrics(Accelerator(cpu=True), model.eval(), rows, test, TEST_ROWS)
+        lines = exchange(prompt[-1]["content"], text, conversation[len(prompt)]["content"]).splitlines()
+        console.print("".join(f"  {line}\n" for line in lines))
+
+    def loss(shard: Shard) -> float:
+        rows = PackedRows.for_tokenizer(shard, context_length, tokenizer, bos_token_id=start)
+        return language_metrics(Accelerator(cpu=True), model.eval(), rows, shard, TEST_ROWS)["val_loss"]
+
+    if (test := shards.get("test")) is not None:
         console.print(
-            f"On {len(test.ends)} conversations held out from all of the training: {metrics['val_loss']:.4f} nats per "
+            f"On {len(test.ends)} conversations held out from all of the training: {loss(test):.4f} nats per "
             "token of the answers.",
             highlight=False,
         )
+    held_out = first_documents(shards["validation"], SCORED_TOKENS)
+    training = first_documents(shards["train"], len(held_out.tokens))
+    unit = f"nats per token of the answers, on {len(training.ends):,} and {len(held_out.ends):,} conversations"
+    verdict = compare_losses(loss(training), loss(held_out), unit, "conversations")
+    console.print(f"memorisation: {verdict}", soft_wrap=True)
+    return verdict[0].upper() + verdict[1:] + "."
+
+
+def first_documents(shard: Shard, tokens: int) -> Shard:
+    """Return the first documents of a shard: as many as have at most this number of tokens, and at least one.
+
+    Args:
+        shard: conversations, with a mask of scored tokens.
+        tokens: maximum number of tokens.
+    """
+    count = max(1, int(np.searchsorted(shard.ends, tokens, side="right")))
+    stop, scored = int(shard.ends[count - 1]), shard.scored
+    characters, utf8_bytes = (
+        math.ceil(size * stop / len(shard.tokens)) for size in (shard.characters, shard.utf8_bytes)
+    )
+    return Shard(
+        shard.tokens[:stop],
+        shard.ends[:count],
+        characters,
+        utf8_bytes,
+        scored=None if scored is None else scored[:stop],
+    )
 
 
 def report_completions(folder: Path, prompts: list[Any], trust_remote_code: bool) -> None:

@@ -17,6 +17,7 @@ from ..data.batching.token_shards import Shard
 from .baselines import SCORED_TOKENS, TRAINING_BYTES, VALIDATION_BYTES, beginning, cut, end, mean_loss, text_of
 
 OVERFITS, FITS_BETTER = 0.15, 0.05  # excess of the validation loss over the training loss, as a fraction of the latter
+SMALLEST_EXCESS = 0.05  # nats per token, below which it says nothing, however small the training loss is
 COPIES = 2.0  # a stretch this many times as long as one of the validation text is copied
 SHORTEST_COPY = 40  # characters below which a stretch is not called copied
 QUOTED = 80  # characters
@@ -43,33 +44,39 @@ class Memorisation:
     usual: int
     samples: int
 
-    @property
-    def excess(self) -> float:
-        """By what fraction of the training loss the validation loss is higher."""
-        return self.validation_loss / max(self.train_loss, 1e-9) - 1
-
     def lines(self) -> tuple[str, str]:
         """Two lines with a plain reading: of the losses, and of the longest copied stretch."""
-        losses = f"train {self.train_loss:.2f}, validation {self.validation_loss:.2f} nats per token"
-        where = f"on {self.tokens:,} tokens each"
-        if self.excess > OVERFITS:
-            advice = "use more text or dropout, fewer epochs, or a smaller model"
-            first = f"overfits: {losses} ({self.excess:.0%} higher) {where}; {advice}"
-        elif self.excess > FITS_BETTER:
-            first = f"knows the training text slightly better: {losses} ({self.excess:.0%} higher) {where}"
-        else:
-            first = f"does not overfit: {losses} {where}"
+        first = compare_losses(self.train_loss, self.validation_loss, f"nats per token on {self.tokens:,} tokens each")
         if not self.samples:
-            return first, "copied stretch: not measured, since no text was generated"
+            return first, "copied passages: not measured, since no text was generated"
         shown = " ".join(self.copied.split())
         quoted = f"{shown[:QUOTED]}…" if len(shown) > QUOTED else shown
         words = len(self.copied.split())
         size = f"{len(self.copied):,} characters, {words:,} word{'s' * (words != 1)}: {quoted!r}"
-        second = f"longest stretch of {self.samples} samples found in the training text: {size}"
-        control = f"the same amount of validation text has one of {self.usual:,}"
+        second = f"the longest passage of {self.samples} generated texts that is also in the training text has {size}"
+        control = f"as much held-out text shares up to {self.usual:,} characters with it"
         if len(self.copied) > max(SHORTEST_COPY, COPIES * self.usual):
             return first, f"{second}; {control}: the model recites its training text"
         return first, f"{second}; {control}: nothing unusual"
+
+
+def compare_losses(train: float, validation: float, unit: str, material: str = "text") -> str:
+    """Say whether a model overfits, in a sentence with its losses.
+
+    Args:
+        train, validation: losses in nats per token, on as many tokens each.
+        unit: of the losses, and what they were measured on.
+        material: what the model is trained on.
+    """
+    excess, ratio = validation - train, validation / max(train, 1e-9)
+    higher = f" ({ratio - 1:.0%} higher)" if ratio < 10 else ""
+    losses = f"train {train:.2f}, validation {validation:.2f} {unit}"
+    if excess > max(SMALLEST_EXCESS, OVERFITS * train):
+        advice = f"use more {material} or dropout, fewer epochs, or a smaller model"
+        return f"the model overfits: {losses}{higher}; {advice}"
+    if excess > max(SMALLEST_EXCESS, FITS_BETTER * train):
+        return f"the model knows the training {material} slightly better than other {material}: {losses}{higher}"
+    return f"the model does not overfit: {losses}"
 
 
 def measure_memorisation(

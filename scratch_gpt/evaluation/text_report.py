@@ -30,8 +30,8 @@ METRICS = (
     Metric("baseline_xz", "xz", BITS, index=False),
     Metric("memorisation_train_loss", "loss on a piece of the training text", "nats per token", index=False),
     Metric("memorisation_val_loss", "loss on as much validation text", "nats per token", index=False),
-    Metric("memorisation_copied", "longest stretch of samples in the training text", "characters", ",", index=False),
-    Metric("memorisation_usual", "longest such stretch of as much validation text", "characters", ",", index=False),
+    Metric("memorisation_copied", "longest passage of samples in the training text", "characters", ",", index=False),
+    Metric("memorisation_usual", "longest such passage of as much held-out text", "characters", ",", index=False),
 )
 
 

@@ -18,7 +18,7 @@ from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.token_shards import Shard
 from scratch_gpt.evaluation import baselines, memorisation
 from scratch_gpt.evaluation.baselines import Baseline, beginning, compressors, cut, end, token_tables
-from scratch_gpt.evaluation.memorisation import Memorisation, longest_copy
+from scratch_gpt.evaluation.memorisation import Memorisation, compare_losses, longest_copy
 from scratch_gpt.evaluation.text_report import TextReport, report_on_text, sample_texts
 from scratch_gpt.train.engine.run_directory import read_metrics
 
@@ -141,13 +141,21 @@ def test_longest_copy_of_nothing():
 
 def test_reading_agrees_with_the_numbers():
     line, copied = Memorisation(1.2, 1.9, 100, "a" * 90, 30, 8).lines()
-    assert line.startswith("overfits: train 1.20, validation 1.90 nats per token (58% higher)")
-    assert copied.endswith("the same amount of validation text has one of 30: the model recites its training text")
+    losses = "train 1.20, validation 1.90 nats per token on 100 tokens each (58% higher)"
+    assert line.startswith(f"the model overfits: {losses}; use more text")
+    assert copied.endswith(
+        "as much held-out text shares up to 30 characters with it: the model recites its training text"
+    )
     line, copied = Memorisation(1.8, 1.82, 100, "a b", 3, 8).lines()
-    assert line == "does not overfit: train 1.80, validation 1.82 nats per token on 100 tokens each"
+    assert line == "the model does not overfit: train 1.80, validation 1.82 nats per token on 100 tokens each"
     assert "3 characters, 2 words: 'a b'" in copied
     assert copied.endswith("nothing unusual")
     assert "slightly better" in Memorisation(1.8, 1.95, 100, "", 3, 8).lines()[0]
+    assert compare_losses(0.0001, 0.002, "nats").startswith("the model does not overfit")
+    assert compare_losses(0.0001, 0.9, "nats", "conversations") == (
+        "the model overfits: train 0.00, validation 0.90 nats; use more conversations or dropout, fewer epochs, or a "
+        "smaller model"
+    )
 
 
 def test_validation_text_that_repeats_the_training_text_has_a_reading():
@@ -181,7 +189,7 @@ def test_report_of_a_model_that_has_learned_its_text_by_heart(words):
     assert numbers["baseline_untrained"] == pytest.approx(math.log2(len(tokenizer)) * per_byte, rel=0.15)
     assert report.entropy == pytest.approx(0.5 / math.log(2) * per_byte)
     assert numbers["memorisation_val_loss"] > 1.5 * numbers["memorisation_train_loss"]
-    assert report.memorisation.lines()[0].startswith("overfits")
+    assert report.memorisation.lines()[0].startswith("the model overfits")
     assert numbers["memorisation_copied"] > numbers["memorisation_usual"]
     assert "more bits than" in report.reading()
 

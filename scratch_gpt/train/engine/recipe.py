@@ -31,7 +31,7 @@ class Job:
         args: training arguments, with all defaults resolved.
         facts: facts about model and data, for `run.yaml` and the model card.
         report: called with the directory of the finished run; demonstrates its model, and may return further numbers of
-            it, which are saved with its best evaluation.
+            it and a "verdict" in words, which are saved with its best evaluation.
         target_tokenizer: tokenizer of the target language, if it is not `tokenizer`.
         published: returns the weights of the published model from the trained ones.
         adapter: low-rank adapters of the model, which `published` merges into it, or None.
@@ -44,7 +44,7 @@ class Job:
     task: Task
     args: TrainingArguments
     facts: dict[str, Any]
-    report: Callable[[Path], dict[str, float] | None]
+    report: Callable[[Path], dict[str, float | str] | None]
     target_tokenizer: PreTrainedTokenizerBase | None = None
     published: ToPublished = dict
     adapter: Adapter | None = None

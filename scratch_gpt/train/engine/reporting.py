@@ -79,4 +79,5 @@ class Reporter:
                 highlight=False,
             )
         if "sample" in row:
-            self.progress.print(f"    {row['sample']}", style="italic")
+            for line in str(row["sample"]).splitlines():
+                self.progress.print(f"    {line}", style="italic")

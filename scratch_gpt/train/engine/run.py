@@ -87,7 +87,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
     return folder
 
 
-def _save_numbers(folder: Path, numbers: dict[str, float], job: Job, recipe: Recipe) -> None:
+def _save_numbers(folder: Path, numbers: dict[str, float | str], job: Job, recipe: Recipe) -> None:
     """Save numbers with the best evaluation of a run, and write its card again, which shows them."""
     metric = find_metric(job.task.metrics, job.args.metric_for_best_model)
     assert metric is not None  # `run` has checked it

@@ -27,6 +27,7 @@ from ...untrusted import find_links, parse_json, read_text, read_yaml
 
 RECORD, METRICS = "run.yaml", "metrics.jsonl"
 MAX_METRICS = 256 << 20  # bytes
+TEXTS = ("sample", "verdict")  # of a row of metrics; the verdict compares the model of the best evaluation in words
 MAX_PROCESSES = 100_000
 
 
@@ -134,7 +135,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read the rows of `metrics.jsonl`; an incomplete last line, which a killed process leaves, is ignored.
 
     Returns:
-        Rows with an integer "step", numbers by name, and possibly a string "sample".
+        Rows with an integer "step", numbers by name, and possibly the texts `TEXTS`.
 
     Raises:
         ScratchError: a line is not such a row.
@@ -156,7 +157,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         return False
-    numbers = [value for name, value in row.items() if name != "sample"]
+    numbers = [value for name, value in row.items() if name not in TEXTS]
     return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
 
 
@@ -169,17 +170,17 @@ def best_evaluation(rows: list[dict[str, Any]], metric: Metric) -> dict[str, Any
     return best
 
 
-def add_to_best_evaluation(folder: Path, metric: Metric, numbers: dict[str, float]) -> None:
+def add_to_best_evaluation(folder: Path, metric: Metric, numbers: dict[str, float | str]) -> None:
     """Add numbers to the row of the best evaluation, and write `metrics.jsonl` anew.
 
     Args:
         folder: directory of the run.
         metric: metric that selects the best evaluation.
-        numbers: values by name; those that are not finite are omitted.
+        numbers: values by name, and texts; numbers that are not finite are omitted.
     """
     rows = read_metrics(folder)
     if (best := best_evaluation(rows, metric)) is not None:
-        best |= {name: value for name, value in numbers.items() if math.isfinite(value)}
+        best |= {name: value for name, value in numbers.items() if isinstance(value, str) or math.isfinite(value)}
         write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
 

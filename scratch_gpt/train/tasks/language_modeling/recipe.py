@@ -111,7 +111,7 @@ def _make_job(
     style = type(model).__name__ if model_args.init_from else model_args.preset
     facts = text_facts(style, shards, summary, data.dataset_license, context_length)
 
-    def report(folder: Path) -> dict[str, float]:
+    def report(folder: Path) -> dict[str, float | str]:
         trust = model_args.trust_remote_code
         return report_language_model(folder, shards, context_length, args, summary.built_in, floor, trust)
 

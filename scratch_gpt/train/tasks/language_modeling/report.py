@@ -22,7 +22,7 @@ def report_language_model(
     is_stories: bool,
     entropy_floor: float | None,
     trust_remote_code: bool,
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     """Load the published model as a user would, print generated texts, and compare it with simple methods.
 
     Args:
@@ -35,7 +35,7 @@ def report_language_model(
         trust_remote_code: whether to run code from the directory.
 
     Returns:
-        What was measured in addition to the best evaluation; empty without `--baselines`.
+        What was measured in addition to the best evaluation, and the "verdict"; empty without `--baselines`.
     """
     model, tokenizer, texts = report_reloaded(folder, shards, is_stories, trust_remote_code)
     metric = find_metric(METRICS, args.metric_for_best_model)
@@ -45,4 +45,4 @@ def report_language_model(
     bits = best["val_bits_per_byte"]
     report = report_on_text(model, tokenizer, shards, row_length, bits, texts, entropy_floor)
     report.print(SafeConsole())
-    return report.numbers()
+    return {**report.numbers(), "verdict": report.reading()}

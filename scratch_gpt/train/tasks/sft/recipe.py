@@ -219,12 +219,12 @@ def _make_job(
         **{split: _sizes(part) for split, part in tokens.items()},
     )
 
-    def report(folder: Path) -> None:
+    def report(folder: Path) -> dict[str, float | str] | None:
         if model_args.adapter_only:
             print(f"\nThe adapter of {model_args.init_from} is {folder / FOLDER}; the merged model was not published.")
-            return
-        test, beginning = task.shards.get("test"), tokens["train"].start
-        report_answers(folder, held_out, test, tuned.context_length, beginning, model_args.trust_remote_code)
+            return None
+        sizes = tuned.context_length, tokens["train"].start
+        return {"verdict": report_answers(folder, held_out, task.shards, *sizes, model_args.trust_remote_code)}
 
     return Job(accelerator, model, tokenizer, task, args, facts, report, adapter=tuned.adapter, general_text=general)
 

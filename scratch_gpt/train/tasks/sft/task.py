@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ....data.batching.token_shards import Shard
 from ....data.readers.conversations import Conversation
-from ....evaluation.chat import answer
+from ....evaluation.chat import answer, exchange
 from ....metrics import Metric
 from ....tokenization.chat import ChatTokens
 from ...checkpoints.checkpoint import unwrapped
@@ -62,7 +62,7 @@ class Instructions(LanguageModeling):
         super().__init__(accelerator, shards, tokenizer, row_length, batch_size, seed, bos_token_id=start)
         messages = held_out[0]
         answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        self.sample_prompt = messages[:answer]
+        self.sample_prompt, self.sample_answer = messages[:answer], messages[answer]["content"]
         self.held_out = held_out if exact else []
         if exact:
             self.fsdp_obstacle = "each process answers a part of the questions"
@@ -95,11 +95,11 @@ class Instructions(LanguageModeling):
         model.train(training)
 
     def sample(self, model: torch.nn.Module) -> str | None:
-        """The first question of the validation conversations, and the model's answer."""
+        """The first question of the validation conversations, the model's answer and the expected one, on a line each."""
         if not self.sample_prompt:
             return None
         reply = answer(model, self.chat_tokenizer, [self.sample_prompt])[0]
-        return f"{self.sample_prompt[-1]['content']} → {reply}"
+        return exchange(self.sample_prompt[-1]["content"], reply, self.sample_answer)
 
     def state_dict(self) -> dict[str, Any]:
         """The metrics of the model before fine-tuning."""

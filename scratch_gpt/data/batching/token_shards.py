@@ -28,7 +28,7 @@ from ...untrusted import check_regular, read_json
 from ..readers.sources import Piece, Source
 from ..readers.text import SPLITS, Record, Sizes, TextReading, parts_of
 
-FORMAT = 3
+FORMAT = 4
 DTYPES = ("<u2", "<u4")  # of token ids
 SIZES = ("characters", "utf8_bytes", "unknown")
 BATCH_PIECES = 2048

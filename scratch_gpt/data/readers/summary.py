@@ -23,6 +23,7 @@ from .text import TextReading
 T = TypeVar("T")
 SAMPLES, SAMPLE_CHARACTERS = 5, 1000
 LISTED_FILES = 20  # maximum number of files listed in run.yaml
+USEFUL_CHARACTERS = 100_000  # of text, below which a new model learns little more than spelling
 UNKNOWN_SHARE = 0.01  # fraction of unknown tokens above which there is a warning
 
 
@@ -46,6 +47,8 @@ class DataSummary:
         labels, validation_labels: number of rows by label, in all splits and in the validation split.
         samples: a few example rows.
         unknown_share: fraction of the training tokens that are `<unk>`; None before tokenisation.
+        too_little: why there is too little to learn from, or None.
+        validation_characters: number of characters for validation, of plain texts.
     """
 
     name: str
@@ -70,6 +73,8 @@ class DataSummary:
     validation_labels: dict[str, int] | None = None
     samples: list[Any] = field(default_factory=list)
     unknown_share: float | None = None
+    too_little: str | None = None
+    validation_characters: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary that can be written as JSON."""
@@ -109,6 +114,9 @@ class DataSummary:
             read.append(f"delimiter {self.delimiter!r} {header}{quotes}")
         rows = [f"rows: {self.rows_read:,} read", f"{self.train_rows:,} for training"]
         rows.append(f"{self.validation_rows:,} for validation")
+        if self.rows_read == self.train_rows == self.validation_rows == 1:  # the end of the text is held out
+            held = self.validation_characters
+            rows = [f"1 text; {self.characters - held:,} characters for training", f"the last {held:,} for validation"]
         rows += [f"{self.test_rows:,} for testing"] if self.test_rows else []
         if self.duplicates:  # if a validation set of its own has rows of the training set, a warning says so
             rows.append(
@@ -125,7 +133,7 @@ class DataSummary:
 
     def warnings(self) -> list[str]:
         """Return possible problems with the data, one sentence each."""
-        found = []
+        found = [] if self.too_little is None else [self.too_little]
         if self.shared:
             of = f"{self.shared:,} of the {self.validation_rows:,} validation rows"
             found.append(f"{of} equal training rows: validation metrics partly measure memorisation")
@@ -226,7 +234,10 @@ def summarise_texts(source: Source, validation: Source | None, reading: TextRead
     summary = _summary(source.origin, None if validation is None else validation.origin, reading.count)
     summary.train_rows, summary.validation_rows = (reading.documents[split] for split in ("train", "validation"))
     summary.characters, summary.duplicates = reading.characters, reading.duplicates
-    summary.shared = reading.shared
+    summary.shared, summary.validation_characters = reading.shared, reading.validation_characters
+    if summary.characters < USEFUL_CHARACTERS and not summary.built_in:
+        size = f"{summary.characters:,} character{'s' * (summary.characters != 1)}"
+        summary.too_little = f"{size}: too little text to learn a language from; 100 kB or more is useful"
     return summary
 
 

@@ -226,23 +226,23 @@ def find_column(table: Table, requested: str | None, defaults: Sequence[str], fl
     return next((name for name in defaults if name in table.columns()), None) or next(filter(table.has, defaults), None)
 
 
-def find_text_column(table: Table, requested: str | None, label_column: str | None = "label") -> str:
+def find_text_column(table: Table, requested: str | None, label_column: str | None = None) -> str:
     """Return the text column: the requested one, else "text" or "sentence", else the only text column other than the
-    label. In CSV files without a header, it is the column with the most different values.
+    label, which a task without labels calls None. In CSV files without a header, it has the most different values.
 
     Raises:
         ScratchError: the requested column does not exist, or the choice is ambiguous.
     """
     if (found := find_column(table, requested, TEXT_COLUMNS, "--text_column")) is not None:
         return found
-    texts = [name for name in table.text_columns() if name != label_column]
+    texts = [name for name in table.text_columns() if name != (label_column or "label")]
     if len(texts) == 1:
         return texts[0]
     if texts and table.dialect is not None and not table.dialect.header:
         values = {name: [row.get(name) or "" for row in table.sample()] for name in texts}
         return max(texts, key=lambda name: (len(set(values[name])), sum(map(len, values[name]))))
     advice = "choose one with" if texts else "none has text, a field inside one is named by"
-    hint = f"{advice} --text_column; {example_hint('labelled')}"
+    hint = f"{advice} --text_column; {example_hint('labelled' if label_column else 'text')}"
     raise ScratchError(f"{table.name} has the columns {table.described()}: {hint}")
 
 

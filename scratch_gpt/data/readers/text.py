@@ -35,6 +35,7 @@ class TextReading:
         duplicates: number of documents that are equal to an earlier one.
         shared: number of validation documents that are equal to a training document.
         prompt: beginning of the validation text.
+        validation_characters: number of characters of the validation text.
     """
 
     count: ReadCount
@@ -43,6 +44,7 @@ class TextReading:
     duplicates: int
     shared: int
     prompt: str
+    validation_characters: int
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that can be written as JSON."""
@@ -65,6 +67,7 @@ class TextReading:
             duplicates=_number(content["duplicates"]),
             shared=_number(content["shared"]),
             prompt=_text(content["prompt"]),
+            validation_characters=_number(content["validation_characters"]),
         )
         reading.count.harmless = set(map(_text, count["harmless"]))
         return reading
@@ -159,11 +162,12 @@ def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tupl
 
 
 class Sizes:
-    """The key (a hash of the text), number of characters and number of UTF-8 bytes of each document."""
+    """The key (a hash of the text), number of characters and number of UTF-8 bytes of each document, and whether all of
+    them are blank."""
 
     def __init__(self) -> None:
         self.keys, self.characters, self.utf8_bytes = array("Q"), array("q"), array("q")
-        self.beginning = ""
+        self.beginning, self.blank = "", True
         self._digest: Any = None
 
     def add(self, piece: Piece) -> None:
@@ -175,6 +179,7 @@ class Sizes:
             self.utf8_bytes.append(0)
         self._digest.update(data)
         self.characters[-1] += len(piece.text)
+        self.blank = self.blank and not piece.text.strip()
         self.utf8_bytes[-1] += len(data)
         if len(self.beginning) < PROMPT_CHARACTERS:
             self.beginning += piece.text[: PROMPT_CHARACTERS - len(self.beginning)]
@@ -202,10 +207,12 @@ class Record:
             seed: seed of the split.
 
         Raises:
-            ScratchError: there is no document.
+            ScratchError: there is no document, or only blank ones.
         """
         if not self.sizes:
             raise ScratchError(f"{source.name} has no text: {source.count.described() or 'it is empty'}")
+        if all(sizes.blank for sizes in self.sizes.values()):
+            raise ScratchError(f"{source.name} has no text: it has only spaces and line ends")
         if "all" not in self.sizes:
             return None
         keys = np.frombuffer(self.sizes["all"].keys, dtype=np.uint64)
@@ -221,8 +228,10 @@ class Record:
         count = source.count if validation_source is None else source.count + validation_source.count
         parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items()}
         prompt = self.sizes["validation"].beginning if "validation" in self.sizes else ""
+        held_out = sum(self.sizes["validation"].characters) if "validation" in self.sizes else 0
         if held is not None:
             parts = {"train": parts["all"][~held], "validation": parts["all"][held]}
+            held_out = int(np.frombuffer(self.sizes["all"].characters, np.int64)[held].sum())
             if held.any():  # read the source again, up to the first document that is held out
                 prompt = next(islice(beginnings(source), int(np.argmax(held)), None), "")
         train, validation = (parts.get(split, np.empty(0, np.uint64)) for split in SPLITS)
@@ -234,4 +243,5 @@ class Record:
             duplicates=len(train) + len(validation) - len(np.union1d(train, validation)) if several else 0,
             shared=int(np.isin(validation, train).sum()) if several else 0,
             prompt=prompt,
+            validation_characters=held_out,
         )

@@ -11,7 +11,7 @@ CARD = CardText(
         (
             "text",
             "{{ dataset }}, {{ train_characters }} characters, {{ train_tokens }} tokens, "
-            "{{ train_documents }} documents",
+            "{{ train_documents }} document{{ '' if train_documents == '1' else 's' }}",
         ),
     ),
     held_out="On the held-out part of the same text: {{ validation_characters }} characters, every token scored once.",

@@ -9,6 +9,7 @@ from ....errors import ScratchError
 from ..common import ReadExamples, open_parts, read_examples
 from .arguments import ConversationArguments
 
+USEFUL_CONVERSATIONS = 100  # below which a model learns them by heart
 HELD_OUT = 300  # built-in questions in the validation split, and in the test split
 
 
@@ -39,6 +40,10 @@ def read_conversations(data: ConversationArguments, seed: int) -> ReadExamples[C
         row=lambda messages: {"messages": messages},
         texts=lambda messages: (message["content"] for message in messages),
     )
+    if not corpora[0].origin.built_in and (count := found.summary.rows_read) < USEFUL_CONVERSATIONS:
+        found.summary.too_little = (
+            f"{count:,} conversation{'s' * (count != 1)}: too few to learn from; the model will recite them"
+        )
     if corpora[0].origin.built_in:
         test = open_conversations("questions", ReadOptions(split="test"), num_questions=HELD_OUT)
         found.parts["test"], found.corpora["test"] = list(test.read()), test

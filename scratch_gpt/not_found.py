@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-MAX_SUGGESTIONS = 3
+MAX_SUGGESTIONS, MAX_LISTED = 3, 8
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "Timeout")
 ABSENT = ("RepositoryNotFoundError", "DatasetNotFoundError")
 
@@ -20,10 +20,20 @@ def looks_like_path(name: str) -> bool:
 
 
 def why_no_path(name: str) -> str | None:
-    """Reason why a name that can only be a path is not found, with similar names; None if it exists or can be an id."""
-    if not looks_like_path(name) or Path(name).exists():
+    """Reason why a name that is a path is not found, with similar names: one that can't be an id, or FOLDER/NAME if the
+    folder exists here, and no such model was downloaded from the Hub; None if it exists or can be an id."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).exists():
         return None
-    return f"there is no folder of that name here{suggestion(name)}"
+    if looks_like_path(name):
+        return f"there is no folder of that name here{suggestion(name)}"
+    parent = Path(name).parent  # of FOLDER/NAME, which can be an id too
+    if not parent.name or not parent.is_dir() or try_to_load_from_cache(name, "config.json") is not None:
+        return None
+    names = sorted(each.name for each in parent.iterdir() if each.is_dir())
+    others = f"{', '.join(names[:MAX_LISTED])}{', …' if len(names) > MAX_LISTED else ''}" or "no folders"
+    return f"no such folder: {name}{suggestion(name)}; {parent} has: {others}"
 
 
 def why_not_found(name: str, kind: str, error: BaseException) -> str | None:

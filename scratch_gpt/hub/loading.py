@@ -191,7 +191,7 @@ def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
             raise ValueError(
                 "the folder has no model, only an adapter: merge it into its model (peft: merge_and_unload)"
             )
-        raise ValueError(f"the folder has no {CONFIG_NAME}, so it is not a model's")
+        raise ValueError(describe_unfinished(Path(name)) or f"the folder has no {CONFIG_NAME}, so it is not a model's")
     raw = read_json(Path(str(cached_file(name, CONFIG_NAME))))
     check_values(raw, CONFIG_NAME)
     if "quantization_config" in raw:
@@ -199,6 +199,22 @@ def _open_config(name: str | Path, trust_remote_code: bool) -> Any:
     if trust_remote_code:
         _announce(name, raw)
     return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def describe_unfinished(folder: Path) -> str | None:
+    """What a folder without a model is, if it is that of a run which has not written its model yet; else None.
+
+    Args:
+        folder: an existing folder.
+    """
+    if not (folder / "run.yaml").is_file() or not (folder / "checkpoints").is_dir():
+        return None
+    steps = sorted(path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*") if path.is_dir())
+    newest = next((f", whose newest checkpoint is step {int(step):,}" for step in steps[::-1] if step.isdecimal()), "")
+    return (
+        f"{folder} is an unfinished run{newest}: continue it with --resume "
+        "(the model is written at an evaluation or at the end)"
+    )
 
 
 def open_tokenizer(

@@ -20,7 +20,7 @@ def check_empty(folder: Path) -> None:
     if files := [parent for parent in folder.parents if parent.is_file()]:
         raise ScratchError(f"{folder} can't be created, since {files[0]} is a file: choose another")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScratchError(f"{folder} already exists and is not an empty folder: choose another")
+        raise ScratchError(f"{folder} already exists and is not an empty folder: delete it first, or choose another")
 
 
 @contextmanager

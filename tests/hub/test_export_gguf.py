@@ -225,7 +225,7 @@ def test_bad_input_is_one_line_with_code_2(tmp_path):
     (tmp_path / "full" / "file").touch()
     cases = {
         ("out", "q4_0"): "error: the format gguf has no quantization 'q4_0': choose one of f32, f16, bf16, q8_0",
-        ("full", "f32"): "error: full already exists and is not an empty folder: choose another",
+        ("full", "f32"): "error: full already exists and is not an empty folder: delete it first, or choose another",
     }
     for (output, quantization), message in cases.items():
         options = (output, "--format", "gguf", "--quantization", quantization)

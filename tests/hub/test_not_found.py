@@ -13,7 +13,7 @@ from scratch_gpt.data.readers.tables import ReadOptions, open_hub
 from scratch_gpt.data.readers.text import documents_of
 from scratch_gpt.errors import ScratchError
 from scratch_gpt.hub.loading import load_model, open_config, open_tokenizer
-from scratch_gpt.not_found import why_not_found
+from scratch_gpt.not_found import why_no_path, why_not_found
 
 OPENERS = {"model": load_model, "config": open_config, "tokenizer": open_tokenizer}
 
@@ -81,6 +81,36 @@ def test_paths_are_not_asked_of_the_hub_and_similar_ones_are_suggested(kind, tmp
 
 def test_a_folder_without_a_model_is_no_missing_folder(tmp_path):
     with pytest.raises(ScratchError, match=r"the folder has no config\.json, so it is not a model's"):
+        load_model(tmp_path)
+
+
+def test_a_name_in_a_folder_of_this_machine_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    """Unless the Hub's cache has a model of that name."""
+    save_tiny(tmp_path / "runs" / "gpt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # a request would fail otherwise
+    for open_one in OPENERS.values():
+        with pytest.raises(ScratchError, match=r"no such folder: runs/nope; runs has: gpt"):
+            open_one("runs/nope")
+    assert why_no_path("nope/gpt") is None
+    cached = tmp_path / "cache" / "models--runs--nope"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "snapshots" / "abc" / "config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert why_no_path("runs/nope") is None
+
+
+def test_an_unfinished_run_is_said_to_be_one(tmp_path):
+    (tmp_path / "run.yaml").write_text("")
+    (tmp_path / "checkpoints").mkdir()
+    for open_one in (load_model, open_config):
+        with pytest.raises(ScratchError, match=r"is an unfinished run: continue it with --resume \(the model is"):
+            open_one(tmp_path)
+    for step in (2, 10):
+        (tmp_path / "checkpoints" / f"step-{step:08}").mkdir()
+    with pytest.raises(ScratchError, match="an unfinished run, whose newest checkpoint is step 10: continue it"):
         load_model(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from signal import Signals
 
 
 class ScratchError(ValueError):
@@ -23,11 +24,27 @@ class HubError(ScratchError):
 
 
 class RunInterruptedError(ScratchError):
-    """A signal stopped a run after it was saved; the exit code is 128 plus the signal's number."""
+    """A signal stopped a run after it was saved, which is no error; the exit code is 128 plus the signal's number.
 
-    def __init__(self, message: str, signal: int):
-        super().__init__(message)
+    Args:
+        step: last step of the run.
+        signal: number of the signal.
+    """
+
+    def __init__(self, step: int, signal: int):
+        super().__init__(f"stopped at step {step:,} by {Signals(signal).name}; continue with --resume")
         self.exit_code = 128 + signal
+
+
+def describe_error(error: BaseException, text: str | None = None) -> str:
+    """The line that a command prints of an error: "error: …", except for a run that was interrupted.
+
+    Args:
+        error: the error.
+        text: its message, if that is not its text.
+    """
+    line = " ".join((str(error) if text is None else text).split())
+    return line if isinstance(error, RunInterruptedError) else f"error: {line}"
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def main() -> None:
     import importlib
     import traceback
 
-    from ..errors import ScratchError, tokenizer_errors
+    from ..errors import ScratchError, describe_error, tokenizer_errors
     from ..redaction import redact, redact_logs
     from ..terminal import printable
 
@@ -186,7 +186,7 @@ def main() -> None:
         code = getattr(error, "exit_code", 1)
         if not isinstance(error, ScratchError | OSError) and code == 1:
             text = f"{type(error).__name__}: {text} (run again as 'scratch-gpt --debug …' for the details)"
-        print(printable(redact(f"error: {' '.join(text.split())}")), file=sys.stderr)
+        print(printable(redact(describe_error(error, text))), file=sys.stderr)
         sys.exit(code)
 
 

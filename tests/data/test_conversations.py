@@ -58,7 +58,7 @@ def test_missing_conversation_columns_are_reported(tmp_path):
         ScratchError, match="has the columns 'text', want 'messages'; or 'conversations'; or 'conversation'; or"
     ):
         open_conversations(str(tmp_path / "t.jsonl"))
-    with pytest.raises(ScratchError, match="or rename the columns to prompt,completion$"):
+    with pytest.raises(ScratchError, match=r"or rename the columns to prompt,completion$"):
         open_conversations(str(tmp_path / "t.jsonl"))
 
 

@@ -39,7 +39,7 @@ def test_few_conversations_have_a_warning(rows, warns, tmp_path):
 
 def test_blank_text_is_refused(tmp_path):
     (tmp_path / "blank.txt").write_text("  \n\n\t\n")
-    with pytest.raises(ScratchError, match="blank.txt has no text: it has only spaces and line ends"):
+    with pytest.raises(ScratchError, match=r"blank\.txt has no text: it has only spaces and line ends"):
         summary_of(tmp_path / "blank.txt")
     (tmp_path / "text.txt").write_text("text")
     assert summary_of(tmp_path).rows_read == 2

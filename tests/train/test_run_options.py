@@ -3,18 +3,21 @@
 import io
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from helpers.models import tiny_model
 from helpers.processes import PRETRAIN, TINY_RUN, run_here
+from rich.console import Console
 from transformers import PreTrainedModel
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.readers.preferences import Preference
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.hardware import LAUNCHER_VARIABLES, available_cores, use_all_cores
+from scratch_gpt.train.engine import reporting
 from scratch_gpt.train.engine.reporting import Reporter
 from scratch_gpt.train.tasks.common import prepare_shards
 from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
@@ -43,6 +46,28 @@ def test_only_the_main_process_writes_metrics(tmp_path):
         reporter.record({"step": 3, "train_loss": 1.0})
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "train_loss": 1.0}]
+
+
+def test_without_a_progress_bar_a_line_is_printed_now_and_then(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(reporting, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    row = {"train_loss": 1.5, "learning_rate": 0.1, "tokens_per_second": 2000.0}
+    with Reporter(tmp_path, total_steps=1000, step=20, enabled=True, task=LanguageModeling) as reporter:
+        for seconds in range(0, 61, 10):
+            now[0] = float(seconds)
+            reporter.live(20 + seconds + 1, row)
+    assert capsys.readouterr().out.splitlines() == [
+        "step     51 of 1,000  loss 1.5000  2,000 tokens/s  about 15 min left",
+        "step     81 of 1,000  loss 1.5000  2,000 tokens/s  about 15 min left",
+    ]
+
+
+def test_time_left_is_empty_while_it_is_unknown(tmp_path):
+    console = Console(force_terminal=True, width=150, file=io.StringIO(), color_system=None)
+    with Reporter(tmp_path, total_steps=9, step=0, enabled=True, task=LanguageModeling) as reporter:
+        console.print(reporter.progress.make_tasks_table(reporter.progress.tasks))
+    assert "step 0/9" in console.file.getvalue()
+    assert "left" not in console.file.getvalue()
 
 
 def test_available_cores_are_counted_on_every_platform(monkeypatch):

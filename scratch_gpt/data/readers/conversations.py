@@ -8,7 +8,8 @@ A row has one of these formats:
     {"question": "…", "answer": "…"}                       another name of the same
     {"instruction": "…", "input": "…", "output": "…"}      the input is optional and may be empty
 
-Case and surrounding spaces of the names of columns do not matter. Messages may have the role "tool", and assistant messages may have "tool_calls", as in the OpenAI API.
+Case and surrounding spaces of the names of columns do not matter. Messages may have the role "tool", and assistant
+messages may have "tool_calls", as in the OpenAI API.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from ...errors import ScratchError, tokenizer_errors
+from ...errors import ScratchError, describe_error, tokenizer_errors
 from ...redaction import redact, redact_logs
 from ...terminal import printable
 from .parsing import parse_arguments
@@ -28,7 +28,7 @@ def run_command(main: Callable[[], object], debug: bool = False) -> None:
     except ScratchError as error:
         if debug:
             print(printable(redact(traceback.format_exc())), file=sys.stderr)
-        print(printable(redact(f"error: {' '.join(str(error).split())}")), file=sys.stderr)
+        print(printable(redact(describe_error(error))), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         print(printable(redact(f"error: {error}")), file=sys.stderr)

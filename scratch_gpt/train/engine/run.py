@@ -66,7 +66,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
             print(line)
     job = resolve_defaults(recipe.prepare(data, model_args, args, resume_from), model_args)
     arguments = {name: value for part in (data, model_args, job.args) for name, value in asdict(part).items()}
-    folder, best_step = run(job, recipe, arguments, resume_from)
+    folder, best_step, finished = run(job, recipe, arguments, resume_from)
     if job.accelerator.is_main_process:
         say = partial(SafeConsole().print, soft_wrap=True)
         if job.args.page:
@@ -82,7 +82,7 @@ def train_recipe(recipe: Recipe, data: Any, model_args: Any, args: Any) -> Path:
             _save_numbers(folder, numbers, job, recipe)
         if job.general_text is not None:
             _report_general_text(folder, job.general_text, best_step)
-        for line in describe_files(folder):
+        for line in (*describe_files(folder), *finished):
             say(line)
     return folder
 
@@ -167,7 +167,9 @@ def check_settings(data: Any, model_args: Any, args: Any) -> None:
     check_init_from(data, model_args)
 
 
-def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path | None = None) -> tuple[Path, int]:
+def run(
+    job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path | None = None
+) -> tuple[Path, int, tuple[str, ...]]:
     """Train a prepared job; every process must call it.
 
     Args:
@@ -177,7 +179,8 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         resume_from: checkpoint whose weights the model already has.
 
     Returns:
-        The directory of the run, with the best model, and the step of that model.
+        The directory of the run, with the best model; the step of that model; and, if the run was finished before, a
+        line that says so.
 
     Raises:
         ScratchError: `metric_for_best_model` is not a metric of the task, or the directory can't be created.
@@ -200,12 +203,22 @@ def run(job: Job, recipe: Recipe, arguments: dict[str, Any], resume_from: Path |
         model.gradient_checkpointing_enable()
     try:
         trainer = make_trainer(job, recipe, folder, resume_from)
+        finished = describe_resumed(trainer) if resume_from is not None else ()
         gc.freeze()  # the garbage collections of plots and saves then skip what exists now
         best_step = trainer.run().best_step
     finally:
         gc.unfreeze()
         accelerator.end_training()
-    return folder, best_step
+    return folder, best_step, finished
+
+
+def describe_resumed(trainer: Trainer) -> tuple[str, ...]:
+    """Print where a resumed run continues; return the line if the run is finished already, else nothing."""
+    step, is_finished = trainer.state.step, trainer.is_finished()
+    line = f"already finished at step {step:,}: nothing to train" if is_finished else f"resumed at step {step:,}"
+    if trainer.accelerator.is_main_process:
+        SafeConsole().print(line)
+    return (line,) if is_finished else ()
 
 
 def model_name(args: Any) -> str:

@@ -161,7 +161,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.stopping and self.state.step < self.total_steps:
             raise RunInterruptedError(
-                f"stopped by a signal after step {self.state.step}, which is saved: continue with --resume",
+                self.state.step,
                 self.interruption.signal or signal.SIGTERM,  # 0 if another process received it
             )
         return self.state
@@ -172,7 +172,7 @@ class Trainer:
         save_every = args.eval_every if args.save_every is None else args.save_every
         batches, averages = self.task.batches(state.data), _LogAverages()
         self._keep_frame()
-        while not self._is_finished():
+        while not self.is_finished():
             row: dict[str, Any] = averages.add(*self._step(batches))
             self._keep_frame()
             last = state.step == self.total_steps
@@ -188,7 +188,7 @@ class Trainer:
                 averages = _LogAverages()
             if evaluates:
                 self._update_best(row)
-            if self._is_finished() or (save_every and state.step % save_every == 0):
+            if self.is_finished() or (save_every and state.step % save_every == 0):
                 self._save()
         self._keep_frame(last=state.step == self.total_steps or state.stopped_early)
 
@@ -198,7 +198,8 @@ class Trainer:
             with self.averaged():
                 self.film.write(self.state.step, self.accelerator.get_state_dict(self.model))
 
-    def _is_finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the last step was taken, or the run is stopped."""
         return self.state.step >= self.total_steps or self.state.stopped_early or self.stopping
 
     def advance(self, steps: int) -> None:

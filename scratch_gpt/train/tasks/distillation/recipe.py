@@ -137,7 +137,7 @@ def _make_job(
     teacher_name = Path(str(model_args.teacher)).name
     facts = text_facts(style, shards, summary, data.dataset_license, context_length, teacher=teacher_name)
 
-    def report(folder: Path) -> dict[str, float]:
+    def report(folder: Path) -> dict[str, float | str]:
         trust = model_args.trust_remote_code
         return report_language_model(folder, shards, context_length, args, summary.built_in, floor, trust)
 

@@ -95,7 +95,7 @@ class Instructions(LanguageModeling):
         model.train(training)
 
     def sample(self, model: torch.nn.Module) -> str | None:
-        """The first question of the validation conversations, the model's answer and the expected one, on a line each."""
+        """The first question of the validation conversations, the model's answer and the expected one, a line each."""
         if not self.sample_prompt:
             return None
         reply = answer(model, self.chat_tokenizer, [self.sample_prompt])[0]

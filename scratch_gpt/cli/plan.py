@@ -11,7 +11,7 @@ import typer
 from .app import app
 
 DEFAULT_TOKENS = 1_300_000  # of the default run on the built-in stories
-SHORT_RUN, LONG_RUN, HOUR = 60, 8 * 3600, 3600  # seconds
+SHORT_RUN, LONG_RUN, SHORTER_RUN = 60, 15 * 60, 5 * 60  # seconds
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -66,31 +66,55 @@ def plan(
             proposal = propose([*argv, *sizes], parse)
             data, model_args, args = parse(proposal.arguments)
             vocab_size = proposal.vocab_size
+    if proposal is not None and (little := proposal.too_little()):
+        SafeConsole(stderr=True).print(f"warning: {little}", style="bold yellow")
     check_arguments(data, model_args, args)
     check_init_from(data, model_args)
     use_all_cores(args.num_threads)
     length, origin = model_args.context_length or DEFAULT_CONTEXT_LENGTH, model_args.init_from
     is_default = tokens is None and data.dataset == "stories"
-    with SafeConsole(stderr=True).status("measuring a few steps"):
-        if origin is None:
-            model_config = build_config(model_args, vocab_size or data.vocab_size or 4096, length, {})
-        else:
-            if vocab_size is not None and proposal is None:
-                raise ScratchError("--init_from determines the vocabulary: remove --vocab_size")
-            model_config, length = initial_config(model_args)
-        step_tokens = args.batch_size * length * args.gradient_accumulation_steps
-        if tokens is None and args.max_steps:
-            tokens = args.max_steps * step_tokens
-        elif tokens is None:
-            tokens = proposal.tokens(args.epochs) if proposal else DEFAULT_TOKENS
-        planned = make_plan(model_config, args, length, tokens, is_tuned=origin is not None)
+    if origin is None:
+        model_config = build_config(model_args, vocab_size or data.vocab_size or 4096, length, {})
+    else:
+        if vocab_size is not None and proposal is None:
+            raise ScratchError("--init_from determines the vocabulary: remove --vocab_size")
+        model_config, length = initial_config(model_args)
+    step_tokens = args.batch_size * length * args.gradient_accumulation_steps
+    if tokens is None and args.max_steps:
+        tokens = args.max_steps * step_tokens
+    elif tokens is None:
+        tokens = proposal.tokens(args.epochs) if proposal else DEFAULT_TOKENS
+    SafeConsole(stderr=True).print("measuring the speed of this machine …")
+    planned = make_plan(model_config, args, length, tokens, is_tuned=origin is not None)
 
     title = f"{origin or model_args.preset}, batches of {args.batch_size} × {length} tokens"
     remark = None if origin else planned.remark("stories" if is_default else "fixed" if proposal else "any")
     console.print(table_of(planned, title, tokens, proposal, remark))
-    if proposal is not None:
-        for line in proposal.lines(planned, step_tokens):
-            console.print(line, soft_wrap=True)
+    replaced = ("epochs", "max_steps")
+    command = proposal.command(*replaced) if proposal else command_line(without(replaced, argv))
+    for line in [*(proposal.lines() if proposal else []), *shorter_run(planned, step_tokens, command)]:
+        console.print(line, soft_wrap=True)
+
+
+def shorter_run(planned: Any, step_tokens: int, command: str) -> list[str]:
+    """Of a run that takes long, how to make it shorter, and how far its duration can be trusted; else nothing.
+
+    Args:
+        planned: a `Plan` of the run.
+        step_tokens: number of tokens of an optimizer step.
+        command: the training command, without `--epochs` and `--max_steps`.
+    """
+    if planned.seconds <= LONG_RUN:
+        return []
+    steps = max(1, round(SHORTER_RUN * planned.tokens_per_second / step_tokens))
+    return [
+        "",
+        "A shorter run, of about 5 minutes here, for a worse model:",
+        "",
+        f"  {command} --max_steps {steps}",
+        "",
+        "The speed is that of this moment: other programs that run make it slower.",
+    ]
 
 
 def table_of(planned: Any, title: str, tokens: int, proposal: Any, remark: str | None) -> Any:
@@ -126,13 +150,16 @@ def table_of(planned: Any, title: str, tokens: int, proposal: Any, remark: str |
     table.add_row("time here", _duration(planned.seconds))
     if remark is not None:
         table.add_row("tokens per parameter", f"{planned.tokens_per_parameter:.1f}: {remark}")
+    shown_of: dict[str, list[str]] = {}  # GPUs of the same estimate share a line
     for name, gpu in GPUS.items():
         seconds = tokens * planned.flops_per_token / (gpu.flops * UTILISATION)
         fits = "fits" if planned.memory.total < 0.9 * gpu.memory else "does not fit"
         shown = f"at least {_duration(seconds)} at {UTILISATION:.0%} of its peak"
         if seconds < SHORT_RUN:  # then the start and the launches of small kernels take most of the time
             shown = "too short a run to estimate from its FLOPs"
-        table.add_row(f"on one {name}", f"{shown}; {fits}")
+        shown_of.setdefault(f"{shown}; {fits}", []).append(name)
+    for shown, names in shown_of.items():
+        table.add_row(f"on one {', '.join(names)}", shown)
     return table
 
 
@@ -172,8 +199,13 @@ class Proposal:
     @property
     def arguments(self) -> list[str]:
         """All arguments of the training command."""
-        flags = [part for name, value in self.options.items() for part in (f"--{name}", str(value))]
-        return [*self.given, *flags]
+        return [*self.given, *flags_of(self.options)]
+
+    def too_little(self) -> str | None:
+        """A warning of a text that is too short to learn a language from, or None."""
+        from ..data.readers.summary import little_text
+
+        return None if self.source.origin.built_in else little_text(self.size.utf8_bytes, "byte")
 
     def tokens(self, epochs: float) -> int:
         """Number of tokens of a run of so many epochs."""
@@ -184,26 +216,22 @@ class Proposal:
         size = f"{'' if self.size.complete else 'more than '}{_size(self.size.utf8_bytes)}"
         return f"{self.source.name}: {size}, about {self.train_tokens:,} tokens for training"
 
-    def lines(self, planned: Any, step_tokens: int) -> list[str]:
-        """The command, and why it is proposed.
+    def command(self, *omitted: str) -> str:
+        """The training command, without some of the options."""
+        arguments = [*without(omitted, self.given), *flags_of(self.options, omitted)]
+        if not is_given("output_dir", arguments):
+            name = Path(self.source.name).name.split(".")[0] or "mine"
+            arguments = [*arguments, "--output_dir", f"runs/{name}"]
+        return command_line(arguments)
 
-        Args:
-            planned: a `Plan` of the run.
-            step_tokens: number of tokens of an optimizer step.
-        """
-        lines = []
-        if self.tier is not None:
-            arguments = self.arguments
-            if not is_given("output_dir", arguments):
-                name = Path(self.source.name).name.split(".")[0] or "mine"
-                arguments = [*arguments, "--output_dir", f"runs/{name}"]
-            lines += ["", "Proposed for this text:", "", f"  {command_line(arguments)}", ""]
-            lines += [f"- {reason}" for reason in self.tier.reasons]
-            if replaced := sorted(n for n in self.tier.options if is_given(n, self.given)):
-                lines.append(f"- as given, not as proposed: {', '.join(replaced)}")
-        if planned.seconds > LONG_RUN:
-            steps = max(1, round(HOUR * planned.tokens_per_second / step_tokens))
-            lines.append(f"- in one hour here, it sees a part of the text: --max_steps {steps}")
+    def lines(self) -> list[str]:
+        """The command, and why it is proposed; nothing if the settings were given."""
+        if self.tier is None:
+            return []
+        lines = ["", "Proposed for this text:", "", f"  {self.command()}", ""]
+        lines += [f"- {reason}" for reason in self.tier.reasons]
+        if replaced := sorted(n for n in self.tier.options if is_given(n, self.given)):
+            lines.append(f"- as given, not as proposed: {', '.join(replaced)}")
         return lines
 
 
@@ -233,6 +261,23 @@ def open_or_name(name: str, trust_remote_code: bool) -> Any:
     from ..tokenization.training import BUILDERS
 
     return name if name in BUILDERS else open_tokenizer(name, trust_remote_code=trust_remote_code)
+
+
+def flags_of(options: dict[str, Any], omitted: tuple[str, ...] = ()) -> list[str]:
+    """Options as arguments of a command, without those of the names `omitted`."""
+    return [part for name, value in options.items() if name not in omitted for part in (f"--{name}", str(value))]
+
+
+def without(names: tuple[str, ...], argv: list[str]) -> list[str]:
+    """Arguments of a command without the options of these names, and without their values."""
+    kept: list[str] = []
+    skipped = False
+    for each in argv:
+        if each.startswith("--"):
+            skipped = any(is_given(name, [each]) for name in names)
+        if not skipped:
+            kept.append(each)
+    return kept
 
 
 def is_given(name: str, argv: list[str]) -> bool:

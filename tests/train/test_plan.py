@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from scratch_gpt import ScratchBigramConfig, ScratchGPTConfig, ScratchGPTForCausalLM
-from scratch_gpt.cli.plan import _duration
+from scratch_gpt.cli.plan import _duration, without
 from scratch_gpt.train.cost_estimate import Plan, flops_per_token, inactive_parameters, make_plan, optimizer_bytes
 from scratch_gpt.train.engine.parsing import parse_arguments
 from scratch_gpt.train.tasks.language_modeling.advice import advise, fitting_context
@@ -150,8 +150,8 @@ def test_a_model_to_tune_is_planned_as_it_is(tmp_path):
     for name in ("mistral", "ours"):
         printed = run_here("scratch-gpt", "plan", *options[2:], "--init_from", str(tmp_path / name)).stdout
         assert re.search(rf"parameters +│ {expected:,} ", printed)
-        assert "batches of 1 × 128 tokens" in printed  # its positions, fewer than by default
-        assert "compute-optimal" not in printed  # of new models only
+        assert "batches of 1 × 128 tokens" in " ".join(printed.split())  # its positions, fewer than by default
+        assert "lowest loss" not in printed  # of new models only
     refused = run_here("scratch-gpt", "plan", *options, "--vocab_size", "9", check=False)
     assert (refused.returncode, "remove --vocab_size" in refused.stderr) == (2, True)
     refused = run_here("scratch-gpt", "plan", *options, "--hidden_size", "64", check=False)
@@ -206,14 +206,14 @@ def test_plan_is_consistent():
     [
         (
             1_000,
-            "0.05 times the compute-optimal ratio of about 20 tokens per parameter: with the same compute, a",
+            "fewer than about 20, with which a given amount of computation reaches the lowest loss: a smaller model on",
         ),
-        (9_900, "0.49 times"),
-        (10_000, "near the compute-optimal ratio of about 20 tokens per parameter"),
-        (40_000, "near the compute-optimal"),
+        (9_900, "fewer than about 20"),
+        (10_000, "near about 20, with which a given amount of computation reaches the lowest loss"),
+        (40_000, "near about 20"),
         (
             109_000,
-            "5.5 times the compute-optimal ratio of about 20 tokens per parameter: with the same compute, a",
+            "more than about 20, with which a given amount of computation reaches the lowest loss: a larger model on",
         ),
     ],
 )
@@ -236,8 +236,8 @@ def test_plan_prints_only_its_table_to_standard_output(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     tiny = "--hidden_size 32 --num_hidden_layers 1 --context_length 16 --batch_size 1 --num_threads 1 --precision fp32"
     result = run_here("scratch-gpt", "plan", "--tokens", "1000", *tiny.split())
-    assert "measuring a few steps" not in result.stdout
-    assert "measuring a few steps" in result.stderr
+    assert "measuring the speed" not in result.stdout
+    assert "measuring the speed of this machine …" in result.stderr
     assert "memory: total" in result.stdout
 
 
@@ -250,11 +250,12 @@ def test_the_default_run_is_not_called_too_large_and_no_time_is_zero():
     tiny = ("--hidden_size", "32", "--num_hidden_layers", "1", "--batch_size", "1", "--num_threads", "1")
     printed = " ".join(run_here("scratch-gpt", "plan", *tiny).stdout.replace("│", " ").split())
     assert "a small grammar generates the stories" in printed
-    assert "compute-optimal" not in printed
+    assert "lowest loss" not in printed
     assert " 0.0 s" not in printed
-    assert "too short a run to estimate from its FLOPs; fits" in printed
+    assert printed.count("too short a run to estimate from its FLOPs; fits") == 1  # of all GPUs
+    assert "on one T4, RTX 4090, A100, H100, H200" in printed
     given = run_here("scratch-gpt", "plan", "--tokens", "1000", *tiny).stdout
-    assert "compute-optimal" in " ".join(given.replace("│", " ").split())
+    assert "lowest loss" in " ".join(given.replace("│", " ").split())
 
 
 def test_advice_grows_with_the_text():
@@ -293,6 +294,31 @@ def test_a_proposal_is_a_command_that_trains(tmp_path):
     (tokens,) = re.findall(r"tokens of the run +│ ([\d,]+)", printed)
     assert int(tokens.replace(",", "")) == pytest.approx(10 * facts["train"]["tokens"], rel=0.01)
     assert f"{facts['parameters']:,}" in printed
+
+
+def test_a_long_run_has_a_shorter_variant():
+    """It sees as many tokens as five minutes are enough for; the measured speed is said to be one of this moment."""
+    tiny = ("--hidden_size", "32", "--num_hidden_layers", "1", "--batch_size", "2", "--num_threads", "1")
+    printed = run_here("scratch-gpt", "plan", "--tokens", str(10**11), *tiny, "--epochs", "3").stdout
+    (command,) = (line.strip() for line in printed.splitlines() if line.startswith("  scratch-gpt train"))
+    (speed,) = re.findall(r"│ ([\d,]+) tokens/s", printed)
+    assert shlex.split(command)[3:-1] == [*tiny, "--max_steps"]
+    assert int(command.split()[-1]) == pytest.approx(300 * int(speed.replace(",", "")) / (2 * 256), rel=0.01)
+    assert "The speed is that of this moment" in printed
+    short = run_here("scratch-gpt", "plan", "--tokens", "1000", *tiny).stdout
+    assert "shorter" not in short
+    assert without(("epochs",), ["--a", "1", "--epochs=2", "--b", "--epochs", "2", "--c", "3"]) == [
+        *("--a", "1", "--b", "--c", "3")
+    ]
+
+
+def test_little_and_blank_texts(tmp_path):
+    (tmp_path / "tiny.txt").write_text("abc " * 50)
+    warned = run_here("scratch-gpt", "plan", "--dataset", "tiny.txt", "--num_threads", "1", cwd=tmp_path)
+    assert "warning: 200 bytes: too little text to learn a language from; 100 kB or more is useful" in warned.stderr
+    (tmp_path / "blank.txt").write_text("  \n\n")
+    refused = run_here("scratch-gpt", "plan", "--dataset", "blank.txt", cwd=tmp_path, check=False)
+    assert (refused.returncode, "error: blank.txt has no text" in refused.stderr) == (2, True)
 
 
 def test_a_tiny_text_gets_a_context_that_it_fills(tmp_path):

@@ -235,10 +235,20 @@ def summarise_texts(source: Source, validation: Source | None, reading: TextRead
     summary.train_rows, summary.validation_rows = (reading.documents[split] for split in ("train", "validation"))
     summary.characters, summary.duplicates = reading.characters, reading.duplicates
     summary.shared, summary.validation_characters = reading.shared, reading.validation_characters
-    if summary.characters < USEFUL_CHARACTERS and not summary.built_in:
-        size = f"{summary.characters:,} character{'s' * (summary.characters != 1)}"
-        summary.too_little = f"{size}: too little text to learn a language from; 100 kB or more is useful"
+    summary.too_little = None if summary.built_in else little_text(summary.characters)
     return summary
+
+
+def little_text(size: int, unit: str = "character") -> str | None:
+    """A warning of a text that is too short to learn a language from, or None.
+
+    Args:
+        size: of the text.
+        unit: of the size, "character" or "byte".
+    """
+    if size >= USEFUL_CHARACTERS:
+        return None
+    return f"{size:,} {unit}{'s' * (size != 1)}: too little text to learn a language from; 100 kB or more is useful"
 
 
 def _summary(origin: Origin, validation: Origin | None, count: ReadCount) -> DataSummary:

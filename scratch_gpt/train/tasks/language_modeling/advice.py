@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....data.readers.sources import Source
+from ....errors import ScratchError
 from ....tokenization.training import BUILDERS, encode_batch, train_tokenizer
 
 SAMPLE_CHARACTERS = 1 << 20  # of which a tokenizer is trained and tokens are counted
@@ -139,8 +140,15 @@ def bytes_per_token(source: Source, tokenizer: Any, vocab_size: int | None) -> t
 
     Returns:
         Bytes per token, and the size of the vocabulary.
+
+    Raises:
+        ScratchError: the text is blank.
     """
     texts = list(_beginning(source.documents()))
+    if not any(text.strip() for text in texts):
+        raise ScratchError(
+            f"{source.name} has no text: it begins with {SAMPLE_CHARACTERS:,} blank characters, or is empty"
+        )
     if isinstance(tokenizer, str) and tokenizer in BUILDERS:
         tokenizer = train_tokenizer(texts, tokenizer, vocab_size)  # type: ignore[arg-type]
     tokens = sum(map(len, encode_batch(tokenizer, texts)))

@@ -21,7 +21,7 @@ USED_BY: dict[str, set[str]] = {
 }
 # Data options, and those of them that each built-in dataset uses.
 DATA_OPTIONS = {"text_column", "label_column", "split", "target_file", "num_stories", "num_pairs", "seed"}
-LABELS = {"unk_share": "unknown tokens, fraction"}  # of metrics that are not clear by their names
+LABELS = {"unk_share": "unknown tokens, fraction"}  # of metrics whose names are not clear
 BUILT_IN = {"stories": {"num_stories", "seed"}, "grammar": {"num_pairs", "seed", "split"}, "languages": {"split"}}
 
 
@@ -141,7 +141,9 @@ def evaluate(
         scored = score_text(opened, tokenizer, source, held_out, context_length, batch_size, split_seed)
     table = Table(show_header=False)
     for name, value in scored.metrics.items():
-        table.add_row(LABELS.get(name, name.replace("_", " ")), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+        table.add_row(
+            LABELS.get(name, name.replace("_", " ")), f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        )
     SafeConsole().print(table)
     if baselines:
         with SafeConsole(stderr=True).status("comparing with other methods"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Texts in a row of `metrics.jsonl`, beside its numbers; the verdict compares the model with others in words.
+TEXTS = ("sample", "verdict")
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -18,7 +18,7 @@ from jinja2 import Environment
 
 from ..data.readers.summary import UNKNOWN_SHARE
 from ..errors import ScratchError
-from ..metrics import Metric, find_metric
+from ..metrics import TEXTS, Metric, find_metric
 from ..terminal import printable
 from .card_origin import KNOWLEDGE_OF_NEW, CardOrigin, introduction_of_new
 from .card_usage import CODE_REVISION, REMOTE_CODE, Usage
@@ -106,7 +106,7 @@ def render_card(run: Any, rows: list[dict[str, Any]], card: CardText, private: C
 def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, private: Collection[str]) -> str:
     arguments, facts = run["arguments"], run["facts"]
     best = _best_row(rows, card, arguments["metric_for_best_model"])
-    sample = _sample(best.pop("sample", None))
+    sample, verdict = _sample(best.pop("sample", None)), best.pop("verdict", None)
     values = {name: _number(value) for name, value in best.items()}
     values |= {f"{split}_{name}": _number(n) for split in ("train", "validation") for name, n in facts[split].items()}
     settings = {name: value for name, value in arguments.items() if name not in private and value is not None}
@@ -133,6 +133,7 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
         "data_rows": [(label, fill(cell)) for label, cell in card.data],
         "seen": card.seen,
         "sample": sample,
+        "verdict": escape_markdown(verdict) if isinstance(verdict, str) else "",
         "sample_fence": fence(sample),
         "held_out": fill(card.held_out),
         "results": _results(card, values, texts["scores"]),
@@ -152,14 +153,14 @@ def _render(run: dict[str, Any], rows: list[dict[str, Any]], card: CardText, pri
 
 
 def _best_row(rows: list[dict[str, Any]], card: CardText, name: str) -> dict[str, Any]:
-    """The numbers of the best evaluation by a metric, and its "sample"; empty if there was no evaluation."""
+    """The numbers of the best evaluation by a metric, and its texts; empty if there was no evaluation."""
     metric = find_metric(card.metrics, name)
     if metric is None:
         raise ScratchError(f"metric_for_best_model is {name!r}, want one of {', '.join(m.name for m in card.metrics)}")
     best: dict[str, Any] = {}
     for row in (row for row in rows if name in row):
         best = row if not best or metric.is_better(row[name], best[name]) else best
-    return {name: value for name, value in best.items() if isinstance(value, int | float) or name == "sample"}
+    return {name: value for name, value in best.items() if isinstance(value, int | float) or name in TEXTS}
 
 
 def _sample(text: Any) -> str:

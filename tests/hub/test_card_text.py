@@ -19,12 +19,14 @@ TINY = ("--max_steps", "2", "--num_stories", "200", "--hidden_size", "32", "--nu
 TINY += ("--context_length", "32", "--batch_size", "2", "--num_threads", "1")
 
 
-def card_with(sample):
+def card_with(sample, verdict=None):
     facts = dict.fromkeys(("title", "style", "dataset", "license", "prompt"), "x")
     facts |= {"parameters": 1, "context_length": 8, "train": {}, "validation": {}, "data": {}}
     machine = {"device": "x", "processes": 1, "threads": 1}
     run = {"arguments": {"metric_for_best_model": "val_loss"}, "facts": facts, "machine": machine, "versions": {}}
-    return render_card(run, [{"val_loss": 1.0, "step": 1, "sample": sample}], recipe_of("language_modeling").card)
+    return render_card(
+        run, [{"val_loss": 1.0, "step": 1, "sample": sample, "verdict": verdict}], recipe_of("language_modeling").card
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,13 @@ def test_a_sample_stays_in_its_code_block():
     shown = [token.content for token in tokens if token.type == "fence" and token.info == "text"]
     assert shown == ["```\n# heading\n<img src=x>\n\\x1b[31mred\n```\n</details>\n"]
     assert "heading" not in [token.content for token in tokens if token.type == "inline"]
+
+
+def test_the_card_says_how_good_the_model_is():
+    assert "\n\nThe model needs 8% fewer bits than xz.\n\n![" in card_with(
+        "a", "The model needs 8% fewer bits than xz."
+    )
+    assert "\n\n## b" not in card_with("a", "a\n\n## b")
 
 
 def test_a_long_sample_is_cut_at_a_word():

@@ -21,13 +21,12 @@ import yaml
 from ...atomic_files import write_text
 from ...errors import ScratchError
 from ...hub.directory_checks import check_files
-from ...metrics import Metric
+from ...metrics import TEXTS, Metric
 from ...redaction import redact
 from ...untrusted import find_links, parse_json, read_text, read_yaml
 
 RECORD, METRICS = "run.yaml", "metrics.jsonl"
 MAX_METRICS = 256 << 20  # bytes
-TEXTS = ("sample", "verdict")  # of a row of metrics; the verdict compares the model of the best evaluation in words
 MAX_PROCESSES = 100_000
 
 

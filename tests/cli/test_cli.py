@@ -159,7 +159,7 @@ FAILS = {
         ("none out", "no model can be opened from 'none'"),
     ],
     "learn": [
-        ("nosuch", "unknown lesson 'nosuch': choose one of neuron, autograd"),
+        ("nosuch", "unknown lesson 'nosuch': choose one of 1 neuron, 2 autograd"),
         ("neuron --steps 3", "--steps: only for the ladder"),
         ("ladder --dataset none.txt", "no such file: none.txt"),
         ("ladder --dataset empty.txt --save .", "the text has 0 characters, want at least 650"),

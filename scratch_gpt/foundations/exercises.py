@@ -44,6 +44,18 @@ def load_exercises(lesson: str) -> list[Exercise]:
     return exercises
 
 
+def print_markdown(presenter: Presenter, text: str) -> None:
+    """Print Markdown, and its blocks of code as they are, so that they can be copied into a file."""
+    from rich.markdown import Markdown
+
+    for part in re.split(r"^(```python\n.*?^```)$", text, flags=re.M | re.S):
+        if part.startswith("```python\n"):
+            code = part.removeprefix("```python\n").removesuffix("```").rstrip()
+            presenter.console.print(f"\n{code}\n", highlight=False, markup=False, soft_wrap=True)
+        elif part.strip():
+            presenter.console.print(Markdown(part))
+
+
 def present_exercises(presenter: Presenter, lesson: str, solutions: bool) -> None:
     """Print the exercises of a lesson, each as a section.
 
@@ -55,11 +67,9 @@ def present_exercises(presenter: Presenter, lesson: str, solutions: bool) -> Non
     Raises:
         ScratchError: there is no lesson of this name.
     """
-    from rich.markdown import Markdown
-
     for exercise in load_exercises(lesson):
         presenter.section(exercise.title)
-        presenter.console.print(Markdown(exercise.question))
+        print_markdown(presenter, exercise.question)
         if solutions:
             presenter.console.print("\n[bold]Solution[/bold]")
-            presenter.console.print(Markdown(exercise.solution))
+            print_markdown(presenter, exercise.solution)

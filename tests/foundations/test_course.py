@@ -97,6 +97,10 @@ def test_exercises_are_printed_with_solutions_on_request(monkeypatch, capsys):
     code, printed = run_learn(monkeypatch, capsys, "neuron", "--solutions")
     assert code == 0
     assert printed.count("\nSolution\n") == len(titles)
+    texts = [text for each in load_exercises("neuron") for text in (each.question, each.solution)]
+    blocks = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.S)]
+    assert len(blocks) >= 3
+    assert all(f"\n{block.rstrip()}\n" in printed for block in blocks)  # as it can be copied, without indentation
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_the_page_of_the_ladder_explains_every_rung_without_a_run(course):
     page = course._lesson_page("ladder")
     for rung in ladder.RUNGS:
         assert re.search(rf"^- {re.escape(rung.name)}: .+ · \[`\w+`\]\(source:\S+ladder_models\.py#\w+\)$", page, re.M)
-    for part in ("- Layer norm (", "- Without gain", "half their range", "1,200 steps"):
+    for part in ("- From one head on, layer norm (", "- Without gain", "half their range", "1,200 steps"):
         assert part in page
     assert "Why is one head no better than the bigram?" in page
     assert "../images/ladder.png" in page

@@ -35,14 +35,17 @@ def info(
     """
     from ..errors import ScratchError
     from ..hub.new_folder import check_empty
-    from ..hub.shared_files import copy_shared_files, describe_files
+    from ..hub.shared_files import copy_shared_files, describe_files, is_adapter_only
     from ..terminal import SafeConsole
 
     folder, console = Path(model), SafeConsole()
     if copy_to is not None:
         check_empty(copy_to)
-    opened, _ = open_model(model, trust_remote_code)
-    console.print(table_of(opened))
+    if is_adapter_only(folder):
+        console.print(f"{folder} has no model, only an adapter, which PEFT loads on its base model")
+    else:
+        opened, _ = open_model(model, trust_remote_code)
+        console.print(table_of(opened))
     if folder.is_dir():
         try:
             if (results := results_of(folder)) is not None:

@@ -24,10 +24,14 @@ def shared_files(folder: Path) -> list[Path]:
     Raises:
         ScratchError: there is no model.
     """
-    adapter = folder / ADAPTER
-    if not (folder / "config.json").is_file() and adapter.is_dir():
-        return sorted(path for path in adapter.iterdir() if _is_own(path))
+    if is_adapter_only(folder):
+        return sorted(path for path in (folder / ADAPTER).iterdir() if _is_own(path))
     return [path for path in files_to_upload(folder) if path != folder / PAGE]
+
+
+def is_adapter_only(folder: Path) -> bool:
+    """Whether a run published an adapter without a model."""
+    return not (folder / "config.json").is_file() and (folder / ADAPTER).is_dir()
 
 
 def _is_own(path: Path) -> bool:
@@ -53,7 +57,10 @@ def describe_files(folder: Path) -> list[str]:
     if code:
         named.append(f"and {len(code)} Python files of the model's code ({size(*code)})")
     lines = [f"To share the model, send {len(files)} files of {folder}, {size(*files)}: {', '.join(named)}."]
-    lines.append(f"'scratch-gpt info {folder} --copy_to FOLDER' copies them, 'scratch-gpt push' publishes them.")
+    publish = "'scratch-gpt push' publishes them"
+    if is_adapter_only(folder):
+        publish = f"'hf upload USER/NAME {folder / ADAPTER}' publishes them"
+    lines.append(f"'scratch-gpt info {folder} --copy_to FOLDER' copies them, {publish}.")
     checkpoints = folder / CHECKPOINTS
     kept = [] if checkpoints.is_symlink() else [path for path in checkpoints.rglob("*") if _is_own(path)]
     if kept:

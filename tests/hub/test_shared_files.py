@@ -41,6 +41,20 @@ def test_a_run_says_what_to_send_and_the_copy_loads_without_this_package(tmp_pat
     assert (again.returncode, "copy already exists and is not an empty folder" in again.stderr) == (2, True)
 
 
+def test_an_adapter_without_a_model_is_shown_and_copied(tmp_path):
+    adapter = tmp_path / "run" / "adapter"
+    adapter.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    printed = run_here("scratch-gpt", "info", "run", "--copy_to", "copy", cwd=tmp_path).stdout
+    assert "run has no model, only an adapter" in printed
+    assert "'hf upload USER/NAME run/adapter' publishes them" in printed
+    assert {path.name for path in (tmp_path / "copy").rglob("*") if path.is_file()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
 def test_links_are_not_followed(tmp_path):
     folder = save_tiny(tmp_path / "model")
     lines = describe_files(folder)

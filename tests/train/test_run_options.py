@@ -1,5 +1,6 @@
 """Options of a run: gradient checkpointing, progress bars, processes, cores."""
 
+import dataclasses
 import io
 import json
 import os
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from helpers.models import tiny_model
 from helpers.processes import PRETRAIN, TINY_RUN, run_here
@@ -19,6 +21,8 @@ from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.hardware import LAUNCHER_VARIABLES, available_cores, use_all_cores
 from scratch_gpt.train.engine import reporting
 from scratch_gpt.train.engine.reporting import Reporter
+from scratch_gpt.train.engine.run import tracker_config
+from scratch_gpt.train.tasks import FAMILIES, recipe_of
 from scratch_gpt.train.tasks.common import prepare_shards
 from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
@@ -143,3 +147,18 @@ def test_tokenising_shows_a_progress_bar_in_a_terminal(is_terminal, text_file, m
     source = open_source(str(text_file))
     prepare_shards(Accelerator(cpu=True), source, None, tokenizer, DataArguments(dataset=str(text_file)))
     assert ("tokenising" in screen.getvalue()) == is_terminal
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensorboard_records_the_arguments_of_every_task(family, tmp_path):
+    """It refuses a list, such as lora_targets; every default and a list are recorded."""
+    fields = [field for part in recipe_of(family).arguments for field in dataclasses.fields(part)]
+    given = {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields}
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(tmp_path))
+    accelerator.init_trackers(
+        "run", config=tracker_config({**given, "targets": ["all-linear", "token ghp_" + "a1" * 18]})
+    )
+    accelerator.end_training()
+    (recorded,) = tmp_path.rglob("hparams.yml")
+    assert "ghp_" not in recorded.read_text()
+    assert yaml.safe_load(recorded.read_text())["targets"].startswith("['all-linear'")

@@ -194,6 +194,10 @@ def native_twin(model: PreTrainedModel) -> Twin:
         NoNativeClassError: there is none; the message has the reasons.
     """
     twin, reasons = find_twin(model)
+    if is_native(model):
+        raise NoNativeClassError(
+            f"the model is a {type(model).__name__} of transformers already: there is nothing to do"
+        )
     if twin is None or reasons:
         origin = other_class_than_origin(model)
         raise NoNativeClassError(f"no class of transformers can express this model: {origin or '; '.join(reasons)}")

@@ -197,8 +197,7 @@ def run(
         write_run(make_output_dir(args), arguments, facts, accelerator.num_processes, accelerator.device)
     accelerator.wait_for_everyone()
     if args.tracker:
-        given = {name: value for name, value in arguments.items() if value is not None}
-        accelerator.init_trackers("scratch_gpt", config=redact(given), init_kwargs=TRACKERS)
+        accelerator.init_trackers("scratch_gpt", config=tracker_config(arguments), init_kwargs=TRACKERS)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     try:
@@ -219,6 +218,12 @@ def describe_resumed(trainer: Trainer) -> tuple[str, ...]:
     if trainer.accelerator.is_main_process:
         SafeConsole().print(line)
     return (line,) if is_finished else ()
+
+
+def tracker_config(arguments: dict[str, Any]) -> dict[str, bool | int | float | str]:
+    """The arguments of a run as trackers record them: without secrets, and lists as text, which TensorBoard refuses."""
+    given = {name: value for name, value in redact(arguments).items() if value is not None}
+    return {n: value if isinstance(value, bool | int | float | str) else str(value) for n, value in given.items()}
 
 
 def model_name(args: Any) -> str:

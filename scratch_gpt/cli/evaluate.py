@@ -163,7 +163,9 @@ def refuse_messages(dataset: str, options: ReadOptions) -> None:
     Raises:
         ScratchError: the columns are those of conversations or preferences, and none is text by its name.
     """
-    from ..data.readers.conversations import MESSAGES
+    from contextlib import suppress
+
+    from ..data.readers.conversations import find_conversation_columns
     from ..data.readers.files import kind_of
     from ..data.readers.tables import TEXT_COLUMNS, open_table
     from ..errors import ScratchError
@@ -174,7 +176,10 @@ def refuse_messages(dataset: str, options: ReadOptions) -> None:
     if any(map(table.has, TEXT_COLUMNS)):
         return
     scores = "'scratch-gpt evaluate' scores text, sentence pairs and labelled texts"
-    if any(map(table.has, MESSAGES)):
+    found = None
+    with suppress(ScratchError):
+        found = find_conversation_columns(table, None)
+    if found:
         raise ScratchError(
             f"{dataset} has conversations, and {scores}: conversations are evaluated during 'scratch-gpt train sft', "
             "on --validation_dataset, or on a --test_fraction of the data"

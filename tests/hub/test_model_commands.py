@@ -55,5 +55,9 @@ def test_conversations_and_preferences_are_evaluated_in_training(example, task, 
     assert result.returncode == 2
     assert f"{example}.jsonl has {example}, and 'scratch-gpt evaluate' scores text" in result.stderr
     assert f"during 'scratch-gpt train {task}', on --validation_dataset" in result.stderr
+    if example == "conversations":
+        (tmp_path / "faq.csv").write_text("Question,Answer\nWho is Hamlet?,A prince.\nWho is Juliet?,A daughter.\n")
+        table = run_here("scratch-gpt", "evaluate", "model", "--dataset", "faq.csv", cwd=tmp_path, check=False)
+        assert "faq.csv has conversations" in table.stderr
     if example == "preferences":  # a column that is named is text
         assert "perplexity" in run_here(*evaluate, "--text_column", "chosen", cwd=tmp_path).stdout

@@ -135,7 +135,7 @@ def untrained_model(model: Any, tokenizer: PreTrainedTokenizerBase, validation: 
         return Baseline(name, title, None, f"not measured: over {MOST_PARAMETERS:,} parameters ({parameters:,})")
     with torch.random.fork_rng(devices=[]):  # the random state of the caller is restored
         torch.manual_seed(0)
-        untrained = type(model)(model.config).float().to(model.device).eval()
+        untrained = type(model)(model.config).to(model.device, model.dtype).eval()
     piece = cut(validation, 0, min(SCORED_TOKENS, len(validation.tokens)))
     bits = mean_loss(untrained, tokenizer, piece, row_length) / math.log(2) * bytes_per_token(validation)
     of = "" if len(piece.tokens) == len(validation.tokens) else f", on the first {len(piece.tokens):,} tokens"

@@ -289,7 +289,7 @@ def test_printed_summary(tmp_path):
         "30",
         "neg",
         "longer than context",
-        "5. {",
+        "5. text: ",
     ):
         assert words in out
     with pytest.raises(ScratchError, match="no such file or folder"):

@@ -41,7 +41,7 @@ def edit_record(run: Path, part: str, **fields) -> None:
 
 
 def error_of(script: str, *arguments: str) -> str:
-    """Run a command that fails, and return its one-line error; a warning, such as of too little text, may precede it."""
+    """Run a command that fails, and return its one-line error, before which warnings may stand."""
     result = run_here(script, *arguments, check=False)
     assert result.returncode == 2, (result.stdout[-2000:], result.stderr[-2000:])
     *warnings, line = [line for line in result.stderr.splitlines() if line.strip()]

@@ -21,7 +21,7 @@ KEPT = {
     "combining": ("e\u0301 a\u0308 ❤\ufe0f 👩‍👩‍👧 " * 20).encode(),
     "special tokens": ("<bos><eos> <pad> <mask><unk> " * 20).encode(),
     "no white space": ("x" * 1_000_000).encode(),
-    "white space only": b" \n\t" * 99,
+    "mostly white space": b" \n\t" * 99 + b"a",
     "one line": (WORDS * 50_000).encode(),
 }
 

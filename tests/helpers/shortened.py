@@ -77,7 +77,7 @@ def tiny_arguments(family: str, command: str) -> str:
     if family == "policy_gradient":
         return TINY_POLICY
     if family == "dpo":
-        return "--max_steps 2 --validation_fraction 0.5"
+        return "--max_steps 2 --max_bad_rows 0.9 --validation_fraction 0.5"
     if family == "sft":
         return "--max_steps 4 --validation_fraction 0.2 --num_questions 200"
     if family in ("classification", "masked_lm"):

@@ -82,7 +82,7 @@ def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     card = (out / "README.md").read_text()
     assert "| mean reward |" in card
     assert r"`re:a\|zz`" in card
-    assert f"| parameters | {AutoModelForCausalLM.from_pretrained(out).num_parameters():,} |" in card
+    assert f"It has {AutoModelForCausalLM.from_pretrained(out).num_parameters():,} parameters" in card
     code = "import sys; from transformers import pipeline as p; t = p('text-generation', sys.argv[1], "
     code += "trust_remote_code=True, device='cpu'); print(t('bb')[0]['generated_text']); assert 'scratch_gpt' not in "
     without_package = run_python(

@@ -133,7 +133,8 @@ class Workshop:
         if (folder / name).exists() or not (made := makers(earlier).get(name)):
             return
         self.make(made[0], earlier)
-        copy(self.shelf / name, folder / name)
+        if folder != self.shelf:
+            copy(self.shelf / name, folder / name)
 
     def make(self, command: str, earlier: tuple[str, ...]) -> None:
         """Run a command on the shelf, after those that make what it needs."""

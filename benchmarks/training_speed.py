@@ -389,8 +389,7 @@ def main() -> None:
             results[f"{title} memory"] = show_peaks(peaks, title)
             continue
         names += [f"products of {style}" for style in args.styles]
-        if args.defaults:
-            names = ["nanoGPT", "ours by default"]
+        names = ["nanoGPT", "ours by default"] if args.defaults else names
         results[title] = race(names, shape, options, bf16, args.seconds)
         show(title, results[title])
     if args.output:

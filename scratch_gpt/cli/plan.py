@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ def plan(
 
     argv = [*context.args, *(["--config", config] if config else [])]
     sizes = [] if vocab_size is None else ["--vocab_size", str(vocab_size)]
-    parse: Any = lambda more: parse_arguments(ARGUMENTS, "", more)  # noqa: E731
+    parse = partial(parse_arguments, ARGUMENTS, "")
     data, model_args, args = parse(argv)
     console = SafeConsole()
     proposal = None

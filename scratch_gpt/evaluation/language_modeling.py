@@ -70,23 +70,6 @@ def sum_of_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tor
     return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
 
 
-def evaluate_text(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    source: Source,
-    held_out: float = 1.0,
-    context_length: int | None = None,
-    batch_size: int = 16,
-    split_seed: int = 0,
-) -> dict[str, float]:
-    """Return only the metrics of `score_text`.
-
-    Args:
-        model, tokenizer, source, held_out, context_length, batch_size, split_seed: see `score_text`.
-    """
-    return score_text(model, tokenizer, source, held_out, context_length, batch_size, split_seed).metrics
-
-
 class ScoredText(NamedTuple):
     """A text that a language model was evaluated on.
 

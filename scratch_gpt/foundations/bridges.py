@@ -81,7 +81,7 @@ BRIDGES = {
     "ladder": (
         Bridge("RUNGS", "models/configuration_block.py#TransformerBlockConfig", "a field for each idea"),
         Bridge("train", "train/engine/trainer.py#Trainer", "the training loop of all tasks"),
-        Bridge("evaluate", "evaluation/language_modeling.py#evaluate_text", "also per byte and per token"),
+        Bridge("evaluate", "evaluation/language_modeling.py#score_text", "also per byte and per token"),
         Bridge("build_optimizers", "train/optim/optimizers.py#build_optimizers", "the same groups"),
     ),
 }

@@ -14,7 +14,7 @@ from scratch_gpt.data.batching.bucketing import Buckets
 from scratch_gpt.data.batching.packing import PackedRows
 from scratch_gpt.data.batching.token_shards import Shard, prepare
 from scratch_gpt.data.readers.sources import open_source
-from scratch_gpt.evaluation.language_modeling import evaluate_text
+from scratch_gpt.evaluation.language_modeling import score_text
 from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 
 BOS, PAD = 1, 0
@@ -183,7 +183,7 @@ def test_bits_per_byte_and_loss_per_character_of_non_ascii_text(tmp_path):
     whole = "\n".join(lines * 3)
     tokenizer = train_tokenizer([whole], "bpe", 300)
     model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
-    found = evaluate_text(model, tokenizer, open_source(str(path)), context_length=512)
+    found = score_text(model, tokenizer, open_source(str(path)), context_length=512).metrics
     ids = tokenizer(whole, add_special_tokens=False).input_ids
     inputs = torch.tensor([[tokenizer.bos_token_id, *ids[:-1]]])
     assert len(ids) < 512

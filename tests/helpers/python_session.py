@@ -24,7 +24,7 @@ class PythonSession:
             environment = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "PYTHONUNBUFFERED": "1"}
             streams = (os.devnull, self.errors, self.errors)
             self.process = start_python(["-c", code], folder, environment, streams)
-            listener._listener._socket.settimeout(60)  # type: ignore[attr-defined]
+            listener._listener._socket.settimeout(60)  # type: ignore[attr-defined]  # no public timeout
             try:
                 self.connection: Connection = listener.accept()
             except TimeoutError:

@@ -150,7 +150,7 @@ def bytes_per_token(source: Source, tokenizer: Any, vocab_size: int | None) -> t
             f"{source.name} has no text: it begins with {SAMPLE_CHARACTERS:,} blank characters, or is empty"
         )
     if isinstance(tokenizer, str) and tokenizer in BUILDERS:
-        tokenizer = train_tokenizer(texts, tokenizer, vocab_size)  # type: ignore[arg-type]
+        tokenizer = train_tokenizer(texts, tokenizer, vocab_size)  # type: ignore[arg-type]  # BUILDERS has the kinds
     tokens = sum(map(len, encode_batch(tokenizer, texts)))
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / max(1, tokens), len(tokenizer)
 

@@ -75,12 +75,13 @@ class TextReport:
             return (
                 f"For {name} the validation text is a repetition of the training text: no model can be measured on it."
             )
-        change = self.bits_per_byte / best - 1
-        if change < 0:
-            return f"The model needs {-change:.0%} fewer bits than {name}, the best of the others."
+        ratio = self.bits_per_byte / best
+        if ratio < 1:
+            return f"The model needs {1 - ratio:.0%} fewer bits than {name}, the best of the others."
+        more = f"{ratio - 1:.0%} more bits than" if ratio < 2 else f"{ratio:.1f} times as many bits as"
         return (
-            f"The model needs {change:.0%} more bits than {name}: it has learned too little of the text so "
-            "far. Train it longer, or see 'scratch-gpt plan --dataset FILE'."
+            f"The model needs {more} {name}: it has learned too little of the text so far. Train it longer, or see "
+            "'scratch-gpt plan --dataset FILE'."
         )
 
     def print(self, console: Any) -> None:

@@ -161,7 +161,14 @@ def test_reading_agrees_with_the_numbers():
 def test_validation_text_that_repeats_the_training_text_has_a_reading():
     """A compressor needs nothing for it; the run once ended with a division by zero."""
     assert "repetition of the training text" in TextReport(2.0, [Baseline("xz", "xz", 0.0, "")]).reading()
-    assert "100% more bits than xz" in TextReport(2.0, [Baseline("xz", "xz", 1.0, "")]).reading()
+
+
+@pytest.mark.parametrize(
+    ("bits", "said"),
+    [(0.5, "50% fewer bits than xz"), (1.5, "50% more bits than xz"), (52.4, "52.4 times as many bits as xz")],
+)
+def test_reading_compares_the_model_with_the_best_baseline(bits, said):
+    assert said in TextReport(bits, [Baseline("xz", "xz", 1.0, ""), Baseline("gzip", "gzip", 1.1, "")]).reading()
 
 
 def test_report_of_a_model_that_has_learned_its_text_by_heart(words):
@@ -191,7 +198,7 @@ def test_report_of_a_model_that_has_learned_its_text_by_heart(words):
     assert numbers["memorisation_val_loss"] > 1.5 * numbers["memorisation_train_loss"]
     assert report.memorisation.lines()[0].startswith("the model overfits")
     assert numbers["memorisation_copied"] > numbers["memorisation_usual"]
-    assert "more bits than" in report.reading()
+    assert "times as many bits as" in report.reading()
 
 
 def test_a_run_and_evaluate_print_and_save_the_comparison(tmp_path, words, monkeypatch):

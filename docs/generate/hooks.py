@@ -21,9 +21,10 @@ log = logging.getLogger("mkdocs.hooks.generate")  # a warning of this logger fai
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Generate the pages, and replace the entries `folder/*` of the navigation by the pages that they stand for."""
+    """Generate the pages, unless `extra.generate` is false, and replace the entries `folder/*` of the navigation by the
+    pages that they stand for."""
     global _generated
-    _generated = _generate()
+    _generated = _generate() if config.extra.get("generate", True) else {}
     config.nav = _expanded(config.nav, _named(config.nav), Path(config.docs_dir))
     return config
 

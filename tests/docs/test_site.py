@@ -115,7 +115,7 @@ def test_links_to_source_lead_to_its_line_and_unknown_ones_fail_the_build(tmp_pa
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n{links}")
     hook = ROOT / "docs" / "generate" / "hooks.py"
-    settings = f"site_name: small\nnav: [index.md]\nhooks: ['{hook}']\nplugins: [search]\n"
+    settings = f"site_name: small\nnav: [index.md]\nhooks: ['{hook}']\nplugins: [search]\nextra: {{generate: false}}\n"
     highlight = "pymdownx.highlight: { anchor_linenums: true }"
     settings += f"markdown_extensions:\n  - attr_list\n  - pymdownx.superfences\n  - {highlight}\n"
     (tmp_path / "mkdocs.yml").write_text(settings)

@@ -29,7 +29,7 @@ from scratch_gpt.hub.model_directory import set_translation_defaults
 
 PAIRS = list(open_pairs("grammar", "de", "en", ReadOptions(split="test"), num_pairs=200).read())
 GERMAN, ENGLISH = ([pair[side] for pair in PAIRS] for side in (0, 1))
-TRAINING = ("--preset", "vaswani2017", "--num_pairs", "20000", "--vocab_size", "600", "--hidden_size", "64")
+TRAINING = ("--preset", "vaswani2017", "--num_pairs", "8000", "--vocab_size", "600", "--hidden_size", "64")
 TRAINING += ("--encoder_layers", "2", "--decoder_layers", "2", "--num_attention_heads", "4", "--dropout", "0")
 TRAINING += ("--tokens_per_batch", "1024", "--eval_every", "1200", "--precision", "fp32")
 TRAINING += ("--learning_rate", "3e-3", "--warmup_steps", "50", "--num_threads", "1")

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ def outcomes(directory):
     with running_hub() as hub:
         first = ("denied", "disconnect")  # these upload the weights, which the Hub then has
         names = [*first, *(name for name in FAULTS if name not in first)]
-        hub.faults = [fault for name in names for fault in FAULTS[name][0]]
+        # Copies, since the Hub counts down how often each occurs, and pytest may set this module up again.
+        hub.faults = [replace(fault) for name in names for fault in FAULTS[name][0]]
         environment = hub_environment(hub, directory.parent / "home")
         result = run_python("-c", SCRIPT, str(directory), *names, cwd=directory.parent, env=environment)
         yield json.loads(result.stdout), hub, result.stdout + result.stderr

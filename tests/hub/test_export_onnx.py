@@ -90,6 +90,8 @@ MODELS = {
         ).eval(),
     ),
 }
+# Models whose parts the others have too.
+SIMILAR = ("nanochat", "gpt_neox", "smollm3", "relative", "modern", "modern_classifier")
 # Reads inputs.npz and writes outputs.npz in the working directory: logits for each batch, and greedy continuations.
 RUN_WITHOUT_PACKAGE = """
 import sys
@@ -200,8 +202,9 @@ def random_batches(model, kind: str) -> dict[str, np.ndarray]:
     return batches
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.release if name in SIMILAR else pytest.mark.slow) for name in MODELS]
+)
 def test_onnx_runtime_without_the_package_computes_the_same(name, exported, tmp_path):
     kind = MODELS[name][0]
     source, folder, record = exported(name)

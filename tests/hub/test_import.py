@@ -311,8 +311,9 @@ finally:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    "family", [pytest.param("llama", marks=pytest.mark.slow), pytest.param("gpt2", marks=pytest.mark.release)]
+)
 def test_an_import_does_not_hold_the_weights_twice(family, tmp_path):
     """The peak memory, without that of importing a model of one small layer, is less than the size of the weights."""
     peaks, size = [], 0

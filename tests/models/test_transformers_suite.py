@@ -5,7 +5,6 @@ The wheel does not contain the tests; they are taken from the source distributio
 modules that the distribution does not contain (generation and export tests) are replaced by empty classes.
 """
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -45,7 +44,7 @@ EXCLUDED_OF_PRESETS |= dict.fromkeys(("mixtral", "olmoe", "qwen3_moe"), ("use_re
 for _preset in ("olmo2", "olmoe"):
     plan_tests = ("tied_weights_are_sharded_together", "tp_plan_matches_params")
     EXCLUDED_OF_PRESETS[_preset] = EXCLUDED_OF_PRESETS.get(_preset, ()) + plan_tests
-# Run only if SCRATCH_GPT_ALL_MODEL_TESTS is set, for their time: SDPA beside eager attention in float16 and with right
+# Run before a release only, for their time: SDPA beside eager attention in float16 and with right
 # padding in bfloat16, and a deprecated name of the argument `dtype`, which is transformers' own.
 REPEATED = "eager_matches_sdpa and (fp16 or bf16_pad_right) or bc_torch_dtype"
 EMPTY = {"exporters/test_export.py": "ExportTesterMixin", "generation/test_utils.py": "GenerationTesterMixin"}
@@ -82,12 +81,18 @@ def suite(tmp_path_factory) -> Path:
     return folder / top
 
 
-def run_suite(suite: Path, report: Path) -> dict[str, dict[str, str]]:
-    """Run all classes of tests; return the outcome of each test, by class and name."""
+def run_suite(suite: Path, report: Path, everything: bool) -> dict[str, dict[str, str]]:
+    """Run the classes of tests; return the outcome of each test, by class and name.
+
+    Args:
+        suite: folder with the `tests` package.
+        report: file for the outcomes.
+        everything: whether to run all tests, also on the presets that are named after a family.
+    """
     options = ["-q", "--tb=no", "-p", "no:cacheprovider", "-n", "2", "-o", "addopts=", f"--junitxml={report}"]
-    if not os.environ.get("SCRATCH_GPT_ALL_MODEL_TESTS"):
-        options += ["-k", f"not ({REPEATED})"]
-    targets = (str(CASES), str(CASES.with_name("decoders.py")))
+    targets = (
+        [str(CASES), str(CASES.with_name("decoders.py"))] if everything else [str(CASES), "-k", f"not ({REPEATED})"]
+    )
     run_python("-m", "pytest", *targets, *options, cwd=suite, check=False, timeout=1100, PYTHONPATH=str(suite))
     outcomes: dict[str, dict[str, str]] = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -105,11 +110,14 @@ def worse_results(ours: dict[str, str], theirs: dict[str, str], *excluded: str) 
     return worse | {n: o for n, o in results.items() if o in ("failure", "error") and theirs[n] == "skipped"}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_common_model_tests_pass(suite, tmp_path):
-    outcomes = run_suite(suite, tmp_path / "report.xml")
+@pytest.mark.parametrize(
+    "everything", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.release)]
+)
+def test_common_model_tests_pass(suite, tmp_path, everything):
+    outcomes = run_suite(suite, tmp_path / "report.xml", everything)
     presets = [name for name in PRESETS if name not in ("gpt2", "llama", "nanochat", "nanochat_ngram")]
+    presets = presets if everything else []
     peers = {style: peer for peer, styles in PEERS.items() for style in styles}
     peers |= {f"{name}_style": "LlamaTest" for name in presets}
     assert set(outcomes) == {*peers, *PEERS}

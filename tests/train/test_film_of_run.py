@@ -132,8 +132,10 @@ def test_a_run_that_is_resumed_says_what_of_its_film_is_missing(text_file, tmp_p
     assert "removed" not in resume("--film", "--max_steps", "12")  # it has ended
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("decay", [(), ("--average_decay", "0.9")])
+@pytest.mark.parametrize(
+    "decay",
+    [pytest.param((), marks=pytest.mark.release), pytest.param(("--average_decay", "0.9"), marks=pytest.mark.slow)],
+)
 def test_only_the_first_of_two_processes_writes_the_film(decay, text_file, tmp_path):
     """Its frames are the weights of the checkpoints, which both processes have."""
     run = tmp_path / "run"

@@ -1,12 +1,6 @@
 """transformers' model tests on our GPT with each preset that is named after a family. Run by
-test_transformers_suite.py, as cases.py is.
+test_transformers_suite.py before a release, as cases.py is in CI."""
 
-The tests of `REPEATED`, which take a third of the time, are run here only if SCRATCH_GPT_ALL_MODEL_TESTS is set;
-cases.py runs them for the other presets.
-"""
-
-import os
-import re
 import unittest
 from typing import Any
 
@@ -17,8 +11,6 @@ from scratch_gpt.models.configuration_scratch_gpt import PRESETS
 
 # Layers of both kinds, windows shorter than the inputs and few experts, where a preset has them.
 SMALL: dict[str, Any] = {"sliding_window": 4, "num_experts": 4, "num_experts_per_tok": 2, "no_rope_layers": [1, 0]}
-# Loading in each data type, and SDPA beside eager attention in 16 bits.
-REPEATED = re.compile(r"test_bc_torch_dtype$|test_eager_matches_sdpa_inference_\d+_(fp16|bf16)_")
 LAYERS = ["sliding_attention", "full_attention"]
 
 
@@ -34,9 +26,7 @@ def test_class(name: str) -> type[unittest.TestCase]:
     def make_config(self, **fields):
         return ScratchGPTConfig.from_preset(name, **small, **fields)
 
-    skips = not os.environ.get("SCRATCH_GPT_ALL_MODEL_TESTS")
-    skipped = {test: None for test in dir(OurMixin) if skips and REPEATED.match(test)}
-    return type(f"{name}_style", (OurMixin, unittest.TestCase), {"make_config": make_config, **skipped})
+    return type(f"{name}_style", (OurMixin, unittest.TestCase), {"make_config": make_config})
 
 
 test_class.__test__ = False  # type: ignore[attr-defined]

@@ -236,7 +236,7 @@ def trained(tmp_path_factory) -> Source:
     return train(tmp_path_factory.mktemp("translation") / "run", "--max_steps", "1200")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_translations_are_those_of_generate_without_the_package(trained, tmp_path):
     """200 sentences in float32; int8 loses at most 0.3 BLEU."""
     export_model(trained, tmp_path / "float32", CTRANSLATE2)

@@ -239,8 +239,10 @@ def test_onnx_runtime_without_the_package_computes_the_same(name, exported, tmp_
     assert record["compared"].get("equal_greedy") == (len(SAMPLE_TEXTS) if kind in ("causal", "seq2seq") else None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("example", "name"), [(0, "llama"), (1, "modern")])
+@pytest.mark.parametrize(
+    ("example", "name"),
+    [pytest.param(0, "llama", marks=pytest.mark.slow), pytest.param(1, "modern", marks=pytest.mark.release)],
+)
 def test_example_in_the_docs_runs_without_the_package(example, name, exported, tmp_path):
     source, folder, _ = exported(name)
     block = re.findall(r"```python\n(.*?)```", DOCS, re.S)[example]

@@ -14,7 +14,7 @@ from scratch_gpt.models import compatibility
 OLDEST = ".".join(map(str, compatibility.OLDEST))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(1200)
 def test_model_directories_open_in_the_oldest_releases(tmp_path):
     table = tmp_path / "table.json"

@@ -134,8 +134,9 @@ def test_retries_are_reported_with_reason_and_delay(outcomes):
     assert "Traceback" not in json.dumps(results)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("status", [403, 503])
+@pytest.mark.parametrize(
+    "status", [pytest.param(403, marks=pytest.mark.slow), pytest.param(503, marks=pytest.mark.release)]
+)
 def test_secrets_in_responses_are_redacted(directory, tmp_path, status):
     with running_hub() as hub:
         message = f"bad token {TOKEN} for https://me:password@host/x?X-Amz-Signature=0123456789"

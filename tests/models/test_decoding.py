@@ -275,8 +275,9 @@ CHANGES = [own_class, own_inputs, own_trunk, own_layer, own_norm, own_positions,
 CHANGES += [patched, mixed_precision, flexible, still_dropping, dynamic_rope]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(  # flex attention compiles for a minute
+    "change", [pytest.param(c, marks=pytest.mark.release if c is flexible else pytest.mark.slow) for c in CHANGES]
+)
 def test_modified_model_is_left_to_transformers(change, steps):
     model, ids = change(tiny_model("gpt2")), torch.randint(3, 99, (1, 6))
     for beams in (1, 2):

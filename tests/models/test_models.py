@@ -57,10 +57,12 @@ def test_rotary_products_depend_on_distance_only():
     assert abs(product(9, 4) - product(9, 5)) > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("implementation", "preset", "fields"),
-    [*(("sdpa", *style) for style in PRESET_STYLES), ("flex_attention", "llama", {})],
+    [
+        *(pytest.param("sdpa", *style, marks=pytest.mark.slow) for style in PRESET_STYLES),
+        pytest.param("flex_attention", "llama", {}, marks=pytest.mark.release),
+    ],
 )
 @torch.no_grad()  # flex attention has no backward on a CPU
 def test_fast_attention_equals_eager(preset, fields, implementation):

@@ -94,7 +94,7 @@ def test_invalid_arguments_are_rejected(arguments, message):
         train_tokenizer(*arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_streams_large_files(tmp_path, texts):
     """Training on 50 MB needs at most 25 MB more memory than training on 1 MB."""
     block = "\n".join(texts)

@@ -64,9 +64,11 @@ def errors(found, expected):
     return [((x - y).norm() / y.norm()).item() for x, y in zip(found, expected, strict=True)]
 
 
-@pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(torch.float32, marks=pytest.mark.release), pytest.param(torch.bfloat16, marks=pytest.mark.slow)],
+)
 def test_gradients_equal_those_of_sdpa(dtype, calls):
     """The error against float64 is less than twice that of eager attention, for all row lengths and grouped queries."""
     attention = torch.compile(blockwise_attention.blockwise_attention_forward, dynamic=False)

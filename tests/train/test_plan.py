@@ -63,7 +63,7 @@ print(json.dumps(peak() - before))
     ("size", "optimizer"),
     [
         pytest.param(SIZES[0], "adamw", marks=pytest.mark.slow),
-        pytest.param(SIZES[1], "muon", marks=pytest.mark.slow),
+        pytest.param(SIZES[1], "muon", marks=pytest.mark.release),
         pytest.param(SIZES[2], "adamw", marks=pytest.mark.release),
     ],
 )

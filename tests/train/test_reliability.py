@@ -120,8 +120,10 @@ def test_resume_allows_changed_settings_on_request(run, tmp_path):
     assert find_corruption(tmp_path / "run/checkpoints/step-00000006") is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.release), pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_signal_finishes_the_step_and_saves(run, tmp_path, number):
     text, stopped, whole = run.parent / "text.txt", tmp_path / "stopped", tmp_path / "whole"
     options = ("--max_steps", "200", "--eval_every", "0", "--save_every", "0", "--log_every", "1", "--dropout", "0.1")

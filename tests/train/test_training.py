@@ -336,7 +336,7 @@ def test_rows_are_divided_among_processes_exactly_once(text_file):
     assert rows(0, 1, 8, steps - 5, DataState(0, 40)) == one[5:]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_short_run_approaches_the_entropy_but_stays_above(tmp_path):
     """Real training on the built-in stories, a small fraction of the default run."""
     from scratch_gpt.evaluation.story_report import score_stories

@@ -171,7 +171,7 @@ def test_reading_compares_the_model_with_the_best_baseline(bits, said):
     assert said in TextReport(bits, [Baseline("xz", "xz", 1.0, ""), Baseline("gzip", "gzip", 1.1, "")]).reading()
 
 
-def test_report_of_a_model_that_has_learned_its_text_by_heart(words):
+def test_report_of_a_model_that_overfits(words):
     """The bits of the untrained model are near those of a uniform distribution over its tokens. Of a model that was
     trained on the training text alone, the loss there is much lower."""
     text, tokenizer = words

@@ -47,7 +47,7 @@ TIERS = (
         _options(64, 2, 2, tokenizer="char", context_length=64, batch_size=8, epochs=10, dropout=0.2, eval_every=50),
         (
             "tokenizer: characters, since so little text has too few examples of each subword",
-            "model and context: small, since a larger model would learn the text by heart",
+            "model and context: small, since a larger model would memorise the text",
             "epochs: 10 with dropout and frequent evaluations, of which the best model is kept",
             "expect spelling and short phrases, not sense: for that, tune a pretrained model with --init_from",
         ),

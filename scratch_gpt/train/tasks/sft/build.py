@@ -9,7 +9,7 @@ from ....errors import ScratchError
 from ..common import ReadExamples, open_parts, read_examples
 from .arguments import ConversationArguments
 
-USEFUL_CONVERSATIONS = 100  # below which a model learns them by heart
+USEFUL_CONVERSATIONS = 100  # below which a model overfits them
 HELD_OUT = 300  # built-in questions in the validation split, and in the test split
 
 

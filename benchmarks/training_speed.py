@@ -45,10 +45,11 @@ from transformers.utils import logging
 
 from scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.evaluation.language_modeling import sum_of_losses
-from scratch_gpt.hardware import retain_freed_memory, should_use_bf16, use_all_cores
+from scratch_gpt.hardware import retain_freed_memory, use_all_cores
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.performance.attention_choice import choose_attention
 from scratch_gpt.train.performance.compile_blocks import compile_blocks
+from scratch_gpt.train.performance.precision import uses_bf16
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
 
 STYLES = ("gpt2", "llama", "nanochat")
@@ -154,7 +155,12 @@ def default_stepper(contender: str, shape: str) -> Step:
         return step_of(torch.compile(model), contender, shape, optimizers, bf16=False, clip=True)
     model = build("compiled llama", shape).train()
     optimizers = build_optimizers(model, PretrainingArguments())
-    return step_of(model, contender, shape, optimizers, should_use_bf16("auto"), clip=True)
+    return step_of(model, contender, shape, optimizers, chosen_precision(shape), clip=True)
+
+
+def chosen_precision(shape: str) -> bool:
+    """Whether `--precision auto` chooses bfloat16 for a shape."""
+    return uses_bf16("auto", torch.device("cpu"), SHAPES[shape][1])
 
 
 def step_of(
@@ -380,7 +386,7 @@ def main() -> None:
         parser.error("--defaults needs NANOGPT=PATH_TO_CHECKOUT, and cannot be combined with --memory")
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for shape, precision in itertools.product(args.shapes, ["defaults"] if args.defaults else args.precisions):
-        bf16, title = precision == "bf16" or (args.defaults and should_use_bf16("auto")), f"{shape} {precision}"
+        bf16, title = precision == "bf16" or (args.defaults and chosen_precision(shape)), f"{shape} {precision}"
         options = ["--rows", str(SHAPES[shape][4])] + ["--keep_memory"] * args.keep_memory
         options += ["--defaults"] if args.defaults else ["--precisions", precision]
         names = contenders(args.styles, not (args.no_compile or args.memory))

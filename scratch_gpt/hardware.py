@@ -1,4 +1,4 @@
-"""Hardware settings: CPU cores and threads, the memory allocator, and the choice of precision."""
+"""Hardware settings: CPU cores and threads, and the memory allocator."""
 
 from __future__ import annotations
 
@@ -42,12 +42,3 @@ def retain_freed_memory() -> None:
         return
     if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):  # the maximum of older versions of glibc
         mallopt(M_TRIM_THRESHOLD, -1)  # never
-
-
-def should_use_bf16(precision: str) -> bool:
-    """Whether to compute in bfloat16: if requested, or with "auto" if the hardware has matrix units for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()

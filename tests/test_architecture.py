@@ -15,7 +15,17 @@ from scratch_gpt.models import compatibility
 PACKAGE = PROJECT / "scratch_gpt"
 MODEL_FILES = sorted((PACKAGE / "models").glob("*.py"))
 ALLOWED_IN_MODEL_FILES = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
-SHARED_MODULES = {"errors", "redaction", "terminal", "untrusted", "atomic_files", "hardware", "metrics", "not_found"}
+SHARED_MODULES = {
+    "errors",
+    "cache",
+    "redaction",
+    "terminal",
+    "untrusted",
+    "atomic_files",
+    "hardware",
+    "metrics",
+    "not_found",
+}
 # The folders that each folder may import, besides itself and the shared modules.
 MAY_IMPORT = {
     "models": set(),
@@ -144,7 +154,7 @@ ORDER = {
         *("native", "engines", "staging", "upload", "push"),
     ),
     "train": (
-        *("arguments", "optim", "checkpoints", "performance", "engine", "tasks"),
+        *("arguments", "performance", "optim", "checkpoints", "engine", "tasks"),
         *("cost_estimate", "verify_run"),
     ),
 }

@@ -146,6 +146,7 @@ def table_of(planned: Any, title: str, tokens: int, proposal: Any, remark: str |
     free = psutil.virtual_memory().available
     fits = "fits" if planned.memory.total < 0.9 * free else "does not fit"
     table.add_row("memory available here", f"{free / 1e6:,.0f} MB; {fits}")
+    table.add_row("precision", planned.precision)
     achieved = planned.tokens_per_second * planned.flops_per_token
     table.add_row("here", f"{planned.tokens_per_second:,.0f} tokens/s ({achieved / 1e9:,.1f} GFLOP/s)")
     table.add_row("time here", _duration(planned.seconds))

@@ -18,12 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ..evaluation.language_modeling import sum_of_losses
-from ..hardware import should_use_bf16
 from ..models.linear_cross_entropy import POSITIONS_PER_CHUNK
 from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
 from .arguments.default_rates import with_default_rates
-from .optim.muon import orthogonalization_dtype
-from .optim.optimizers import build_optimizers, parameter_groups
+from .optim.optimizers import build_optimizers, muon_uses_bf16, parameter_groups
+from .performance.precision import describe_precision, model_width, uses_bf16
 from .tasks.language_modeling.arguments import PretrainingArguments
 from .tasks.language_modeling.build import build_model
 
@@ -84,6 +83,7 @@ class Plan:
         memory: peak memory of a training step.
         tokens_per_second: measured speed of training.
         tokens: number of tokens to train on.
+        precision: "bf16" or "fp32", with the reason for it.
         inactive_parameters: number of parameters of the experts that do not process a token.
     """
 
@@ -92,6 +92,7 @@ class Plan:
     memory: Memory
     tokens_per_second: float
     tokens: int
+    precision: str
     inactive_parameters: int = 0
 
     @property
@@ -202,7 +203,8 @@ def orthogonalizing_bytes(model: PreTrainedModel) -> int:
     numel_by_shape: Counter[torch.Size] = Counter()
     for matrix in parameter_groups(model)["matrices"]:
         numel_by_shape[matrix.shape] += matrix.numel()
-    return max(numel_by_shape.values(), default=0) * max(2 * BYTES, 4 * orthogonalization_dtype(model.device).itemsize)
+    itemsize = 2 if muon_uses_bf16(model) else BYTES
+    return max(numel_by_shape.values(), default=0) * max(2 * BYTES, 4 * itemsize)
 
 
 def make_plan(
@@ -224,7 +226,8 @@ def make_plan(
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     optimizers = build_optimizers(model, args)
-    bf16 = should_use_bf16(args.precision_used)
+    chosen = args.precision_used, model.device, model_width(config)
+    bf16 = uses_bf16(*chosen)
     saved = activation_bytes(model, args.batch_size, context_length, bf16)
     durations: list[float] = []
     while len(durations) <= steps or (sum(durations) < TIMED and len(durations) <= MOST_STEPS):
@@ -242,7 +245,7 @@ def make_plan(
     memory = Memory(weights, weights, optimizer_memory, saved)
     speed = args.batch_size * context_length / seconds
     flops, unused = flops_per_token(config, context_length), inactive_parameters(config)
-    return Plan(model.num_parameters(), flops, memory, speed, tokens, unused)
+    return Plan(model.num_parameters(), flops, memory, speed, tokens, describe_precision(*chosen), unused)
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> int:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scratch_gpt import train_tokenizer
+from scratch_gpt.cache import cache_directory
 from scratch_gpt.data.batching.packing import PackedRows
-from scratch_gpt.data.batching.token_shards import Shard, cache_directory, prepare
+from scratch_gpt.data.batching.token_shards import Shard, prepare
 from scratch_gpt.data.corpora.stories import stories
 from scratch_gpt.data.readers.sources import open_source
 from scratch_gpt.data.readers.tables import ReadOptions

@@ -5,8 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from scratch_gpt import train_tokenizer
-from scratch_gpt.data.batching import token_shards
+from scratch_gpt import cache, train_tokenizer
 from scratch_gpt.data.batching.token_shards import prepare_texts
 from scratch_gpt.data.readers.sources import open_source
 
@@ -45,4 +44,4 @@ def test_disk_error_is_raised_and_leaves_no_files(prepared, tmp_path):
     with pytest.raises(OSError, match="No such file"):
         prepared(progress)
     assert list((tmp_path / "cache" / "shards").iterdir()) == []
-    assert token_shards.cache_directory() == tmp_path / "cache"
+    assert cache.cache_directory() == tmp_path / "cache"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from scratch_gpt import train_tokenizer
-from scratch_gpt.data.batching.token_shards import cache_directory, prepare
+from scratch_gpt.cache import cache_directory
+from scratch_gpt.data.batching.token_shards import prepare
 from scratch_gpt.data.readers.sources import open_source
 
 WORDS = "a few words to learn from, said twice. "

@@ -63,7 +63,7 @@ def test_auto_dtype_is_float32_on_cpu_and_that_of_the_checkpoint_elsewhere():
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("auto", torch.device("cuda")) == "auto"
     assert choose_dtype("float16", torch.device("cpu")) == torch.float16
-    with pytest.raises(ScratchError, match="unknown dtype 'fp8': want one of auto, float32, bfloat16, float16"):
+    with pytest.raises(ScratchError, match="unknown dtype 'fp8': want one of auto, float32, bfloat16, float16, int8"):
         choose_dtype("fp8", torch.device("cpu"))
 
 

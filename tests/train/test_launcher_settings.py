@@ -13,6 +13,7 @@ from helpers.processes import PRETRAIN, TINY_MODEL, run_here
 from helpers.training import metrics, weights
 
 from scratch_gpt.train.engine import launcher_settings
+from scratch_gpt.train.performance.precision import ProductTimes
 from scratch_gpt.train.tasks import FAMILIES, recipe_of
 
 OPTIONS = (*TINY_MODEL, "--tokenizer", "char", "--context_length", "32", "--batch_size", "4", "--num_threads", "1")
@@ -64,27 +65,28 @@ def test_accelerate_launch_with_mixed_precision_bf16_trains_in_bf16(by_argument,
 
 
 def test_no_mixed_precision_of_the_launcher_leaves_the_precision_to_the_arguments(by_argument, tmp_path, monkeypatch):
-    """'no' is also the launcher's default; where `--precision auto` then means bf16, this is said."""
+    """'no' is also the launcher's default; what `--precision auto` then means is said."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     train(tmp_path / "explicit", by_argument / "text.txt", "--precision", "bf16")
     assert losses(tmp_path / "explicit") == losses(by_argument / "bf16")
-    for has_units, said in ((True, 1), (False, 0)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda found=has_units: found)
-        result = train(tmp_path / f"auto{said}", by_argument / "text.txt")
-        assert result.stdout.count("mixed precision bf16, by --precision auto") == said
-        assert losses(tmp_path / f"auto{said}") == losses(by_argument / ("bf16" if has_units else "fp32"))
+    for chosen in ("bf16", "fp32"):
+        monkeypatch.setattr(ProductTimes, "prefers_bf16", chosen == "bf16")
+        result = train(tmp_path / chosen, by_argument / "text.txt")
+        assert result.stdout.count(f"precision: {chosen} (a product of") == 1
+        assert arguments_of(tmp_path / chosen)["precision"] == chosen
+        assert (losses(tmp_path / chosen) == losses(by_argument / "fp32")) is (chosen == "fp32")
 
 
 def test_a_resumed_run_refuses_another_precision_of_the_launcher(by_argument, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     out = by_argument / "auto"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(ProductTimes, "prefers_bf16", False)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("ACCELERATE_MIXED_PRECISION")
         train(out, by_argument / "text.txt")
     result = run_here(PRETRAIN, "--output_dir", str(out), "--resume", check=False)
     assert result.returncode == 2
-    assert "can't change precision auto to bf16" in result.stderr
+    assert "mixed precision bf16 contradicts --precision fp32" in result.stderr
     verified = run_here("scratch-gpt", "verify", str(out))  # in the precision of the run
     assert "bit-equal" in verified.stdout
 

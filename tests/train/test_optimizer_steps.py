@@ -20,7 +20,6 @@ from scratch_gpt import (
     train_tokenizer,
 )
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.hardware import should_use_bf16
 from scratch_gpt.train.arguments.training import TrainingArguments
 from scratch_gpt.train.engine.task import DataState, items_left
 from scratch_gpt.train.optim.optimizers import build_optimizers
@@ -263,32 +262,6 @@ def test_dropout_is_active_in_training_steps_only(tmp_path):
         trainer.state.data = DataState()
         steps.append(trainer._step(iter([first]))[0])
     assert len(set(steps)) == 3, steps
-
-
-# --- precision -------------------------------------------------------------------------------------------
-
-
-def test_bfloat16_is_chosen_if_the_cpu_has_matrix_units(monkeypatch):
-    """Vector instructions are not enough: with them it is slower than float32."""
-    probes = [name for name in dir(torch.cpu) if name.startswith("_is_") and name.endswith("_supported")]
-    assert {"_is_amx_tile_supported", "_is_avx512_bf16_supported", "_is_avx512_supported"} <= set(probes)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for present in (True, False):
-        for name in probes:
-            has = present if name == "_is_amx_tile_supported" else not present
-            monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
-        assert should_use_bf16("auto") is present
-        assert should_use_bf16("bf16")
-        assert not should_use_bf16("fp32")
-
-
-def test_bfloat16_is_not_chosen_if_the_gpu_emulates_it(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert not should_use_bf16("auto")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert should_use_bf16("auto")
 
 
 def test_zero_is_refused_for_positive_settings(tmp_path):

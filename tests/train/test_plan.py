@@ -225,7 +225,7 @@ def test_plan_is_consistent():
 )
 def test_remark_compares_the_ratio_of_tokens_to_parameters(tokens, words):
     plan = make_plan(tiny_config("llama"), PretrainingArguments(batch_size=1, precision="fp32"), 8, tokens=1, steps=1)
-    other = Plan(1_000, plan.flops_per_token, plan.memory, plan.tokens_per_second, tokens)
+    other = Plan(1_000, plan.flops_per_token, plan.memory, plan.tokens_per_second, tokens, plan.precision)
     assert other.remark().startswith(words)
 
 

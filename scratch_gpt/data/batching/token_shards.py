@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from array import array
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from ...cache import cache_directory, make_cache
 from ...errors import ScratchError
 from ...tokenization.special_tokens import end_token_id, unknown_token_id
 from ...tokenization.training import encode_batch
@@ -57,20 +57,6 @@ class Shard:
     utf8_bytes: int
     unknown: int = 0
     scored: np.ndarray | None = None
-
-
-def cache_directory() -> Path:
-    """Return the cache folder: `$SCRATCH_GPT_CACHE`, by default `~/.cache/scratch_gpt`."""
-    return Path(os.environ.get("SCRATCH_GPT_CACHE") or Path.home() / ".cache" / "scratch_gpt")
-
-
-def make_cache(name: str) -> Path:
-    """Create a folder in the cache, and the cache itself, if missing; only their owner can read and write them."""
-    folder = cache_directory() / name
-    cache_directory().parent.mkdir(parents=True, exist_ok=True)
-    for place in (cache_directory(), folder):
-        place.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def prepare(

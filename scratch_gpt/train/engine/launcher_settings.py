@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 
 from ...errors import ScratchError
-from ...hardware import should_use_bf16
 from ..arguments.training import TrainingArguments
 
 A = TypeVar("A", bound=TrainingArguments)
@@ -127,11 +126,6 @@ def describe_launcher_settings(args: TrainingArguments, environment: Mapping[str
     lines = []
     if _precision(args, environment, []) is not None:
         lines.append("mixed precision bf16, as requested by the launcher")
-    elif PRECISION in environment and args.precision == "auto" and should_use_bf16(args.precision_used):
-        lines.append(
-            "mixed precision bf16, by --precision auto: the launcher's 'no' is also its default; --precision fp32 "
-            "turns it off"
-        )
     if _compile(args, environment, []) is not None:
         lines.append("blocks are compiled, as requested by the launcher (dynamo backend inductor)")
     if (steps := _accumulation(args, environment, [])) is not None:

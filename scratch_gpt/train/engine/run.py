@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -119,6 +119,7 @@ def resolve_defaults(job: Job, model_args: Any) -> Job:
     parameters = job.facts.get("parameters", job.model.num_parameters())
     lora = getattr(model_args, "lora_rank", None) is not None
     args, chosen = with_default_rates(job.args, parameters, model_args.init_from is not None, lora)
+    args = replace(args, precision="bf16" if job.accelerator.mixed_precision == "bf16" else "fp32")
     check_optimizer(args, job.accelerator)
     if chosen is not None and job.accelerator.is_main_process:
         print(chosen)
@@ -200,6 +201,8 @@ def run(
         accelerator.init_trackers("scratch_gpt", config=tracker_config(arguments), init_kwargs=TRACKERS)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    # A compiled step rounds differently: whether one is in the cache must not decide what a run samples.
+    cast(Any, model).decoding_compilation = "off"
     try:
         trainer = make_trainer(job, recipe, folder, resume_from)
         finished = describe_resumed(trainer) if resume_from is not None else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import get_available_trackers
@@ -11,8 +12,11 @@ from accelerate.utils import GradientAccumulationPlugin, set_seed
 from transformers.utils import logging
 
 from ...errors import ScratchError, not_installed
-from ...hardware import retain_freed_memory, should_use_bf16, use_all_cores
+from ...hardware import retain_freed_memory, use_all_cores
+from ...hub.loading import open_config
+from ...terminal import SafeConsole
 from ..arguments.training import TrainingArguments
+from ..performance.precision import describe_precision, model_width, share_product_times, uses_bf16
 from .launcher_settings import FSDP, is_set, should_use_cpu
 from .run_directory import check_run_directory
 
@@ -41,10 +45,15 @@ def start_processes() -> PartialState:
     return PartialState(cpu=should_use_cpu(), timeout=PROCESS_GROUP_TIMEOUT)
 
 
-def start(args: TrainingArguments) -> Accelerator:
+def start(args: TrainingArguments, model_args: Any, resume_from: Path | None = None) -> Accelerator:
     """Set up this process for a training run: processes, precision, trackers, threads, memory allocator and seed.
 
     These settings are process-wide: only a training run calls this.
+
+    Args:
+        args: training arguments.
+        model_args: model arguments, for the width of the model, by which the precision is chosen.
+        resume_from: checkpoint to resume from, or None.
 
     Raises:
         ScratchError: the tracker is not installed, the precision is not supported here, FSDP is asked for without an
@@ -53,11 +62,16 @@ def start(args: TrainingArguments) -> Accelerator:
     logging.disable_progress_bar()
     if args.tracker and args.tracker not in [tracker.value for tracker in get_available_trackers()]:
         raise ScratchError(not_installed(args.tracker))
+    state = start_processes()
+    use_all_cores(args.num_threads)
+    width = _width(model_args, resume_from)
+    if state.device.type == "cpu":
+        share_product_times(width)
     try:
         accelerator = Accelerator(
             cpu=should_use_cpu(),  # by default, processes without an accelerator are not joined
             # Else accelerate reads these three from the environment, which `launcher_settings` has done.
-            mixed_precision="bf16" if should_use_bf16(args.precision_used) else "no",
+            mixed_precision="bf16" if uses_bf16(args.precision_used, state.device, width) else "no",
             dynamo_backend="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with=args.tracker,
@@ -69,10 +83,20 @@ def start(args: TrainingArguments) -> Accelerator:
     if is_set(FSDP) and accelerator.distributed_type != DistributedType.FSDP:
         raise ScratchError("accelerate launch asks for FSDP, which needs accelerators: remove --use_fsdp")
     check_optimizer(args, accelerator)
-    use_all_cores(args.num_threads)
     retain_freed_memory()
     set_seed(args.seed, device_specific=True)
+    if args.precision_used == "auto" and state.is_main_process:
+        line = f"precision: {describe_precision('auto', state.device, width)}"
+        SafeConsole().print(line, highlight=False, soft_wrap=True)
     return accelerator
+
+
+def _width(model_args: Any, resume_from: Path | None) -> int:
+    """The width of the model of a run, before it is built or loaded."""
+    origin = resume_from or model_args.init_from
+    if origin is None:
+        return model_args.hidden_size
+    return model_width(open_config(origin, model_args.trust_remote_code))
 
 
 def check_optimizer(args: TrainingArguments, accelerator: Accelerator) -> None:

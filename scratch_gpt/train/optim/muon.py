@@ -17,26 +17,15 @@ import torch
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalization_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 if the device supports it natively, else float32. A CPU that emulates bfloat16 takes forty times as long
-    as for float32."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    else:
-        native = True
-    return torch.bfloat16 if native else torch.float32
-
-
-def orthogonalize(x: torch.Tensor, steps: int) -> torch.Tensor:
+def orthogonalize(x: torch.Tensor, steps: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Approximately orthogonalise matrices by Newton-Schulz iteration, for which bfloat16 is precise enough.
 
     Args:
         x: matrices (N, rows, columns).
         steps: number of iterations.
+        dtype: in which the products are computed, and which the result has.
     """
-    x = x.to(orthogonalization_dtype(x.device))
+    x = x.to(dtype)
     transposed = x.shape[-2] > x.shape[-1]
     if transposed:
         x = x.mT
@@ -61,6 +50,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: decoupled weight decay, multiplied by `lr`.
         momentum: Nesterov momentum.
         ns_steps: number of Newton-Schulz iterations.
+        bf16: whether to iterate in bfloat16 instead of float32; saved with the state, so that a resumed run does the
+            same.
     """
 
     def __init__(
@@ -70,8 +61,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         ns_steps: int = 5,
+        bf16: bool = False,
     ):
-        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, ns_steps=ns_steps))
+        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, ns_steps=ns_steps, bf16=bf16)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -98,7 +91,8 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         directions = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
         matrices = directions.flatten(0, -3)  # (parameters * experts, rows, columns)
-        updates = orthogonalize(matrices, group["ns_steps"]).view(directions.shape)
+        dtype = torch.bfloat16 if group["bf16"] else torch.float32
+        updates = orthogonalize(matrices, group["ns_steps"], dtype).view(directions.shape)
         step_size = group["lr"] * 0.2 * max(parameters[0].shape[-2:]) ** 0.5
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-step_size)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from ..arguments.default_rates import with_default_rates
 from ..arguments.training import TrainingArguments
+from ..performance.precision import model_width, prefers_bf16
 from .muon import Muon
 
 
@@ -30,6 +31,11 @@ def parameter_groups(model: PreTrainedModel) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
+def muon_uses_bf16(model: PreTrainedModel) -> bool:
+    """Whether Muon orthogonalizes the matrices of a model in bfloat16: if its device computes them faster so."""
+    return prefers_bf16(model.device, model_width(model.config))
+
+
 def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[torch.optim.Optimizer]:
     """Build AdamW for all parameters, or Muon (Jordan 2024, kellerjordan.github.io/posts/muon) for the matrices of the
     blocks and AdamW for the rest.
@@ -46,7 +52,7 @@ def build_optimizers(model: PreTrainedModel, args: TrainingArguments) -> list[to
     optimizers: list[torch.optim.Optimizer] = []
     adam_groups = [{"params": plain, "weight_decay": 0.0}]
     if args.optimizer == "muon" and groups["matrices"]:
-        optimizers.append(Muon([decayed], lr=args.muon_learning_rate))
+        optimizers.append(Muon([decayed], lr=args.muon_learning_rate, bf16=muon_uses_bf16(model)))
     elif groups["matrices"]:
         adam_groups.append(decayed)
     betas = (args.adam_beta1, args.adam_beta2)

@@ -17,7 +17,8 @@ from accelerate import Accelerator, PartialState
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ...data.batching.token_shards import Shard, cache_directory, make_cache, prepare_texts
+from ...cache import cache_directory, make_cache
+from ...data.batching.token_shards import Shard, prepare_texts
 from ...data.readers import text
 from ...data.readers.corpus import Corpus, Origin
 from ...data.readers.sources import Source, open_source

@@ -57,7 +57,7 @@ def prepare(
     """
     origin = resume_from or model_args.init_from
     found, names = _read(data, model_args, args, origin)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     check_sharding(Classification, accelerator)
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, found, origin)

@@ -56,7 +56,7 @@ def prepare(
         resume_from: checkpoint to resume from, or None.
     """
     source, validation = _read(data, model_args, args)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     check_sharding(Distillation, accelerator)
     with accelerator.main_process_first():
         tokenizer, teacher = _load_teacher(model_args)

@@ -49,7 +49,7 @@ def prepare(
         resume_from: checkpoint to resume from, or None.
     """
     found = _read(data, model_args, args)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
         tokenizer = load_chat_tokenizer(model_args, resume_from)

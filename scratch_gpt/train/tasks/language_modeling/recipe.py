@@ -56,7 +56,7 @@ def prepare(
     """
     origin = resume_from or model_args.init_from
     source, validation = _read(data, model_args, args, is_new=origin is None)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
         model, context_length = load_or_build_model(model_args, tokenizer, origin)

@@ -54,7 +54,7 @@ def prepare(
         resume_from: checkpoint to resume from, or None.
     """
     found = _read(data, model_args, args)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     check_sharding(PolicyGradient, accelerator)
     args = args.resolve_defaults(accelerator.num_processes)
     assert data.reward is not None

@@ -56,7 +56,7 @@ def prepare(
     """
     _check_model(model_args)
     found = _read(data, args)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     with accelerator.main_process_first():
         tokenizer = load_chat_tokenizer(model_args, resume_from)
         tuned = _load_model(model_args, tokenizer, resume_from, accelerator)

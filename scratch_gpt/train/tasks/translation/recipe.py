@@ -49,7 +49,7 @@ def prepare(
     scores = signatures()  # before anything is read: sacrebleu can be missing
     origin = resume_from or model_args.init_from
     found = _read(data, model_args, args, resume_from)
-    accelerator = start(args)
+    accelerator = start(args, model_args, resume_from)
     check_sharding(Translation, accelerator)
     with accelerator.main_process_first():
         tokenizers = _load_or_train_tokenizers(data, model_args, found, origin)

@@ -1,0 +1,20 @@
+"""The cache folder: prepared data, trained tokenizers, compiled code, and measurements of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """Return the cache folder: `$SCRATCH_GPT_CACHE`, by default `~/.cache/scratch_gpt`."""
+    return Path(os.environ.get("SCRATCH_GPT_CACHE") or Path.home() / ".cache" / "scratch_gpt")
+
+
+def make_cache(name: str) -> Path:
+    """Create a folder in the cache, and the cache itself, if missing; only their owner can read and write them."""
+    folder = cache_directory() / name
+    cache_directory().parent.mkdir(parents=True, exist_ok=True)
+    for place in (cache_directory(), folder):
+        place.mkdir(mode=0o700, exist_ok=True)
+    return folder

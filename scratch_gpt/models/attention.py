@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from .compatibility import attention_function, update_cache
 from .feed_forward import OutputProjection
 from .normalization import build_norm
+from .packing import PackedMask, packed_attention
 from .positions import apply_rotary
 
 
@@ -108,7 +109,8 @@ class ScratchAttention(nn.Module):
             hidden_states: (B, T, C).
             position_embeddings: cosines and sines, each (B, T, R/2), that rotate the queries and, in self-attention,
                 the keys.
-            attention_mask: additive mask, broadcastable to (B, H, T, S), or what the attention function takes instead.
+            attention_mask: additive mask, broadcastable to (B, H, T, S), or what the attention function takes instead;
+                a `PackedMask` if the hidden states are a packed row.
             cache: keys and values of earlier tokens (and of the source), which is updated in place.
             key_value_states: states to attend to in cross-attention (B, S, C).
             key_position_embeddings: cosines and sines, each (B, S, R/2), that rotate the keys in cross-attention.
@@ -128,7 +130,9 @@ class ScratchAttention(nn.Module):
         else:
             key, value = self._source_keys_and_values(key_value_states, key_position_embeddings, cache)  # (B, G, S, D)
 
-        attention = attention_function(self.config, eager_attention_forward)
+        attention: Any = attention_function(self.config, eager_attention_forward)
+        if isinstance(attention_mask, PackedMask):
+            attention = packed_attention
         attended, weights = attention(  # (B, T, H, D)
             self,
             query,

@@ -24,6 +24,7 @@ from .feed_forward import ACTIVATIONS
 from .linear_cross_entropy import scored_items, token_loss
 from .ngram_embedding import NgramEmbedding
 from .normalization import build_norm
+from .packing import pack_texts
 from .positions import build_positions, build_rotary, check_length, count_positions, rotary_by_layer_type
 from .pretrained_model import ScratchPreTrainedModel
 from .relative_positions import bidirectional_masks, build_relative_bias
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
+    from .hooks import has_no_hooks  # noqa: F401
     from .preset_descriptions import ENCODERS  # noqa: F401
 POOLER_ACTIVATIONS = {"tanh": torch.tanh, **ACTIVATIONS}
 
@@ -114,7 +116,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Compute hidden states.
+        """Compute hidden states. In inference on a CPU, padding is not computed (packing.py) and its states are 0.
 
         Args:
             input_ids: token ids (B, T). Either these or `inputs_embeds`.
@@ -143,9 +145,15 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         elif self.embed_ngrams or self.token_weights is not None:
             raise ValueError("this model has n-gram embeddings or token weights and needs input_ids")
         check_length(self.config, inputs_embeds.shape[1])
-        masks = bidirectional_masks(self.config, self.relative_bias, inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = count_positions(inputs_embeds, attention_mask)
+        packed = pack_texts(self, inputs_embeds, attention_mask, kwargs) if self.layers else None
+        if packed is None:
+            masks = bidirectional_masks(self.config, self.relative_bias, inputs_embeds, attention_mask)
+        else:
+            masks = packed.masks(bidirectional_masks(self.config, self.relative_bias, inputs_embeds[:1], None))
+            inputs_embeds, position_ids = packed.pack(inputs_embeds), packed.pack(position_ids)  # (1, N, C), (1, N)
+            token_type_ids = None if token_type_ids is None else packed.pack(token_type_ids)
 
         hidden_states = inputs_embeds
         if self.embed_token_types is not None:
@@ -168,6 +176,8 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
                 **kwargs,
             )
         hidden_states = self.norm(hidden_states)
+        if packed is not None:
+            hidden_states = packed.unpack(hidden_states)  # (B, T, C)
         pooled = None if self.pooler is None else self.pooler(self.pool(hidden_states, attention_mask))  # (B, C)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 

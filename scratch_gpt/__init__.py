@@ -33,6 +33,7 @@ _LAZY = {
     "ScratchBigramForCausalLM": "models.modeling_scratch_bigram",
     "import_native": "hub.native.convert",
     "export_native": "hub.native.convert",
+    "quantize_int8": "models.int8_linear",
     "train_tokenizer": "tokenization.training",
 }
 __all__ = ["__version__", *sorted(_LAZY)]
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .models.configuration_scratch_encoder import ScratchEncoderConfig
     from .models.configuration_scratch_gpt import ScratchGPTConfig
     from .models.configuration_scratch_seq2seq import ScratchSeq2SeqConfig
+    from .models.int8_linear import quantize_int8
     from .models.modeling_scratch_bigram import ScratchBigramForCausalLM
     from .models.modeling_scratch_encoder import (
         ScratchEncoderForMaskedLM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -67,8 +67,18 @@ Device = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Data type of the weights: 'float32', 'bfloat16', 'float16', or 'auto', the checkpoint's on an "
-        "accelerator and float32 on a CPU."
+        help="Data type of the weights: 'float32', 'bfloat16', 'float16'; on a CPU also 'int8', for the linear layers, "
+        "with a scale per row (the checkpoint stays as it is); or 'auto', the checkpoint's on an accelerator and "
+        "float32 on a CPU."
+    ),
+]
+
+
+Compile = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        help="Compile the decoding step, on a CPU: 'auto', if it was compiled before (it is kept in the cache), or if "
+        "that saves more time than it takes, which is about half a minute; 'on' or 'off'."
     ),
 ]
 
@@ -90,15 +100,19 @@ def open_model(name: str, trust_remote_code: bool = False, device: str = "cpu", 
     from transformers.utils import logging
 
     from ..auto import register
-    from ..hardware import use_all_cores
+    from ..hardware import retain_freed_memory, use_all_cores
     from ..hub.loading import check_vocabulary, choose_device, choose_dtype, load_model, match_padding, open_tokenizer
+    from ..hub.quantization import quantize_loaded
 
     chosen = choose_device(device)
-    kind = choose_dtype(dtype, chosen)
+    kind = choose_dtype("float32" if dtype == "int8" else dtype, chosen)
     register()
     logging.disable_progress_bar()
     use_all_cores()
+    retain_freed_memory()
     model = load_model(name, trust_remote_code, device=chosen, dtype=kind).eval()
+    if dtype == "int8":
+        model = quantize_loaded(model, name)
     tokenizer = open_tokenizer(name, trust_remote_code=trust_remote_code, needs_end=model.can_generate())
     check_vocabulary(tokenizer, model.config.vocab_size)
     match_padding(model, tokenizer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import Device, Dtype, Model, Trust, app
+from .app import Compile, Device, Dtype, Model, Trust, app
 from .sampling import (
     MaxNewTokens,
     Seed,
@@ -45,6 +45,7 @@ def chat(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    compile: Compile = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
     """Talk to a model at the terminal, with its chat template; answers are streamed.
@@ -68,6 +69,7 @@ def chat(
     from ..tokenization.chat import read_chat_template
 
     opened, tokenizer = open_generator(model, trust_remote_code, device, dtype)
+    opened.decoding_compilation = compile
     if chat_template is not None:
         read_chat_template(tokenizer, chat_template)
     if tokenizer.chat_template is None:

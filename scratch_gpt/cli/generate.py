@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import Device, Dtype, Model, Trust, app, refuse_unused
+from .app import Compile, Device, Dtype, Model, Trust, app, refuse_unused
 from .sampling import (
     MaxNewTokens,
     Seed,
@@ -44,6 +44,7 @@ def generate(
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    compile: Compile = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
     """Generate text and stream it to standard output.
@@ -74,6 +75,7 @@ def generate(
         if not prompts:
             raise ScratchError(f"{prompt_file} contains no prompt")
     opened, tokenizer = open_generator(model, trust_remote_code, device, dtype)
+    opened.decoding_compilation = compile
     if chat_template and tokenizer.chat_template is None:
         raise ScratchError(f"{model} has no chat template: omit --chat_template")
     chats = bool(prompts) and tokenizer.chat_template is not None and chat_template is not False

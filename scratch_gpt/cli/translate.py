@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .app import Device, Dtype, Trust, app, open_translator, refuse_unused
+from .app import Compile, Device, Dtype, Trust, app, open_translator, refuse_unused
 from .texts import one_line, print_data, read_texts, report_texts
 
 
@@ -47,6 +47,7 @@ def translate(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    compile: Compile = "auto",
     trust_remote_code: Trust = False,
 ) -> None:
     """Translate sentences, or a file.
@@ -66,6 +67,7 @@ def translate(
         raise ScratchError("--attention plots one sentence: give exactly one")
     texts = read_texts(text, file)
     opened, tokenizers = open_translator(model, trust_remote_code, device, dtype)
+    opened.decoding_compilation = compile
     if (num_beams or opened.generation_config.num_beams or 1) == 1:
         refuse_unused(context, {"length_penalty": "without beam search"})
     report_texts(tokenizers.source, texts, opened.config.max_position_embeddings)

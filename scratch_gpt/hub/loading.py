@@ -94,7 +94,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | Literal["auto
     if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     if name not in DTYPES:
-        raise ScratchError(f"unknown dtype {name!r}: want one of auto, {', '.join(DTYPES)}")
+        raise ScratchError(f"unknown dtype {name!r}: want one of auto, {', '.join(DTYPES)}, int8")
     return DTYPES[name]
 
 

@@ -54,17 +54,25 @@ class KeyValueBuffer:
             that it attends to, with its own, each (B, G, S, D); and the mask of the scores, broadcastable to
             (B, G, H / G, S), or None.
         """
-        index = self.end
-        first = 0 if self.window is None else max(0, index + 1 - self.window)
+        index, first = self.advance()
         length = index + 1 - first
         new = self.buffer.narrow(4, index, 1).permute(1, 2, 0, 3, 4, 5).unbind()
-        keys, values = self.keys.narrow(3, first, length).unbind(), self.values.narrow(3, first, length).unbind()
-        self.end = index + 1
+        keys, values = (half.unbind() for half in self.buffer.narrow(4, first, length).unbind())
         mask = None if self.mask is None else self.mask.narrow(3, first, length)
         if bias is not None:
             bias = bias[..., bias.shape[3] - length :]
             mask = bias if mask is None else mask + bias
         return zip(new, keys, values), mask  # noqa: B905  (of equal length; checking it would cost time in each step)
+
+    def advance(self) -> tuple[int, int]:
+        """Append a token; return its index, and that of the first token to which it attends."""
+        index = self.end
+        self.end = index + 1
+        return index, 0 if self.window is None else max(0, index + 1 - self.window)
+
+    def write(self, new: torch.Tensor) -> None:
+        """Write the keys and values of the token that was appended last, (2, blocks, B, G, D)."""
+        self.buffer.select(4, self.end - 1).copy_(new)
 
     def grow(self) -> None:
         """Double the capacity. With a window, up to its limit; then discard the tokens that are out of reach."""
@@ -80,10 +88,11 @@ class KeyValueBuffer:
             self.mask = F.pad(self.mask[..., self.end - kept : self.end], (0, self.capacity - kept))
         self.end = kept
 
-    def reorder(self, rows: torch.Tensor) -> None:
-        """Continue with these rows (B,)."""
-        for cached in self.buffer[..., : self.end, :].flatten(0, 1):  # one by one: all at once takes twice as long
-            cached.copy_(cached.index_select(0, rows))
+    def replace(self, rows: torch.Tensor, others: torch.Tensor) -> None:
+        """Replace rows by copies of others, each (moved,)."""
+        if len(rows):
+            for cached in self.buffer[..., : self.end, :].flatten(0, 1):  # (B, G, end, D); all at once takes longer
+                cached.index_copy_(0, rows, cached.index_select(0, others))
 
     def _allocate(self, cached: list, capacity: int) -> None:
         """Allocate memory for `capacity` tokens, and copy the cached keys and values, each (B, G, tokens, D)."""

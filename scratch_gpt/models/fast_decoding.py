@@ -13,100 +13,24 @@ Dimension letters: B rows, H query heads, G key-value heads, D head size, R rota
 S cached tokens, V vocabulary.
 """
 
-from collections.abc import Callable
+import time
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from .block import TransformerBlock
-from .decoding_attention import Rotary, StepCrossAttention, StepSelfAttention
-from .decoding_cache import KeyValueBuffer, LayerViews, additive_mask
-from .functional_layers import Function, functional_feed_forward, functional_linear, functional_norm
-from .positions import RotaryEmbeddings, SinusoidalPositions, check_length
-
-Step = Callable[[torch.Tensor, LayerViews, Rotary | None, torch.Tensor | None], torch.Tensor]
-
-
-def block_step(
-    block: TransformerBlock,
-    attention: StepSelfAttention,
-    cross_attention: StepCrossAttention | None,
-    like: torch.Tensor,
-) -> Step:
-    """A block, for one token per row, as a function of the hidden states (B, C), and of the cached keys and values, the
-    rotary positions and the mask of `StepSelfAttention.step`; it returns hidden states (B, C).
-
-    Args:
-        block: the module.
-        attention: its self-attention.
-        cross_attention: its cross-attention, or None.
-        like: a tensor of the model's dtype, on its device.
-    """
-
-    def norm(name: str) -> Function | None:
-        module = getattr(block, name)
-        return None if module is None else functional_norm(module, like)
-
-    feed_forward, post_norm = functional_feed_forward(block.mlp), block.post_norm
-    input_norm, mlp_norm = norm("input_layernorm"), norm("post_attention_layernorm")
-    if block.parallel_residual:
-        return parallel_step(attention.step, feed_forward, input_norm, mlp_norm)
-    attend = residual_branch(attention.step, input_norm, norm("attn_output_layernorm"), post_norm)
-    feed_forward = residual_branch(feed_forward, mlp_norm, norm("mlp_output_layernorm"), post_norm)
-    if cross_attention is None:
-        return lambda x, cached, rotary, mask: feed_forward(attend(x, *cached, rotary, mask))
-    cross_attend = residual_branch(cross_attention.step, norm("cross_attn_layernorm"), None, post_norm)
-    return lambda x, cached, rotary, mask: feed_forward(cross_attend(attend(x, *cached, rotary, mask), rotary))
-
-
-def residual_branch(
-    branch: Callable[..., torch.Tensor], norm: Function | None, output_norm: Function | None, post_norm: bool
-) -> Callable[..., torch.Tensor]:
-    """A residual branch as a function of hidden states (B, C) and of the further arguments of the branch.
-
-    Args:
-        branch: the branch itself.
-        norm: norm of its input or, if `post_norm`, of the sum; None without one.
-        output_norm: norm of its output, or None.
-        post_norm: whether the sum is normalized.
-    """
-    if post_norm and norm is not None:
-        return lambda x, *inputs: norm(branch(x, *inputs).add_(x))
-    if norm is None and output_norm is None:
-        return lambda x, *inputs: branch(x, *inputs).add_(x)
-    if norm is None:
-        return lambda x, *inputs: output_norm(branch(x, *inputs)).add_(x)  # type: ignore[misc]
-    if output_norm is None:
-        return lambda x, *inputs: branch(norm(x), *inputs).add_(x)
-    return lambda x, *inputs: output_norm(branch(norm(x), *inputs)).add_(x)
-
-
-def parallel_step(
-    attend: Callable[..., torch.Tensor], feed_forward: Function, norm: Function | None, mlp_norm: Function | None
-) -> Step:
-    """A parallel block as the function that `block_step` returns.
-
-    Args:
-        attend, feed_forward: the two branches.
-        norm: norm of the first branch's input, or None.
-        mlp_norm: norm of the second branch's input; None if it is that of the first.
-    """
-
-    def step(x: torch.Tensor, cached: LayerViews, rotary: Rotary | None, mask: torch.Tensor | None) -> torch.Tensor:
-        attn_input = x if norm is None else norm(x)
-        mlp_input = attn_input if mlp_norm is None else mlp_norm(x)
-        return attend(attn_input, *cached, rotary, mask).add_(feed_forward(mlp_input)).add_(x)
-
-    return step
+from .compiled_step import find_compiler
+from .decoding_attention import Rotary, Source
+from .decoding_cache import KeyValueBuffer, additive_mask
+from .decoding_step import DecodingStep, distinct_rotary_embeddings, distinct_windows
+from .positions import SinusoidalPositions, check_length
+from .step_threads import is_small, threads
 
 
 class StepDecoder:
-    """Decodes token by token after the prefill.
-
-    In beam search it takes the place of the cache in transformers' loop, so it has `reorder_cache`.
-    """
+    """Decodes token by token after the prefill."""
 
     def __init__(
         self,
@@ -117,6 +41,7 @@ class StepDecoder:
         attention_mask: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
         beams: int = 1,
+        remaining: int = 0,
     ):
         """Args:
         model, trunk: the model with its head, and its stack of causal blocks.
@@ -125,8 +50,9 @@ class StepDecoder:
         attention_mask: 1 for tokens of the prompt and 0 for padding (B, S); None without padding.
         source_mask: the same for the source.
         beams: number of consecutive rows with the same source.
+        remaining: largest number of steps, by which compiling the step is worth it or not.
         """
-        self.config, self.trunk = model.config, trunk
+        self.model, self.config, self.trunk, self.beams = model, model.config, trunk, beams
         self.max_positions = self.config.max_position_embeddings  # a copy: reading attributes of a config is slow
         self_attention_cache: Any = getattr(cache, "self_attention_cache", cache)
         self.cached = self_attention_cache.get_seq_length()  # number of cached tokens, S
@@ -143,45 +69,36 @@ class StepDecoder:
         if self.embed_ngrams is not None:  # the last layer of the cache holds the tokens
             ids = self_attention_cache.layers.pop().keys[:, 0, :, 0]  # (B, S)
             self.previous_tokens = self.embed_ngrams.last_tokens(ids, self.position, attention_mask)
-        self.embed_scale = getattr(trunk, "embed_scale", 1.0)
-        self.embedding_norm = None if trunk.embedding_norm is None else functional_norm(trunk.embedding_norm, like)
-        self.final_norm, self.lm_head = functional_norm(trunk.norm, like), functional_linear(model.lm_head)
-        self.softcapping = getattr(self.config, "final_logit_softcapping", None)
 
         mask = None if attention_mask is None else additive_mask(attention_mask, like.dtype)
         windows = [block.self_attn.sliding_window for block in trunk.layers]
-        distinct_windows = list(dict.fromkeys(windows))
         prompt = [(layer.keys, layer.values) for layer in self_attention_cache.layers]
         self.buffers = [
             KeyValueBuffer(
                 [kv for kv, its_window in zip(prompt, windows, strict=True) if its_window == window], mask, window
             )
-            for window in distinct_windows
+            for window in distinct_windows(trunk)
         ]
         self.position_capacity = self.cached + self.buffers[0].free  # positions in the tables, without the offset
         self.next_growth = self.position_capacity  # number of cached tokens at which a buffer or the tables are full
-        embeddings = [rotary_embedding(trunk, block) for block in trunk.layers]
-        self.rotary_embeddings = list(dict.fromkeys(embeddings))  # distinct ones; None stands for no rotary positions
         self.build_position_tables(like)
 
         source: Any = getattr(cache, "cross_attention_cache", None)
-        source_layers = [None] * len(trunk.layers) if source is None else source.layers
         source_mask = None if source_mask is None else additive_mask(source_mask[::beams], like.dtype)
-        use_matmul = like.device.type == "cpu" and like.dtype == torch.float32 and len(like) > 1
-        # Of each block: its step, and the indices of its buffer and of its rotary positions.
-        self.blocks: list[tuple[Step, int, int]] = []
-        for i, block in enumerate(trunk.layers):
-            rotated = None if embeddings[i] is None else 2 * len(embeddings[i].inv_freq)
-            cross_attention = None
-            if (layer := source_layers[i]) is not None:
-                source_rotated = rotated if self.config.cross_attention_rotary else None
-                cross_attention = StepCrossAttention(
-                    block.cross_attn, layer.keys, layer.values, source_mask, beams, source_rotated
-                )
-            self_attention = StepSelfAttention(block.self_attn, use_matmul, rotated)
-            step = block_step(block, self_attention, cross_attention, like)
-            indices = distinct_windows.index(windows[i]), self.rotary_embeddings.index(embeddings[i])
-            self.blocks.append((step, *indices))
+        self.sources: list[Source | None] = [None] * len(trunk.layers)
+        if source is not None:  # the same for all beams of a source
+            keys_and_values = [(layer.keys[::beams], layer.values[::beams]) for layer in source.layers]
+            self.sources = [(keys.contiguous(), values.contiguous(), source_mask) for keys, values in keys_and_values]
+        self.remaining = remaining
+        self.one_thread = like.device.type == "cpu" and is_small(model, len(like))
+        self.compiler = find_compiler(self, model, beams)
+        self.compiled = None if self.compiler is None else self.compiler.find()
+
+    @cached_property
+    def compute(self) -> DecodingStep:
+        """The readable step; built when it is needed, since a compiled one makes it unnecessary."""
+        keys = self.buffers[0].keys[0]
+        return DecodingStep(self.model, self.trunk, keys, len(keys), self.beams)
 
     def build_position_tables(self, like: torch.Tensor) -> None:
         """Position embeddings, rotary cosines and sines, and relative positions of all positions within the capacity,
@@ -192,7 +109,7 @@ class StepDecoder:
         if isinstance(embed_positions, SinusoidalPositions):
             self.position_embeddings = embed_positions(positions).to(like.dtype)  # (positions, C)
         self.rotary: list[Rotary | None] = []
-        for embedding in self.rotary_embeddings:
+        for embedding in distinct_rotary_embeddings(self.trunk):
             if embedding is None:
                 self.rotary.append(None)
                 continue
@@ -213,6 +130,8 @@ class StepDecoder:
             self.position_capacity *= 2
             self.build_position_tables(self.buffers[0].keys)
         self.next_growth = min(self.position_capacity, *(self.cached + buffer.free for buffer in self.buffers))
+        if self.compiled is not None:
+            self.compiled.inputs.refresh()
 
     def step(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Append one token to each row, token ids (B,), and return the logits of the next one (B, V).
@@ -225,37 +144,30 @@ class StepDecoder:
             check_length(self.config, index + 1)
         if index == self.next_growth:
             self.grow_buffers()
-        x = F.embedding(token_ids, self.trunk.embed_tokens.weight)  # (B, C)
+        ngrams = None
         if self.embed_ngrams is not None:
-            x = x + self.embed_ngrams(self.embed_ngrams.bucket_ids(token_ids[:, None], self.previous_tokens))[:, 0]
+            buckets = self.embed_ngrams.bucket_ids(token_ids[:, None], self.previous_tokens)
+            ngrams = self.embed_ngrams(buckets)[:, 0]
             self.previous_tokens = torch.cat((self.previous_tokens[:, 1:], token_ids[:, None]), dim=1)
-        if self.embed_scale != 1.0:
-            x = x * self.embed_scale
-        if self.position_embeddings is not None:
-            x = x + self.position_embeddings[position]
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+        if self.compiled is not None:
+            logits = self.compiled(token_ids, ngrams)
+            self.cached, self.position = index + 1, position + 1
+            return logits
+        started = time.perf_counter()
+        positions = None if self.position_embeddings is None else self.position_embeddings[position]
         rotary = [None if table is None else (table[0][position], table[1][position]) for table in self.rotary]
         caches = [buffer.append(self.relative_bias) for buffer in self.buffers]
-        for step, buffer_idx, rotary_idx in self.blocks:
-            layers, mask = caches[buffer_idx]
-            x = step(x, next(layers), rotary[rotary_idx], mask)
         self.cached, self.position = index + 1, position + 1
-        logits = self.lm_head(self.final_norm(x))  # (B, V)
-        if self.softcapping is not None:
-            logits = self.softcapping * torch.tanh(logits / self.softcapping)
+        with threads(1) if self.one_thread else nullcontext():
+            logits = self.compute(token_ids, ngrams, positions, rotary, caches, self.sources)
+        if self.compiler is not None:
+            self.compiled = self.compiler.consider(time.perf_counter() - started)
         return logits
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Continue with these rows (B,). The source is not reordered: beams stay with their source."""
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Continue with these rows (B,), which have the same source as those that they replace."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         for buffer in self.buffers:
-            buffer.reorder(beam_idx)
+            buffer.replace(moved, rows[moved])
         if self.embed_ngrams is not None:
-            self.previous_tokens = self.previous_tokens[beam_idx]
-
-
-def rotary_embedding(trunk: Any, block: TransformerBlock) -> Any:
-    """The rotary embedding of a block; None if it has no rotary positions."""
-    if block.rotary_type is None or not isinstance(trunk.rotary_emb, RotaryEmbeddings):
-        return None if block.rotary_type is None else trunk.rotary_emb
-    return trunk.rotary_emb[block.rotary_type]
+            self.previous_tokens = self.previous_tokens[rows]

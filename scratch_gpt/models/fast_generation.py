@@ -14,12 +14,12 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin, MaxLengthCriteria
 
 from .attention import ScratchAttention
+from .beam_search import Beams
 from .block import TransformerBlock
 from .compatibility import (
     CACHE,
     LOOP_INPUTS,
     BaseGenerationMixin,
-    OutputRecorder,
     cache_of,
     create_masks_for_generate,
 )
@@ -27,6 +27,8 @@ from .dropout import Dropout
 from .experts import Experts, MixtureOfExperts, Router
 from .fast_decoding import StepDecoder
 from .feed_forward import FeedForward, OutputProjection
+from .hooks import has_no_hooks
+from .int8_linear import Int8Linear
 from .ngram_embedding import NgramEmbedding
 from .normalization import LayerNorm, RMSNorm
 from .positions import RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions
@@ -34,7 +36,7 @@ from .relative_positions import RelativePositionBias
 
 # Modules that fast decoding supports; a model with any other module (LoRA, a quantized layer) is left to transformers.
 SUPPORTED_MODULES = (
-    *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, LayerNorm, RMSNorm, Dropout),
+    *(nn.ModuleList, nn.Embedding, nn.Linear, nn.Identity, OutputProjection, Int8Linear, LayerNorm, RMSNorm, Dropout),
     *(TransformerBlock, ScratchAttention, FeedForward, MixtureOfExperts, Router, Experts),
     *(RotaryEmbedding, RotaryEmbeddings, SinusoidalPositions, RelativePositionBias, NgramEmbedding),
 )
@@ -57,29 +59,27 @@ class FastGenerationMixin(BaseGenerationMixin):
     """`generate` with fast decoding where it is supported. A model class defines `decoding_trunk`, its stack of causal
     blocks."""
 
-    # The two calls of `super` ignore types: transformers annotates `self` as both a model and the mixin.
+    # Calls of transformers' methods ignore types: it annotates `self` as both a model and the mixin.
     config: Any
     decoding_trunk: Any
     create_masks_for_generate = staticmethod(create_masks_for_generate)
-
-    def _prefill(self, input_ids, generation_config, model_kwargs, *args, **kwargs):
-        """Run the prompt through the model; for beam search, replace the cache by a `StepDecoder`."""
-        outputs = super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
-        if generation_config.num_beams > 1 and supports_fast_path(self, input_ids, generation_config, model_kwargs):
-            setattr(outputs, CACHE, self._step_decoder(cache_of(outputs), generation_config, model_kwargs))
-        return outputs
+    # Whether `generate` compiles its step on a CPU: "auto", where it saves more time than it takes; "on" or "off".
+    decoding_compilation = "auto"
 
     def _step_decoder(self, cache, generation_config, model_kwargs) -> StepDecoder:
         mask = model_kwargs.get("attention_mask")
         mask = None if mask is None or bool(mask.all()) else mask
         if self.config.is_encoder_decoder:
             rows = max(generation_config.num_beams, generation_config.num_return_sequences)
-            decoder = StepDecoder(self, self.decoding_trunk, cache, source_mask=mask, beams=rows)
+            decoder = StepDecoder(
+                self, self.decoding_trunk, cache, source_mask=mask, beams=rows, remaining=generation_config.max_length
+            )
         else:
             position_ids = model_kwargs.get("position_ids")
             if position_ids is None and mask is not None:  # `generate` of transformers 5.1 does not keep them
                 position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
-            decoder = StepDecoder(self, self.decoding_trunk, cache, position_ids, mask)
+            remaining = generation_config.max_length - getattr(cache, "self_attention_cache", cache).get_seq_length()
+            decoder = StepDecoder(self, self.decoding_trunk, cache, position_ids, mask, remaining=remaining)
         # The decoder has copied the keys and values; `generate` keeps a reference to the cache until it returns.
         getattr(cache, "self_attention_cache", cache).layers.clear()
         return decoder
@@ -99,7 +99,7 @@ class FastGenerationMixin(BaseGenerationMixin):
             return super()._sample(  # type: ignore[misc]
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **kwargs
             )
-        outputs = self._prefill(input_ids, generation_config, kwargs)
+        outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]
         logits, decoder = outputs.logits[:, -1], None
         max_length, criteria = split_criteria(stopping_criteria)
         pad_finished = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
@@ -109,7 +109,7 @@ class FastGenerationMixin(BaseGenerationMixin):
             if generation_config.do_sample:
                 tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
             else:
-                tokens = scores.max(dim=-1).indices  # `argmax` takes three times as long on a CPU
+                tokens = largest(scores)
             if pad_finished:
                 tokens = torch.where(finished, generation_config._pad_token_tensor, tokens)
             input_ids = torch.cat((input_ids, tokens[:, None]), dim=-1)
@@ -125,6 +125,35 @@ class FastGenerationMixin(BaseGenerationMixin):
         if streamer is not None:
             streamer.end()
         return input_ids
+
+    def _beam_search(
+        self, input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus=False, **kwargs
+    ):
+        """Beam search: transformers' `_beam_search`, with `StepDecoder.step` in place of the model."""
+        supported = supports_fast_path(self, input_ids, generation_config, kwargs)
+        if synced_gpus or generation_config.low_memory or not supported:
+            return super()._beam_search(  # type: ignore[misc]
+                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, **kwargs
+            )
+        outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]
+        logits, decoder = outputs.logits[:, -1], None
+        beams = Beams(input_ids, stopping_criteria, generation_config)
+        while True:
+            scores = torch.log_softmax(logits.float(), dim=-1)
+            rows = beams.advance(logits_processor(beams.running, scores))
+            if beams.done:
+                return beams.best()
+            if decoder is None:
+                decoder = self._step_decoder(cache_of(outputs), generation_config, kwargs)
+            decoder.reorder(rows)
+            logits = decoder.step(beams.running[:, -1])
+
+
+def largest(scores: torch.Tensor) -> torch.Tensor:
+    """The index of the largest score of each row, (B, V) to (B,)."""
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=-1)
+    return torch.from_numpy(scores.numpy().argmax(axis=-1))  # torch takes five times as long on a CPU
 
 
 def split_criteria(criteria: Any) -> tuple[float, list[Any]]:
@@ -210,15 +239,3 @@ def has_original_modules(block: Any, index: int) -> bool:
     modules = [(getattr(block, name), classes) for name, classes in BLOCK_MODULES.items()]
     original = all(module is None or type(module) in classes for module, classes in modules)
     return original and block.self_attn.layer_idx == index
-
-
-def has_no_hooks(module: nn.Module) -> bool:
-    """Whether a module is in evaluation mode, has no hooks (except those with which transformers records outputs), the
-    `forward` of its class, and only weights of type `nn.Parameter`."""
-    forward = type(module).forward.__get__(module)
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    if any(hook.__module__ != OutputRecorder.__module__ for hook in hooks) or module.forward != forward:
-        return False
-    if module.training:
-        return False
-    return all(type(weight) is nn.Parameter for weight in module._parameters.values() if weight is not None)

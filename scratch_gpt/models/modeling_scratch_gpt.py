@@ -28,7 +28,6 @@ from .compatibility import cache_argument, cache_of, head_forward, is_paged, tru
 from .configuration_scratch_gpt import ScratchGPTConfig
 from .dropout import Dropout
 from .experts import check_router_gradient, load_balancing_loss
-from .fast_decoding import StepDecoder
 from .fast_generation import FastGenerationMixin
 from .linear_cross_entropy import next_token_labels, scored_items, token_loss
 from .ngram_embedding import NgramEmbedding, check_ngram_inputs
@@ -40,12 +39,21 @@ from .relative_positions import build_relative_bias, causal_masks
 if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy only the files that this one names
     from .attention import ScratchAttention  # noqa: F401
     from .autocast import computed_dtype  # noqa: F401
+    from .beam_search import Beams  # noqa: F401
+    from .compiled_step import StepCompiler  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
     from .decoding_attention import StepSelfAttention  # noqa: F401
     from .decoding_cache import KeyValueBuffer  # noqa: F401
+    from .decoding_step import DecodingStep  # noqa: F401
+    from .fast_decoding import StepDecoder  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
     from .functional_layers import functional_linear  # noqa: F401
+    from .hooks import has_no_hooks  # noqa: F401
+    from .int8_linear import Int8Linear  # noqa: F401
+    from .packing import PackedTexts  # noqa: F401
     from .preset_descriptions import DECODERS  # noqa: F401
+    from .step_threads import StepThreads  # noqa: F401
+    from .traced_step import TracedStep  # noqa: F401
 
 
 class ScratchGPTPreTrainedModel(ScratchPreTrainedModel):
@@ -199,8 +207,6 @@ class ScratchGPTForCausalLM(ScratchGPTPreTrainedModel, FastGenerationMixin):
         Raises:
             ValueError: see `ScratchGPTModel`; or if reentrant gradient checkpointing detaches the router.
         """
-        if isinstance(cache, StepDecoder):
-            return CausalLMOutputWithPast(logits=cache.step(input_ids[:, 0])[:, None], **cache_argument(cache))
         if self.config.num_experts and kwargs.get("output_router_logits") is None:
             kwargs["output_router_logits"] = self.training and labels is not None
         outputs = self.model(

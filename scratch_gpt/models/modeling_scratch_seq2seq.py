@@ -19,7 +19,6 @@ from transformers.utils import TransformersKwargs
 
 from .compatibility import cache_argument, cache_of, head_forward
 from .configuration_scratch_seq2seq import ScratchSeq2SeqConfig
-from .fast_decoding import StepDecoder
 from .fast_generation import FastGenerationMixin
 from .linear_cross_entropy import shift_right, token_loss
 from .seq2seq_stacks import ScratchSeq2SeqDecoder, ScratchSeq2SeqEncoder, ScratchSeq2SeqPreTrainedModel
@@ -27,21 +26,30 @@ from .seq2seq_stacks import ScratchSeq2SeqDecoder, ScratchSeq2SeqEncoder, Scratc
 if TYPE_CHECKING:  # not imported: a model directory has the files that this one names
     from .attention import ScratchAttention  # noqa: F401
     from .autocast import computed_dtype  # noqa: F401
+    from .beam_search import Beams  # noqa: F401
     from .block import TransformerBlock  # noqa: F401
+    from .compiled_step import StepCompiler  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
     from .decoding_attention import StepSelfAttention  # noqa: F401
     from .decoding_cache import KeyValueBuffer  # noqa: F401
+    from .decoding_step import DecodingStep  # noqa: F401
     from .dropout import Dropout  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
+    from .fast_decoding import StepDecoder  # noqa: F401
     from .feed_forward import FeedForward  # noqa: F401
     from .functional_layers import functional_linear  # noqa: F401
+    from .hooks import has_no_hooks  # noqa: F401
+    from .int8_linear import Int8Linear  # noqa: F401
     from .ngram_embedding import NgramEmbedding  # noqa: F401
     from .normalization import build_norm  # noqa: F401
+    from .packing import PackedTexts  # noqa: F401
     from .pipeline_scratch_translation import ScratchTranslationPipeline  # noqa: F401
     from .positions import build_positions  # noqa: F401
     from .preset_descriptions import ENCODER_DECODERS  # noqa: F401
     from .pretrained_model import ScratchPreTrainedModel  # noqa: F401
     from .relative_positions import RelativePositionBias  # noqa: F401
+    from .step_threads import StepThreads  # noqa: F401
+    from .traced_step import TracedStep  # noqa: F401
 
 
 class ScratchSeq2SeqModel(ScratchSeq2SeqPreTrainedModel):
@@ -180,8 +188,6 @@ class ScratchSeq2SeqForConditionalGeneration(ScratchSeq2SeqPreTrainedModel, Fast
         Returns:
             `loss` (a scalar, if labels are given), `logits` (B, T, V), and the outputs of the trunk.
         """
-        if isinstance(cache, StepDecoder):
-            return Seq2SeqLMOutput(logits=cache.step(decoder_input_ids[:, 0])[:, None], **cache_argument(cache))
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
             if decoder_input_ids is None and decoder_inputs_embeds is None:

@@ -108,7 +108,7 @@ FAILS = {
         ("run --temperature 0 --top_k 5 --seed 1", "--seed, --top_k can't be used with greedy decoding"),
         ("run --prompt_file latin.txt", "latin.txt is not UTF-8 text"),
         ("run --device cuda:9", "device 'cuda:9' is not available"),
-        ("run --dtype float64", "unknown dtype 'float64': want one of auto, float32, bfloat16, float16"),
+        ("run --dtype float64", "unknown dtype 'float64': want one of auto, float32, bfloat16, float16, int8"),
     ],
     "evaluate": [
         ("run --dataset none.txt", "no such file or folder: none.txt"),

@@ -36,7 +36,7 @@ params.cpuparams_batch.n_threads = int(sys.argv[3])
 if sys.argv[4] == "exact":
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-params.n_parallel, params.warmup, params.fit_params, params.verbosity = 1, False, False, 1
+params.n_parallel, params.warmup, params.fit_params, params.verbosity = int(sys.argv[5]), False, False, 1
 params.port = 0
 server = xllamacpp.Server(params)
 print("listening", server.listening_address, flush=True)
@@ -98,7 +98,7 @@ class LlamaCppServer:
 
 @contextmanager
 def running_llama_cpp(
-    path: Path, context: int, threads: int | None = None, exact: bool = True
+    path: Path, context: int, threads: int | None = None, exact: bool = True, parallel: int = 1
 ) -> Iterator[LlamaCppServer]:
     """Run llama.cpp's server with a GGUF file on a free port of this machine.
 
@@ -107,12 +107,13 @@ def running_llama_cpp(
         context: number of positions.
         threads: number of threads; by default those of torch.
         exact: whether cache and attention are in float32; otherwise as llama.cpp chooses, in float16.
+        parallel: number of requests that it answers at the same time, which share the context.
 
     Raises:
         ScratchError: llama.cpp can't load the file.
     """
     command = [sys.executable, "-c", SERVER, str(path), str(context), str(threads or torch.get_num_threads())]
-    command.append("exact" if exact else "default")
+    command += ["exact" if exact else "default", str(parallel)]
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,

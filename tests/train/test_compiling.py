@@ -9,6 +9,7 @@ from helpers.processes import needs_compiler
 from helpers.training import metrics, pretrain
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
+from torch._inductor import codecache
 from torch._inductor.exc import InvalidCxxCompiler
 from torch._inductor.utils import run_and_get_code
 from torch.nn import functional as F
@@ -160,8 +161,11 @@ def test_without_a_compiler_auto_is_off_and_on_is_an_error(missing, monkeypatch,
 
 def test_compiled_code_is_in_the_package_cache(monkeypatch, tmp_path):
     """The default is a predictable name in the temporary directory, which other users could create."""
+    for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):
+        monkeypatch.setattr(codecache, name, getattr(codecache, name))  # restored after the test
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
     assert compile_blocks(tiny_model("llama"), "on", 1, True)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
+    assert str(tmp_path / "cache" / "compiled" / "precompiled_headers") == codecache._HEADER_DIR
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0

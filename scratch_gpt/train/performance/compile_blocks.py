@@ -1,13 +1,12 @@
 """Compilation of the transformer blocks with torch.compile, which fuses their many small element-wise operations.
 
-Only the blocks are compiled, once for all of them (and once more, with dynamic shapes, for batches of another length),
-and only for training: this takes seconds to a minute, while a whole model takes minutes. Evaluation and generation run
-uncompiled.
+Only the blocks are compiled, once for all of one kind (once for an encoder's, once for a decoder's), also if batches
+have different shapes (any_shape.py), and only for training: this takes seconds to a minute, while a whole model takes
+minutes. Evaluation and generation run uncompiled.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ...data.batching.token_shards import make_cache
 from ...errors import ScratchError
+from ...models.compiled_step import has_compiler, use_private_cache
 from ...models.experts import MixtureOfExperts
 
 # Number of parameters of the blocks times steps from which compilation saves more time than it takes.
@@ -55,8 +54,7 @@ def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool)
     elif not can_compile(device):
         needed = "a C++ compiler and Python.h: install g++ and python3-dev" if device == "cpu" else "Triton and gcc"
         raise ScratchError(f"compile is 'on', which needs {needed}, or leave it 'auto'")
-    # The default is a directory with a predictable name in the temporary directory, which other users could create.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(make_cache("compiled")))
+    use_private_cache()
     if device == "cpu":
         import torch._inductor.config as inductor  # the import takes a second
 
@@ -68,7 +66,12 @@ def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool)
         inductor.fallback_random = True  # eager dropout draws random numbers faster than compiled code
         inductor.cpp.use_decompose_tanh = True  # by an exponential: GELU takes at most half the time
     for block in blocks:
-        block.compile()
+        if fixed_shape:
+            block.compile()
+        else:
+            from .any_shape import compile_for_any_shape
+
+            compile_for_any_shape(block, device)
     return True
 
 
@@ -79,12 +82,4 @@ def can_compile(device: str) -> bool:
         from torch.utils._triton import has_triton
 
         return has_triton() and any(map(shutil.which, ("cc", "gcc", "clang")))
-    if device != "cpu" or not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        return False
-    from torch._inductor import cpp_builder
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return bool(cpp_builder.get_cpp_compiler())
-    except InvalidCxxCompiler:
-        return False
+    return device == "cpu" and (Path(sysconfig.get_path("include")) / "Python.h").exists() and has_compiler()

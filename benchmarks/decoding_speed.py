@@ -10,12 +10,13 @@ per token, measured in the same run as the product of one row with a single matr
 or ours, whichever is faster. The linear layers alone are reported too: their smaller matrices are read more slowly.
 `--positions` compares the time per token late in a text with that early in it. `--engines` compares with llama.cpp,
 CTranslate2 and ONNX Runtime instead, each with an export of the same model with a vocabulary of 8,192 (`pip install -e
-".[engines]"`). Run it on an idle machine.
+".[engines]"`), also in translation and classification. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -33,7 +34,7 @@ from training_speed import STYLES, build, check_peers
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from scratch_gpt.hardware import use_all_cores
+from scratch_gpt.hardware import retain_freed_memory, use_all_cores
 from scratch_gpt.models.functional_layers import functional_linear, functional_matmul
 
 SHAPES = ("4x128", "6x384", "12x768")
@@ -223,14 +224,22 @@ def late_and_early(rounds: int, late: int = 2000, early: int = 100, new: int = 6
 
 
 def race_engines(shapes: list[str], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Greedy decoding of one row per shape, and translation of 1 and 32 rows with 1 and 5 beams, by ours, transformers
-    and other engines in turn: median tokens per second, and the ratio to transformers."""
-    from engine_contenders import TARGET_LENGTH, decoders, translators  # requires the engines
+    """Greedy decoding of 1 and 16 rows per shape, translation of 1 and 32 rows with 1 and 5 beams, classification of
+    1 and 32 texts, by ours, transformers and other engines in turn: median tokens per second, and the ratio to
+    transformers. Of texts to classify, the tokens are counted without padding."""
+    import engine_contenders as engines  # requires the engines
 
-    races: dict[str, tuple[int, Any]] = {f"decoding {shape}": (NEW, (decoders, shape, NEW)) for shape in shapes}
+    retain_freed_memory()  # as commands do
+    races: dict[str, tuple[int, Any]] = {}
+    for shape, rows in itertools.product(shapes, (1, 16)):
+        races[f"decoding {shape} rows {rows}"] = rows * NEW, (engines.decoders, shape, NEW, rows)
     for rows in (1, 32):
         for beams in (1, 5):
-            races[f"translation rows {rows} beams {beams}"] = rows * TARGET_LENGTH, (translators, rows, beams)
+            tokens = rows * engines.TARGET_LENGTH
+            races[f"translation rows {rows} beams {beams}"] = tokens, (engines.translators, rows, beams)
+        for shape in engines.CLASSIFIER_LAYERS:
+            tokens = sum(engines.text_lengths(rows))
+            races[f"classification {shape} texts {rows}"] = tokens, (engines.classifiers, shape, rows)
     found = {}
     for title, (tokens, (contenders, *arguments)) in races.items():
         with tempfile.TemporaryDirectory() as folder, contenders(*arguments, Path(folder)) as actions:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from scratch_gpt.hub.loading import Tokenizers
 VOCAB_SIZE = 8192
 SOURCE_LENGTH, TARGET_LENGTH = 20, 64  # tokens of a translation
 LAYERS = {"4x128": (4, 128, 4), "6x384": (6, 384, 6), "12x768": (12, 768, 12)}  # layers, width, heads
+CLASSIFIER_LAYERS = {"4x256": (4, 256, 4), "6x384": LAYERS["6x384"]}
+SHORTEST, LONGEST = 8, 128  # tokens of a text to classify
 Action = Callable[[], None]
 
 
@@ -35,12 +39,14 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 @contextmanager
-def decoders(shape: str, new: int, folder: Path) -> Iterator[dict[str, Action]]:
-    """Greedy decoding of one row of `new` tokens by a Llama of this shape: an action per contender.
+def decoders(shape: str, new: int, rows: int, folder: Path) -> Iterator[dict[str, Action]]:
+    """Greedy decoding of `new` tokens per row by a Llama of this shape: an action per contender. llama.cpp gets as many
+    requests at the same time, which it decodes in one batch.
 
     Args:
         shape: one of `LAYERS`.
         new: number of tokens to generate.
+        rows: number of texts.
         folder: an empty folder for the exports.
     """
     layers, width, heads = LAYERS[shape]
@@ -51,36 +57,51 @@ def decoders(shape: str, new: int, folder: Path) -> Iterator[dict[str, Action]]:
     model: Any = ours.ScratchGPTForCausalLM(ours.ScratchGPTConfig.from_preset("llama", **fields)).eval()
     native = ours.export_native(model)
     source = Source("benchmark", model, Tokenizers(tokenizer, tokenizer))
-    prompt = torch.randint(5, 60, (1, 16), generator=torch.Generator().manual_seed(0))
+    prompt = torch.randint(5, 60, (rows, 16), generator=torch.Generator().manual_seed(0))
     options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": new}
 
     def generate_with(chosen: Any) -> Action:
         def action() -> None:
-            assert chosen.generate(prompt, attention_mask=torch.ones_like(prompt), **options).shape[1] == 16 + new
+            assert chosen.generate(prompt, attention_mask=torch.ones_like(prompt), **options).shape == (rows, 16 + new)
 
         return action
 
     def complete_with(server: LlamaCppServer) -> Action:
-        def action() -> None:
-            answer = server.post(
-                "/completion", prompt=prompt[0].tolist(), n_predict=new, temperature=0, ignore_eos=True,
-                cache_prompt=False, return_tokens=True,
+        def complete(row: list[int]) -> dict[str, Any]:
+            return server.post(
+                "/completion", prompt=row, n_predict=new, temperature=0, ignore_eos=True, cache_prompt=False,
+                return_tokens=True,
             )  # fmt: skip
-            assert len(answer["tokens"]) == new
+
+        def action() -> None:
+            with ThreadPoolExecutor(rows) as pool:
+                assert all(len(answer["tokens"]) == new for answer in pool.map(complete, prompt.tolist()))
 
         return action
 
     with ExitStack() as stack:
-        actions = {"transformers": generate_with(native), "ours": generate_with(model)}
+        actions = {"transformers": generate_with(native)}
+        actions |= {name: generate_with(chosen) for name, chosen in compiled_and_not(model).items()}
         for quantization in ("f32", "f16", "q8_0"):
             gguf.write(source, folder, quantization)
             path = folder / f"model-{quantization}.gguf"
-            server = stack.enter_context(running_llama_cpp(path, 1024, exact=False))
+            server = stack.enter_context(running_llama_cpp(path, 1024 * rows, exact=False, parallel=rows))
             actions[f"llama.cpp {quantization}"] = complete_with(server)
-        with torch.inference_mode():
-            onnx.write(source, folder, "float32")
-        actions["onnxruntime"] = onnx_decoder(OnnxModel(folder), prompt.numpy(), new)
+        if rows == 1:
+            with torch.inference_mode():
+                onnx.write(source, folder, "float32")
+            actions["onnxruntime"] = onnx_decoder(OnnxModel(folder), prompt.numpy(), new)
         yield actions
+
+
+def compiled_and_not(model: Any) -> dict[str, Any]:
+    """Our model with the readable step, and with the compiled one in float32, bfloat16 and int8."""
+    found = {"ours": model}
+    for name, convert in {"": lambda x: x, " bfloat16": lambda x: x.bfloat16(), " int8": ours.quantize_int8}.items():
+        found[f"ours compiled{name}"] = convert(copy.deepcopy(model))
+    for name, each in found.items():
+        each.decoding_compilation = "off" if name == "ours" else "on"
+    return found
 
 
 def onnx_decoder(model: OnnxModel, prompt: np.ndarray, new: int) -> Action:
@@ -123,7 +144,8 @@ def translators(rows: int, beams: int, folder: Path) -> Iterator[dict[str, Actio
 
         return action
 
-    actions = {"transformers": generate_with(ours.export_native(model)), "ours": generate_with(model)}
+    actions = {"transformers": generate_with(ours.export_native(model))}
+    actions |= {name: generate_with(chosen) for name, chosen in compiled_and_not(model).items()}
     for quantization in ("float32", "int8"):
         target = folder / quantization
         target.mkdir()
@@ -163,3 +185,62 @@ def onnx_translator(model: OnnxModel, ids: np.ndarray, start: int) -> Action:
             step = logits[:, -1:].argmax(-1)
 
     return action
+
+
+def text_lengths(texts: int) -> list[int]:
+    """Lengths of texts to classify in tokens, drawn uniformly; a single text has the mean length."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(SHORTEST, LONGEST + 1, (texts,), generator=generator).tolist()
+    return drawn if texts > 1 else [(SHORTEST + LONGEST) // 2]
+
+
+@contextmanager
+def classifiers(shape: str, texts: int, folder: Path) -> Iterator[dict[str, Action]]:
+    """Classification of a padded batch of texts of different lengths by a BERT of this shape: an action per contender.
+    With many texts, ONNX Runtime also gets them sorted by length in batches of 8, which have less padding.
+
+    Args:
+        shape: one of `CLASSIFIER_LAYERS`.
+        texts: number of texts.
+        folder: an empty folder for the export.
+    """
+    layers, width, heads = CLASSIFIER_LAYERS[shape]
+    tokenizer = tokenizer_for_engines()
+    fields = {"vocab_size": VOCAB_SIZE, "hidden_size": width, "num_hidden_layers": layers, **special_ids(tokenizer)}
+    config = ours.ScratchEncoderConfig.from_preset("bert", num_attention_heads=heads, num_labels=4, **fields)
+    torch.manual_seed(0)
+    model: Any = ours.ScratchEncoderForSequenceClassification(config).eval()
+    lengths = text_lengths(texts)
+    ids = torch.randint(5, VOCAB_SIZE, (texts, max(lengths)), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+
+    def classify_with(chosen: Any) -> Action:
+        def action() -> None:
+            with torch.inference_mode():
+                assert chosen(ids, attention_mask=mask).logits.shape == (texts, 4)
+
+        return action
+
+    with torch.inference_mode():
+        onnx.write(Source("benchmark", model, Tokenizers(tokenizer, tokenizer)), folder, "float32")
+    onnx_model = OnnxModel(folder)
+
+    def classify_with_onnx(size: int) -> Action:
+        order = sorted(range(texts), key=lengths.__getitem__) if size < texts else list(range(texts))
+        batches = []
+        for rows in (order[start : start + size] for start in range(0, texts, size)):
+            longest = max(lengths[row] for row in rows)
+            inputs = {"input_ids": ids[rows, :longest].numpy(), "attention_mask": mask[rows, :longest].numpy()}
+            batches.append({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+
+        def action() -> None:
+            for batch in batches:
+                onnx_model.run("model", **batch)
+
+        return action
+
+    actions = {"transformers": classify_with(ours.export_native(model).eval()), "ours": classify_with(model)}
+    actions["onnxruntime"] = classify_with_onnx(texts)
+    if texts > 8:
+        actions["onnxruntime, sorted"] = classify_with_onnx(8)
+    yield actions

@@ -7,11 +7,10 @@ finished sequence is a rare event, and the candidates are found without sorting 
 Dimension letters: R texts, K beams, N candidates, L longest sequence, V vocabulary.
 """
 
-import math
 from typing import Any
 
 import torch
-from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation import EosTokenCriteria
 
 IMPOSSIBLE = -1e9  # added to the score of a sequence that must not be chosen
 BLOCK_SIZES = range(64, 257)  # of scores, of which the maximum is computed first
@@ -22,7 +21,8 @@ class Beams:
 
     Args:
         input_ids: prompts, each repeated for its beams (R * K, T).
-        criteria: stopping criteria of `generate`.
+        max_length: number of tokens at which all sequences end.
+        criteria: other stopping criteria of `generate`.
         config: its generation config.
 
     Attributes:
@@ -30,7 +30,7 @@ class Beams:
         done: whether no text can get better sequences.
     """
 
-    def __init__(self, input_ids: torch.Tensor, criteria: Any, config: Any):
+    def __init__(self, input_ids: torch.Tensor, max_length: float, criteria: list[Any], config: Any):
         self.beams, self.config, self.prompt_length = config.num_beams, config, input_ids.shape[1]
         self.length = self.prompt_length
         rows, device = len(input_ids), input_ids.device
@@ -43,14 +43,8 @@ class Beams:
         self.scores = torch.zeros(texts, self.beams, device=device)
         self.scores[:, 1:] = IMPOSSIBLE  # all beams start with the same text
         self.first_rows = torch.arange(0, rows, self.beams, device=device)[:, None]  # (R, 1)
-        self.max_length, self.criteria = math.inf, []  # the criteria without those that are known
-        for criterion in criteria:
-            if type(criterion) is MaxLengthCriteria:
-                self.max_length = min(self.max_length, criterion.max_length)
-            if type(criterion) is not EosTokenCriteria and (
-                type(criterion) is not MaxLengthCriteria or criterion.max_position_embeddings is not None
-            ):
-                self.criteria.append(criterion)
+        self.max_length = max_length
+        self.criteria = [one for one in criteria if type(one) is not EosTokenCriteria]  # known as `eos`
         self.finished = self.tokens.view(texts, self.beams, -1).clone()  # (R, K, L)
         self.finished_scores = torch.full_like(self.scores, IMPOSSIBLE)
         self.finished_lengths = self.finished.new_zeros(texts, self.beams)

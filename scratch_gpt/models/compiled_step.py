@@ -248,7 +248,8 @@ def find_compiler(decoder: Any, model: Any, beams: int) -> StepCompiler | None:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder in the cache of the package, which only its owner can read and write."""
+    """A folder in the cache of the package, which only its owner can read and write: `make_cache`, which files that are
+    saved with a checkpoint can't import."""
     cache = Path(os.environ.get("SCRATCH_GPT_CACHE") or Path.home() / ".cache" / "scratch_gpt")
     for folder in (cache, cache / name):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ class StepSelfAttention(StepAttention):
 
     def __init__(self, attention: ScratchAttention, like: torch.Tensor, use_matmul: bool, rotated: int | None = None):
         super().__init__(attention, like)
-        self.project = fused_linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv_proj = fused_linear(attention.q_proj, attention.k_proj, attention.v_proj)
         self.zero = like.new_zeros(1, 1, 1)
         self.partial = rotated if rotated != self.head_dim else None
         self.softcap = attention.config.attn_logit_softcapping
@@ -73,7 +73,7 @@ class StepSelfAttention(StepAttention):
             rotary: cosines and sines of the position, or None; see `rotate_`.
             mask: additive mask of the scores, broadcastable to (B, G, H / G, S), or None.
         """
-        heads = self.project(x).view(-1, self.query_heads + 2 * self.kv_heads, 1, self.head_dim)  # (B, H + 2 G, 1, D)
+        heads = self.qkv_proj(x).view(-1, self.query_heads + 2 * self.kv_heads, 1, self.head_dim)  # (B, H + 2 G, 1, D)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = heads.narrow(1, 0, self.query_heads), heads.narrow(1, self.query_heads, self.kv_heads)
             if not self.norm_per_head:
@@ -124,18 +124,21 @@ class StepSelfAttention(StepAttention):
         return torch.bmm(weights, values.flatten(0, 1))
 
 
-class TracedSelfAttention(StepSelfAttention):
+class TracedSelfAttention(StepAttention):
     """`StepSelfAttention` for a compiled step: sums that the compiler turns into loops, in float32, and neither copies
     nor writes. The token's own key and value are handled beside the cached ones, and returned to be written later.
 
-    Args: see `StepSelfAttention`.
+    Args:
+        attention, like, rotated: see `StepSelfAttention`.
     """
 
-    def __init__(self, attention: ScratchAttention, like: torch.Tensor, use_matmul: bool, rotated: int | None = None):
-        super().__init__(attention, like, use_matmul, rotated)
+    def __init__(self, attention: ScratchAttention, like: torch.Tensor, rotated: int | None = None):
+        super().__init__(attention, like)
+        self.partial = rotated if rotated != self.head_dim else None
+        self.softcap = attention.config.attn_logit_softcapping
         self.projections = [functional_linear(x) for x in (attention.q_proj, attention.k_proj, attention.v_proj)]
 
-    def step(  # type: ignore[override]
+    def step(
         self,
         x: torch.Tensor,
         new: list[torch.Tensor],

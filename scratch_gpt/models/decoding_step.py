@@ -42,7 +42,6 @@ class DecodingStep:
         self.softcapping = getattr(config, "final_logit_softcapping", None)
         windows, embeddings = distinct_windows(trunk), distinct_rotary_embeddings(trunk)
         use_matmul = like.device.type == "cpu" and like.dtype == torch.float32 and rows > 1
-        attention_class = TracedSelfAttention if torch.compiler.is_exporting() else StepSelfAttention
         # Of each block: its step, and the indices of its window and of its rotary embedding.
         self.blocks: list[tuple[Step, int, int]] = []
         for block in trunk.layers:
@@ -52,7 +51,11 @@ class DecodingStep:
             if getattr(block, "cross_attn", None) is not None:
                 source_rotated = rotated if config.cross_attention_rotary else None
                 cross_attention = StepCrossAttention(block.cross_attn, like, beams, source_rotated)
-            self_attention = attention_class(block.self_attn, like, use_matmul, rotated)
+            self_attention = (
+                TracedSelfAttention(block.self_attn, like, rotated)
+                if torch.compiler.is_exporting()
+                else StepSelfAttention(block.self_attn, like, use_matmul, rotated)
+            )
             step = block_step(block, self_attention, cross_attention, like)
             self.blocks.append((step, windows.index(block.self_attn.sliding_window), embeddings.index(embedding)))
 
@@ -95,7 +98,7 @@ class DecodingStep:
 
 def block_step(
     block: TransformerBlock,
-    attention: StepSelfAttention,
+    attention: StepSelfAttention | TracedSelfAttention,
     cross_attention: StepCrossAttention | None,
     like: torch.Tensor,
 ) -> Step:

@@ -137,7 +137,7 @@ class FastGenerationMixin(BaseGenerationMixin):
             )
         outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]
         logits, decoder = outputs.logits[:, -1], None
-        beams = Beams(input_ids, stopping_criteria, generation_config)
+        beams = Beams(input_ids, *split_criteria(stopping_criteria), generation_config)
         while True:
             scores = torch.log_softmax(logits.float(), dim=-1)
             rows = beams.advance(logits_processor(beams.running, scores))

@@ -16,6 +16,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 import weakref
 from dataclasses import dataclass, field
 from functools import cache
@@ -55,7 +56,7 @@ class Library:
 
     Attributes:
         package: the library itself.
-        threads: chooses the number of threads; None if the user has set one, or for many rows, which are left to the
+        threads: chooses the number of threads; None if there is only one, or for many rows, which are left to the
             library of matrix products, whose rounding may depend on that number.
         weights: which the library reads, and which must exist as long as it does.
     """
@@ -171,7 +172,8 @@ class StepCompiler:
         shapes: list[Any] = [None, None, dict.fromkeys(range(examples[2].ndim - 1), automatic)]
         shapes += [dict.fromkeys(fixed[i], automatic) if i in fixed else None for i in range(3, len(examples))]
         traced = TracedStep(self.model, self.inputs, self.beams).eval()
-        with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about its own code
             exported = torch.export.export(
                 traced, tuple(examples), dynamic_shapes={"tensors": tuple(shapes)}, strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,

@@ -33,7 +33,7 @@ from scratch_gpt.train.engine.parsing import parse_arguments
 from scratch_gpt.train.optim.optimizers import build_optimizers, parameter_groups
 from scratch_gpt.train.optim.schedules import learning_rate_factor
 from scratch_gpt.train.performance.attention_choice import choose_attention
-from scratch_gpt.train.performance.blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
+from scratch_gpt.train.performance.blockwise_attention import BLOCKWISE, SHORT_ROW
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments as OurTrainingArguments
 
 
@@ -350,7 +350,7 @@ def test_short_run_approaches_the_entropy_but_stays_above(tmp_path):
 
 @pytest.mark.parametrize(
     ("length", "chosen", "elsewhere"),
-    [(PLAIN_ROW, "eager", "eager"), (PLAIN_ROW + 1, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
+    [(SHORT_ROW, BLOCKWISE, "eager"), (SHORT_ROW + 1, BLOCKWISE, "sdpa")],
 )
 def test_attention_is_chosen_by_device_and_sequence_length(length, chosen, elsewhere):
     for device, expected in (("cpu", chosen), ("cuda", "sdpa")):

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...models.pretrained_model import ScratchPreTrainedModel
-from .blockwise_attention import BLOCKWISE, PLAIN_ROW, SHORT_ROW
+from .blockwise_attention import BLOCKWISE, SHORT_ROW
 
 
 def choose_attention(model: PreTrainedModel, device: torch.device, longest: int, same_length: bool = False) -> None:
@@ -14,8 +14,8 @@ def choose_attention(model: PreTrainedModel, device: torch.device, longest: int,
 
     Up to `SHORT_ROW` tokens, eager attention is used: in bfloat16, a step takes two thirds of the time of one with SDPA
     at 64 tokens, and nine tenths at 256. Longer sequences keep the default of transformers, which does not store the
-    attention weights for the backward pass. With sequences of the same length over `PLAIN_ROW` tokens, few graphs are
-    compiled, and models of this package use `BLOCKWISE`, which chooses by precision and by whether it is compiled.
+    attention weights for the backward pass. With sequences of the same length, few graphs are compiled, and models of
+    this package use `BLOCKWISE`, which chooses by length, precision and whether it is compiled.
     Models with soft-capped scores keep eager attention, which is their default.
 
     Args:
@@ -29,7 +29,7 @@ def choose_attention(model: PreTrainedModel, device: torch.device, longest: int,
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         return
     # Other models may need features that blockwise attention lacks.
-    if longest > PLAIN_ROW and same_length and isinstance(model, ScratchPreTrainedModel):
+    if same_length and isinstance(model, ScratchPreTrainedModel):
         model.set_attn_implementation(BLOCKWISE)
     elif longest <= SHORT_ROW:
         model.set_attn_implementation("eager")

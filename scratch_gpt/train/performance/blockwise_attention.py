@@ -1,10 +1,10 @@
-"""Causal attention for training on a CPU with compiled blocks: matrix products over blocks of queries.
+"""Causal attention for training on a CPU: matrix products over blocks of queries.
 
 Causal attention needs half of all query-key pairs; a block of queries skips the keys after its last query. SDPA skips
 them too, but its backward pass takes twice as long as its forward pass, in bfloat16 six times. For sequences of
 moderate length, the attention weights are stored for the backward pass; for longer ones they are recomputed, as in
-Dao et al. 2022 (arXiv:2205.14135), so that memory is linear in the length. The operations between the products rely on
-compilation: uncompiled, this is slower than SDPA.
+Dao et al. 2022 (arXiv:2205.14135), so that memory is linear in the length. The latter relies on compilation of the
+operations between its products.
 
 Dimension letters: B batch, H query heads, G key-value heads, N = B * H, T tokens, S tokens up to a block's end, D head
 size.
@@ -25,8 +25,8 @@ from ...models.autocast import computed_dtype
 BLOCKWISE = "blockwise"
 BLOCK = 128  # minimum number of queries per block; smaller products are less efficient
 MAX_BLOCKS = 4  # with four blocks, 5/8 of all pairs are computed; more blocks take long to compile
-# Maximum lengths in tokens. Eager attention is faster than SDPA up to SHORT_ROW in bfloat16 or compiled, and as fast up
-# to PLAIN_ROW in uncompiled float32, where at 256 it takes up to a third longer on AMD.
+# Maximum lengths in tokens of eager attention, which is as fast as SDPA up to PLAIN_ROW in uncompiled float32, where at
+# 256 it takes up to a third longer on AMD, and faster up to SHORT_ROW otherwise.
 SHORT_ROW, PLAIN_ROW = 256, 64
 LONG_ROW = 512  # tokens; for longer sequences attention weights are not stored, and in float32 SDPA is faster
 
@@ -48,8 +48,8 @@ def blockwise_attention_forward(
         module: the attention module.
         query: (B, H, T, D).
         key, value: (B, G, S, D).
-        attention_mask: added to the scores, or true where a query may attend (a sliding window); with a mask, SDPA is
-            used.
+        attention_mask: None, or true where a query may attend (B, 1, T, S), such as within its document; it excludes
+            the tokens after the query.
         scaling: factor of the scores.
         dropout: dropout probability of the attention weights.
         kwargs: further arguments of SDPA, such as `is_causal`.
@@ -63,57 +63,61 @@ def blockwise_attention_forward(
     if kwargs.get("softcap") is not None:
         raise ValueError("blockwise attention does not support soft-capped scores: use 'eager' or 'flex_attention'")
     dtype, length = computed_dtype(query), query.shape[2]
-    causal = kwargs.get("is_causal", module.is_causal) and attention_mask is None and key.shape[2] == length > 1
-    if not causal or query.device.type != "cpu":
+    causal = kwargs.get("is_causal", module.is_causal) and key.shape[2] == length > 1
+    if not causal or query.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    is_faster = dtype == torch.bfloat16 or (dtype == torch.float32 and length <= LONG_ROW)
-    if torch.compiler.is_compiling() and is_faster and not dropout and length > BLOCK:
+    is_compiled, is_bf16 = torch.compiler.is_compiling(), dtype == torch.bfloat16
+    stores_weights = length <= LONG_ROW and (is_compiled or is_bf16)
+    recomputes = length > LONG_ROW and is_compiled and is_bf16 and attention_mask is None
+    if not dropout and (stores_weights or recomputes):
         groups = query.shape[1] // key.shape[1]
         inputs = [x.to(dtype) for x in (query, repeat_kv(key, groups), repeat_kv(value, groups))]  # (B, H, T, D)
-        if length > LONG_ROW:
+        if recomputes:
             attended = _BlockwiseRecomputed.apply(*inputs, scaling)
         else:
-            attended = _Blockwise.apply(*(x.contiguous().flatten(0, 1) for x in inputs), scaling)  # (N, T, D)
-        return attended.reshape(query.shape).transpose(1, 2).contiguous(), None
-    plain = PLAIN_ROW if dtype == torch.float32 and not torch.compiler.is_compiling() else SHORT_ROW
-    if length > plain:
-        return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **kwargs)
-    mask = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
+            attended = _Blockwise.apply(*inputs, attention_mask, scaling)
+        return attended.transpose(1, 2).contiguous(), None
+    if length > (SHORT_ROW if is_compiled or is_bf16 else PLAIN_ROW):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    visible = _causal(slice(0, length), length) if attention_mask is None else attention_mask
+    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
     return eager_attention_forward(module, query, key, value, mask, scaling, dropout)
 
 
 class _Blockwise(torch.autograd.Function):
     """Blockwise attention that stores the attention weights. With weights W = softmax(S) of scores S = Q K^T * scaling
     and a gradient G of W V, the gradient of the scores is W * (G V^T - rowsum(W * G V^T)), from which those of queries
-    and keys follow. Shapes are (N, T, D)."""
+    and keys follow. Shapes are (B, H, T, D)."""
 
     @staticmethod
-    def forward(ctx, query, key, value, scaling):
+    def forward(ctx, query, key, value, mask, scaling):
+        batch_and_heads = query.shape[:2]
+        query, key, value = (x.contiguous().flatten(0, 1) for x in (query * scaling, key, value))  # (N, T, D)
         weights, attended = [], []
         for rows, end in blocks(query.shape[1]):
-            scores = (query[:, rows] @ key[:, :end].mT).float() * scaling
-            keys = torch.arange(end, dtype=torch.int32)  # as wide as the scores, for the same vector width
-            scores = torch.where(keys <= keys[rows, None], scores, float("-inf"))  # (N, rows, S)
-            weights.append(scores.softmax(dim=-1).to(query.dtype))
+            visible = _causal(rows, end) if mask is None else mask[:, :, rows, :end]
+            scores = query[:, rows] @ key[:, :end].mT  # (N, rows, S)
+            scores.unflatten(0, batch_and_heads).masked_fill_(~visible, torch.finfo(scores.dtype).min)
+            weights.append(scores.softmax(dim=-1))
             attended.append(weights[-1] @ value[:, :end])
         ctx.save_for_backward(query, key, value, *weights)
-        ctx.scaling = scaling
-        return torch.cat(attended, dim=1)
+        ctx.scaling, ctx.batch_and_heads = scaling, batch_and_heads
+        return torch.cat(attended, dim=1).unflatten(0, batch_and_heads)
 
     @staticmethod
     def backward(ctx, grad):
         query, key, value, *known = ctx.saved_tensors
-        length, dtype, grad = query.shape[1], query.dtype, grad.contiguous()
+        length, dtype, grad = query.shape[1], query.dtype, grad.contiguous().flatten(0, 1)
         grads_query, grad_key, grad_value = [], torch.zeros(()), torch.zeros(())
         for weights, (rows, end) in zip(known, blocks(length), strict=True):
-            grad_weights = (grad[:, rows] @ value[:, :end].mT).float()
-            total = (weights.float() * grad_weights).sum(dim=-1, keepdim=True)
-            grad_scores = (weights.float() * (grad_weights - total) * ctx.scaling).to(dtype)
-            grads_query.append(grad_scores @ key[:, :end])
+            grad_weights = grad[:, rows] @ value[:, :end].mT
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, dtype)
+            grads_query.append(grad_scores @ key[:, :end] * ctx.scaling)
             room = (0, 0, 0, length - end)
             grad_key = grad_key + nn.functional.pad(grad_scores.mT @ query[:, rows], room).float()
             grad_value = grad_value + nn.functional.pad(weights.mT @ grad[:, rows], room).float()
-        return torch.cat(grads_query, dim=1), grad_key.to(dtype), grad_value.to(dtype), None
+        grads = (torch.cat(grads_query, dim=1), grad_key.to(dtype), grad_value.to(dtype))
+        return *(x.unflatten(0, ctx.batch_and_heads) for x in grads), None, None
 
 
 class _BlockwiseRecomputed(torch.autograd.Function):
@@ -149,6 +153,12 @@ class _BlockwiseRecomputed(torch.autograd.Function):
             grad_key = grad_key + nn.functional.pad(grad_scores.transpose(-1, -2) @ own, room).float()
             grad_value = grad_value + nn.functional.pad(weights.transpose(-1, -2) @ own_grad, room).float()
         return torch.cat(grads_query, dim=2), grad_key.to(dtype), grad_value.to(dtype), None
+
+
+def _causal(rows: slice, end: int) -> torch.Tensor:
+    """Where the queries of these rows may attend among the keys up to `end`, (rows, end)."""
+    keys = torch.arange(end, dtype=torch.int32)  # as wide as the scores, for the same vector width
+    return keys <= keys[rows, None]
 
 
 def blocks(length: int) -> Iterator[tuple[slice, int]]:

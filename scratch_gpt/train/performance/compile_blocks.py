@@ -19,7 +19,7 @@ from ...models.compiled_step import has_compiler, use_private_cache
 from ...models.experts import MixtureOfExperts
 
 # Number of parameters of the blocks times steps from which compilation saves more time than it takes.
-LONG_RUN = {"cpu": 4e9, "cuda": 4e11}
+LONG_RUN = {"cpu": 2e9, "cuda": 4e11}
 
 
 def compile_blocks(model: nn.Module, choice: str, steps: int, fixed_shape: bool) -> bool:

@@ -287,6 +287,23 @@ def test_background_writer_raises_the_error_of_its_job():
         writer.submit(print)
 
 
+def test_background_writer_computes_with_one_thread():
+    """And the other threads of the process keep their number."""
+    program = """
+import threading, torch
+from scratch_gpt.train.checkpoints.background_writer import BackgroundWriter
+torch.set_num_threads(3)
+counts = []
+with BackgroundWriter() as writer:
+    writer.submit(lambda: counts.append((torch.randn(10**6).sum(), torch.get_num_threads())[1]))
+later = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+later.start()
+later.join()
+print([*counts, torch.get_num_threads()])
+"""
+    assert run_python("-c", program, cwd=PROJECT).stdout.strip() == "[1, 3, 3]"
+
+
 def test_manifest_lists_the_files_of_its_directory(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/file").write_text("text")

@@ -261,9 +261,12 @@ def cache_folder(name: str) -> Path:
 def use_private_cache() -> None:
     """Make the compiler keep its code in the cache of the package, unless the environment names another folder. The
     default is a folder with a predictable name in the temporary directory, which other users could create."""
-    import torch._inductor.codecache as codecache  # the import takes a second
+    import torch._inductor.codecache as codecache  # the import takes a second, and sets the environment variable
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+    if folder == default_cache_dir():
+        folder = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder("compiled"))
     # Compiled headers are in the temporary directory whatever the environment says.
     codecache._HEADER_DIR = os.path.join(folder, "precompiled_headers")
     codecache._HEADER_LOCK_DIR = os.path.join(folder, "precompiled_headers", "locks")

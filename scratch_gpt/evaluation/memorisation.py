@@ -22,6 +22,7 @@ COPIES = 2.0  # a stretch this many times as long as one of the validation text 
 SHORTEST_COPY = 40  # characters below which a stretch is not called copied
 QUOTED = 80  # characters
 BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomial hash, odd: it has an inverse modulo 2^64
+HASH_END = 20  # bits of a hash by which most of those that are not wanted are excluded
 SMALL_MODEL, FEWEST_TOKENS = 30_000_000, 1 << 11  # parameters from which on fewer tokens are scored
 
 
@@ -134,12 +135,14 @@ def longest_copy(texts: list[str], source: str) -> str:
 def _common(parts: list[_Hashes], known: _Hashes, length: int) -> str:
     """The first stretch of this length that one of the texts has in common with the known one, or ""."""
     wanted = [part.of(length) for part in parts]
-    among = np.unique(np.concatenate(wanted))
-    hits = known.of(length)
-    places = np.minimum(np.searchsorted(among, hits), len(among) - 1)
-    common = np.unique(hits[among[places] == hits])
-    for part, hashes in zip(parts, wanted, strict=True):
-        for start in np.flatnonzero(np.isin(hashes, common)).tolist():
+    among = np.concatenate(wanted)
+    is_end = np.zeros(1 << HASH_END, bool)  # whether a hash that ends in these bits is wanted
+    last_bits = np.uint64(len(is_end) - 1)
+    is_end[among & last_bits] = True
+    hashes = known.of(length)
+    common = np.intersect1d(hashes[is_end[hashes & last_bits]], among)
+    for part, own in zip(parts, wanted, strict=True):
+        for start in np.flatnonzero(np.isin(own, common)).tolist():
             if (stretch := part.text[start : start + length]) in known.text:  # not only the same hash
                 return stretch
     return ""

@@ -16,13 +16,17 @@ CTranslate2 and ONNX Runtime instead, each with an export of the same model with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +233,6 @@ def race_engines(shapes: list[str], rounds: int) -> dict[str, dict[str, dict[str
     transformers. Of texts to classify, the tokens are counted without padding."""
     import engine_contenders as engines  # requires the engines
 
-    retain_freed_memory()  # as commands do
     races: dict[str, tuple[int, Any]] = {}
     for shape, rows in itertools.product(shapes, (1, 16)):
         races[f"decoding {shape} rows {rows}"] = rows * NEW, (engines.decoders, shape, NEW, rows)
@@ -242,13 +245,20 @@ def race_engines(shapes: list[str], rounds: int) -> dict[str, dict[str, dict[str
             races[f"classification {shape} texts {rows}"] = tokens, (engines.classifiers, shape, rows)
     found = {}
     for title, (tokens, (contenders, *arguments)) in races.items():
-        with tempfile.TemporaryDirectory() as folder, contenders(*arguments, Path(folder)) as actions:
-            times: dict[str, list[float]] = {name: [] for name in actions}
-            for turn in range(rounds + 1):
-                for name, action in actions.items():
-                    taken = seconds(action)
-                    if turn:  # the first is warm-up
-                        times[name].append(taken)
+        # Each engine has a process of its own: threads of one that wait for work would slow those of another down.
+        with contextlib.ExitStack() as stack:
+            pools: dict[str, ProcessPoolExecutor] = defaultdict(
+                lambda: stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            )
+            names = pools["torch"].submit(prepare, contenders, arguments).result()
+            owners = {name: pools[engine_of(name)] for name in names}
+            for pool in pools.values():
+                pool.submit(prepare, contenders, arguments).result()
+            times: dict[str, list[float]] = {name: [] for name in owners}
+            for turn, (name, pool) in itertools.product(range(rounds + 1), owners.items()):
+                taken = pool.submit(run, name).result()
+                if turn:  # the first is warm-up
+                    times[name].append(taken)
         speeds = {name: tokens / statistics.median(taken) for name, taken in times.items()}
         found[title] = {
             name: {"tokens_per_second": speed, "ratio": speed / speeds["transformers"]}
@@ -256,6 +266,33 @@ def race_engines(shapes: list[str], rounds: int) -> dict[str, dict[str, dict[str
         }
         show(title, found[title])
     return found
+
+
+def engine_of(contender: str) -> str:
+    """The engine of a contender; ours and those of transformers share torch."""
+    engines = {"llama.cpp": "llama", "CTranslate2": "CTranslate2", "onnxruntime": "onnx"}
+    return next((engine for start, engine in engines.items() if contender.startswith(start)), "torch")
+
+
+ready = contextlib.ExitStack()  # of a process of contenders
+actions: dict[str, Action] = {}
+
+
+def prepare(contenders: Any, arguments: list[Any]) -> list[str]:
+    """Build the contenders of a race in this process, unless they are; return their names."""
+    if actions:
+        return list(actions)
+    logging.set_verbosity_error()
+    use_all_cores()
+    retain_freed_memory()  # as commands do
+    folder = Path(ready.enter_context(tempfile.TemporaryDirectory()))
+    actions.update(ready.enter_context(contenders(*arguments, folder)))
+    return list(actions)
+
+
+def run(name: str) -> float:
+    """Seconds that a contender takes."""
+    return seconds(actions[name])
 
 
 def show(title: str, results: dict[str, dict[str, float]]) -> None:

@@ -150,7 +150,7 @@ def residual_branch(
     if norm is None and output_norm is None:
         return lambda x, *inputs: branch(x, *inputs).add_(x)
     if norm is None:
-        return lambda x, *inputs: output_norm(branch(x, *inputs)).add_(x)  # type: ignore[misc]
+        return lambda x, *inputs: output_norm(branch(x, *inputs)).add_(x)  # type: ignore[misc]  # not None here
     if output_norm is None:
         return lambda x, *inputs: branch(norm(x), *inputs).add_(x)
     return lambda x, *inputs: output_norm(branch(norm(x), *inputs)).add_(x)

@@ -99,7 +99,7 @@ class FastGenerationMixin(BaseGenerationMixin):
             return super()._sample(  # type: ignore[misc]
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **kwargs
             )
-        outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]
+        outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]  # of `GenerationMixin`
         logits, decoder = outputs.logits[:, -1], None
         max_length, criteria = split_criteria(stopping_criteria)
         pad_finished = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
@@ -132,10 +132,10 @@ class FastGenerationMixin(BaseGenerationMixin):
         """Beam search: transformers' `_beam_search`, with `StepDecoder.step` in place of the model."""
         supported = supports_fast_path(self, input_ids, generation_config, kwargs)
         if synced_gpus or generation_config.low_memory or not supported:
-            return super()._beam_search(  # type: ignore[misc]
+            return super()._beam_search(  # type: ignore[misc]  # of `GenerationMixin`
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, **kwargs
             )
-        outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]
+        outputs = self._prefill(input_ids, generation_config, kwargs)  # type: ignore[misc]  # of `GenerationMixin`
         logits, decoder = outputs.logits[:, -1], None
         beams = Beams(input_ids, *split_criteria(stopping_criteria), generation_config)
         while True:

@@ -113,6 +113,17 @@ def test_gradients_in_bfloat16_equal_those_of_sdpa(length, calls):
     assert set(calls) == {"_Blockwise"}
 
 
+def test_a_mask_that_is_added_is_left_to_sdpa(calls):
+    query, key, value = torch.randn(3, 1, 1, 4, 8).bfloat16()
+    module = torch.nn.Module()
+    module.is_causal, module.num_key_value_groups = True, 1
+    mask = causal_mask(4, torch.bfloat16)[None, None] + torch.randn(1, 1, 4, 4).bfloat16()
+    inputs = (module, query, key, value, mask)
+    attended, _ = blockwise_attention.blockwise_attention_forward(*inputs, scaling=0.25)
+    assert set(calls) == {"sdpa"}
+    torch.testing.assert_close(attended, eager_attention_forward(*inputs, 0.25)[0], atol=0.02, rtol=0.02)
+
+
 def test_a_query_of_padding_gets_a_finite_output():
     query, key, value = torch.randn(3, 1, 1, 4, 8).bfloat16()
     mask = torch.ones(1, 1, 4, 4).tril().bool()

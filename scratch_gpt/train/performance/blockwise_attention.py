@@ -49,7 +49,7 @@ def blockwise_attention_forward(
         query: (B, H, T, D).
         key, value: (B, G, S, D).
         attention_mask: None, or true where a query may attend (B, 1, T, S), such as within its document; it excludes
-            the tokens after the query.
+            the tokens after the query. If it is added to the scores, SDPA is used.
         scaling: factor of the scores.
         dropout: dropout probability of the attention weights.
         kwargs: further arguments of SDPA, such as `is_causal`.
@@ -64,7 +64,8 @@ def blockwise_attention_forward(
         raise ValueError("blockwise attention does not support soft-capped scores: use 'eager' or 'flex_attention'")
     dtype, length = computed_dtype(query), query.shape[2]
     causal = kwargs.get("is_causal", module.is_causal) and key.shape[2] == length > 1
-    if not causal or query.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
+    is_added = attention_mask is not None and attention_mask.dtype != torch.bool  # such as relative positions
+    if not causal or is_added or query.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     is_compiled, is_bf16 = torch.compiler.is_compiling(), dtype == torch.bfloat16
     stores_weights = length <= LONG_ROW and (is_compiled or is_bf16)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .attention import ScratchAttention  # noqa: F401
     from .autocast import computed_dtype  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .cpu_gradients import rms_norm  # noqa: F401
     from .experts import MixtureOfExperts  # noqa: F401
     from .hooks import has_no_hooks  # noqa: F401
     from .preset_descriptions import ENCODERS  # noqa: F401

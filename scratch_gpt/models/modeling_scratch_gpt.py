@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # not imported: releases of transformers before 5.10 copy onl
     from .beam_search import Beams  # noqa: F401
     from .compiled_step import StepCompiler  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .cpu_gradients import rms_norm  # noqa: F401
     from .decoding_attention import StepSelfAttention  # noqa: F401
     from .decoding_cache import KeyValueBuffer  # noqa: F401
     from .decoding_step import DecodingStep  # noqa: F401

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # not imported: a model directory has the files that this one
     from .block import TransformerBlock  # noqa: F401
     from .compiled_step import StepCompiler  # noqa: F401
     from .configuration_block import TransformerBlockConfig  # noqa: F401
+    from .cpu_gradients import rms_norm  # noqa: F401
     from .decoding_attention import StepSelfAttention  # noqa: F401
     from .decoding_cache import KeyValueBuffer  # noqa: F401
     from .decoding_step import DecodingStep  # noqa: F401

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .cpu_gradients import has_cpu_gradients, rms_norm
+
 
 class LayerNorm(nn.Module):
     """Layer normalization (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
@@ -64,6 +66,8 @@ class RMSNorm(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Normalize the last dimension by torch's kernel: (..., C) to (..., C)."""
         weight = None if self.weight is None else self.weight.to(hidden_states.dtype)  # no fused kernel mixes dtypes
+        if has_cpu_gradients(hidden_states):
+            return rms_norm(hidden_states, weight, self.eps)
         return F.rms_norm(hidden_states, (self.hidden_size,), weight, self.eps)
 
     def extra_repr(self) -> str:

@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from .compatibility import LAYER_TYPES, is_paged
+from .cpu_gradients import has_cpu_gradients, rotate
 
 
 class SinusoidalPositions(nn.Module):
@@ -71,6 +72,8 @@ class RotaryEmbedding(nn.Module):
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate each pair (x_i, x_{i+R/2}) of the first R features of queries or keys (B, H, T, D) by an angle given by
     `cos` and `sin`, each (B, T, R/2) (Su et al. 2021, arXiv:2104.09864). The other features keep their values."""
+    if has_cpu_gradients(x):
+        return rotate(x, cos, sin)
     rotated = 2 * cos.shape[-1]  # R
     if rotated < x.shape[-1]:
         return torch.cat((apply_rotary(x[..., :rotated], cos, sin), x[..., rotated:]), dim=-1)

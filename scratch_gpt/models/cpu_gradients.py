@@ -1,15 +1,14 @@
 """RMSNorm and rotary positions in uncompiled training on a CPU: the same functions, with gradients in fewer operations.
 
 torch differentiates them operation by operation, and on a CPU each operation reads and writes the features of all
-tokens. Written out, a norm and its gradient take a quarter of the time, a rotation and its gradient two thirds. Elsewhere
-a compiler or a fused kernel does this.
+tokens. Written out, a norm and its gradient take a quarter of the time, a rotation and its gradient half of it.
+Elsewhere a compiler or a fused kernel does this.
 
 Dimension letters: C normalized features, B batch, H heads, T tokens, D head size, R rotated features of a head.
 """
 
 import torch
 from torch.nn import functional as F
-
 
 MIN_ELEMENTS = 2**17  # of a tensor for which fewer operations outweigh the calls of Python functions
 
@@ -34,8 +33,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.
 
 class _RMSNorm(torch.autograd.Function):
     """With r = 1 / sqrt(mean(x²) + eps), n = r x and h = weight * (gradient of y), the gradient of x is
-    r (h - n mean(h n)). That of layer normalization is r (h - mean(h) - n mean(h n)), for n = r (x - mean(x)): so torch's
-    kernel for layer normalization, given a mean of 0, computes all but r mean(h)."""
+    r (h - n mean(h n)). That of layer normalization is r (h - mean(h) - n mean(h n)), for n = r (x - mean(x)): so
+    torch's kernel for layer normalization, given a mean of 0, computes all but r mean(h)."""
 
     generate_vmap_rule = True
 

@@ -5,9 +5,13 @@ import atexit
 import contextlib
 import faulthandler
 import functools
+import gc
 import importlib
+import importlib.abc
+import importlib.machinery
 import json
 import os
+import pickle
 import random
 import runpy
 import subprocess
@@ -15,9 +19,11 @@ import sys
 import threading
 import traceback
 import types
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 # Dependencies of `import transformers` that are slow to import.
 SLOW = ("torch", "torch._dynamo", "torch.onnx", "torch.export", "torch.distributed.tensor", "torch.utils.data", "sympy")
@@ -27,11 +33,35 @@ SLOW += ("matplotlib.pyplot", "typer", "rich.console", "rich.table", "jinja2", "
 SLOW += ("multiprocess", "fsspec", "psutil", "asyncio", "unittest.mock")
 OURS_OR_HF = {"scratch_gpt", "transformers", "huggingface_hub", "tokenizers", "datasets", "accelerate", "peft", "trl"}
 
+_structure: dict[str, Any] = {}  # of the folder of transformers' models, in the fork server and its children
+
+
+def _read_structure() -> dict[str, Any]:
+    """What `import transformers` reads, twice, from the sources of all its models, which takes half a second; by the
+    path of their folder. It depends on nothing else, and is read in a process of its own."""
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        with contextlib.suppress(BaseException), open(write_end, "wb") as file:
+            utils = importlib.import_module("transformers.utils.import_utils")
+            models = str(Path(utils.__file__ or "").parents[1] / "models")
+            pickle.dump({models: utils.create_import_structure_from_path(models)}, file)
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as file:
+        content = file.read()
+    os.waitpid(child, 0)
+    return pickle.loads(content) if content else {}
+
+
 if __name__ != "__main__" and os.environ.get("SLOW_IMPORTS"):  # in the fork server
     for _name in SLOW:
         with contextlib.suppress(ImportError):
             importlib.import_module(_name)
     assert not OURS_OR_HF & {name.split(".")[0] for name in sys.modules}
+    _structure |= _read_structure()
+    # Garbage collections of the children skip what they share: each would otherwise copy it, in a quarter of a second.
+    gc.collect()
+    gc.freeze()
 
 
 def start_python(
@@ -102,6 +132,37 @@ def _replace(arguments: list[str], cwd: str, environment: dict[str, str], stream
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls functions with modules, by their name, after they are imported."""
+
+    def __init__(self, changes: dict[str, Callable[[types.ModuleType], None]]):
+        self.changes = changes
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The usual loader of a module, followed by the function."""
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name in self.changes else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_change(module: types.ModuleType) -> None:
+            execute(module)
+            self.changes[name](module)
+
+        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
+        return spec
+
+
+def _use_structure(module: types.ModuleType) -> None:
+    """Make transformers use what the fork server has read from its sources."""
+    read = module.create_import_structure_from_path
+    module.create_import_structure_from_path = (  # type: ignore[attr-defined]
+        lambda path: _structure[str(path)] if str(path) in _structure else read(path)
+    )
+
+
 def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str], path: list[str]) -> None:
     """In the new process: run the code or script, and shut down as Python does."""
     _enter(cwd, streams)
@@ -125,6 +186,8 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: l
 
         coverage.process_startup(force=True)
     faulthandler.enable()
+    if _structure:
+        sys.meta_path.insert(0, _AfterImport({"transformers.utils.import_utils": _use_structure}))
     code = 0
     try:
         if is_code:

@@ -38,13 +38,14 @@ _structure: dict[str, Any] = {}  # of the folder of transformers' models, in the
 
 def _read_structure() -> dict[str, Any]:
     """What `import transformers` reads, twice, from the sources of all its models, which takes half a second; by the
-    path of their folder. It depends on nothing else, and is read in a process of its own."""
+    path of their folder and of its `__init__.py`. It depends on nothing else, and is read in a process of its own."""
     read_end, write_end = os.pipe()
     if (child := os.fork()) == 0:
         with contextlib.suppress(BaseException), open(write_end, "wb") as file:
             utils = importlib.import_module("transformers.utils.import_utils")
-            models = str(Path(utils.__file__ or "").parents[1] / "models")
-            pickle.dump({models: utils.create_import_structure_from_path(models)}, file)
+            models = Path(utils.__file__ or "").parents[1] / "models"
+            structure = utils.create_import_structure_from_path(str(models))
+            pickle.dump(dict.fromkeys((str(models), str(models / "__init__.py")), structure), file)
         os._exit(0)
     os.close(write_end)
     with open(read_end, "rb") as file:

@@ -20,7 +20,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,9 @@ def start_python(
     environment: dict[str, str],
     streams: tuple[Path | str, ...],
     fresh: bool = False,
+    new_session: bool = False,
 ) -> BaseProcess:
-    """Start a subprocess equivalent to `python ARGUMENTS`.
+    """Start a subprocess equivalent to `python ARGUMENTS`. It may be called in a process that it has started.
 
     Args:
         arguments: arguments of the interpreter.
@@ -81,12 +82,13 @@ def start_python(
         streams: files of standard input, output and error.
         fresh: start a new interpreter without imported modules. Always so, unless the arguments are `-c CODE` or a
             script, possibly after `-I`.
+        new_session: make it the leader of a process group of its own.
     """
     isolated = arguments[0] == "-I"
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with _environment_of_server():
-        asked = (arguments, str(cwd), environment, [str(stream) for stream in streams])
+        asked = (arguments, str(cwd), environment, [str(stream) for stream in streams], new_session)
         fresh = fresh or (arguments[isolated].startswith("-") and arguments[isolated] != "-c")
         if fresh:
             process = context.Process(target=_replace, args=asked)
@@ -119,18 +121,57 @@ def _environment_of_server():
         os.environ.update(before)
 
 
-def _enter(cwd: str, streams: list[str]) -> None:
+def _enter(cwd: str, streams: list[str], new_session: bool) -> None:
     os.chdir(cwd)
-    for target, (name, mode) in enumerate(zip(streams, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
+    if new_session:
+        os.setsid()
+    written = os.O_WRONLY | os.O_APPEND  # several processes may share a file
+    for target, (name, mode) in enumerate(zip(streams, (os.O_RDONLY, written, written), strict=True)):
         descriptor = os.open(name, mode | os.O_NOCTTY)
         os.dup2(descriptor, target)
         os.close(descriptor)
 
 
-def _replace(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
+def _replace(
+    arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str], new_session: bool
+) -> None:
     """In the new process: replace it by a new Python interpreter."""
-    _enter(cwd, streams)
+    _enter(cwd, streams, new_session)
     os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def fork_workers() -> None:
+    """Make PyTorch's launcher, in this process, fork its workers, which then need not import PyTorch."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    subprocess_handler.SubprocessHandler._popen = lambda handler, args, env: _Worker(args, env)  # type: ignore[assignment]
+
+
+class _Worker:
+    """What the launcher uses of `subprocess.Popen`, with a forked process that has its output and directory.
+
+    Args:
+        command: such as (sys.executable, "-u", "script.py", ...).
+        environment: all environment variables.
+    """
+
+    def __init__(self, command: tuple[str, ...], environment: dict[str, str]):
+        assert command[:2] == (sys.executable, "-u"), command  # output is never buffered for long
+        self.args = list(command[2:])
+        streams = (os.devnull, *(f"/proc/{os.getpid()}/fd/{number}" for number in (1, 2)))
+        self.process = start_python(self.args, Path.cwd(), environment, streams, new_session=True)
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or None if it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return self.process.exitcode
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -164,9 +205,16 @@ def _use_structure(module: types.ModuleType) -> None:
     )
 
 
-def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[str], path: list[str]) -> None:
+def _run(
+    arguments: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    streams: list[str],
+    new_session: bool,
+    path: list[str],
+) -> None:
     """In the new process: run the code or script, and shut down as Python does."""
-    _enter(cwd, streams)
+    _enter(cwd, streams, new_session)
     isolated = arguments[0] == "-I"
     arguments = arguments[isolated:]
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  (open as long as the process runs)
@@ -187,6 +235,9 @@ def _run(arguments: list[str], cwd: str, environment: dict[str, str], streams: l
 
         coverage.process_startup(force=True)
     faulthandler.enable()
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_address and sys.version_info < (3, 14):  # Python would start another one
+        server.ensure_running = lambda: None
     if _structure:
         sys.meta_path.insert(0, _AfterImport({"transformers.utils.import_utils": _use_structure}))
     code = 0

@@ -25,8 +25,9 @@ PROJECT = Path(__file__).parents[2]
 SHARED = PROJECT.parent / "shared" / "data"
 
 
-# The launcher picks a free port, since tests run in parallel.
-TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")
+# `torchrun` with two processes. The launcher picks a free port, since tests run in parallel.
+LAUNCH = "from helpers.forked_python import fork_workers as fork; from torch.distributed import run; fork(); run.main()"
+TWO_PROCESSES = ("-c", LAUNCH, "--standalone", "--local_addr", "127.0.0.1", "--nproc_per_node", "2")
 
 
 TIMEOUT = 280  # seconds; below the timeout of pytest for a test that runs two processes

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from helpers.forked_python import fork_verifications
 from helpers.processes import PROJECT
 from hypothesis import settings
 
@@ -15,6 +16,9 @@ from scratch_gpt import (
     train_tokenizer,
 )
 from scratch_gpt.data.corpora.stories import stories
+from scratch_gpt.hub import push
+
+RUN_PYTHON = push.run_python
 
 torch.set_num_threads(1)
 
@@ -44,6 +48,18 @@ def _seeded():
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
     os.environ["SCRATCH_GPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked_verifications():
+    """What loads a model without the package before a push is forked, except in tests that use `fresh_verification`."""
+    fork_verifications(push)
+
+
+@pytest.fixture
+def fresh_verification(monkeypatch):
+    """Before a push, a model is loaded in a new interpreter, as it is for a user."""
+    monkeypatch.setattr(push, "run_python", RUN_PYTHON)
 
 
 @pytest.fixture(scope="session")

@@ -94,11 +94,10 @@ def verify_loads_without_package(folder: Path, remote_code: bool = True, timeout
     with tempfile.TemporaryDirectory() as temporary:
         environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
         environment |= {"HF_MODULES_CACHE": temporary, "HF_HUB_OFFLINE": "1", "HF_TOKEN_PATH": f"{temporary}/none"}
-        command = [sys.executable, "-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder.resolve()), json.dumps(remote_code)]
-        command.append(AUTO_CLASSES[kind_of_model(config)].__name__)
-        options: dict[str, Any] = {"cwd": temporary, "env": environment, "stdin": subprocess.DEVNULL}
+        arguments = ["-I", "-c", LOAD_WITHOUT_PACKAGE, str(folder.resolve()), json.dumps(remote_code)]
+        arguments.append(AUTO_CLASSES[kind_of_model(config)].__name__)
         try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+            result = run_python(arguments, temporary, environment, timeout)
         except subprocess.TimeoutExpired as error:
             raise ScratchError(
                 f"{folder} was not pushed: loading it and generating two tokens in a process without this package "
@@ -107,6 +106,24 @@ def verify_loads_without_package(folder: Path, remote_code: bool = True, timeout
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ScratchError(f"{folder} does not load without this package, so it was not pushed: {reason}")
+
+
+def run_python(
+    arguments: list[str], folder: str, environment: dict[str, str], timeout: float
+) -> subprocess.CompletedProcess:
+    """Run this Python in another process, without input.
+
+    Args:
+        arguments: of the interpreter.
+        folder: working directory.
+        environment: all environment variables.
+        timeout: seconds.
+
+    Raises:
+        subprocess.TimeoutExpired: it was killed after the timeout.
+    """
+    options: dict[str, Any] = {"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, **options)
 
 
 def write_native_twin(folder: Path, twin: Path, trust_remote_code: bool = False) -> Twin:

@@ -325,7 +325,7 @@ def test_plan_prefers_the_vocabulary_size_of_the_command_line(tmp_path):
 # Publishing
 
 
-def test_verification_before_a_push_has_a_timeout(causal):
+def test_verification_before_a_push_has_a_timeout(causal, fresh_verification):
     with pytest.raises(ScratchError, match=r"took over 0\.1 s and was killed"):
         verify_loads_without_package(causal, timeout=0.1)
 

@@ -16,6 +16,7 @@ import random
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 import types
@@ -197,6 +198,29 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+def run_forked(
+    arguments: list[str], folder: str, environment: dict[str, str], timeout: float
+) -> subprocess.CompletedProcess:
+    """`scratch_gpt.hub.push.run_python`, with a process that is forked and need not import PyTorch."""
+    with tempfile.TemporaryDirectory() as temporary:
+        printed = [Path(temporary, name) for name in ("out", "errors")]
+        for path in printed:
+            path.touch()
+        process = start_python(arguments, folder, environment, (os.devnull, *printed))
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        out, errors = (path.read_text(encoding="utf-8") for path in printed)
+    return subprocess.CompletedProcess([sys.executable, *arguments], process.exitcode, out, errors)
+
+
+def fork_verifications(push: types.ModuleType) -> None:
+    """Make `scratch_gpt.hub.push` fork the processes that load a model without the package."""
+    push.run_python = run_forked  # type: ignore[attr-defined]
+
+
 def _use_structure(module: types.ModuleType) -> None:
     """Make transformers use what the fork server has read from its sources."""
     read = module.create_import_structure_from_path
@@ -238,8 +262,8 @@ def _run(
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     if server._forkserver_address and sys.version_info < (3, 14):  # Python would start another one
         server.ensure_running = lambda: None
-    if _structure:
-        sys.meta_path.insert(0, _AfterImport({"transformers.utils.import_utils": _use_structure}))
+    changes = {"transformers.utils.import_utils": _use_structure, "scratch_gpt.hub.push": fork_verifications}
+    sys.meta_path.insert(0, _AfterImport(changes))
     code = 0
     try:
         if is_code:

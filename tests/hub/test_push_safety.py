@@ -82,7 +82,7 @@ def test_custom_generate_is_neither_run_nor_uploaded(directory, hub, tmp_path):
     assert not [name for name in hub.repositories[NAME].revisions["main"] if "custom_generate" in name]
 
 
-def test_pickled_weights_are_never_loaded(directory):
+def test_pickled_weights_are_never_loaded(directory, fresh_verification):
     """Regression: verification loaded the pickle, while the safetensors file of another name was uploaded."""
     torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
     (directory / "model.safetensors").rename(directory / "model_x.safetensors")

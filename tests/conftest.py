@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, no Hub, a separate cache, and a small tokenizer."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -38,6 +39,12 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
+
+
+def pytest_collection_finish():
+    """Garbage collections skip the modules and tests that exist until the end: each would visit all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -91,9 +91,9 @@ CORRUPTIONS = {
     "more ends than memory": lambda entry: (entry / "train.ends.npy").write_bytes(
         (entry / "train.ends.npy").read_bytes().replace(b"(1,)", b"(%d,)" % 10**13, 1)
     ),
-    "tokens missing": lambda entry: (entry / "train.bin").unlink(),
-    "truncated tokens": lambda entry: os.truncate(entry / "train.bin", 7),
-    "linked tokens": link_out("train.bin"),
+    "tokens missing": lambda entry: (entry / "train-00000.bin").unlink(),
+    "truncated tokens": lambda entry: os.truncate(entry / "train-00000.bin", 7),
+    "linked tokens": link_out("train-00000.bin"),
     "linked meta": link_out("meta.json"),
     "pipe": lambda entry: ((entry / "meta.json").unlink(), os.mkfifo(entry / "meta.json")),
     "file": lambda entry: ([path.unlink() for path in entry.iterdir()], entry.rmdir(), entry.write_text("x")),
@@ -117,7 +117,7 @@ def test_linked_cache_entry_is_replaced(prepared, tmp_path):
     again, entry, expected = prepared
     entry.rename(tmp_path / "elsewhere")
     entry.symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "train.bin").write_bytes(b"\xff" * 100)
+    (tmp_path / "elsewhere" / "train-00000.bin").write_bytes(b"\xff" * 100)
     assert again() == expected
     assert not entry.is_symlink()
-    assert (tmp_path / "elsewhere" / "train.bin").read_bytes() == b"\xff" * 100
+    assert (tmp_path / "elsewhere" / "train-00000.bin").read_bytes() == b"\xff" * 100

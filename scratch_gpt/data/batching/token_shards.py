@@ -1,8 +1,8 @@
 """Tokenised text on disk: cached by content and settings, and read through memory maps.
 
-A cache entry is a folder with `meta.json` and, for each split, `SPLIT.bin` (token ids, little endian, uint16 or uint32
-depending on the vocabulary size) and `SPLIT.ends.npy` (the end of each document). It is written to a temporary folder
-that is renamed when complete, so that an incomplete entry is never used.
+A cache entry is a folder with `meta.json` and, for each split, `SPLIT-00000.bin`, `SPLIT-00001.bin`, … (token ids,
+little endian, uint16 or uint32 depending on the vocabulary size) and `SPLIT.ends.npy` (the end of each document). It is
+written beside its place and renamed when complete, so that an incomplete entry is never used.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-from array import array
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +17,19 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from ...cache import cache_directory, make_cache
+from ...cache import make_cache
 from ...errors import ScratchError
-from ...tokenization.special_tokens import end_token_id, unknown_token_id
-from ...tokenization.training import encode_batch
+from ...tokenization.special_tokens import end_token_id
 from ...untrusted import check_regular, read_json
-from ..readers.sources import Piece, Source
-from ..readers.text import SPLITS, Record, Sizes, TextReading, parts_of
+from ..readers.sources import Source
+from ..readers.text import SPLITS, TextReading
+from .parts import Progress
+from .preparation import DTYPES, Preparation, Report, exclusive_folder
+from .token_files import TokenFiles
 
-FORMAT = 4
-DTYPES = ("<u2", "<u4")  # of token ids
+FORMAT = 5
 SIZES = ("characters", "utf8_bytes", "unknown")
-BATCH_PIECES = 2048
-BATCH_CHARACTERS = 1 << 23
-COPIED_DOCUMENTS = 1 << 15
-
-Progress = Callable[[int], None]
+MAX_FILES = 1 << 16  # of a split
 
 
 @dataclass(frozen=True)
@@ -43,8 +37,8 @@ class Shard:
     """The tokens of one split.
 
     Attributes:
-        tokens: concatenated token ids of all documents, shape (T,). If there are several documents, each ends with
-            `<eos>`.
+        tokens: concatenated token ids of all documents, shape (T,); `TokenFiles`, which is indexed like an array, if
+            they are in several files. If there are several documents, each ends with `<eos>`.
         ends: end index (exclusive) of each document, shape (D,).
         characters, utf8_bytes: size of the text before tokenisation.
         unknown: number of `<unk>` tokens.
@@ -67,13 +61,16 @@ def prepare(
     progress: Progress | None = None,
     splits: tuple[str, ...] = SPLITS,
     seed: int = 0,
+    num_processes: int | None = None,
 ) -> dict[str, Shard]:
     """Return only the shards of `prepare_texts`.
 
     Args:
-        source, tokenizer, validation_fraction, validation_source, progress, splits, seed: see `prepare_texts`.
+        source, tokenizer, validation_fraction, validation_source, progress, splits, seed, num_processes: see
+            `prepare_texts`.
     """
-    return prepare_texts(source, tokenizer, validation_fraction, validation_source, progress, splits, seed)[0]
+    first = source, tokenizer, validation_fraction, validation_source
+    return prepare_texts(*first, progress, splits, seed, num_processes)[0]
 
 
 def prepare_texts(
@@ -84,11 +81,14 @@ def prepare_texts(
     progress: Progress | None = None,
     splits: tuple[str, ...] = SPLITS,
     seed: int = 0,
+    num_processes: int | None = None,
+    report: Report | None = None,
 ) -> tuple[dict[str, Shard], TextReading]:
     """Tokenise and split a source, or load the result from the cache.
 
     If the source is a single document, its end is held out; otherwise a fraction of the documents
-    (`splits.hold_out`).
+    (`splits.hold_out`). A preparation that is killed is continued by the next call (see `preparation`). The result does
+    not depend on the number of processes.
 
     Args:
         source: the texts.
@@ -98,13 +98,19 @@ def prepare_texts(
         progress: called with the number of characters tokenised since the last call.
         splits: the splits to return; each must contain text.
         seed: seed of the split.
+        num_processes: number of processes that tokenise, each with one thread. None: the available cores, at most
+            `preparation.MAX_PROCESSES`, or the threads of this process for a short text.
+        report: called with lines for the user; None omits them.
 
     Returns:
         A shard for each of `splits`, and statistics of the texts.
 
     Raises:
         ScratchError: a requested split is empty, or too many rows can't be used.
+        OSError: a file can't be written.
     """
+    progress = progress or (lambda characters: None)
+    report = report or (lambda line: None)
     settings = {
         "format": FORMAT,
         "source": source.fingerprint(),
@@ -116,23 +122,17 @@ def prepare_texts(
         "splits": splits,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    entry = cache_directory() / "shards" / key
+    entry = make_cache("shards") / key
+    parts = entry.with_name(f"{key}.parts")
     prepared = _open_entry(entry, splits)
-    if prepared is None:
-        _discard(entry)
-        staging = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=make_cache("shards")))
-        try:
-            preparation = _Preparation(staging, tokenizer, progress or (lambda characters: None))
-            meta = preparation.write(source, validation_source, validation_fraction, seed)
-            _check_filled(staging, source, splits)
-            (staging / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            staging.rename(entry)
-        except OSError:
-            if not (entry / "meta.json").exists():  # otherwise another process has written the same entry
-                raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        prepared = _open_entry(entry, splits)
+    if prepared is None or parts.exists():  # the latter if an earlier preparation was killed at its very end
+        with exclusive_folder(parts, report) as folder:
+            prepared = _open_entry(entry, splits)  # another process may have written it
+            if prepared is None:
+                _discard(entry)
+                preparation = Preparation(folder, tokenizer, progress, report, num_processes)
+                _write_entry(entry, preparation, source, validation_source, validation_fraction, seed, splits)
+                prepared = _open_entry(entry, splits)
     if prepared is None:
         raise ScratchError(
             f"{entry} is corrupt and can't be replaced: remove it, or set SCRATCH_GPT_CACHE to another folder"
@@ -140,6 +140,29 @@ def prepare_texts(
     shards, reading = prepared
     reading.count.check(source.name, source.max_bad_rows)  # the limit may be lower than when the entry was written
     return shards, reading
+
+
+def _write_entry(
+    entry: Path,
+    preparation: Preparation,
+    source: Source,
+    validation_source: Source | None,
+    validation_fraction: float,
+    seed: int,
+    splits: tuple[str, ...],
+) -> None:
+    """Write a cache entry beside its place, and rename it. See `prepare_texts` for the arguments."""
+    staged = preparation.folder / "entry"
+    _discard(staged)
+    staged.mkdir(mode=0o700)
+    meta = preparation.write(staged, source, validation_source, validation_fraction, seed)
+    _check_filled(staged, source, splits)
+    (staged / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    try:
+        staged.rename(entry)
+    except OSError:
+        if not (entry / "meta.json").exists():  # otherwise another process has written the same entry
+            raise
 
 
 def _discard(entry: Path) -> None:
@@ -150,125 +173,11 @@ def _discard(entry: Path) -> None:
         shutil.rmtree(entry)
 
 
-class _Writer:
-    """Append documents to a file of token ids, each followed by the token that ends a text."""
-
-    def __init__(self, path: Path, dtype: np.dtype):
-        self.path, self.dtype = path, dtype
-        self.file = path.open("wb")
-        self.count = 0
-        self.ends, self.unknown = array("q"), array("q", [0])
-
-    def add(self, ids: list[int], piece: Piece, end: int, unk: int | None) -> None:
-        self.unknown[-1] += ids.count(unk) if unk is not None else 0
-        if piece.ends_document:
-            ids = [*ids, end]
-        self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())
-        self.count += len(ids)
-        if piece.ends_document:
-            self.ends.append(self.count)
-            self.unknown.append(0)
-
-
-class _Preparation:
-    """Write the files of a cache entry."""
-
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, progress: Progress):
-        self.folder, self.tokenizer, self.progress = folder, tokenizer, progress
-        largest = max(tokenizer.get_vocab().values())
-        self.dtype = np.dtype(DTYPES[largest >= 1 << 16])
-        self.record = Record()
-
-    def write(
-        self, source: Source, validation_source: Source | None, validation_fraction: float, seed: int
-    ) -> dict[str, Any]:
-        """Tokenise and split the texts; return the content of `meta.json`."""
-        writers = self._tokenise(parts_of(source, validation_source, validation_fraction))
-        held = self.record.held_out(source, validation_fraction, seed)
-        meta = {}
-        if held is None:
-            for split in SPLITS:
-                everything = np.ones(len(writers[split].ends), dtype=bool)
-                meta[split] = self._finish(split, writers[split], split, everything)
-        else:
-            for split, selected in (("train", ~held), ("validation", held)):
-                self._copy(writers["all"], split, selected)
-                meta[split] = self._finish(split, writers["all"], "all", selected)
-        writers["all"].path.unlink()
-        return {**meta, "reading": self.record.reading(source, validation_source, held).to_json()}
-
-    def _tokenise(self, texts: Iterator[tuple[str, Piece]]) -> dict[str, _Writer]:
-        """Write the token ids of all texts, one file per part."""
-        writers = {part: _Writer(self.folder / f"{part}.bin", self.dtype) for part in (*SPLITS, "all")}
-        end: Any = end_token_id(self.tokenizer)
-        unk = unknown_token_id(self.tokenizer)
-        try:
-            for batch in _batches(texts):
-                encoded = encode_batch(self.tokenizer, [piece.text for _, piece in batch])
-                for (part, piece), ids in zip(batch, encoded, strict=True):
-                    writers[part].add(ids, piece, end, unk)
-                    self.record.add(part, piece)
-                self.progress(sum(len(piece.text) for _, piece in batch))
-        finally:
-            for writer in writers.values():
-                writer.file.close()
-        return writers
-
-    def _copy(self, written: _Writer, split: str, selected: np.ndarray) -> None:
-        """Copy the documents selected by a boolean mask (D,) from the file of all documents to that of a split."""
-        ends = np.asarray(written.ends, dtype=np.int64)
-        lengths = np.diff(ends, prepend=0)
-        tokens = np.memmap(written.path, dtype=self.dtype, mode="r") if written.count else np.empty(0, self.dtype)
-        with (self.folder / f"{split}.bin").open("wb") as file:
-            for start in range(0, len(ends), COPIED_DOCUMENTS):
-                some = slice(start, start + COPIED_DOCUMENTS)
-                begin, end = ends[start] - lengths[start], ends[some][-1]
-                file.write(tokens[begin:end][np.repeat(selected[some], lengths[some])].tobytes())
-
-    def _finish(self, split: str, written: _Writer, part: str, selected: np.ndarray) -> dict[str, Any]:
-        """Save the ends of the documents of a split; return their sizes.
-
-        The `<eos>` of a split with a single document is removed, because it may be a part of a longer document.
-
-        Args:
-            split: name of the split.
-            written: the file of the part that the documents come from.
-            part: name of that part: "train", "validation" or "all".
-            selected: boolean mask (D,) of the documents of the part that belong to the split.
-        """
-        ends = np.cumsum(np.diff(np.asarray(written.ends, dtype=np.int64), prepend=0)[selected])
-        if len(ends) == 1:
-            ends = ends - 1
-            with (self.folder / f"{split}.bin").open("r+b") as file:
-                file.truncate(int(ends[0]) * self.dtype.itemsize)
-        np.save(self.folder / f"{split}.ends.npy", ends)
-        sizes = self.record.sizes.get(part) or Sizes()
-        columns = {"characters": sizes.characters, "utf8_bytes": sizes.utf8_bytes, "unknown": written.unknown}
-        totals = {
-            name: int(np.asarray(column, np.int64)[: len(selected)][selected].sum()) for name, column in columns.items()
-        }
-        return {"dtype": self.dtype.str, **totals}
-
-
 def _check_filled(folder: Path, source: Source, splits: tuple[str, ...]) -> None:
     for split in splits:
-        if not (folder / f"{split}.bin").stat().st_size:
+        if not (folder / f"{split}-00000.bin").stat().st_size:
             advice = "give more text" if split == "train" else "give more text or a larger validation_fraction"
             raise ScratchError(f"{source.name} leaves no text for {split}: {advice}")
-
-
-def _batches(pieces: Iterator[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
-    """Group pieces into batches of at most `BATCH_PIECES` pieces and about `BATCH_CHARACTERS` characters."""
-    batch: list[tuple[str, Piece]] = []
-    characters = 0
-    for item in pieces:
-        batch.append(item)
-        characters += len(item[1].text)
-        if len(batch) == BATCH_PIECES or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _open_entry(entry: Path, splits: tuple[str, ...]) -> tuple[dict[str, Shard], TextReading] | None:
@@ -297,14 +206,18 @@ def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
     """
     if meta["dtype"] not in DTYPES:
         raise ValueError(f"{entry} has tokens of type {meta['dtype']!r}, want one of {', '.join(DTYPES)}")
-    for name in (f"{split}.bin", f"{split}.ends.npy"):
+    if type(meta["files"]) is not int or not 0 < meta["files"] <= MAX_FILES:
+        raise ValueError(f"{entry} has {meta['files']!r} files of {split}, want a number from 1 to {MAX_FILES}")
+    names = [f"{split}-{number:05}.bin" for number in range(meta["files"])]
+    for name in (*names, f"{split}.ends.npy"):
         check_regular(entry / name)
-    tokens = np.memmap(entry / f"{split}.bin", dtype=meta["dtype"], mode="r")
+    arrays = [np.memmap(entry / name, dtype=meta["dtype"], mode="r") for name in names]
+    tokens: Any = arrays[0] if len(arrays) == 1 else TokenFiles(arrays)
     # Memory-mapped first: a header that declares an array larger than the file then allocates no memory.
     ends = np.load(entry / f"{split}.ends.npy", mmap_mode="r", allow_pickle=False)
     if ends.dtype != np.int64 or ends.ndim != 1 or not len(ends):
         raise ValueError(f"{entry} has no valid document ends for {split}")
-    ends = np.array(ends)
+    ends = ends.view(np.ndarray)  # faster to index; still on disk, and shared by the processes of a machine
     if ends[0] < 0 or np.any(ends[1:] < ends[:-1]) or ends[-1] != len(tokens):
         raise ValueError(f"{entry} has document ends that do not match its tokens")
     sizes = {name: meta[name] for name in SIZES}

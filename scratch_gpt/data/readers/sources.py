@@ -54,6 +54,10 @@ class Source(ABC):
     def pieces(self) -> Iterator[Piece]:
         """Iterate over the pieces of all documents, from the beginning."""
 
+    def has_one_document(self) -> bool:
+        """Whether there is exactly one document, as far as that is known without reading."""
+        return False
+
     def fingerprint(self) -> str:
         """Return a hash that changes whenever the texts change."""
         return self.origin.fingerprint()
@@ -106,6 +110,10 @@ class FileSource(Source):
     def count(self) -> ReadCount:
         """Number of documents read and skipped in the last pass."""
         return ReadCount(len(self.paths))
+
+    def has_one_document(self) -> bool:
+        """Whether there is exactly one file."""
+        return len(self.paths) == 1
 
     def pieces(self) -> Iterator[Piece]:
         """Iterate over the pieces of all documents, from the beginning."""

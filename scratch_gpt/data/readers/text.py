@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from .sources import Piece, Source
 
 SPLITS = ("train", "validation")
 PROMPT_CHARACTERS = 200
+BEGINNINGS = 1024  # documents whose beginnings are kept, among which is nearly always one that is held out
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,22 @@ def parts_of(
     if validation_source is not None:
         yield from (("train", piece) for piece in source.pieces())
         yield from (("validation", piece) for piece in validation_source.pieces())
-    elif _has_one_document(source):
-        yield from _split_one_text(source, validation_fraction)
     else:
-        yield from (("all", piece) for piece in source.pieces())
+        pieces = source.pieces()
+        first = None if source.has_one_document() else list(_first_documents(pieces, 2))
+        if first is None:  # a file can be larger than memory, and is read twice
+            yield from _split_one_text(source.pieces, validation_fraction)
+        elif sum(piece.ends_document for piece in first) == 1:
+            yield from _split_one_text(lambda: iter(first), validation_fraction)
+        else:
+            yield from (("all", piece) for piece in chain(first, pieces))
+
+
+def _first_documents(pieces: Iterator[Piece], count: int) -> Iterator[Piece]:
+    """Take the pieces of the first documents."""
+    while count and (piece := next(pieces, None)) is not None:
+        yield piece
+        count -= piece.ends_document
 
 
 def documents_of(source: Source) -> Iterator[str]:
@@ -131,12 +144,6 @@ def documents_of(source: Source) -> Iterator[str]:
             pending = []
 
 
-def _has_one_document(source: Source) -> bool:
-    """Whether the source has exactly one document, whose end is then held out."""
-    ends = (piece for piece in source.pieces() if piece.ends_document)
-    return len(list(islice(ends, 2))) == 1
-
-
 def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]:
     """Iterate over the first `length` characters of each document."""
     beginning = ""
@@ -147,12 +154,12 @@ def beginnings(source: Source, length: int = PROMPT_CHARACTERS) -> Iterator[str]
             beginning = ""
 
 
-def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tuple[str, Piece]]:
+def _split_one_text(pieces: Callable[[], Iterator[Piece]], validation_fraction: float) -> Iterator[tuple[str, Piece]]:
     """Iterate over the pieces of a single document, each with its split; the end goes to "validation"."""
-    characters = sum(len(piece.text) for piece in source.pieces())
+    characters = sum(len(piece.text) for piece in pieces())
     boundary = int(characters * (1 - validation_fraction))
     position = 0
-    for piece in source.pieces():
+    for piece in pieces():
         cut = min(max(boundary - position, 0), len(piece.text))
         if cut:
             yield "train", Piece(piece.text[:cut], position + cut == boundary)
@@ -162,16 +169,17 @@ def _split_one_text(source: Source, validation_fraction: float) -> Iterator[tupl
 
 
 class Sizes:
-    """The key (a hash of the text), number of characters and number of UTF-8 bytes of each document, and whether all of
-    them are blank."""
+    """The key (a hash of the text), number of characters and number of UTF-8 bytes of each document, the beginnings of
+    the first ones, and whether all of them are blank."""
 
     def __init__(self) -> None:
         self.keys, self.characters, self.utf8_bytes = array("Q"), array("q"), array("q")
-        self.beginning, self.blank = "", True
+        self.beginnings: list[str] = []
+        self.blank = True
         self._digest: Any = None
 
-    def add(self, piece: Piece) -> None:
-        """Add the next piece."""
+    def add(self, piece: Piece) -> bytes:
+        """Add the next piece, and return it in UTF-8."""
         data = piece.text.encode("utf-8", "surrogatepass")
         if self._digest is None:
             self._digest = hashlib.blake2b(digest_size=8)
@@ -181,11 +189,14 @@ class Sizes:
         self.characters[-1] += len(piece.text)
         self.blank = self.blank and not piece.text.strip()
         self.utf8_bytes[-1] += len(data)
-        if len(self.beginning) < PROMPT_CHARACTERS:
-            self.beginning += piece.text[: PROMPT_CHARACTERS - len(self.beginning)]
+        if len(self.keys) < len(self.beginnings):
+            self.beginnings[-1] += piece.text[: PROMPT_CHARACTERS - len(self.beginnings[-1])]
+        elif len(self.beginnings) < BEGINNINGS:
+            self.beginnings.append(piece.text[:PROMPT_CHARACTERS])
         if piece.ends_document:
             self.keys.append(int.from_bytes(self._digest.digest(), "little"))
             self._digest = None
+        return data
 
 
 class Record:
@@ -194,9 +205,9 @@ class Record:
     def __init__(self) -> None:
         self.sizes: dict[str, Sizes] = {}
 
-    def add(self, part: str, piece: Piece) -> None:
-        """Add the next piece of a part."""
-        self.sizes.setdefault(part, Sizes()).add(piece)
+    def add(self, part: str, piece: Piece) -> bytes:
+        """Add the next piece of a part, and return it in UTF-8."""
+        return self.sizes.setdefault(part, Sizes()).add(piece)
 
     def held_out(self, source: Source, fraction: float, seed: int) -> np.ndarray | None:
         """Return a boolean mask (N,) of the documents of "all" to hold out; None if the parts are already known.
@@ -227,13 +238,16 @@ class Record:
         """
         count = source.count if validation_source is None else source.count + validation_source.count
         parts = {name: np.frombuffer(sizes.keys, np.uint64) for name, sizes in self.sizes.items()}
-        prompt = self.sizes["validation"].beginning if "validation" in self.sizes else ""
+        prompt = self.sizes["validation"].beginnings[0] if "validation" in self.sizes else ""
         held_out = sum(self.sizes["validation"].characters) if "validation" in self.sizes else 0
         if held is not None:
             parts = {"train": parts["all"][~held], "validation": parts["all"][held]}
             held_out = int(np.frombuffer(self.sizes["all"].characters, np.int64)[held].sum())
-            if held.any():  # read the source again, up to the first document that is held out
-                prompt = next(islice(beginnings(source), int(np.argmax(held)), None), "")
+            kept, first = self.sizes["all"].beginnings, int(np.argmax(held))
+            if held.any() and first < len(kept):
+                prompt = kept[first]
+            elif held.any():  # read the source again, up to the first document that is held out
+                prompt = next(islice(beginnings(source), first, None), "")
         train, validation = (parts.get(split, np.empty(0, np.uint64)) for split in SPLITS)
         several = count.read > 1  # otherwise both parts belong to one text
         return TextReading(

@@ -285,7 +285,14 @@ def prepare_shards(
     )
     with accelerator.main_process_first(), bar:
         shards, reading = prepare_texts(
-            source, tokenizer, args.validation_fraction, validation, bar.update, seed=args.split_seed
+            source,
+            tokenizer,
+            args.validation_fraction,
+            validation,
+            bar.update,
+            seed=args.split_seed,
+            num_processes=args.data_processes,
+            report=note,
         )
     summary = summarise_texts(source, validation, reading)
     summary.unknown_share = shards["train"].unknown / max(1, len(shards["train"].tokens))

@@ -46,6 +46,17 @@ class DataArguments(DatasetArguments):
         less_than=1,
     )
     max_documents: int | None = argument(None, "Maximum number of documents to read. Default: all.", at_least=1)
+    data_processes: int | None = argument(
+        None,
+        "Number of processes that tokenise the text, of one thread each. Default: all cores, at most 16; for a text of "
+        "less than 4 million characters, the threads of this process.",
+        at_least=1,
+        at_most=1 << 10,
+        resumable=True,
+        private=True,
+        training_only=True,
+        with_init_from=True,
+    )
     tokenizer: str | None = argument(
         None,
         "'char', 'word', 'bpe' or 'unigram', trained on the text; or the directory or Hub id of a tokenizer. "

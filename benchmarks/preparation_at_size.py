@@ -36,7 +36,7 @@ from scratch_gpt.data.batching.token_shards import prepare
 from scratch_gpt.data.readers.sources import open_source
 source, tokenizer = open_source(arguments["text"]), PreTrainedTokenizerFast.from_pretrained(arguments["tokenizer"])
 source.fingerprint()
-started = time.perf_counter()
+cpu_before, started = time.process_time(), time.perf_counter()
 processes = arguments["processes"]
 if processes is None:  # the threads of this process, whatever the size of the text
     from scratch_gpt.data.batching import preparation
@@ -51,7 +51,7 @@ ends = np.load(arguments["ends"], mmap_mode="r").view(np.ndarray)
 tokens = np.memmap(arguments["tokens"], dtype=np.uint16, mode="r")
 shard = Shard(tokens, ends, len(tokens), len(tokens), key="synthetic")
 rows = PackedRows(shard, 1024, 1, 0, seed=0)
-started = time.perf_counter()
+cpu_before, started = time.process_time(), time.perf_counter()
 plan = rows.plan(0)
 found["rows"] = len(plan)
 found["filled"] = len(tokens) / (1024 * len(plan))
@@ -61,6 +61,8 @@ import json, resource, sys, time
 arguments, found = json.loads(sys.argv[1]), {}
 CODE
 found["seconds"] = time.perf_counter() - started
+usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+found["cpu_seconds"] = sum(each.ru_utime + each.ru_stime for each in usage) - cpu_before
 found["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 found["megabytes_of_a_process"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(json.dumps(found))

@@ -61,7 +61,7 @@ def plan(
     console = SafeConsole()
     proposal = None
     with SafeConsole(stderr=True).status("reading the text"):
-        if is_given("dataset", argv) or (config and data.dataset != "stories"):
+        if is_given("dataset", argv) or (config and data.dataset != ["stories"]):
             if vocab_size is not None and model_args.init_from is not None:
                 raise ScratchError("--init_from determines the vocabulary: remove --vocab_size")
             proposal = propose([*argv, *sizes], parse)
@@ -73,7 +73,7 @@ def plan(
     check_init_from(data, model_args)
     use_all_cores(args.num_threads)
     length, origin = model_args.context_length or DEFAULT_CONTEXT_LENGTH, model_args.init_from
-    is_default = tokens is None and data.dataset == "stories"
+    is_default = tokens is None and data.dataset == ["stories"]
     if origin is None:
         model_config = build_config(model_args, vocab_size or data.vocab_size or 4096, length, {})
     else:
@@ -245,11 +245,16 @@ def propose(argv: list[str], parse: Any) -> Proposal:
         parse: parses arguments of language modelling.
     """
     from ..auto import register
-    from ..train.tasks.common import open_sources
+    from ..errors import ScratchError
+    from ..train.tasks.language_modeling.mixture import open_texts
 
     register()
     data, model_args, args = parse(argv)
-    return Proposal(open_sources(data, args.seed)[0], argv, data, model_args)
+    if len(data.dataset) > 1:
+        raise ScratchError(
+            f"plan proposes settings for one text, and there are {len(data.dataset)}: give one --dataset"
+        )
+    return Proposal(open_texts(data, args.seed)[0].source, argv, data, model_args)
 
 
 def open_or_name(name: str, trust_remote_code: bool) -> Any:

@@ -132,28 +132,7 @@ class PackedRows:
             Tensors of shape (B, T): `input_ids`, `labels` (already shifted; -100 for padding and for tokens that are
             not scored) and, if a row has several segments, `position_ids`, which restart at 0 in each segment.
         """
-        B, T = len(rows), self.row_length
-        input_ids = np.full((B, T), self.pad_token_id, dtype=np.int64)
-        labels = np.full((B, T), -100, dtype=np.int64)
-        position_ids = np.zeros((B, T), dtype=np.int64)
-        max_segments = 0
-        for b, (plan, row) in enumerate(rows):
-            position = 0
-            max_segments = max(max_segments, plan.offsets[row + 1] - plan.offsets[row])
-            for segment in range(plan.offsets[row], plan.offsets[row + 1]):
-                start, length = plan.starts[segment], plan.lengths[segment]
-                tokens = self.shard.tokens[start : start + length]
-                input_ids[b, position] = self.bos_token_id
-                input_ids[b, position + 1 : position + length] = tokens[:-1]
-                scored = True if self.shard.scored is None else self.shard.scored[start : start + length]
-                labels[b, position : position + length] = np.where(scored, tokens, -100)
-                position_ids[b, position : position + length] = np.arange(length)
-                position += length
-            position_ids[b, position:] = np.arange(T - position)  # padding is a segment of its own
-        batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
-        if max_segments > 1:  # otherwise padding comes last, where causal attention does not see it
-            batch["position_ids"] = torch.from_numpy(position_ids)
-        return batch
+        return batch_of([(self, plan, row) for plan, row in rows])
 
     def ordered_batches(self, batch_size: int, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Iterate over the batches of one process in the order of epoch 0; each row occurs in one process.
@@ -193,3 +172,34 @@ def _pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
             if len(open_rows) > OPEN_ROWS:
                 open_rows.pop(0)
     return rows
+
+
+def batch_of(rows: list[tuple[PackedRows, RowPlan, int]]) -> Batch:
+    """Return the tensors of some rows, which may be of several texts; see `PackedRows.batch`.
+
+    Args:
+        rows: for each row (B), the rows of its text, a plan of them, and its index in the plan.
+    """
+    first = rows[0][0]
+    B, T = len(rows), first.row_length
+    input_ids = np.full((B, T), first.pad_token_id, dtype=np.int64)
+    labels = np.full((B, T), -100, dtype=np.int64)
+    position_ids = np.zeros((B, T), dtype=np.int64)
+    max_segments = 0
+    for b, (source, plan, row) in enumerate(rows):
+        position, shard = 0, source.shard
+        max_segments = max(max_segments, plan.offsets[row + 1] - plan.offsets[row])
+        for segment in range(plan.offsets[row], plan.offsets[row + 1]):
+            start, length = plan.starts[segment], plan.lengths[segment]
+            tokens = shard.tokens[start : start + length]
+            input_ids[b, position] = first.bos_token_id
+            input_ids[b, position + 1 : position + length] = tokens[:-1]
+            scored = True if shard.scored is None else shard.scored[start : start + length]
+            labels[b, position : position + length] = np.where(scored, tokens, -100)
+            position_ids[b, position : position + length] = np.arange(length)
+            position += length
+        position_ids[b, position:] = np.arange(T - position)  # padding is a segment of its own
+    batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+    if max_segments > 1:  # otherwise padding comes last, where causal attention does not see it
+        batch["position_ids"] = torch.from_numpy(position_ids)
+    return batch

@@ -50,6 +50,15 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+class _Repeated(argparse._StoreAction):
+    """A flag with several values, which may also be given several times: `--name A B` or `--name A --name B`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        before = [] if before is self.default else before  # the first one replaces the default
+        setattr(namespace, self.dest, [*before, *values])
+
+
 class _Parser(HfArgumentParser):
     """Parses dataclasses of arguments; a boolean is a pair of flags, `--name` and `--no-name`."""
 
@@ -64,6 +73,8 @@ class _Parser(HfArgumentParser):
         field = copy.copy(field)  # HfArgumentParser passes all metadata to `add_argument`
         field.metadata = MappingProxyType({"help": help})
         HfArgumentParser._parse_dataclass_field(parser, field)
+        if parser._actions[-1].nargs == "+":  # HfArgumentParser can't be given an action
+            parser._actions[-1].__class__ = _Repeated
 
     def error(self, message: str) -> NoReturn:
         raise ScratchError(redact(message))

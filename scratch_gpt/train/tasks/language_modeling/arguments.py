@@ -14,6 +14,23 @@ BIGRAM = {"bigram": "a table of the next token's logits for each token, without 
 
 
 @dataclass
+class MixtureArguments(DataArguments):
+    """Data arguments of language modelling: those of plain text, of one text or several."""
+
+    dataset: list[str] = argument(  # type: ignore[assignment]  # the other families of plain text read one
+        ["stories"],
+        "The text: 'stories' (built in); a text file; a table (.jsonl, .json, .csv, .tsv, .parquet, .arrow); a folder "
+        "or a pattern of such files; or a Hub dataset. Repeat it for a mixture, each with its share of the training "
+        "tokens: --dataset A:0.7 --dataset B:0.3.",
+        private=True,
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dataset, str):
+            self.dataset = [self.dataset]
+
+
+@dataclass
 class ModelArguments:
     """Architecture of a new model, or the checkpoint to start from."""
 
@@ -70,4 +87,4 @@ class PretrainingArguments(TrainingArguments):
     )
 
 
-ARGUMENTS = (DataArguments, ModelArguments, PretrainingArguments)
+ARGUMENTS = (MixtureArguments, ModelArguments, PretrainingArguments)

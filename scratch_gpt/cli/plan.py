@@ -243,6 +243,9 @@ def propose(argv: list[str], parse: Any) -> Proposal:
     Args:
         argv: the given arguments.
         parse: parses arguments of language modelling.
+
+    Raises:
+        ScratchError: there are several texts.
     """
     from ..auto import register
     from ..errors import ScratchError

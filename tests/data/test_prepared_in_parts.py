@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,9 +95,11 @@ def start_preparation(source: Source, tokenizer) -> int:
     """Start a preparation in a new process, with a group of its own for the processes that it starts; return its id."""
     child = os.fork()
     if child:
+        with suppress(PermissionError, ProcessLookupError):  # the child has done it
+            os.setpgid(child, child)
         return child
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         prepare_texts(source, tokenizer, num_processes=2)
     finally:
         os._exit(0)
@@ -112,12 +115,12 @@ def test_files_after_ten_kills_are_those_of_an_undisturbed_run(corpora, tmp_path
     chosen, finished = random.Random(1), []
     for _ in range(10):
         process, most = start_preparation(source, tokenizer), len(finished and finished[-1]) + chosen.choice((1, 2, 3))
-        while len(found := list(cache.glob("shards/*/part-*.npy"))) < most:
+        while len(list(cache.glob("shards/*/part-*.npy"))) < most:
             time.sleep(0.001)
         time.sleep(chosen.uniform(0, 0.01))
         os.killpg(process, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
-        finished.append(found)
+        finished.append(list(cache.glob("shards/*/part-*.npy")))
         assert not list(cache.glob("shards/*/meta.json")), "the kill came too late"
     files, _, said, _ = prepare_in(cache, monkeypatch, source, tokenizer, 2, part=10_000)
     assert files == whole

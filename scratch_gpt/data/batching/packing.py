@@ -12,9 +12,9 @@ Letters: B rows of a batch, T tokens of a row, S segments of an epoch.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -23,29 +23,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...tokenization.special_tokens import first_token_id
+from . import row_plans
+from .row_plans import RowPlan
 from .token_shards import Shard
 
-OPEN_ROWS = 256  # partly filled rows to choose from; more would reduce the padding and the shuffling slightly
+FORMAT = 1  # of the plans; a change of how they are built increments it
+DOCUMENTS = 1 << 20  # that are split into segments at a time
 
 Batch = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class RowPlan:
-    """The segments of each row of an epoch, of R rows.
-
-    Attributes:
-        starts: index of the first token of each segment in the shard, shape (S,).
-        lengths: number of tokens of each segment, shape (S,).
-        offsets: row r consists of segments `offsets[r]` to `offsets[r + 1] - 1`, shape (R + 1,).
-    """
-
-    starts: np.ndarray
-    lengths: np.ndarray
-    offsets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
 
 class PackedRows:
@@ -64,8 +49,7 @@ class PackedRows:
         self.shard, self.row_length, self.seed = shard, row_length, seed
         self.bos_token_id, self.pad_token_id = bos_token_id, pad_token_id
         self.plan = lru_cache(maxsize=2)(self._plan)
-        bounds = np.concatenate(([0], shard.ends))
-        self.longest = int(np.diff(bounds).max(initial=0))
+        self.longest = int(np.diff(shard.ends, prepend=0).max(initial=0))
 
     @classmethod
     def for_tokenizer(
@@ -89,41 +73,68 @@ class PackedRows:
         return cls(shard, row_length, bos, pad, seed)
 
     def _plan(self, epoch: int) -> RowPlan:
+        """Return the plan of an epoch, which the processes of a machine share if it is large."""
+        tokens = len(self.shard.tokens)
+        if not self.shard.key or len(self.shard.ends) + tokens // self.row_length < row_plans.SHARED_SEGMENTS:
+            return self._build_plan(epoch)
+        settings = [FORMAT, self.shard.key, len(self.shard.ends), tokens, self.row_length, self.seed]
+        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+        return row_plans.shared_plan(key, epoch, lambda: self._build_plan(epoch), self.row_length, tokens)
+
+    def _build_plan(self, epoch: int) -> RowPlan:
         """Split the documents into segments, shuffle them and pack them into rows."""
         starts, lengths = self._segments(epoch)
         if self.seed is not None:
             order = np.random.default_rng((self.seed, epoch, 0)).permutation(len(starts))
             starts, lengths = starts[order], lengths[order]
+            del order
         full = np.flatnonzero(lengths == self.row_length)
         short = np.flatnonzero(lengths < self.row_length)
-        packed = _pack(lengths[short], self.row_length)
-        short = short[np.fromiter((segment for row in packed for segment in row), np.int64, len(short))]
-        segments = np.concatenate([full, short])
-        sizes = np.concatenate([np.ones(len(full), np.int64), np.asarray([len(row) for row in packed], np.int64)])
+        packed, counts = row_plans.pack(lengths[short], self.row_length)
+        segments = np.concatenate([full, short[packed]])
+        sizes = np.concatenate([np.ones(len(full), np.int64), counts])
+        del full, short, packed, counts
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         if self.seed is not None:
             shuffled = np.random.default_rng((self.seed, epoch, 1)).permutation(len(sizes))
             begins, sizes = offsets[:-1][shuffled], sizes[shuffled]
             offsets = np.concatenate(([0], np.cumsum(sizes)))
-            within = np.arange(len(segments)) - np.repeat(offsets[:-1], sizes)
-            segments = segments[np.repeat(begins, sizes) + within]
+            places = np.repeat(begins - offsets[:-1], sizes)
+            places += np.arange(len(segments))
+            segments = segments[places]
         return RowPlan(starts[segments], lengths[segments], offsets)
 
     def _segments(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the starts and lengths of all segments, shape (S,) each. With a seed, the first segment of a document
-        longer than a row has a random length."""
-        T = self.row_length
-        begins, ends = np.concatenate(([0], self.shard.ends[:-1])), self.shard.ends
-        first = np.full(len(ends), T)
+        """Return the starts (int64) and lengths (int32) of all segments, shape (S,) each.
+
+        With a seed, the first segment of a document longer than a row has a random length."""
+        T, ends = self.row_length, self.shard.ends
+        shift = None
         if self.seed is not None:
             shift = np.random.default_rng((self.seed, epoch, 2)).integers(1, T + 1, len(ends))
-            first = np.where(ends - begins > T, shift, T)
+        found = [self._segments_of(start, shift) for start in range(0, len(ends), DOCUMENTS)]
+        starts = np.concatenate([np.empty(0, np.int64), *(starts for starts, _ in found)])
+        return starts, np.concatenate([np.empty(0, np.int32), *(lengths for _, lengths in found)])
+
+    def _segments_of(self, document: int, shift: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the segments of the `DOCUMENTS` documents from one on, so that little memory is used at a time.
+
+        Args:
+            document: index of the first document.
+            shift: length of the first segment of each document that is longer than a row, shape (D,), or None.
+        """
+        T = self.row_length
+        ends = self.shard.ends[document : document + DOCUMENTS]
+        begins = np.concatenate(([self.shard.ends[document - 1] if document else 0], ends[:-1]))
+        first = np.full(len(ends), T)
+        if shift is not None:
+            first = np.where(ends - begins > T, shift[document : document + DOCUMENTS], T)
         counts = np.where(ends > begins, 1 + -(-np.maximum(ends - begins - first, 0) // T), 0)
-        document = np.repeat(np.arange(len(ends)), counts)
+        which = np.repeat(np.arange(len(ends)), counts)
         number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        starts = begins[document] + np.where(number > 0, first[document] + (number - 1) * T, 0)
-        stops = np.minimum(begins[document] + first[document] + number * T, ends[document])
-        return starts, stops - starts
+        starts = begins[which] + np.where(number > 0, first[which] + (number - 1) * T, 0)
+        stops = np.minimum(begins[which] + first[which] + number * T, ends[which])
+        return starts, (stops - starts).astype(np.int32)
 
     def batch(self, rows: list[tuple[RowPlan, int]]) -> Batch:
         """Return the tensors of some rows, each given by its plan and its index in the plan.
@@ -151,27 +162,6 @@ class PackedRows:
             else:
                 blank = self.batch([(plan, 0)])
                 yield {**blank, "labels": torch.full_like(blank["labels"], -100)}
-
-
-def _pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
-    """Best-fit bin packing over a limited number of open rows: each segment goes to the row with the least room left.
-
-    Returns the indices of the segments of each row."""
-    rows: list[list[int]] = []
-    open_rows: list[tuple[int, int]] = []  # (room left, row), sorted
-    for segment, length in enumerate(lengths.tolist()):
-        found = bisect_left(open_rows, (length, -1))
-        if found < len(open_rows):
-            room, row = open_rows.pop(found)
-            rows[row].append(segment)
-        else:
-            room, row = row_length, len(rows)
-            rows.append([segment])
-        if room > length:
-            insort(open_rows, (room - length, row))
-            if len(open_rows) > OPEN_ROWS:
-                open_rows.pop(0)
-    return rows
 
 
 def batch_of(rows: list[tuple[PackedRows, RowPlan, int]]) -> Batch:

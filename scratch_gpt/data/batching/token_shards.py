@@ -43,6 +43,7 @@ class Shard:
         characters, utf8_bytes: size of the text before tokenisation.
         unknown: number of `<unk>` tokens.
         scored: boolean mask (T,) of the tokens that contribute to the loss; None means all.
+        key: a name of these tokens in the cache; empty if they are not in it.
     """
 
     tokens: np.ndarray
@@ -51,6 +52,7 @@ class Shard:
     utf8_bytes: int
     unknown: int = 0
     scored: np.ndarray | None = None
+    key: str = ""
 
 
 def prepare(
@@ -223,7 +225,7 @@ def _open(entry: Path, split: str, meta: dict[str, Any]) -> Shard:
     sizes = {name: meta[name] for name in SIZES}
     if not all(type(size) is int and size >= 0 for size in sizes.values()):
         raise ValueError(f"{entry} has sizes that are not numbers")
-    return Shard(tokens=tokens, ends=ends, **sizes)
+    return Shard(tokens=tokens, ends=ends, key=f"{entry.name}.{split}", **sizes)
 
 
 def shard_sizes(shard: Shard) -> dict[str, int]:

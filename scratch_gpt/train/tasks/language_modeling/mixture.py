@@ -70,23 +70,23 @@ def weighted_names(datasets: Sequence[str]) -> list[tuple[str, float]]:
     return [(name, weight / total) for name, weight in named]
 
 
-def arguments_of_one(data: MixtureArguments, name: str) -> DataArguments:
+def arguments_of_one(data: DataArguments, name: str) -> DataArguments:
     """The data arguments with a single text."""
     values = {field.name: getattr(data, field.name) for field in fields(DataArguments)}
     return DataArguments(**{**values, "dataset": name})
 
 
-def open_texts(data: MixtureArguments, seed: int) -> list[Text]:
+def open_texts(data: DataArguments, seed: int) -> list[Text]:
     """Open all texts.
 
     Args:
-        data: data arguments.
+        data: data arguments; other families than language modelling name one text.
         seed: seed of the built-in data.
 
     Raises:
         ScratchError: a text can't be opened, is given twice, or there is a validation dataset for several.
     """
-    named = weighted_names(data.dataset)
+    named = weighted_names(data.dataset) if isinstance(data, MixtureArguments) else [(data.dataset, 1.0)]
     if len(named) > 1 and data.validation_dataset is not None:
         raise ScratchError(
             "--validation_dataset can't be used with several --dataset, of each of which a part is held out: remove it"
@@ -134,7 +134,7 @@ def documents(texts: Sequence[Text]) -> Iterator[str]:
 
 
 def prepare(
-    accelerator: Accelerator, texts: Sequence[Text], tokenizer: PreTrainedTokenizerFast, data: MixtureArguments
+    accelerator: Accelerator, texts: Sequence[Text], tokenizer: PreTrainedTokenizerFast, data: DataArguments
 ) -> tuple[list[dict[str, Shard]], list[DataSummary]]:
     """Tokenise all texts; see `common.prepare_shards`.
 

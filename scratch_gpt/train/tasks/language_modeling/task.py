@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from ....data.batching.packing import PackedRows, RowPlan
+from ....data.batching.packing import PackedRows
+from ....data.batching.row_plans import RowPlan
 from ....data.batching.token_shards import Shard
 from ....evaluation.language_modeling import language_metrics, sum_of_losses
 from ....evaluation.positions import generate

@@ -61,7 +61,7 @@ def rewarded_completions(
     """
     import sys
 
-    import torch
+    import numpy as np
     from tqdm import tqdm
 
     from ..data.readers.prompts import open_prompts
@@ -87,11 +87,12 @@ def rewarded_completions(
             file=sys.stderr,
         )
         prompts, ids = [prompts[number] for number in kept], [ids[number] for number in kept]
-    torch.manual_seed(seed)
+    seeds = np.random.SeedSequence(seed).generate_state(len(prompts) * samples).tolist()
     prompts_per_batch = max(1, batch_size // samples)
     for start in tqdm(range(0, len(prompts), prompts_per_batch), unit=" batches", leave=False, disable=None):
         chosen = [i for i in range(start, min(start + prompts_per_batch, len(prompts))) for _ in range(samples)]
-        batch = rollouts.generate(model, tokenizer, [ids[i] for i in chosen], max_length, 1.0, batch_size)
+        own = seeds[start * samples : start * samples + len(chosen)]
+        batch = rollouts.generate(model, tokenizer, [ids[i] for i in chosen], max_length, 1.0, batch_size, own)
         batch_prompts = [prompts[i] for i in chosen]
         values = rewards.judge(opened, batch_prompts, [rollout.text for rollout in batch])
         for rollout, prompt, value in zip(batch, batch_prompts, values, strict=True):

@@ -11,10 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ..errors import ScratchError
 from ..tokenization.special_tokens import end_token_id
@@ -64,6 +70,7 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     batch_size: int,
+    seeds: list[int],
 ) -> list[Rollout]:
     """Sample one completion for each prompt.
 
@@ -74,17 +81,40 @@ def generate(
         max_new_tokens: maximum length of a completion.
         temperature: softmax temperature.
         batch_size: prompts per batch.
+        seeds: one for each prompt. A completion depends on its own seed, and not on the batch that it is sampled in.
     """
     original: Any = model.generation_config
     ends, pad = end_token_ids(model, tokenizer), pad_token_id_of(tokenizer)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     bare = GenerationConfig(bos_token_id=original.bos_token_id, eos_token_id=ends, pad_token_id=pad)
-    config = GenerationConfig(**sampling, **bare.to_diff_dict(), max_new_tokens=max_new_tokens)
+    config = GenerationConfig(**bare.to_diff_dict(), do_sample=False, max_new_tokens=max_new_tokens)
     model.generation_config = bare  # `generate` would also apply its other settings, such as a penalty
     try:
-        return _generate_batches(model, tokenizer, prompts, config, pad, ends, batch_size)
+        return _generate_batches(model, tokenizer, prompts, config, pad, ends, batch_size, temperature, seeds)
     finally:
         model.generation_config = original
+
+
+class RowNoise(LogitsProcessor):
+    """Divides the logits z (B, V) by the temperature and adds Gumbel noise of a generator for each row, so that the
+    token with the largest score is a sample from softmax(z / temperature) (the Gumbel-max method).
+
+    Args:
+        seeds: one for each row.
+        temperature: softmax temperature.
+    """
+
+    def __init__(self, seeds: list[int], temperature: float):
+        self.seeds, self.temperature = seeds, temperature
+        self.generators: list[torch.Generator] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores (B, V) to scores with noise (B, V)."""
+        if not self.generators:
+            self.generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
+        noise = torch.empty_like(scores, dtype=torch.float32)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)  # -log of which has the Gumbel distribution
+        return cast(torch.FloatTensor, scores / self.temperature - noise.log())
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -108,6 +138,8 @@ def _generate_batches(
     pad: int,
     ends: list[int],
     batch_size: int,
+    temperature: float,
+    seeds: list[int],
 ) -> list[Rollout]:
     rollouts: list[Rollout] = []
     for at in range(0, len(prompts), batch_size):
@@ -115,8 +147,11 @@ def _generate_batches(
         longest = max(map(len, batch))
         ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in batch], device=model.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch], device=model.device)
+        noise = LogitsProcessorList([RowNoise(seeds[at : at + batch_size], temperature)])
         with torch.no_grad():
-            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            written = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=noise
+            )
         for prompt, tokens in zip(batch, written[:, longest:].tolist(), strict=True):
             end = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
             text = str(tokenizer.decode(tokens[:end], skip_special_tokens=True))

@@ -256,17 +256,26 @@ def test_scores_are_log_probabilities_of_the_sampling_distribution(policy, tempe
     model, tokenizer, _ = policy
     prompts = [[1, 6, 7], [1], [1, 8, 6, 7, 6]]
     torch.manual_seed(0)
-    found = rollouts.generate(model, tokenizer, prompts * 4, 12, temperature, 5)
+    found = rollouts.generate(model, tokenizer, prompts * 4, 12, temperature, 5, list(range(4 * len(prompts))))
     scored = rollouts.score(model, found, 0, temperature, 4)
     for rollout, (log_probs, _) in zip(found, scored, strict=True):
         ids = torch.tensor([rollout.prompt + rollout.completion])
         logits = model(ids).logits[0, len(rollout.prompt) - 1 : -1] / temperature
         close(log_probs, logits.log_softmax(-1)[range(len(rollout.completion)), rollout.completion])
-    draws = rollouts.generate(model, tokenizer, [[1, 6]] * 4000, 1, temperature, 1000)
+    draws = rollouts.generate(model, tokenizer, [[1, 6]] * 4000, 1, temperature, 1000, list(range(4000)))
     counts = torch.bincount(torch.tensor([d.completion[0] for d in draws]), minlength=len(tokenizer)) / 4000
     expected = (model(torch.tensor([[1, 6]])).logits[0, -1] / temperature).softmax(-1)
     assert (counts - expected).abs().max() < 4 * (0.25 / 4000) ** 0.5
     assert model.generation_config.suppress_tokens == [6]
+
+
+def test_a_completion_depends_on_its_seed_and_not_on_its_batch(policy):
+    model, tokenizer, _ = policy
+    prompts, seeds = [[1, 6, 7], [1], [1, 8, 6, 7, 6]] * 3, list(range(9))
+    together = rollouts.generate(model, tokenizer, prompts, 12, 0.8, 9, seeds)
+    part = rollouts.generate(model, tokenizer, prompts[7:2:-1], 12, 0.8, 2, seeds[7:2:-1])
+    assert [found.completion for found in part] == [found.completion for found in together[7:2:-1]]
+    assert len({tuple(found.completion) for found in together}) > 3
 
 
 def test_rollouts_are_padded_with_aligned_labels(policy):
@@ -279,7 +288,7 @@ def test_rollouts_are_padded_with_aligned_labels(policy):
 
 def test_completions_end_at_the_end_token(policy):
     model, tokenizer, _ = policy
-    found = rollouts.generate(model, tokenizer, [[1]] * 200, 30, 1.0, 64)
+    found = rollouts.generate(model, tokenizer, [[1]] * 200, 30, 1.0, 64, list(range(200)))
     ended = [r for r in found if r.completion[-1] == 2]
     assert ended
     assert all(2 not in r.completion[:-1] for r in found)

@@ -12,7 +12,7 @@ def test_the_text_is_the_whole_completion_and_nothing_else():
     model = tiny_model("llama", vocab_size=len(tokenizer))
     torch.manual_seed(0)
     prompts = [tokenizer(text)["input_ids"] for text in ("a", "abc", "hgf")] * 8
-    found = rollouts.generate(model, tokenizer, prompts, 6, 1.0, 5)
+    found = rollouts.generate(model, tokenizer, prompts, 6, 1.0, 5, list(range(len(prompts))))
     letters = {tokenizer.convert_tokens_to_ids(letter): letter for letter in "abcdefgh"}
     ended = 0
     for prompt, rollout in zip(prompts, found, strict=True):

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ....data.batching.token_shards import Shard
 from ....evaluation.language_modeling import language_metrics
+from ....evaluation.processes import sum_over_processes
 from ....metrics import Metric, Panel
 from ...engine.task import Batch
 from ..language_modeling.task import DETAILS as LANGUAGE_MODELING_DETAILS
@@ -41,7 +42,6 @@ class Distillation(LanguageModeling):
 
     details: tuple[Metric, ...] = DETAILS
     panels: tuple[Panel, ...] = PANELS
-    fsdp_obstacle: str | None = "the teacher is a whole model on each process"
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Distillation(LanguageModeling):
         return losses.masked_fill(~scored, 0.0).sum()
 
     def training_metrics(self) -> dict[str, float]:
-        """Cross-entropy of the training text since the last call, comparable with `val_loss`."""
-        total, tokens = self._cross_entropy, self._tokens
+        """Cross-entropy of the training text of all processes since the last call, comparable with `val_loss`."""
+        total, tokens = sum_over_processes(self.accelerator, self._cross_entropy, self._tokens)
         self._cross_entropy, self._tokens = 0.0, 0
         return {"train_cross_entropy": total / tokens} if tokens else {}
 

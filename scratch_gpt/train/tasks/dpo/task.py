@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ....data.batching.bucketing import Buckets
 from ....data.readers.preferences import Preference
 from ....errors import ScratchError
+from ....evaluation.processes import sum_named_over_processes
 from ....metrics import Metric
 from ....rl import losses, rollouts
 from ....rl.rollouts import Rollout
 from ....tokenization.answers import answer_length, split_answer
 from ....tokenization.chat import NO_TEMPLATE, assistant_text, encode_prompt
 from ....tokenization.special_tokens import end_token_id
-from ...checkpoints.checkpoint import unwrapped
+from ...checkpoints.snapshot import unwrapped
 from ...engine.task import Batch, BucketTask
 
 METRICS = (
@@ -149,11 +150,10 @@ class Preferences(BucketTask):
         return loss.sum(), margins.detach()
 
     def training_metrics(self) -> dict[str, float]:
-        """Accuracy of the ranking and mean margin since the last call."""
-        pairs = self._sums.pop("pairs", 0.0)
-        means = {name: value / pairs for name, value in self._sums.items()} if pairs else {}
-        self._sums = {}
-        return means
+        """Accuracy of the ranking and mean margin since the last call, of all processes."""
+        sums, self._sums = sum_named_over_processes(self.accelerator, self._sums), {}
+        pairs = sums.pop("pairs", 0.0)
+        return {name: value / pairs for name, value in sums.items()} if pairs else {}
 
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         """Loss, accuracy of the ranking relative to the reference model, and mean margin on the held-out pairs."""

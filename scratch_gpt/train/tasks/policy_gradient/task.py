@@ -20,14 +20,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from ....data.readers.prompts import Prompt
 from ....errors import TrainingError
+from ....evaluation.processes import sum_named_over_processes
 from ....evaluation.story_report import score_stories
 from ....metrics import Metric, Panel
 from ....rl import losses, rollouts
 from ....rl.rewards import Reward, judge
 from ....rl.rollouts import Rollout
 from ....tokenization.chat import encode_prompt
-from ...checkpoints.checkpoint import unwrapped
-from ...checkpoints.random_state import forked_random_state
+from ...checkpoints.snapshot import unwrapped
+from ...engine.sharding import weights_for_evaluation
 from ...engine.task import Batch, DataState
 from .arguments import PolicyArguments
 
@@ -89,7 +90,7 @@ class PolicyGradient:
     unit = "token"
     evaluates_first = True
     fixed_shape = False
-    fsdp_obstacle: str | None = "each process samples a part of the completions"
+    evaluates_whole = True
 
     def __init__(
         self,
@@ -159,7 +160,8 @@ class PolicyGradient:
         stream = (num_prompts * number + i for i in range(num_prompts))
         chosen = [self._shuffled(at // len(train))[at % len(train)] for at in stream]
         indices = [index for index in chosen for _ in range(self.num_generations)]
-        found = self._sample("train", indices, (self.args.seed, number))
+        with weights_for_evaluation(self.policy, whole=True):
+            found = self._sample("train", indices, (self.args.seed, number))
         kl = fmean(rollout.kl for rollout in found)
         if not kl <= self.args.max_kl:
             raise TrainingError(
@@ -185,12 +187,13 @@ class PolicyGradient:
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         training = self.policy.training
         self.policy.eval()
-        with torch.compiler.set_stance("force_eager"), forked_random_state(self.accelerator.device):
-            torch.manual_seed(int(np.random.SeedSequence((*seed, process)).generate_state(1)[0]))
+        # A seed for each completion, so that the number of processes does not matter.
+        seeds = np.random.SeedSequence(seed).generate_state(len(indices)).tolist()[process::processes]
+        with torch.compiler.set_stance("force_eager"):
             mine = indices[process::processes]
             ids = [self.ids[part][index] for index in mine]
             found = rollouts.generate(
-                self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, self.batch_size
+                self.policy, self.tokenizer, ids, self.max_new_tokens, self.args.temperature, self.batch_size, seeds
             )
             head = getattr(self.policy, "value_head", None)
             scoring = (self.pad_token_id, self.args.temperature, self.batch_size)
@@ -269,10 +272,10 @@ class PolicyGradient:
             self._sums[name] = self._sums.get(name, 0.0) + total
 
     def training_metrics(self) -> dict[str, float]:
-        """Means over this process's tokens since the last call, and metrics of the last round."""
-        tokens = self._sums.pop("tokens", 0.0)
-        means = {name: total / tokens for name, total in self._sums.items()} if tokens else {}
-        self._sums = {}
+        """Means over the tokens of all processes since the last call, and metrics of the last round."""
+        sums, self._sums = sum_named_over_processes(self.accelerator, self._sums), {}
+        tokens = sums.pop("tokens", 0.0)
+        means = {name: total / tokens for name, total in sums.items()} if tokens else {}
         return {**self._of_round, **means}
 
     # Evaluation.

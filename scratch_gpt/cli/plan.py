@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import app
+from .plan_cluster import ClusterOptions, cluster_table
 
 DEFAULT_TOKENS = 1_300_000  # of the default run on the built-in stories
 SHORT_RUN, LONG_RUN, SHORTER_RUN = 60, 15 * 60, 5 * 60  # seconds
@@ -30,6 +31,26 @@ def plan(
     vocab_size: Annotated[
         int | None, typer.Option("--vocab_size", min=1, help="Vocabulary size. Default: that of --config, or 4096.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Estimate for this accelerator, from its data sheet, and measure nothing: a100-80gb, h100, rtx4090 …"
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Number of accelerators, on all machines together. Default: 1.")
+    ] = None,
+    machines: Annotated[int | None, typer.Option(min=1, help="Number of machines. Default: 1.")] = None,
+    mfu: Annotated[
+        float | None, typer.Option(help="Fraction of the peak FLOP/s that is reached: an assumption. Default: 0.35.")
+    ] = None,
+    network: Annotated[
+        float | None, typer.Option(help="GB/s per device and direction between machines. Default: 50.")
+    ] = None,
+    disk: Annotated[float | None, typer.Option(help="GB/s at which a checkpoint is written. Default: 1.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price_per_hour", help="Price of one accelerator per hour, in any currency.")
+    ] = None,
 ) -> None:
     """Estimate parameters, FLOPs, memory and duration of a training run, on this machine and on some GPUs.
 
@@ -37,23 +58,29 @@ def plan(
     language_modeling` may follow and replaces a part of the proposal, such as `--hidden_size 384`; or `--init_from`
     with a model to tune, of which only the config is read.
 
+    With `--device`, estimate a run on named accelerators from their data sheets: memory of each, traffic, tokens per
+    second, duration and cost, with `--shard` and `--replicas` as in training, and `--batch_size` per device.
+
     Examples:
 
     ```
     scratch-gpt plan --dataset my_text.txt
     scratch-gpt plan --tokens 10000000 --hidden_size 256 --num_hidden_layers 6 --num_attention_heads 4
+    scratch-gpt plan --device h100 --devices 8 --shard --tokens 20000000000 --hidden_size 2048 --num_hidden_layers 18
     ```
     """
     from ..errors import ScratchError
     from ..hardware import use_all_cores
     from ..terminal import SafeConsole
     from ..train.arguments.training import check_arguments, check_init_from
-    from ..train.cost_estimate import make_plan
+    from ..train.cost_estimate.this_machine import make_plan
     from ..train.engine.parsing import parse_arguments
     from ..train.tasks.common import DEFAULT_CONTEXT_LENGTH
     from ..train.tasks.language_modeling.arguments import ARGUMENTS
     from ..train.tasks.language_modeling.build import build_config, initial_config
 
+    cluster = ClusterOptions(device, devices, machines, mfu, network, disk, price_per_hour)
+    cluster.check()
     argv = [*context.args, *(["--config", config] if config else [])]
     sizes = [] if vocab_size is None else ["--vocab_size", str(vocab_size)]
     parse = partial(parse_arguments, ARGUMENTS, "")
@@ -85,10 +112,12 @@ def plan(
         tokens = args.max_steps * step_tokens
     elif tokens is None:
         tokens = proposal.tokens(args.epochs) if proposal else DEFAULT_TOKENS
+    title = f"{origin or model_args.preset}, batches of {args.batch_size} × {length} tokens"
+    if device is not None:
+        console.print(cluster_table(cluster.plan(model_config, args, length, tokens, origin is not None), title))
+        return
     SafeConsole(stderr=True).print("measuring the speed of this machine …")
     planned = make_plan(model_config, args, length, tokens, is_tuned=origin is not None)
-
-    title = f"{origin or model_args.preset}, batches of {args.batch_size} × {length} tokens"
     remark = None if origin else planned.remark("stories" if is_default else "fixed" if proposal else "any")
     console.print(table_of(planned, title, tokens, proposal, remark))
     replaced = ("epochs", "max_steps")
@@ -131,7 +160,7 @@ def table_of(planned: Any, title: str, tokens: int, proposal: Any, remark: str |
     import psutil
     from rich.table import Table
 
-    from ..train.cost_estimate import GPUS, UTILISATION
+    from ..train.cost_estimate.accelerators import ACCELERATORS, COMMON, MFU
 
     table = Table(title=title, show_header=False)
     if proposal is not None:
@@ -153,13 +182,13 @@ def table_of(planned: Any, title: str, tokens: int, proposal: Any, remark: str |
     if remark is not None:
         table.add_row("tokens per parameter", f"{planned.tokens_per_parameter:.1f}: {remark}")
     shown_of: dict[str, list[str]] = {}  # GPUs of the same estimate share a line
-    for name, gpu in GPUS.items():
-        seconds = tokens * planned.flops_per_token / (gpu.flops * UTILISATION)
+    for gpu in (ACCELERATORS[name] for name in COMMON):
+        seconds = tokens * planned.flops_per_token / (gpu.flops * MFU)
         fits = "fits" if planned.memory.total < 0.9 * gpu.memory else "does not fit"
-        shown = f"at least {_duration(seconds)} at {UTILISATION:.0%} of its peak"
+        shown = f"at least {_duration(seconds)} at {MFU:.0%} of its peak"
         if seconds < SHORT_RUN:  # then the start and the launches of small kernels take most of the time
             shown = "too short a run to estimate from its FLOPs"
-        shown_of.setdefault(f"{shown}; {fits}", []).append(name)
+        shown_of.setdefault(f"{shown}; {fits}", []).append(gpu.title)
     for shown, names in shown_of.items():
         table.add_row(f"on one {', '.join(names)}", shown)
     return table

@@ -8,7 +8,7 @@ from helpers.models import tiny_model
 from helpers.processes import run_here
 from helpers.published import SENTENCE, save_published
 
-from scratch_gpt.train.cost_estimate import activation_bytes
+from scratch_gpt.train.cost_estimate.this_machine import activation_bytes
 from scratch_gpt.train.tasks.context import activation_memory, length_limit, row_length
 
 QUICK = ("--max_steps", "1", "--num_threads", "1", "--precision", "fp32", "--compile", "off", "--eval_every", "0")

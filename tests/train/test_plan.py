@@ -15,7 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from scratch_gpt import ScratchBigramConfig, ScratchGPTConfig, ScratchGPTForCausalLM
 from scratch_gpt.cli.plan import _duration, without
-from scratch_gpt.train.cost_estimate import Plan, flops_per_token, inactive_parameters, make_plan, optimizer_bytes
+from scratch_gpt.train.cost_estimate.this_machine import (
+    Plan,
+    flops_per_token,
+    inactive_parameters,
+    make_plan,
+    optimizer_bytes,
+)
 from scratch_gpt.train.engine.parsing import parse_arguments
 from scratch_gpt.train.tasks.language_modeling.advice import advise, fitting_context
 from scratch_gpt.train.tasks.language_modeling.arguments import ARGUMENTS, PretrainingArguments
@@ -28,7 +34,7 @@ import json, re, sys
 import torch
 from scratch_gpt import ScratchGPTConfig
 from scratch_gpt.hardware import retain_freed_memory
-from scratch_gpt.train.cost_estimate import _forward
+from scratch_gpt.train.cost_estimate.this_machine import _forward
 from scratch_gpt.train.optim.optimizers import build_optimizers
 from scratch_gpt.train.tasks.language_modeling.arguments import PretrainingArguments
 from scratch_gpt.train.tasks.language_modeling.build import build_model
@@ -259,7 +265,7 @@ def test_the_default_run_is_not_called_too_large_and_no_time_is_zero():
     assert "lowest loss" not in printed
     assert " 0.0 s" not in printed
     assert printed.count("too short a run to estimate from its FLOPs; fits") == 1  # of all GPUs
-    assert "on one T4, RTX 4090, A100, H100, H200" in printed
+    assert "on one T4, RTX 4090, A100 80 GB, H100, H200" in printed
     given = run_here("scratch-gpt", "plan", "--tokens", "1000", *tiny).stdout
     assert "lowest loss" in " ".join(given.replace("│", " ").split())
 

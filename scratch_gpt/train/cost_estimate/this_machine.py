@@ -17,14 +17,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from ..evaluation.language_modeling import sum_of_losses
-from ..models.linear_cross_entropy import POSITIONS_PER_CHUNK
-from ..models.modeling_scratch_gpt import ScratchGPTForCausalLM
-from .arguments.default_rates import with_default_rates
-from .optim.optimizers import build_optimizers, muon_uses_bf16, parameter_groups
-from .performance.precision import describe_precision, model_width, uses_bf16
-from .tasks.language_modeling.arguments import PretrainingArguments
-from .tasks.language_modeling.build import build_model
+from ...evaluation.language_modeling import sum_of_losses
+from ...models.linear_cross_entropy import POSITIONS_PER_CHUNK
+from ...models.modeling_scratch_gpt import ScratchGPTForCausalLM
+from ..arguments.default_rates import with_default_rates
+from ..optim.optimizers import build_optimizers, muon_uses_bf16, parameter_groups
+from ..performance.precision import describe_precision, model_width, uses_bf16
+from ..tasks.language_modeling.arguments import PretrainingArguments
+from ..tasks.language_modeling.build import build_model
 
 BYTES = 4  # weights, gradients and optimizer states are float32
 # Tokens per parameter for the lowest loss at a given compute: Hoffmann et al. 2022, arXiv:2203.15556.
@@ -33,24 +33,6 @@ OPTIMAL_RATIO = 20.0
 # was between 20% too low and 3% too high.
 WORKSPACE = 0.1
 TIMED, MOST_STEPS = 0.5, 20  # seconds and steps, of which the median is not that of a moment with other load
-UTILISATION = 0.4  # fraction of the peak FLOP/s that a training loop reaches on a GPU; nanoGPT reports 0.4 to 0.5
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """Peak of dense bfloat16 matrix multiplication in FLOP/s, and memory in bytes, from the vendor's data sheet."""
-
-    flops: float
-    memory: float
-
-
-GPUS = {
-    "T4": Gpu(65e12, 16e9),
-    "RTX 4090": Gpu(165e12, 24e9),
-    "A100": Gpu(312e12, 80e9),
-    "H100": Gpu(989e12, 80e9),
-    "H200": Gpu(989e12, 141e9),
-}
 
 
 @dataclass(frozen=True)
@@ -249,10 +231,7 @@ def make_plan(
 
 
 def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> int:
-    """Bytes that autograd saves in the forward pass, each storage counted once, plus the temporary buffers of the loss.
-    For a GPT, these are the logits of a few hundred positions (in bfloat16 together with the head cast to it) or the
-    second copy of the head's gradient, whichever is larger; for a bigram model, whose weights are the logits, the
-    gradients of the logits and log-probabilities of all positions.
+    """Bytes that autograd saves in the forward pass, plus the temporary buffers of the loss.
 
     Args:
         model: model in training mode.
@@ -260,25 +239,44 @@ def activation_bytes(model: PreTrainedModel, batch_size: int, context_length: in
         context_length: length of a sequence in tokens.
         bf16: whether autocast computes in bfloat16.
     """
+    saved = saved_bytes(model, batch_size, context_length, bf16)
+    return saved + logits_bytes(model, batch_size * context_length, bf16)
+
+
+def saved_bytes(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> int:
+    """Bytes that autograd saves in the forward pass, each storage counted once, without weights, but with their copies
+    in the dtype of autocast. Arguments as of `activation_bytes`; the tensors may be fake ones, which have no data."""
     held: dict[int, torch.UntypedStorage] = {}
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
+        if storage._cdata not in weights:
+            held[storage._cdata] = storage  # kept alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = _forward(model, batch_size, context_length, bf16)
     saved = sum(storage.nbytes() for storage in held.values())
     del loss
-    positions = batch_size * context_length
+    return saved
+
+
+def logits_bytes(model: PreTrainedModel, positions: int, bf16: bool) -> int:
+    """Bytes of the temporary buffers of the loss. For a GPT, these are the logits of a few hundred positions (in
+    bfloat16 together with the head cast to it) or the second copy of the head's gradient, whichever is larger; for a
+    bigram model, whose weights are the logits, the gradients of the logits and log-probabilities of all positions.
+
+    Args:
+        model: the model.
+        positions: number of tokens of a batch.
+        bf16: whether autocast computes in bfloat16.
+    """
     rows = 2 * positions
     if isinstance(model, ScratchGPTForCausalLM):
         width, scored = model.config.hidden_size, min(POSITIONS_PER_CHUNK, positions)
         rows = max(width, (scored + width) // 2 if bf16 else scored)
-    return saved + rows * BYTES * model.config.vocab_size
+    return rows * BYTES * model.config.vocab_size
 
 
 def _forward(model: PreTrainedModel, batch_size: int, context_length: int, bf16: bool) -> torch.Tensor:

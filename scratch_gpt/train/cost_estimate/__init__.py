@@ -1,0 +1,1 @@
+"""Cost of a training run before it starts: measured on this machine, or estimated for named accelerators."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ...errors import ScratchError, describe_error, tokenizer_errors
 from ...redaction import redact, redact_logs
 from ...terminal import printable
+from .lost_process import lost_process_errors
 from .parsing import parse_arguments
 from .recipe import Recipe
 from .run import train_recipe
@@ -57,4 +58,10 @@ def train_command(
         prog: name of the program in `--help`.
         debug: whether to show the traceback of an error.
     """
-    run_command(lambda: train_recipe(recipe, *parse_arguments(recipe.arguments, description, argv, prog)), debug)
+
+    def train() -> None:
+        arguments = parse_arguments(recipe.arguments, description, argv, prog)
+        with lost_process_errors():
+            train_recipe(recipe, *arguments)
+
+    run_command(train, debug)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import uuid
 
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from .lost_process import LAUNCHED, describe_failure
 
 SHUTDOWN_TIMEOUT = 3600  # seconds that processes have to finish their step and save, after a signal
 
@@ -37,11 +40,21 @@ def launch(arguments: list[str], num_processes: int) -> int:
         max_restarts=0,
         shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
+    os.environ[LAUNCHED] = "1"
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
+        process, failure = _first_killed(error)
+        code = failure.exitcode
+        if line := describe_failure(process, code):
+            print(line, file=sys.stderr)
         return code if code >= 0 else 128 - code
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _first_killed(error: ChildFailedError) -> tuple[int, ProcessFailure]:
+    """The process that failed first; one that was killed comes before those that fail because of it."""
+    failures = sorted(error.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+    return failures[0]

@@ -21,7 +21,7 @@ from ...redaction import redact
 from ...rl.rewards import is_function
 from ...untrusted import read_yaml
 from ..arguments.training import TrainingArguments, names_with
-from .launcher_settings import with_launcher_settings
+from .launcher_settings import restarts, with_launcher_settings
 from .run_directory import RECORD, check_run_directory, read_run
 
 # Arguments that a resumed run does not take from its record; trust comes only from the command line.
@@ -110,7 +110,7 @@ def parse_arguments(
     processes: int | None = None,
 ) -> tuple[Any, ...]:
     """Parse the command line. Its flags override the YAML file given by `--config`, and the record of the run that
-    `--resume` continues.
+    `--resume` continues. A run that its launcher has restarted is resumed.
 
     Args:
         types: dataclasses whose fields are the arguments.
@@ -130,6 +130,9 @@ def parse_arguments(
     first = parser.parse_known_args(argv)[0]
     if first.config is not None:
         parser.set_defaults(**_read_config(find_config(first.config), types, parser))
+        first = parser.parse_known_args(argv)[0]
+    if restarts() and not getattr(first, "resume", True) and (Path(first.output_dir) / RECORD).exists():
+        argv = [*argv, "--resume"]
         first = parser.parse_known_args(argv)[0]
     record, processes_before = _read_record(first, argv, types, parser)
     parser.set_defaults(**record)

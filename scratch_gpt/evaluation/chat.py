@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from ..data.batching.packing import PackedRows
@@ -114,7 +113,7 @@ def report_answers(
 
     def loss(shard: Shard) -> float:
         rows = PackedRows.for_tokenizer(shard, context_length, tokenizer, bos_token_id=start)
-        return language_metrics(Accelerator(cpu=True), model.eval(), rows, shard, TEST_ROWS)["val_loss"]
+        return language_metrics(None, model.eval(), rows, shard, TEST_ROWS)["val_loss"]
 
     if (test := shards.get("test")) is not None:
         console.print(

@@ -21,7 +21,7 @@ DEFAULT_WINDOW = 256
 
 
 def language_metrics(
-    accelerator: Accelerator,
+    accelerator: Accelerator | None,
     model: torch.nn.Module,
     rows: PackedRows,
     shard: Shard,
@@ -31,21 +31,23 @@ def language_metrics(
     """Score every token of a shard once, sharded over the processes.
 
     Args:
-        accelerator: provides process index and count.
+        accelerator: the processes, all of which must call this; None if this one scores all tokens by itself.
         model: in evaluation mode; may be wrapped by accelerate.
         rows: the windows of the shard.
         shard: the tokens, and the size of their text in bytes and characters.
         batch_size: rows per batch.
-        device: device of the model. Default: the accelerator's.
+        device: device of the model. Default: the accelerator's, or that of the weights.
 
     Returns:
         "val_loss" in nats per token, "val_perplexity", "val_bits_per_byte" (comparable between tokenizers, if they
         have no unknown words), "val_loss_per_character" in nats, and "val_unk_share", the fraction of `<unk>` tokens.
     """
-    device = device or accelerator.device
+    own: Any = model
+    device = device or (own.device if accelerator is None else accelerator.device)
+    place = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in rows.ordered_batches(batch_size, accelerator.process_index, accelerator.num_processes):
+        for batch in rows.ordered_batches(batch_size, *place):
             count += int((batch["labels"] != -100).sum())
             total += sum_of_losses(model, {name: tensor.to(device) for name, tensor in batch.items()}).item()
     losses, scored = sum_over_processes(accelerator, total, count)
@@ -64,8 +66,7 @@ def sum_of_losses(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tor
     inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
     plain: Any = getattr(model, "module", model)  # wrapped if there are several processes
-    # If the model is sharded, the weights of the head are available in its own forward only.
-    if plain.config.model_type == ScratchGPTConfig.model_type and not hasattr(plain.lm_head.weight, "full_tensor"):
+    if plain.config.model_type == ScratchGPTConfig.model_type:
         inputs["skip_logits"] = True
     return model(**inputs, labels=labels, shift_labels=labels, num_items_in_batch=1, use_cache=False).loss
 
@@ -110,8 +111,7 @@ def score_text(
     shard = shards["validation"]
     window = context_length or min(DEFAULT_WINDOW, position_limit(model.config) or DEFAULT_WINDOW)
     rows = PackedRows.for_tokenizer(shard, window, tokenizer)
-    accelerator = Accelerator(cpu=model.device.type == "cpu")
-    metrics = language_metrics(accelerator, model, rows, shard, batch_size, model.device)
+    metrics = language_metrics(None, model, rows, shard, batch_size)
     scored = {name.removeprefix("val_"): value for name, value in metrics.items()}
     skipped = {"rows_skipped": reading.count.skipped.total()} if reading.count.skipped else {}
     sizes = {"tokens": len(shard.tokens), "characters": shard.characters}

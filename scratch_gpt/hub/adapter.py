@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from .tensor_files import Tensors, like, whole
+
 NAME, FOLDER = "default", "adapter"  # of the adapter, and of its folder in a model directory
 A, B, BASE = f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight", ".base_layer.weight"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's files
 ROWS, TABLE = f".token_adapter.trainable_tokens_delta.{NAME}", ".token_adapter.base_layer.weight"
 PREFIX = "base_model.model."  # of PEFT's wrapper
-
-Tensors = dict[str, torch.Tensor]
 
 
 def is_of_adapter(name: str) -> bool:
@@ -46,18 +46,19 @@ class Adapter:
     only: bool = False
 
     def update(self, weights: Tensors, stem: str) -> torch.Tensor:
-        """The update of the weight of the layer `stem`, in the layout of that weight: `Conv1D` stores (in, out)."""
-        update: torch.Tensor = self.config.lora_alpha / self.config.r * (weights[stem + B] @ weights[stem + A])
-        return update.T if self.config.fan_in_fan_out else update
+        """The update of the weight of the layer `stem`, in the layout of that weight: `Conv1D` stores (in, out). It is
+        sharded as the weight is."""
+        update = self.config.lora_alpha / self.config.r * (whole(weights[stem + B]) @ whole(weights[stem + A]))
+        return like(update.T if self.config.fan_in_fan_out else update, weights[stem + BASE])
 
     def merged(self, weights: Tensors) -> Tensors:
         """The weights of the model with merged adapters, with the names of the model without adapters."""
         found = {}
         for name, weight in weights.items():
             if name.endswith(TABLE):
-                rows = weights[name.removesuffix(TABLE) + ROWS]
-                weight = weight.clone()
-                weight[torch.tensor(self.tokens, device=weight.device)] = rows.to(weight.dtype)
+                rows, table = whole(weights[name.removesuffix(TABLE) + ROWS]), whole(weight).clone()
+                table[torch.tensor(self.tokens, device=table.device)] = rows.to(table.dtype)
+                weight = like(table, weight)
             elif name.endswith(BASE) and name.removesuffix(BASE) + B in weights:
                 weight = weight + self.update(weights, name.removesuffix(BASE))
             if not is_of_adapter(name):

@@ -28,6 +28,7 @@ from ..tokenization.answers import end_of_turn_id
 from ..tokenization.saving import save_tokenizer
 from ..tokenization.special_tokens import end_token_id, start_token_id
 from .adapter import FOLDER, Adapter
+from .tensor_files import ALONE, Tensors, Writers, write_tensors
 
 TARGET_TOKENIZER = "target_tokenizer"  # folder of the second tokenizer
 MANY_POSITIONS = 1024  # enough for a prompt and the 256 tokens that pipelines of transformers generate by default
@@ -64,7 +65,7 @@ def kind_of_class(model_class: type[PreTrainedModel]) -> Kind:
     return kind_of_model(SimpleNamespace(architectures=[name], is_encoder_decoder=seq2seq))
 
 
-ToPublished = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+ToPublished = Callable[[Tensors], Tensors]
 
 
 class ModelDirectory:
@@ -109,43 +110,76 @@ class ModelDirectory:
                 skeleton.generation_config = model.generation_config
 
     def write(
-        self, folder: Path, weights: dict[str, torch.Tensor], adapted: dict[str, torch.Tensor] | None = None
-    ) -> None:
+        self,
+        folder: Path,
+        weights: Tensors,
+        adapted: Tensors | None = None,
+        writers: Writers = ALONE,
+    ) -> dict[str, str]:
         """Write weights (safetensors), config, generation config, model code and tokenizer into `folder`.
 
         Args:
             folder: destination.
-            weights: weights of the published model.
+            weights: weights of the published model; tied ones once.
             adapted: trained weights of the adapter, which is written too, if there is one.
+            writers: the processes that write the weights, all of which must call this; the first one writes the rest.
+
+        Returns:
+            SHA-256 of the files of weights that this process has written, by name.
         """
-        self.skeleton.save_pretrained(folder, state_dict=weights)
-        save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
-        self._write_adapter(folder / FOLDER, adapted)
+        if writers.process == 0:
+            self._write_settings(folder, self.skeleton)
+            self._write_adapter(folder / FOLDER, adapted)
+        return write_tensors(folder, "model", weights, writers=writers)
 
     def write_published(
-        self, folder: Path, weights: dict[str, torch.Tensor], adapted: dict[str, torch.Tensor] | None = None
-    ) -> None:
+        self,
+        folder: Path,
+        weights: Tensors,
+        adapted: Tensors | None = None,
+        writers: Writers = ALONE,
+    ) -> dict[str, str]:
         """Write the same with the weights in the data type of the published model, or the adapter only if requested;
         arguments as of `write`.
 
         Raises:
             TrainingError: a weight is too large for that type.
         """
-        if self.adapter is None or not self.adapter.only:
-            self.published_skeleton.save_pretrained(folder, state_dict=self._in_dtype(weights))
-            save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
-        self._write_adapter(folder / FOLDER, adapted)
+        if writers.process == 0:
+            self._write_adapter(folder / FOLDER, adapted)
+        if self.adapter is not None and self.adapter.only:
+            return {}
+        if writers.process == 0:
+            self._write_settings(folder, self.published_skeleton)
+        return write_tensors(folder, "model", weights, self._published_dtype, self._in_published_dtype, writers)
 
-    def _write_adapter(self, folder: Path, adapted: dict[str, torch.Tensor] | None) -> None:
+    def _write_settings(self, folder: Path, skeleton: PreTrainedModel) -> None:
+        """Write all but the weights."""
+        skeleton.save_pretrained(folder, state_dict={})
+        save_tokenizers(self.tokenizer, self.target_tokenizer, folder)
+
+    def _write_adapter(self, folder: Path, adapted: Tensors | None) -> None:
         """Write the adapter, if there is one, with its tokenizer, which may have more tokens than that of its base."""
         if self.adapter is not None and adapted is not None:
             self.adapter.write(folder, adapted)
             save_tokenizer(self.tokenizer, folder)
 
-    def _in_dtype(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The weights in the data type of the published model, in their order."""
-        rounded = {name: weight for name, weight in weights.items() if name not in self.kept_in_float32}
-        return weights | in_dtype(rounded, self.dtype)
+    def _published_dtype(self, name: str, weight: torch.Tensor) -> torch.dtype:
+        """The data type of a published weight."""
+        rounded = weight.is_floating_point() and name not in self.kept_in_float32
+        return self.dtype if rounded else weight.dtype
+
+    def _in_published_dtype(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """A weight in that data type.
+
+        Raises:
+            TrainingError: it is too large for that type, such as 70,000 for float16.
+        """
+        converted = weight.to(self._published_dtype(name, weight))
+        if weight.isfinite().all() and not converted.isfinite().all():
+            kind = str(converted.dtype).removeprefix("torch.")
+            raise TrainingError(f"{name} is too large for {kind}: choose another --save_dtype")
+        return converted
 
     @contextmanager
     def as_published(self, model: torch.nn.Module) -> Iterator[None]:
@@ -177,22 +211,6 @@ def _saved_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
                 yield f"{prefix}.{name}", buffer
-
-
-def in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Convert floating-point weights to a data type; those that share memory, such as tied weights, share it still.
-
-    Raises:
-        TrainingError: a weight is too large for that type, such as 70,000 for float16.
-    """
-    converted: dict[int, torch.Tensor] = {}
-    for name, weight in weights.items():
-        if weight.is_floating_point() and id(weight) not in converted:
-            converted[id(weight)] = weight.to(dtype)
-            if weight.isfinite().all() and not converted[id(weight)].isfinite().all():
-                kind = str(dtype).removeprefix("torch.")
-                raise TrainingError(f"{name} is too large for {kind}: choose another --save_dtype")
-    return {name: converted.get(id(weight), weight) for name, weight in weights.items()}
 
 
 def save_tokenizers(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase | None, folder: Path) -> None:

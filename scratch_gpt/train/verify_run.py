@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from safetensors.torch import load_file
 from transformers.utils import CONFIG_NAME
 
 from ..errors import ScratchError
 from ..hub.adapted_model import load_adapted
 from ..hub.adapter import FOLDER, is_of_adapter
 from ..hub.loading import load_model
+from ..hub.tensor_files import load_tensors
 from .arguments.training import check_arguments
-from .checkpoints.checkpoint import TENSORS, checkpoint_folders
+from .checkpoints.checkpoint import checkpoint_folders
 from .checkpoints.manifest import find_corruption
+from .checkpoints.snapshot import TENSORS
 from .engine.parsing import arguments_from
 from .engine.recipe import Recipe
 from .engine.run import make_trainer, resolve_defaults
@@ -116,7 +117,7 @@ def _check_resume(folder: Path, checkpoint: Path, trust: bool) -> Finding:
 
 
 def _state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / TENSORS)
+    return load_tensors(checkpoint, "model") | load_tensors(checkpoint, TENSORS)
 
 
 def _load_arguments(folder: Path, trust: bool) -> tuple[Recipe, tuple[Any, ...]]:

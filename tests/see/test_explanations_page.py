@@ -74,7 +74,11 @@ def open_page(browser, tmp_path):
         payloads, film = [payload_of(found.model, found.tokenizers, "runs/tiny")], None
         if kind in ("causal", "masked"):
             for step in STEPS:
-                write_frame(tmp_path, step, as_frame(randomise(shown(kind).model, std=0.3, seed=step).state_dict()))
+                write_frame(
+                    tmp_path,
+                    step,
+                    as_frame(randomise(shown(kind).model, std=0.3, seed=step).state_dict(keep_vars=True)),
+                )
             film = read_film(tmp_path, payloads[0])
         if kind in ("causal", *PROBLEMS):
             first = payloads[0]

@@ -22,7 +22,7 @@ def save_run(folder, kind="causal"):
     """A model directory with a film of random weights."""
     found = shown(kind)
     for step in STEPS:
-        write_frame(folder, step, as_frame(randomise(shown(kind).model, seed=step).state_dict()))
+        write_frame(folder, step, as_frame(randomise(shown(kind).model, seed=step).state_dict(keep_vars=True)))
     found.model.save_pretrained(folder)
     save_tokenizers(*found.tokenizers, folder)
     return folder

@@ -32,7 +32,7 @@ def show(page, index: int) -> None:
 def open_film(browser, tmp_path):
     def open_film(kind, **options):
         for step in STEPS:
-            write_frame(tmp_path, step, as_frame(film_model(kind, step).state_dict()))
+            write_frame(tmp_path, step, as_frame(film_model(kind, step).state_dict(keep_vars=True)))
         payload = payload_of(*shown(kind), "runs/tiny", "float32")
         path = tmp_path / "see.html"
         write_page(path, page_html([payload], TEXTS.get(kind, "One day, Anna"), read_film(tmp_path, payload)))

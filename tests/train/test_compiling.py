@@ -1,6 +1,7 @@
 """Compiled blocks train like eager ones, and `auto` compiles long runs only."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch._inductor import codecache
 from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch._inductor.utils import run_and_get_code
 from torch.nn import functional as F
 
@@ -160,12 +162,15 @@ def test_without_a_compiler_auto_is_off_and_on_is_an_error(missing, monkeypatch,
 
 
 def test_compiled_code_is_in_the_package_cache(monkeypatch, tmp_path):
-    """The default is a predictable name in the temporary directory, which other users could create."""
+    """The default is a predictable name in the temporary directory, which other users could create. Importing the
+    compiler names it in the environment; another folder is the user's choice."""
     for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):
         monkeypatch.setattr(codecache, name, getattr(codecache, name))  # restored after the test
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setenv("SCRATCH_GPT_CACHE", str(tmp_path / "cache"))
-    assert compile_blocks(tiny_model("llama"), "on", 1, True)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
-    assert str(tmp_path / "cache" / "compiled" / "precompiled_headers") == codecache._HEADER_DIR
+    own = str(tmp_path / "cache" / "compiled")
+    for named, expected in ((default_cache_dir(), own), (str(tmp_path / "mine"), str(tmp_path / "mine"))):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", named)
+        assert compile_blocks(tiny_model("llama"), "on", 1, True)
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == expected
+        assert str(Path(expected, "precompiled_headers")) == codecache._HEADER_DIR
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from helpers.models import tiny_model
 from helpers.processes import PROJECT, TWO_PROCESSES, run_here, run_python
@@ -21,17 +21,11 @@ from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching.bucketing import Buckets
 from scratch_gpt.data.readers.preferences import Preference
 from scratch_gpt.errors import ScratchError
-from scratch_gpt.train.checkpoints.checkpoint import unwrapped
+from scratch_gpt.train.checkpoints.snapshot import unwrapped
 from scratch_gpt.train.engine.plots import plot_losses
 from scratch_gpt.train.engine.run_directory import read_metrics
 from scratch_gpt.train.engine.signals import Interruption
-from scratch_gpt.train.engine.task import check_sharding
-from scratch_gpt.train.tasks.classification.task import Classification
 from scratch_gpt.train.tasks.dpo.task import EncodedPairs, Preferences
-from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
-from scratch_gpt.train.tasks.masked_lm.task import MaskedLanguageModeling
-from scratch_gpt.train.tasks.policy_gradient.task import PolicyGradient
-from scratch_gpt.train.tasks.translation.task import Translation
 
 # --- a run in which nothing is scored --------------------------------------------------------------------
 
@@ -107,22 +101,6 @@ def test_validation_without_scored_tokens_has_no_loss(tmp_path):
 def test_run_without_losses_can_be_plotted(tmp_path):
     plot_losses([{"tokens": 0, "step": 1}], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size
-
-
-def test_fsdp_error_states_why_the_task_cannot_be_sharded(tmp_path):
-    trainer = trainer_with(tmp_path / "run", [])
-    accelerator = trainer.accelerator
-    check_sharding(trainer.task, accelerator)
-    accelerator.state.distributed_type = DistributedType.FSDP
-    try:
-        with pytest.raises(ScratchError, match="each process validates on batches of its own, which FSDP can't"):
-            check_sharding(trainer.task, accelerator)
-        check_sharding(LanguageModeling, accelerator)
-        for task in (Classification, MaskedLanguageModeling, PolicyGradient, Preferences, Translation):
-            with pytest.raises(ScratchError, match="each process"):
-                check_sharding(task, accelerator)
-    finally:
-        accelerator.state.distributed_type = DistributedType.NO
 
 
 SUMS = """

@@ -124,7 +124,7 @@ BAD = {
     "bf16 against fp32": ({"MIXED_PRECISION": "bf16"}, ("--precision", "fp32"), "contradicts --precision fp32"),
     "deepspeed": ({"USE_DEEPSPEED": "true"}, (), "DeepSpeed is not supported: use data parallelism or FSDP"),
     "megatron": ({"USE_MEGATRON_LM": "true"}, (), "Megatron-LM is not supported"),
-    "tensor parallelism": ({"USE_PARALLELISM_CONFIG": "true"}, (), "a parallelism config"),
+    "parallelism": ({"USE_PARALLELISM_CONFIG": "true"}, (), "a parallelism config is supported with FSDP2 only"),
     "backend": ({"DYNAMO_BACKEND": "AOT_EAGER"}, (), "the dynamo backend aot_eager is not supported: use inductor"),
     "off": ({"DYNAMO_BACKEND": "INDUCTOR"}, ("--compile", "off"), "inductor contradicts --compile off"),
     "mode": (
@@ -138,7 +138,8 @@ BAD = {
         "3 gradient accumulation steps contradict --gradient_accumulation_steps 2",
     ),
     "no number": ({"GRADIENT_ACCUMULATION_STEPS": "auto"}, (), "is 'auto', want an integer of at least 1"),
-    "fsdp": ({"USE_FSDP": "true"}, (), "FSDP, which needs accelerators"),
+    "fsdp": ({"USE_FSDP": "true"}, (), "FSDP1 is not supported: add --fsdp_version 2"),
+    "one process": ({}, ("--shard",), "weights are sharded over processes, and there is one: set --num_processes"),
 }
 
 
@@ -178,7 +179,12 @@ def test_variables_are_those_that_accelerate_sets():
     source = (Path(accelerate.__file__).parent / "utils" / "launch.py").read_text()
     names = {launcher_settings.PRECISION, launcher_settings.CPU, launcher_settings.ACCUMULATION}
     names |= {launcher_settings.FSDP, launcher_settings.BACKEND, *launcher_settings.DYNAMO_OPTIONS}
-    names |= launcher_settings.REFUSED.keys()
+    names |= {launcher_settings.FSDP_VERSION, launcher_settings.FSDP_STRATEGY, launcher_settings.FSDP_CHECKPOINTING}
+    names |= launcher_settings.REFUSED.keys() | {launcher_settings.PARALLELISM}
     assert [name for name in names if f'"{name}"' not in source] == []
+    sizes = {launcher_settings.REPLICATE, launcher_settings.SHARD, *launcher_settings.OTHER_PARALLELISM}
+    assert {name.removeprefix("PARALLELISM_CONFIG_") for name in sizes} == set(
+        re.findall(r'prefix \+ "((?:DP_|TP|CP|SP)\w*SIZE)"', source)
+    )
     switches = set(re.findall(r'"(ACCELERATE_USE_\w+)"', source))
     assert switches - names == {"ACCELERATE_USE_SAGEMAKER"}  # set where a job is submitted, not where it runs

@@ -6,17 +6,14 @@ import math
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from helpers.models import tiny_encoder, tiny_model
 from helpers.processes import PROJECT, run_here
 from helpers.training import make_trainer, trainer_with
 
 from scratch_gpt import ScratchEncoderForMaskedLM, train_tokenizer
-from scratch_gpt.errors import ScratchError, TrainingError
+from scratch_gpt.errors import TrainingError
 from scratch_gpt.train.engine.task import DataState
 from scratch_gpt.train.engine.training_state import TrainingState, check_state
-from scratch_gpt.train.tasks.language_modeling.task import LanguageModeling
 from scratch_gpt.train.tasks.sft.arguments import ConversationArguments
 from scratch_gpt.train.tasks.sft.build import HELD_OUT, read_conversations
 
@@ -65,13 +62,6 @@ def test_staging_directories_of_a_killed_save_are_removed_at_start(tmp_path):
     arguments |= {"args": trainer.args, "directory": trainer.directory, "folder": run, "model": trainer.model}
     type(trainer)(**arguments)
     assert sorted(path.name for path in run.rglob("*") if path.is_dir()) == ["checkpoints", "step-00000001"]
-
-
-def test_trainer_refuses_a_task_that_cannot_be_sharded(tmp_path, monkeypatch):
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    monkeypatch.setattr(LanguageModeling, "fsdp_obstacle", "this one reads whole weights")
-    with pytest.raises(ScratchError, match=r"^this one reads whole weights, which FSDP can't: use data parallelism$"):
-        make_trainer(tmp_path / "run", tiny_model("llama"), max_steps=1)
 
 
 WRONG = [

@@ -1,56 +1,86 @@
-"""Models under FSDP2 on CPUs: sharded training gives the same gradients, and the saved model is an ordinary one.
+"""Runs whose weights are sharded over processes (FSDP2) on CPUs have the losses of a run with one process, and their
+models and checkpoints are ordinary ones."""
 
-Accelerate shards on accelerators only, so this test applies torch's `fully_shard` to each layer and to the model.
-"""
+import json
+from pathlib import Path
 
 import pytest
-from helpers.processes import PROJECT, TWO_PROCESSES, run_python
-
-SCRIPT = """
-import sys
 import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForCausalLM
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from helpers.models import tiny_model
-from scratch_gpt import train_tokenizer
-from scratch_gpt.hub.model_directory import ModelDirectory
+from helpers.processes import PROJECT, TINY_RUN, TWO_PROCESSES, run_here, run_python
+from helpers.training import metrics, weights
 
-dist.init_process_group("gloo")
-mesh = init_device_mesh("cpu", (2,))
-x = torch.arange(3, 43).view(2, 20)
-for preset in ("gpt2", "llama"):
-    no_dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "residual_dropout"), 0.0)
-    whole, model = tiny_model(preset, **no_dropout), tiny_model(preset, **no_dropout)
-    directory = ModelDirectory(model, train_tokenizer(["abc"], "char"), "", lambda: "")
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    assert type(model) is not type(whole)  # fully_shard replaces the class
-    torch.testing.assert_close(model(x).logits, whole(x).logits, atol=1e-5, rtol=1e-4)
-    model(x, labels=x).loss.backward()
-    whole(x, labels=x).loss.backward()
-    for (name, sharded), plain in zip(model.named_parameters(), whole.parameters()):
-        torch.testing.assert_close(sharded.grad.full_tensor(), plain.grad, atol=1e-5, rtol=1e-3)
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if dist.get_rank() == 0:
-        folder = Path(sys.argv[1]) / preset
-        directory.write(folder, weights)
-        assert (folder / "modeling_scratch_gpt.py").exists()
-        reloaded = AutoModelForCausalLM.from_pretrained(folder)
-        assert type(reloaded) is type(whole)
-        assert torch.equal(reloaded(x).logits, whole(x).logits)
-    dist.barrier()
-dist.destroy_process_group()
-"""
+from scratch_gpt.train.optim.whole_matrices import rows_of_processes
+
+SMALL = ("--num_threads", "1", "--precision", "fp32", "--log_every", "1", "--max_steps", "4", "--eval_every", "2")
+TEXTS = (*SMALL, "--dataset", "TABLE", "--tokens_per_batch", "256", "--vocab_size", "120", "--dropout", "0")
+TEXTS += ("--hidden_size", "32", "--num_hidden_layers", "2", "--num_attention_heads", "2", "--context_length", "32")
+PAIRS = (*SMALL, "--num_pairs", "200", "--tokens_per_batch", "256", "--vocab_size", "290", "--dropout", "0")
+PAIRS += ("--hidden_size", "32", "--encoder_layers", "1", "--decoder_layers", "1", "--num_attention_heads", "2")
+ONE_TEXT = (*TINY_RUN, *SMALL, "--dataset", "TEXT", "--dropout", "0", "--no-baselines")
+RUNS = {
+    "language_modeling": ONE_TEXT,
+    "average": (*ONE_TEXT, "--average_decay", "0.9", "--optimizer", "adamw"),
+    "classification": TEXTS,
+    "masked_lm": (*TEXTS, "--mask_probability", "0.3"),
+    "translation": PAIRS,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("sharding")
+    lines = [f"One day, Anna has {i} old lamps and a dog that sleeps in house {i * 7 % 13}." for i in range(200)]
+    (folder / "text.txt").write_text("\n".join(lines) + "\n")
+    (folder / "table.tsv").write_text("".join(f"{line}\t{'ab'[i % 2]}\n" for i, line in enumerate(lines)))
+    return {"TEXT": str(folder / "text.txt"), "TABLE": str(folder / "table.tsv")}
+
+
+def train(name: str, folder: Path, data: dict[str, str], *more: str, sharded: bool) -> list[dict]:
+    """Run a task with one process or, sharded, with two, and return its metrics."""
+    script = str(PROJECT / "training" / f"{'language_modeling' if name == 'average' else name}.py")
+    options = [data.get(option, option) for option in (*RUNS[name], *more, "--output_dir", str(folder))]
+    if sharded:
+        run_python(*TWO_PROCESSES, script, *options, "--shard", cwd=PROJECT)
+    else:
+        run_here(script, *options, "--gradient_accumulation_steps", "2")
+    return metrics(folder)
+
+
+RELEASE = ("average", "classification", "masked_lm")
+CASES = [pytest.param(name, marks=pytest.mark.release if name in RELEASE else pytest.mark.slow) for name in RUNS]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sharded_run_has_the_losses_of_one_process(name, data, tmp_path):
+    one, two = (train(name, tmp_path / str(sharded), data, sharded=sharded) for sharded in (False, True))
+    assert len(one) == len(two) == 4
+    for alone, shared in zip(one, two, strict=True):
+        assert alone["tokens"] == shared["tokens"]
+        for metric in ("train_loss", "grad_norm", "val_loss"):
+            if metric in alone:
+                assert shared[metric] == pytest.approx(alone[metric], abs=1e-5), metric
+    ours, theirs = (weights(tmp_path / str(sharded)) for sharded in (False, True))
+    assert ours.keys() == theirs.keys()
+    for weight, tensor in ours.items():
+        torch.testing.assert_close(theirs[weight], tensor, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_sharded_model_equals_the_unsharded_one(tmp_path):
-    script = tmp_path / "shard.py"
-    script.write_text(SCRIPT)
-    run_python(*TWO_PROCESSES, str(script), str(tmp_path / "out"), str(PROJECT / "tests"), cwd=tmp_path)
+def test_a_sharded_run_is_resumed_without_sharding_and_back(data, tmp_path):
+    """From two processes to one and to two again; no row is lost or repeated."""
+    name, longer = "language_modeling", ("--save_every", "2", "--keep_last", "9", "--max_steps", "8")
+    expected = train(name, tmp_path / "one", data, *longer, sharded=False)
+    script, run = str(PROJECT / "training" / f"{name}.py"), str(tmp_path / "run")
+    train(name, tmp_path / "run", data, *longer, "--max_steps", "2", sharded=True)
+    resume = (script, "--output_dir", run, "--resume", "--allow_changed_settings", "--max_steps")
+    run_here(*resume, "4", "--no-shard", "--gradient_accumulation_steps", "2")
+    run_python(*TWO_PROCESSES, *resume, "8", "--shard", "--gradient_accumulation_steps", "1", cwd=PROJECT)
+    found = metrics(tmp_path / "run")
+    assert [row["tokens"] for row in found] == [row["tokens"] for row in expected]
+    assert json.loads((tmp_path / "run/checkpoints/step-00000008/training_state.json").read_text())["step"] == 8
+
+
+def test_rows_are_divided_as_torch_chunks_them():
+    for rows, processes in ((8, 2), (7, 3), (2, 4), (5, 8)):
+        chunks = [len(chunk) for chunk in torch.empty(rows).chunk(processes)]
+        assert rows_of_processes(rows, processes) == chunks + [0] * (processes - len(chunks))

@@ -291,6 +291,20 @@ class TrainingArguments:
         resumable=True,
         private=True,
     )
+    shard: bool = argument(
+        False,
+        "Shard weights, gradients and optimizer states over the processes (FSDP2), for models that do not fit into one "
+        "device.",
+        resumable=True,
+    )
+    replicas: int = argument(
+        1,
+        "Copies of the model with --shard, each sharded over its part of the processes (hybrid sharding), such as one "
+        "per machine.",
+        more_than=0,
+        at_most=1 << 14,
+        resumable=True,
+    )
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = argument(
         None,
         "Also report to 'tensorboard', 'wandb' or 'trackio' (install the package of that name first).",

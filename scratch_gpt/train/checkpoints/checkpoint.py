@@ -2,81 +2,38 @@
 
 `DIR/checkpoints/step-00000500/` is a model directory plus `training_state.safetensors` (optimizer and random states as
 plain tensors), `training_state.json` (counters and settings) and `manifest.json` (sizes and checksums of all files).
-Nothing is pickled. The training loop copies the state in memory; asynchronously, in a background thread, the copy is
-written to a staging directory, synced and renamed, so that a checkpoint with its final name is complete. Optimizer
-states are gathered and named by parameter, independently of the number of processes and of sharding.
+Nothing is pickled. All is written to a staging directory, synced and renamed, so that a checkpoint with its final name
+is complete: by a background thread, from a copy in memory or, if weights are sharded, by all processes, each of which
+writes a part of the tensors into files of its own.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from transformers import PreTrainedModel
+from safetensors import SafetensorError
 
 from ...atomic_files import umask
 from ...errors import ScratchError, TrainingError
 from ...hub.adapter import FOLDER
-from ...hub.model_directory import ToPublished
+from ...hub.tensor_files import write_tensors
 from ...terminal import SafeConsole
-from ...untrusted import read_json
-from ..optim.ema import MovingAverage
-from .background_writer import in_memory
 from .manifest import find_corruption, sync, sync_one, write_manifest
-from .random_state import get_random_state, set_random_state
+from .snapshot import NUMBERS, TENSORS, Snapshot
 
-TENSORS, NUMBERS, PARTIAL = "training_state.safetensors", "training_state.json", ".partial"
-MAX_NUMBERS = 64 << 20  # bytes; the random state of a process takes 20 KB
-UNPUBLISHED = "unpublished."  # prefix of trained weights that are not in the model directory
+PARTIAL = ".partial"
 NAME = re.compile(r"step-\d{8,}")
-Optimizers = list[torch.optim.Optimizer]
-
-
-@dataclass
-class Snapshot:
-    """The state of a run, copied in memory.
-
-    Attributes:
-        step: optimizer steps taken.
-        weights: weights of the published model, by name.
-        tensors: contents of `training_state.safetensors`.
-        numbers: contents of `training_state.json`.
-    """
-
-    step: int
-    weights: dict[str, torch.Tensor]
-    tensors: dict[str, torch.Tensor]
-    numbers: dict[str, Any]
-
-    @property
-    def unpublished(self) -> dict[str, torch.Tensor]:
-        """The trained weights that are not in the model directory, by name."""
-        return _unpublished(self.tensors)
-
-
-def _unpublished(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Those of the tensors of a training state that are trained weights, by the names in the model."""
-    return {n.removeprefix(UNPUBLISHED): t for n, t in tensors.items() if n.startswith(UNPUBLISHED)}
+WriteModel = Callable[..., dict[str, str]]
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -134,86 +91,77 @@ def _newest_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
-def take_snapshot(
-    step: int,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizers: Optimizers,
-    numbers: dict[str, Any],
-    published: ToPublished,
-    average: MovingAverage | None = None,
-) -> Snapshot:
-    """Copy the state of a run in memory; every process must call it.
-
-    Args:
-        step: optimizer steps taken.
-        accelerator: processes and device.
-        model: the prepared model; its full weights are gathered on the first process.
-        optimizers: their states are gathered too.
-        numbers: counters of the loop and the task, which JSON can hold.
-        published: returns the weights of the model directory from the trained ones; the remaining weights are saved in
-            `training_state.safetensors`.
-        average: moving average of the weights, saved there too.
-
-    Returns:
-        The state; on processes other than the first, an empty one.
-    """
-    trained = accelerator.get_state_dict(model)
-    weights = in_memory(published(trained))
-    unpublished = {f"{UNPUBLISHED}{name}": weight for name, weight in trained.items() if name not in weights}
-    unpublished = _without_tied(in_memory(unpublished))
-    averages: dict[str, torch.Tensor] = {}
-    if average is not None:
-        with average.swapped_in(model):
-            averages = _without_tied(in_memory(accelerator.get_state_dict(model)))
-    optimizer = _optimizer_state(model, optimizers)
-    random_states = gather_object([get_random_state(accelerator.device)])
-    if not accelerator.is_main_process:
-        return Snapshot(step, {}, {}, {})
-    moments = optimizer["state"].items()
-    tensors = in_memory({f"optimizer.{name}.{key}": t for name, state in moments for key, t in state.items()})
-    tensors |= unpublished
-    tensors |= {f"average.{name}": tensor for name, tensor in averages.items()}
-    for process, (_, generators) in enumerate(random_states):
-        tensors |= {f"random.{process}.{i}": generator for i, generator in enumerate(generators)}
-    states = [state for state, _ in random_states]
-    numbers = {"step": step, **numbers, "param_groups": optimizer["param_groups"], "random": states}
-    return Snapshot(step, weights, tensors, copy.deepcopy(numbers))
-
-
-def write_checkpoint(
-    output_dir: Path,
-    snapshot: Snapshot,
-    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
-    keep_last: int,
-) -> None:
+def write_checkpoint(output_dir: Path, snapshot: Snapshot, write_model: WriteModel, keep_last: int) -> None:
     """Write a snapshot to its directory, and remove older checkpoints.
 
     Args:
         output_dir: directory of the run.
         snapshot: state to write.
-        write_model: writes a model directory with the given weights.
+        write_model: writes a model directory with the given weights; returns checksums of files that it has written.
         keep_last: number of checkpoints to keep.
 
     Raises:
         TrainingError: writing failed, such as on a full disk; earlier checkpoints are unchanged.
     """
-    folder = output_dir / "checkpoints" / f"step-{snapshot.step:08d}"
+    folder = _folder_of(output_dir, snapshot)
     with _staging_dir(output_dir, folder, f"checkpoint {folder.name}") as staging_dir:
-        write_model(staging_dir, snapshot.weights)
-        save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, staging_dir / TENSORS)
-        (staging_dir / NUMBERS).write_text(json.dumps(snapshot.numbers, indent=1), encoding="utf-8")
-        write_manifest(staging_dir)
-        publish(staging_dir, folder)
-        for old in checkpoint_folders(output_dir)[:-keep_last]:
-            shutil.rmtree(old)
+        checksums = _write_tensors(staging_dir, snapshot, write_model)
+        _complete(staging_dir, folder, snapshot, checksums, keep_last)
+
+
+def write_sharded_checkpoint(output_dir: Path, snapshot: Snapshot, write_model: WriteModel, keep_last: int) -> None:
+    """The same for sharded weights; every process must call it. Each writes its files, the first one the others, and
+    all return once the checkpoint is complete.
+
+    Args:
+        output_dir, snapshot, write_model, keep_last: as of `write_checkpoint`.
+
+    Raises:
+        TrainingError: writing failed on a process.
+    """
+    folder, first = _folder_of(output_dir, snapshot), snapshot.writers.process == 0
+    with _staging_dir(output_dir, folder, f"checkpoint {folder.name}", first) as staging_dir:
+        (name,) = broadcast_object_list([str(staging_dir)])
+        checksums, wrong = {}, None
+        try:
+            checksums = _write_tensors(Path(name), snapshot, write_model)
+        except (OSError, SafetensorError) as error:
+            wrong = f"process {snapshot.writers.process}: {error}"
+        parts = gather_object([(checksums, wrong)])
+        if errors := [wrong for _, wrong in parts if wrong is not None]:
+            raise OSError("; ".join(errors))
+        if first:
+            every = {name: checksum for part, _ in parts for name, checksum in part.items()}
+            _complete(staging_dir, folder, snapshot, every, keep_last)
+        broadcast_object_list([None])  # the others go on when the checkpoint is complete
+
+
+def _folder_of(output_dir: Path, snapshot: Snapshot) -> Path:
+    return output_dir / "checkpoints" / f"step-{snapshot.step:08d}"
+
+
+def _write_tensors(staging_dir: Path, snapshot: Snapshot, write_model: WriteModel) -> dict[str, str]:
+    """Write weights and state; return the checksums of the files that this process has written."""
+    checksums = write_model(staging_dir, snapshot.weights)
+    return checksums | write_tensors(staging_dir, TENSORS, snapshot.tensors, writers=snapshot.writers)
+
+
+def _complete(
+    staging_dir: Path, folder: Path, snapshot: Snapshot, checksums: Mapping[str, str], keep_last: int
+) -> None:
+    """Write numbers and manifest, give the checkpoint its name, and remove older ones."""
+    (staging_dir / NUMBERS).write_text(json.dumps(snapshot.numbers, indent=1), encoding="utf-8")
+    write_manifest(staging_dir, checksums)
+    publish(staging_dir, folder)
+    for old in checkpoint_folders(folder.parent.parent)[:-keep_last]:
+        shutil.rmtree(old)
 
 
 def write_best(
     output_dir: Path,
     weights: dict[str, torch.Tensor],
     card: str,
-    write_model: Callable[[Path, dict[str, torch.Tensor]], None],
+    write_model: WriteModel,
 ) -> None:
     """Write the best model into the run's directory, which is then a model directory.
 
@@ -236,19 +184,23 @@ def write_best(
 
 
 @contextmanager
-def _staging_dir(output_dir: Path, folder: Path, what: str) -> Iterator[Path]:
+def _staging_dir(output_dir: Path, folder: Path, what: str, makes: bool = True) -> Iterator[Path]:
     """Context with an empty directory next to `folder`; if writing fails, it is removed.
 
     Args:
         output_dir: directory of the run.
         folder: final directory.
         what: description of the contents, for errors.
+        makes: whether this process makes the directory; otherwise the path is `folder`, and nothing is removed.
 
     Raises:
         TrainingError: writing failed, such as on a full disk.
     """
     staging_dir = None
     try:
+        if not makes:
+            yield folder
+            return
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging_dir = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PARTIAL, dir=folder.parent))
         staging_dir.chmod(0o777 & ~umask())  # mkdtemp gives access to the owner only
@@ -269,49 +221,6 @@ def remove_partial(output_dir: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
             SafeConsole().print(f"removed {path}, left by a killed run", soft_wrap=True)
-
-
-def load_training_state(
-    folder: Path,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizers: Optimizers,
-    average: MovingAverage | None = None,
-) -> dict[str, Any]:
-    """Restore optimizers, random generators, the moving average and the weights that are not in the model directory;
-    the weights of the model directory are loaded with the model.
-
-    Args:
-        folder: directory of the checkpoint.
-        accelerator: processes and device.
-        model: the prepared model.
-        optimizers: over its parameters.
-        average: moving average of the weights.
-
-    Returns:
-        The `numbers` that `take_snapshot` was called with.
-    """
-    numbers = read_json(folder / NUMBERS, MAX_NUMBERS)
-    with safe_open(folder / TENSORS, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    state: dict[str, Any] = {"param_groups": numbers.pop("param_groups"), "state": {}}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            parameter, key = name.removeprefix("optimizer.").rsplit(".", 1)
-            state["state"].setdefault(parameter, {})[key] = tensor
-    options = StateDictOptions(full_state_dict=True)
-    set_optimizer_state_dict(model, _unwrapped_optimizers(optimizers), state, options=options)
-    if unpublished := _unpublished(tensors):
-        set_model_state_dict(model, unpublished, options=StateDictOptions(full_state_dict=True, strict=False))
-    if average is not None:
-        with average.swapped_in(model):
-            means = {n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")}
-            set_model_state_dict(model, means, options=StateDictOptions(full_state_dict=True, strict=False))
-    states, process = numbers.pop("random"), accelerator.process_index
-    if len(states) == accelerator.num_processes:  # else the generators keep their seed
-        mine = sorted((n for n in tensors if n.startswith(f"random.{process}.")), key=lambda n: int(n.split(".")[-1]))
-        set_random_state(states[process], [tensors[name] for name in mine], accelerator.device)
-    return numbers
 
 
 def publish(staging_dir: Path, folder: Path) -> None:
@@ -349,26 +258,3 @@ def _copy_file_mode(folder: Path) -> None:
     mode = next(folder.rglob("*config.json")).stat().st_mode
     for path in folder.rglob("*.safetensors"):
         path.chmod(mode)
-
-
-def unwrapped(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedModel:
-    """The model without the wrappers of distributed training; that of mixed precision is kept."""
-    return accelerator.unwrap_model(model, keep_fp32_wrapper=True)
-
-
-def _unwrapped_optimizers(optimizers: Optimizers) -> Optimizers:
-    return [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
-
-
-def _without_tied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keep tied weights under the first of their names only, since safetensors refuses shared tensors."""
-    first: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        first.setdefault(id(tensor), (name, tensor))
-    return dict(first.values())
-
-
-def _optimizer_state(model: torch.nn.Module, optimizers: Optimizers) -> dict[str, Any]:
-    """The full optimizer state: "state" (tensors by parameter name and key) and "param_groups" (plain numbers)."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return dict(get_optimizer_state_dict(model, _unwrapped_optimizers(optimizers), options=options))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...untrusted import parse_json, read_text
@@ -16,9 +18,26 @@ from ...untrusted import parse_json, read_text
 MANIFEST, MAX_MANIFEST = "manifest.json", 16 << 20  # bytes
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the manifest of all files below `folder`."""
-    files = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder).items()}
+def write_manifest(folder: Path, checksums: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write the manifest of all files below `folder`.
+
+    Args:
+        folder: the directory.
+        checksums: SHA-256 of files that processes have just written, by name; these are not read again.
+
+    Raises:
+        OSError: one of those files is not there.
+    """
+    found = _files(folder)
+    if missing := sorted(checksums.keys() - found.keys()):
+        raise OSError(
+            f"{folder} lacks {', '.join(missing)}, which another process has written: all machines must see the same "
+            "output_dir"
+        )
+    files = {
+        name: {"size": path.stat().st_size, "sha256": checksums.get(name) or _sha256(path)}
+        for name, path in found.items()
+    }
     (folder / MANIFEST).write_bytes(_render(files))
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from ...atomic_files import replacing
 from ...errors import TrainingError
 from ...hub.model_directory import ModelDirectory
+from ...hub.tensor_files import first_of_tied, whole
 from ...see.film import FOLDER, frame_path, frame_paths, partial_frames
 from ...terminal import SafeConsole
 from ..checkpoints.background_writer import BackgroundWriter
@@ -59,16 +60,18 @@ class Film:
         enabled: bool,
         main: bool,
     ):
-        self.folder, self.directory, self.writer, self.enabled = folder, directory, writer, enabled and main
+        self.folder, self.directory, self.writer, self.main = folder, directory, writer, main
         if main:
             for line in prepare_film(folder, step, last_step, enabled):
                 SafeConsole().print(line, soft_wrap=True)
 
     def write(self, step: int, weights: dict[str, torch.Tensor]) -> None:
-        """Copy the trained weights after a step in memory; a background thread writes them."""
-        if self.enabled:
-            self.writer.wait()
-            self.writer.submit(write_frame, self.folder, step, as_frame(self.directory.published(weights)))
+        """Copy the trained weights after a step in memory; a background thread writes them. If they are sharded, every
+        process must call this."""
+        self.writer.wait()
+        frame = as_frame(self.directory.published(weights), self.main)
+        if self.main:
+            self.writer.submit(write_frame, self.folder, step, frame)
 
 
 def prepare_film(folder: Path, step: int, last_step: int, enabled: bool) -> list[str]:
@@ -117,13 +120,23 @@ def listed(steps: Iterable[int]) -> str:
     return ", ".join(f"{step:,}" for step in steps)
 
 
-def as_frame(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies of weights as float16; tied ones have the first of their names only, since safetensors refuses shared
-    tensors."""
-    first: dict[tuple[int, torch.Size], str] = {}
-    for name, weight in weights.items():
-        first.setdefault((weight.data_ptr(), weight.shape), name)
-    return {name: weights[name].detach().to("cpu", torch.float16, copy=True).contiguous() for name in first.values()}
+@torch.no_grad()
+def as_frame(weights: dict[str, torch.Tensor], keeps: bool = True) -> dict[str, torch.Tensor]:
+    """Copies of weights as float16; tied ones, which are one object, have the first of their names only. Sharded ones
+    are made whole one at a time, by all processes together.
+
+    Args:
+        weights: the weights, by name.
+        keeps: whether this process keeps the copies; otherwise the result is empty.
+    """
+    if not keeps:  # it takes part, since the first process needs its rows
+        for weight in first_of_tied(weights).values():
+            whole(weight)
+        return {}
+    return {
+        name: whole(weight).detach().to("cpu", torch.float16, copy=True).contiguous()
+        for name, weight in first_of_tied(weights).items()
+    }
 
 
 def write_frame(folder: Path, step: int, frame: dict[str, torch.Tensor]) -> None:

@@ -34,7 +34,8 @@ from .launcher_settings import describe_launcher_settings
 from .page import describe_old_page, write_run_page
 from .recipe import Job, Recipe
 from .run_directory import RECORD, add_to_best_evaluation, read_metrics, read_run, write_run
-from .startup import check_optimizer, check_output_dir, make_output_dir, start_processes
+from .sharding import is_sharded, shard
+from .startup import check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
 CARD = "README.md"
@@ -114,13 +115,12 @@ def resolve_defaults(job: Job, model_args: Any) -> Job:
         model_args: model arguments of its family.
 
     Raises:
-        ScratchError: the optimizer can't train adapters, or sharded weights, or a page can't show the run's film.
+        ScratchError: the optimizer can't train adapters, or a page can't show the run's film.
     """
     parameters = job.facts.get("parameters", job.model.num_parameters())
     lora = getattr(model_args, "lora_rank", None) is not None
     args, chosen = with_default_rates(job.args, parameters, model_args.init_from is not None, lora)
     args = replace(args, precision="bf16" if job.accelerator.mixed_precision == "bf16" else "fp32")
-    check_optimizer(args, job.accelerator)
     if chosen is not None and job.accelerator.is_main_process:
         print(chosen)
     job = replace(job, args=args)
@@ -275,6 +275,8 @@ def make_trainer(job: Job, recipe: Recipe, folder: Path, resume_from: Path | Non
         job.adapter,
         folded_vectors(job.model),
     )
+    if is_sharded(job.accelerator):
+        shard(job.model, job.accelerator, job.args.replicas)
     optimizers = build_optimizers(job.model, job.args)
     common = job.accelerator, job.model, optimizers, job.task, job.args, directory, folder
     return Trainer(*common, resume_from, job.general_text)

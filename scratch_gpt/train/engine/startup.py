@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs, PartialState
+import torch.distributed as dist
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin, patch_environment, set_seed
 from transformers.utils import logging
 
 from ...errors import ScratchError, not_installed
@@ -17,8 +18,9 @@ from ...hub.loading import open_config
 from ...terminal import SafeConsole
 from ..arguments.training import TrainingArguments
 from ..performance.precision import describe_precision, model_width, share_product_times, uses_bf16
-from .launcher_settings import FSDP, is_set, should_use_cpu
+from .launcher_settings import PARALLELISM, restarts, should_use_cpu
 from .run_directory import check_run_directory
+from .sharding import enable_sharding
 
 PROCESS_GROUP_TIMEOUT = timedelta(hours=6)  # other processes wait while the first one prepares the data
 
@@ -42,7 +44,12 @@ def check_output_dir(args: TrainingArguments) -> None:
 
 def start_processes() -> PartialState:
     """Join the process group of the run, which the `Accelerator` of `start` then uses."""
-    return PartialState(cpu=should_use_cpu(), timeout=PROCESS_GROUP_TIMEOUT)
+    place: dict[str, Any] = {}
+    if (count := restarts()) and not dist.is_initialized():
+        # torchrun keeps its store: without a prefix, processes would find the addresses of those before the restart.
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=PROCESS_GROUP_TIMEOUT))
+        place = {"store": dist.PrefixStore(f"restart_{count}", store), "rank": rank, "world_size": world_size}
+    return PartialState(cpu=should_use_cpu(), timeout=PROCESS_GROUP_TIMEOUT, **place)
 
 
 def start(args: TrainingArguments, model_args: Any, resume_from: Path | None = None) -> Accelerator:
@@ -56,8 +63,8 @@ def start(args: TrainingArguments, model_args: Any, resume_from: Path | None = N
         resume_from: checkpoint to resume from, or None.
 
     Raises:
-        ScratchError: the tracker is not installed, the precision is not supported here, FSDP is asked for without an
-            accelerator, or Muon is to train sharded weights.
+        ScratchError: the tracker is not installed, the precision is not supported here, or the weights can't be
+            sharded.
     """
     logging.disable_progress_bar()
     if args.tracker and args.tracker not in [tracker.value for tracker in get_available_trackers()]:
@@ -68,21 +75,21 @@ def start(args: TrainingArguments, model_args: Any, resume_from: Path | None = N
     if state.device.type == "cpu":
         share_product_times(width)
     try:
-        accelerator = Accelerator(
-            cpu=should_use_cpu(),  # by default, processes without an accelerator are not joined
-            # Else accelerate reads these three from the environment, which `launcher_settings` has done.
-            mixed_precision="bf16" if uses_bf16(args.precision_used, state.device, width) else "no",
-            dynamo_backend="no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            log_with=args.tracker,
-            project_dir=args.output_dir if args.tracker else None,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
-        )
+        with patch_environment(**{PARALLELISM: "false"}):  # `launcher_settings` has read it; accelerate would shard too
+            accelerator = Accelerator(
+                cpu=should_use_cpu(),  # by default, processes without an accelerator are not joined
+                # Else accelerate reads these three from the environment, which `launcher_settings` has done.
+                mixed_precision="bf16" if uses_bf16(args.precision_used, state.device, width) else "no",
+                dynamo_backend="no",
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+                log_with=args.tracker,
+                project_dir=args.output_dir if args.tracker else None,
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
+            )
     except (ValueError, RuntimeError) as error:
         raise ScratchError(f"precision {args.precision} is not supported here: {error}") from error
-    if is_set(FSDP) and accelerator.distributed_type != DistributedType.FSDP:
-        raise ScratchError("accelerate launch asks for FSDP, which needs accelerators: remove --use_fsdp")
-    check_optimizer(args, accelerator)
+    if args.shard:
+        enable_sharding(accelerator, args.replicas)
     retain_freed_memory()
     set_seed(args.seed, device_specific=True)
     if args.precision_used == "auto" and state.is_main_process:
@@ -97,16 +104,6 @@ def _width(model_args: Any, resume_from: Path | None) -> int:
     if origin is None:
         return model_args.hidden_size
     return model_width(open_config(origin, model_args.trust_remote_code))
-
-
-def check_optimizer(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """Check that the optimizer, if it is known yet, can train the weights of the processes.
-
-    Raises:
-        ScratchError: it is Muon, and FSDP shards the weights.
-    """
-    if args.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
-        raise ScratchError("muon needs whole matrices, which FSDP shards: use --optimizer adamw, or data parallelism")
 
 
 def make_output_dir(args: TrainingArguments) -> Path:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 
 from ...data.batching.bucketing import Buckets
-from ...errors import ScratchError
 from ...metrics import Metric, Panel
 
 Batch = dict[str, torch.Tensor]
@@ -49,7 +48,7 @@ class Task(Protocol):
     unit: str  # unit that the loss is averaged over: "token", "text" or "pair"
     evaluates_first: bool  # whether the untrained model is evaluated and can be the best
     fixed_shape: bool  # whether all batches have the same shape
-    fsdp_obstacle: str | None  # why the task can't train with sharded weights (FSDP); None if it can
+    evaluates_whole: bool  # whether a process evaluates by itself, and so needs the whole weights if they are sharded
 
     def batches(self, state: DataState) -> Iterator[tuple[Batch, DataState]]:
         """Iterate endlessly over this process's batches from `state` on, each with the state after it."""
@@ -78,20 +77,6 @@ class Task(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-
-
-def check_sharding(task: Task | type[Task], accelerator: Accelerator) -> None:
-    """Refuse FSDP for a task that can't train with sharded weights.
-
-    Args:
-        task: the task, or its class, if `fsdp_obstacle` does not depend on the instance.
-        accelerator: its distributed type.
-
-    Raises:
-        ScratchError: the weights are sharded, and the task has an `fsdp_obstacle`.
-    """
-    if accelerator.distributed_type == DistributedType.FSDP and task.fsdp_obstacle is not None:
-        raise ScratchError(f"{task.fsdp_obstacle}, which FSDP can't: use data parallelism")
 
 
 def items_left(items_of_epoch: Callable[[int], int], state: DataState, epochs: float) -> int:
@@ -133,7 +118,7 @@ class BucketTask(ABC):
     panels: tuple[Panel, ...] = ()
     evaluates_first = False
     fixed_shape = False
-    fsdp_obstacle: str | None = "each process validates on batches of its own"
+    evaluates_whole = True
 
     @abstractmethod
     def make_batch(self, epoch: int, number: int) -> Batch:

@@ -10,10 +10,9 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,29 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from ...atomic_files import replacing, write_text
+from ...atomic_files import write_text
 from ...errors import RunInterruptedError, ScratchError, TrainingError
 from ...evaluation.general_text import BEFORE, GeneralText
 from ...evaluation.processes import sum_over_processes
 from ...hub.model_directory import ModelDirectory
 from ...metrics import find_metric
 from ..arguments.training import TrainingArguments
-from ..checkpoints.background_writer import BackgroundWriter, in_memory
+from ..checkpoints.background_writer import BackgroundWriter
 from ..checkpoints.checkpoint import (
-    Optimizers,
-    Snapshot,
     checkpoint_folders,
-    load_training_state,
     remove_partial,
-    take_snapshot,
-    unwrapped,
-    write_best,
-    write_checkpoint,
 )
+from ..checkpoints.snapshot import load_training_state, trained_weights, unwrapped
 from ..optim.ema import MovingAverage
+from ..optim.optimizer_states import Optimizers
 from ..optim.schedules import learning_rate_factor
 from ..performance.compile_blocks import compile_blocks
 from .film import Film, is_film_step
-from .plots import plot_run
 from .reporting import Reporter
-from .run_directory import read_metrics
+from .saving import Saver
+from .sharding import prepare, weights_for_evaluation
 from .signals import Interruption
-from .task import Batch, DataState, Task, check_sharding
+from .task import Batch, DataState, Task
 from .training_state import TrainingState, check_state
 
 Batches = Iterator[tuple[Batch, DataState]]
@@ -72,7 +66,7 @@ class Trainer:
 
     Args:
         accelerator: processes, device and precision.
-        model: model in float32, not yet prepared by `accelerator`.
+        model: model in float32, not yet prepared by `accelerator`; sharded if the weights are to be.
         optimizers: over the parameters of `model`; each parameter group has a "peak_lr".
         task: batches, losses and evaluation.
         args: training arguments.
@@ -82,7 +76,7 @@ class Trainer:
         general_text: text on which the loss is measured too, also before the first step.
 
     Raises:
-        ScratchError: the task can't train with sharded weights (FSDP), or the checkpoint can't be resumed.
+        ScratchError: the checkpoint can't be resumed.
     """
 
     def __init__(
@@ -97,13 +91,15 @@ class Trainer:
         resume_from: Path | None = None,
         general_text: GeneralText | None = None,
     ):
-        check_sharding(task, accelerator)
         self.accelerator, self.task, self.args = accelerator, task, args
         self.directory, self.folder, self.writer = directory, folder, BackgroundWriter()
         self.general_text = general_text
         if accelerator.is_main_process:
             remove_partial(self.folder)
-        self.model, *self.optimizers = accelerator.prepare(model, *optimizers)
+        self.model, *self.optimizers = prepare(accelerator, model, optimizers)
+        self.saver = Saver(
+            accelerator, self.model, self.optimizers, directory, folder, self.writer, task, args.keep_last
+        )
         self.average = MovingAverage(self.model, args.average_decay) if args.average_decay else None
         self.interruption, self.stopping = Interruption(), False
         metric = find_metric(task.metrics, args.metric_for_best_model)
@@ -151,8 +147,8 @@ class Trainer:
         reporter = Reporter(self.folder, self.total_steps, self.state.step, main, self.task)
         with self.interruption, self.writer, reporter:
             if self.general_text is not None and self.state.step == 0:
-                with torch.compiler.set_stance("force_eager"):
-                    self.general_text.before = self.general_text.loss(self.accelerator, self.model.eval())
+                with self._evaluating():
+                    self.general_text.before = self.general_text.loss(self.accelerator, self.model)
             if self.state.step == 0 and self.task.evaluates_first:
                 row = {**self._counters(), **self.evaluate()}
                 self._record(reporter, row)
@@ -196,7 +192,7 @@ class Trainer:
         """Write the weights that would be published into the film of the run, if it has this step."""
         if self.args.film and (last or is_film_step(self.state.step)):
             with self.averaged():
-                self.film.write(self.state.step, self.accelerator.get_state_dict(self.model))
+                self.film.write(self.state.step, trained_weights(self.accelerator, self.model))
 
     def is_finished(self) -> bool:
         """Whether the last step was taken, or the run is stopped."""
@@ -216,9 +212,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """Return the metrics on the validation split, and a sample, of the model as it would be published."""
-        self.model.eval()
         own = unwrapped(self.accelerator, self.model)
-        with self.averaged(), self.directory.as_published(own), torch.compiler.set_stance("force_eager"):
+        with self.averaged(), self.directory.as_published(own), self._evaluating():
             row: dict[str, Any] = self.task.evaluate(self.model)
             if self.general_text is not None:
                 row |= self.general_text.evaluate(self.accelerator, self.model)
@@ -229,6 +224,14 @@ class Trainer:
             if sample:
                 row["sample"] = sample
         return row
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Context in which the model is in evaluation mode, uncompiled, with the weights that the task evaluates."""
+        self.model.eval()
+        whole = self.task.evaluates_whole
+        with torch.compiler.set_stance("force_eager"), weights_for_evaluation(self.model, whole):
+            yield
 
     def _step(self, batches: Batches) -> tuple[float, int, dict[str, float]]:
         """One optimizer step.
@@ -333,45 +336,14 @@ class Trainer:
         state.stopped_early = patience is not None and state.evaluations_since_best >= patience
 
     def _publish(self) -> None:
-        """Write the current weights into the run's directory, asynchronously."""
-        self.writer.wait()
         with self.averaged():
-            weights = self.accelerator.get_state_dict(self.model)
-            if self.accelerator.is_main_process:
-                card = self.directory.card()
-                published = in_memory(self.directory.published(weights))
-                write = self._with_adapter(self.directory.write_published, weights)
-                self.writer.submit(write_best, self.folder, published, card, write)
-
-    def _with_adapter(self, write: Callable[..., None], weights: dict[str, torch.Tensor]) -> Callable[..., None]:
-        """A function that writes a model directory, with the adapter among the trained weights if there is one."""
-        adapter = self.directory.adapter
-        return write if adapter is None else partial(write, adapted=in_memory(adapter.select(weights)))
+            self.saver.publish()
 
     def _save(self) -> None:
-        """Copy the state in memory; a background thread writes the checkpoint and the plot."""
-        self.writer.wait()
         numbers: dict[str, Any] = {"loop": asdict(self.state), "task": self.task.state_dict()}
         if self.general_text is not None:
             numbers[BEFORE] = self.general_text.before
-        snapshot = take_snapshot(
-            self.state.step,
-            self.accelerator,
-            self.model,
-            self.optimizers,
-            numbers,
-            self.directory.published,
-            self.average,
-        )
-        if self.accelerator.is_main_process:
-            self.writer.submit(self._write_checkpoint, snapshot)
-
-    def _write_checkpoint(self, snapshot: Snapshot) -> None:
-        write = self._with_adapter(self.directory.write, snapshot.unpublished)
-        write_checkpoint(self.folder, snapshot, write, self.args.keep_last)
-        if rows := read_metrics(self.folder):
-            with replacing(self.folder / "loss.png") as image:
-                plot_run(rows, image, self.directory.title, self.task)
+        self.saver.save(self.state.step, numbers, self.average)
 
     def _counters(self) -> dict[str, Any]:
         return {"step": self.state.step, "tokens": self.state.tokens, "seconds": self.state.seconds}

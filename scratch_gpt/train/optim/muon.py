@@ -2,7 +2,7 @@
 
 The update equals that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, which a test checks. There, each
 matrix is orthogonalised by itself in fifteen small matrix products; here, matrices of one shape are batched, which is
-several times as fast on a CPU.
+several times as fast on a CPU. Matrices that are sharded (FSDP2) are gathered, each on one of the processes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
+
+from .whole_matrices import map_matrices
 
 # Iterating a X + b (X Xᵀ) X + c (X Xᵀ)² X moves every singular value close to 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -88,11 +91,25 @@ class Muon(torch.optim.Optimizer):
             if not self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        directions = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-        matrices = directions.flatten(0, -3)  # (parameters * experts, rows, columns)
-        dtype = torch.bfloat16 if group["bf16"] else torch.float32
-        updates = orthogonalize(matrices, group["ns_steps"], dtype).view(directions.shape)
+        own, own_gradients, own_momenta = map(_local, (parameters, gradients, momenta))
+        torch._foreach_lerp_(own_momenta, own_gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(own_gradients, own_momenta, group["momentum"])
+        updates = self._orthogonalized(list(directions), parameters[0], group)
         step_size = group["lr"] * 0.2 * max(parameters[0].shape[-2:]) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-step_size)
+        torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(own, [update.to(own[0].dtype) for update in updates], alpha=-step_size)
+
+    @staticmethod
+    def _orthogonalized(
+        directions: list[torch.Tensor], parameter: torch.Tensor, group: dict[str, Any]
+    ) -> Iterable[torch.Tensor]:
+        dtype, steps = torch.bfloat16 if group["bf16"] else torch.float32, group["ns_steps"]
+        if isinstance(parameter, DTensor) and parameter.ndim == 2:
+            return map_matrices(directions, parameter, lambda matrix: orthogonalize(matrix, steps, dtype), dtype)
+        stacked = torch.stack(directions)  # of stacks of matrices, whole ones are sharded
+        return orthogonalize(stacked.flatten(0, -3), steps, dtype).view(stacked.shape).unbind()
+
+
+def _local(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The parts of the tensors that this process has."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

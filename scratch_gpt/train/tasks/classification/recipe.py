@@ -28,7 +28,6 @@ from ....hub import loading
 from ....models.configuration_scratch_encoder import PRESETS
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
@@ -58,7 +57,6 @@ def prepare(
     origin = resume_from or model_args.init_from
     found, names = _read(data, model_args, args, origin)
     accelerator = start(args, model_args, resume_from)
-    check_sharding(Classification, accelerator)
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, found, origin)
         model = _load_or_build_model(model_args, tokenizer, names, origin, accelerator)

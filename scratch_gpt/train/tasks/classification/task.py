@@ -15,7 +15,7 @@ from ....errors import ScratchError
 from ....evaluation.classification import classification_scores
 from ....metrics import Metric
 from ....tokenization.training import starts_word
-from ...checkpoints.checkpoint import unwrapped
+from ...checkpoints.snapshot import unwrapped
 from ...engine.task import Batch, BucketTask
 
 METRICS = (

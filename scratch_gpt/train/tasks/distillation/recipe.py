@@ -26,7 +26,6 @@ from ....errors import ScratchError
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..language_modeling.build import (
@@ -57,7 +56,6 @@ def prepare(
     """
     source, validation = _read(data, model_args, args)
     accelerator = start(args, model_args, resume_from)
-    check_sharding(Distillation, accelerator)
     with accelerator.main_process_first():
         tokenizer, teacher = _load_teacher(model_args)
         student, context_length = _load_or_build_student(model_args, tokenizer, teacher, resume_from, accelerator)

@@ -25,7 +25,6 @@ from ....hub import loading
 from ....rl.rollouts import pad_token_id_of
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
@@ -50,7 +49,6 @@ def prepare(
     """
     found = _read(data, model_args, args)
     accelerator = start(args, model_args, resume_from)
-    check_sharding(Preferences, accelerator)
     with accelerator.main_process_first():
         tokenizer = load_chat_tokenizer(model_args, resume_from)
         policy, reference = _load_models(model_args, tokenizer, resume_from, accelerator)

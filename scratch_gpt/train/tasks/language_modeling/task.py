@@ -52,7 +52,7 @@ class LanguageModeling:
     unit = "token"
     evaluates_first = False
     fixed_shape = True
-    fsdp_obstacle: str | None = None
+    evaluates_whole = False
 
     def __init__(
         self,

@@ -27,7 +27,6 @@ from ....evaluation.positions import position_limit
 from ....hub import loading
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..context import note_length
@@ -57,7 +56,6 @@ def prepare(
     origin = resume_from or model_args.init_from
     source, validation = _read(data, model_args, args, is_new=origin is None)
     accelerator = start(args, model_args, resume_from)
-    check_sharding(MaskedLanguageModeling, accelerator)
     with accelerator.main_process_first():
         tokenizer = _load_or_train_tokenizer(data, model_args, source, resume_from)
         model = _load_or_build_model(model_args, tokenizer, origin, accelerator)

@@ -18,7 +18,7 @@ from ....evaluation.processes import sum_over_processes
 from ....metrics import Metric
 from ....models.configuration_scratch_encoder import ScratchEncoderConfig
 from ....tokenization.special_tokens import special_token_ids, surrounding_tokens
-from ...checkpoints.checkpoint import unwrapped
+from ...checkpoints.snapshot import unwrapped
 from ...engine.task import Batch, BucketTask
 
 EXAMPLE_TOKENS = 24

@@ -30,7 +30,6 @@ from ....rl.value_head import add_value_head, without_value_head
 from ....tokenization.chat import encode_prompt
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
@@ -55,7 +54,6 @@ def prepare(
     """
     found = _read(data, model_args, args)
     accelerator = start(args, model_args, resume_from)
-    check_sharding(PolicyGradient, accelerator)
     args = args.resolve_defaults(accelerator.num_processes)
     assert data.reward is not None
     reward = open_reward(data.reward, model_args.trust_remote_code, accelerator.device)

@@ -30,7 +30,6 @@ from ....hub.model_directory import set_chat_defaults
 from ....tokenization.chat import ChatTokens, add_chat_template, encode_conversations
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
@@ -203,7 +202,6 @@ def _make_job(
     model, held_out = tuned.model, found.parts["validation"]
     sizes = tuned.context_length, args.batch_size, args.seed
     task = Instructions(accelerator, tokens, held_out, tokenizer, *sizes, exact=found.summary.built_in)
-    check_sharding(task, accelerator)
     if resume_from is None:
         task.evaluate_before(model.to(accelerator.device))
     general = common.open_general_text(args.general_text, tokenizer, tuned.context_length)

@@ -15,7 +15,7 @@ from ....data.readers.conversations import Conversation
 from ....evaluation.chat import answer, exchange
 from ....metrics import Metric
 from ....tokenization.chat import ChatTokens
-from ...checkpoints.checkpoint import unwrapped
+from ...checkpoints.snapshot import unwrapped
 from ..language_modeling.task import LanguageModeling
 
 METRICS = (
@@ -64,8 +64,7 @@ class Instructions(LanguageModeling):
         answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
         self.sample_prompt, self.sample_answer = messages[:answer], messages[answer]["content"]
         self.held_out = held_out if exact else []
-        if exact:
-            self.fsdp_obstacle = "each process answers a part of the questions"
+        self.evaluates_whole = exact  # each process answers a part of the questions
         if not exact:
             self.metrics = METRICS[:2]
         self.before: dict[str, float] = {}

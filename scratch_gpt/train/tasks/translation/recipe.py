@@ -25,7 +25,6 @@ from ....hub.loading import Tokenizers
 from ....hub.model_directory import set_translation_defaults
 from ...engine.recipe import DataPreview, Job, Recipe
 from ...engine.startup import start
-from ...engine.task import check_sharding
 from ...performance.attention_choice import choose_attention
 from .. import common
 from ..common import ReadExamples
@@ -50,7 +49,6 @@ def prepare(
     origin = resume_from or model_args.init_from
     found = _read(data, model_args, args, resume_from)
     accelerator = start(args, model_args, resume_from)
-    check_sharding(Translation, accelerator)
     with accelerator.main_process_first():
         tokenizers = _load_or_train_tokenizers(data, model_args, found, origin)
         model = _load_or_build_model(data, model_args, tokenizers, origin, accelerator)

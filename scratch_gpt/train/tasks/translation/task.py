@@ -18,7 +18,7 @@ from ....evaluation.translation import translate, translation_scores
 from ....hub.loading import Tokenizers
 from ....metrics import Metric
 from ....models.linear_cross_entropy import shift_right
-from ...checkpoints.checkpoint import unwrapped
+from ...checkpoints.snapshot import unwrapped
 from ...engine.task import Batch, BucketTask
 
 METRICS = (
@@ -59,7 +59,7 @@ class Translation(BucketTask):
 
     metrics: tuple[Metric, ...] = METRICS
     unit = "token"
-    fsdp_obstacle: str | None = "each process decodes a part of the sentences"
+    evaluates_whole = True
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ COMMANDS = {
     "classify": "classify classifier a",
     "fill": "fill masked a<mask>",
     "judge": "judge gpt --reward classifier --reference gpt --dataset text.txt --max_new_tokens 4",
-    "pairs": "pairs gpt --reward classifier --dataset text.txt --max_new_tokens 40 --output pairs.jsonl --samples 8",
+    "pairs": "pairs gpt --reward classifier --dataset text.txt --max_new_tokens 40 --output pairs.jsonl --samples 32",
 }
 
 

@@ -213,6 +213,11 @@ def _read_record(
     return record, run.processes
 
 
+def _shown(value: Any) -> str:
+    """A value as it is given on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _check_unchanged(
     record: dict[str, Any],
     processes_before: int,
@@ -227,7 +232,7 @@ def _check_unchanged(
         return
     current, resumable = redact(current), names_with("resumable", parsed)  # redacted, as the record is
     changed = [n for n, v in record.items() if n in current and n not in resumable and current[n] != v]
-    listed = [f"{n} {record[n]} to {current[n]}" for n in changed]
+    listed = [f"{n} {_shown(record[n])} to {_shown(current[n])}" for n in changed]
     processes = int(os.environ.get("WORLD_SIZE", 1)) if processes is None else processes
     before, after = _batch_size_of_step(record, processes_before), _batch_size_of_step(current, processes)
     if before != after:

@@ -21,9 +21,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ...errors import ScratchError
 
-SHARED = (
-    "_is_fsdp_managed_module"  # says to `generate` of transformers whether processes make the same number of passes
-)
+SHARED = "_is_fsdp_managed_module"  # tells transformers' `generate` whether the processes make their passes together
+RESHARDS = "_reshards_after_forward"  # what a unit does in training
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -75,6 +74,7 @@ def shard(model: torch.nn.Module, accelerator: Accelerator, replicas: int) -> No
         if isinstance(block, GradientCheckpointingLayer):
             reshard = bool(plugin.reshard_after_forward)
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=precision, offload_policy=offload)
+            setattr(block, RESHARDS, reshard)
     fully_shard(model, mesh=mesh, offload_policy=offload)
 
 
@@ -120,4 +120,4 @@ def weights_for_evaluation(model: torch.nn.Module, whole: bool) -> Iterator[None
         for unit in units:  # without a backward pass, the model itself stays whole
             unit.reshard()
             if whole:
-                unit.set_reshard_after_forward(unit is not model, recurse=False)
+                unit.set_reshard_after_forward(getattr(unit, RESHARDS, False), recurse=False)

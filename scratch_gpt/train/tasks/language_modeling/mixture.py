@@ -21,9 +21,8 @@ from .. import common
 from ..text_arguments import DataArguments
 from .arguments import MixtureArguments
 
-REPEATS = (
-    4  # passes up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv:2305.16264)
-)
+# Passes up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv:2305.16264).
+REPEATS = 4
 TOKENIZER_CHARACTERS = 1 << 28  # of a mixture, on which a new tokenizer is trained
 
 

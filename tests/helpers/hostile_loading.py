@@ -87,7 +87,8 @@ def _serve_script(connection: socket.socket, path: list[str]) -> None:
     pid = os.fork()
     if pid == 0:
         _use_variables(environment)
-        forked_python._run(arguments, cwd, environment, [f"/proc/self/fd/{number}" for number in streams], path)
+        paths = [f"/proc/self/fd/{number}" for number in streams]
+        forked_python._run(arguments, cwd, environment, paths, False, path)
     for number in streams:
         os.close(number)
     print(pid, file=answers, flush=True)

@@ -17,9 +17,10 @@ import torch
 import yaml
 from helpers.processes import PRETRAIN, PROJECT, TINY_RUN, run_here, run_python
 from helpers.training import pretrain, weights
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from scratch_gpt.errors import ScratchError, TrainingError
+from scratch_gpt.hub.tensor_files import write_tensors
 from scratch_gpt.train.checkpoints.background_writer import BackgroundWriter, in_memory
 from scratch_gpt.train.checkpoints.checkpoint import newest_checkpoint
 from scratch_gpt.train.checkpoints.manifest import find_corruption, write_manifest
@@ -205,7 +206,7 @@ def test_verify_passes_a_valid_run_and_finds_corruption(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     newest = tmp_path / "run/checkpoints/step-00000004"
     changed = {name: tensor * 1.5 for name, tensor in load_file(newest / "model.safetensors").items()}
-    save_file(changed, newest / "model.safetensors", {"format": "pt"})
+    write_tensors(newest, "model", changed)
     flipped = run_here("scratch-gpt", "verify", str(tmp_path / "run"), check=False)
     assert flipped.returncode == 1
     assert "✗ step-00000004: files: the bytes of model.safetensors were changed" in " ".join(flipped.stdout.split())

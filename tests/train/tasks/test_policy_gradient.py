@@ -55,7 +55,7 @@ def test_policy_learns_the_rewarded_behaviour(algorithm, base, tmp_path):
     """The fraction of rewarded completions rises from below 0.75 to at least 0.9; `verify` resumes the run exactly in
     the middle of a round; the published model has no value head and loads without the package."""
     out = tmp_path / "run"
-    steps = {"ppo": 96, "reinforce": 64, "grpo": 96}[algorithm]
+    steps = {"ppo": 96, "reinforce": 64, "grpo": 128}[algorithm]
     options = [*OPTIONS, "--max_steps", str(steps), "--eval_every", str(steps), "--save_every", str(steps // 2 + 1)]
     options += ["--learning_rate", "0.01", "--algorithm", algorithm, "--output_dir", str(out)]
     options += ["--num_generations", "4"]
@@ -139,7 +139,7 @@ def test_collapse_stops_the_run_and_keeps_the_best_model(base, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_on_the_same_rollouts(base, tmp_path):
     out = tmp_path / "run"
-    options = [*OPTIONS, "--max_steps", "24", "--eval_every", "24", "--learning_rate", "0.003"]
+    options = [*OPTIONS, "--max_steps", "24", "--eval_every", "24", "--learning_rate", "0.01"]
     options += ["--num_generations", "4"]
     options += ["--init_from", str(base / "model"), "--reward", "re:a", "--dataset", str(base / "prompts.txt")]
     run_python(*TWO_PROCESSES, PPO, *options, "--output_dir", str(out), cwd=tmp_path, OMP_NUM_THREADS="1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from filelock import FileLock
+
 
 def cache_directory() -> Path:
     """Return the cache folder: `$SCRATCH_GPT_CACHE`, by default `~/.cache/scratch_gpt`."""
@@ -18,3 +20,12 @@ def make_cache(name: str) -> Path:
     for place in (cache_directory(), folder):
         place.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def cache_lock(name: str) -> FileLock:
+    """A lock between the processes of a machine, which the system releases when its holder ends.
+
+    Args:
+        name: what it protects; files of the cache with this name.
+    """
+    return FileLock(make_cache("locks") / f"{name}.lock", mode=0o600)

@@ -18,19 +18,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import Timeout
 from transformers import PreTrainedTokenizerFast
 
+from ...cache import cache_lock
 from ...hardware import available_cores, threads_of_user
 from ...tokenization.special_tokens import end_token_id, unknown_token_id
 from ..readers.sources import Piece, Source
 from ..readers.text import SPLITS, Record, Sizes, parts_of
 from .part_processes import ProcessDiedError, tokenise_here, tokenise_in_processes
 from .parts import Part, PartIndex, Progress, read_index
-
-try:
-    import fcntl
-except ImportError:  # Windows: preparations are not resumed there
-    fcntl = None  # type: ignore[assignment]  # the module is absent
 
 DTYPES = ("<u2", "<u4")  # of token ids
 PART_CHARACTERS = 1 << 22
@@ -228,48 +225,28 @@ class _SplitFiles:
 @contextmanager
 def exclusive_folder(folder: Path, report: Report) -> Iterator[Path]:
     """Yield the folder of the parts of a preparation, which no other process uses; a new temporary one if another
-    process uses it, or if the system has no locks.
+    process uses it.
 
     It is removed at the end, also if the text can't be used. It stays if the preparation is interrupted otherwise, so
     that the next one continues.
     """
-    descriptor = _lock(folder)
-    if descriptor is None:
-        if fcntl is not None:
-            report("another process prepares the same text at this time: this one does not wait for it")
+    try:
+        lock = cache_lock(folder.name).acquire(blocking=False)
+    except Timeout:
+        report("another process prepares the same text at this time: this one does not wait for it")
         with tempfile.TemporaryDirectory(
             prefix=f"{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
         ) as own:
             yield Path(own)
         return
-    try:
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
-    except BaseException as error:
-        if isinstance(error, ValueError) and not isinstance(error, ProcessDiedError):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _lock(folder: Path) -> int | None:
-    """Create a folder if it is missing, and lock it; None if it is locked."""
-    if fcntl is None:
-        return None
-    while True:
+    with lock:
         if folder.is_symlink() or folder.is_file():
             folder.unlink()
         folder.mkdir(mode=0o700, exist_ok=True)
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # its owner has just removed it
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-        os.close(descriptor)  # the folder of an owner that has finished since
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException as error:
+            if isinstance(error, ValueError) and not isinstance(error, ProcessDiedError):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise

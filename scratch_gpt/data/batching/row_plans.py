@@ -5,24 +5,17 @@ Letters: T tokens of a row, S segments, R rows.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from ...cache import make_cache
-
-try:
-    import fcntl
-except ImportError:  # Windows: each process builds its own plans there
-    fcntl = None  # type: ignore[assignment]  # the module is absent
+from ...cache import cache_lock, make_cache
 
 OPEN_ROWS = 256  # partly filled rows to choose from; more would reduce the padding and the shuffling slightly
 FEW_SEGMENTS = 1 << 20  # up to which `best_fit` takes a few seconds
@@ -152,11 +145,9 @@ def shared_plan(key: str, epoch: int, build: Callable[[], RowPlan], row_length: 
     Raises:
         OSError: the files can't be written.
     """
-    if fcntl is None:
-        return build()
     folder = make_cache("plans")
     entry = folder / f"{key}.{epoch}"
-    with _locked(folder / f"{key}.lock"):
+    with cache_lock(f"plans.{key}"):
         plan = _open_plan(entry, row_length, num_tokens)
         if plan is None:
             _write_plan(entry, build())
@@ -170,17 +161,6 @@ def shared_plan(key: str, epoch: int, build: Callable[[], RowPlan], row_length: 
 
 def _age(path: Path) -> float:
     return -path.lstat().st_mtime
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; wait for it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write_plan(entry: Path, plan: RowPlan) -> None:

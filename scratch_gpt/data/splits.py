@@ -56,9 +56,11 @@ def hold_out(keys: Any, fraction: float, seed: int = 0, strata: Sequence[Hashabl
             chosen[own[:quota]] = True
             continue
         taken = 0
-        for group in own.tolist():
+        for group in own:
             if taken + sizes[group] <= quota:
                 chosen[group], taken = True, taken + sizes[group]
+            if taken == quota:
+                break
     if chosen.any():
         return chosen[group_of]
     several = order[np.bincount(stratum)[stratum[order]] > 1]

@@ -248,14 +248,27 @@ class Record:
                 prompt = kept[first]
             elif held.any():  # read the source again, up to the first document that is held out
                 prompt = next(islice(beginnings(source), first, None), "")
-        train, validation = (parts.get(split, np.empty(0, np.uint64)) for split in SPLITS)
+        train, validation = (np.sort(parts.pop(split, np.empty(0, np.uint64))) for split in SPLITS)
         several = count.read > 1  # otherwise both parts belong to one text
+        shared = _is_in(train, validation)
         return TextReading(
             count=count,
             documents={"train": len(train), "validation": len(validation)},
             characters=sum(sum(sizes.characters) for sizes in self.sizes.values()),
-            duplicates=len(train) + len(validation) - len(np.union1d(train, validation)) if several else 0,
-            shared=int(np.isin(validation, train).sum()) if several else 0,
+            duplicates=_repeated(train) + int(shared.sum()) + _repeated(validation[~shared]) if several else 0,
+            shared=int(shared.sum()) if several else 0,
             prompt=prompt,
             validation_characters=held_out,
         )
+
+
+def _repeated(keys: np.ndarray) -> int:
+    """How many of the sorted keys are equal to the one before."""
+    return int(np.count_nonzero(keys[1:] == keys[:-1]))
+
+
+def _is_in(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of the others are among the sorted keys, as a boolean mask. (`np.isin` would sort all of them again.)"""
+    if not len(keys):
+        return np.zeros(len(others), dtype=bool)
+    return keys[np.minimum(np.searchsorted(keys, others), len(keys) - 1)] == others

@@ -140,13 +140,22 @@ def write_tensors(
         raise error
     if count > 1 and writers.process == 0:
         places = {name: files[i % count] for i, name in enumerate(names)}
-        written |= _write_index(folder / f"{stem}{SUFFIX}.index.json", kinds, places)
+        total = sum(dtype.itemsize * shape.numel() for dtype, shape in kinds.values())
+        written |= write_index(folder / f"{stem}{SUFFIX}.index.json", total, places)
     return written
 
 
-def _write_index(path: Path, kinds: dict[str, Kind], places: dict[str, str]) -> dict[str, str]:
-    """Write the index of several files, which says where each tensor is; return its SHA-256, by name."""
-    total = sum(dtype.itemsize * shape.numel() for dtype, shape in kinds.values())
+def write_index(path: Path, total: int, places: dict[str, str]) -> dict[str, str]:
+    """Write the index of several files, which says where each tensor is.
+
+    Args:
+        path: the index.
+        total: size of all tensors in bytes.
+        places: the file of each tensor, by name.
+
+    Returns:
+        Its SHA-256, by name.
+    """
     index = {"metadata": {"total_size": total}, "weight_map": places}
     text = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
     path.write_bytes(text)

@@ -21,11 +21,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from ...errors import ScratchError
+from ..tensor_files import CODES, write_index
 
-# By their names in safetensors
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32}
-DTYPES["I64"] = torch.int64
+DTYPES = {code: dtype for dtype, code in CODES.items()}
 MIN_SHARD = 256 << 20  # bytes
 
 
@@ -131,9 +129,7 @@ class ShardWriter:
             self._part(number).rename(self.folder / name)
         if count > 1:
             placed = {weight: name for name, shard in zip(names, self.shards, strict=True) for weight in shard}
-            index = {"metadata": {"total_size": self.total_bytes}, "weight_map": placed}
-            text = json.dumps(index, indent=2, sort_keys=True)
-            (self.folder / SAFE_WEIGHTS_INDEX_NAME).write_text(f"{text}\n", encoding="utf-8")
+            write_index(self.folder / SAFE_WEIGHTS_INDEX_NAME, self.total_bytes, placed)
 
     def _write(self) -> None:
         save_file(self.waiting, self._part(len(self.shards)), metadata={"format": "pt"})

@@ -107,13 +107,13 @@ class ScratchAttention(nn.Module):
 
         Args:
             hidden_states: (B, T, C).
-            position_embeddings: cosines and sines, each (B, T, R/2), that rotate the queries and, in self-attention,
+            position_embeddings: cosines and sines, each (B, T, R), that rotate the queries and, in self-attention,
                 the keys.
             attention_mask: additive mask, broadcastable to (B, H, T, S), or what the attention function takes instead;
                 a `PackedMask` if the hidden states are a packed row.
             cache: keys and values of earlier tokens (and of the source), which is updated in place.
             key_value_states: states to attend to in cross-attention (B, S, C).
-            key_position_embeddings: cosines and sines, each (B, S, R/2), that rotate the keys in cross-attention.
+            key_position_embeddings: cosines and sines, each (B, S, R), that rotate the keys in cross-attention.
 
         Returns:
             The output (B, T, C) and the attention weights (B, H, T, S); fused attention functions return None for them.

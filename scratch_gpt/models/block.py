@@ -73,8 +73,8 @@ class TransformerBlock(GradientCheckpointingLayer):
             encoder_hidden_states: the encoder's states of the source (B, S, C), for cross-attention.
             attention_mask: mask of self-attention, as the attention function takes it.
             encoder_attention_mask: mask of cross-attention.
-            position_embeddings: rotary cosines and sines of the tokens, each (B, T, R/2).
-            encoder_position_embeddings: those of the source, each (B, S, R/2); without them, cross-attention is not
+            position_embeddings: rotary cosines and sines of the tokens, each (B, T, R).
+            encoder_position_embeddings: those of the source, each (B, S, R); without them, cross-attention is not
                 rotated.
             cache: keys and values of earlier tokens (and of the source), which is updated in place.
 

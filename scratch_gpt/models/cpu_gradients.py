@@ -73,7 +73,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`positions.apply_rotary`: (B, H, T, D) by the angles of `cos` and `sin`, each (B, T, R/2), to (B, H, T, D)."""
+    """`positions.apply_rotary`: (B, H, T, D) by the angles of `cos` and `sin`, each (B, T, R), to (B, H, T, D)."""
     return _Rotation.apply(x, cos.unsqueeze(1), sin.unsqueeze(1))
 
 
@@ -82,13 +82,12 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def forward(x, cos, sin):
-        half = cos.shape[-1]  # R/2
-        first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+        half, end = cos.shape[-1] // 2, cos.shape[-1]  # R/2, R
         rotated = torch.empty_like(x, dtype=torch.result_type(x, cos))
-        torch.mul(x[..., : 2 * half], torch.cat((cos, cos), dim=-1), out=rotated[..., : 2 * half])
-        rotated[..., :half].addcmul_(second, sin, value=-1)
-        rotated[..., half : 2 * half].addcmul_(first, sin)
-        rotated[..., 2 * half :] = rest
+        torch.mul(x[..., :end], cos, out=rotated[..., :end])
+        rotated[..., :half].addcmul_(x[..., half:end], sin[..., :half])
+        rotated[..., half:end].addcmul_(x[..., :half], sin[..., half:])
+        rotated[..., end:] = x[..., end:]
         return rotated
 
     @staticmethod

@@ -113,9 +113,8 @@ class StepDecoder:
             if embedding is None:
                 self.rotary.append(None)
                 continue
-            cos, sin = (x[:, None] for x in embedding(like, positions[:, None]))  # each (positions, 1, 1, R/2)
-            # Each (positions, 1, 1, R)
-            self.rotary.append((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+            cos, sin = embedding(like, positions[:, None])
+            self.rotary.append((cos[:, None], sin[:, None]))  # each (positions, 1, 1, R)
         self.relative_bias: torch.Tensor | None = None
         if self.trunk.relative_bias is not None:
             bias = self.trunk.relative_bias.bias(1, self.position_capacity, self.position_capacity - 1)[:, :, 0]

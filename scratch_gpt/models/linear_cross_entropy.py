@@ -127,8 +127,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_states = torch.empty_like(states) if needs_states else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         total = torch.zeros((), dtype=torch.float32, device=weight.device)
-        chunk = POSITIONS_PER_CHUNK
-        piece_size = max(1, LOGITS_PER_PIECE // vocab_size) if weight.device.type == "cpu" else chunk
+        chunk = piece_size = POSITIONS_PER_CHUNK
+        if weight.device.type == "cpu":
+            piece_size = max(1, LOGITS_PER_PIECE // vocab_size)
+            chunk = max(chunk, piece_size)  # with a small vocabulary, fewer operations
         for start in range(0, len(labels), chunk):
             rows = slice(start, start + chunk)
             keep = scored[rows, None]  # (R, 1)

@@ -166,7 +166,7 @@ class ScratchEncoderModel(ScratchEncoderPreTrainedModel):
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         hidden_states = self.dropout(hidden_states)
-        # Cosines and sines, each (B or 1, T, R/2)
+        # Cosines and sines, each (B or 1, T, R)
         rotary = rotary_by_layer_type(self.rotary_emb, hidden_states, position_ids)
         for layer in self.layers:
             hidden_states = layer(  # (B, T, C)

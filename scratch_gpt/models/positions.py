@@ -63,23 +63,29 @@ class RotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position ids (B, T) to cosines and sines, each (B, T, R/2) in the dtype of `x`."""
+        """Position ids (B, T) to cosines, and sines that are negated in the first half of the features, each (B, T, R)
+        in the dtype of `x`."""
         angles = position_ids[..., None].float() * self.inv_freq.float()  # (B, T, R/2)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
+        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate each pair (x_i, x_{i+R/2}) of the first R features of queries or keys (B, H, T, D) by an angle given by
-    `cos` and `sin`, each (B, T, R/2) (Su et al. 2021, arXiv:2104.09864). The other features keep their values."""
+    """Rotate each pair (a, b) = (x_i, x_{i+R/2}) of the first R features of queries or keys by an angle t, to
+    (a cos t - b sin t, b cos t + a sin t) (Su et al. 2021, arXiv:2104.09864). The other features keep their values.
+
+    Args:
+        x: (B, H, T, D).
+        cos, sin: what `RotaryEmbedding` returns, each (B, T, R).
+    """
     if has_cpu_gradients(x):
         return rotate(x, cos, sin)
-    rotated = 2 * cos.shape[-1]  # R
+    rotated = cos.shape[-1]  # R
     if rotated < x.shape[-1]:
         return torch.cat((apply_rotary(x[..., :rotated], cos, sin), x[..., rotated:]), dim=-1)
     first, second = x.chunk(2, dim=-1)  # each (B, H, T, R/2)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # each (B, 1, T, R/2)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    swapped = torch.cat((second, first), dim=-1)
+    return torch.addcmul(x * cos.unsqueeze(1), swapped, sin.unsqueeze(1))
 
 
 class RotaryEmbeddings(nn.ModuleDict):
@@ -95,7 +101,7 @@ class RotaryEmbeddings(nn.ModuleDict):
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position ids (B, T) to the cosines and sines of a layer type, each (B, T, R/2) in the dtype of `x`."""
+        """Position ids (B, T) to the cosines and sines of a layer type, each (B, T, R) in the dtype of `x`."""
         return self[layer_type](x, position_ids)
 
 
@@ -109,8 +115,8 @@ def build_rotary(config) -> RotaryEmbedding | RotaryEmbeddings | None:
 def rotary_by_layer_type(
     rotary_emb: nn.Module | None, x: torch.Tensor, position_ids: torch.Tensor
 ) -> dict[str | None, tuple[torch.Tensor, torch.Tensor]]:
-    """Cosines and sines of the positions for each layer type, each (B, T, R/2) in the dtype of `x`; empty without
-    rotary positions.
+    """Cosines and sines of the positions for each layer type, each (B, T, R) in the dtype of `x`; empty without rotary
+    positions.
 
     Args:
         rotary_emb: what `build_rotary` returned.

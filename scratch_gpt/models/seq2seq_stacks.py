@@ -79,7 +79,7 @@ class ScratchSeq2SeqStack(ScratchSeq2SeqPreTrainedModel):
         self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
         """Embeddings (B, T, C) and position ids (B or 1, T) to the input of the first block (B, T, C), and the rotary
-        cosines and sines for all blocks, each (B or 1, T, R/2)."""
+        cosines and sines for all blocks, each (B or 1, T, R)."""
         hidden_states = inputs_embeds * self.embed_scale
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids).to(hidden_states.dtype)

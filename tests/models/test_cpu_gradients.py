@@ -44,16 +44,21 @@ def test_a_norm_has_the_gradients_of_its_formula(dtype, tolerance, has_weight, l
     assert difference(found, wanted) < tolerance
 
 
+def cos_sin(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `RotaryEmbedding` returns, (..., R), for angles (..., R/2)."""
+    return torch.cat((angles.cos(), angles.cos()), dim=-1), torch.cat((-angles.sin(), angles.sin()), dim=-1)
+
+
 @pytest.mark.parametrize("rotated", [16, 8])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 def test_a_rotation_has_the_gradients_of_its_formula(dtype, tolerance, rotated):
     torch.manual_seed(0)
     x, grad = torch.randn(2, 5, 3, 16).transpose(1, 2).to(dtype), torch.randn(2, 3, 5, 16)
     angles = torch.randn(2, 5, rotated // 2)
-    found = gradients(lambda x: rotate(x, angles.cos(), angles.sin()), [x], grad)
+    found = gradients(lambda x: rotate(x, *cos_sin(angles)), [x], grad)
     assert found[0].dtype == torch.float32  # as of the product of 16 bits with angles of 32
     angles = angles.double()  # for which `apply_rotary` is differentiated by torch
-    wanted = gradients(lambda x: positions.apply_rotary(x, angles.cos(), angles.sin()), [x.double()], grad.double())
+    wanted = gradients(lambda x: positions.apply_rotary(x, *cos_sin(angles)), [x.double()], grad.double())
     assert difference(found, wanted) < tolerance
 
 
@@ -62,7 +67,7 @@ def test_second_derivatives_are_computed():
     x, weight = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 8), (8,)))
     assert torch.autograd.gradgradcheck(lambda x, weight: rms_norm(x, weight, 1e-6), (x, weight))
     angles = torch.randn(1, 3, 2, dtype=torch.float64)
-    assert torch.autograd.gradgradcheck(lambda x: rotate(x[None, None], angles.cos(), angles.sin()), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x[None, None], *cos_sin(angles)), (x,))
 
 
 def test_gradients_of_each_example_are_computed_by_torch_func(monkeypatch):
@@ -71,7 +76,7 @@ def test_gradients_of_each_example_are_computed_by_torch_func(monkeypatch):
 
     def loss(weight, x):
         y = torch.func.functional_call(norm, {"weight": weight}, (x,))
-        return positions.apply_rotary(y[None], angles.cos(), angles.sin()).pow(3).sum()
+        return positions.apply_rotary(y[None], *cos_sin(angles)).pow(3).sum()
 
     per_example = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
     found = per_example(norm.weight.detach(), batch)

@@ -10,7 +10,7 @@ from scratch_gpt import ScratchEncoderForMaskedLM
 from scratch_gpt.models import fast_decoding
 from scratch_gpt.models.attention import eager_attention_forward
 from scratch_gpt.train.performance import blockwise_attention
-from scratch_gpt.train.performance.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, PLAIN_ROW, SHORT_ROW
+from scratch_gpt.train.performance.blockwise_attention import BLOCK, BLOCKWISE, LONG_ROW, SHORT_ROW
 from scratch_gpt.train.performance.compile_blocks import compile_blocks
 
 
@@ -155,13 +155,13 @@ def test_blockwise_attention_is_used_under_autocast(calls):
     ("compiled", "dtype", "overrides", "length", "padded", "fallback"),
     [
         (False, torch.bfloat16, {}, LONG_ROW + 1, False, "sdpa"),
-        (False, torch.float32, {}, PLAIN_ROW, False, "eager"),
-        (False, torch.float32, {}, PLAIN_ROW + 1, False, "sdpa"),
+        (False, torch.float32, {"attention_dropout": 0.1}, SHORT_ROW, False, "eager"),
+        (False, torch.float32, {}, 16, False, "sdpa"),
         (False, torch.bfloat16, {"attention_dropout": 0.1}, SHORT_ROW, False, "eager"),
         (True, torch.bfloat16, {"attention_dropout": 0.1}, 300, False, "sdpa"),
         (True, torch.bfloat16, {}, LONG_ROW + 1, True, "sdpa"),
     ],
-    ids=["long", "short float32", "float32", "short dropout", "dropout", "long padding"],
+    ids=["long", "short float32 dropout", "float32", "short dropout", "dropout", "long padding"],
 )
 def test_other_cases_fall_back_to_sdpa_or_eager_attention(compiled, dtype, overrides, length, padded, fallback, calls):
     inputs, losses = {}, []

@@ -25,9 +25,7 @@ from ...models.autocast import computed_dtype
 BLOCKWISE = "blockwise"
 BLOCK = 128  # minimum number of queries per block; smaller products are less efficient
 MAX_BLOCKS = 4  # with four blocks, 5/8 of all pairs are computed; more blocks take long to compile
-# Maximum lengths in tokens of eager attention, which is as fast as SDPA up to PLAIN_ROW in uncompiled float32, where at
-# 256 it takes up to a third longer on AMD, and faster up to SHORT_ROW otherwise.
-SHORT_ROW, PLAIN_ROW = 256, 64
+SHORT_ROW = 256  # tokens; up to here eager attention is faster than SDPA, except in uncompiled float32
 LONG_ROW = 512  # tokens; for longer sequences attention weights are not stored, and in float32 SDPA is faster
 
 
@@ -78,7 +76,7 @@ def blockwise_attention_forward(
         else:
             attended = _Blockwise.apply(*inputs, attention_mask, scaling)
         return attended.transpose(1, 2).contiguous(), None
-    if length > (SHORT_ROW if is_compiled or is_bf16 else PLAIN_ROW):
+    if length > SHORT_ROW or not (dropout or is_compiled or is_bf16):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     visible = _causal(slice(0, length), length) if attention_mask is None else attention_mask
     mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

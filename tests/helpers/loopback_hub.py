@@ -17,6 +17,7 @@ import re
 import socket
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,8 +28,8 @@ from helpers.hub_repository import SDKS, Repository, is_space_metadata, metadata
 LFS_SUFFIXES = (".safetensors", ".png", ".bin")
 USER = "tester"
 LATE_RESPONSE_DELAY = 10.0  # seconds
-# In addresses; a Space is kept as repository "spaces/user/name".
-REPO = "(?:models/)?(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
+# In addresses; a Space is kept as repository "spaces/user/name", a dataset as "datasets/user/name".
+REPO = "(?:models/)?(?P<repo>(?:spaces/|datasets/)?[^/]+/[^/]+)"
 
 
 @dataclass
@@ -62,6 +63,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.statuses: list[int] = []
+        self.served: Counter[str] = Counter()  # bytes of each file
         self.faults: list[TransientFault] = []
         self.stopping = threading.Event()
 
@@ -327,7 +329,7 @@ class Handler(BaseHTTPRequestHandler):
         if files is not None:
             repository = self.server.repositories[repo]
             info = {
-                "id": repo.removeprefix("spaces/"),
+                "id": "/".join(repo.split("/")[-2:]),
                 "author": repo.split("/")[-2],
                 "sha": repository.commit_id(revision or "main"),
                 "private": repository.private,
@@ -336,7 +338,7 @@ class Handler(BaseHTTPRequestHandler):
             if repository.sdk:
                 card = metadata(files.get("README.md", b"").decode())
                 info |= {"sdk": card.get("sdk", repository.sdk), "cardData": card, "tags": [repository.sdk]}
-            else:
+            elif not repo.startswith("datasets/"):
                 info |= {"modelId": repo, "tags": ["transformers", "text-generation"]}
                 info |= {"pipeline_tag": "text-generation", "library_name": "transformers"}
             self.reply(info)
@@ -366,6 +368,7 @@ class Handler(BaseHTTPRequestHandler):
             first = int(byte_range[1])
             last = min(int(byte_range[2]) if byte_range[2] else len(content) - 1, len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            self.server.served[path] += last + 1 - first
             self.reply(content[first : last + 1], 206, headers)
             return
         if self.command == "HEAD":
@@ -374,6 +377,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             return
+        self.server.served[path] += len(content)
         self.reply(content, 200, headers)
 
 

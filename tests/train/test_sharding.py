@@ -66,6 +66,26 @@ def test_sharded_run_has_the_losses_of_one_process(name, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_replicas_are_sharded_and_resumed_as_one(data, tmp_path):
+    """Two replicas of the model, each sharded over two of four processes, are then one, sharded over two."""
+    name, longer = "language_modeling", ("--save_every", "2")
+    script, run = str(PROJECT / "training" / f"{name}.py"), str(tmp_path / "run")
+    options = [data.get(option, option) for option in RUNS[name]]
+    run_here(script, *options, "--output_dir", str(tmp_path / "one"), "--gradient_accumulation_steps", "4")
+    four = (*TWO_PROCESSES[:-1], "4")
+    first = ("--output_dir", run, *longer, "--max_steps", "2", "--shard", "--replicas", "2")
+    run_python(*four, script, *options, *first, cwd=PROJECT)
+    resume = ("--resume", "--allow_changed_settings", "--max_steps", "4", "--replicas", "1")
+    rest = ("--output_dir", run, *resume, "--gradient_accumulation_steps", "2")
+    run_python(*TWO_PROCESSES, script, *rest, cwd=PROJECT)
+    one, several = metrics(tmp_path / "one"), metrics(tmp_path / "run")
+    assert [row["tokens"] for row in one] == [row["tokens"] for row in several]
+    for alone, shared in zip(one, several, strict=True):
+        assert shared["train_loss"] == pytest.approx(alone["train_loss"], abs=1e-5)
+        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_a_sharded_run_is_resumed_without_sharding_and_back(data, tmp_path):
     """From two processes to one and to two again; no row is lost or repeated."""
     name, longer = "language_modeling", ("--save_every", "2", "--keep_last", "9", "--max_steps", "8")

@@ -1,28 +1,35 @@
-"""Preparation of a large text: time with one process, with several, and with the threads of the tokenizer; and the time
-and the memory of the plan of an epoch of 10 billion tokens.
+"""Preparation of a large text: time with one process, with several, and with the threads of the tokenizer; that the
+files are the same after kills; and the time and the memory of the plan of an epoch of 10 billion tokens.
 
     pip install -e . && python benchmarks/preparation_at_size.py [--gigabytes 2] [--rounds 1] [--output at_size.json]
+    python benchmarks/preparation_at_size.py --gigabytes 2 --kills 10 --documents 0
     python benchmarks/preparation_at_size.py --gigabytes 0 --documents 10000000 --tokens 10000000000
 
 The text is a table of the built-in stories, each with a number of its own, so that no two documents are equal; the
-tokenizer is a byte-level BPE of 890 tokens. Each run starts with an empty cache and includes reading the text. The
-tokens of the plan are a sparse file. Run it on an idle machine.
+tokenizer is a byte-level BPE of 890 tokens. Each run starts with an empty cache and includes reading the text; all must
+write the same files. With `--kills`, a preparation by several processes is killed that many times, at random: the first
+process or one of the others, in turn. The tokens of the plan are a sparse file. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -69,8 +76,8 @@ print(json.dumps(found))
 """
 
 
-def measure(code: str, cache: Path, **arguments: Any) -> dict[str, float]:
-    """Run code in a new process; return its seconds, its peak memory in MiB, and what it found.
+def start(code: str, cache: Path, arguments: dict[str, Any]) -> subprocess.Popen[str]:
+    """Run code in a new process, and do not wait for it.
 
     Args:
         code: Python code that sets `started`.
@@ -79,8 +86,30 @@ def measure(code: str, cache: Path, **arguments: Any) -> dict[str, float]:
     """
     command = [sys.executable, "-c", MEASURE.replace("CODE", code), json.dumps(arguments)]
     environment = {**os.environ, "SCRATCH_GPT_CACHE": str(cache)}
-    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return json.loads(result.stdout.splitlines()[-1])
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def measure(code: str, cache: Path, arguments: dict[str, Any]) -> dict[str, float]:
+    """Run code in a new process; return its seconds, its peak memory in MiB, and what it found.
+
+    Args:
+        code, cache, arguments: see `start`.
+    """
+    process = start(code, cache, arguments)
+    output, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a process ended with {process.returncode}: {errors}")
+    return json.loads(output.splitlines()[-1])
+
+
+def digests(cache: Path) -> dict[str, str]:
+    """SHA-256 of the prepared files in a cache, by name; it must have one entry, and nothing that is unfinished."""
+    (entry,) = (cache / "shards").iterdir()
+    found = {}
+    for path in sorted(entry.iterdir()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def write_text(path: Path, size: int) -> None:
@@ -92,28 +121,60 @@ def write_text(path: Path, size: int) -> None:
                 return
 
 
-def race(folder: Path, size: int, rounds: int) -> dict[str, dict[str, float]]:
+def race(folder: Path, rounds: int, kills: int) -> dict[str, dict[str, float]]:
     """Prepare a text with one process, with as many as there are cores, and with threads, in turn; return the medians.
 
     Args:
-        folder: where text, tokenizer and caches are written.
-        size: of the text in bytes.
+        folder: with the text and the tokenizer; the caches are written there.
         rounds: number of runs of each.
+        kills: see `interrupted`; if it is not 0, the others are omitted.
     """
-    write_text(folder / "text.jsonl", size)
-    train_tokenizer(stories(seed=0, count=5000), "bpe", 890).save_pretrained(folder / "tokenizer")
     cores = len(os.sched_getaffinity(0))
-    candidates = {f"{cores} processes": cores, "one process": 1, f"{cores} threads": None}
+    candidates = {f"{cores} processes": cores} | ({} if kills else {"one process": 1, f"{cores} threads": None})
+    given = {"text": str(folder / "text.jsonl"), "tokenizer": str(folder / "tokenizer")}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
+    written = []
     for _ in range(rounds):
         for name, processes in candidates.items():
             with tempfile.TemporaryDirectory(dir=folder) as cache:
-                given = {"text": str(folder / "text.jsonl"), "tokenizer": str(folder / "tokenizer")}
-                runs[name].append(measure(PREPARE, Path(cache), processes=processes, **given))
+                runs[name].append(measure(PREPARE, Path(cache), {**given, "processes": processes}))
+                written.append(digests(Path(cache)))
                 Console().print(name, runs[name][-1])
+    if kills:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            interrupted(Path(cache), {**given, "processes": cores}, kills, runs[f"{cores} processes"][0]["seconds"])
+            written.append(digests(Path(cache)))
+    if any(files != written[0] for files in written):
+        raise SystemExit(f"the preparations wrote different files: {written}")
+    Console().print(f"{len(written)} preparations wrote the same {len(written[0])} files")
     return {
         name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()
     }
+
+
+def interrupted(cache: Path, arguments: dict[str, Any], kills: int, seconds: float) -> None:
+    """Prepare a text, killed a number of times.
+
+    Args:
+        cache: cache folder.
+        arguments: of the preparation, by several processes.
+        kills: number of SIGKILLs, at random times. The first process and one of the others get them in turn.
+        seconds: that an undisturbed preparation takes.
+    """
+    chance = random.Random(0)
+    for number in range(kills):
+        process = start(PREPARE, cache, arguments)
+        time.sleep(chance.uniform(0.05, 0.4) * seconds)
+        others = psutil.Process(process.pid).children(recursive=True)
+        victim = process.pid if number % 2 == 0 or not others else chance.choice(others).pid
+        os.kill(victim, signal.SIGKILL)
+        _, errors = process.communicate()
+        if not process.returncode:
+            raise SystemExit("a preparation had ended before it was killed")
+        parts = len(list((cache / "shards").glob("*.parts/part-*.bin")))
+        said = errors.strip().splitlines()[-1:]
+        Console().print(f"kill {number + 1}: {parts} parts are finished; {said}", highlight=False)
+    measure(PREPARE, cache, arguments)
 
 
 def plan(folder: Path, documents: int, tokens: int) -> dict[str, dict[str, float]]:
@@ -130,7 +191,7 @@ def plan(folder: Path, documents: int, tokens: int) -> dict[str, dict[str, float
     with (folder / "tokens.bin").open("wb") as file:
         file.truncate(2 * int(ends[-1]))
     given = {"ends": str(folder / "ends.npy"), "tokens": str(folder / "tokens.bin")}
-    return {name: measure(PLAN, folder / "cache", **given) for name in ("first process", "second process")}
+    return {name: measure(PLAN, folder / "cache", given) for name in ("first process", "second process")}
 
 
 def main() -> None:
@@ -138,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2, help="Size of the text; 0 omits it.")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=0, help="Kill a preparation this many times; no race.")
     parser.add_argument("--documents", type=int, default=10_000_000, help="Documents of the plan; 0 omits it.")
     parser.add_argument("--tokens", type=int, default=10_000_000_000)
     parser.add_argument("--output", type=Path, help="Write the measurements to this file as JSON.")
@@ -145,7 +207,9 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as name:
         if args.gigabytes:
-            results["preparation"] = race(Path(name), int(args.gigabytes * 1e9), args.rounds)
+            write_text(Path(name) / "text.jsonl", int(args.gigabytes * 1e9))
+            train_tokenizer(stories(seed=0, count=5000), "bpe", 890).save_pretrained(Path(name) / "tokenizer")
+            results["preparation"] = race(Path(name), args.rounds, args.kills)
         if args.documents:
             results["plan"] = plan(Path(name), args.documents, args.tokens)
     for title, rows in results.items():

@@ -17,7 +17,6 @@ import re
 import socket
 import sys
 import threading
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,7 +62,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.statuses: list[int] = []
-        self.served: Counter[str] = Counter()  # bytes of each file
+        self.served: list[tuple[str, int, int]] = []  # file, and the first and the last byte of each transfer
         self.faults: list[TransientFault] = []
         self.stopping = threading.Event()
 
@@ -368,7 +367,7 @@ class Handler(BaseHTTPRequestHandler):
             first = int(byte_range[1])
             last = min(int(byte_range[2]) if byte_range[2] else len(content) - 1, len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-            self.server.served[path] += last + 1 - first
+            self.server.served.append((path, first, last))
             self.reply(content[first : last + 1], 206, headers)
             return
         if self.command == "HEAD":
@@ -377,7 +376,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             return
-        self.server.served[path] += len(content)
+        self.server.served.append((path, 0, len(content) - 1))
         self.reply(content, 200, headers)
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.processes import PROJECT, TINY_RUN, TWO_PROCESSES, run_here, run_python
+from helpers.processes import PROJECT, TINY_RUN, TWO_PROCESSES, needs_compiler, run_here, run_python
 from helpers.training import metrics, weights
 
 from scratch_gpt.train.optim.whole_matrices import rows_of_processes
+from scratch_gpt.train.tasks import FAMILIES
 
 SMALL = ("--num_threads", "1", "--precision", "fp32", "--log_every", "1", "--max_steps", "4", "--eval_every", "2")
 TEXTS = (*SMALL, "--dataset", "TABLE", "--tokens_per_batch", "256", "--vocab_size", "120", "--dropout", "0")
@@ -19,6 +20,7 @@ PAIRS += ("--hidden_size", "32", "--encoder_layers", "1", "--decoder_layers", "1
 ONE_TEXT = (*TINY_RUN, *SMALL, "--dataset", "TEXT", "--dropout", "0", "--no-baselines")
 RUNS = {
     "language_modeling": ONE_TEXT,
+    "compiled": (*ONE_TEXT, "--compile", "on"),
     "average": (*ONE_TEXT, "--average_decay", "0.9", "--optimizer", "adamw"),
     "classification": TEXTS,
     "masked_lm": (*TEXTS, "--mask_probability", "0.3"),
@@ -37,7 +39,7 @@ def data(tmp_path_factory) -> dict[str, str]:
 
 def train(name: str, folder: Path, data: dict[str, str], *more: str, sharded: bool) -> list[dict]:
     """Run a task with one process or, sharded, with two, and return its metrics."""
-    script = str(PROJECT / "training" / f"{'language_modeling' if name == 'average' else name}.py")
+    script = str(PROJECT / "training" / f"{name if name in FAMILIES else 'language_modeling'}.py")
     options = [data.get(option, option) for option in (*RUNS[name], *more, "--output_dir", str(folder))]
     if sharded:
         run_python(*TWO_PROCESSES, script, *options, "--shard", cwd=PROJECT)
@@ -47,7 +49,9 @@ def train(name: str, folder: Path, data: dict[str, str], *more: str, sharded: bo
 
 
 RELEASE = ("average", "classification", "masked_lm")
-CASES = [pytest.param(name, marks=pytest.mark.release if name in RELEASE else pytest.mark.slow) for name in RUNS]
+MARKS = {name: [pytest.mark.release if name in RELEASE else pytest.mark.slow] for name in RUNS}
+MARKS["compiled"].append(needs_compiler)
+CASES = [pytest.param(name, marks=marks) for name, marks in MARKS.items()]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -26,6 +26,6 @@ def cache_lock(name: str) -> FileLock:
     """A lock between the processes of a machine, which the system releases when its holder ends.
 
     Args:
-        name: what it protects; files of the cache with this name.
+        name: of the files in the cache that it protects.
     """
     return FileLock(make_cache("locks") / f"{name}.lock", mode=0o600)

@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scratch_gpt import train_tokenizer
+from scratch_gpt.data.batching.preparation import PART_CHARACTERS
 from scratch_gpt.data.corpora.stories import stories
 
 DISTINCT = 20_000  # stories, which are repeated with other numbers
@@ -142,7 +143,7 @@ def race(folder: Path, rounds: int, kills: int) -> dict[str, dict[str, float]]:
                 Console().print(name, runs[name][-1])
     if kills:
         with tempfile.TemporaryDirectory(dir=folder) as cache:
-            interrupted(Path(cache), {**given, "processes": cores}, kills, runs[f"{cores} processes"][0]["seconds"])
+            interrupted(Path(cache), {**given, "processes": cores}, kills)
             written.append(digests(Path(cache)))
     if any(files != written[0] for files in written):
         raise SystemExit(f"the preparations wrote different files: {written}")
@@ -152,29 +153,36 @@ def race(folder: Path, rounds: int, kills: int) -> dict[str, dict[str, float]]:
     }
 
 
-def interrupted(cache: Path, arguments: dict[str, Any], kills: int, seconds: float) -> None:
+def interrupted(cache: Path, arguments: dict[str, Any], kills: int) -> None:
     """Prepare a text, killed a number of times.
 
     Args:
         cache: cache folder.
         arguments: of the preparation, by several processes.
-        kills: number of SIGKILLs, at random times. The first process and one of the others get them in turn.
-        seconds: that an undisturbed preparation takes.
+        kills: number of SIGKILLs, after random numbers of parts. The first process and one of the others get them in
+            turn.
     """
     chance = random.Random(0)
-    for number in range(kills):
+    parts = os.path.getsize(arguments["text"]) // PART_CHARACTERS
+    for number, fraction in enumerate(sorted(chance.uniform(0, 0.95) for _ in range(kills))):
         process = start(PREPARE, cache, arguments)
-        time.sleep(chance.uniform(0.05, 0.4) * seconds)
+        while finished_parts(cache) < fraction * parts and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(chance.uniform(2, 6))  # in the next parts or, if these were finished before, at the start
         others = psutil.Process(process.pid).children(recursive=True)
         victim = process.pid if number % 2 == 0 or not others else chance.choice(others).pid
         os.kill(victim, signal.SIGKILL)
         _, errors = process.communicate()
         if not process.returncode:
             raise SystemExit("a preparation had ended before it was killed")
-        parts = len(list((cache / "shards").glob("*.parts/part-*.bin")))
         said = errors.strip().splitlines()[-1:]
-        Console().print(f"kill {number + 1}: {parts} parts are finished; {said}", highlight=False)
+        Console().print(f"kill {number + 1}: {finished_parts(cache)} parts are finished; {said}", highlight=False)
     measure(PREPARE, cache, arguments)
+
+
+def finished_parts(cache: Path) -> int:
+    """The number of parts that preparations in a cache have finished."""
+    return len(list((cache / "shards").glob("*.parts/part-*.npy")))
 
 
 def plan(folder: Path, documents: int, tokens: int) -> dict[str, dict[str, float]]:

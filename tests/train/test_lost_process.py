@@ -14,6 +14,7 @@ from helpers.processes import PROJECT, TINY_RUN
 from helpers.training import metrics
 
 from scratch_gpt.errors import TrainingError
+from scratch_gpt.train.engine.heartbeat import describe_silent
 from scratch_gpt.train.engine.launcher_settings import restarts
 from scratch_gpt.train.engine.lost_process import LAUNCHED, describe_failure, lost_process_errors
 
@@ -143,6 +144,27 @@ def test_a_lost_machine_is_replaced(text, tmp_path):
     outputs = [launcher.communicate(timeout=200)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
     assert [row["step"] for row in metrics(run)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_machine_that_vanishes_is_noticed(text, tmp_path):
+    """The processes of the second machine stop without closing a connection."""
+    port = free_port()
+    launchers = [machine(rank, tmp_path, tmp_path / "run", text, port, "--max_steps", "100000") for rank in (0, 1)]
+    wait_for_checkpoint(launchers[0], tmp_path / "run")
+    lost = time.monotonic()
+    stopped = [launchers[1].pid, *workers_of(launchers[1])]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        output = launchers[0].communicate(timeout=100)[0]
+        assert time.monotonic() - lost < 60
+        assert launchers[0].returncode != 0
+        assert [line for line in output.splitlines() if line.startswith("error:")] == [describe_silent(1)], output
+        assert "lost its connection" not in output
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_errors_of_connections_are_one_line(monkeypatch):

@@ -1,5 +1,5 @@
 """A process of a run is lost: killed, out of memory, or with its machine. The others notice it by their connection to
-it, at the next exchange, and end with one line."""
+it, at the next exchange, and end with one line. A connection that is not closed is the matter of `heartbeat`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from ...errors import TrainingError
+from .heartbeat import GO_ON, is_reported
 
 LAUNCHED = "SCRATCH_GPT_LAUNCHED"  # set for processes of our own launcher, which reports a lost one itself
-GO_ON = "start the run again with --resume to continue from its last checkpoint"
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def lost_process_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
-        if os.environ.get(LAUNCHED) or os.environ.get("RANK") not in ("0", "1"):
+        if is_reported() or os.environ.get(LAUNCHED) or os.environ.get("RANK") not in ("0", "1"):
             sys.exit(1)
         raise TrainingError(
             f"process {os.environ['RANK']} lost its connection to another process, which was killed, ran out of memory "

@@ -30,6 +30,7 @@ from ..arguments.default_rates import with_default_rates
 from ..arguments.training import check_arguments, check_init_from, names_with
 from ..checkpoints.checkpoint import newest_checkpoint
 from ..optim.optimizers import build_optimizers
+from .heartbeat import heartbeats
 from .launcher_settings import describe_launcher_settings
 from .page import describe_old_page, write_run_page
 from .recipe import Job, Recipe
@@ -207,7 +208,8 @@ def run(
         trainer = make_trainer(job, recipe, folder, resume_from)
         finished = describe_resumed(trainer) if resume_from is not None else ()
         gc.freeze()  # the garbage collections of plots and saves then skip what exists now
-        best_step = trainer.run().best_step
+        with heartbeats():
+            best_step = trainer.run().best_step
     finally:
         gc.unfreeze()
         accelerator.end_training()

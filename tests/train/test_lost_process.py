@@ -147,20 +147,23 @@ def test_a_lost_machine_is_replaced(text, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_machine_that_vanishes_is_noticed(text, tmp_path):
-    """The processes of the second machine stop without closing a connection."""
+@pytest.mark.parametrize("vanished", [0, 1])
+def test_a_machine_that_vanishes_is_noticed(vanished, text, tmp_path):
+    """Its processes stop without closing a connection. The first machine has the store of the process group."""
     port = free_port()
     launchers = [machine(rank, tmp_path, tmp_path / "run", text, port, "--max_steps", "100000") for rank in (0, 1)]
     wait_for_checkpoint(launchers[0], tmp_path / "run")
     lost = time.monotonic()
-    stopped = [launchers[1].pid, *workers_of(launchers[1])]
+    stopped = [launchers[vanished].pid, *workers_of(launchers[vanished])]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        output = launchers[0].communicate(timeout=100)[0]
+        output = launchers[1 - vanished].communicate(timeout=100)[0]
         assert time.monotonic() - lost < 60
-        assert launchers[0].returncode != 0
-        assert [line for line in output.splitlines() if line.startswith("error:")] == [describe_silent(1)], output
+        assert launchers[1 - vanished].returncode != 0
+        assert [line for line in output.splitlines() if line.startswith("error:")] == [describe_silent(vanished)], (
+            output
+        )
         assert "lost its connection" not in output
     finally:
         for pid in stopped:

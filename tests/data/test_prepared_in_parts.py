@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from scratch_gpt import train_tokenizer
 from scratch_gpt.data.batching import part_processes, preparation
+from scratch_gpt.data.batching.parts import Part
 from scratch_gpt.data.batching.token_files import TokenFiles
 from scratch_gpt.data.batching.token_shards import Shard, prepare_texts
 from scratch_gpt.data.readers.sources import FileSource, Piece, Source, TableSource, open_source
@@ -125,6 +127,19 @@ def test_files_after_ten_kills_are_those_of_an_undisturbed_run(corpora, tmp_path
     files, _, said, _ = prepare_in(cache, monkeypatch, source, tokenizer, 2, part=10_000)
     assert files == whole
     assert int(said[-1].split()[0]) >= len(finished[-1]) > 10, said
+
+
+@pytest.mark.parametrize("killed_while", ["sending", "waiting"])
+def test_a_process_ends_quietly_after_the_one_that_sends_to_it(killed_while, corpora, tmp_path, capfd):
+    settings = preparation.Preparation(tmp_path, corpora[1], print, print).settings
+    process = part_processes._start(settings)
+    process.stdout.close()
+    part = pickle.dumps(tuple(Part("all", 0, [b"One day"], [True], 7)))
+    process.stdin.write(part[:-3] if killed_while == "sending" else part)
+    process.stdin.close()
+    process.wait()
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "part-00000.npy").exists() == (killed_while == "waiting")
 
 
 def interrupt_after(count: int):

@@ -189,15 +189,18 @@ def serve() -> None:
         while True:
             try:
                 part = Part(*pickle.load(sys.stdin.buffer))
-            except EOFError:
+            except (EOFError, pickle.UnpicklingError):  # the latter if the process that sends it was killed
                 return
             try:
                 tokeniser.write(part)
                 answer = ""
             except OSError as error:
                 answer = f"{error.errno} {error.strerror}: {error.filename}"
-            answers.write(answer + "\n")
-            answers.flush()
+            try:
+                answers.write(answer + "\n")
+                answers.flush()
+            except BrokenPipeError:  # the process that sends the parts was killed
+                os._exit(1)
 
 
 if __name__ == "__main__":

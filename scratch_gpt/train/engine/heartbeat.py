@@ -4,6 +4,7 @@ others count."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -20,17 +21,21 @@ INTERVAL = 5.0  # seconds between two heartbeats
 MISSED = 6  # heartbeats that a lost process has missed
 GO_ON = "start the run again with --resume to continue from its last checkpoint"
 
-_lost = threading.Event()
+_lost, _runs = threading.Event(), itertools.count()
 
 
 @contextmanager
-def heartbeats() -> Iterator[None]:
+def heartbeats(timeout: timedelta) -> Iterator[None]:
     """Context that ends this process with one line and exit code 1 if another one of the run is lost. Every process
-    must enter it, and leave it together with the others, since then it has no heartbeat."""
+    must enter it, and leave it together with the others, since then it has no heartbeat.
+
+    Args:
+        timeout: for which a process waits for the others to enter it.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1 or "MASTER_PORT" not in os.environ:
         yield
         return
-    monitor = _Monitor(dist.get_rank(), dist.get_world_size())
+    monitor = _Monitor(dist.get_rank(), dist.get_world_size(), timeout)
     threads = [threading.Thread(target=target, daemon=True) for target in (monitor.beat, monitor.watch)]
     for thread in threads:
         thread.start()
@@ -54,7 +59,12 @@ def describe_silent(rank: int) -> str:
 
 
 class _Monitor:
-    """The heartbeats of a process, and its view of the others.
+    """The heartbeats of a process, and its view of the others, for which it waits at first.
+
+    Args:
+        rank: number of the process.
+        world_size: number of processes.
+        timeout: for which it waits for the first heartbeats of the others.
 
     Attributes:
         ended: set at the end of the run.
@@ -62,24 +72,26 @@ class _Monitor:
             does not wait for the others.
     """
 
-    def __init__(self, rank: int, world_size: int):
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, rank: int, world_size: int, timeout: timedelta):
+        self.rank = rank
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=INTERVAL * MISSED))
-        self.store = dist.PrefixStore(f"heartbeat_{restarts()}", store)  # a connection that no other thread uses
+        store = dist.TCPStore(*address, is_master=False)  # a connection that no other thread uses
+        self.store = dist.PrefixStore(f"heartbeat_{restarts()}_{next(_runs)}", store)
+        self.names = [str(each) for each in range(world_size)]
         self.ended = threading.Event()
         self.silent = 0
+        self.store.set(str(rank), "ready")
+        self.store.wait(self.names, timeout)
 
     def beat(self) -> None:
         """Count, and read what the others have counted, until the end of the run."""
-        names = [str(rank) for rank in range(self.world_size)]
-        counted, missed = [b""] * self.world_size, [0] * self.world_size
-        count = 0
+        counted, missed, count = [b""] * len(self.names), [0] * len(self.names), 0
         while not self.ended.is_set():
             try:
                 self.store.set(str(self.rank), str(count))
-                seen = self.store.multi_get(names)
-            except RuntimeError:  # the process of the store has ended, which the other connections show
+                seen = self.store.multi_get(self.names)
+            except dist.DistNetworkError:  # the process of the store has ended, which the other connections show
+                self.ended.set()
                 return
             self.silent, count = 0, count + 1
             for rank, value in enumerate(seen):

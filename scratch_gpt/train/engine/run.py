@@ -36,7 +36,7 @@ from .page import describe_old_page, write_run_page
 from .recipe import Job, Recipe
 from .run_directory import RECORD, add_to_best_evaluation, read_metrics, read_run, write_run
 from .sharding import is_sharded, shard
-from .startup import check_output_dir, make_output_dir, start_processes
+from .startup import PROCESS_GROUP_TIMEOUT, check_output_dir, make_output_dir, start_processes
 from .trainer import Trainer
 
 CARD = "README.md"
@@ -208,7 +208,7 @@ def run(
         trainer = make_trainer(job, recipe, folder, resume_from)
         finished = describe_resumed(trainer) if resume_from is not None else ()
         gc.freeze()  # the garbage collections of plots and saves then skip what exists now
-        with heartbeats():
+        with heartbeats(PROCESS_GROUP_TIMEOUT):
             best_step = trainer.run().best_step
     finally:
         gc.unfreeze()

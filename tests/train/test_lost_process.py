@@ -146,8 +146,9 @@ def test_a_lost_machine_is_replaced(text, tmp_path):
     assert [row["step"] for row in metrics(run)] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("vanished", [0, 1])
+@pytest.mark.parametrize(
+    "vanished", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.release)]
+)
 def test_a_machine_that_vanishes_is_noticed(vanished, text, tmp_path):
     """Its processes stop without closing a connection. The first machine has the store of the process group."""
     port = free_port()

@@ -1,5 +1,5 @@
 """A process of a run is lost: killed, out of memory, or with its machine. The others notice it by their connection to
-it, at the next exchange, and end with one line. A connection that is not closed is the matter of `heartbeat`."""
+it, at the next exchange, and end with one line. `heartbeat` detects one that closes no connection."""
 
 from __future__ import annotations
 
